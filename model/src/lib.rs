@@ -1,1 +1,14 @@
-//! TODO
+//! NEPA, a causal vision transformer that predicts the embedding of the next image patch
+//! (arXiv 2512.16922), on candle. Tensors only; of files, its own weights only.
+
+mod config;
+mod error;
+mod init;
+mod nepa;
+mod weights;
+
+pub use config::{HiddenAct, NepaConfig};
+pub use error::ModelError;
+pub use init::init_weights;
+pub use nepa::{Nepa, NepaOutput, PretrainLoss, RopeDraw};
+pub use weights::{ParamSpec, Weights, read_published, write_published};

@@ -1,1 +1,23 @@
-//! TODO
+//! An asynchronous loader of image shards in Parquet from object storage.
+//!
+//! Bytes go from a bucket to batches of normalised pixels. The order of samples and everything random about each of them
+//! are pure functions of (data set, seed, epoch): thread counts and timing change nothing. No model is known here.
+
+pub mod augment;
+pub mod batch;
+pub mod dataset;
+pub mod error;
+pub mod image_decode;
+pub mod loader;
+pub mod random;
+pub mod render;
+pub mod sample;
+pub mod stats;
+pub mod store;
+
+pub use augment::{Augment, AugmentConfig, CropPlan, CropRect, EdgeSupport, Filter};
+pub use batch::{HostBatch, SampleRecord};
+pub use dataset::{Dataset, DatasetConfig, IoConfig, IoRuntime, RowGroupInfo, Shard};
+pub use error::{DatasetError, ImageError, LoaderError, Place};
+pub use loader::{Loader, LoaderConfig, LoaderState};
+pub use sample::{EncodedImage, SampleId};

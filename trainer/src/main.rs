@@ -1,1 +1,61 @@
-fn main() {}
+//! The `nepa` program: reads its arguments, runs one command, turns the error into a message and an exit code.
+use clap::{Parser, Subcommand};
+use nepa_trainer::commands;
+
+/// Pretrain vision models straight from image shards in object storage.
+///
+/// Start with `nepa sample-data /tmp/scenes`, then `nepa inspect /tmp/scenes`, then `nepa pretrain` with a recipe.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Pack folders of images into Parquet shards.
+    Pack(commands::pack::Args),
+    /// Show what a data set holds and how it will be read.
+    Inspect(commands::inspect::Args),
+    /// Pretrain a model from a recipe.
+    Pretrain(commands::pretrain::Args),
+    /// Evaluate a checkpoint's features.
+    Eval(commands::eval::Args),
+    /// Check the model against tensors computed by the published code.
+    Verify(commands::verify::Args),
+    /// Write a checkpoint's weights in the published layout.
+    Export(commands::export::Args),
+    /// Render a labelled set of JPEG scenes to try everything without a download.
+    SampleData(commands::sample_data::Args),
+    /// Run the loader alone and name the stage that limits it.
+    Profile(commands::profile::Args),
+}
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,nepa=info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    let result = match cli.command {
+        Command::Pack(args) => commands::pack::run(args),
+        Command::Inspect(args) => commands::inspect::run(args),
+        Command::Pretrain(args) => commands::pretrain::run(args),
+        Command::Eval(args) => commands::eval::run(args),
+        Command::Verify(args) => commands::verify::run(args),
+        Command::Export(args) => commands::export::run(args),
+        Command::SampleData(args) => commands::sample_data::run(args),
+        Command::Profile(args) => commands::profile::run(args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Encoded bytes to an upright-able RGB image.

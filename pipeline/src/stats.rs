@@ -1,0 +1,1 @@
+//! What each stage did: items, bytes, busy and blocked time, queue fill; and which stage limits.

@@ -1,0 +1,1 @@
+//! The promises of the project, a module each, in one test binary.

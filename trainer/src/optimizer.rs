@@ -1,0 +1,1 @@
+//! AdamW with groups, clipping and EMA over flat f32 buffers.

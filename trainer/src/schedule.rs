@@ -1,0 +1,1 @@
+//! Learning rate over steps: linear warm-up, then half a cosine.
