@@ -46,6 +46,34 @@ impl IoRuntime {
     pub fn new(_threads: usize) -> std::io::Result<Self> {
         unimplemented!()
     }
+
+    /// Runs a future on this runtime and waits for it. Not for use inside async code.
+    pub fn block_on<F>(&self, _future: F) -> F::Output
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        unimplemented!()
+    }
+}
+
+/// What the I/O did so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IoCounters {
+    /// Range requests finished, failed ones included.
+    pub requests: u64,
+    /// Bytes received.
+    pub bytes: u64,
+    /// Repeated requests, as far as known.
+    pub retries: u64,
+    /// Requests in flight now.
+    pub in_flight: u64,
+    /// Sum over requests of the time in flight, in nanoseconds.
+    pub busy_ns: u64,
+    /// Time row groups waited for the byte budget, in nanoseconds.
+    pub budget_wait_ns: u64,
+    /// Bytes held now: in flight, fetched and not yet dropped.
+    pub held_bytes: u64,
 }
 
 /// Which data set.
@@ -113,6 +141,11 @@ impl Dataset {
 
     /// Class names, if the shards agree on them.
     pub fn class_names(&self) -> Option<&[String]> {
+        unimplemented!()
+    }
+
+    /// What the I/O did so far.
+    pub fn io_counters(&self) -> IoCounters {
         unimplemented!()
     }
 
