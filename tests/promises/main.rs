@@ -1,1 +1,2 @@
 //! The promises of the project, a module each, in one test binary.
+mod layering;

@@ -1,0 +1,25 @@
+# All commands of the project. `make` alone lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup build test lint bench quickstart
+SHELL := /bin/bash
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## Install what the build needs and is missing (cmake, nasm, a C compiler)
+	@scripts/setup.sh
+
+build: setup ## Build the nepa program, optimised, into target/release/nepa
+	cargo build --locked --release --package nepa-trainer
+
+test: setup ## Build and run every test (development profile)
+	@scripts/test.sh
+
+lint: setup ## Check formatting, clippy and that the default build is free of CUDA
+	@scripts/lint.sh
+
+bench: setup ## Measure decoding, loading and training; writes a report into benchmarks/results
+	@scripts/bench.sh
+
+quickstart: setup ## From nothing to a small pretrained model on rendered scenes, in ./quickstart
+	@scripts/quickstart.sh

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Installs the system packages that the build needs, where it can; says what is missing where it cannot.
+set -euo pipefail
+
+if ! command -v cargo >/dev/null; then
+    echo "error: cargo, the Rust build tool, was not found." >&2
+    echo "Install Rust with rustup (https://rustup.rs), open a new shell, and run this again." >&2
+    exit 1
+fi
+
+missing=()
+command -v cmake >/dev/null || missing+=(cmake)
+command -v nasm >/dev/null || missing+=(nasm)
+command -v cc >/dev/null || missing+=(cc)
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+echo "The build of libjpeg-turbo needs: ${missing[*]}"
+packages=("${missing[@]/#cc/build-essential}")
+sudo=()
+if [ "$(id -u)" -ne 0 ]; then
+    # -n: never stop a script to ask for a password.
+    if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo=(sudo -n); else sudo=(false); fi
+fi
+if command -v apt-get >/dev/null && [ "${sudo[*]:-}" != false ]; then
+    echo "Installing ${packages[*]} with apt-get ..."
+    "${sudo[@]}" apt-get update -qq && "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${packages[@]}"
+    exit 0
+fi
+cat >&2 <<MESSAGE
+error: cannot install them from here (no apt-get, or no root and no password-less sudo). Install them by hand, then run this again:
+  Debian, Ubuntu:  sudo apt-get install ${packages[*]}
+  Fedora:          sudo dnf install cmake nasm gcc
+  Arch:            sudo pacman -S cmake nasm gcc
+  macOS:           xcode-select --install; brew install cmake nasm
+MESSAGE
+exit 1
