@@ -1,6 +1,15 @@
 //! Encoded image and plan to normalised pixels: decode, crop, resize, flip, normalise.
-use crate::{Augment, CropPlan, ImageError};
+//!
+//! Called on the loader's decode threads, one [`CpuRenderer`] each. The arithmetic is Pillow's, so that models see what the reference's saw: rows are resized
+//! first and rounded to 8 bits, then columns. The stored image is never turned upright: the crop is turned the other way instead.
 use rand_chacha::ChaCha8Rng;
+
+use crate::image_decode::{Decoder, ImageHeader};
+use crate::{Augment, CropPlan, ImageError};
+
+mod resample;
+
+use resample::Resampler;
 
 /// Pixel normalisation, per channel: `(rgb / 255 - mean) / std`.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -15,28 +24,161 @@ pub struct Normalize {
 impl Default for Normalize {
     /// NEPA's: 0.5 and 0.5.
     fn default() -> Self {
-        Self { mean: [0.5; 3], std: [0.5; 3] }
+        Self {
+            mean: [0.5; 3],
+            std: [0.5; 3],
+        }
+    }
+}
+
+impl Normalize {
+    /// The normalised value of each 8-bit value, a table a channel.
+    fn tables(&self) -> [[f32; 256]; 3] {
+        std::array::from_fn(|channel| {
+            std::array::from_fn(|value| {
+                (value as f32 / 255.0 - self.mean[channel]) / self.std[channel]
+            })
+        })
     }
 }
 
 /// What one thread needs to render samples on the CPU; holds its scratch memory.
-#[derive(Debug, Default)]
-pub struct CpuRenderer {}
+#[derive(Debug)]
+pub struct CpuRenderer {
+    tables: [[f32; 256]; 3],
+    exif_orientation: bool,
+    decoder: Decoder,
+    resampler: Resampler,
+    /// The decoded image as stored, `[height, width, 3]`.
+    stored: Vec<u8>,
+}
+
+impl Default for CpuRenderer {
+    /// NEPA's normalisation, EXIF orientation applied.
+    fn default() -> Self {
+        Self::new(Normalize::default(), true)
+    }
+}
+
+/// Scratch memory above this is given back after a sample, so that one huge image does not stay for the whole run.
+const MAX_KEPT_BYTES: usize = 64 << 20;
 
 impl CpuRenderer {
     /// A renderer; `exif_orientation` says whether the EXIF orientation is applied.
-    pub fn new(_normalize: Normalize, _exif_orientation: bool) -> Self {
-        unimplemented!()
+    pub fn new(normalize: Normalize, exif_orientation: bool) -> Self {
+        Self {
+            tables: normalize.tables(),
+            exif_orientation,
+            decoder: Decoder::default(),
+            resampler: Resampler::default(),
+            stored: Vec::new(),
+        }
     }
 
     /// Reads the header, draws the plan, decodes and renders into `output` (`[3, S, S]`, S = the plan's output side).
     pub fn render(
         &mut self,
-        _encoded: &[u8],
-        _augment: &dyn Augment,
-        _rng: &mut ChaCha8Rng,
-        _output: &mut [f32],
+        encoded: &[u8],
+        augment: &dyn Augment,
+        rng: &mut ChaCha8Rng,
+        output: &mut [f32],
     ) -> Result<CropPlan, ImageError> {
-        unimplemented!()
+        let header = self.decoder.header(encoded, self.exif_orientation)?;
+        let plan = augment.draw(header.width, header.height, rng);
+        self.render_header_and_plan(encoded, header, &plan, output)?;
+        Ok(plan)
+    }
+
+    /// Decodes and renders a plan that was drawn before, into `output` (`[3, S, S]`).
+    pub fn render_plan(
+        &mut self,
+        encoded: &[u8],
+        plan: &CropPlan,
+        output: &mut [f32],
+    ) -> Result<(), ImageError> {
+        let header = self.decoder.header(encoded, self.exif_orientation)?;
+        self.render_header_and_plan(encoded, header, plan, output)
+    }
+
+    fn render_header_and_plan(
+        &mut self,
+        encoded: &[u8],
+        header: ImageHeader,
+        plan: &CropPlan,
+        output: &mut [f32],
+    ) -> Result<(), ImageError> {
+        let rect = plan.rect;
+        let lies_inside = |start: f64, length: f64, limit: u32| {
+            // Products of a ratio and a length may exceed the limit by the last bit.
+            start >= 0.0 && length > 0.0 && start + length <= f64::from(limit) * (1.0 + 1e-9)
+        };
+        if !lies_inside(rect.x, rect.width, header.width)
+            || !lies_inside(rect.y, rect.height, header.height)
+        {
+            return Err(ImageError::CropOutside {
+                x: rect.x,
+                y: rect.y,
+                width: rect.width,
+                height: rect.height,
+                image_width: header.width,
+                image_height: header.height,
+            });
+        }
+        let (width, height) = self.decoder.decode_stored(encoded, &mut self.stored)?;
+        let square =
+            self.resampler
+                .resample(&self.stored, (width, height), header.orientation, plan);
+        write_planes(square, header.orientation, plan, &self.tables, output);
+        if self.stored.capacity() > MAX_KEPT_BYTES {
+            *self = Self {
+                tables: self.tables,
+                exif_orientation: self.exif_orientation,
+                ..Self::default()
+            };
+        }
+        Ok(())
     }
 }
+
+/// Turns the stored-way `square` (`[S, S, 3]`) upright, flips it, normalises it and writes it as `[3, S, S]`.
+fn write_planes(
+    square: &[u8],
+    orientation: crate::image_decode::Orientation,
+    plan: &CropPlan,
+    tables: &[[f32; 256]; 3],
+    output: &mut [f32],
+) {
+    let side = plan.output_size as usize;
+    assert_eq!(
+        output.len(),
+        3 * side * side,
+        "the output slot holds another size than the plan's"
+    );
+    let (red, rest) = output.split_at_mut(side * side);
+    let (green, blue) = rest.split_at_mut(side * side);
+    for y in 0..side {
+        let row = y * side..(y + 1) * side;
+        let planes = red[row.clone()]
+            .iter_mut()
+            .zip(&mut green[row.clone()])
+            .zip(&mut blue[row]);
+        // Pixels of one output row lie at even steps in the square, wherever the row starts and whichever way it runs.
+        let source_of = |x: usize| {
+            let x = if plan.flip { side - 1 - x } else { x };
+            let (source_x, source_y) = orientation.stored_pixel(x, y, side, side);
+            (source_y * side + source_x) as isize * 3
+        };
+        let mut source = source_of(0);
+        let step = if side > 1 { source_of(1) - source } else { 0 };
+        for ((red, green), blue) in planes {
+            let pixel = &square[source as usize..source as usize + 3];
+            *red = tables[0][usize::from(pixel[0])];
+            *green = tables[1][usize::from(pixel[1])];
+            *blue = tables[2][usize::from(pixel[2])];
+            source += step;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

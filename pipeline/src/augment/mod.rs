@@ -1,6 +1,13 @@
 //! Augmentations draw a [`CropPlan`] from a sample's random stream; they touch no pixel.
+//! The list of augmentations is [`AugmentConfig`]; each has its own file. Called by [`crate::render`].
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+
+mod center_crop;
+mod random_resized_crop;
+
+pub use center_crop::CenterCrop;
+pub use random_resized_crop::RandomResizedCrop;
 
 /// Interpolation, always antialiased when shrinking, as Pillow's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,10 +114,164 @@ fn default_filter() -> Filter {
 impl AugmentConfig {
     /// Checks the values and builds the augmentation; the error names the field and the rule.
     pub fn build(&self) -> Result<Box<dyn Augment>, AugmentError> {
-        unimplemented!()
+        Ok(match *self {
+            Self::RandomResizedCrop {
+                size,
+                scale,
+                ratio,
+                flip,
+                filter,
+            } => Box::new(RandomResizedCrop::new(size, scale, ratio, flip, filter)?),
+            Self::CenterCrop {
+                size,
+                resize,
+                filter,
+            } => Box::new(CenterCrop::new(size, resize, filter)?),
+        })
     }
 }
 
 /// A setting of an augmentation is impossible.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum AugmentError {}
+pub enum AugmentError {
+    /// A length in pixels is zero or absurd.
+    #[error("augment.{field} is {value}, but it must be from 1 to {MAX_SIDE} pixels")]
+    Side {
+        /// The setting.
+        field: &'static str,
+        /// What it was set to.
+        value: u32,
+    },
+    /// The range of the crop's share of the area.
+    #[error("augment.scale is [{min}, {max}], but it must be [min, max] with 0 < min <= max <= 1")]
+    Scale {
+        /// Its lower end.
+        min: f64,
+        /// Its upper end.
+        max: f64,
+    },
+    /// The range of the crop's aspect ratio.
+    #[error(
+        "augment.ratio is [{min}, {max}] (width over height), but it must be [min, max] with 0 < min <= max and both finite"
+    )]
+    Ratio {
+        /// Its lower end.
+        min: f64,
+        /// Its upper end.
+        max: f64,
+    },
+    /// The probability of a flip.
+    #[error("augment.flip is {value}, but a probability must be from 0 to 1")]
+    Flip {
+        /// What it was set to.
+        value: f64,
+    },
+    /// The centre crop would not fit in the resized image.
+    #[error(
+        "augment.size is {size}, but it must not exceed augment.resize, which is {resize}: the crop is cut from the resized image"
+    )]
+    CropExceedsResize {
+        /// Side of the crop.
+        size: u32,
+        /// Shorter side of the resized image.
+        resize: u32,
+    },
+}
+
+/// The longest side of an output image in pixels; longer ones are surely mistaken.
+pub const MAX_SIDE: u32 = 1 << 14;
+
+fn check_side(field: &'static str, value: u32) -> Result<u32, AugmentError> {
+    if (1..=MAX_SIDE).contains(&value) {
+        Ok(value)
+    } else {
+        Err(AugmentError::Side { field, value })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn crop(
+        size: u32,
+        scale: [f64; 2],
+        ratio: [f64; 2],
+        flip: f64,
+    ) -> Result<Box<dyn Augment>, AugmentError> {
+        AugmentConfig::RandomResizedCrop {
+            size,
+            scale,
+            ratio,
+            flip,
+            filter: Filter::Bilinear,
+        }
+        .build()
+    }
+
+    #[test]
+    fn impossible_settings_name_the_field_and_the_rule() {
+        let ratio = default_ratio();
+        assert_eq!(
+            crop(0, [0.08, 1.0], ratio, 0.5).unwrap_err(),
+            AugmentError::Side {
+                field: "size",
+                value: 0
+            }
+        );
+        for scale in [
+            [0.0, 1.0],
+            [0.5, 1.5],
+            [0.9, 0.2],
+            [f64::NAN, 1.0],
+            [-0.1, 0.5],
+        ] {
+            let error = crop(224, scale, ratio, 0.5).unwrap_err();
+            assert!(
+                matches!(error, AugmentError::Scale { .. }),
+                "{scale:?}: {error}"
+            );
+            assert!(error.to_string().contains("augment.scale"));
+        }
+        for ratio in [
+            [0.0, 1.0],
+            [2.0, 1.0],
+            [1.0, f64::INFINITY],
+            [f64::NAN, 1.0],
+        ] {
+            assert!(matches!(
+                crop(224, [0.08, 1.0], ratio, 0.5).unwrap_err(),
+                AugmentError::Ratio { .. }
+            ));
+        }
+        for flip in [-0.1, 1.1, f64::NAN] {
+            assert!(matches!(
+                crop(224, [0.08, 1.0], ratio, flip).unwrap_err(),
+                AugmentError::Flip { .. }
+            ));
+        }
+        let center = |size, resize| {
+            AugmentConfig::CenterCrop {
+                size,
+                resize,
+                filter: Filter::Bicubic,
+            }
+            .build()
+        };
+        assert_eq!(
+            center(224, 0).unwrap_err(),
+            AugmentError::Side {
+                field: "resize",
+                value: 0
+            }
+        );
+        assert_eq!(
+            center(256, 224).unwrap_err(),
+            AugmentError::CropExceedsResize {
+                size: 256,
+                resize: 224
+            }
+        );
+        assert_eq!(center(224, 256).unwrap().output_size(), 224);
+    }
+}

@@ -1,0 +1,214 @@
+//! torchvision's `RandomResizedCrop` and a horizontal flip, the augmentation of NEPA's pretraining.
+//!
+//! Ten tries of a random area and aspect ratio; if none fits, a central crop with the ratio clamped.
+use rand_chacha::ChaCha8Rng;
+
+use super::{Augment, AugmentError, CropPlan, CropRect, EdgeSupport, Filter, check_side};
+use crate::random::{below, uniform, unit};
+
+/// Tries before the central crop, as in torchvision.
+const NUM_TRIES: usize = 10;
+
+/// A random crop, resized to a square, and a random horizontal flip.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RandomResizedCrop {
+    size: u32,
+    scale: [f64; 2],
+    ratio: [f64; 2],
+    log_ratio: [f64; 2],
+    flip: f64,
+    filter: Filter,
+}
+
+impl RandomResizedCrop {
+    /// Checks the settings; see [`super::AugmentConfig::RandomResizedCrop`].
+    pub fn new(
+        size: u32,
+        scale: [f64; 2],
+        ratio: [f64; 2],
+        flip: f64,
+        filter: Filter,
+    ) -> Result<Self, AugmentError> {
+        check_side("size", size)?;
+        let [min, max] = scale;
+        if !(min > 0.0 && min <= max && max <= 1.0) {
+            return Err(AugmentError::Scale { min, max });
+        }
+        let [min, max] = ratio;
+        if !(min > 0.0 && min <= max && max.is_finite()) {
+            return Err(AugmentError::Ratio { min, max });
+        }
+        if !(0.0..=1.0).contains(&flip) {
+            return Err(AugmentError::Flip { value: flip });
+        }
+        // libm and not the platform's library: the same seed must give the same crops on every machine.
+        let log_ratio = ratio.map(libm::log);
+        Ok(Self {
+            size,
+            scale,
+            ratio,
+            log_ratio,
+            flip,
+            filter,
+        })
+    }
+
+    /// Left, top, width and height of the crop.
+    fn rect(&self, width: u32, height: u32, rng: &mut ChaCha8Rng) -> [u32; 4] {
+        let area = f64::from(width) * f64::from(height);
+        for _ in 0..NUM_TRIES {
+            let target_area = area * uniform(rng, self.scale[0], self.scale[1]);
+            let aspect = libm::exp(uniform(rng, self.log_ratio[0], self.log_ratio[1]));
+            // Python's `round` takes halves to the even number.
+            let crop_width = (target_area * aspect).sqrt().round_ties_even();
+            let crop_height = (target_area / aspect).sqrt().round_ties_even();
+            let fits = |length: f64, limit: u32| length > 0.0 && length <= f64::from(limit);
+            if fits(crop_width, width) && fits(crop_height, height) {
+                let (crop_width, crop_height) = (crop_width as u32, crop_height as u32);
+                let top = below(rng, u64::from(height - crop_height) + 1) as u32;
+                let left = below(rng, u64::from(width - crop_width) + 1) as u32;
+                return [left, top, crop_width, crop_height];
+            }
+        }
+        let image_ratio = f64::from(width) / f64::from(height);
+        let (crop_width, crop_height) = if image_ratio < self.ratio[0] {
+            (
+                width,
+                (f64::from(width) / self.ratio[0]).round_ties_even() as u32,
+            )
+        } else if image_ratio > self.ratio[1] {
+            (
+                (f64::from(height) * self.ratio[1]).round_ties_even() as u32,
+                height,
+            )
+        } else {
+            (width, height)
+        };
+        // Ratios far from 1 may round a side to zero.
+        let (crop_width, crop_height) = (crop_width.clamp(1, width), crop_height.clamp(1, height));
+        [
+            (width - crop_width) / 2,
+            (height - crop_height) / 2,
+            crop_width,
+            crop_height,
+        ]
+    }
+}
+
+impl Augment for RandomResizedCrop {
+    fn draw(&self, width: u32, height: u32, rng: &mut ChaCha8Rng) -> CropPlan {
+        let [x, y, width, height] = self.rect(width, height, rng).map(f64::from);
+        CropPlan {
+            rect: CropRect {
+                x,
+                y,
+                width,
+                height,
+            },
+            flip: unit(rng) < self.flip,
+            output_size: self.size,
+            filter: self.filter,
+            edge: EdgeSupport::Rect,
+        }
+    }
+
+    fn output_size(&self) -> u32 {
+        self.size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SampleId;
+    use crate::random::{Purpose, sample_stream};
+
+    fn default_crop() -> RandomResizedCrop {
+        RandomResizedCrop::new(
+            224,
+            [0.08, 1.0],
+            [3.0 / 4.0, 4.0 / 3.0],
+            0.5,
+            Filter::Bilinear,
+        )
+        .unwrap()
+    }
+
+    fn stream(row: u32) -> ChaCha8Rng {
+        sample_stream(
+            1337,
+            0,
+            SampleId {
+                shard: 0,
+                row_group: 0,
+                row,
+            },
+            Purpose::Augment,
+        )
+    }
+
+    #[test]
+    fn crops_lie_inside_and_follow_the_distribution() {
+        let crop = default_crop();
+        let (width, height) = (500u32, 375u32);
+        let num_samples = 20_000;
+        let (mut area_sum, mut num_flips, mut log_ratio_sum) = (0.0, 0, 0.0);
+        for row in 0..num_samples {
+            let plan = crop.draw(width, height, &mut stream(row));
+            let CropRect {
+                x,
+                y,
+                width: w,
+                height: h,
+            } = plan.rect;
+            assert!(x >= 0.0 && y >= 0.0 && w >= 1.0 && h >= 1.0);
+            assert!(x + w <= f64::from(width) && y + h <= f64::from(height));
+            assert!([x, y, w, h].iter().all(|value| value.fract() == 0.0));
+            assert_eq!(plan.edge, EdgeSupport::Rect);
+            area_sum += w * h / f64::from(width * height);
+            log_ratio_sum += (w / h).ln();
+            num_flips += u32::from(plan.flip);
+        }
+        let n = f64::from(num_samples);
+        // Large areas fit less often, so the mean lies below (0.08 + 1) / 2. The number comes from torchvision 0.24.
+        assert!(
+            (area_sum / n - 0.488).abs() < 0.02,
+            "mean area {}",
+            area_sum / n
+        );
+        assert!(
+            (log_ratio_sum / n).abs() < 0.03,
+            "mean log ratio {}",
+            log_ratio_sum / n
+        );
+        assert!(
+            (f64::from(num_flips) / n - 0.5).abs() < 0.02,
+            "flips {num_flips}"
+        );
+    }
+
+    #[test]
+    fn the_same_stream_gives_the_same_plan() {
+        let crop = default_crop();
+        assert_eq!(
+            crop.draw(640, 480, &mut stream(7)),
+            crop.draw(640, 480, &mut stream(7))
+        );
+        assert_ne!(
+            crop.draw(640, 480, &mut stream(7)),
+            crop.draw(640, 480, &mut stream(8))
+        );
+    }
+
+    #[test]
+    fn extreme_shapes_fall_back_to_a_clamped_central_crop() {
+        let crop = RandomResizedCrop::new(8, [1.0, 1.0], [0.75, 4.0 / 3.0], 0.0, Filter::Bilinear)
+            .unwrap();
+        assert_eq!(crop.rect(1000, 10, &mut stream(0)), [493, 0, 13, 10]);
+        assert_eq!(crop.rect(9, 1000, &mut stream(0)), [0, 494, 9, 12]);
+        assert_eq!(crop.rect(1, 1, &mut stream(0)), [0, 0, 1, 1]);
+        let extreme =
+            RandomResizedCrop::new(8, [1.0, 1.0], [1e9, 1e9], 0.0, Filter::Bilinear).unwrap();
+        assert_eq!(extreme.rect(5, 7, &mut stream(0)), [0, 3, 5, 1]);
+    }
+}

@@ -1,0 +1,165 @@
+//! Crop and resize of an 8-bit RGB image to a square, antialiased, in Pillow's arithmetic (by `fast_image_resize`, whose kernels pick SIMD at run time).
+//!
+//! Pillow resizes along rows, rounds to 8 bits, then along columns; here each pass is a call of its own to keep that order.
+use fast_image_resize::images::{CroppedImage, Image, ImageRef};
+use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
+
+use crate::image_decode::Orientation;
+use crate::{CropPlan, EdgeSupport, Filter};
+
+/// Resizes with the same scratch memory again and again.
+#[derive(Debug, Default)]
+pub(super) struct Resampler {
+    resizer: Resizer,
+    /// The image after the first pass.
+    halfway: Vec<u8>,
+    /// The image after both, `[S, S, 3]`.
+    square: Vec<u8>,
+}
+
+/// A stretch of one axis of an image.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    start: f64,
+    length: f64,
+}
+
+impl Span {
+    /// The same stretch of an axis that runs the other way.
+    fn mirrored(self, limit: u32) -> Self {
+        Self {
+            start: (f64::from(limit) - self.start - self.length).max(0.0),
+            ..self
+        }
+    }
+
+    /// The whole pixels of 0..`limit` that it touches once widened by `margin` on both sides: start and number.
+    fn pixels(self, margin: f64, limit: u32) -> (u32, u32) {
+        let start = (self.start - margin).floor().max(0.0) as u32;
+        let end = (self.start + self.length + margin)
+            .ceil()
+            .min(f64::from(limit)) as u32;
+        let start = start.min(limit - 1);
+        (start, end.max(start + 1) - start)
+    }
+
+    /// Seen from pixel `start` of a part of `length` pixels, whose end it must not pass by a rounding error.
+    fn within(self, start: u32, length: u32) -> Self {
+        let start = self.start - f64::from(start);
+        Self {
+            start,
+            length: self.length.min(f64::from(length) - start),
+        }
+    }
+}
+
+impl Resampler {
+    /// Renders the plan from a stored image into a square that is still turned (and not yet flipped) as the stored image is.
+    pub(super) fn resample(
+        &mut self,
+        stored: &[u8],
+        (width, height): (u32, u32),
+        orientation: Orientation,
+        plan: &CropPlan,
+    ) -> &[u8] {
+        let rect = plan.rect;
+        let mut across = Span {
+            start: rect.x,
+            length: rect.width,
+        };
+        let mut down = Span {
+            start: rect.y,
+            length: rect.height,
+        };
+        if orientation.swaps_axes() {
+            std::mem::swap(&mut across, &mut down);
+        }
+        if orientation.mirrors_x() {
+            across = across.mirrored(width);
+        }
+        if orientation.mirrors_y() {
+            down = down.mirrored(height);
+        }
+        let (filter, radius) = match plan.filter {
+            Filter::Bilinear => (FilterType::Bilinear, 1.0),
+            Filter::Bicubic => (FilterType::CatmullRom, 2.0),
+        };
+        let side = plan.output_size;
+        // The first pass is needed only for what the second one reads: the filter's reach, and a pixel more for rounding.
+        let reach = |span: Span| match plan.edge {
+            EdgeSupport::Rect => 0.0,
+            EdgeSupport::Image => radius * (span.length / f64::from(side)).max(1.0) + 1.0,
+        };
+        let (left, view_width) = across.pixels(reach(across), width);
+        let (top, view_height) = down.pixels(reach(down), height);
+        let (across, down) = (
+            across.within(left, view_width),
+            down.within(top, view_height),
+        );
+
+        let image = ImageRef::new(width, height, stored, PixelType::U8x3)
+            .expect("the decoder filled the whole image");
+        let view = CroppedImage::new(&image, left, top, view_width, view_height)
+            .expect("the plan lies inside the image");
+        // Pillow turns the image upright before it resizes rows, and those are columns here if the axes are swapped.
+        let rows_first = !orientation.swaps_axes();
+        let (halfway_width, halfway_height) = if rows_first {
+            (side, view_height)
+        } else {
+            (view_width, side)
+        };
+        let whole = |length: u32| Span {
+            start: 0.0,
+            length: f64::from(length),
+        };
+        let (first, second) = if rows_first {
+            ((across, whole(view_height)), (whole(side), down))
+        } else {
+            ((whole(view_width), down), (across, whole(side)))
+        };
+        resize(
+            &mut self.resizer,
+            &view,
+            &mut self.halfway,
+            (halfway_width, halfway_height),
+            filter,
+            first,
+        );
+        let halfway = ImageRef::new(
+            halfway_width,
+            halfway_height,
+            &self.halfway,
+            PixelType::U8x3,
+        )
+        .expect("of this size");
+        resize(
+            &mut self.resizer,
+            &halfway,
+            &mut self.square,
+            (side, side),
+            filter,
+            second,
+        );
+        &self.square
+    }
+}
+
+/// One pass, of a stretch of each axis; an axis that keeps its length is not filtered.
+fn resize(
+    resizer: &mut Resizer,
+    source: &impl IntoImageView,
+    target: &mut Vec<u8>,
+    (width, height): (u32, u32),
+    filter: FilterType,
+    (across, down): (Span, Span),
+) {
+    target.resize(width as usize * height as usize * 3, 0);
+    let mut target =
+        Image::from_slice_u8(width, height, target, PixelType::U8x3).expect("resized to this size");
+    let options = ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(filter))
+        .crop(across.start, down.start, across.length, down.length);
+    resizer
+        .resize(source, &mut target, &options)
+        .expect("the stretches lie inside the source");
+}
