@@ -1,5 +1,9 @@
 //! Pretrains NEPA from object storage, resumably. The one place where loader and model meet; holds the `nepa` program.
 
+pub mod checkpoint;
 pub mod commands;
+pub mod engine;
 pub mod optimizer;
+pub mod output;
+pub mod recipe;
 pub mod schedule;

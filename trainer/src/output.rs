@@ -1,0 +1,431 @@
+//! Where a run writes: a local folder, or a prefix in an object store with a local scratch folder for the live files.
+//!
+//! Checkpoints lie in `checkpoints/step-NNNNNNNN`. Locally a checkpoint is written beside and renamed; in a store its
+//! manifest is put last. Either way it is whole or absent. Nothing is deleted that a manifest of ours does not list.
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use futures::TryStreamExt;
+use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl, open_url};
+use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
+use tempfile::TempDir;
+
+use crate::checkpoint::{self, Checkpoint, CheckpointError, FILES, MANIFEST, Manifest, io};
+
+const CHECKPOINTS: &str = "checkpoints";
+/// Marks an output that holds a run.
+const RUN_FILE: &str = "recipe.toml";
+/// Objects larger than this are put in parts of this size.
+const PART_BYTES: usize = 16 << 20;
+
+/// The place where one run writes; held by one process at a time if it is local.
+#[derive(Debug)]
+pub struct Output {
+    folder: PathBuf,
+    place: String,
+    remote: Option<Remote>,
+    _lock: Option<File>,
+}
+
+#[derive(Debug)]
+struct Remote {
+    location: StoreUrl,
+    runtime: IoRuntime,
+    _scratch: TempDir,
+}
+
+/// A whole checkpoint in an output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointName {
+    /// Optimiser steps done.
+    pub step: u64,
+    /// Name of its folder.
+    pub name: String,
+}
+
+/// Another process writes to this output.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// Another process writes to this output.
+    #[error("{place} is in use by another process; wait for it, or give another --out")]
+    InUse {
+        /// The output.
+        place: String,
+    },
+    /// Anything that checkpoints can run into.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
+
+fn is_local(url: &str) -> bool {
+    !url.contains("://") || url.starts_with("file://")
+}
+
+fn local_path(url: &str) -> PathBuf {
+    match url::Url::parse(url) {
+        Ok(parsed) if parsed.scheme() == "file" => parsed.to_file_path().unwrap_or_else(|()| PathBuf::from(url)),
+        _ => PathBuf::from(url),
+    }
+}
+
+fn folder_name(step: u64) -> String {
+    format!("step-{step:08}")
+}
+
+fn parse_folder_name(name: &str) -> Option<u64> {
+    name.strip_prefix("step-")?.parse().ok().filter(|step| folder_name(*step) == name)
+}
+
+impl Output {
+    /// Opens a path or URL; a local folder is made and locked.
+    pub fn open(url: &str, io_config: &IoConfig, runtime: &IoRuntime) -> Result<Self, OutputError> {
+        if is_local(url) {
+            let folder = local_path(url);
+            let checkpoints = folder.join(CHECKPOINTS);
+            std::fs::create_dir_all(&checkpoints).map_err(io("create", &checkpoints))?;
+            let path = folder.join(".lock");
+            let lock = File::create(&path).map_err(io("create", &path))?;
+            let place = folder.display().to_string();
+            if let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
+                return Err(OutputError::InUse { place });
+            }
+            return Ok(Self { folder, place, remote: None, _lock: Some(lock) });
+        }
+        let location = open_url(url, io_config)
+            .map_err(|source| CheckpointError::Open { url: url.to_owned(), source: Box::new(source) })?;
+        let temp = std::env::temp_dir();
+        let scratch = tempfile::Builder::new().prefix("nepa-run-").tempdir().map_err(io("create a folder in", &temp))?;
+        let (folder, place) = (scratch.path().to_owned(), location.url.clone());
+        let checkpoints = folder.join(CHECKPOINTS);
+        std::fs::create_dir_all(&checkpoints).map_err(io("create", &checkpoints))?;
+        let remote = Some(Remote { location, runtime: runtime.clone(), _scratch: scratch });
+        Ok(Self { folder, place, remote, _lock: None })
+    }
+
+    /// The local folder of live files: the output itself, or its scratch folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The output for people, without secrets.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Whether a run was started here.
+    pub fn holds_run(&self) -> Result<bool, CheckpointError> {
+        match &self.remote {
+            None => Ok(self.folder.join(RUN_FILE).exists() || !self.checkpoints()?.is_empty()),
+            Some(remote) => Ok(remote.get_if_there(RUN_FILE)?.is_some()),
+        }
+    }
+
+    /// Marks the output as holding this run.
+    pub fn write_recipe(&self, text: &str) -> Result<(), CheckpointError> {
+        let path = self.folder.join(RUN_FILE);
+        std::fs::write(&path, text).map_err(io("write", &path))?;
+        self.upload(&[RUN_FILE])
+    }
+
+    /// The recipe of the run that was started here, if it got that far.
+    pub fn read_recipe(&self) -> Result<Option<String>, CheckpointError> {
+        if let Some(remote) = &self.remote {
+            return Ok(remote.get_if_there(RUN_FILE)?.map(|text| String::from_utf8_lossy(&text).into_owned()));
+        }
+        let path = self.folder.join(RUN_FILE);
+        match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some).map_err(io("read", &path)),
+        }
+    }
+
+    /// Copies live files to the store; nothing to do where the output is local.
+    pub fn upload(&self, names: &[&str]) -> Result<(), CheckpointError> {
+        let Some(remote) = &self.remote else { return Ok(()) };
+        for name in names {
+            let path = self.folder.join(name);
+            if path.exists() {
+                remote.put(name, &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies live files from the store to the scratch folder, where they are there.
+    pub fn download(&self, names: &[&str]) -> Result<(), CheckpointError> {
+        let Some(remote) = &self.remote else { return Ok(()) };
+        for name in names {
+            if let Some(bytes) = remote.get_if_there(name)? {
+                let path = self.folder.join(name);
+                std::fs::write(&path, bytes).map_err(io("write", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All whole checkpoints, the newest last. Half ones are left out.
+    pub fn checkpoints(&self) -> Result<Vec<CheckpointName>, CheckpointError> {
+        let mut found = match &self.remote {
+            Some(remote) => remote.checkpoints()?,
+            None => local_checkpoints(&self.folder.join(CHECKPOINTS))?,
+        };
+        found.sort_by_key(|checkpoint| checkpoint.step);
+        Ok(found)
+    }
+
+    /// Reads and verifies one checkpoint.
+    pub fn load(&self, checkpoint: &CheckpointName) -> Result<Checkpoint, CheckpointError> {
+        let folder = self.folder.join(CHECKPOINTS).join(&checkpoint.name);
+        if let Some(remote) = &self.remote {
+            remote.fetch_checkpoint(&checkpoint.name, &folder)?;
+        }
+        let loaded = checkpoint::read_folder(&folder);
+        if self.remote.is_some() {
+            remove_checkpoint_files(&folder);
+        }
+        loaded
+    }
+
+    /// Saves a checkpoint whole or not at all, then removes all but the newest `keep`.
+    pub fn save(&self, checkpoint: &Checkpoint, keep: usize) -> Result<(), CheckpointError> {
+        let step = checkpoint.state.step;
+        let folder = self.folder.join(CHECKPOINTS);
+        let temporary = folder.join(format!(".saving-{}", folder_name(step)));
+        let saved = self.save_through(&folder, &temporary, checkpoint);
+        remove_checkpoint_files(&temporary);
+        saved.map_err(|source| {
+            let (place, source) = (self.place.clone(), Box::new(source));
+            CheckpointError::Save { step, place, source }
+        })?;
+        let checkpoints = self.checkpoints()?;
+        for old in &checkpoints[..checkpoints.len().saturating_sub(keep)] {
+            match &self.remote {
+                Some(remote) => remote.delete_checkpoint(&old.name)?,
+                None => remove_checkpoint_files(&folder.join(&old.name)),
+            }
+        }
+        Ok(())
+    }
+
+    fn save_through(&self, folder: &Path, temporary: &Path, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+        remove_checkpoint_files(temporary);
+        std::fs::create_dir_all(temporary).map_err(io("create", temporary))?;
+        checkpoint::write_folder(temporary, checkpoint)?;
+        let name = folder_name(checkpoint.state.step);
+        if let Some(remote) = &self.remote {
+            // The manifest makes the checkpoint whole, so it goes last.
+            for file in FILES.into_iter().chain([MANIFEST]) {
+                remote.put(&format!("{CHECKPOINTS}/{name}/{file}"), &temporary.join(file))?;
+            }
+            return Ok(());
+        }
+        let target = folder.join(&name);
+        if target.exists() {
+            set_aside(&target)?;
+        }
+        std::fs::rename(temporary, &target).map_err(io("rename", temporary))?;
+        File::open(folder).and_then(|file| file.sync_all()).map_err(io("sync", folder))
+    }
+
+    /// Removes what a killed process left half written.
+    pub fn clean_up(&self) {
+        let Ok(entries) = std::fs::read_dir(self.folder.join(CHECKPOINTS)) else { return };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(".saving-step-") {
+                remove_checkpoint_files(&entry.path());
+            }
+        }
+    }
+}
+
+/// Finds a checkpoint behind a path or URL (of a checkpoint, or of a run, whose newest is taken) and brings it to a local
+/// folder; the second value keeps a downloaded one alive. Used by evaluation and export.
+pub fn fetch_checkpoint(
+    url: &str,
+    io_config: &IoConfig,
+    runtime: &IoRuntime,
+) -> Result<(PathBuf, Option<TempDir>), CheckpointError> {
+    if is_local(url) {
+        let folder = local_path(url);
+        if folder.join(MANIFEST).exists() {
+            return Ok((folder, None));
+        }
+        let checkpoints = folder.join(CHECKPOINTS);
+        let newest = local_checkpoints(&checkpoints)?.into_iter().max_by_key(|checkpoint| checkpoint.step);
+        let newest = newest.ok_or(CheckpointError::NoManifest { place: url.to_owned() })?;
+        return Ok((checkpoints.join(newest.name), None));
+    }
+    let location = open_url(url, io_config)
+        .map_err(|source| CheckpointError::Open { url: url.to_owned(), source: Box::new(source) })?;
+    let temp = std::env::temp_dir();
+    let scratch = tempfile::Builder::new().prefix("nepa-checkpoint-").tempdir().map_err(io("create a folder in", &temp))?;
+    let folder = scratch.path().join("checkpoint");
+    let mut remote = Remote { location, runtime: runtime.clone(), _scratch: scratch };
+    let name = if remote.get_if_there(MANIFEST)?.is_some() {
+        String::new()
+    } else {
+        let newest = remote.checkpoints()?.into_iter().max_by_key(|checkpoint| checkpoint.step);
+        newest.ok_or_else(|| CheckpointError::NoManifest { place: remote.location.url.clone() })?.name
+    };
+    if name.is_empty() {
+        // The checkpoint itself was named: its files lie directly under the prefix.
+        remote.fetch_files("", &folder)?;
+    } else {
+        remote.fetch_checkpoint(&name, &folder)?;
+    }
+    let scratch = std::mem::replace(&mut remote._scratch, tempfile::tempdir().map_err(io("create a folder in", &temp))?);
+    Ok((folder, Some(scratch)))
+}
+
+fn local_checkpoints(folder: &Path) -> Result<Vec<CheckpointName>, CheckpointError> {
+    let mut found = Vec::new();
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        entries => entries.map_err(io("list", folder))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(io("list", folder))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(step) = parse_folder_name(&name) else { continue };
+        let is_whole = checkpoint::read_manifest(&entry.path()).is_ok_and(|manifest| {
+            manifest.files.iter().all(|(file, expected)| {
+                std::fs::metadata(entry.path().join(file)).is_ok_and(|metadata| metadata.len() == expected.bytes)
+            })
+        });
+        if is_whole {
+            found.push(CheckpointName { step, name });
+        } else {
+            tracing::warn!("ignoring {}: it is no whole checkpoint", entry.path().display());
+        }
+    }
+    Ok(found)
+}
+
+/// Removes the files that a checkpoint has, the manifest first, and the folder if nothing else is in it.
+fn remove_checkpoint_files(folder: &Path) {
+    for file in [MANIFEST].into_iter().chain(FILES) {
+        let _ = std::fs::remove_file(folder.join(file));
+    }
+    if folder.exists() && std::fs::remove_dir(folder).is_err() {
+        tracing::warn!("{} holds other files than a checkpoint's; it stays", folder.display());
+    }
+}
+
+/// Makes room for a checkpoint where a damaged one of the same step lies, without deleting that.
+fn set_aside(target: &Path) -> Result<(), CheckpointError> {
+    let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let free = (1u32..).map(|n| target.with_file_name(format!("replaced-{n}-{name}"))).find(|path| !path.exists());
+    let aside = free.expect("one of four billion names is free");
+    tracing::warn!("{} was there already; it is kept as {}", target.display(), aside.display());
+    std::fs::rename(target, aside).map_err(io("rename", target))
+}
+
+impl Remote {
+    fn object(&self, name: &str) -> object_store::path::Path {
+        object_store::path::Path::parse(format!("{}/{name}", self.location.path)).unwrap_or_else(|_| {
+            name.split('/').fold(self.location.path.clone(), |path, part| path.join(part))
+        })
+    }
+
+    fn failed(&self, action: &'static str, name: &str) -> impl FnOnce(object_store::Error) -> CheckpointError + use<> {
+        let url = format!("{}/{name}", self.location.url.trim_end_matches('/'));
+        move |source| CheckpointError::Store { action, url, source }
+    }
+
+    fn put(&self, name: &str, file: &Path) -> Result<(), CheckpointError> {
+        let mut reader = File::open(file).map_err(io("read", file))?;
+        let length = reader.metadata().map_err(io("read", file))?.len();
+        let (store, object) = (self.location.store.clone(), self.object(name));
+        if length <= PART_BYTES as u64 {
+            let mut bytes = Vec::with_capacity(length as usize);
+            reader.read_to_end(&mut bytes).map_err(io("read", file))?;
+            let put = self.runtime.block_on(async move { store.put(&object, bytes.into()).await });
+            return put.map(drop).map_err(self.failed("write", name));
+        }
+        let file_name = file.to_owned();
+        let put = self.runtime.block_on(async move {
+            let mut upload = WriteMultipart::new_with_chunk_size(store.put_multipart(&object).await?, PART_BYTES);
+            let mut buffer = vec![0u8; PART_BYTES];
+            loop {
+                upload.wait_for_capacity(4).await?;
+                let read = match reader.read(&mut buffer) {
+                    Ok(read) => read,
+                    Err(source) => {
+                        upload.abort().await?;
+                        return Ok(Err(io("read", &file_name)(source)));
+                    }
+                };
+                if read == 0 {
+                    break;
+                }
+                upload.write(&buffer[..read]);
+            }
+            upload.finish().await.map(|_| Ok(()))
+        });
+        put.map_err(self.failed("write", name))?
+    }
+
+    fn get_if_there(&self, name: &str) -> Result<Option<Vec<u8>>, CheckpointError> {
+        let (store, object) = (self.location.store.clone(), self.object(name));
+        let got = self.runtime.block_on(async move { store.get(&object).await?.bytes().await });
+        match got {
+            Ok(bytes) => Ok(Some(bytes.to_vec())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("read", name)(error)),
+        }
+    }
+
+    fn checkpoints(&self) -> Result<Vec<CheckpointName>, CheckpointError> {
+        let (store, prefix) = (self.location.store.clone(), self.object(CHECKPOINTS));
+        let listed = self.runtime.block_on(async move { store.list(Some(&prefix)).try_collect::<Vec<_>>().await });
+        let objects = listed.map_err(self.failed("list", CHECKPOINTS))?;
+        let mut found = Vec::new();
+        for object in &objects {
+            let mut parts = object.location.as_ref().rsplit('/');
+            let (Some(MANIFEST), Some(name)) = (parts.next(), parts.next()) else { continue };
+            let Some(step) = parse_folder_name(name) else { continue };
+            let place = format!("{CHECKPOINTS}/{name}");
+            let manifest = self.get_if_there(&format!("{place}/{MANIFEST}"))?;
+            let Some(manifest) = manifest.and_then(|text| Manifest::parse(&text, &place).ok()) else { continue };
+            let is_whole = manifest.files.iter().all(|(file, expected)| {
+                let location = self.object(&format!("{place}/{file}"));
+                objects.iter().any(|object| object.location == location && object.size == expected.bytes)
+            });
+            if is_whole {
+                found.push(CheckpointName { step, name: name.to_owned() });
+            } else {
+                tracing::warn!("ignoring {}/{place}: it is no whole checkpoint", self.location.url);
+            }
+        }
+        Ok(found)
+    }
+
+    fn fetch_checkpoint(&self, name: &str, folder: &Path) -> Result<(), CheckpointError> {
+        self.fetch_files(&format!("{CHECKPOINTS}/{name}/"), folder)
+    }
+
+    fn fetch_files(&self, prefix: &str, folder: &Path) -> Result<(), CheckpointError> {
+        std::fs::create_dir_all(folder).map_err(io("create", folder))?;
+        for file in FILES.into_iter().chain([MANIFEST]) {
+            if let Some(bytes) = self.get_if_there(&format!("{prefix}{file}"))? {
+                let path = folder.join(file);
+                std::fs::write(&path, bytes).map_err(io("write", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the manifest first, so that a checkpoint that is deleted by half is no checkpoint.
+    fn delete_checkpoint(&self, name: &str) -> Result<(), CheckpointError> {
+        for file in [MANIFEST].into_iter().chain(FILES) {
+            let object_name = format!("{CHECKPOINTS}/{name}/{file}");
+            let (store, object) = (self.location.store.clone(), self.object(&object_name));
+            match self.runtime.block_on(async move { store.delete(&object).await }) {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(self.failed("delete", &object_name)(error)),
+            }
+        }
+        Ok(())
+    }
+}

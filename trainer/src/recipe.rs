@@ -1,0 +1,556 @@
+//! A recipe: one TOML file that is a whole pretraining run.
+//!
+//! [`Recipe`] is what is read: some values may be left out or given by a rule. [`ResolvedRecipe`] is what is run: every
+//! value stands in it, so it is printed at the start and saved with each checkpoint. Unknown keys are refused.
+use std::path::{Path, PathBuf};
+
+use nepa_model::NepaConfig;
+use nepa_pipeline::augment::AugmentError;
+use nepa_pipeline::render::Normalize;
+use nepa_pipeline::{AugmentConfig, IoConfig};
+use serde::{Deserialize, Serialize};
+
+/// Where the model is trained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceChoice {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// One NVIDIA GPU.
+    Cuda,
+}
+
+/// `[data]`: what is read and how a photo becomes pixels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// URLs, local paths, prefixes or globs; `--data` replaces them.
+    #[serde(default)]
+    pub urls: Vec<String>,
+    /// Name of the image column; left out: automatic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_column: Option<String>,
+    /// Whether EXIF orientation is applied, as the reference does.
+    #[serde(default = "default_true")]
+    pub exif_orientation: bool,
+    /// Share of bad samples at which the run ends, judged after the first 1,000.
+    #[serde(default = "default_max_bad_fraction")]
+    pub max_bad_fraction: f64,
+    /// Bytes (decompressed) of row groups whose samples are mixed with each other.
+    #[serde(default = "default_shuffle_window_bytes")]
+    pub shuffle_window_bytes: u64,
+    /// Normalisation of pixels.
+    #[serde(default)]
+    pub normalize: Normalize,
+    /// Augmentation.
+    pub augment: AugmentConfig,
+}
+
+/// `[loader]`: speed only; no value here changes a result.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoaderSection {
+    /// Decode threads; left out: one for each processor core.
+    pub decode_threads: Option<usize>,
+    /// Finished batches ahead of the training step; left out: 2.
+    pub prefetch_batches: Option<usize>,
+    /// Threads for network and disk; left out: 2.
+    pub io_threads: Option<usize>,
+}
+
+/// `[train]`: length, batch and learning rate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSection {
+    /// Images in one optimiser step.
+    pub batch: usize,
+    /// Images in one forward and backward pass; gradients are summed over `batch / micro_batch` of them.
+    pub micro_batch: usize,
+    /// Length of the run in epochs; give this or `steps`.
+    pub epochs: Option<u64>,
+    /// Length of the run in optimiser steps; give this or `epochs`.
+    pub steps: Option<u64>,
+    /// Learning rate at a batch of 256; the peak is `base_lr * batch / 256`. Give this or `lr`.
+    pub base_lr: Option<f64>,
+    /// Peak learning rate; give this or `base_lr`.
+    pub lr: Option<f64>,
+    /// Peak learning rate of the embeddings, if it differs.
+    pub embedding_lr: Option<f64>,
+    /// Share of all steps in which the rate rises from 0; give this or `warmup_steps`.
+    pub warmup_fraction: Option<f64>,
+    /// Steps in which the rate rises from 0; give this or `warmup_fraction`.
+    pub warmup_steps: Option<u64>,
+}
+
+/// `[optimizer]`: AdamW, clipping and the moving average.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerConfig {
+    /// Decay rates of the first and second moment.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay; none on biases, norms and layer scales.
+    pub weight_decay: f64,
+    /// Largest global norm of the gradient.
+    pub clip_norm: f64,
+    /// Decay of the moving average of the weights.
+    pub ema_decay: f64,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.05, clip_norm: 1.0, ema_decay: 0.9999 }
+    }
+}
+
+/// `[checkpoint]`: when the run is saved. It is also saved at its end and on SIGTERM and SIGINT.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointSection {
+    /// Saved after this many steps; left out: by time only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_steps: Option<u64>,
+    /// Saved after this many minutes; left out: by steps only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_minutes: Option<f64>,
+    /// Newest checkpoints that stay.
+    pub keep: usize,
+}
+
+impl Default for CheckpointSection {
+    fn default() -> Self {
+        Self { every_steps: None, every_minutes: Some(30.0), keep: 3 }
+    }
+}
+
+/// `[log]`: what is shown. `metrics.jsonl` always has every step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSection {
+    /// Steps between two lines on a console that is no terminal.
+    pub every_steps: u64,
+    /// Whether TensorBoard event files are written.
+    pub tensorboard: bool,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { every_steps: 10, tensorboard: true }
+    }
+}
+
+/// A recipe as it is read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Short name of the run.
+    pub name: String,
+    /// Seed of weights, order, crops and rotary draws.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// Where the model is trained.
+    #[serde(default)]
+    pub device: DeviceChoice,
+    /// The architecture, in the keys of the published `config.json`.
+    pub model: NepaConfig,
+    /// What is read.
+    pub data: DataConfig,
+    /// Speed of reading.
+    #[serde(default)]
+    pub loader: LoaderSection,
+    /// Use of the store.
+    #[serde(default)]
+    pub io: IoConfig,
+    /// Length, batch and learning rate.
+    pub train: TrainSection,
+    /// AdamW, clipping, moving average.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// When the run is saved.
+    #[serde(default)]
+    pub checkpoint: CheckpointSection,
+    /// What is shown.
+    #[serde(default)]
+    pub log: LogSection,
+}
+
+/// The numbers of `[train]` and `[loader]` with every rule applied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResolvedTrain {
+    /// Images in one optimiser step.
+    pub batch: usize,
+    /// Images in one forward and backward pass.
+    pub micro_batch: usize,
+    /// Forward and backward passes in one optimiser step.
+    pub accumulation: usize,
+    /// Optimiser steps in one epoch; the last incomplete batch is dropped.
+    pub steps_per_epoch: u64,
+    /// Optimiser steps in the run.
+    pub steps: u64,
+    /// Steps in which the rate rises from 0.
+    pub warmup_steps: u64,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Peak learning rate of the embeddings.
+    pub embedding_lr: f64,
+}
+
+/// A recipe as it is run: nothing left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResolvedRecipe {
+    /// Short name of the run.
+    pub name: String,
+    /// Seed of weights, order, crops and rotary draws.
+    pub seed: u64,
+    /// Where the model is trained.
+    pub device: DeviceChoice,
+    /// Samples in the data set.
+    pub num_samples: u64,
+    /// The data set's fingerprint: names, rows and columns.
+    pub dataset: String,
+    /// Decode threads.
+    pub decode_threads: usize,
+    /// Finished batches ahead of the training step.
+    pub prefetch_batches: usize,
+    /// Length, batch and learning rate.
+    pub train: ResolvedTrain,
+    /// AdamW, clipping, moving average.
+    pub optimizer: OptimizerConfig,
+    /// When the run is saved.
+    pub checkpoint: CheckpointSection,
+    /// What is shown.
+    pub log: LogSection,
+    /// The architecture.
+    pub model: NepaConfig,
+    /// What is read.
+    pub data: DataConfig,
+    /// Use of the store.
+    pub io: IoConfig,
+}
+
+/// A recipe cannot be read or makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// The file cannot be read.
+    #[error("cannot read the recipe {}: {source}. Recipes that come with the program lie in trainer/recipes/", path.display())]
+    Read {
+        /// The recipe.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, a missing key or a value of the wrong type.
+    #[error("the recipe {} is wrong: {source}", path.display())]
+    Toml {
+        /// The recipe.
+        path: PathBuf,
+        /// Why, with line or key.
+        source: Box<toml::de::Error>,
+    },
+    /// A key of `[model]` that no architecture has.
+    #[error("the recipe {} is wrong: unknown key `model.{key}`; known ones in [model] are: {known}", path.display())]
+    UnknownModelKey {
+        /// The recipe.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// All keys, separated by commas.
+        known: String,
+    },
+    /// `--set` without `=`, or through a value that is no table.
+    #[error("--set {argument}: {problem}; write it as --set train.batch=64")]
+    Set {
+        /// The argument.
+        argument: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// A value outside its range.
+    #[error("{key} = {value} is impossible: it must be {rule}")]
+    Range {
+        /// Dotted key.
+        key: &'static str,
+        /// The value.
+        value: String,
+        /// What is allowed.
+        rule: &'static str,
+    },
+    /// Neither or both of two keys that give one value.
+    #[error("give exactly one of {first} and {second}; the recipe gives {}", if *both { "both" } else { "neither" })]
+    OneOf {
+        /// Dotted key.
+        first: &'static str,
+        /// Dotted key.
+        second: &'static str,
+        /// Whether both are given.
+        both: bool,
+    },
+    /// The batch is no multiple of what is computed at once.
+    #[error(
+        "train.batch = {batch} does not divide into micro-batches of train.micro_batch = {micro_batch} on {world_size} device(s); \
+         use a multiple of {} such as --set train.batch={}", micro_batch * world_size, suggestion(*batch, micro_batch * world_size)
+    )]
+    BatchDoesNotDivide {
+        /// Images in one step.
+        batch: usize,
+        /// Images in one pass.
+        micro_batch: usize,
+        /// Devices.
+        world_size: usize,
+    },
+    /// The image is no whole number of patches.
+    #[error(
+        "model.image_size = {image_size} is not a multiple of model.patch_size = {patch_size}; \
+         use {} or another multiple for both model.image_size and data.augment.size", suggestion(*image_size, *patch_size)
+    )]
+    PatchDoesNotDivide {
+        /// Side of the image in pixels.
+        image_size: usize,
+        /// Side of a patch in pixels.
+        patch_size: usize,
+    },
+    /// The model and the crops disagree.
+    #[error("data.augment.size = {augment_size} differs from model.image_size = {image_size}; the model sees what the crop yields, so set both alike")]
+    ImageSizesDiffer {
+        /// Side of the crops in pixels.
+        augment_size: u32,
+        /// Side of the model's images in pixels.
+        image_size: usize,
+    },
+    /// The heads do not share the width evenly.
+    #[error("model.hidden_size = {hidden_size} does not divide into model.num_attention_heads = {heads} heads of a multiple of 4 channels (rotary positions need 4)")]
+    HeadsDoNotDivide {
+        /// Width.
+        hidden_size: usize,
+        /// Heads.
+        heads: usize,
+    },
+    /// An impossible crop.
+    #[error("data.augment is impossible: {source}")]
+    Augment {
+        /// Field and rule.
+        #[from]
+        source: AugmentError,
+    },
+    /// A device that this build has no code for.
+    #[error("device = \"cuda\" needs a program built with the feature `cuda`, and this one is not: build it with `cargo build --release -p nepa-trainer --features cuda` once that feature exists, or train on the processor with --set device=cpu")]
+    NoCuda,
+    /// No data given.
+    #[error("no data: give --data URL (a folder, an s3:// prefix or a glob of Parquet files), or data.urls in the recipe")]
+    NoData,
+    /// Less than one batch in the data set.
+    #[error("the data set has {num_samples} samples, fewer than one batch of train.batch = {batch}; an incomplete batch is dropped, so there is nothing to train on. Lower train.batch")]
+    TooFewSamples {
+        /// Samples.
+        num_samples: u64,
+        /// Images in one step.
+        batch: usize,
+    },
+}
+
+/// The multiple of `unit` next to `value`, at least one.
+fn suggestion(value: usize, unit: usize) -> usize {
+    if unit == 0 { value } else { ((value + unit / 2) / unit).max(1) * unit }
+}
+
+impl Recipe {
+    /// Reads a recipe file and applies `--set key=value` arguments with dotted keys.
+    pub fn read(path: &Path, sets: &[String]) -> Result<Self, RecipeError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path, sets)
+    }
+
+    /// As [`Recipe::read`], of `text`; `path` is for messages.
+    pub fn parse(text: &str, path: &Path, sets: &[String]) -> Result<Self, RecipeError> {
+        let wrong = |source| RecipeError::Toml { path: path.to_owned(), source: Box::new(source) };
+        let mut table: toml::Table = text.parse().map_err(wrong)?;
+        for argument in sets {
+            apply_set(&mut table, argument)?;
+        }
+        // Without overrides the text itself is read, so that errors show the line.
+        let recipe: Self =
+            if sets.is_empty() { toml::from_str(text).map_err(wrong)? } else { table.clone().try_into().map_err(wrong)? };
+        if let (Some(given), Ok(toml::Value::Table(known))) =
+            (table.get("model").and_then(toml::Value::as_table), toml::Value::try_from(&recipe.model))
+            && let Some(key) = given.keys().find(|key| !known.contains_key(*key))
+        {
+            let known = known.keys().cloned().collect::<Vec<_>>().join(", ");
+            return Err(RecipeError::UnknownModelKey { path: path.to_owned(), key: key.clone(), known });
+        }
+        Ok(recipe)
+    }
+
+    /// Checks all that can be checked without looking at the data.
+    pub fn check(&self, world_size: usize) -> Result<(), RecipeError> {
+        if self.device == DeviceChoice::Cuda {
+            return Err(RecipeError::NoCuda);
+        }
+        let range = |ok: bool, key, value: &dyn std::fmt::Display, rule| {
+            if ok { Ok(()) } else { Err(RecipeError::Range { key, value: value.to_string(), rule }) }
+        };
+        let model = &self.model;
+        range(model.patch_size > 0, "model.patch_size", &model.patch_size, "at least 1")?;
+        range(model.image_size > 0, "model.image_size", &model.image_size, "at least 1")?;
+        range(model.num_attention_heads > 0, "model.num_attention_heads", &model.num_attention_heads, "at least 1")?;
+        if model.image_size % model.patch_size != 0 {
+            let (image_size, patch_size) = (model.image_size, model.patch_size);
+            return Err(RecipeError::PatchDoesNotDivide { image_size, patch_size });
+        }
+        if model.hidden_size == 0 || model.hidden_size % (4 * model.num_attention_heads) != 0 {
+            let (hidden_size, heads) = (model.hidden_size, model.num_attention_heads);
+            return Err(RecipeError::HeadsDoNotDivide { hidden_size, heads });
+        }
+        let augment_size = self.data.augment.build()?.output_size();
+        if augment_size as usize != model.image_size {
+            return Err(RecipeError::ImageSizesDiffer { augment_size, image_size: model.image_size });
+        }
+        let bad = self.data.max_bad_fraction;
+        range((0.0..=1.0).contains(&bad), "data.max_bad_fraction", &bad, "between 0 and 1")?;
+
+        let train = &self.train;
+        range(train.batch > 0, "train.batch", &train.batch, "at least 1")?;
+        range(train.micro_batch > 0, "train.micro_batch", &train.micro_batch, "at least 1")?;
+        if train.batch % (train.micro_batch * world_size) != 0 {
+            let (batch, micro_batch) = (train.batch, train.micro_batch);
+            return Err(RecipeError::BatchDoesNotDivide { batch, micro_batch, world_size });
+        }
+        one_of("train.epochs", train.epochs.is_some(), "train.steps", train.steps.is_some())?;
+        one_of("train.base_lr", train.base_lr.is_some(), "train.lr", train.lr.is_some())?;
+        one_of("train.warmup_fraction", train.warmup_fraction.is_some(), "train.warmup_steps", train.warmup_steps.is_some())?;
+        for (key, length) in [("train.epochs", train.epochs), ("train.steps", train.steps)] {
+            range(length != Some(0), key, &0, "at least 1")?;
+        }
+        let rates = [("train.base_lr", train.base_lr), ("train.lr", train.lr), ("train.embedding_lr", train.embedding_lr)];
+        for (key, rate) in rates.into_iter().filter_map(|(key, rate)| Some((key, rate?))) {
+            range(rate.is_finite() && rate >= 0.0, key, &rate, "a finite number, 0 or more")?;
+        }
+        if let Some(fraction) = train.warmup_fraction {
+            range((0.0..1.0).contains(&fraction), "train.warmup_fraction", &fraction, "from 0 to less than 1")?;
+        }
+
+        let optimizer = &self.optimizer;
+        for beta in optimizer.betas {
+            range((0.0..1.0).contains(&beta), "optimizer.betas", &beta, "from 0 to less than 1")?;
+        }
+        range(optimizer.eps > 0.0, "optimizer.eps", &optimizer.eps, "greater than 0")?;
+        range(optimizer.weight_decay >= 0.0, "optimizer.weight_decay", &optimizer.weight_decay, "0 or more")?;
+        range(optimizer.clip_norm > 0.0, "optimizer.clip_norm", &optimizer.clip_norm, "greater than 0")?;
+        range((0.0..1.0).contains(&optimizer.ema_decay), "optimizer.ema_decay", &optimizer.ema_decay, "from 0 to less than 1")?;
+
+        let checkpoint = &self.checkpoint;
+        range(checkpoint.every_steps != Some(0), "checkpoint.every_steps", &0, "at least 1")?;
+        if let Some(minutes) = checkpoint.every_minutes {
+            range(minutes > 0.0, "checkpoint.every_minutes", &minutes, "greater than 0")?;
+        }
+        range(checkpoint.keep > 0, "checkpoint.keep", &0, "at least 1")?;
+        range(self.log.every_steps > 0, "log.every_steps", &0, "at least 1")?;
+        for (key, threads) in [
+            ("loader.decode_threads", self.loader.decode_threads),
+            ("loader.prefetch_batches", self.loader.prefetch_batches),
+            ("loader.io_threads", self.loader.io_threads),
+        ] {
+            range(threads != Some(0), key, &0, "at least 1")?;
+        }
+        if self.data.urls.is_empty() { Err(RecipeError::NoData) } else { Ok(()) }
+    }
+
+    /// Applies every rule, now that the data set is known; call [`Recipe::check`] first.
+    pub fn resolve(self, num_samples: u64, dataset: String) -> Result<ResolvedRecipe, RecipeError> {
+        let train = &self.train;
+        let steps_per_epoch = num_samples / train.batch as u64;
+        if steps_per_epoch == 0 {
+            return Err(RecipeError::TooFewSamples { num_samples, batch: train.batch });
+        }
+        let steps = train.steps.unwrap_or_else(|| train.epochs.unwrap_or(0) * steps_per_epoch);
+        let lr = train.lr.unwrap_or_else(|| train.base_lr.unwrap_or(0.0) * train.batch as f64 / 256.0);
+        let warmup_steps = train
+            .warmup_steps
+            .unwrap_or_else(|| (train.warmup_fraction.unwrap_or(0.0) * steps as f64).ceil() as u64);
+        if warmup_steps >= steps {
+            let rule = "less than the steps of the run";
+            return Err(RecipeError::Range { key: "train.warmup_steps", value: warmup_steps.to_string(), rule });
+        }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(ResolvedRecipe {
+            name: self.name,
+            seed: self.seed,
+            device: self.device,
+            num_samples,
+            dataset,
+            decode_threads: self.loader.decode_threads.unwrap_or(cores),
+            prefetch_batches: self.loader.prefetch_batches.unwrap_or(2),
+            train: ResolvedTrain {
+                batch: train.batch,
+                micro_batch: train.micro_batch,
+                accumulation: train.batch / train.micro_batch,
+                steps_per_epoch,
+                steps,
+                warmup_steps,
+                lr,
+                embedding_lr: train.embedding_lr.unwrap_or(lr),
+            },
+            optimizer: self.optimizer,
+            checkpoint: self.checkpoint,
+            log: self.log,
+            model: self.model,
+            data: self.data,
+            io: self.io,
+        })
+    }
+}
+
+impl ResolvedRecipe {
+    /// As TOML, for the console and for `recipe.toml` in the output.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a resolved recipe is plain data with string keys")
+    }
+}
+
+fn one_of(first: &'static str, has_first: bool, second: &'static str, has_second: bool) -> Result<(), RecipeError> {
+    if has_first == has_second { Err(RecipeError::OneOf { first, second, both: has_first }) } else { Ok(()) }
+}
+
+/// Sets a dotted key. The value is read as TOML, and as a string where it is no TOML (`--set device=cpu`).
+fn apply_set(table: &mut toml::Table, argument: &str) -> Result<(), RecipeError> {
+    let wrong = |problem| RecipeError::Set { argument: argument.to_owned(), problem };
+    let (key, value) = argument.split_once('=').ok_or_else(|| wrong("there is no `=`"))?;
+    let value = format!("value = {value}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(value.trim().to_owned()));
+    let mut parts = key.split('.').map(str::trim).collect::<Vec<_>>();
+    let last = parts.pop().filter(|last| !last.is_empty()).ok_or_else(|| wrong("the key is empty"))?;
+    let mut table = table;
+    for part in parts {
+        table = table
+            .entry(part)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| wrong("the key leads through a value that is no section"))?;
+    }
+    table.insert(last.to_owned(), value);
+    Ok(())
+}
+
+fn default_true() -> bool {
+    true
+}
+fn default_max_bad_fraction() -> f64 {
+    0.01
+}
+fn default_shuffle_window_bytes() -> u64 {
+    1 << 30
+}
+fn default_seed() -> u64 {
+    1337
+}
+
+#[cfg(test)]
+#[path = "recipe_tests.rs"]
+mod tests;
