@@ -31,9 +31,308 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// The store's own account of a failure, with user names, passwords and query strings taken out of every URL in it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct StoreCause {
+    message: String,
+}
+
+impl StoreCause {
+    /// Keeps the text of `error` and of its sources, without secrets.
+    pub fn new(error: &dyn std::error::Error) -> Self {
+        Self {
+            message: crate::store::redact(&crate::store::full_text(error)),
+        }
+    }
+}
+
 /// A data set cannot be opened or read: the run is bad.
 #[derive(Debug, thiserror::Error)]
-pub enum DatasetError {}
+pub enum DatasetError {
+    /// The list of URLs is empty.
+    #[error("no data set is named: give at least one path or URL, such as s3://bucket/train-*.parquet")]
+    NoUrls,
+    /// The URL has no usable form.
+    #[error("cannot read the URL {url}: {problem}")]
+    BadUrl {
+        /// The URL, without secrets.
+        url: String,
+        /// What is wrong with it and what to write instead.
+        problem: &'static str,
+    },
+    /// The scheme is none that we know.
+    #[error(
+        "cannot read {url}: the scheme {scheme}:// is unknown; use a path, file://, s3://, gs://, az:// or http(s)://"
+    )]
+    UnknownScheme {
+        /// The URL, without secrets.
+        url: String,
+        /// Its scheme.
+        scheme: String,
+    },
+    /// The glob does not parse.
+    #[error("the glob in {url} cannot be read; quote it in the shell and balance its [..] and {{..}}")]
+    BadGlob {
+        /// The URL.
+        url: String,
+        /// What is wrong.
+        #[source]
+        source: globset::Error,
+    },
+    /// A prefix holds no Parquet object.
+    #[error("no *.parquet object below {url}; {found}")]
+    EmptyPrefix {
+        /// The prefix.
+        url: String,
+        /// What is there instead.
+        found: Found,
+    },
+    /// A glob matches nothing.
+    #[error("{url} matches no object; {found}")]
+    NoMatch {
+        /// The glob.
+        url: String,
+        /// What is there instead.
+        found: Found,
+    },
+    /// An object or folder does not exist.
+    #[error("{url} does not exist; check the name, or list its parent")]
+    NotFound {
+        /// URL of the object.
+        url: String,
+        /// What the store says.
+        #[source]
+        source: StoreCause,
+    },
+    /// The bucket or container does not exist.
+    #[error("the bucket of {url} does not exist at this endpoint; check its name, the region and the endpoint")]
+    NoBucket {
+        /// The URL.
+        url: String,
+        /// What the store says.
+        #[source]
+        source: StoreCause,
+    },
+    /// No credentials were found for the store.
+    #[error("no credentials for {url}: {}", provider.no_credentials())]
+    NoCredentials {
+        /// The URL.
+        url: String,
+        /// Whose they would be.
+        provider: crate::store::Provider,
+    },
+    /// The credentials file cannot be read.
+    #[error("cannot read the credentials for {url} from {file}: {problem}")]
+    BadCredentials {
+        /// The URL.
+        url: String,
+        /// The file.
+        file: String,
+        /// What is missing from it.
+        problem: &'static str,
+    },
+    /// The store's settings do not go together.
+    #[error("cannot set up the store of {url}; check the environment variables of its cloud")]
+    Setup {
+        /// The URL.
+        url: String,
+        /// What is wrong.
+        #[source]
+        source: StoreCause,
+    },
+    /// Nobody answers at the endpoint.
+    #[error("cannot connect to {endpoint} for {url}; check the endpoint ({variable}), the network and the proxy")]
+    Unreachable {
+        /// The URL.
+        url: String,
+        /// Where we tried to connect.
+        endpoint: String,
+        /// The environment variable that decides it.
+        variable: &'static str,
+        /// What the network says.
+        #[source]
+        source: StoreCause,
+    },
+    /// The bucket lies in another region.
+    #[error("the bucket of {url} lies in another region than {region:?}; set AWS_REGION to the bucket's")]
+    WrongRegion {
+        /// The URL.
+        url: String,
+        /// The region that was used.
+        region: String,
+        /// What the store says.
+        #[source]
+        source: StoreCause,
+    },
+    /// The store refuses (401, 403).
+    #[error(
+        "the store refuses access to {place}; check the credentials (are they of this endpoint? expired? is the clock \
+         right?) and that they may read and list the bucket"
+    )]
+    Denied {
+        /// Where.
+        place: Place,
+        /// What the store says.
+        #[source]
+        source: StoreCause,
+    },
+    /// A request failed, after all its attempts.
+    #[error("cannot read {place}: the request failed {attempts} times")]
+    Request {
+        /// Where.
+        place: Place,
+        /// Attempts allowed.
+        attempts: usize,
+        /// What the last attempt says.
+        #[source]
+        source: StoreCause,
+    },
+    /// The answer is not the range that was asked for.
+    #[error(
+        "the server answers {place} with other bytes than the range asked for; it, or a proxy before it, does not \
+         support range requests"
+    )]
+    WrongRange {
+        /// Where.
+        place: Place,
+        /// What came instead.
+        #[source]
+        source: StoreCause,
+    },
+    /// The object is not the one whose footer was read.
+    #[error(
+        "{place} was replaced while the data set was open (expected {expected}); stop whoever writes it, then start \
+         again or resume"
+    )]
+    Replaced {
+        /// Where.
+        place: Place,
+        /// ETag or size when the data set was opened.
+        expected: String,
+    },
+    /// The object is not Parquet.
+    #[error("{place} is not a Parquet file: it begins with {start:02x?} instead of \"PAR1\"; name only Parquet objects")]
+    NotParquet {
+        /// Which.
+        place: Place,
+        /// Its first bytes.
+        start: Vec<u8>,
+    },
+    /// The object begins as Parquet and ends elsewhere.
+    #[error("{place} is truncated: {what}; upload it again ({size} bytes are there)")]
+    Truncated {
+        /// Which.
+        place: Place,
+        /// How that is known.
+        what: &'static str,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// The object is encrypted.
+    #[error("{place} is encrypted (Parquet modular encryption), which is not supported; write it again without")]
+    Encrypted {
+        /// Which.
+        place: Place,
+    },
+    /// The footer cannot be read.
+    #[error("the footer of {place} is damaged; write or upload the file again")]
+    BadFooter {
+        /// Which.
+        place: Place,
+        /// What the reader says.
+        #[source]
+        source: parquet::errors::ParquetError,
+    },
+    /// The footer contradicts itself or the file.
+    #[error("the footer of {place} is damaged: {problem}; write or upload the file again")]
+    BadMetadata {
+        /// Where.
+        place: Place,
+        /// The contradiction.
+        problem: &'static str,
+    },
+    /// The schema is none that we read.
+    #[error("cannot read images from {place}")]
+    Schema {
+        /// Which.
+        place: Place,
+        /// Why.
+        #[source]
+        source: Box<nepa_schemas::SchemaError>,
+    },
+    /// Two shards read differently.
+    #[error(
+        "the shards do not go together: {difference} (first {first}, then {second}); read them as separate data sets"
+    )]
+    SchemasDiffer {
+        /// The first shard's URL.
+        first: String,
+        /// The URL of the one that differs.
+        second: String,
+        /// In what.
+        difference: String,
+    },
+    /// All shards are empty.
+    #[error("{url} and all other shards hold no rows")]
+    NoRows {
+        /// The first shard's URL.
+        url: String,
+    },
+    /// A page's checksum does not match its bytes.
+    #[error("a page of {place} has a wrong checksum: the bytes were damaged in storage; upload the file again")]
+    PageChecksum {
+        /// Where.
+        place: Place,
+        /// What the reader says.
+        #[source]
+        source: parquet::errors::ParquetError,
+    },
+    /// A page cannot be decompressed or decoded.
+    #[error("a page of {place} is damaged; write or upload the file again")]
+    BadPage {
+        /// Where.
+        place: Place,
+        /// What the reader says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A row group holds other rows than its footer says.
+    #[error("{place} holds {found} rows, and its footer says {expected}; write the file again")]
+    RowCount {
+        /// Where.
+        place: Place,
+        /// Rows in the footer.
+        expected: u64,
+        /// Rows read.
+        found: u64,
+    },
+}
+
+/// What lies where nothing fitting was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The first few URLs.
+    pub examples: Vec<String>,
+    /// How many there are.
+    pub total: usize,
+    /// Where was looked.
+    pub below: String,
+}
+
+impl std::fmt::Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.total == 0 {
+            return write!(f, "there is nothing at all below {}: check the name", self.below);
+        }
+        let noun = if self.total == 1 { "object" } else { "objects" };
+        write!(f, "below {} there are {} {noun}: {}", self.below, self.total, self.examples.join(", "))?;
+        if self.total > self.examples.len() {
+            write!(f, ", ...")?;
+        }
+        Ok(())
+    }
+}
 
 /// One image cannot be decoded or cropped: the sample is bad.
 #[derive(Debug, thiserror::Error)]

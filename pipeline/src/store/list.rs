@@ -1,0 +1,190 @@
+//! From URLs, prefixes and globs to the sorted list of Parquet objects.
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use globset::GlobBuilder;
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, path::Path};
+
+use super::{CountingConnector, Location, Provider, build, classify};
+use crate::error::{Found, Place};
+use crate::{DatasetError, IoConfig};
+
+/// One object of a data set.
+#[derive(Debug, Clone)]
+pub struct ListedObject {
+    /// Its store; one for each bucket, so that connections are reused.
+    pub store: Arc<dyn ObjectStore>,
+    /// Where it comes from, for messages.
+    pub location: Arc<Location>,
+    /// Its path in the store.
+    pub path: Path,
+    /// Size in bytes.
+    pub size: u64,
+    /// URL for people.
+    pub url: String,
+}
+
+/// A store for the work, and one that gives up soon, so that a wrong endpoint is told within a second.
+struct Stores {
+    patient: Arc<dyn ObjectStore>,
+    hasty: Arc<dyn ObjectStore>,
+}
+
+/// How often the first request is tried before a refused connection is taken for a wrong endpoint.
+const HASTY_RETRIES: usize = 2;
+
+/// Lists what `urls` name: sorted by URL, each object once.
+pub async fn list(
+    urls: &[String],
+    io: &IoConfig,
+    connector: &CountingConnector,
+) -> Result<Vec<ListedObject>, DatasetError> {
+    if urls.is_empty() {
+        return Err(DatasetError::NoUrls);
+    }
+    let mut stores: HashMap<(Provider, String), Stores> = HashMap::new();
+    let mut objects = Vec::new();
+    for url in urls {
+        let location = Location::parse(url)?;
+        let key = location.store_key();
+        if !stores.contains_key(&key) {
+            let hasty_io = IoConfig { max_retries: HASTY_RETRIES.min(io.max_retries), ..io.clone() };
+            let pair = Stores {
+                patient: build(&location, io, connector)?,
+                hasty: build(&location, &hasty_io, connector)?,
+            };
+            stores.insert(key.clone(), pair);
+        }
+        let pair = &stores[&key];
+        let lister = |store: &Arc<dyn ObjectStore>, attempts| Lister {
+            store: Arc::clone(store),
+            location: Arc::new(location.clone()),
+            attempts,
+        };
+        let found = match lister(&pair.hasty, HASTY_RETRIES + 1).find().await {
+            Err(DatasetError::Request { .. }) => lister(&pair.patient, io.max_retries + 1).find().await?,
+            other => other?,
+        };
+        objects.extend(found.into_iter().map(|object| ListedObject { store: Arc::clone(&pair.patient), ..object }));
+    }
+    objects.sort_by(|a, b| a.url.cmp(&b.url));
+    objects.dedup_by(|a, b| a.url == b.url);
+    Ok(objects)
+}
+
+struct Lister {
+    store: Arc<dyn ObjectStore>,
+    location: Arc<Location>,
+    attempts: usize,
+}
+
+impl Lister {
+    async fn find(&self) -> Result<Vec<ListedObject>, DatasetError> {
+        if self.location.is_glob() {
+            return self.glob().await;
+        }
+        let path = self.location.store_path()?;
+        let is_folder = self.location.key.is_empty() || self.location.key.ends_with('/');
+        if self.location.provider == Provider::Http {
+            return Ok(vec![self.web_object(path).await?]);
+        }
+        let named_parquet = is_parquet(&path);
+        if named_parquet && !is_folder {
+            match self.head(&path).await {
+                // Spark and others write folders that are named like a file.
+                Err(DatasetError::NotFound { .. }) => {}
+                other => return Ok(vec![other?]),
+            }
+        }
+        let all = self.list(&path).await?;
+        let mut shards: Vec<_> = all.iter().filter(|meta| is_shard(&meta.location, &path)).collect();
+        if shards.is_empty() && all.is_empty() && !is_folder {
+            let object = self.head(&path).await;
+            if named_parquet || !matches!(object, Err(DatasetError::NotFound { .. })) {
+                return Ok(vec![object?]);
+            }
+        }
+        if shards.is_empty() {
+            let url = self.location.display();
+            return Err(DatasetError::EmptyPrefix { found: self.found(&all, &self.location.key), url });
+        }
+        shards.sort_by(|a, b| a.location.cmp(&b.location));
+        Ok(shards.into_iter().map(|meta| self.object(meta.location.clone(), meta.size)).collect())
+    }
+
+    async fn glob(&self) -> Result<Vec<ListedObject>, DatasetError> {
+        let url = self.location.display();
+        let glob = GlobBuilder::new(&self.location.key)
+            .literal_separator(true)
+            .build()
+            .map_err(|source| DatasetError::BadGlob { url: url.clone(), source })?
+            .compile_matcher();
+        let folder = self.location.glob_folder();
+        let all = self.list(&self.location.path_of(folder)?).await?;
+        let matches: Vec<_> = all
+            .iter()
+            .filter(|meta| glob.is_match(meta.location.as_ref()))
+            .map(|meta| self.object(meta.location.clone(), meta.size))
+            .collect();
+        if matches.is_empty() {
+            return Err(DatasetError::NoMatch { found: self.found(&all, folder), url });
+        }
+        Ok(matches)
+    }
+
+    async fn list(&self, prefix: &Path) -> Result<Vec<ObjectMeta>, DatasetError> {
+        let prefix = (!prefix.is_root()).then_some(prefix);
+        self.store.list(prefix).try_collect().await.map_err(|error| self.error(&error))
+    }
+
+    async fn head(&self, path: &Path) -> Result<ListedObject, DatasetError> {
+        let meta = self.store.head(path).await.map_err(|error| self.error(&error))?;
+        Ok(self.object(path.clone(), meta.size))
+    }
+
+    /// A web object's size, by a request for its first byte: a presigned URL is good for GET alone, not for HEAD.
+    async fn web_object(&self, path: Path) -> Result<ListedObject, DatasetError> {
+        let options = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
+        let answer = self.store.get_opts(&path, options).await.map_err(|error| self.error(&error))?;
+        Ok(self.object(path, answer.meta.size))
+    }
+
+    fn object(&self, path: Path, size: u64) -> ListedObject {
+        ListedObject {
+            store: Arc::clone(&self.store),
+            location: Arc::clone(&self.location),
+            url: self.location.display_key(path.as_ref()),
+            path,
+            size,
+        }
+    }
+
+    fn error(&self, error: &object_store::Error) -> DatasetError {
+        let place = Place { object: self.location.display(), ..Place::default() };
+        classify(error, &self.location, place, self.attempts)
+    }
+
+    fn found(&self, all: &[ObjectMeta], key: &str) -> Found {
+        Found {
+            examples: all.iter().take(5).map(|meta| self.location.display_key(meta.location.as_ref())).collect(),
+            total: all.len(),
+            below: self.location.display_key(key),
+        }
+    }
+}
+
+fn is_parquet(path: &Path) -> bool {
+    path.filename().is_some_and(|name| {
+        let name = name.to_ascii_lowercase();
+        [".parquet", ".parq", ".pq"].iter().any(|ending| name.ends_with(ending))
+    })
+}
+
+/// A Parquet object below `prefix` that is not hidden (`.tmp` files of writers, for example).
+fn is_shard(path: &Path, prefix: &Path) -> bool {
+    let hidden = path
+        .prefix_match(prefix)
+        .is_some_and(|mut parts| parts.any(|part| part.as_ref().starts_with('.')));
+    is_parquet(path) && !hidden
+}
