@@ -1,10 +1,28 @@
 //! A data set: the sorted shards behind URLs, their footers and schemas, and reading row groups from them.
+//! The loader asks for row groups; which requests that makes is decided in `fetch`.
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use futures::{StreamExt, TryStreamExt};
 use nepa_schemas::{ColumnMapping, SchemaOptions, ShardBatch};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 
+use crate::error::Place;
+use crate::store::{CountingConnector, list};
 use crate::DatasetError;
+
+mod counters;
+mod fetch;
+mod footer;
+mod runtime;
+mod unpack;
+
+pub use counters::IoCounters;
+pub use fetch::RowGroupBytes;
+pub use runtime::IoRuntime;
 
 /// How the store is used.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,45 +53,6 @@ impl Default for IoConfig {
             max_retries: 8,
         }
     }
-}
-
-/// The tokio runtime for I/O, apart from all decoding; one a process is enough.
-#[derive(Debug, Clone)]
-pub struct IoRuntime {}
-
-impl IoRuntime {
-    /// Starts `threads` I/O threads.
-    pub fn new(_threads: usize) -> std::io::Result<Self> {
-        unimplemented!()
-    }
-
-    /// Runs a future on this runtime and waits for it. Not for use inside async code.
-    pub fn block_on<F>(&self, _future: F) -> F::Output
-    where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
-    {
-        unimplemented!()
-    }
-}
-
-/// What the I/O did so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct IoCounters {
-    /// Range requests finished, failed ones included.
-    pub requests: u64,
-    /// Bytes received.
-    pub bytes: u64,
-    /// Repeated requests, as far as known.
-    pub retries: u64,
-    /// Requests in flight now.
-    pub in_flight: u64,
-    /// Sum over requests of the time in flight, in nanoseconds.
-    pub busy_ns: u64,
-    /// Time row groups waited for the byte budget, in nanoseconds.
-    pub budget_wait_ns: u64,
-    /// Bytes held now: in flight, fetched and not yet dropped.
-    pub held_bytes: u64,
 }
 
 /// Which data set.
@@ -113,58 +92,189 @@ pub struct Shard {
     pub mapping: ColumnMapping,
 }
 
+/// Called once for each row group of a fetch: shard, row group, bytes.
+pub type Deliver = Arc<dyn Fn(u32, u32, Result<RowGroupBytes, DatasetError>) + Send + Sync>;
+
 /// An opened data set: cheap to share.
 #[derive(Debug)]
-pub struct Dataset {}
+pub struct Dataset {
+    shards: Vec<Shard>,
+    readers: Vec<footer::ShardReader>,
+    class_names: Option<Vec<String>>,
+    io: IoConfig,
+    runtime: IoRuntime,
+    connector: CountingConnector,
+    counting: Arc<counters::Counting>,
+    budget: counters::ByteBudget,
+    requests: Semaphore,
+}
 
 impl Dataset {
-    /// Lists the URLs, reads all footers concurrently, resolves the schemas.
-    pub fn open(_config: &DatasetConfig, _io: &IoConfig, _runtime: &IoRuntime) -> Result<Arc<Self>, DatasetError> {
-        unimplemented!()
+    /// Lists the URLs, reads all footers concurrently, resolves the schemas. Not for use inside async code.
+    pub fn open(config: &DatasetConfig, io: &IoConfig, runtime: &IoRuntime) -> Result<Arc<Self>, DatasetError> {
+        let connector = CountingConnector::default();
+        let counting = Arc::new(counters::Counting::default());
+        let opened = runtime.block_on({
+            let (config, io) = (config.clone(), io.clone());
+            let (connector, counting) = (connector.clone(), Arc::clone(&counting));
+            async move {
+                let objects = list::list(&config.urls, &io, &connector).await?;
+                let options = &config.schema;
+                futures::stream::iter(objects)
+                    .map(|object| footer::read_shard(object, options, io.max_retries + 1, Arc::clone(&counting)))
+                    .buffered(io.max_requests.max(1))
+                    .try_collect::<Vec<_>>()
+                    .await
+            }
+        });
+        let (shards, readers): (Vec<_>, Vec<_>) = opened?.into_iter().unzip();
+        for shard in &shards[1..] {
+            same_mapping(&shards[0], shard)?;
+        }
+        if shards.iter().all(|shard| shard.row_groups.iter().all(|row_group| row_group.num_rows == 0)) {
+            return Err(DatasetError::NoRows { url: shards[0].url.clone() });
+        }
+        let class_names = shards[0].mapping.class_names.clone();
+        let budget = counters::ByteBudget::new(io.max_bytes, Arc::clone(&counting));
+        Ok(Arc::new(Self {
+            class_names,
+            shards,
+            readers,
+            io: io.clone(),
+            runtime: runtime.clone(),
+            connector,
+            counting,
+            budget,
+            requests: Semaphore::new(io.max_requests.max(1)),
+        }))
     }
 
     /// The shards, sorted by URL.
     pub fn shards(&self) -> &[Shard] {
-        unimplemented!()
+        &self.shards
     }
 
     /// Number of samples in all shards.
     pub fn num_samples(&self) -> u64 {
-        unimplemented!()
+        self.shards.iter().flat_map(|shard| &shard.row_groups).map(|row_group| u64::from(row_group.num_rows)).sum()
     }
 
-    /// A digest (hex) of what decides the order: names relative to the data set's root, rows of each row group, mapping.
-    /// The same data set on disk and in a bucket has the same fingerprint.
+    /// A digest (hex) of what decides the order: names relative to the data set's root, sizes, rows of each row group,
+    /// columns read. The same data set on disk and in a bucket has the same fingerprint.
     pub fn fingerprint(&self) -> String {
-        unimplemented!()
+        let mut digest = Sha256::new();
+        digest.update(b"nepa data set 1");
+        for path in self.shards[0].mapping.leaf_paths() {
+            update_text(&mut digest, &path);
+        }
+        let root = common_root(&self.shards);
+        for shard in &self.shards {
+            update_text(&mut digest, &shard.url[root..]);
+            let mut number = |number: u64| digest.update(number.to_le_bytes());
+            number(shard.size);
+            number(shard.row_groups.len() as u64);
+            for row_group in &shard.row_groups {
+                number(u64::from(row_group.num_rows));
+            }
+        }
+        format!("{:x}", digest.finalize())
     }
 
-    /// Class names, if the shards agree on them.
+    /// Class names, which the shards agree on.
     pub fn class_names(&self) -> Option<&[String]> {
-        unimplemented!()
+        self.class_names.as_deref()
     }
 
     /// What the I/O did so far.
     pub fn io_counters(&self) -> IoCounters {
-        unimplemented!()
+        self.counting.read(self.connector.counters.range_attempts.load(Ordering::Relaxed))
     }
 
     /// Fetches the columns of `row_groups` = (shard, row group), concurrently within the limits. `deliver` is called on an
-    /// I/O thread once for each, in completion order, with the raw bytes; unpacking is for the CPU pool.
-    pub fn fetch(
-        self: &Arc<Self>,
-        _row_groups: &[(u32, u32)],
-        _deliver: Arc<dyn Fn(u32, u32, Result<RowGroupBytes, DatasetError>) + Send + Sync>,
-    ) {
-        unimplemented!()
+    /// I/O thread once for each, in completion order, with the raw bytes; it must not block. Unpacking is for the CPU pool.
+    ///
+    /// The budget of `max_bytes` is taken in the order of the list, so whoever consumes in that order never waits for
+    /// bytes that its own later row groups hold.
+    pub fn fetch(self: &Arc<Self>, row_groups: &[(u32, u32)], deliver: Deliver) -> FetchHandle {
+        let chunks = |shard: u32, row_group: u32| -> Vec<Range<u64>> {
+            self.readers[shard as usize].chunks[row_group as usize].clone()
+        };
+        let runs = fetch::plan(row_groups, chunks, &self.io);
+        let task = self.runtime.spawn(fetch::run_all(Arc::clone(self), runs, deliver));
+        FetchHandle { task: task.abort_handle() }
     }
 
     /// Decompresses and proves a fetched row group (CPU work; never on an I/O thread).
-    pub fn unpack(&self, _bytes: RowGroupBytes) -> Result<ShardBatch, DatasetError> {
-        unimplemented!()
+    pub fn unpack(&self, bytes: RowGroupBytes) -> Result<ShardBatch, DatasetError> {
+        let shard = &self.shards[bytes.shard as usize];
+        let num_rows = shard.row_groups[bytes.row_group as usize].num_rows;
+        let place = self.place(bytes.shard, bytes.row_group);
+        let batch =
+            unpack::unpack(&bytes, &self.readers[bytes.shard as usize], &shard.mapping, num_rows, place);
+        drop(bytes);
+        batch
+    }
+
+    fn place(&self, shard: u32, row_group: u32) -> Place {
+        Place {
+            object: self.shards[shard as usize].url.clone(),
+            row_group: Some(row_group as usize),
+            ..Place::default()
+        }
     }
 }
 
-/// The fetched column chunks of one row group; holds its share of the byte budget until dropped.
-#[derive(Debug)]
-pub struct RowGroupBytes {}
+/// A fetch in progress. Dropping it changes nothing; the fetch goes on.
+#[derive(Debug, Clone)]
+pub struct FetchHandle {
+    task: tokio::task::AbortHandle,
+}
+
+impl FetchHandle {
+    /// Stops what is still waiting or in flight; nothing more is delivered after a call that is already running.
+    pub fn cancel(&self) {
+        self.task.abort();
+    }
+}
+
+/// Shards of one data set must read alike, or a sample would mean different things in different shards.
+fn same_mapping(first: &Shard, second: &Shard) -> Result<(), DatasetError> {
+    let (a, b) = (&first.mapping, &second.mapping);
+    if a == b {
+        return Ok(());
+    }
+    let difference = if a.image != b.image {
+        format!("the images are {:?} in the one and {:?} in the other", a.image, b.image)
+    } else if a.label != b.label {
+        format!("the labels are {:?} in the one and {:?} in the other", a.label, b.label)
+    } else if a.class_names != b.class_names {
+        class_difference(a.class_names.as_deref(), b.class_names.as_deref())
+    } else {
+        format!("the columns are {:?} in the one and {:?} in the other", a.leaf_paths(), b.leaf_paths())
+    };
+    Err(DatasetError::SchemasDiffer { first: first.url.clone(), second: second.url.clone(), difference })
+}
+
+fn class_difference(a: Option<&[String]>, b: Option<&[String]>) -> String {
+    let (Some(a), Some(b)) = (a, b) else { return "only one of them names its classes".to_owned() };
+    match a.iter().zip(b).position(|(a, b)| a != b) {
+        Some(class) => format!("class {class} is {:?} in the one and {:?} in the other", a[class], b[class]),
+        None => format!("the one has {} classes and the other {}", a.len(), b.len()),
+    }
+}
+
+/// Length of the folder part that all URLs share.
+fn common_root(shards: &[Shard]) -> usize {
+    let first = shards[0].url.as_bytes();
+    let shared = shards
+        .iter()
+        .map(|shard| first.iter().zip(shard.url.as_bytes()).take_while(|(a, b)| a == b).count())
+        .min()
+        .unwrap_or(0);
+    first[..shared].iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1)
+}
+
+fn update_text(digest: &mut Sha256, text: &str) {
+    digest.update((text.len() as u64).to_le_bytes());
+    digest.update(text.as_bytes());
+}

@@ -47,6 +47,16 @@ impl StoreCause {
     }
 }
 
+/// Bytes came that were not asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("asked for bytes {}..{}, got {}..{}", asked.start, asked.end, got.start, got.end)]
+pub struct UnexpectedRange {
+    /// The range of the request.
+    pub asked: std::ops::Range<u64>,
+    /// The range of the answer.
+    pub got: std::ops::Range<u64>,
+}
+
 /// A data set cannot be opened or read: the run is bad.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
@@ -199,6 +209,14 @@ pub enum DatasetError {
         /// What came instead.
         #[source]
         source: StoreCause,
+    },
+    /// The request was shared with another row group, which carries the cause.
+    #[error("{place} was part of the failed request for row group {first}")]
+    SameRequest {
+        /// Where.
+        place: Place,
+        /// The first row group of the request.
+        first: u32,
     },
     /// The object is not the one whose footer was read.
     #[error(

@@ -1,0 +1,207 @@
+//! A shard's footer: read in one request as a rule, and every way it can be wrong told apart.
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::{GetOptions, GetRange, ObjectStore};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
+
+use super::counters::Counting;
+use super::{RowGroupInfo, Shard};
+use crate::DatasetError;
+use crate::error::Place;
+use crate::store::{classify, list::ListedObject};
+
+/// Read at the end of each object; most footers fit, and it is less than one round trip's worth.
+const TAIL_BYTES: u64 = 64 << 10;
+/// The footer's length and its magic.
+const FOOTER_TAIL_BYTES: usize = 8;
+
+/// What reading a shard needs beside what [`Shard`] shows.
+#[derive(Debug)]
+pub(super) struct ShardReader {
+    pub object: ListedObject,
+    pub metadata: ArrowReaderMetadata,
+    pub projection: ProjectionMask,
+    /// Byte ranges of the projected column chunks, by row group, in the order of the file.
+    pub chunks: Vec<Vec<Range<u64>>>,
+    /// For stores without ETags.
+    pub last_modified_ms: i64,
+    /// ETag when the footer was read.
+    pub e_tag: Option<String>,
+    /// Attempts of a request, for messages.
+    pub attempts: usize,
+    pub counting: Arc<Counting>,
+}
+
+/// Reads an object's footer and resolves its schema.
+pub(super) async fn read_shard(
+    object: ListedObject,
+    options: &nepa_schemas::SchemaOptions,
+    attempts: usize,
+    counting: Arc<Counting>,
+) -> Result<(Shard, ShardReader), DatasetError> {
+    let mut reader = FooterReader { object, attempts, counting, e_tag: None, last_modified_ms: 0 };
+    let metadata = reader.metadata().await?;
+    let place = reader.place();
+    let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())
+        .map_err(|source| DatasetError::BadFooter { place: place.clone(), source })?;
+    let mapping = nepa_schemas::ColumnMapping::resolve(metadata.schema(), options)
+        .map_err(|source| DatasetError::Schema { place: place.clone(), source: Box::new(source) })?;
+    let leaves = mapping.leaf_paths();
+    let projection =
+        ProjectionMask::columns(metadata.parquet_schema(), leaves.iter().map(String::as_str));
+    let (row_groups, chunks) = row_groups(metadata.metadata(), &projection, &reader)?;
+    let shard = Shard {
+        url: reader.object.url.clone(),
+        size: reader.object.size,
+        e_tag: reader.e_tag.clone(),
+        row_groups,
+        mapping,
+    };
+    let FooterReader { object, attempts, counting, e_tag, last_modified_ms } = reader;
+    let reader =
+        ShardReader { object, metadata, projection, chunks, last_modified_ms, e_tag, attempts, counting };
+    Ok((shard, reader))
+}
+
+/// Sizes and byte ranges of the projected columns, checked against the object's size.
+fn row_groups(
+    metadata: &ParquetMetaData,
+    projection: &ProjectionMask,
+    reader: &FooterReader,
+) -> Result<(Vec<RowGroupInfo>, Vec<Vec<Range<u64>>>), DatasetError> {
+    let mut infos = Vec::with_capacity(metadata.num_row_groups());
+    let mut all_chunks = Vec::with_capacity(metadata.num_row_groups());
+    for (index, row_group) in metadata.row_groups().iter().enumerate() {
+        let bad = |problem| DatasetError::BadMetadata {
+            place: Place { row_group: Some(index), ..reader.place() },
+            problem,
+        };
+        let mut chunks = Vec::new();
+        let mut memory_bytes = 0u64;
+        for (leaf, column) in row_group.columns().iter().enumerate() {
+            if !projection.leaf_included(leaf) {
+                continue;
+            }
+            let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+            let start = u64::try_from(start).map_err(|_| bad("a column chunk begins before the file"))?;
+            let length = u64::try_from(column.compressed_size())
+                .map_err(|_| bad("a column chunk has a negative size"))?;
+            let end = start.checked_add(length).ok_or_else(|| bad("a column chunk has an impossible size"))?;
+            if end > reader.object.size {
+                return Err(DatasetError::Truncated {
+                    place: reader.place(),
+                    what: "its footer places data beyond its end",
+                    size: reader.object.size,
+                });
+            }
+            memory_bytes += u64::try_from(column.uncompressed_size())
+                .map_err(|_| bad("a column chunk has a negative size"))?;
+            chunks.push(start..end);
+        }
+        let num_rows = u32::try_from(row_group.num_rows())
+            .map_err(|_| bad("the number of rows is negative or above 4 billion"))?;
+        chunks.sort_by_key(|range| range.start);
+        infos.push(RowGroupInfo {
+            num_rows,
+            fetch_bytes: chunks.iter().map(|range| range.end - range.start).sum(),
+            memory_bytes,
+        });
+        all_chunks.push(chunks);
+    }
+    Ok((infos, all_chunks))
+}
+
+struct FooterReader {
+    object: ListedObject,
+    attempts: usize,
+    counting: Arc<Counting>,
+    e_tag: Option<String>,
+    last_modified_ms: i64,
+}
+
+impl FooterReader {
+    fn place(&self) -> Place {
+        Place { object: self.object.url.clone(), ..Place::default() }
+    }
+
+    async fn metadata(&mut self) -> Result<ParquetMetaData, DatasetError> {
+        let size = self.object.size;
+        if size < FOOTER_TAIL_BYTES as u64 + 4 {
+            let start = if size == 0 { Bytes::new() } else { self.read(0..size).await? };
+            return Err(DatasetError::NotParquet { place: self.place(), start: start.to_vec() });
+        }
+        let tail = self.read(size.saturating_sub(TAIL_BYTES)..size).await?;
+        let end: &[u8; FOOTER_TAIL_BYTES] =
+            tail.last_chunk().expect("the tail was asked for with at least this length");
+        let Ok(footer) = FooterTail::try_new(end) else {
+            let start = self.read(0..4).await?;
+            return Err(if start.as_ref() == b"PAR1" {
+                let what = "it begins as a Parquet file and does not end as one";
+                DatasetError::Truncated { place: self.place(), what, size }
+            } else {
+                DatasetError::NotParquet { place: self.place(), start: start.to_vec() }
+            });
+        };
+        if footer.is_encrypted_footer() {
+            return Err(DatasetError::Encrypted { place: self.place() });
+        }
+        let length = footer.metadata_length() as u64 + FOOTER_TAIL_BYTES as u64;
+        if length > size {
+            let what = "its footer claims to be longer than the file";
+            return Err(DatasetError::Truncated { place: self.place(), what, size });
+        }
+        let bytes = if length <= tail.len() as u64 {
+            tail.slice(tail.len() - length as usize..)
+        } else {
+            self.read(size - length..size).await?
+        };
+        let thrift = &bytes[..bytes.len() - FOOTER_TAIL_BYTES];
+        ParquetMetaDataReader::decode_metadata(thrift).map_err(|source| {
+            // Columns may be encrypted under a plain footer; then their metadata is missing.
+            if matches!(&source, ParquetError::General(text) if text.contains("ncrypt")) {
+                DatasetError::Encrypted { place: self.place() }
+            } else {
+                DatasetError::BadFooter { place: self.place(), source }
+            }
+        })
+    }
+
+    async fn read(&mut self, range: Range<u64>) -> Result<Bytes, DatasetError> {
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(range.clone())),
+            if_match: self.e_tag.clone(),
+            ..GetOptions::default()
+        };
+        let place = Place { bytes: Some(range.clone()), ..self.place() };
+        let guard = self.counting.request();
+        let fail = |error: &object_store::Error| {
+            classify(error, &self.object.location, place.clone(), self.attempts)
+        };
+        let answer = self
+            .object
+            .store
+            .get_opts(&self.object.path, options)
+            .await
+            .map_err(|error| fail(&error))?;
+        if answer.meta.size != self.object.size {
+            let expected = format!("{} bytes", self.object.size);
+            return Err(DatasetError::Replaced { place: place.clone(), expected });
+        }
+        let e_tag = answer.meta.e_tag.clone();
+        let last_modified_ms = answer.meta.last_modified.timestamp_millis();
+        let bytes = answer.bytes().await.map_err(|error| fail(&error))?;
+        guard.received(bytes.len() as u64);
+        if bytes.len() as u64 != range.end - range.start {
+            let what = "the store sends fewer bytes than it lists";
+            return Err(DatasetError::Truncated { place, what, size: self.object.size });
+        }
+        self.e_tag = e_tag;
+        self.last_modified_ms = last_modified_ms;
+        Ok(bytes)
+    }
+}
