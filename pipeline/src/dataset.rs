@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use crate::error::Place;
-use crate::store::{CountingConnector, list};
+use crate::store::{CountingConnector, StoreOptions, list};
 use crate::DatasetError;
 
 mod counters;
@@ -40,6 +40,9 @@ pub struct IoConfig {
     pub request_timeout_s: f64,
     /// Attempts after the first.
     pub max_retries: usize,
+    /// Settings above the clouds' environment variables; not part of a recipe.
+    #[serde(skip)]
+    pub store_options: StoreOptions,
 }
 
 impl Default for IoConfig {
@@ -51,6 +54,7 @@ impl Default for IoConfig {
             request_bytes: 16 << 20,
             request_timeout_s: 30.0,
             max_retries: 8,
+            store_options: StoreOptions::default(),
         }
     }
 }

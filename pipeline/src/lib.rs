@@ -21,4 +21,4 @@ pub use dataset::{Dataset, DatasetConfig, Deliver, FetchHandle, IoConfig, IoCoun
 pub use error::{DatasetError, ImageError, LoaderError, Place};
 pub use loader::{Loader, LoaderConfig, LoaderState};
 pub use sample::{EncodedImage, SampleId};
-pub use store::{StoreUrl, open_url};
+pub use store::{StoreOptions, StoreUrl, open_url};

@@ -5,13 +5,19 @@ use std::path::PathBuf;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::ClientConfigKey;
 
-use super::{Location, Provider, any_env};
+use super::{Location, Provider, StoreOptions};
 use crate::DatasetError;
 
 /// A builder with credentials, region and endpoint set.
-pub(super) fn builder(location: &Location) -> Result<AmazonS3Builder, DatasetError> {
-    let mut builder = AmazonS3Builder::from_env().with_bucket_name(&location.bucket);
-    let profile = Profile::read();
+pub(super) fn builder(location: &Location, options: &StoreOptions) -> Result<AmazonS3Builder, DatasetError> {
+    let mut builder = AmazonS3Builder::new();
+    for (name, value) in options.with_prefix("AWS_") {
+        if let Ok(key) = name.to_ascii_lowercase().parse() {
+            builder = builder.with_config(key, value);
+        }
+    }
+    builder = builder.with_bucket_name(&location.bucket);
+    let profile = Profile::read(options);
     let unset = |builder: &AmazonS3Builder, key| builder.get_config_value(&key).is_none();
     if !has_credentials(&builder) {
         match profile.credentials(location)? {
@@ -21,7 +27,7 @@ pub(super) fn builder(location: &Location) -> Result<AmazonS3Builder, DatasetErr
                     builder = builder.with_token(token);
                 }
             }
-            None if may_ask_machine(&builder) => {}
+            None if may_ask_machine(&builder, options) => {}
             None => {
                 return Err(DatasetError::NoCredentials { url: location.display(), provider: Provider::Aws });
             }
@@ -61,11 +67,11 @@ fn has_credentials(builder: &AmazonS3Builder) -> bool {
 }
 
 /// Whether the machine itself may have a role. An endpoint set by hand is not the cloud's own, so its role is of no use.
-fn may_ask_machine(builder: &AmazonS3Builder) -> bool {
-    if any_env(&["AWS_METADATA_ENDPOINT"]) {
+fn may_ask_machine(builder: &AmazonS3Builder, options: &StoreOptions) -> bool {
+    if options.any(&["AWS_METADATA_ENDPOINT"]) {
         return true;
     }
-    let disabled = std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
+    let disabled = options.get("AWS_EC2_METADATA_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let own_endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint).is_some()
         || builder.get_config_value(&AmazonS3ConfigKey::S3Endpoint).is_some();
     !disabled && !own_endpoint && super::metadata_service_answers()
@@ -81,13 +87,14 @@ struct Profile {
 }
 
 impl Profile {
-    fn read() -> Self {
-        let asked = std::env::var("AWS_PROFILE").ok().filter(|name| !name.is_empty());
+    fn read(options: &StoreOptions) -> Self {
+        let asked = options.get("AWS_PROFILE");
         let name = asked.clone().unwrap_or_else(|| "default".to_owned());
         let file = |variable: &str, usual: &str| {
-            std::env::var_os(variable)
+            options
+                .get(variable)
                 .map(PathBuf::from)
-                .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(usual)))
+                .or_else(|| Some(PathBuf::from(options.get("HOME")?).join(usual)))
         };
         let credentials = file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials");
         let mut values = HashMap::new();

@@ -8,6 +8,7 @@ mod aws;
 mod cause;
 mod http_client;
 pub mod list;
+mod options;
 mod url;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use object_store::{
 
 pub use cause::{classify, full_text, redact};
 pub use http_client::{CountingConnector, HttpCounters};
+pub use options::StoreOptions;
 pub use url::{Location, Provider};
 
 use crate::{DatasetError, IoConfig};
@@ -71,7 +73,7 @@ pub(crate) fn build(
     Ok(match location.provider {
         Provider::Local => Arc::new(LocalFileSystem::new()),
         Provider::Aws => {
-            let builder = aws::builder(location)?;
+            let builder = aws::builder(location, &io.store_options)?;
             let builder = client_settings(io).into_iter().fold(builder, |builder, (key, value)| {
                 builder.with_config(object_store::aws::AmazonS3ConfigKey::Client(key), value)
             });
@@ -79,10 +81,17 @@ pub(crate) fn build(
             Arc::new(builder.build().map_err(setup)?)
         }
         Provider::Google => {
-            if !has_google_credentials() && !metadata_service_answers() {
+            if !has_google_credentials(&io.store_options) && !metadata_service_answers() {
                 return Err(no_credentials());
             }
             let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(&location.bucket);
+            let own = io.store_options.with_prefix("GOOGLE_");
+            let builder = own.into_iter().fold(builder, |builder, (name, value)| {
+                match name.to_ascii_lowercase().parse::<GoogleConfigKey>() {
+                    Ok(key) => builder.with_config(key, value),
+                    Err(_) => builder,
+                }
+            });
             let builder = client_settings(io).into_iter().fold(builder, |builder, (key, value)| {
                 builder.with_config(GoogleConfigKey::Client(key), value)
             });
@@ -90,10 +99,17 @@ pub(crate) fn build(
             Arc::new(builder.build().map_err(setup)?)
         }
         Provider::Azure => {
-            if !has_azure_credentials() && !metadata_service_answers() {
+            if !has_azure_credentials(&io.store_options) && !metadata_service_answers() {
                 return Err(no_credentials());
             }
             let builder = MicrosoftAzureBuilder::from_env().with_container_name(&location.bucket);
+            let own = io.store_options.with_prefix("AZURE_");
+            let builder = own.into_iter().fold(builder, |builder, (name, value)| {
+                match name.to_ascii_lowercase().parse::<AzureConfigKey>() {
+                    Ok(key) => builder.with_config(key, value),
+                    Err(_) => builder,
+                }
+            });
             let builder = client_settings(io).into_iter().fold(builder, |builder, (key, value)| {
                 builder.with_config(AzureConfigKey::Client(key), value)
             });
@@ -142,13 +158,8 @@ fn retry_config(io: &IoConfig) -> RetryConfig {
     }
 }
 
-/// Whether any of these environment variables is set to something.
-fn any_env(names: &[&str]) -> bool {
-    names.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
-}
-
-fn has_google_credentials() -> bool {
-    any_env(&[
+fn has_google_credentials(options: &StoreOptions) -> bool {
+    options.any(&[
         "GOOGLE_SERVICE_ACCOUNT",
         "GOOGLE_SERVICE_ACCOUNT_PATH",
         "GOOGLE_SERVICE_ACCOUNT_KEY",
@@ -156,11 +167,11 @@ fn has_google_credentials() -> bool {
         "GOOGLE_APPLICATION_CREDENTIALS",
         "GOOGLE_BEARER_TOKEN",
         "GOOGLE_SKIP_SIGNATURE",
-    ]) || home_file(".config/gcloud/application_default_credentials.json").is_some()
+    ]) || home_file(options, ".config/gcloud/application_default_credentials.json").is_some()
 }
 
-fn has_azure_credentials() -> bool {
-    any_env(&[
+fn has_azure_credentials(options: &StoreOptions) -> bool {
+    options.any(&[
         "AZURE_STORAGE_ACCOUNT_KEY",
         "AZURE_STORAGE_ACCESS_KEY",
         "AZURE_STORAGE_SAS_KEY",
@@ -177,8 +188,8 @@ fn has_azure_credentials() -> bool {
 }
 
 /// A file in the home folder, if it exists.
-fn home_file(name: &str) -> Option<std::path::PathBuf> {
-    let path = std::path::PathBuf::from(std::env::var_os("HOME")?).join(name);
+fn home_file(options: &StoreOptions, name: &str) -> Option<std::path::PathBuf> {
+    let path = std::path::PathBuf::from(options.get("HOME")?).join(name);
     path.is_file().then_some(path)
 }
 
