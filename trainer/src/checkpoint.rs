@@ -20,7 +20,13 @@ use crate::recipe::ResolvedRecipe;
 /// The file that makes a checkpoint whole.
 pub const MANIFEST: &str = "manifest.json";
 /// Files that the manifest lists, in the order in which they are written.
-pub const FILES: [&str; 5] = ["config.json", "model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"];
+pub const FILES: [&str; 5] = [
+    "config.json",
+    "model.safetensors",
+    "ema.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+];
 const MANIFEST_FORMAT: &str = "nepa-checkpoint";
 const VERSION: u32 = 1;
 
@@ -95,11 +101,17 @@ pub struct Manifest {
 impl Manifest {
     /// Reads a manifest; `place` is for messages.
     pub fn parse(text: &[u8], place: &str) -> Result<Self, CheckpointError> {
-        let manifest: Self = serde_json::from_slice(text)
-            .map_err(|source| CheckpointError::Json { path: format!("{place}/{MANIFEST}"), source })?;
+        let manifest: Self =
+            serde_json::from_slice(text).map_err(|source| CheckpointError::Json {
+                path: format!("{place}/{MANIFEST}"),
+                source,
+            })?;
         if manifest.format != MANIFEST_FORMAT || manifest.version != VERSION {
             let found = format!("{} {}", manifest.format, manifest.version);
-            return Err(CheckpointError::Version { place: place.to_owned(), found });
+            return Err(CheckpointError::Version {
+                place: place.to_owned(),
+                found,
+            });
         }
         Ok(manifest)
     }
@@ -182,7 +194,9 @@ pub enum CheckpointError {
         found: String,
     },
     /// No manifest: the checkpoint was never finished, or this is none.
-    #[error("{place} is no whole checkpoint: it has no {MANIFEST}. Give a folder such as OUT/checkpoints/step-00000100, or the OUT of a run")]
+    #[error(
+        "{place} is no whole checkpoint: it has no {MANIFEST}. Give a folder such as OUT/checkpoints/step-00000100, or the OUT of a run"
+    )]
     NoManifest {
         /// The folder.
         place: String,
@@ -200,7 +214,9 @@ pub enum CheckpointError {
         expected: u64,
     },
     /// A file has other bytes than were written.
-    #[error("the checkpoint {place} is damaged: the SHA-256 of {file} is not the manifest's. Remove this checkpoint to go on from an earlier one")]
+    #[error(
+        "the checkpoint {place} is damaged: the SHA-256 of {file} is not the manifest's. Remove this checkpoint to go on from an earlier one"
+    )]
     WrongDigest {
         /// The checkpoint.
         place: String,
@@ -252,32 +268,61 @@ pub enum CheckpointError {
 }
 
 /// Turns an I/O error into one that says what was being done with which file.
-pub(crate) fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> CheckpointError + 'a {
-    move |source| CheckpointError::Io { action, path: path.to_owned(), source }
+pub(crate) fn io<'a>(
+    action: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(std::io::Error) -> CheckpointError + 'a {
+    move |source| CheckpointError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// Writes all files of a checkpoint into the empty `folder`, each forced to the disk, the manifest last.
 pub fn write_folder(folder: &Path, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
     let Checkpoint { state, training } = checkpoint;
     let specs = &training.weights.specs;
-    write_published(folder, &state.recipe.model, &training.weights)
-        .map_err(|source| CheckpointError::Model { place: folder.display().to_string(), source })?;
-    write_tensors(&folder.join("ema.safetensors"), specs, &[("", &training.ema)])?;
-    let moments = [("exp_avg.", &training.first_moment), ("exp_avg_sq.", &training.second_moment)];
+    write_published(folder, &state.recipe.model, &training.weights).map_err(|source| {
+        CheckpointError::Model {
+            place: folder.display().to_string(),
+            source,
+        }
+    })?;
+    write_tensors(
+        &folder.join("ema.safetensors"),
+        specs,
+        &[("", &training.ema)],
+    )?;
+    let moments = [
+        ("exp_avg.", &training.first_moment),
+        ("exp_avg_sq.", &training.second_moment),
+    ];
     write_tensors(&folder.join("optimizer.safetensors"), specs, &moments)?;
     write_json(&folder.join("state.json"), state)?;
 
     let mut files = BTreeMap::new();
     for name in FILES {
         let path = folder.join(name);
-        File::open(&path).and_then(|file| file.sync_all()).map_err(io("sync", &path))?;
+        File::open(&path)
+            .and_then(|file| file.sync_all())
+            .map_err(io("sync", &path))?;
         files.insert(name.to_owned(), digest(&path)?);
     }
-    let manifest = Manifest { format: MANIFEST_FORMAT.to_owned(), version: VERSION, step: state.step, files };
+    let manifest = Manifest {
+        format: MANIFEST_FORMAT.to_owned(),
+        version: VERSION,
+        step: state.step,
+        files,
+    };
     let path = folder.join(MANIFEST);
     write_json(&path, &manifest)?;
-    File::open(&path).and_then(|file| file.sync_all()).map_err(io("sync", &path))?;
-    File::open(folder).and_then(|file| file.sync_all()).map_err(io("sync", folder))
+    File::open(&path)
+        .and_then(|file| file.sync_all())
+        .map_err(io("sync", &path))?;
+    File::open(folder)
+        .and_then(|file| file.sync_all())
+        .map_err(io("sync", folder))
 }
 
 /// Reads and verifies a checkpoint folder: sizes, digests, and each tensor's name, type and shape.
@@ -286,11 +331,19 @@ pub fn read_folder(folder: &Path) -> Result<Checkpoint, CheckpointError> {
     let place = folder.display().to_string();
     let path = folder.join("state.json");
     let text = std::fs::read(&path).map_err(io("read", &path))?;
-    let state: RunState = serde_json::from_slice(&text)
-        .map_err(|source| CheckpointError::Json { path: path.display().to_string(), source })?;
-    let (_, weights) = read_published(folder).map_err(|source| CheckpointError::Model { place, source })?;
+    let state: RunState =
+        serde_json::from_slice(&text).map_err(|source| CheckpointError::Json {
+            path: path.display().to_string(),
+            source,
+        })?;
+    let (_, weights) =
+        read_published(folder).map_err(|source| CheckpointError::Model { place, source })?;
     let mut ema = read_tensors(&folder.join("ema.safetensors"), &weights.specs, &[""])?;
-    let mut moments = read_tensors(&folder.join("optimizer.safetensors"), &weights.specs, &["exp_avg.", "exp_avg_sq."])?;
+    let mut moments = read_tensors(
+        &folder.join("optimizer.safetensors"),
+        &weights.specs,
+        &["exp_avg.", "exp_avg_sq."],
+    )?;
     let training = TrainingState {
         step: state.step,
         ema: ema.remove(0),
@@ -303,10 +356,14 @@ pub fn read_folder(folder: &Path) -> Result<Checkpoint, CheckpointError> {
 
 /// Reads a checkpoint's architecture and weights, or its moving average, without the optimiser.
 pub fn read_weights(folder: &Path, ema: bool) -> Result<(NepaConfig, Weights), CheckpointError> {
-    let (config, mut weights) = read_published(folder)
-        .map_err(|source| CheckpointError::Model { place: folder.display().to_string(), source })?;
+    let (config, mut weights) =
+        read_published(folder).map_err(|source| CheckpointError::Model {
+            place: folder.display().to_string(),
+            source,
+        })?;
     if ema {
-        weights.flat = read_tensors(&folder.join("ema.safetensors"), &weights.specs, &[""])?.remove(0);
+        weights.flat =
+            read_tensors(&folder.join("ema.safetensors"), &weights.specs, &[""])?.remove(0);
     }
     Ok((config, weights))
 }
@@ -317,16 +374,27 @@ pub fn verify_folder(folder: &Path) -> Result<Manifest, CheckpointError> {
     let place = folder.display().to_string();
     for name in FILES {
         let Some(expected) = manifest.files.get(name) else {
-            return Err(CheckpointError::NotListed { place, file: name.to_owned() });
+            return Err(CheckpointError::NotListed {
+                place,
+                file: name.to_owned(),
+            });
         };
         let path = folder.join(name);
         let found = std::fs::metadata(&path).ok().map(|metadata| metadata.len());
         if found != Some(expected.bytes) {
             let (file, expected) = (name.to_owned(), expected.bytes);
-            return Err(CheckpointError::WrongSize { place, file, found, expected });
+            return Err(CheckpointError::WrongSize {
+                place,
+                file,
+                found,
+                expected,
+            });
         }
         if digest(&path)? != *expected {
-            return Err(CheckpointError::WrongDigest { place, file: name.to_owned() });
+            return Err(CheckpointError::WrongDigest {
+                place,
+                file: name.to_owned(),
+            });
         }
     }
     Ok(manifest)
@@ -338,26 +406,39 @@ pub fn read_manifest(folder: &Path) -> Result<Manifest, CheckpointError> {
     match std::fs::read(&path) {
         Ok(text) => Manifest::parse(&text, &folder.display().to_string()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(CheckpointError::NoManifest { place: folder.display().to_string() })
+            Err(CheckpointError::NoManifest {
+                place: folder.display().to_string(),
+            })
         }
-        Err(source) => Err(CheckpointError::Io { action: "read", path, source }),
+        Err(source) => Err(CheckpointError::Io {
+            action: "read",
+            path,
+            source,
+        }),
     }
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), CheckpointError> {
-    let mut text = serde_json::to_vec_pretty(value)
-        .map_err(|source| CheckpointError::Json { path: path.display().to_string(), source })?;
+    let mut text = serde_json::to_vec_pretty(value).map_err(|source| CheckpointError::Json {
+        path: path.display().to_string(),
+        source,
+    })?;
     text.push(b'\n');
     std::fs::write(path, text).map_err(io("write", path))
 }
 
 /// Writes flat buffers as named tensors, the names of each buffer under its prefix.
-fn write_tensors(path: &Path, specs: &[ParamSpec], buffers: &[(&str, &Vec<f32>)]) -> Result<(), CheckpointError> {
+fn write_tensors(
+    path: &Path,
+    specs: &[ParamSpec],
+    buffers: &[(&str, &Vec<f32>)],
+) -> Result<(), CheckpointError> {
     let mut tensors = Vec::with_capacity(specs.len() * buffers.len());
     for (prefix, flat) in buffers {
         for spec in specs {
             let bytes = bytemuck::cast_slice(&flat[spec.offset..spec.offset + spec.len()]);
-            let view = TensorView::new(Dtype::F32, spec.shape.clone(), bytes).map_err(|source| unreadable(path, source))?;
+            let view = TensorView::new(Dtype::F32, spec.shape.clone(), bytes)
+                .map_err(|source| unreadable(path, source))?;
             tensors.push((format!("{prefix}{}", spec.name), view));
         }
     }
@@ -368,11 +449,18 @@ fn write_tensors(path: &Path, specs: &[ParamSpec], buffers: &[(&str, &Vec<f32>)]
 }
 
 fn unreadable(path: &Path, source: safetensors::SafeTensorError) -> CheckpointError {
-    CheckpointError::SafeTensors { path: path.display().to_string(), source }
+    CheckpointError::SafeTensors {
+        path: path.display().to_string(),
+        source,
+    }
 }
 
 /// Reads what [`write_tensors`] wrote: one flat buffer a prefix, nothing missing, nothing left over.
-fn read_tensors(path: &Path, specs: &[ParamSpec], prefixes: &[&str]) -> Result<Vec<Vec<f32>>, CheckpointError> {
+fn read_tensors(
+    path: &Path,
+    specs: &[ParamSpec],
+    prefixes: &[&str],
+) -> Result<Vec<Vec<f32>>, CheckpointError> {
     let bytes = std::fs::read(path).map_err(io("read", path))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|source| unreadable(path, source))?;
     let path = path.display().to_string();
@@ -388,7 +476,12 @@ fn read_tensors(path: &Path, specs: &[ParamSpec], prefixes: &[&str]) -> Result<V
             };
             if view.dtype() != Dtype::F32 || view.shape() != spec.shape {
                 let found = format!("{:?} {:?}", view.dtype(), view.shape());
-                return Err(CheckpointError::WrongTensor { path, name, found, expected: spec.shape.clone() });
+                return Err(CheckpointError::WrongTensor {
+                    path,
+                    name,
+                    found,
+                    expected: spec.shape.clone(),
+                });
             }
             let values = &mut flat[spec.offset..spec.offset + spec.len()];
             for (value, bytes) in values.iter_mut().zip(view.data().as_chunks::<4>().0) {
@@ -399,7 +492,10 @@ fn read_tensors(path: &Path, specs: &[ParamSpec], prefixes: &[&str]) -> Result<V
         buffers.push(flat);
     }
     match file.names().into_iter().find(|name| !known.contains(*name)) {
-        Some(name) => Err(CheckpointError::SurplusTensor { path, name: name.to_owned() }),
+        Some(name) => Err(CheckpointError::SurplusTensor {
+            path,
+            name: name.to_owned(),
+        }),
         None => Ok(buffers),
     }
 }
@@ -418,8 +514,15 @@ fn digest(path: &Path) -> Result<FileEntry, CheckpointError> {
         hasher.update(&buffer[..read]);
         num_bytes += read as u64;
     }
-    let sha256 = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(FileEntry { bytes: num_bytes, sha256 })
+    let sha256 = hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Ok(FileEntry {
+        bytes: num_bytes,
+        sha256,
+    })
 }
 
 #[cfg(test)]

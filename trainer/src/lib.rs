@@ -3,7 +3,9 @@
 pub mod checkpoint;
 pub mod commands;
 pub mod engine;
+pub mod metrics;
 pub mod optimizer;
 pub mod output;
 pub mod recipe;
+pub mod run;
 pub mod schedule;

@@ -64,7 +64,9 @@ fn is_local(url: &str) -> bool {
 
 fn local_path(url: &str) -> PathBuf {
     match url::Url::parse(url) {
-        Ok(parsed) if parsed.scheme() == "file" => parsed.to_file_path().unwrap_or_else(|()| PathBuf::from(url)),
+        Ok(parsed) if parsed.scheme() == "file" => parsed
+            .to_file_path()
+            .unwrap_or_else(|()| PathBuf::from(url)),
         _ => PathBuf::from(url),
     }
 }
@@ -74,7 +76,10 @@ fn folder_name(step: u64) -> String {
 }
 
 fn parse_folder_name(name: &str) -> Option<u64> {
-    name.strip_prefix("step-")?.parse().ok().filter(|step| folder_name(*step) == name)
+    name.strip_prefix("step-")?
+        .parse()
+        .ok()
+        .filter(|step| folder_name(*step) == name)
 }
 
 impl Output {
@@ -90,17 +95,36 @@ impl Output {
             if let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
                 return Err(OutputError::InUse { place });
             }
-            return Ok(Self { folder, place, remote: None, _lock: Some(lock) });
+            return Ok(Self {
+                folder,
+                place,
+                remote: None,
+                _lock: Some(lock),
+            });
         }
-        let location = open_url(url, io_config)
-            .map_err(|source| CheckpointError::Open { url: url.to_owned(), source: Box::new(source) })?;
+        let location = open_url(url, io_config).map_err(|source| CheckpointError::Open {
+            url: url.to_owned(),
+            source: Box::new(source),
+        })?;
         let temp = std::env::temp_dir();
-        let scratch = tempfile::Builder::new().prefix("nepa-run-").tempdir().map_err(io("create a folder in", &temp))?;
+        let scratch = tempfile::Builder::new()
+            .prefix("nepa-run-")
+            .tempdir()
+            .map_err(io("create a folder in", &temp))?;
         let (folder, place) = (scratch.path().to_owned(), location.url.clone());
         let checkpoints = folder.join(CHECKPOINTS);
         std::fs::create_dir_all(&checkpoints).map_err(io("create", &checkpoints))?;
-        let remote = Some(Remote { location, runtime: runtime.clone(), _scratch: scratch });
-        Ok(Self { folder, place, remote, _lock: None })
+        let remote = Some(Remote {
+            location,
+            runtime: runtime.clone(),
+            _scratch: scratch,
+        });
+        Ok(Self {
+            folder,
+            place,
+            remote,
+            _lock: None,
+        })
     }
 
     /// The local folder of live files: the output itself, or its scratch folder.
@@ -131,7 +155,9 @@ impl Output {
     /// The recipe of the run that was started here, if it got that far.
     pub fn read_recipe(&self) -> Result<Option<String>, CheckpointError> {
         if let Some(remote) = &self.remote {
-            return Ok(remote.get_if_there(RUN_FILE)?.map(|text| String::from_utf8_lossy(&text).into_owned()));
+            return Ok(remote
+                .get_if_there(RUN_FILE)?
+                .map(|text| String::from_utf8_lossy(&text).into_owned()));
         }
         let path = self.folder.join(RUN_FILE);
         match std::fs::read_to_string(&path) {
@@ -142,7 +168,9 @@ impl Output {
 
     /// Copies live files to the store; nothing to do where the output is local.
     pub fn upload(&self, names: &[&str]) -> Result<(), CheckpointError> {
-        let Some(remote) = &self.remote else { return Ok(()) };
+        let Some(remote) = &self.remote else {
+            return Ok(());
+        };
         for name in names {
             let path = self.folder.join(name);
             if path.exists() {
@@ -154,7 +182,9 @@ impl Output {
 
     /// Copies live files from the store to the scratch folder, where they are there.
     pub fn download(&self, names: &[&str]) -> Result<(), CheckpointError> {
-        let Some(remote) = &self.remote else { return Ok(()) };
+        let Some(remote) = &self.remote else {
+            return Ok(());
+        };
         for name in names {
             if let Some(bytes) = remote.get_if_there(name)? {
                 let path = self.folder.join(name);
@@ -196,7 +226,11 @@ impl Output {
         remove_checkpoint_files(&temporary);
         saved.map_err(|source| {
             let (place, source) = (self.place.clone(), Box::new(source));
-            CheckpointError::Save { step, place, source }
+            CheckpointError::Save {
+                step,
+                place,
+                source,
+            }
         })?;
         let checkpoints = self.checkpoints()?;
         for old in &checkpoints[..checkpoints.len().saturating_sub(keep)] {
@@ -208,7 +242,12 @@ impl Output {
         Ok(())
     }
 
-    fn save_through(&self, folder: &Path, temporary: &Path, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+    fn save_through(
+        &self,
+        folder: &Path,
+        temporary: &Path,
+        checkpoint: &Checkpoint,
+    ) -> Result<(), CheckpointError> {
         remove_checkpoint_files(temporary);
         std::fs::create_dir_all(temporary).map_err(io("create", temporary))?;
         checkpoint::write_folder(temporary, checkpoint)?;
@@ -216,7 +255,10 @@ impl Output {
         if let Some(remote) = &self.remote {
             // The manifest makes the checkpoint whole, so it goes last.
             for file in FILES.into_iter().chain([MANIFEST]) {
-                remote.put(&format!("{CHECKPOINTS}/{name}/{file}"), &temporary.join(file))?;
+                remote.put(
+                    &format!("{CHECKPOINTS}/{name}/{file}"),
+                    &temporary.join(file),
+                )?;
             }
             return Ok(());
         }
@@ -225,14 +267,22 @@ impl Output {
             set_aside(&target)?;
         }
         std::fs::rename(temporary, &target).map_err(io("rename", temporary))?;
-        File::open(folder).and_then(|file| file.sync_all()).map_err(io("sync", folder))
+        File::open(folder)
+            .and_then(|file| file.sync_all())
+            .map_err(io("sync", folder))
     }
 
     /// Removes what a killed process left half written.
     pub fn clean_up(&self) {
-        let Ok(entries) = std::fs::read_dir(self.folder.join(CHECKPOINTS)) else { return };
+        let Ok(entries) = std::fs::read_dir(self.folder.join(CHECKPOINTS)) else {
+            return;
+        };
         for entry in entries.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(".saving-step-") {
+            if entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with(".saving-step-")
+            {
                 remove_checkpoint_files(&entry.path());
             }
         }
@@ -252,21 +302,41 @@ pub fn fetch_checkpoint(
             return Ok((folder, None));
         }
         let checkpoints = folder.join(CHECKPOINTS);
-        let newest = local_checkpoints(&checkpoints)?.into_iter().max_by_key(|checkpoint| checkpoint.step);
-        let newest = newest.ok_or(CheckpointError::NoManifest { place: url.to_owned() })?;
+        let newest = local_checkpoints(&checkpoints)?
+            .into_iter()
+            .max_by_key(|checkpoint| checkpoint.step);
+        let newest = newest.ok_or(CheckpointError::NoManifest {
+            place: url.to_owned(),
+        })?;
         return Ok((checkpoints.join(newest.name), None));
     }
-    let location = open_url(url, io_config)
-        .map_err(|source| CheckpointError::Open { url: url.to_owned(), source: Box::new(source) })?;
+    let location = open_url(url, io_config).map_err(|source| CheckpointError::Open {
+        url: url.to_owned(),
+        source: Box::new(source),
+    })?;
     let temp = std::env::temp_dir();
-    let scratch = tempfile::Builder::new().prefix("nepa-checkpoint-").tempdir().map_err(io("create a folder in", &temp))?;
+    let scratch = tempfile::Builder::new()
+        .prefix("nepa-checkpoint-")
+        .tempdir()
+        .map_err(io("create a folder in", &temp))?;
     let folder = scratch.path().join("checkpoint");
-    let mut remote = Remote { location, runtime: runtime.clone(), _scratch: scratch };
+    let mut remote = Remote {
+        location,
+        runtime: runtime.clone(),
+        _scratch: scratch,
+    };
     let name = if remote.get_if_there(MANIFEST)?.is_some() {
         String::new()
     } else {
-        let newest = remote.checkpoints()?.into_iter().max_by_key(|checkpoint| checkpoint.step);
-        newest.ok_or_else(|| CheckpointError::NoManifest { place: remote.location.url.clone() })?.name
+        let newest = remote
+            .checkpoints()?
+            .into_iter()
+            .max_by_key(|checkpoint| checkpoint.step);
+        newest
+            .ok_or_else(|| CheckpointError::NoManifest {
+                place: remote.location.url.clone(),
+            })?
+            .name
     };
     if name.is_empty() {
         // The checkpoint itself was named: its files lie directly under the prefix.
@@ -274,7 +344,10 @@ pub fn fetch_checkpoint(
     } else {
         remote.fetch_checkpoint(&name, &folder)?;
     }
-    let scratch = std::mem::replace(&mut remote._scratch, tempfile::tempdir().map_err(io("create a folder in", &temp))?);
+    let scratch = std::mem::replace(
+        &mut remote._scratch,
+        tempfile::tempdir().map_err(io("create a folder in", &temp))?,
+    );
     Ok((folder, Some(scratch)))
 }
 
@@ -287,16 +360,22 @@ fn local_checkpoints(folder: &Path) -> Result<Vec<CheckpointName>, CheckpointErr
     for entry in entries {
         let entry = entry.map_err(io("list", folder))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(step) = parse_folder_name(&name) else { continue };
+        let Some(step) = parse_folder_name(&name) else {
+            continue;
+        };
         let is_whole = checkpoint::read_manifest(&entry.path()).is_ok_and(|manifest| {
             manifest.files.iter().all(|(file, expected)| {
-                std::fs::metadata(entry.path().join(file)).is_ok_and(|metadata| metadata.len() == expected.bytes)
+                std::fs::metadata(entry.path().join(file))
+                    .is_ok_and(|metadata| metadata.len() == expected.bytes)
             })
         });
         if is_whole {
             found.push(CheckpointName { step, name });
         } else {
-            tracing::warn!("ignoring {}: it is no whole checkpoint", entry.path().display());
+            tracing::warn!(
+                "ignoring {}: it is no whole checkpoint",
+                entry.path().display()
+            );
         }
     }
     Ok(found)
@@ -308,29 +387,52 @@ fn remove_checkpoint_files(folder: &Path) {
         let _ = std::fs::remove_file(folder.join(file));
     }
     if folder.exists() && std::fs::remove_dir(folder).is_err() {
-        tracing::warn!("{} holds other files than a checkpoint's; it stays", folder.display());
+        tracing::warn!(
+            "{} holds other files than a checkpoint's; it stays",
+            folder.display()
+        );
     }
 }
 
 /// Makes room for a checkpoint where a damaged one of the same step lies, without deleting that.
 fn set_aside(target: &Path) -> Result<(), CheckpointError> {
-    let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let free = (1u32..).map(|n| target.with_file_name(format!("replaced-{n}-{name}"))).find(|path| !path.exists());
+    let name = target
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let free = (1u32..)
+        .map(|n| target.with_file_name(format!("replaced-{n}-{name}")))
+        .find(|path| !path.exists());
     let aside = free.expect("one of four billion names is free");
-    tracing::warn!("{} was there already; it is kept as {}", target.display(), aside.display());
+    tracing::warn!(
+        "{} was there already; it is kept as {}",
+        target.display(),
+        aside.display()
+    );
     std::fs::rename(target, aside).map_err(io("rename", target))
 }
 
 impl Remote {
     fn object(&self, name: &str) -> object_store::path::Path {
-        object_store::path::Path::parse(format!("{}/{name}", self.location.path)).unwrap_or_else(|_| {
-            name.split('/').fold(self.location.path.clone(), |path, part| path.join(part))
-        })
+        object_store::path::Path::parse(format!("{}/{name}", self.location.path)).unwrap_or_else(
+            |_| {
+                name.split('/')
+                    .fold(self.location.path.clone(), |path, part| path.join(part))
+            },
+        )
     }
 
-    fn failed(&self, action: &'static str, name: &str) -> impl FnOnce(object_store::Error) -> CheckpointError + use<> {
+    fn failed(
+        &self,
+        action: &'static str,
+        name: &str,
+    ) -> impl FnOnce(object_store::Error) -> CheckpointError + use<> {
         let url = format!("{}/{name}", self.location.url.trim_end_matches('/'));
-        move |source| CheckpointError::Store { action, url, source }
+        move |source| CheckpointError::Store {
+            action,
+            url,
+            source,
+        }
     }
 
     fn put(&self, name: &str, file: &Path) -> Result<(), CheckpointError> {
@@ -340,12 +442,17 @@ impl Remote {
         if length <= PART_BYTES as u64 {
             let mut bytes = Vec::with_capacity(length as usize);
             reader.read_to_end(&mut bytes).map_err(io("read", file))?;
-            let put = self.runtime.block_on(async move { store.put(&object, bytes.into()).await });
+            let put = self
+                .runtime
+                .block_on(async move { store.put(&object, bytes.into()).await });
             return put.map(drop).map_err(self.failed("write", name));
         }
         let file_name = file.to_owned();
         let put = self.runtime.block_on(async move {
-            let mut upload = WriteMultipart::new_with_chunk_size(store.put_multipart(&object).await?, PART_BYTES);
+            let mut upload = WriteMultipart::new_with_chunk_size(
+                store.put_multipart(&object).await?,
+                PART_BYTES,
+            );
             let mut buffer = vec![0u8; PART_BYTES];
             loop {
                 upload.wait_for_capacity(4).await?;
@@ -368,7 +475,9 @@ impl Remote {
 
     fn get_if_there(&self, name: &str) -> Result<Option<Vec<u8>>, CheckpointError> {
         let (store, object) = (self.location.store.clone(), self.object(name));
-        let got = self.runtime.block_on(async move { store.get(&object).await?.bytes().await });
+        let got = self
+            .runtime
+            .block_on(async move { store.get(&object).await?.bytes().await });
         match got {
             Ok(bytes) => Ok(Some(bytes.to_vec())),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -378,24 +487,41 @@ impl Remote {
 
     fn checkpoints(&self) -> Result<Vec<CheckpointName>, CheckpointError> {
         let (store, prefix) = (self.location.store.clone(), self.object(CHECKPOINTS));
-        let listed = self.runtime.block_on(async move { store.list(Some(&prefix)).try_collect::<Vec<_>>().await });
+        let listed = self
+            .runtime
+            .block_on(async move { store.list(Some(&prefix)).try_collect::<Vec<_>>().await });
         let objects = listed.map_err(self.failed("list", CHECKPOINTS))?;
         let mut found = Vec::new();
         for object in &objects {
             let mut parts = object.location.as_ref().rsplit('/');
-            let (Some(MANIFEST), Some(name)) = (parts.next(), parts.next()) else { continue };
-            let Some(step) = parse_folder_name(name) else { continue };
+            let (Some(MANIFEST), Some(name)) = (parts.next(), parts.next()) else {
+                continue;
+            };
+            let Some(step) = parse_folder_name(name) else {
+                continue;
+            };
             let place = format!("{CHECKPOINTS}/{name}");
             let manifest = self.get_if_there(&format!("{place}/{MANIFEST}"))?;
-            let Some(manifest) = manifest.and_then(|text| Manifest::parse(&text, &place).ok()) else { continue };
+            let Some(manifest) = manifest.and_then(|text| Manifest::parse(&text, &place).ok())
+            else {
+                continue;
+            };
             let is_whole = manifest.files.iter().all(|(file, expected)| {
                 let location = self.object(&format!("{place}/{file}"));
-                objects.iter().any(|object| object.location == location && object.size == expected.bytes)
+                objects
+                    .iter()
+                    .any(|object| object.location == location && object.size == expected.bytes)
             });
             if is_whole {
-                found.push(CheckpointName { step, name: name.to_owned() });
+                found.push(CheckpointName {
+                    step,
+                    name: name.to_owned(),
+                });
             } else {
-                tracing::warn!("ignoring {}/{place}: it is no whole checkpoint", self.location.url);
+                tracing::warn!(
+                    "ignoring {}/{place}: it is no whole checkpoint",
+                    self.location.url
+                );
             }
         }
         Ok(found)
@@ -421,7 +547,10 @@ impl Remote {
         for file in [MANIFEST].into_iter().chain(FILES) {
             let object_name = format!("{CHECKPOINTS}/{name}/{file}");
             let (store, object) = (self.location.store.clone(), self.object(&object_name));
-            match self.runtime.block_on(async move { store.delete(&object).await }) {
+            match self
+                .runtime
+                .block_on(async move { store.delete(&object).await })
+            {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
                 Err(error) => return Err(self.failed("delete", &object_name)(error)),
             }

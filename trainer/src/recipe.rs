@@ -4,7 +4,7 @@
 //! value stands in it, so it is printed at the start and saved with each checkpoint. Unknown keys are refused.
 use std::path::{Path, PathBuf};
 
-use nepa_model::NepaConfig;
+use nepa_model::{ModelError, NepaConfig};
 use nepa_pipeline::augment::AugmentError;
 use nepa_pipeline::render::Normalize;
 use nepa_pipeline::{AugmentConfig, IoConfig};
@@ -101,7 +101,13 @@ pub struct OptimizerConfig {
 
 impl Default for OptimizerConfig {
     fn default() -> Self {
-        Self { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.05, clip_norm: 1.0, ema_decay: 0.9999 }
+        Self {
+            betas: [0.9, 0.95],
+            eps: 1e-8,
+            weight_decay: 0.05,
+            clip_norm: 1.0,
+            ema_decay: 0.9999,
+        }
     }
 }
 
@@ -121,7 +127,11 @@ pub struct CheckpointSection {
 
 impl Default for CheckpointSection {
     fn default() -> Self {
-        Self { every_steps: None, every_minutes: Some(30.0), keep: 3 }
+        Self {
+            every_steps: None,
+            every_minutes: Some(30.0),
+            keep: 3,
+        }
     }
 }
 
@@ -137,7 +147,10 @@ pub struct LogSection {
 
 impl Default for LogSection {
     fn default() -> Self {
-        Self { every_steps: 10, tensorboard: true }
+        Self {
+            every_steps: 10,
+            tensorboard: true,
+        }
     }
 }
 
@@ -314,20 +327,21 @@ pub enum RecipeError {
         patch_size: usize,
     },
     /// The model and the crops disagree.
-    #[error("data.augment.size = {augment_size} differs from model.image_size = {image_size}; the model sees what the crop yields, so set both alike")]
+    #[error(
+        "data.augment.size = {augment_size} differs from model.image_size = {image_size}; the model sees what the crop yields, so set both alike"
+    )]
     ImageSizesDiffer {
         /// Side of the crops in pixels.
         augment_size: u32,
         /// Side of the model's images in pixels.
         image_size: usize,
     },
-    /// The heads do not share the width evenly.
-    #[error("model.hidden_size = {hidden_size} does not divide into model.num_attention_heads = {heads} heads of a multiple of 4 channels (rotary positions need 4)")]
-    HeadsDoNotDivide {
-        /// Width.
-        hidden_size: usize,
-        /// Heads.
-        heads: usize,
+    /// An impossible architecture.
+    #[error("[model] is impossible: {source}")]
+    Model {
+        /// Key and rule.
+        #[from]
+        source: ModelError,
     },
     /// An impossible crop.
     #[error("data.augment is impossible: {source}")]
@@ -337,13 +351,19 @@ pub enum RecipeError {
         source: AugmentError,
     },
     /// A device that this build has no code for.
-    #[error("device = \"cuda\" needs a program built with the feature `cuda`, and this one is not: build it with `cargo build --release -p nepa-trainer --features cuda` once that feature exists, or train on the processor with --set device=cpu")]
+    #[error(
+        "device = \"cuda\" needs a program built with the feature `cuda`, and this one is not: build it with `cargo build --release -p nepa-trainer --features cuda` once that feature exists, or train on the processor with --set device=cpu"
+    )]
     NoCuda,
     /// No data given.
-    #[error("no data: give --data URL (a folder, an s3:// prefix or a glob of Parquet files), or data.urls in the recipe")]
+    #[error(
+        "no data: give --data URL (a folder, an s3:// prefix or a glob of Parquet files), or data.urls in the recipe"
+    )]
     NoData,
     /// Less than one batch in the data set.
-    #[error("the data set has {num_samples} samples, fewer than one batch of train.batch = {batch}; an incomplete batch is dropped, so there is nothing to train on. Lower train.batch")]
+    #[error(
+        "the data set has {num_samples} samples, fewer than one batch of train.batch = {batch}; an incomplete batch is dropped, so there is nothing to train on. Lower train.batch"
+    )]
     TooFewSamples {
         /// Samples.
         num_samples: u64,
@@ -354,33 +374,46 @@ pub enum RecipeError {
 
 /// The multiple of `unit` next to `value`, at least one.
 fn suggestion(value: usize, unit: usize) -> usize {
-    if unit == 0 { value } else { ((value + unit / 2) / unit).max(1) * unit }
+    if unit == 0 {
+        value
+    } else {
+        ((value + unit / 2) / unit).max(1) * unit
+    }
 }
 
 impl Recipe {
     /// Reads a recipe file and applies `--set key=value` arguments with dotted keys.
     pub fn read(path: &Path, sets: &[String]) -> Result<Self, RecipeError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         Self::parse(&text, path, sets)
     }
 
     /// As [`Recipe::read`], of `text`; `path` is for messages.
     pub fn parse(text: &str, path: &Path, sets: &[String]) -> Result<Self, RecipeError> {
-        let wrong = |source| RecipeError::Toml { path: path.to_owned(), source: Box::new(source) };
+        let wrong = |source| RecipeError::Toml {
+            path: path.to_owned(),
+            source: Box::new(source),
+        };
         let mut table: toml::Table = text.parse().map_err(wrong)?;
         for argument in sets {
             apply_set(&mut table, argument)?;
         }
         // Without overrides the text itself is read, so that errors show the line.
-        let recipe: Self =
-            if sets.is_empty() { toml::from_str(text).map_err(wrong)? } else { table.clone().try_into().map_err(wrong)? };
-        if let (Some(given), Ok(toml::Value::Table(known))) =
-            (table.get("model").and_then(toml::Value::as_table), toml::Value::try_from(&recipe.model))
-            && let Some(key) = given.keys().find(|key| !known.contains_key(*key))
-        {
-            let known = known.keys().cloned().collect::<Vec<_>>().join(", ");
-            return Err(RecipeError::UnknownModelKey { path: path.to_owned(), key: key.clone(), known });
+        let recipe: Self = if sets.is_empty() {
+            toml::from_str(text).map_err(wrong)?
+        } else {
+            table.clone().try_into().map_err(wrong)?
+        };
+        if let Some(key) = recipe.model.other.keys().next() {
+            let (path, key) = (path.to_owned(), key.clone());
+            return Err(RecipeError::UnknownModelKey {
+                path,
+                key,
+                known: known_model_keys(&recipe.model),
+            });
         }
         Ok(recipe)
     }
@@ -391,64 +424,170 @@ impl Recipe {
             return Err(RecipeError::NoCuda);
         }
         let range = |ok: bool, key, value: &dyn std::fmt::Display, rule| {
-            if ok { Ok(()) } else { Err(RecipeError::Range { key, value: value.to_string(), rule }) }
+            if ok {
+                Ok(())
+            } else {
+                Err(RecipeError::Range {
+                    key,
+                    value: value.to_string(),
+                    rule,
+                })
+            }
         };
         let model = &self.model;
-        range(model.patch_size > 0, "model.patch_size", &model.patch_size, "at least 1")?;
-        range(model.image_size > 0, "model.image_size", &model.image_size, "at least 1")?;
-        range(model.num_attention_heads > 0, "model.num_attention_heads", &model.num_attention_heads, "at least 1")?;
+        range(
+            model.patch_size > 0,
+            "model.patch_size",
+            &model.patch_size,
+            "at least 1",
+        )?;
+        range(
+            model.image_size > 0,
+            "model.image_size",
+            &model.image_size,
+            "at least 1",
+        )?;
         if model.image_size % model.patch_size != 0 {
             let (image_size, patch_size) = (model.image_size, model.patch_size);
-            return Err(RecipeError::PatchDoesNotDivide { image_size, patch_size });
+            return Err(RecipeError::PatchDoesNotDivide {
+                image_size,
+                patch_size,
+            });
         }
-        if model.hidden_size == 0 || model.hidden_size % (4 * model.num_attention_heads) != 0 {
-            let (hidden_size, heads) = (model.hidden_size, model.num_attention_heads);
-            return Err(RecipeError::HeadsDoNotDivide { hidden_size, heads });
-        }
+        model.validate()?;
         let augment_size = self.data.augment.build()?.output_size();
         if augment_size as usize != model.image_size {
-            return Err(RecipeError::ImageSizesDiffer { augment_size, image_size: model.image_size });
+            return Err(RecipeError::ImageSizesDiffer {
+                augment_size,
+                image_size: model.image_size,
+            });
         }
         let bad = self.data.max_bad_fraction;
-        range((0.0..=1.0).contains(&bad), "data.max_bad_fraction", &bad, "between 0 and 1")?;
+        range(
+            (0.0..=1.0).contains(&bad),
+            "data.max_bad_fraction",
+            &bad,
+            "between 0 and 1",
+        )?;
 
         let train = &self.train;
         range(train.batch > 0, "train.batch", &train.batch, "at least 1")?;
-        range(train.micro_batch > 0, "train.micro_batch", &train.micro_batch, "at least 1")?;
+        range(
+            train.micro_batch > 0,
+            "train.micro_batch",
+            &train.micro_batch,
+            "at least 1",
+        )?;
         if train.batch % (train.micro_batch * world_size) != 0 {
             let (batch, micro_batch) = (train.batch, train.micro_batch);
-            return Err(RecipeError::BatchDoesNotDivide { batch, micro_batch, world_size });
+            return Err(RecipeError::BatchDoesNotDivide {
+                batch,
+                micro_batch,
+                world_size,
+            });
         }
-        one_of("train.epochs", train.epochs.is_some(), "train.steps", train.steps.is_some())?;
-        one_of("train.base_lr", train.base_lr.is_some(), "train.lr", train.lr.is_some())?;
-        one_of("train.warmup_fraction", train.warmup_fraction.is_some(), "train.warmup_steps", train.warmup_steps.is_some())?;
+        one_of(
+            "train.epochs",
+            train.epochs.is_some(),
+            "train.steps",
+            train.steps.is_some(),
+        )?;
+        one_of(
+            "train.base_lr",
+            train.base_lr.is_some(),
+            "train.lr",
+            train.lr.is_some(),
+        )?;
+        one_of(
+            "train.warmup_fraction",
+            train.warmup_fraction.is_some(),
+            "train.warmup_steps",
+            train.warmup_steps.is_some(),
+        )?;
         for (key, length) in [("train.epochs", train.epochs), ("train.steps", train.steps)] {
             range(length != Some(0), key, &0, "at least 1")?;
         }
-        let rates = [("train.base_lr", train.base_lr), ("train.lr", train.lr), ("train.embedding_lr", train.embedding_lr)];
-        for (key, rate) in rates.into_iter().filter_map(|(key, rate)| Some((key, rate?))) {
-            range(rate.is_finite() && rate >= 0.0, key, &rate, "a finite number, 0 or more")?;
+        let rates = [
+            ("train.base_lr", train.base_lr),
+            ("train.lr", train.lr),
+            ("train.embedding_lr", train.embedding_lr),
+        ];
+        for (key, rate) in rates
+            .into_iter()
+            .filter_map(|(key, rate)| Some((key, rate?)))
+        {
+            range(
+                rate.is_finite() && rate >= 0.0,
+                key,
+                &rate,
+                "a finite number, 0 or more",
+            )?;
         }
         if let Some(fraction) = train.warmup_fraction {
-            range((0.0..1.0).contains(&fraction), "train.warmup_fraction", &fraction, "from 0 to less than 1")?;
+            range(
+                (0.0..1.0).contains(&fraction),
+                "train.warmup_fraction",
+                &fraction,
+                "from 0 to less than 1",
+            )?;
         }
 
         let optimizer = &self.optimizer;
         for beta in optimizer.betas {
-            range((0.0..1.0).contains(&beta), "optimizer.betas", &beta, "from 0 to less than 1")?;
+            range(
+                (0.0..1.0).contains(&beta),
+                "optimizer.betas",
+                &beta,
+                "from 0 to less than 1",
+            )?;
         }
-        range(optimizer.eps > 0.0, "optimizer.eps", &optimizer.eps, "greater than 0")?;
-        range(optimizer.weight_decay >= 0.0, "optimizer.weight_decay", &optimizer.weight_decay, "0 or more")?;
-        range(optimizer.clip_norm > 0.0, "optimizer.clip_norm", &optimizer.clip_norm, "greater than 0")?;
-        range((0.0..1.0).contains(&optimizer.ema_decay), "optimizer.ema_decay", &optimizer.ema_decay, "from 0 to less than 1")?;
+        range(
+            optimizer.eps > 0.0,
+            "optimizer.eps",
+            &optimizer.eps,
+            "greater than 0",
+        )?;
+        range(
+            optimizer.weight_decay >= 0.0,
+            "optimizer.weight_decay",
+            &optimizer.weight_decay,
+            "0 or more",
+        )?;
+        range(
+            optimizer.clip_norm > 0.0,
+            "optimizer.clip_norm",
+            &optimizer.clip_norm,
+            "greater than 0",
+        )?;
+        range(
+            (0.0..1.0).contains(&optimizer.ema_decay),
+            "optimizer.ema_decay",
+            &optimizer.ema_decay,
+            "from 0 to less than 1",
+        )?;
 
         let checkpoint = &self.checkpoint;
-        range(checkpoint.every_steps != Some(0), "checkpoint.every_steps", &0, "at least 1")?;
+        range(
+            checkpoint.every_steps != Some(0),
+            "checkpoint.every_steps",
+            &0,
+            "at least 1",
+        )?;
         if let Some(minutes) = checkpoint.every_minutes {
-            range(minutes > 0.0, "checkpoint.every_minutes", &minutes, "greater than 0")?;
+            range(
+                minutes > 0.0,
+                "checkpoint.every_minutes",
+                &minutes,
+                "greater than 0",
+            )?;
         }
         range(checkpoint.keep > 0, "checkpoint.keep", &0, "at least 1")?;
-        range(self.log.every_steps > 0, "log.every_steps", &0, "at least 1")?;
+        range(
+            self.log.every_steps > 0,
+            "log.every_steps",
+            &0,
+            "at least 1",
+        )?;
         for (key, threads) in [
             ("loader.decode_threads", self.loader.decode_threads),
             ("loader.prefetch_batches", self.loader.prefetch_batches),
@@ -456,7 +595,11 @@ impl Recipe {
         ] {
             range(threads != Some(0), key, &0, "at least 1")?;
         }
-        if self.data.urls.is_empty() { Err(RecipeError::NoData) } else { Ok(()) }
+        if self.data.urls.is_empty() {
+            Err(RecipeError::NoData)
+        } else {
+            Ok(())
+        }
     }
 
     /// Applies every rule, now that the data set is known; call [`Recipe::check`] first.
@@ -464,16 +607,27 @@ impl Recipe {
         let train = &self.train;
         let steps_per_epoch = num_samples / train.batch as u64;
         if steps_per_epoch == 0 {
-            return Err(RecipeError::TooFewSamples { num_samples, batch: train.batch });
+            return Err(RecipeError::TooFewSamples {
+                num_samples,
+                batch: train.batch,
+            });
         }
-        let steps = train.steps.unwrap_or_else(|| train.epochs.unwrap_or(0) * steps_per_epoch);
-        let lr = train.lr.unwrap_or_else(|| train.base_lr.unwrap_or(0.0) * train.batch as f64 / 256.0);
+        let steps = train
+            .steps
+            .unwrap_or_else(|| train.epochs.unwrap_or(0) * steps_per_epoch);
+        let lr = train
+            .lr
+            .unwrap_or_else(|| train.base_lr.unwrap_or(0.0) * train.batch as f64 / 256.0);
         let warmup_steps = train
             .warmup_steps
             .unwrap_or_else(|| (train.warmup_fraction.unwrap_or(0.0) * steps as f64).ceil() as u64);
         if warmup_steps >= steps {
             let rule = "less than the steps of the run";
-            return Err(RecipeError::Range { key: "train.warmup_steps", value: warmup_steps.to_string(), rule });
+            return Err(RecipeError::Range {
+                key: "train.warmup_steps",
+                value: warmup_steps.to_string(),
+                rule,
+            });
         }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(ResolvedRecipe {
@@ -511,21 +665,54 @@ impl ResolvedRecipe {
     }
 }
 
-fn one_of(first: &'static str, has_first: bool, second: &'static str, has_second: bool) -> Result<(), RecipeError> {
-    if has_first == has_second { Err(RecipeError::OneOf { first, second, both: has_first }) } else { Ok(()) }
+/// All keys of `[model]`; an architecture's own keys are known to the model alone.
+fn known_model_keys(model: &NepaConfig) -> String {
+    let mut model = model.clone();
+    model.other.clear();
+    model.pos_embed_shift = Some(0.0);
+    model.pos_embed_jitter = Some(1.0);
+    match toml::Value::try_from(&model) {
+        Ok(toml::Value::Table(known)) => known.keys().cloned().collect::<Vec<_>>().join(", "),
+        _ => String::new(),
+    }
+}
+
+fn one_of(
+    first: &'static str,
+    has_first: bool,
+    second: &'static str,
+    has_second: bool,
+) -> Result<(), RecipeError> {
+    if has_first == has_second {
+        Err(RecipeError::OneOf {
+            first,
+            second,
+            both: has_first,
+        })
+    } else {
+        Ok(())
+    }
 }
 
 /// Sets a dotted key. The value is read as TOML, and as a string where it is no TOML (`--set device=cpu`).
 fn apply_set(table: &mut toml::Table, argument: &str) -> Result<(), RecipeError> {
-    let wrong = |problem| RecipeError::Set { argument: argument.to_owned(), problem };
-    let (key, value) = argument.split_once('=').ok_or_else(|| wrong("there is no `=`"))?;
+    let wrong = |problem| RecipeError::Set {
+        argument: argument.to_owned(),
+        problem,
+    };
+    let (key, value) = argument
+        .split_once('=')
+        .ok_or_else(|| wrong("there is no `=`"))?;
     let value = format!("value = {value}")
         .parse::<toml::Table>()
         .ok()
         .and_then(|mut parsed| parsed.remove("value"))
         .unwrap_or_else(|| toml::Value::String(value.trim().to_owned()));
     let mut parts = key.split('.').map(str::trim).collect::<Vec<_>>();
-    let last = parts.pop().filter(|last| !last.is_empty()).ok_or_else(|| wrong("the key is empty"))?;
+    let last = parts
+        .pop()
+        .filter(|last| !last.is_empty())
+        .ok_or_else(|| wrong("the key is empty"))?;
     let mut table = table;
     for part in parts {
         table = table

@@ -25,14 +25,26 @@ fn every_recipe_parses_and_is_sound() {
     let mut count = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
             let mut recipe = Recipe::read(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
             recipe.data.urls = vec!["/data".to_owned()];
-            recipe.check(1).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            assert_eq!(Some(recipe.name.as_str()), path.file_stem().and_then(|stem| stem.to_str()));
+            recipe
+                .check(1)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            assert_eq!(
+                Some(recipe.name.as_str()),
+                path.file_stem().and_then(|stem| stem.to_str())
+            );
             let text = std::fs::read_to_string(&path).unwrap();
             for heading in ["# Command:", "# Hardware:", "# Time:", "# Result:"] {
-                assert!(text.contains(heading), "{} has no line `{heading}`", path.display());
+                assert!(
+                    text.contains(heading),
+                    "{} has no line `{heading}`",
+                    path.display()
+                );
             }
             count += 1;
         }
@@ -56,44 +68,96 @@ fn the_published_recipe_resolves_as_published() {
 
 #[test]
 fn set_overrides_dotted_keys_of_any_type() {
-    let recipe = parse(&["train.batch=64", "name = a run", "optimizer.betas=[0.8,0.9]", "train.lr=1"]).unwrap();
+    let recipe = parse(&[
+        "train.batch=64",
+        "name = a run",
+        "optimizer.betas=[0.8,0.9]",
+        "train.lr=1",
+    ])
+    .unwrap();
     assert_eq!(recipe.train.batch, 64);
     assert_eq!(recipe.name, "a run");
     assert_eq!(recipe.optimizer.betas, [0.8, 0.9]);
-    assert!(parse(&["train.batch"]).unwrap_err().to_string().contains("no `=`"));
-    assert!(parse(&["name.x=1"]).unwrap_err().to_string().contains("no section"));
+    assert!(
+        parse(&["train.batch"])
+            .unwrap_err()
+            .to_string()
+            .contains("no `=`")
+    );
+    assert!(
+        parse(&["name.x=1"])
+            .unwrap_err()
+            .to_string()
+            .contains("no section")
+    );
 }
 
 #[test]
 fn unknown_keys_are_refused_by_name_with_the_known_ones() {
     let error = parse(&["train.bacth=64"]).unwrap_err().to_string();
-    assert!(error.contains("bacth") && error.contains("micro_batch"), "{error}");
+    assert!(
+        error.contains("bacth") && error.contains("micro_batch"),
+        "{error}"
+    );
     let error = parse(&["model.hiden_size=64"]).unwrap_err().to_string();
-    assert!(error.contains("hiden_size") && error.contains("hidden_size"), "{error}");
-    let error = Recipe::parse(&format!("colour = 1\n{TINY}"), Path::new("x.toml"), &[]).unwrap_err().to_string();
-    assert!(error.contains("colour") && error.contains("optimizer") && error.contains("line 1"), "{error}");
+    assert!(
+        error.contains("hiden_size") && error.contains("hidden_size"),
+        "{error}"
+    );
+    let error = Recipe::parse(&format!("colour = 1\n{TINY}"), Path::new("x.toml"), &[])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("colour") && error.contains("optimizer") && error.contains("line 1"),
+        "{error}"
+    );
 }
 
 #[test]
 fn impossible_values_are_refused_with_the_rule() {
     let error = message(&["train.batch=10", "train.micro_batch=4"]);
-    assert!(error.contains("train.batch = 10") && error.contains("train.batch=12"), "{error}");
+    assert!(
+        error.contains("train.batch = 10") && error.contains("train.batch=12"),
+        "{error}"
+    );
     let error = message(&["model.image_size=30", "data.augment.size=30"]);
     assert!(error.contains("multiple of model.patch_size"), "{error}");
     let error = message(&["data.augment.size=56"]);
-    assert!(error.contains("data.augment.size = 56") && error.contains("model.image_size"), "{error}");
+    assert!(
+        error.contains("data.augment.size = 56") && error.contains("model.image_size"),
+        "{error}"
+    );
     let error = message(&["data.augment.scale=[0.5, 0.1]"]);
-    assert!(error.contains("data.augment is impossible") && error.contains("scale"), "{error}");
+    assert!(
+        error.contains("data.augment is impossible") && error.contains("scale"),
+        "{error}"
+    );
     let error = message(&["device=cuda"]);
-    assert!(error.contains("feature `cuda`") && error.contains("cargo build"), "{error}");
+    assert!(
+        error.contains("feature `cuda`") && error.contains("cargo build"),
+        "{error}"
+    );
     let error = message(&["train.epochs=3"]);
-    assert!(error.contains("exactly one of train.epochs and train.steps") && error.contains("both"), "{error}");
+    assert!(
+        error.contains("exactly one of train.epochs and train.steps") && error.contains("both"),
+        "{error}"
+    );
     let error = message(&["optimizer.ema_decay=1.0"]);
-    assert!(error.contains("optimizer.ema_decay") && error.contains("less than 1"), "{error}");
+    assert!(
+        error.contains("optimizer.ema_decay") && error.contains("less than 1"),
+        "{error}"
+    );
     let error = message(&["model.num_attention_heads=5"]);
     assert!(error.contains("heads"), "{error}");
-    let error = checked(&[]).unwrap().resolve(3, String::new()).unwrap_err().to_string();
-    assert!(error.contains("3 samples") && error.contains("train.batch"), "{error}");
+    let error = checked(&[])
+        .unwrap()
+        .resolve(3, String::new())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("3 samples") && error.contains("train.batch"),
+        "{error}"
+    );
     let error = parse(&[]).unwrap().check(1).unwrap_err().to_string();
     assert!(error.contains("--data"), "{error}");
 }

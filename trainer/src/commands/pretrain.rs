@@ -1,10 +1,65 @@
 //! `nepa pretrain`.
+use std::path::PathBuf;
+use std::process::ExitCode;
 
-/// Arguments.
+use crate::run::{Finish, Options, pretrain};
+
+/// Trains the model of a recipe on Parquet shards and writes checkpoints and metrics to the output.
+///
+/// The output gets recipe.toml (the resolved recipe), metrics.jsonl (one JSON line a step), a TensorBoard event file,
+/// bad_samples.jsonl and checkpoints/step-NNNNNNNN. Look at it with `tensorboard --logdir OUT`.
+///
+/// SIGTERM and Ctrl-C finish the step, save and exit with 143 and 130; a second one ends at once. After any end, even
+/// SIGKILL, the same command with --resume goes on from the newest whole checkpoint as if nothing had happened.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "Examples:
+  nepa pretrain trainer/recipes/quickstart.toml --data /tmp/scenes --out runs/quickstart
+  nepa pretrain trainer/recipes/nepa-b14-in1k.toml --data 's3://bucket/in1k/train-*.parquet' --out s3://bucket/runs/b14
+  nepa pretrain my.toml --out runs/a --set train.batch=512 --set train.epochs=100
+  nepa pretrain my.toml --out runs/a --resume")]
+pub struct Args {
+    /// The recipe, a TOML file; see trainer/recipes/.
+    pub recipe: PathBuf,
+    /// Shards in place of the recipe's data.urls: a path, a prefix or a glob; may be repeated.
+    #[arg(long, value_name = "URL")]
+    pub data: Vec<String>,
+    /// Output: a local folder or an object-store prefix. Without it: runs/ and the recipe file's name.
+    #[arg(long, value_name = "URL")]
+    pub out: Option<String>,
+    /// Go on from the newest checkpoint in the output; starts at step 0 if there is none.
+    #[arg(long)]
+    pub resume: bool,
+    /// Override one value of the recipe by its dotted key; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Write one JSON line for each sample trained on: step, shard, row, crop, flip, replacement.
+    #[arg(long, value_name = "FILE")]
+    pub trace_samples: Option<PathBuf>,
+    /// Stop after this step of the run, saved; the learning rate stays that of the whole run.
+    #[arg(long, value_name = "STEP")]
+    pub max_steps: Option<u64>,
+}
 
 /// Runs the command.
-pub fn run(_args: Args) -> anyhow::Result<std::process::ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let out = args.out.unwrap_or_else(|| {
+        let name = args
+            .recipe
+            .file_stem()
+            .map_or("run".into(), |stem| stem.to_string_lossy());
+        format!("runs/{name}")
+    });
+    let options = Options {
+        recipe: args.recipe,
+        sets: args.sets,
+        data: args.data,
+        out,
+        resume: args.resume,
+        trace_samples: args.trace_samples,
+        max_steps: args.max_steps,
+    };
+    Ok(match pretrain(&options)? {
+        Finish::Done => ExitCode::SUCCESS,
+        Finish::Signal(signal) => ExitCode::from(128 + signal as u8),
+    })
 }

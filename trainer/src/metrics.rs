@@ -1,0 +1,462 @@
+//! What a run writes down: `metrics.jsonl`, TensorBoard events, the sample trace, and the lines or bar on the console.
+//!
+//! The files only grow; a checkpoint records their lengths, and a resumed run cuts them back to these, so that the joined
+//! files are those of an uninterrupted run (but for the fields that hold times).
+use std::fs::{File, OpenOptions};
+use std::io::{IsTerminal, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use nepa_pipeline::{SampleId, SampleRecord, Shard};
+use protobuf::Message;
+use serde::Serialize;
+use tensorboard_proto::event::Event;
+use tensorboard_rs::record_writer::RecordWriter;
+
+/// One line of `metrics.jsonl`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct StepMetrics {
+    /// Optimiser steps done, this one included.
+    pub step: u64,
+    /// Epoch of the batch, from 0.
+    pub epoch: u64,
+    /// Images trained on so far.
+    pub samples: u64,
+    /// Mean loss of the batch.
+    pub loss: f64,
+    /// Learning rate of this step.
+    pub lr: f64,
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Images over the time of the whole step, waiting included.
+    pub images_per_second: f64,
+    /// Time the step waited for its batch.
+    pub data_wait_ms: f64,
+    /// Time of forward, backward and update.
+    pub step_ms: f64,
+    /// Mean cosine of the prediction with the next embedding.
+    pub cos_target: f64,
+    /// Mean cosine of the prediction with the current embedding.
+    pub cos_previous: f64,
+    /// Share of positions where the second is greater.
+    pub copy_win: f64,
+}
+
+impl StepMetrics {
+    /// The values that TensorBoard draws.
+    fn scalars(&self) -> [(&'static str, f64); 9] {
+        [
+            ("train/loss", self.loss),
+            ("train/lr", self.lr),
+            ("train/grad_norm", self.grad_norm),
+            ("copy/cos_target", self.cos_target),
+            ("copy/cos_previous", self.cos_previous),
+            ("copy/copy_win", self.copy_win),
+            ("speed/images_per_second", self.images_per_second),
+            ("speed/data_wait_ms", self.data_wait_ms),
+            ("speed/step_ms", self.step_ms),
+        ]
+    }
+}
+
+/// A file of the run cannot be written, or is not the one that the checkpoint knew.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// Reading or writing failed.
+    #[error("cannot write {}: {source}. The last checkpoint is whole; make room and go on with --resume", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Shorter than it was when the checkpoint was made.
+    #[error(
+        "{} has {found} bytes, but had {expected} when the checkpoint was made: lines are missing, so it cannot be continued. \
+         Give the file back, or name another one", path.display()
+    )]
+    TooShort {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        found: u64,
+        /// Its length at the checkpoint.
+        expected: u64,
+    },
+    /// A trace of something else.
+    #[error("{} exists already and is not this run's; name another file or remove it", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A file that only grows.
+#[derive(Debug)]
+pub struct LogFile {
+    path: PathBuf,
+    file: File,
+    length: u64,
+}
+
+impl LogFile {
+    /// Opens the file cut back to `length` bytes; it is made if `length` is 0.
+    pub fn open(path: &Path, length: u64) -> Result<Self, LogError> {
+        let failed = |source| LogError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+            .map_err(failed)?;
+        let found = file.metadata().map_err(failed)?.len();
+        if found < length {
+            return Err(LogError::TooShort {
+                path: path.to_owned(),
+                found,
+                expected: length,
+            });
+        }
+        file.set_len(length).map_err(failed)?;
+        file.seek(std::io::SeekFrom::End(0)).map_err(failed)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            length,
+        })
+    }
+
+    /// Appends `bytes` in one call, so that a killed process leaves whole lines as a rule.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), LogError> {
+        self.file.write_all(bytes).map_err(|source| LogError::Io {
+            path: self.path.clone(),
+            source,
+        })?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Forces everything to the disk and gives the length.
+    pub fn sync(&mut self) -> Result<u64, LogError> {
+        self.file.sync_data().map_err(|source| LogError::Io {
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok(self.length)
+    }
+}
+
+/// Appends one value as a JSON line to `buffer`.
+fn push_json_line(buffer: &mut Vec<u8>, value: &impl Serialize) {
+    serde_json::to_writer(&mut *buffer, value).expect("metrics are plain data with string keys");
+    buffer.push(b'\n');
+}
+
+/// `metrics.jsonl`.
+#[derive(Debug)]
+pub struct MetricsFile(pub LogFile);
+
+impl MetricsFile {
+    /// Appends one step.
+    pub fn write(&mut self, metrics: &StepMetrics) -> Result<(), LogError> {
+        let mut line = Vec::new();
+        push_json_line(&mut line, metrics);
+        self.0.append(&line)
+    }
+}
+
+/// One TensorBoard event file for the whole run.
+#[derive(Debug)]
+pub struct EventFile(LogFile);
+
+impl EventFile {
+    /// Name of the file; TensorBoard looks for `tfevents` in it.
+    pub const NAME: &str = "events.out.tfevents.nepa";
+
+    /// Opens the file cut back to `length` bytes; a new one gets its head.
+    pub fn open(path: &Path, length: u64) -> Result<Self, LogError> {
+        let mut file = Self(LogFile::open(path, length)?);
+        if length == 0 {
+            let mut head = Event::new();
+            head.set_file_version("brain.Event:2".to_owned());
+            let mut records = Vec::new();
+            push_event(&mut records, head);
+            file.0.append(&records)?;
+        }
+        Ok(file)
+    }
+
+    /// Appends one step.
+    pub fn write(&mut self, metrics: &StepMetrics) -> Result<(), LogError> {
+        let mut records = Vec::new();
+        for (tag, value) in metrics.scalars() {
+            let mut event = Event::new();
+            event.set_step(metrics.step as i64);
+            event.set_summary(tensorboard_rs::summary::scalar(tag, value as f32));
+            push_event(&mut records, event);
+        }
+        self.0.append(&records)
+    }
+
+    /// Forces everything to the disk and gives the length.
+    pub fn sync(&mut self) -> Result<u64, LogError> {
+        self.0.sync()
+    }
+}
+
+fn push_event(records: &mut Vec<u8>, mut event: Event) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    event.set_wall_time(now.map_or(0.0, |time| time.as_secs_f64()));
+    let bytes = event
+        .write_to_bytes()
+        .expect("an event without required fields can be written");
+    RecordWriter::new(records)
+        .write(&bytes)
+        .expect("writing to memory");
+}
+
+/// The sample trace: one JSON line a sample, the same from disk and from a bucket.
+#[derive(Debug)]
+pub struct TraceFile {
+    file: LogFile,
+    shard_names: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct TraceLine<'a> {
+    step: u64,
+    shard: u32,
+    file: &'a str,
+    row_group: u32,
+    row: u32,
+    x: f64,
+    y: f64,
+    width: f64,
+    height: f64,
+    flip: bool,
+    /// The bad sample that stood here, if this one replaces it.
+    replaces: Option<SampleId>,
+}
+
+impl TraceFile {
+    /// Opens the trace cut back to `length` bytes; `None` begins one, and refuses a file with content.
+    pub fn open(path: &Path, length: Option<u64>, shards: &[Shard]) -> Result<Self, LogError> {
+        if length.is_none() && path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+            return Err(LogError::Exists {
+                path: path.to_owned(),
+            });
+        }
+        let urls = shards
+            .iter()
+            .map(|shard| shard.url.as_str())
+            .collect::<Vec<_>>();
+        Ok(Self {
+            file: LogFile::open(path, length.unwrap_or(0))?,
+            shard_names: names_below_root(&urls),
+        })
+    }
+
+    /// Appends the samples of one step.
+    pub fn write(&mut self, step: u64, samples: &[SampleRecord]) -> Result<(), LogError> {
+        let mut lines = Vec::new();
+        for sample in samples {
+            let SampleId {
+                shard,
+                row_group,
+                row,
+            } = sample.id;
+            let file = &self.shard_names[shard as usize];
+            let rect = sample.plan.rect;
+            let (x, y, width, height) = (rect.x, rect.y, rect.width, rect.height);
+            let (flip, replaces) = (sample.plan.flip, sample.replaces);
+            push_json_line(
+                &mut lines,
+                &TraceLine {
+                    step,
+                    shard,
+                    file,
+                    row_group,
+                    row,
+                    x,
+                    y,
+                    width,
+                    height,
+                    flip,
+                    replaces,
+                },
+            );
+        }
+        self.file.append(&lines)
+    }
+
+    /// Forces everything to the disk and gives the length.
+    pub fn sync(&mut self) -> Result<u64, LogError> {
+        self.file.sync()
+    }
+}
+
+/// Names relative to the deepest folder that holds all of `urls`.
+fn names_below_root(urls: &[&str]) -> Vec<String> {
+    let folder = |url: &str| url.rfind('/').map_or(0, |slash| slash + 1);
+    let Some(first) = urls.first() else {
+        return Vec::new();
+    };
+    let mut root = &first[..folder(first)];
+    while !urls.iter().all(|url| url.starts_with(root)) {
+        root = &root[..folder(root.trim_end_matches('/'))];
+    }
+    urls.iter()
+        .map(|url| url[root.len()..].to_owned())
+        .collect()
+}
+
+/// A bar with the time left on a terminal, plain lines elsewhere.
+#[derive(Debug)]
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    steps: u64,
+    every_steps: u64,
+}
+
+impl Progress {
+    /// Starts at `step` of `steps`.
+    pub fn new(step: u64, steps: u64, every_steps: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{bar:30} step {pos}/{len}  {msg}  ETA {eta}");
+            let bar = ProgressBar::new(steps)
+                .with_style(style.expect("the template is sound"))
+                .with_position(step);
+            bar.reset_eta();
+            bar
+        });
+        Self {
+            bar,
+            steps,
+            every_steps,
+        }
+    }
+
+    /// Shows one step.
+    pub fn show(&self, metrics: &StepMetrics) {
+        let StepMetrics {
+            step,
+            loss,
+            images_per_second,
+            data_wait_ms,
+            cos_target,
+            cos_previous,
+            ..
+        } = metrics;
+        let text = format!(
+            "loss {loss:.4}  cos next {cos_target:.3} / current {cos_previous:.3}  {images_per_second:.1} images/s  waited {data_wait_ms:.0} ms"
+        );
+        if let Some(bar) = &self.bar {
+            bar.set_position(*step);
+            bar.set_message(text);
+        } else if step.is_multiple_of(self.every_steps) || *step == self.steps || *step == 1 {
+            println!("step {step}/{}  {text}", self.steps);
+        }
+    }
+
+    /// Prints a line without tearing the bar.
+    pub fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| println!("{line}")),
+            None => println!("{line}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metrics(step: u64) -> StepMetrics {
+        StepMetrics {
+            step,
+            epoch: 0,
+            samples: 8 * step,
+            loss: -0.1 * step as f64,
+            lr: 1e-3,
+            grad_norm: 0.5,
+            images_per_second: 10.0,
+            data_wait_ms: 1.0,
+            step_ms: 2.0,
+            cos_target: 0.1,
+            cos_previous: 0.2,
+            copy_win: 0.75,
+        }
+    }
+
+    #[test]
+    fn a_reopened_file_is_cut_back_and_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let mut file = MetricsFile(LogFile::open(&path, 0).unwrap());
+        file.write(&metrics(1)).unwrap();
+        let length = file.0.sync().unwrap();
+        file.write(&metrics(2)).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        drop(file);
+        let mut file = MetricsFile(LogFile::open(&path, length).unwrap());
+        file.write(&metrics(2)).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+        let error = LogFile::open(&path, 1 << 20).unwrap_err().to_string();
+        assert!(error.contains("lines are missing"), "{error}");
+        let first = String::from_utf8(whole).unwrap();
+        let keys = "step epoch samples loss lr grad_norm images_per_second data_wait_ms step_ms cos_target cos_previous copy_win";
+        let line: serde_json::Value = serde_json::from_str(first.lines().next().unwrap()).unwrap();
+        assert_eq!(line.as_object().unwrap().len(), keys.split(' ').count());
+        assert!(keys.split(' ').all(|key| line.get(key).is_some()));
+    }
+
+    #[test]
+    fn event_files_hold_framed_records_with_the_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(EventFile::NAME);
+        let mut events = EventFile::open(&path, 0).unwrap();
+        events.write(&metrics(7)).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let (mut at, mut found) = (0, Vec::new());
+        while at < bytes.len() {
+            let length = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+            found.push(Event::parse_from_bytes(&bytes[at + 12..at + 12 + length]).unwrap());
+            at += 16 + length;
+        }
+        assert_eq!(found[0].get_file_version(), "brain.Event:2");
+        let loss = &found[1].get_summary().value[0];
+        assert_eq!(
+            (loss.get_tag(), loss.get_simple_value(), found[1].get_step()),
+            ("train/loss", -0.7, 7)
+        );
+        assert_eq!(found.len(), 10);
+    }
+
+    #[test]
+    fn shard_names_do_not_depend_on_where_the_data_set_lies() {
+        let names = ["train-0.parquet", "train-1.parquet"];
+        assert_eq!(
+            names_below_root(&["s3://b/in1k/train-0.parquet", "s3://b/in1k/train-1.parquet"]),
+            names
+        );
+        assert_eq!(
+            names_below_root(&["/data/train-0.parquet", "/data/train-1.parquet"]),
+            names
+        );
+        assert_eq!(
+            names_below_root(&["/d/a/0.parquet", "/d/b/0.parquet"]),
+            ["a/0.parquet", "b/0.parquet"]
+        );
+        assert_eq!(
+            names_below_root(&["file:///d/only.parquet"]),
+            ["only.parquet"]
+        );
+        assert_eq!(
+            names_below_root(&["/a/0.parquet", "s3://b/0.parquet"]),
+            ["/a/0.parquet", "s3://b/0.parquet"]
+        );
+    }
+}

@@ -1,0 +1,600 @@
+//! The pretraining run: data in, checkpoints and metrics out, stopped and continued at any step without a trace.
+//!
+//! [`pretrain`] sets up (recipe, data set, output, resume), [`Run::train`] is the loop. `commands::pretrain` calls it.
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nepa_model::{RopeDraw, init_weights};
+use nepa_pipeline::{
+    Dataset, DatasetConfig, DatasetError, HostBatch, IoRuntime, Loader, LoaderConfig, LoaderError,
+    LoaderState, SampleId,
+};
+
+use crate::checkpoint::{Checkpoint, CheckpointError, FileLengths, RunState};
+use crate::engine::{Engine, EngineError, StepReport, TapeEngine, TrainingState};
+use crate::metrics::{EventFile, LogError, LogFile, MetricsFile, Progress, StepMetrics, TraceFile};
+use crate::output::{Output, OutputError};
+use crate::recipe::{Recipe, RecipeError, ResolvedRecipe};
+
+const METRICS: &str = "metrics.jsonl";
+const BAD_SAMPLES: &str = "bad_samples.jsonl";
+/// Ids that an error message shows; the file has all.
+const SHOWN_IDS: usize = 4;
+
+/// What the command line adds to a recipe.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The recipe file.
+    pub recipe: PathBuf,
+    /// `key=value` overrides.
+    pub sets: Vec<String>,
+    /// Data in place of the recipe's.
+    pub data: Vec<String>,
+    /// Path or URL of the output.
+    pub out: String,
+    /// Whether to go on from the newest checkpoint.
+    pub resume: bool,
+    /// Where every sample is listed.
+    pub trace_samples: Option<PathBuf>,
+    /// Step at which to stop early; the schedule stays that of the whole run.
+    pub max_steps: Option<u64>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// All steps are done (or those up to `max_steps`).
+    Done,
+    /// A signal asked to stop; everything is saved.
+    Signal(i32),
+}
+
+/// A run cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The recipe is wrong.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The data set cannot be opened.
+    #[error("cannot open the data set: {0}")]
+    Dataset(#[from] DatasetError),
+    /// The loader cannot go on.
+    #[error("cannot read the next batch: {0}")]
+    Loader(#[from] LoaderError),
+    /// The output cannot be opened.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// A checkpoint cannot be written or read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A log file cannot be written.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The model cannot be computed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A thread or signal handler cannot be set up.
+    #[error("cannot start the run: {0}")]
+    Start(#[source] std::io::Error),
+    /// The output is taken.
+    #[error(
+        "{place} already holds a run: go on with --resume, or give another --out. Nothing was changed"
+    )]
+    HoldsRun {
+        /// The output.
+        place: String,
+    },
+    /// The saved recipe cannot be read.
+    #[error(
+        "the recipe.toml in {place} is not readable: {source}; it is needed to check that --resume continues the same run"
+    )]
+    SavedRecipe {
+        /// The output.
+        place: String,
+        /// Why.
+        source: Box<toml::de::Error>,
+    },
+    /// Resuming with something else.
+    #[error(
+        "cannot resume {place} with another {key}: the run was started with {saved}, the recipe and command line now say {current}. \
+         Use the value of the saved run, or start a new one with another --out"
+    )]
+    OtherRun {
+        /// The output.
+        place: String,
+        /// Dotted key.
+        key: String,
+        /// Value in the checkpoint.
+        saved: String,
+        /// Value now.
+        current: String,
+    },
+    /// The loss or the gradient is not finite.
+    #[error(
+        "the {what} of step {step} is not finite (loss {loss}, gradient norm {grad_norm}). The step before is saved as a checkpoint; \
+         the batch is listed in {file}: {first_ids}, ... Lower train.lr, lengthen the warm-up, or look at these images"
+    )]
+    NonFinite {
+        /// `loss` or `gradient`.
+        what: &'static str,
+        /// The step that failed.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+        /// Its gradient norm.
+        grad_norm: f64,
+        /// Where all ids of the batch are.
+        file: String,
+        /// Some of them.
+        first_ids: String,
+    },
+    /// The loader had no batch, though it runs without end.
+    #[error("the loader ended at step {step} of {steps}; this is a bug")]
+    LoaderEnded {
+        /// The step.
+        step: u64,
+        /// Steps of the run.
+        steps: u64,
+    },
+}
+
+/// Which signal asked to stop, if any; a second one ends the program at once.
+#[derive(Debug)]
+struct StopSignals(Arc<AtomicUsize>);
+
+impl StopSignals {
+    fn install() -> std::io::Result<Self> {
+        let received = Arc::new(AtomicUsize::new(0));
+        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+            let again = Arc::new(AtomicBool::new(false));
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, again.clone())?;
+            signal_hook::flag::register(signal, again)?;
+            signal_hook::flag::register_usize(signal, received.clone(), signal as usize)?;
+        }
+        Ok(Self(received))
+    }
+
+    fn received(&self) -> Option<i32> {
+        Some(self.0.load(Ordering::Relaxed) as i32).filter(|signal| *signal != 0)
+    }
+}
+
+/// The files that grow with every step.
+#[derive(Debug)]
+struct Logs {
+    metrics: MetricsFile,
+    events: Option<EventFile>,
+    trace: Option<TraceFile>,
+}
+
+impl Logs {
+    fn sync(&mut self) -> Result<FileLengths, LogError> {
+        Ok(FileLengths {
+            metrics_bytes: self.metrics.0.sync()?,
+            events_bytes: self.events.as_mut().map(EventFile::sync).transpose()?,
+            trace_bytes: self.trace.as_mut().map(TraceFile::sync).transpose()?,
+        })
+    }
+}
+
+/// A run that is set up.
+struct Run {
+    recipe: ResolvedRecipe,
+    output: Output,
+    loader: Loader,
+    engine: Box<dyn Engine>,
+    schedule: Schedule,
+    logs: Logs,
+    signals: StopSignals,
+    progress: Progress,
+    step: u64,
+    samples: u64,
+    saved_step: Option<u64>,
+    saved_at: Instant,
+}
+
+/// Runs a recipe to its end, to `max_steps`, or to a signal.
+pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
+    let mut recipe = Recipe::read(&options.recipe, &options.sets)?;
+    if !options.data.is_empty() {
+        recipe.data.urls.clone_from(&options.data);
+    }
+    recipe.check(1)?;
+    let signals = StopSignals::install().map_err(RunError::Start)?;
+    let runtime = IoRuntime::new(recipe.loader.io_threads.unwrap_or(2)).map_err(RunError::Start)?;
+    let schema = nepa_schemas::SchemaOptions {
+        image_column: recipe.data.image_column.clone(),
+        // Pretraining reads no labels.
+        label_column: Some(String::new()),
+    };
+    let dataset_config = DatasetConfig {
+        urls: recipe.data.urls.clone(),
+        schema,
+    };
+    let dataset = Dataset::open(&dataset_config, &recipe.io, &runtime)?;
+    let recipe = recipe.resolve(dataset.num_samples(), dataset.fingerprint())?;
+
+    let output = Output::open(&options.out, &recipe.io, &runtime)?;
+    let holds_run = output.holds_run()?;
+    if holds_run && !options.resume {
+        return Err(RunError::HoldsRun {
+            place: output.place().to_owned(),
+        });
+    }
+    println!("{}", recipe.to_toml());
+    let saved = if holds_run {
+        continue_from(&output, &recipe)?
+    } else {
+        None
+    };
+    if !holds_run {
+        output.write_recipe(&recipe.to_toml())?;
+    }
+    match &saved {
+        Some(checkpoint) => println!(
+            "going on in {} after step {}",
+            output.place(),
+            checkpoint.state.step
+        ),
+        None => println!("starting at step 0 in {}", output.place()),
+    }
+
+    let position = saved.as_ref().map(|checkpoint| &checkpoint.state);
+    let logs = open_logs(
+        &output,
+        &recipe,
+        options.trace_samples.as_deref(),
+        holds_run,
+        position,
+        &dataset,
+    )?;
+    let loader = Loader::new(
+        dataset,
+        loader_config(&recipe, &output),
+        position.map(|state| &state.loader),
+    )?;
+    let (step, samples) = position.map_or((0, 0), |state| (state.step, state.samples));
+    let training = match saved {
+        Some(checkpoint) => checkpoint.training,
+        None => TrainingState::new(init_weights(&recipe.model, recipe.seed)),
+    };
+    let mut engine = TapeEngine::new(&recipe.model, &recipe.optimizer, &training)?;
+    engine.load(training)?;
+    let run = Run {
+        schedule: Schedule::new(&recipe.train),
+        progress: Progress::new(step, recipe.train.steps, recipe.log.every_steps),
+        engine: Box::new(engine),
+        saved_step: (step > 0).then_some(step),
+        saved_at: Instant::now(),
+        recipe,
+        output,
+        loader,
+        logs,
+        signals,
+        step,
+        samples,
+    };
+    run.train(options.max_steps)
+}
+
+impl Run {
+    /// The loop.
+    fn train(mut self, max_steps: Option<u64>) -> Result<Finish, RunError> {
+        let stop_at = self.recipe.train.steps.min(max_steps.unwrap_or(u64::MAX));
+        while self.step < stop_at {
+            let position = self.loader.state();
+            let started = Instant::now();
+            let batch = self.loader.next_batch()?;
+            let batch = batch.ok_or(RunError::LoaderEnded {
+                step: self.step,
+                steps: self.recipe.train.steps,
+            })?;
+            let waited = started.elapsed();
+
+            let images = (0..batch.samples().len())
+                .map(|i| batch.pixels(i))
+                .collect::<Vec<_>>();
+            let draw = |micro_batch| {
+                RopeDraw::draw(&self.recipe.model, self.recipe.seed, self.step, micro_batch)
+            };
+            let ropes = (0..self.recipe.train.accumulation as u64)
+                .map(draw)
+                .collect::<Vec<_>>();
+            let report = self.engine.step(&images, &ropes)?;
+            if !(report.loss.is_finite() && report.grad_norm.is_finite()) {
+                return Err(self.stop_before(&batch, position, &report)?);
+            }
+            let rates = self.schedule.at(self.step);
+            self.engine.update(rates)?;
+            self.step += 1;
+            self.samples += batch.samples().len() as u64;
+
+            let metrics = self.metrics(&batch, &report, rates.main, started.elapsed(), waited);
+            self.logs.metrics.write(&metrics)?;
+            if let Some(events) = &mut self.logs.events {
+                events.write(&metrics)?;
+            }
+            if let Some(trace) = &mut self.logs.trace {
+                trace.write(self.step, batch.samples())?;
+            }
+            self.progress.show(&metrics);
+
+            if let Some(signal) = self.signals.received() {
+                self.save(self.loader.state())?;
+                self.progress.say(&format!(
+                    "stopped by a signal and saved after step {}; go on with --resume",
+                    self.step
+                ));
+                return Ok(Finish::Signal(signal));
+            }
+            if self.save_is_due() {
+                self.save(self.loader.state())?;
+            }
+        }
+        self.save(self.loader.state())?;
+        self.progress.say(&format!(
+            "done: {} steps, saved in {}",
+            self.step,
+            self.output.place()
+        ));
+        Ok(Finish::Done)
+    }
+
+    fn metrics(
+        &self,
+        batch: &HostBatch,
+        report: &StepReport,
+        lr: f64,
+        total: Duration,
+        waited: Duration,
+    ) -> StepMetrics {
+        let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
+        StepMetrics {
+            step: self.step,
+            epoch: batch.epoch(),
+            samples: self.samples,
+            loss: report.loss,
+            lr,
+            grad_norm: report.grad_norm,
+            images_per_second: batch.samples().len() as f64 / total.as_secs_f64(),
+            data_wait_ms: milliseconds(waited),
+            step_ms: milliseconds(total.saturating_sub(waited)),
+            cos_target: report.cos_target,
+            cos_previous: report.cos_previous,
+            copy_win: report.copy_win,
+        }
+    }
+
+    fn save_is_due(&self) -> bool {
+        let checkpoint = &self.recipe.checkpoint;
+        let by_steps = checkpoint
+            .every_steps
+            .is_some_and(|every| self.step.is_multiple_of(every));
+        let by_time = checkpoint
+            .every_minutes
+            .is_some_and(|minutes| self.saved_at.elapsed().as_secs_f64() >= 60.0 * minutes);
+        by_steps || by_time
+    }
+
+    /// Saves the current weights with the position `loader`; the log files are on the disk before the checkpoint says so.
+    fn save(&mut self, loader: LoaderState) -> Result<(), RunError> {
+        if self.saved_step == Some(self.step) {
+            return Ok(());
+        }
+        let files = self.logs.sync()?;
+        self.output
+            .upload(&[METRICS, EventFile::NAME, BAD_SAMPLES])?;
+        let (recipe, version) = (self.recipe.clone(), RunState::VERSION);
+        let state = RunState {
+            version,
+            step: self.step,
+            samples: self.samples,
+            loader,
+            files,
+            recipe,
+        };
+        self.output.save(
+            &Checkpoint {
+                state,
+                training: self.engine.export()?,
+            },
+            self.recipe.checkpoint.keep,
+        )?;
+        self.saved_step = Some(self.step);
+        self.saved_at = Instant::now();
+        Ok(())
+    }
+
+    /// Saves the step before, lists the batch, and says so in an error.
+    fn stop_before(
+        &mut self,
+        batch: &HostBatch,
+        position: LoaderState,
+        report: &StepReport,
+    ) -> Result<RunError, RunError> {
+        self.save(position)?;
+        let step = self.step + 1;
+        let ids = batch
+            .samples()
+            .iter()
+            .map(|sample| sample.id)
+            .collect::<Vec<SampleId>>();
+        let name = format!("nonfinite-step-{step:08}.json");
+        let path = self.output.folder().join(&name);
+        let list = serde_json::json!({
+            "step": step, "loss": report.loss.to_string(), "grad_norm": report.grad_norm.to_string(), "samples": ids,
+        });
+        std::fs::write(&path, format!("{list:#}\n")).map_err(|source| CheckpointError::Io {
+            action: "write",
+            path: path.clone(),
+            source,
+        })?;
+        self.output.upload(&[&name])?;
+        let shown = ids
+            .iter()
+            .take(SHOWN_IDS)
+            .map(|id| format!("({id})"))
+            .collect::<Vec<_>>();
+        Ok(RunError::NonFinite {
+            what: if report.loss.is_finite() {
+                "gradient"
+            } else {
+                "loss"
+            },
+            step,
+            loss: report.loss,
+            grad_norm: report.grad_norm,
+            file: format!("{}/{name}", self.output.place()),
+            first_ids: shown.join(", "),
+        })
+    }
+}
+
+/// The newest whole checkpoint of an output that holds a run, proven to be of the same run as `recipe`.
+fn continue_from(output: &Output, recipe: &ResolvedRecipe) -> Result<Option<Checkpoint>, RunError> {
+    output.clean_up();
+    let newest = output.checkpoints()?.pop();
+    let Some(newest) = newest else {
+        // Stopped before its first checkpoint: the recipe alone says what it was.
+        if let Some(text) = output.read_recipe()? {
+            let place = output.place().to_owned();
+            let saved = toml::from_str(&text).map_err(|source| RunError::SavedRecipe {
+                place,
+                source: Box::new(source),
+            })?;
+            same_run(output.place(), &saved, recipe)?;
+        }
+        return Ok(None);
+    };
+    let checkpoint = output.load(&newest)?;
+    same_run(output.place(), &checkpoint.state.recipe, recipe)?;
+    output.download(&[METRICS, EventFile::NAME, BAD_SAMPLES])?;
+    Ok(Some(checkpoint))
+}
+
+/// Compares all that decides a run's numbers; what only decides its speed or its logs may differ.
+fn same_run(place: &str, saved: &ResolvedRecipe, current: &ResolvedRecipe) -> Result<(), RunError> {
+    let numbers_only = |recipe: &ResolvedRecipe| {
+        let mut recipe = recipe.clone();
+        recipe.name = String::new();
+        recipe.decode_threads = 0;
+        recipe.prefetch_batches = 0;
+        recipe.checkpoint = crate::recipe::CheckpointSection::default();
+        recipe.log = crate::recipe::LogSection::default();
+        recipe.io = nepa_pipeline::IoConfig::default();
+        // Where the data lies may change; `dataset` tells whether it is the same.
+        recipe.data.urls = Vec::new();
+        serde_json::to_value(recipe).expect("a resolved recipe is plain data with string keys")
+    };
+    match first_difference("", &numbers_only(saved), &numbers_only(current)) {
+        None => Ok(()),
+        Some((key, saved, current)) => Err(RunError::OtherRun {
+            place: place.to_owned(),
+            key,
+            saved,
+            current,
+        }),
+    }
+}
+
+/// The dotted key, saved and current value of the first difference.
+fn first_difference(
+    key: &str,
+    saved: &serde_json::Value,
+    current: &serde_json::Value,
+) -> Option<(String, String, String)> {
+    use serde_json::Value;
+    match (saved, current) {
+        (Value::Object(saved), Value::Object(current)) => {
+            let keys = saved
+                .keys()
+                .chain(current.keys().filter(|key| !saved.contains_key(*key)));
+            keys.into_iter().find_map(|name| {
+                let dotted = if key.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{key}.{name}")
+                };
+                let of = |map: &serde_json::Map<String, Value>| {
+                    map.get(name).cloned().unwrap_or(Value::Null)
+                };
+                first_difference(&dotted, &of(saved), &of(current))
+            })
+        }
+        _ if saved == current => None,
+        _ => {
+            let key = if key == "dataset" {
+                "data set (fingerprint)"
+            } else {
+                key
+            };
+            Some((key.to_owned(), saved.to_string(), current.to_string()))
+        }
+    }
+}
+
+fn open_logs(
+    output: &Output,
+    recipe: &ResolvedRecipe,
+    trace_path: Option<&Path>,
+    holds_run: bool,
+    position: Option<&RunState>,
+    dataset: &Dataset,
+) -> Result<Logs, RunError> {
+    let lengths = position.map(|state| state.files);
+    let metrics_bytes = lengths.map_or(0, |lengths| lengths.metrics_bytes);
+    let metrics = MetricsFile(LogFile::open(
+        &output.folder().join(METRICS),
+        metrics_bytes,
+    )?);
+    let events_bytes = lengths
+        .and_then(|lengths| lengths.events_bytes)
+        .unwrap_or(0);
+    let events = recipe
+        .log
+        .tensorboard
+        .then(|| EventFile::open(&output.folder().join(EventFile::NAME), events_bytes));
+    // A run that was stopped before its first checkpoint may have left lines, and they are its own.
+    let trace_bytes = match lengths {
+        Some(lengths) => lengths.trace_bytes,
+        None => holds_run.then_some(0),
+    };
+    let trace = trace_path.map(|path| TraceFile::open(path, trace_bytes, dataset.shards()));
+    Ok(Logs {
+        metrics,
+        events: events.transpose()?,
+        trace: trace.transpose()?,
+    })
+}
+
+fn loader_config(recipe: &ResolvedRecipe, output: &Output) -> LoaderConfig {
+    LoaderConfig {
+        seed: recipe.seed,
+        global_batch: recipe.train.batch,
+        rank: 0,
+        world_size: 1,
+        epochs: None,
+        shuffle: true,
+        drop_last: true,
+        augment: recipe.data.augment.clone(),
+        normalize: recipe.data.normalize,
+        exif_orientation: recipe.data.exif_orientation,
+        decode_threads: recipe.decode_threads,
+        prefetch_batches: recipe.prefetch_batches,
+        shuffle_window_bytes: recipe.data.shuffle_window_bytes,
+        max_bad_fraction: recipe.data.max_bad_fraction,
+        bad_samples_path: Some(output.folder().join(BAD_SAMPLES)),
+    }
+}
+
+struct Schedule;
+impl Schedule {
+    fn new(_train: &crate::recipe::ResolvedTrain) -> Self {
+        Self
+    }
+    fn at(&self, _step: u64) -> crate::engine::LearningRates {
+        unimplemented!()
+    }
+}
