@@ -1,1 +1,3 @@
 //! What the tests share: an S3 server that can misbehave, small data sets, the `nepa` program.
+
+pub mod s3;

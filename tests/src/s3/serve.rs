@@ -1,0 +1,135 @@
+//! Connections, the log, and the faults that concern a whole answer.
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use s3s::auth::SimpleAuth;
+use s3s::dto::StreamingBlob;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, HttpResponse};
+use tokio::sync::Semaphore;
+
+use super::faults::{BodyFaults, Fault};
+use super::{LoggedRequest, Shared, lock};
+
+/// The connection is to be closed without an answer.
+#[derive(Debug)]
+struct Cut;
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the plan closes this connection")
+    }
+}
+
+impl std::error::Error for Cut {}
+
+/// Serves until the runtime ends.
+pub(super) async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
+    let mut builder = S3ServiceBuilder::new(shared.buckets.clone());
+    let options = &shared.options;
+    builder.set_auth(SimpleAuth::from_single(options.access_key.clone(), options.secret_key.clone()));
+    let service = builder.build();
+    let slots = Arc::new(Semaphore::new(options.max_connections.unwrap_or(Semaphore::MAX_PERMITS)));
+    loop {
+        let Ok((socket, _)) = listener.accept().await else { continue };
+        // Without it, small answers wait for the client's delayed acknowledgement (40 ms).
+        let _ = socket.set_nodelay(true);
+        let (shared, service, slots) = (Arc::clone(&shared), service.clone(), Arc::clone(&slots));
+        tokio::spawn(async move {
+            let answer = service_fn(move |request| {
+                answer(request, Arc::clone(&shared), service.clone(), Arc::clone(&slots))
+            });
+            // An error is a client that went away, or a connection that the plan has cut.
+            let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), answer).await;
+        });
+    }
+}
+
+async fn answer(
+    mut request: http::Request<hyper::body::Incoming>,
+    shared: Arc<Shared>,
+    service: S3Service,
+    slots: Arc<Semaphore>,
+) -> Result<HttpResponse, Cut> {
+    let slot = slots.acquire_owned().await.map_err(|_| Cut)?;
+    let mut entry = entry(&request);
+    let faults = lock(&shared.plan).faults_of(&entry.method, &entry.key);
+    let mut latency = shared.options.latency;
+    let mut body_faults = BodyFaults::default();
+    let mut refused = None;
+    for fault in faults {
+        match fault {
+            Fault::Latency(more) => latency += more,
+            Fault::Unavailable => refused = Some((503, "SlowDown", "Please reduce your request rate.")),
+            Fault::Forbidden => refused = Some((403, "AccessDenied", "Access Denied")),
+            Fault::Reset => refused = Some((0, "", "")),
+            Fault::Truncate(bytes) => body_faults.truncate = Some(bytes),
+            Fault::Stall(bytes) => body_faults.stall = Some(bytes),
+            Fault::WholeObject => body_faults.whole_object = true,
+            Fault::Replace(bytes) => shared.buckets.put(&entry.bucket, &entry.key, bytes),
+        }
+    }
+    tokio::time::sleep(latency).await;
+    let response = match refused {
+        Some((0, _, _)) => None,
+        Some((status, code, message)) => Some(refusal(status, code, message)),
+        None => {
+            request.extensions_mut().insert(body_faults);
+            service.call(request.map(Body::from)).await.ok()
+        }
+    };
+    entry.status = response.as_ref().map_or(0, |response| response.status().as_u16());
+    lock(&shared.log).push(entry);
+    // The slot is taken until the body has been sent.
+    response.ok_or(Cut).map(|response| {
+        response.map(|body| {
+            let length = http_body::Body::size_hint(&body).exact();
+            let stream = body.map(move |part| {
+                let _until_sent = &slot;
+                part.map_err(|error| std::io::Error::other(error.to_string()))
+            });
+            match length {
+                Some(0) => Body::empty(),
+                _ => Body::from(StreamingBlob::wrap(stream)),
+            }
+        })
+    })
+}
+
+fn refusal(status: u16, code: &str, message: &str) -> HttpResponse {
+    let xml = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>");
+    http::Response::builder()
+        .status(status)
+        .header("content-type", "application/xml")
+        .header("content-length", xml.len())
+        .body(Body::from(Bytes::from(xml)))
+        .expect("a response of constant parts")
+}
+
+fn entry(request: &http::Request<hyper::body::Incoming>) -> LoggedRequest {
+    let path = request.uri().path().trim_start_matches('/');
+    let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
+    let header = |name| request.headers().get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+    let range = header("range").and_then(|range| {
+        let (start, end) = range.strip_prefix("bytes=")?.split_once('-')?;
+        Some(start.parse().ok()?..end.parse::<u64>().ok()? + 1)
+    });
+    LoggedRequest {
+        method: request.method().to_string(),
+        bucket: bucket.to_owned(),
+        key: percent_decode(key),
+        range,
+        if_match: header("if-match").map(str::to_owned),
+        status: 0,
+    }
+}
+
+fn percent_decode(text: &str) -> String {
+    url::form_urlencoded::parse(text.replace('+', "%2B").as_bytes())
+        .next()
+        .map_or_else(String::new, |(key, _)| key.into_owned())
+}
