@@ -5,10 +5,13 @@ mod config;
 mod error;
 mod init;
 mod nepa;
+mod ops;
+mod rotary;
 mod weights;
 
 pub use config::{HiddenAct, NepaConfig};
 pub use error::ModelError;
 pub use init::init_weights;
-pub use nepa::{Nepa, NepaOutput, PretrainLoss, RopeDraw};
-pub use weights::{ParamSpec, Weights, read_published, write_published};
+pub use nepa::{Nepa, NepaOutput, PretrainLoss, pretrain_loss_of};
+pub use rotary::RopeDraw;
+pub use weights::{ParamSpec, Weights, read_config, read_published, write_published};

@@ -1,31 +1,17 @@
-//! The model. Shapes: B batch, P patches, T tokens (P + 1, or P in pretraining), D width, H heads.
-use candle_core::{DType, Device, Tensor, Var};
+//! The model on candle's tape. Shapes: B batch, P patches, T tokens (P + 1, or P in pretraining), D width, H heads, d = D / H.
+//!
+//! In pretraining the last patch is a target only: the loss drops the last output, and under the causal mask no other token
+//! sees it. So the blocks run on T = P tokens; the loss and every gradient are those of T = P + 1.
+use std::collections::HashMap;
+use std::sync::Arc;
 
-use crate::{ModelError, NepaConfig, Weights};
+use candle_core::{D, DType, Device, Tensor, Var};
 
-/// The random factors of the rotary coordinates of one forward pass; the default changes nothing.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RopeDraw {
-    /// Added to (y, x).
-    pub shift: [f64; 2],
-    /// Factors of (y, x).
-    pub jitter: [f64; 2],
-    /// One factor for both.
-    pub rescale: f64,
-}
-
-impl Default for RopeDraw {
-    fn default() -> Self {
-        Self { shift: [0.0; 2], jitter: [1.0; 2], rescale: 1.0 }
-    }
-}
-
-impl RopeDraw {
-    /// Draws from (seed, step, micro-batch) with the ranges of `config`; the same on every machine.
-    pub fn draw(_config: &NepaConfig, _seed: u64, _step: u64, _micro_batch: u64) -> Self {
-        unimplemented!()
-    }
-}
+use crate::ops::{
+    RotaryTable, activate, activate_gated, add_scaled, attention_scores, causal_softmax,
+    cosine_rows, layer_norm, linear, merge_heads, split_heads,
+};
+use crate::{ModelError, NepaConfig, ParamSpec, RopeDraw, Weights};
 
 /// Both sequences, `[B, T, D]`, class token first.
 #[derive(Debug, Clone)]
@@ -36,7 +22,8 @@ pub struct NepaOutput {
     pub sequence_output: Tensor,
 }
 
-/// The pretraining loss (a scalar tensor, on the tape) and the copy diagnostics.
+/// The pretraining loss (a scalar tensor, on the tape) and the copy diagnostics: a model may cheat by repeating its input.
+/// "Current" is the embedding at the predicting position, for the first position the class token.
 #[derive(Debug)]
 pub struct PretrainLoss {
     /// `-mean cos(output[t], embedding[t + 1])`.
@@ -52,43 +39,400 @@ pub struct PretrainLoss {
 /// A NEPA model: one `Var` a weight.
 #[derive(Debug)]
 pub struct Nepa {
-    /// Weights in the order of `Weights::specs`.
+    /// Weights in the order of [`Weights::specs`].
     pub vars: Vec<Var>,
+    config: NepaConfig,
+    specs: Vec<ParamSpec>,
+    index: HashMap<String, usize>,
+    dtype: DType,
+    device: Device,
+}
+
+/// Whether a forward pass is recorded for a backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tape {
+    Record,
+    Off,
+}
+
+/// What one forward pass needs besides its input.
+struct Pass<'a> {
+    model: &'a Nepa,
+    tape: Tape,
+    rotary: Arc<RotaryTable>,
+    causal: bool,
 }
 
 impl Nepa {
     /// Builds the model from weights on `device` in `dtype` (f32 or f64).
-    pub fn new(_config: &NepaConfig, _weights: &Weights, _dtype: DType, _device: &Device) -> Result<Self, ModelError> {
-        unimplemented!()
+    pub fn new(
+        config: &NepaConfig,
+        weights: &Weights,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        config.validate()?;
+        let specs = ParamSpec::all(config);
+        let expected = specs.iter().map(ParamSpec::len).sum();
+        if weights.flat.len() != expected || weights.specs != specs {
+            return Err(ModelError::FlatLength {
+                got: weights.flat.len(),
+                expected,
+            });
+        }
+        let vars = specs
+            .iter()
+            .map(|spec| {
+                let values =
+                    Tensor::from_slice(&weights.flat[spec.range()], spec.shape.as_slice(), device)?;
+                Var::from_tensor(&values.to_dtype(dtype)?)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let index = specs
+            .iter()
+            .enumerate()
+            .map(|(i, spec)| (spec.name.clone(), i))
+            .collect();
+        Ok(Self {
+            vars,
+            config: config.clone(),
+            specs,
+            index,
+            dtype,
+            device: device.clone(),
+        })
     }
 
     /// Its configuration.
     pub fn config(&self) -> &NepaConfig {
-        unimplemented!()
+        &self.config
+    }
+
+    /// Names, shapes and places of its weights.
+    pub fn specs(&self) -> &[ParamSpec] {
+        &self.specs
+    }
+
+    /// Number of its weights' values.
+    pub fn num_weights(&self) -> usize {
+        self.specs.last().map_or(0, |spec| spec.range().end)
     }
 
     /// Copies flat values (in the order of `Weights`) into the vars.
-    pub fn set_weights(&self, _flat: &[f32]) -> Result<(), ModelError> {
-        unimplemented!()
+    pub fn set_weights(&self, flat: &[f32]) -> Result<(), ModelError> {
+        self.check_flat(flat.len())?;
+        for (var, spec) in self.vars.iter().zip(&self.specs) {
+            let values =
+                Tensor::from_slice(&flat[spec.range()], spec.shape.as_slice(), &self.device)?;
+            var.set(&values.to_dtype(self.dtype)?)?;
+        }
+        Ok(())
     }
 
-    /// All T = P + 1 tokens. `causal` normally is the config's `is_causal`. `pixels` is `[B, 3, S, S]`, normalised.
-    pub fn forward(&self, _pixels: &Tensor, _rope: &RopeDraw, _causal: bool) -> Result<NepaOutput, ModelError> {
-        unimplemented!()
+    /// All T = P + 1 tokens. `causal` normally is the config's `is_causal`. `pixels` is `[B, C, S, S]`, normalised.
+    pub fn forward(
+        &self,
+        pixels: &Tensor,
+        rope: &RopeDraw,
+        causal: bool,
+    ) -> Result<NepaOutput, ModelError> {
+        self.run(pixels, rope, causal, Tape::Record)
     }
 
-    /// The pretraining loss with T = P tokens through the blocks (the last changes nothing).
-    pub fn pretrain_loss(&self, _pixels: &Tensor, _rope: &RopeDraw) -> Result<PretrainLoss, ModelError> {
-        unimplemented!()
+    fn run(
+        &self,
+        pixels: &Tensor,
+        rope: &RopeDraw,
+        causal: bool,
+        tape: Tape,
+    ) -> Result<NepaOutput, ModelError> {
+        let pass = Pass {
+            model: self,
+            tape,
+            rotary: Arc::new(rope.table(&self.config)),
+            causal,
+        };
+        let patches = pass.patch_embeddings(pixels)?;
+        let sequence_input = pass.with_class_token(&patches)?;
+        let sequence_output = pass.encode(&sequence_input)?;
+        Ok(NepaOutput {
+            sequence_input,
+            sequence_output,
+        })
+    }
+
+    /// The pretraining loss with T = P tokens through the blocks (the last changes nothing), if attention is causal.
+    pub fn pretrain_loss(
+        &self,
+        pixels: &Tensor,
+        rope: &RopeDraw,
+    ) -> Result<PretrainLoss, ModelError> {
+        let causal = self.config.is_causal;
+        if !causal {
+            return pretrain_loss_of(&self.forward(pixels, rope, causal)?);
+        }
+        let pass = Pass {
+            model: self,
+            tape: Tape::Record,
+            rotary: Arc::new(rope.table(&self.config)),
+            causal,
+        };
+        let patches = pass.patch_embeddings(pixels)?;
+        let num_patches = self.config.num_patches();
+        let input = pass.with_class_token(&patches.narrow(1, 0, num_patches - 1)?)?;
+        let output = pass.encode(&input)?;
+        loss_and_copying(&output, &patches, &input)
     }
 
     /// Adds the gradients of `loss` to `flat` (in the order of `Weights`), scaled by `scale`; a missing gradient is an error.
-    pub fn backward_into(&self, _loss: &Tensor, _scale: f32, _flat: &mut [f32]) -> Result<(), ModelError> {
-        unimplemented!()
+    pub fn backward_into(
+        &self,
+        loss: &Tensor,
+        scale: f32,
+        flat: &mut [f32],
+    ) -> Result<(), ModelError> {
+        self.check_flat(flat.len())?;
+        let gradients = self.gradients(loss)?;
+        for (gradient, spec) in gradients.into_iter().zip(&self.specs) {
+            let values = gradient
+                .to_dtype(DType::F32)?
+                .flatten_all()?
+                .to_vec1::<f32>()?;
+            for (sum, value) in flat[spec.range()].iter_mut().zip(values) {
+                *sum += scale * value;
+            }
+        }
+        Ok(())
     }
 
-    /// Features for evaluation, `[B, D]`: mean over the patch tokens of the final norm's output.
-    pub fn features(&self, _pixels: &Tensor, _causal: bool) -> Result<Tensor, ModelError> {
-        unimplemented!()
+    /// The gradients of `loss`, one a weight, in order and in the model's own type.
+    pub fn gradients(&self, loss: &Tensor) -> Result<Vec<Tensor>, ModelError> {
+        let mut store = loss.backward()?;
+        self.vars
+            .iter()
+            .zip(&self.specs)
+            .map(|(var, spec)| {
+                store
+                    .remove(var)
+                    .ok_or_else(|| ModelError::MissingGradient {
+                        name: spec.name.clone(),
+                    })
+            })
+            .collect()
+    }
+
+    /// Features for evaluation, `[B, D]`: mean over the patch tokens of the final norm's output. Nothing is recorded.
+    pub fn features(&self, pixels: &Tensor, causal: bool) -> Result<Tensor, ModelError> {
+        let output = self
+            .run(pixels, &RopeDraw::default(), causal, Tape::Off)?
+            .sequence_output;
+        Ok(output.narrow(1, 1, self.config.num_patches())?.mean(1)?)
+    }
+
+    fn check_flat(&self, got: usize) -> Result<(), ModelError> {
+        let expected = self.num_weights();
+        if got == expected {
+            Ok(())
+        } else {
+            Err(ModelError::FlatLength { got, expected })
+        }
     }
 }
+
+/// Loss and copy diagnostics from a whole forward pass (T = P + 1).
+pub fn pretrain_loss_of(output: &NepaOutput) -> Result<PretrainLoss, ModelError> {
+    let predictions = output.sequence_output.dim(1)? - 1;
+    loss_and_copying(
+        &output.sequence_output.narrow(1, 0, predictions)?,
+        &output.sequence_input.narrow(1, 1, predictions)?,
+        &output.sequence_input.narrow(1, 0, predictions)?,
+    )
+}
+
+/// All three `[B, P, D]`: what is predicted, what comes next, what is there.
+fn loss_and_copying(
+    predictions: &Tensor,
+    next: &Tensor,
+    current: &Tensor,
+) -> Result<PretrainLoss, ModelError> {
+    let cosines = cosine_rows(predictions, next)?;
+    let loss = cosines.mean_all()?.neg()?;
+    let values = |cosines: &Tensor| {
+        cosines
+            .detach()
+            .to_dtype(DType::F64)?
+            .flatten_all()?
+            .to_vec1::<f64>()
+    };
+    let to_next = values(&cosines)?;
+    let to_current = values(&cosine_rows(&predictions.detach(), current)?)?;
+    let count = to_next.len() as f64;
+    let wins = to_next
+        .iter()
+        .zip(&to_current)
+        .filter(|(next, current)| current > next)
+        .count();
+    Ok(PretrainLoss {
+        loss,
+        cos_target: to_next.iter().sum::<f64>() / count,
+        cos_previous: to_current.iter().sum::<f64>() / count,
+        copy_win: wins as f64 / count,
+    })
+}
+
+impl Pass<'_> {
+    fn optional(&self, name: &str) -> Option<Tensor> {
+        let var = &self.model.vars[*self.model.index.get(name)?];
+        Some(if self.tape == Tape::Record {
+            var.as_tensor().clone()
+        } else {
+            var.as_detached_tensor()
+        })
+    }
+
+    fn weight(&self, name: &str) -> Tensor {
+        self.optional(name)
+            .unwrap_or_else(|| panic!("ParamSpec::all lists {name}"))
+    }
+
+    /// `[B, C, S, S]` to `[B, P, D]`: a convolution whose kernel is its stride is one matrix product over the patches.
+    fn patch_embeddings(&self, pixels: &Tensor) -> Result<Tensor, ModelError> {
+        let config = &self.model.config;
+        let (channels, size, patch) = (config.num_channels, config.image_size, config.patch_size);
+        let batch = match pixels.dims() {
+            [batch, c, h, w] if *batch > 0 && (*c, *h, *w) == (channels, size, size) => *batch,
+            other => {
+                return Err(ModelError::PixelShape {
+                    got: other.to_vec(),
+                    channels,
+                    image_size: size,
+                });
+            }
+        };
+        let side = config.patches_per_side();
+        let values = channels * patch * patch;
+        let patches = pixels
+            .to_dtype(self.model.dtype)?
+            .reshape(&[batch, channels, side, patch, side, patch][..])?
+            .permute([0, 2, 4, 1, 3, 5])?
+            .reshape((batch, side * side, values))?;
+        let projection = "vit_nepa.embeddings.patch_embeddings.projection";
+        let weight = self
+            .weight(&format!("{projection}.weight"))
+            .reshape((config.hidden_size, values))?;
+        Ok(linear(
+            &patches,
+            &weight,
+            Some(&self.weight(&format!("{projection}.bias"))),
+        )?)
+    }
+
+    fn with_class_token(&self, patches: &Tensor) -> Result<Tensor, ModelError> {
+        let (batch, _, width) = patches.dims3()?;
+        let class = self
+            .weight("vit_nepa.embeddings.cls_token")
+            .broadcast_as((batch, 1, width))?
+            .contiguous()?;
+        Ok(Tensor::cat(&[&class, patches], 1)?)
+    }
+
+    fn encode(&self, input: &Tensor) -> Result<Tensor, ModelError> {
+        let mut x = input.clone();
+        for n in 0..self.model.config.num_hidden_layers {
+            x = self.block(&x, &format!("vit_nepa.encoder.layer.{n}"))?;
+        }
+        self.norm(&x, "vit_nepa.layernorm")
+    }
+
+    fn norm(&self, x: &Tensor, name: &str) -> Result<Tensor, ModelError> {
+        let (weight, bias) = (
+            self.weight(&format!("{name}.weight")),
+            self.weight(&format!("{name}.bias")),
+        );
+        Ok(layer_norm(
+            x,
+            x.dim(D::Minus1)?,
+            Some(&weight),
+            Some(&bias),
+            self.model.config.layer_norm_eps,
+        )?)
+    }
+
+    fn linear(&self, x: &Tensor, name: &str) -> Result<Tensor, ModelError> {
+        let bias = self.optional(&format!("{name}.bias"));
+        Ok(linear(
+            x,
+            &self.weight(&format!("{name}.weight")),
+            bias.as_ref(),
+        )?)
+    }
+
+    fn block(&self, x: &Tensor, layer: &str) -> Result<Tensor, ModelError> {
+        let attention =
+            self.attention(&self.norm(x, &format!("{layer}.layernorm_before"))?, layer)?;
+        let x = add_scaled(
+            x,
+            &attention,
+            &self.weight(&format!("{layer}.layer_scale.lambda1")),
+        )?;
+        let mlp = self.mlp(&self.norm(&x, &format!("{layer}.layernorm_after"))?, layer)?;
+        Ok(add_scaled(
+            &x,
+            &mlp,
+            &self.weight(&format!("{layer}.output.layer_scale.lambda1")),
+        )?)
+    }
+
+    fn attention(&self, x: &Tensor, layer: &str) -> Result<Tensor, ModelError> {
+        let config = &self.model.config;
+        let heads = config.num_attention_heads;
+        let rotated = |part: &str, norm: &str| -> Result<Tensor, ModelError> {
+            let mut projected = self.linear(x, &format!("{layer}.attention.attention.{part}"))?;
+            if config.qk_norm {
+                let name = format!("{layer}.attention.attention.{norm}");
+                let (weight, bias) = (
+                    self.optional(&format!("{name}.weight")),
+                    self.optional(&format!("{name}.bias")),
+                );
+                projected = layer_norm(
+                    &projected,
+                    config.head_size(),
+                    weight.as_ref(),
+                    bias.as_ref(),
+                    config.layer_norm_eps,
+                )?;
+            }
+            Ok(split_heads(&projected, heads, Some(&self.rotary))?)
+        };
+        let (q, k) = (rotated("query", "q_norm")?, rotated("key", "k_norm")?);
+        let v = split_heads(
+            &self.linear(x, &format!("{layer}.attention.attention.value"))?,
+            heads,
+            None,
+        )?;
+        let scale = 1.0 / (config.head_size() as f64).sqrt();
+        let seen = causal_softmax(&attention_scores(&q, &k)?, scale, self.causal)?;
+        self.linear(
+            &merge_heads(&seen.matmul(&v)?)?,
+            &format!("{layer}.attention.output.dense"),
+        )
+    }
+
+    fn mlp(&self, x: &Tensor, layer: &str) -> Result<Tensor, ModelError> {
+        let config = &self.model.config;
+        let up = self.linear(x, &format!("{layer}.intermediate.up_proj"))?;
+        let hidden = if config.use_gated_mlp {
+            activate_gated(
+                &self.linear(x, &format!("{layer}.intermediate.gate_proj"))?,
+                &up,
+                config.hidden_act,
+            )?
+        } else {
+            activate(&up, config.hidden_act)?
+        };
+        self.linear(&hidden, &format!("{layer}.output.dense"))
+    }
+}
+
+#[cfg(test)]
+mod tests;
