@@ -4,35 +4,28 @@
 use candle_core::{DType, Device, Tensor};
 use nepa_model::{ModelError, Nepa, NepaConfig, RopeDraw, Weights};
 
-use crate::recipe::OptimizerConfig;
+use crate::optimizer::{Optimizer, OptimizerConfig, OptimizerError, OptimizerState, global_norm};
 
 /// All that training changes, of one step; flat buffers in the order of `weights.specs`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingState {
-    /// Optimiser steps done.
-    pub step: u64,
     /// Weights.
     pub weights: Weights,
-    /// AdamW's first moment.
-    pub first_moment: Vec<f32>,
-    /// AdamW's second moment.
-    pub second_moment: Vec<f32>,
-    /// Moving average of the weights; before the first step the weights themselves.
-    pub ema: Vec<f32>,
+    /// Moments and moving average.
+    pub optimizer: OptimizerState,
 }
 
 impl TrainingState {
     /// The state before the first step.
     pub fn new(weights: Weights) -> Self {
         let zeros = vec![0.0; weights.flat.len()];
-        let ema = weights.flat.clone();
-        Self {
+        let optimizer = OptimizerState {
             step: 0,
-            first_moment: zeros.clone(),
-            second_moment: zeros,
-            ema,
-            weights,
-        }
+            m: zeros.clone(),
+            v: zeros,
+            ema: Vec::new(),
+        };
+        Self { weights, optimizer }
     }
 }
 
@@ -51,23 +44,17 @@ pub struct StepReport {
     pub copy_win: f64,
 }
 
-/// Learning rates of one update.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LearningRates {
-    /// Of all weights but the embeddings.
-    pub main: f64,
-    /// Of the embeddings.
-    pub embedding: f64,
-}
-
 /// An engine cannot compute a step.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The model cannot be built or computed.
-    #[error("the model cannot be computed: {0}")]
+    #[error("the model cannot be computed")]
     Model(#[from] ModelError),
+    /// The optimiser does not fit the model.
+    #[error(transparent)]
+    Optimizer(#[from] OptimizerError),
     /// A tensor cannot be made.
-    #[error("the batch cannot become a tensor: {0}")]
+    #[error("the batch cannot become a tensor")]
     Tensor(#[from] candle_core::Error),
 }
 
@@ -81,7 +68,7 @@ pub trait Engine {
     fn step(&mut self, images: &[&[f32]], ropes: &[RopeDraw]) -> Result<StepReport, EngineError>;
 
     /// Clips the gradient of the last step and applies it to weights, moments and average.
-    fn update(&mut self, rates: LearningRates) -> Result<(), EngineError>;
+    fn update(&mut self, lr: f64) -> Result<(), EngineError>;
 
     /// A copy of weights, moments and average.
     fn export(&self) -> Result<TrainingState, EngineError>;
@@ -91,30 +78,39 @@ pub trait Engine {
 #[derive(Debug)]
 pub struct TapeEngine {
     model: Nepa,
-    state: TrainingState,
+    weights: Weights,
+    optimizer: Optimizer,
     gradient: Vec<f32>,
+    grad_norm: f64,
 }
 
 impl TapeEngine {
-    /// An engine for one architecture; [`Engine::load`] gives it its weights.
+    /// An engine that goes on from `state`.
     pub fn new(
         config: &NepaConfig,
-        _optimizer: &OptimizerConfig,
-        state: &TrainingState,
+        optimizer: &OptimizerConfig,
+        state: TrainingState,
     ) -> Result<Self, EngineError> {
-        let model = Nepa::new(config, &state.weights, DType::F32, &Device::Cpu)?;
+        let TrainingState {
+            weights,
+            optimizer: optimizer_state,
+        } = state;
         Ok(Self {
-            model,
-            gradient: vec![0.0; state.weights.flat.len()],
-            state: state.clone(),
+            model: Nepa::new(config, &weights, DType::F32, &Device::Cpu)?,
+            optimizer: Optimizer::from_state(optimizer, &weights.specs, optimizer_state)?,
+            gradient: vec![0.0; weights.flat.len()],
+            grad_norm: 0.0,
+            weights,
         })
     }
 }
 
 impl Engine for TapeEngine {
     fn load(&mut self, state: TrainingState) -> Result<(), EngineError> {
-        self.model.set_weights(&state.weights.flat)?;
-        self.state = state;
+        let TrainingState { weights, optimizer } = state;
+        self.optimizer = Optimizer::from_state(self.optimizer.config(), &weights.specs, optimizer)?;
+        self.model.set_weights(&weights.flat)?;
+        self.weights = weights;
         Ok(())
     }
 
@@ -134,19 +130,21 @@ impl Engine for TapeEngine {
             self.model
                 .backward_into(&found.loss, share as f32, &mut self.gradient)?;
         }
-        let squares = self
-            .gradient
-            .iter()
-            .map(|value| f64::from(*value) * f64::from(*value));
-        report.grad_norm = squares.sum::<f64>().sqrt();
+        self.grad_norm = global_norm(&self.gradient);
+        report.grad_norm = self.grad_norm;
         Ok(report)
     }
 
-    fn update(&mut self, _rates: LearningRates) -> Result<(), EngineError> {
-        unimplemented!()
+    fn update(&mut self, lr: f64) -> Result<(), EngineError> {
+        self.optimizer
+            .step_with_norm(&mut self.weights.flat, &self.gradient, lr, self.grad_norm);
+        Ok(self.model.set_weights(&self.weights.flat)?)
     }
 
     fn export(&self) -> Result<TrainingState, EngineError> {
-        Ok(self.state.clone())
+        Ok(TrainingState {
+            weights: self.weights.clone(),
+            optimizer: self.optimizer.state().clone(),
+        })
     }
 }
