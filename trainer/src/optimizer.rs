@@ -2,9 +2,43 @@
 //! Semantics are those of PyTorch's `AdamW` and `clip_grad_norm_`. Every element is a function of its own history and of the
 //! norm, which is summed in f64 in a fixed order: the number of threads changes no bit. Called by the run loop and `nepa verify`.
 use nepa_model::ParamSpec;
+use serde::{Deserialize, Serialize};
 
-use crate::engine::{LearningRates, TrainingState};
-use crate::recipe::OptimizerConfig;
+/// Settings of [`Optimizer`]; the defaults are the published ones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerConfig {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay, for the names that [`decays`].
+    pub weight_decay: f64,
+    /// Global norm to which gradients are clipped; `None` does not clip.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_grad_norm: Option<f64>,
+    /// Factor of the learning rate for `vit_nepa.embeddings.*`; 1 is the same rate.
+    pub embedding_lr_factor: f64,
+    /// Decay of the moving average; `None` keeps no average.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.05,
+            max_grad_norm: Some(1.0),
+            embedding_lr_factor: 1.0,
+            ema_decay: Some(0.9999),
+        }
+    }
+}
 
 /// Whether weight decay applies to a weight of that name: not to biases, norms and layer scales; it does to the class token.
 pub fn decays(name: &str) -> bool {
@@ -23,20 +57,61 @@ pub fn is_embedding(name: &str) -> bool {
     name.starts_with("vit_nepa.embeddings.")
 }
 
+/// All that the optimiser remembers; saved whole in a checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OptimizerState {
+    /// Updates so far.
+    pub step: u64,
+    /// First moments.
+    pub m: Vec<f32>,
+    /// Second moments.
+    pub v: Vec<f32>,
+    /// Moving average of the weights; empty before the first step and if none is kept.
+    pub ema: Vec<f32>,
+}
+
 /// Consecutive weights with the same settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Run {
     start: usize,
     end: usize,
     decay: f64,
-    embedding: bool,
+    lr_factor: f64,
 }
 
-/// AdamW over one flat buffer. What it remembers lies in [`TrainingState`].
+/// AdamW over one flat buffer.
 #[derive(Debug, Clone)]
 pub struct Optimizer {
     config: OptimizerConfig,
     runs: Vec<Run>,
+    state: OptimizerState,
+}
+
+/// The optimiser cannot be built from what was given.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum OptimizerError {
+    /// A setting is impossible.
+    #[error("optimizer: {key} = {value} is not possible: {rule}")]
+    Setting {
+        /// Its name.
+        key: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it must satisfy.
+        rule: &'static str,
+    },
+    /// A saved state belongs to another model.
+    #[error(
+        "optimizer: the saved {what} has {got} values, the model {expected}; the checkpoint is of another model"
+    )]
+    StateLength {
+        /// Which buffer.
+        what: &'static str,
+        /// Its length.
+        got: usize,
+        /// Weights of the model.
+        expected: usize,
+    },
 }
 
 /// Elements in one piece of the norm.
@@ -63,13 +138,30 @@ pub fn global_norm(gradients: &[f32]) -> f64 {
 }
 
 /// PyTorch's `clip_grad_norm_`: scales by `max_norm / (norm + 1e-6)`, but never up.
-pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
-    (max_norm / (norm + 1e-6)).min(1.0)
+pub fn clip_factor(norm: f64, max_norm: Option<f64>) -> f64 {
+    max_norm.map_or(1.0, |max_norm| (max_norm / (norm + 1e-6)).min(1.0))
 }
 
 impl Optimizer {
-    /// Sorts the weights into groups. The recipe has checked the settings.
-    pub fn new(config: &OptimizerConfig, specs: &[ParamSpec]) -> Self {
+    /// Starts with zero moments.
+    pub fn new(config: &OptimizerConfig, specs: &[ParamSpec]) -> Result<Self, OptimizerError> {
+        let len = specs.iter().map(ParamSpec::len).sum();
+        let state = OptimizerState {
+            step: 0,
+            m: vec![0.0; len],
+            v: vec![0.0; len],
+            ema: Vec::new(),
+        };
+        Self::from_state(config, specs, state)
+    }
+
+    /// Goes on from a saved state.
+    pub fn from_state(
+        config: &OptimizerConfig,
+        specs: &[ParamSpec],
+        state: OptimizerState,
+    ) -> Result<Self, OptimizerError> {
+        config.validate()?;
         let mut runs: Vec<Run> = Vec::new();
         for spec in specs {
             let run = Run {
@@ -80,76 +172,166 @@ impl Optimizer {
                 } else {
                     0.0
                 },
-                embedding: is_embedding(&spec.name),
+                lr_factor: if is_embedding(&spec.name) {
+                    config.embedding_lr_factor
+                } else {
+                    1.0
+                },
             };
             match runs.last_mut() {
-                Some(last) if (last.decay, last.embedding) == (run.decay, run.embedding) => {
+                Some(last) if (last.decay, last.lr_factor) == (run.decay, run.lr_factor) => {
                     last.end = run.end
                 }
                 _ => runs.push(run),
             }
         }
-        Self {
+        let expected = runs.last().map_or(0, |run| run.end);
+        let averaged = if config.ema_decay.is_some() && state.step > 0 {
+            expected
+        } else {
+            0
+        };
+        for (what, got, expected) in [
+            ("first moment", state.m.len(), expected),
+            ("second moment", state.v.len(), expected),
+            ("moving average", state.ema.len(), averaged),
+        ] {
+            if got != expected {
+                return Err(OptimizerError::StateLength {
+                    what,
+                    got,
+                    expected,
+                });
+            }
+        }
+        Ok(Self {
             config: config.clone(),
             runs,
-        }
+            state,
+        })
     }
 
-    /// One update by `gradient`, whose global norm is `norm`: clipping, weights, moments, moving average, step count. The
-    /// caller checks first that the norm is finite. The average starts as a copy after the first step.
-    pub fn update(
-        &self,
-        state: &mut TrainingState,
-        gradient: &[f32],
-        norm: f64,
-        rates: LearningRates,
-    ) {
+    /// What it remembers.
+    pub fn state(&self) -> &OptimizerState {
+        &self.state
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &OptimizerConfig {
+        &self.config
+    }
+
+    /// One update of `weights` by `gradients` at learning rate `lr`; returns the norm before clipping.
+    pub fn step(&mut self, weights: &mut [f32], gradients: &[f32], lr: f64) -> f64 {
+        let norm = global_norm(gradients);
+        self.step_with_norm(weights, gradients, lr, norm);
+        norm
+    }
+
+    /// As [`Optimizer::step`], with the norm already known; the caller checks first that it is finite.
+    pub fn step_with_norm(&mut self, weights: &mut [f32], gradients: &[f32], lr: f64, norm: f64) {
+        let len = self.state.m.len();
         assert_eq!(
-            state.weights.flat.len(),
-            gradient.len(),
+            (weights.len(), gradients.len()),
+            (len, len),
             "flat buffers of one model"
         );
-        state.step += 1;
-        let [beta1, beta2] = self.config.betas;
+        self.state.step += 1;
+        let config = &self.config;
+        let clip = clip_factor(norm, config.max_grad_norm);
         // `powf`, since a long run has more steps than `powi` counts.
-        let correction1 = 1.0 - beta1.powf(state.step as f64);
-        let correction2 = (1.0 - beta2.powf(state.step as f64)).sqrt();
+        let step = self.state.step as f64;
+        let correction1 = 1.0 - config.beta1.powf(step);
+        let correction2 = (1.0 - config.beta2.powf(step)).sqrt();
         for run in &self.runs {
-            let lr = if run.embedding {
-                rates.embedding
-            } else {
-                rates.main
-            };
+            let lr = lr * run.lr_factor;
             let rule = Update {
-                clip: clip_factor(norm, self.config.clip_norm) as f32,
+                clip: clip as f32,
                 keep: (1.0 - lr * run.decay) as f32,
                 step_size: (lr / correction1) as f32,
                 correction2: correction2 as f32,
-                beta1: beta1 as f32,
-                beta2: beta2 as f32,
-                rest1: (1.0 - beta1) as f32,
-                rest2: (1.0 - beta2) as f32,
-                eps: self.config.eps as f32,
+                beta1: config.beta1 as f32,
+                beta2: config.beta2 as f32,
+                rest1: (1.0 - config.beta1) as f32,
+                rest2: (1.0 - config.beta2) as f32,
+                eps: config.eps as f32,
             };
             let range = run.start..run.end;
             rule.apply(
-                &mut state.weights.flat[range.clone()],
-                &gradient[range.clone()],
-                &mut state.first_moment[range.clone()],
-                &mut state.second_moment[range],
+                &mut weights[range.clone()],
+                &gradients[range.clone()],
+                &mut self.state.m[range.clone()],
+                &mut self.state.v[range],
             );
         }
-        if state.step == 1 {
-            state.ema.clone_from(&state.weights.flat);
+        self.average(weights);
+    }
+
+    /// The average starts as a copy after the first step.
+    fn average(&mut self, weights: &[f32]) {
+        let Some(decay) = self.config.ema_decay else {
+            return;
+        };
+        if self.state.ema.is_empty() {
+            self.state.ema = weights.to_vec();
             return;
         }
-        let (decay, rest) = (
-            self.config.ema_decay as f32,
-            (1.0 - self.config.ema_decay) as f32,
-        );
-        for (average, weight) in state.ema.iter_mut().zip(&state.weights.flat) {
+        let (decay, rest) = (decay as f32, (1.0 - decay) as f32);
+        for (average, weight) in self.state.ema.iter_mut().zip(weights) {
             *average = decay * *average + rest * weight;
         }
+    }
+}
+
+impl OptimizerConfig {
+    /// Checks the values.
+    pub fn validate(&self) -> Result<(), OptimizerError> {
+        let fraction = "it must be at least 0 and less than 1";
+        let positive = "it must be finite and positive";
+        let not_negative = "it must be finite and not negative";
+        let is_positive = |value: f64| value.is_finite() && value > 0.0;
+        let is_not_negative = |value: f64| value.is_finite() && value >= 0.0;
+        let norm = self.max_grad_norm.unwrap_or(1.0);
+        let average = self.ema_decay.unwrap_or(0.0);
+        for (key, value, holds, rule) in [
+            (
+                "beta1",
+                self.beta1,
+                (0.0..1.0).contains(&self.beta1),
+                fraction,
+            ),
+            (
+                "beta2",
+                self.beta2,
+                (0.0..1.0).contains(&self.beta2),
+                fraction,
+            ),
+            ("eps", self.eps, is_positive(self.eps), positive),
+            (
+                "weight_decay",
+                self.weight_decay,
+                is_not_negative(self.weight_decay),
+                not_negative,
+            ),
+            ("max_grad_norm", norm, is_positive(norm), positive),
+            (
+                "embedding_lr_factor",
+                self.embedding_lr_factor,
+                is_not_negative(self.embedding_lr_factor),
+                not_negative,
+            ),
+            (
+                "ema_decay",
+                average,
+                (0.0..1.0).contains(&average),
+                fraction,
+            ),
+        ] {
+            if !holds {
+                return Err(OptimizerError::Setting { key, value, rule });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -181,149 +363,5 @@ impl Update {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use nepa_model::{NepaConfig, Weights};
-
-    fn spec(name: &str, len: usize, offset: usize) -> ParamSpec {
-        ParamSpec {
-            name: name.into(),
-            shape: vec![len],
-            offset,
-        }
-    }
-
-    #[test]
-    fn decay_goes_by_name() {
-        for name in [
-            "vit_nepa.embeddings.patch_embeddings.projection.bias",
-            "vit_nepa.encoder.layer.0.layernorm_after.weight",
-            "vit_nepa.encoder.layer.0.attention.attention.q_norm.weight",
-            "vit_nepa.encoder.layer.0.output.layer_scale.lambda1",
-            "vit_nepa.layernorm.weight",
-            "fc_norm.weight",
-            "blocks.0.norm.weight",
-        ] {
-            assert!(!decays(name), "{name}");
-        }
-        for name in [
-            "vit_nepa.embeddings.cls_token",
-            "vit_nepa.embeddings.patch_embeddings.projection.weight",
-            "vit_nepa.encoder.layer.0.intermediate.gate_proj.weight",
-            "normal.weight",
-        ] {
-            assert!(decays(name), "{name}");
-        }
-        let specs = ParamSpec::all(&NepaConfig::tiny());
-        let optimizer = Optimizer::new(&OptimizerConfig::default(), &specs);
-        assert_eq!(optimizer.runs.first().map(|run| run.start), Some(0));
-        assert!(
-            optimizer
-                .runs
-                .windows(2)
-                .all(|pair| pair[0].end == pair[1].start)
-        );
-        for spec in &specs {
-            let run = optimizer
-                .runs
-                .iter()
-                .find(|run| run.start <= spec.offset && spec.range().end <= run.end);
-            assert_eq!(
-                run.expect("covered").decay > 0.0,
-                decays(&spec.name),
-                "{}",
-                spec.name
-            );
-        }
-    }
-
-    /// The formulas of `torch.optim.AdamW` in f64, written out for one element.
-    #[test]
-    fn steps_are_those_of_the_formulas() {
-        let config = OptimizerConfig {
-            ema_decay: 0.9,
-            ..OptimizerConfig::default()
-        };
-        let specs = vec![
-            spec("vit_nepa.embeddings.cls_token", 1, 0),
-            spec("a.bias", 1, 1),
-            spec("b.weight", 1, 2),
-        ];
-        let optimizer = Optimizer::new(&config, &specs);
-        let mut state = TrainingState::new(Weights {
-            specs,
-            flat: vec![0.5, -0.25, 1.5],
-        });
-        let mut expected: Vec<(f64, f64, f64, f64)> = state
-            .weights
-            .flat
-            .iter()
-            .map(|w| (f64::from(*w), 0.0, 0.0, 0.0))
-            .collect();
-        for step in 1..=6i32 {
-            let gradient: Vec<f32> = (0..3)
-                .map(|i| (step * (i + 1)) as f32 * 0.3 - 1.0)
-                .collect();
-            let rates = LearningRates {
-                main: 0.01 * f64::from(step),
-                embedding: 0.004 * f64::from(step),
-            };
-            let norm = global_norm(&gradient);
-            let true_norm = gradient
-                .iter()
-                .map(|g| f64::from(*g).powi(2))
-                .sum::<f64>()
-                .sqrt();
-            assert!((norm - true_norm).abs() < 1e-12);
-            optimizer.update(&mut state, &gradient, norm, rates);
-            let clip = (1.0 / (true_norm + 1e-6)).min(1.0);
-            for (i, (w, m, v, ema)) in expected.iter_mut().enumerate() {
-                let g = f64::from(gradient[i]) * clip;
-                let lr = if i == 0 { rates.embedding } else { rates.main };
-                *w *= 1.0 - lr * if i == 1 { 0.0 } else { 0.05 };
-                *m = 0.9 * *m + 0.1 * g;
-                *v = 0.95 * *v + 0.05 * g * g;
-                let (m_hat, v_hat) = (
-                    *m / (1.0 - 0.9f64.powi(step)),
-                    *v / (1.0 - 0.95f64.powi(step)),
-                );
-                *w -= lr * m_hat / (v_hat.sqrt() + 1e-8);
-                *ema = if step == 1 { *w } else { 0.9 * *ema + 0.1 * *w };
-                let got = (f64::from(state.weights.flat[i]), f64::from(state.ema[i]));
-                assert!(
-                    (got.0 - *w).abs() < 1e-6,
-                    "step {step}, weight {i}: {} should be {w}",
-                    got.0
-                );
-                assert!(
-                    (got.1 - *ema).abs() < 1e-6,
-                    "step {step}, average {i}: {} should be {ema}",
-                    got.1
-                );
-            }
-        }
-        assert_eq!(state.step, 6);
-    }
-
-    #[test]
-    fn clipping_never_enlarges() {
-        assert!((clip_factor(0.5, 1.0) - 1.0).abs() < f64::EPSILON);
-        assert!((clip_factor(4.0, 1.0) - 1.0 / (4.0 + 1e-6)).abs() < 1e-15);
-        assert!(!global_norm(&[1.0, f32::NAN]).is_finite());
-    }
-
-    #[test]
-    fn the_norm_has_one_order() {
-        let gradient: Vec<f32> = (0..100_003).map(|i| (i as f32 * 0.7).sin()).collect();
-        let plain = gradient
-            .iter()
-            .map(|g| f64::from(*g).powi(2))
-            .sum::<f64>()
-            .sqrt();
-        assert!((global_norm(&gradient) / plain - 1.0).abs() < 1e-12);
-        assert_eq!(
-            global_norm(&gradient).to_bits(),
-            global_norm(&gradient.clone()).to_bits()
-        );
-    }
-}
+#[path = "optimizer_tests.rs"]
+mod tests;

@@ -1,54 +1,31 @@
-//! Learning rate over steps: linear warm-up from 0, then half a cosine to 0.
+//! Learning rate over steps: linear warm-up from 0, then half a cosine down to `final_lr`.
 use std::f64::consts::PI;
 
-use crate::engine::LearningRates;
-use crate::recipe::ResolvedTrain;
-
-/// A pure function from the step to the learning rates.
+/// A pure function from the step to the learning rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
-    /// Greatest learning rates, reached at the end of the warm-up.
-    pub peak: LearningRates,
+    /// Greatest learning rate, reached at the end of the warm-up.
+    pub lr: f64,
     /// Steps of the warm-up; the first has rate 0, if there is any.
     pub warmup_steps: u64,
-    /// Steps of the whole run; at this step, one after the last, the rate is 0.
+    /// Steps of the whole run; at this step, one after the last, the rate is `final_lr`.
     pub total_steps: u64,
+    /// What the cosine ends at; the published runs end at 0.
+    pub final_lr: f64,
 }
 
 impl Schedule {
-    /// The schedule of a resolved recipe.
-    pub fn new(train: &ResolvedTrain) -> Self {
-        let peak = LearningRates {
-            main: train.lr,
-            embedding: train.embedding_lr,
-        };
-        Self {
-            peak,
-            warmup_steps: train.warmup_steps,
-            total_steps: train.steps,
-        }
-    }
-
-    /// The rates of step `step`, counted from 0.
-    pub fn at(&self, step: u64) -> LearningRates {
-        let factor = self.factor(step);
-        LearningRates {
-            main: self.peak.main * factor,
-            embedding: self.peak.embedding * factor,
-        }
-    }
-
-    /// Share of the greatest rate.
-    fn factor(&self, step: u64) -> f64 {
+    /// The rate of step `step`, counted from 0.
+    pub fn at(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
-            return step as f64 / self.warmup_steps as f64;
+            return self.lr * step as f64 / self.warmup_steps as f64;
         }
         if step >= self.total_steps {
-            return 0.0;
+            return self.final_lr;
         }
         let done =
             (step - self.warmup_steps) as f64 / (self.total_steps - self.warmup_steps) as f64;
-        0.5 * (1.0 + libm::cos(PI * done))
+        self.final_lr + (self.lr - self.final_lr) * 0.5 * (1.0 + libm::cos(PI * done))
     }
 }
 
@@ -56,19 +33,14 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    fn schedule(warmup_steps: u64, total_steps: u64) -> Schedule {
-        Schedule {
-            peak: LearningRates {
-                main: 0.002,
-                embedding: 0.004,
-            },
-            warmup_steps,
-            total_steps,
-        }
-    }
-
     #[test]
     fn published_rates() {
+        let schedule = Schedule {
+            lr: 0.002,
+            warmup_steps: 2,
+            total_steps: 12,
+            final_lr: 0.0,
+        };
         // From the published code's trajectory.
         let published = [
             0.0,
@@ -81,21 +53,34 @@ mod tests {
             0.001,
         ];
         for (step, rate) in published.into_iter().enumerate() {
-            let rates = schedule(2, 12).at(step as u64);
-            assert!((rates.main - rate).abs() < 1e-17, "step {step}");
-            assert!((rates.embedding - 2.0 * rate).abs() < 1e-17, "step {step}");
+            assert!(
+                (schedule.at(step as u64) - rate).abs() < 1e-17,
+                "step {step}"
+            );
         }
+        assert!(
+            schedule.at(11) > 0.0
+                && schedule.at(12).abs() < 1e-18
+                && schedule.at(1000).abs() < 1e-18
+        );
     }
 
     #[test]
     fn edges() {
-        assert!(schedule(2, 12).at(11).main > 0.0);
-        assert_eq!(schedule(2, 12).at(12).main.to_bits(), 0);
-        assert!(
-            (schedule(0, 4).at(0).main - 0.002).abs() < 1e-18,
-            "without a warm-up the first step has the full rate"
-        );
-        assert!((schedule(4, 4).at(3).main - 0.0015).abs() < 1e-18);
-        assert_eq!(schedule(4, 4).at(4).main.to_bits(), 0);
+        let no_warmup = Schedule {
+            lr: 1.0,
+            warmup_steps: 0,
+            total_steps: 4,
+            final_lr: 0.1,
+        };
+        assert!((no_warmup.at(0) - 1.0).abs() < 1e-15 && (no_warmup.at(4) - 0.1).abs() < 1e-15);
+        assert!((no_warmup.at(2) - 0.55).abs() < 1e-15);
+        let only_warmup = Schedule {
+            lr: 1.0,
+            warmup_steps: 4,
+            total_steps: 4,
+            final_lr: 0.0,
+        };
+        assert!((only_warmup.at(3) - 0.75).abs() < 1e-15 && only_warmup.at(4).abs() < 1e-15);
     }
 }
