@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::engine::TrainingState;
+use crate::optimizer::OptimizerState;
 use crate::recipe::ResolvedRecipe;
 
 /// The file that makes a checkpoint whole.
@@ -121,7 +122,7 @@ impl Manifest {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// A local file cannot be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}", path.display())]
     Io {
         /// What was being done.
         action: &'static str,
@@ -131,7 +132,7 @@ pub enum CheckpointError {
         source: std::io::Error,
     },
     /// An object cannot be read or written.
-    #[error("cannot {action} {url}: {source}")]
+    #[error("cannot {action} {url}")]
     Store {
         /// What was being done.
         action: &'static str,
@@ -141,7 +142,7 @@ pub enum CheckpointError {
         source: object_store::Error,
     },
     /// The URL of the output cannot be opened.
-    #[error("cannot open the output {url}: {source}")]
+    #[error("cannot open the output {url}")]
     Open {
         /// The URL.
         url: String,
@@ -150,7 +151,7 @@ pub enum CheckpointError {
     },
     /// Saving failed; nothing was lost.
     #[error(
-        "cannot save the checkpoint of step {step} in {place}: {source}. The part written so far is removed and earlier checkpoints are untouched; \
+        "cannot save the checkpoint of step {step} in {place}. The part written so far is removed and earlier checkpoints are untouched; \
          make room (or lower checkpoint.keep) and go on with --resume"
     )]
     Save {
@@ -162,7 +163,7 @@ pub enum CheckpointError {
         source: Box<CheckpointError>,
     },
     /// Published weights cannot be read or written.
-    #[error("the weights in {place}: {source}")]
+    #[error("cannot read or write the weights in {place}")]
     Model {
         /// The checkpoint.
         place: String,
@@ -170,7 +171,7 @@ pub enum CheckpointError {
         source: ModelError,
     },
     /// A JSON file is not what it should be.
-    #[error("{path} is not readable: {source}")]
+    #[error("{path} is not readable")]
     Json {
         /// The file.
         path: String,
@@ -178,7 +179,7 @@ pub enum CheckpointError {
         source: serde_json::Error,
     },
     /// A weight file is not safetensors.
-    #[error("{path} is not readable: {source}")]
+    #[error("{path} is not readable")]
     SafeTensors {
         /// The file.
         path: String,
@@ -289,14 +290,16 @@ pub fn write_folder(folder: &Path, checkpoint: &Checkpoint) -> Result<(), Checkp
             source,
         }
     })?;
-    write_tensors(
-        &folder.join("ema.safetensors"),
-        specs,
-        &[("", &training.ema)],
-    )?;
+    // Before the first step, and where no average is kept, the weights stand in its place.
+    let ema = if training.optimizer.ema.is_empty() {
+        &training.weights.flat
+    } else {
+        &training.optimizer.ema
+    };
+    write_tensors(&folder.join("ema.safetensors"), specs, &[("", ema)])?;
     let moments = [
-        ("exp_avg.", &training.first_moment),
-        ("exp_avg_sq.", &training.second_moment),
+        ("exp_avg.", &training.optimizer.m),
+        ("exp_avg_sq.", &training.optimizer.v),
     ];
     write_tensors(&folder.join("optimizer.safetensors"), specs, &moments)?;
     write_json(&folder.join("state.json"), state)?;
@@ -344,13 +347,18 @@ pub fn read_folder(folder: &Path) -> Result<Checkpoint, CheckpointError> {
         &weights.specs,
         &["exp_avg.", "exp_avg_sq."],
     )?;
-    let training = TrainingState {
+    let has_average = state.step > 0 && state.recipe.optimizer.ema_decay.is_some();
+    let optimizer = OptimizerState {
         step: state.step,
-        ema: ema.remove(0),
-        first_moment: moments.remove(0),
-        second_moment: moments.remove(0),
-        weights,
+        ema: if has_average {
+            ema.remove(0)
+        } else {
+            Vec::new()
+        },
+        m: moments.remove(0),
+        v: moments.remove(0),
     };
+    let training = TrainingState { weights, optimizer };
     Ok(Checkpoint { state, training })
 }
 

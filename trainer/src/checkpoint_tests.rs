@@ -19,11 +19,12 @@ fn sample(step: u64) -> Checkpoint {
     .unwrap();
     let recipe = recipe.resolve(100, "digest".to_owned()).unwrap();
     let mut training = TrainingState::new(init_weights(&recipe.model, 5));
-    for (i, value) in training.first_moment.iter_mut().enumerate() {
+    for (i, value) in training.optimizer.m.iter_mut().enumerate() {
         *value = i as f32 * 1e-3 + step as f32;
     }
-    training.step = step;
-    training.ema[3] = 7.0;
+    training.optimizer.step = step;
+    training.optimizer.ema.clone_from(&training.weights.flat);
+    training.optimizer.ema[3] = 7.0;
     let loader = LoaderState {
         version: 1,
         dataset: "digest".to_owned(),
@@ -68,7 +69,10 @@ fn a_checkpoint_is_read_back_as_it_was() {
         read_weights(&folder.path().join("checkpoints/step-00000005"), true).unwrap();
     assert_eq!(
         (config, ema.flat),
-        (sample(5).state.recipe.model, sample(5).training.ema)
+        (
+            sample(5).state.recipe.model,
+            sample(5).training.optimizer.ema
+        )
     );
 }
 
@@ -174,7 +178,7 @@ fn with_tensors_of(change: impl FnOnce(&mut Vec<ParamSpec>)) -> String {
     let mut specs = checkpoint.training.weights.specs.clone();
     change(&mut specs);
     let path = folder.path().join("ema.safetensors");
-    write_tensors(&path, &specs, &[("", &checkpoint.training.ema)]).unwrap();
+    write_tensors(&path, &specs, &[("", &checkpoint.training.optimizer.ema)]).unwrap();
     let mut manifest = read_manifest(folder.path()).unwrap();
     manifest
         .files

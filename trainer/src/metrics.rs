@@ -63,7 +63,7 @@ impl StepMetrics {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// Reading or writing failed.
-    #[error("cannot write {}: {source}. The last checkpoint is whole; make room and go on with --resume", path.display())]
+    #[error("cannot write {}. The last checkpoint is whole; make room and go on with --resume", path.display())]
     Io {
         /// The file.
         path: PathBuf,

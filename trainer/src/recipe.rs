@@ -10,6 +10,9 @@ use nepa_pipeline::render::Normalize;
 use nepa_pipeline::{AugmentConfig, IoConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::optimizer::{OptimizerConfig, OptimizerError};
+use crate::schedule::Schedule;
+
 /// Where the model is trained.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -75,40 +78,10 @@ pub struct TrainSection {
     pub base_lr: Option<f64>,
     /// Peak learning rate; give this or `base_lr`.
     pub lr: Option<f64>,
-    /// Peak learning rate of the embeddings, if it differs.
-    pub embedding_lr: Option<f64>,
     /// Share of all steps in which the rate rises from 0; give this or `warmup_steps`.
     pub warmup_fraction: Option<f64>,
     /// Steps in which the rate rises from 0; give this or `warmup_fraction`.
     pub warmup_steps: Option<u64>,
-}
-
-/// `[optimizer]`: AdamW, clipping and the moving average.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OptimizerConfig {
-    /// Decay rates of the first and second moment.
-    pub betas: [f64; 2],
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Decoupled weight decay; none on biases, norms and layer scales.
-    pub weight_decay: f64,
-    /// Largest global norm of the gradient.
-    pub clip_norm: f64,
-    /// Decay of the moving average of the weights.
-    pub ema_decay: f64,
-}
-
-impl Default for OptimizerConfig {
-    fn default() -> Self {
-        Self {
-            betas: [0.9, 0.95],
-            eps: 1e-8,
-            weight_decay: 0.05,
-            clip_norm: 1.0,
-            ema_decay: 0.9999,
-        }
-    }
 }
 
 /// `[checkpoint]`: when the run is saved. It is also saved at its end and on SIGTERM and SIGINT.
@@ -207,8 +180,6 @@ pub struct ResolvedTrain {
     pub warmup_steps: u64,
     /// Peak learning rate.
     pub lr: f64,
-    /// Peak learning rate of the embeddings.
-    pub embedding_lr: f64,
 }
 
 /// A recipe as it is run: nothing left out.
@@ -249,7 +220,7 @@ pub struct ResolvedRecipe {
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {
     /// The file cannot be read.
-    #[error("cannot read the recipe {}: {source}. Recipes that come with the program lie in trainer/recipes/", path.display())]
+    #[error("cannot read the recipe {}; those that come with the program lie in trainer/recipes/", path.display())]
     Read {
         /// The recipe.
         path: PathBuf,
@@ -257,7 +228,7 @@ pub enum RecipeError {
         source: std::io::Error,
     },
     /// Not TOML, an unknown key, a missing key or a value of the wrong type.
-    #[error("the recipe {} is wrong: {source}", path.display())]
+    #[error("the recipe {} is wrong", path.display())]
     Toml {
         /// The recipe.
         path: PathBuf,
@@ -337,14 +308,21 @@ pub enum RecipeError {
         image_size: usize,
     },
     /// An impossible architecture.
-    #[error("[model] is impossible: {source}")]
+    #[error("[model] is impossible")]
     Model {
         /// Key and rule.
         #[from]
         source: ModelError,
     },
+    /// An impossible setting of the optimiser.
+    #[error("[optimizer] is impossible")]
+    Optimizer {
+        /// Key and rule.
+        #[from]
+        source: OptimizerError,
+    },
     /// An impossible crop.
-    #[error("data.augment is impossible: {source}")]
+    #[error("data.augment is impossible")]
     Augment {
         /// Field and rule.
         #[from]
@@ -507,11 +485,7 @@ impl Recipe {
         for (key, length) in [("train.epochs", train.epochs), ("train.steps", train.steps)] {
             range(length != Some(0), key, &0, "at least 1")?;
         }
-        let rates = [
-            ("train.base_lr", train.base_lr),
-            ("train.lr", train.lr),
-            ("train.embedding_lr", train.embedding_lr),
-        ];
+        let rates = [("train.base_lr", train.base_lr), ("train.lr", train.lr)];
         for (key, rate) in rates
             .into_iter()
             .filter_map(|(key, rate)| Some((key, rate?)))
@@ -532,40 +506,7 @@ impl Recipe {
             )?;
         }
 
-        let optimizer = &self.optimizer;
-        for beta in optimizer.betas {
-            range(
-                (0.0..1.0).contains(&beta),
-                "optimizer.betas",
-                &beta,
-                "from 0 to less than 1",
-            )?;
-        }
-        range(
-            optimizer.eps > 0.0,
-            "optimizer.eps",
-            &optimizer.eps,
-            "greater than 0",
-        )?;
-        range(
-            optimizer.weight_decay >= 0.0,
-            "optimizer.weight_decay",
-            &optimizer.weight_decay,
-            "0 or more",
-        )?;
-        range(
-            optimizer.clip_norm > 0.0,
-            "optimizer.clip_norm",
-            &optimizer.clip_norm,
-            "greater than 0",
-        )?;
-        range(
-            (0.0..1.0).contains(&optimizer.ema_decay),
-            "optimizer.ema_decay",
-            &optimizer.ema_decay,
-            "from 0 to less than 1",
-        )?;
-
+        self.optimizer.validate()?;
         let checkpoint = &self.checkpoint;
         range(
             checkpoint.every_steps != Some(0),
@@ -646,7 +587,6 @@ impl Recipe {
                 steps,
                 warmup_steps,
                 lr,
-                embedding_lr: train.embedding_lr.unwrap_or(lr),
             },
             optimizer: self.optimizer,
             checkpoint: self.checkpoint,
@@ -655,6 +595,18 @@ impl Recipe {
             data: self.data,
             io: self.io,
         })
+    }
+}
+
+impl ResolvedTrain {
+    /// The learning rate over the run, down to 0 as published.
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
+            lr: self.lr,
+            warmup_steps: self.warmup_steps,
+            total_steps: self.steps,
+            final_lr: 0.0,
+        }
     }
 }
 

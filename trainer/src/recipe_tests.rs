@@ -15,8 +15,13 @@ fn checked(sets: &[&str]) -> Result<Recipe, RecipeError> {
     Ok(recipe)
 }
 
+/// The error with its causes, as the program prints it.
+fn text(error: RecipeError) -> String {
+    format!("{:#}", anyhow::Error::from(error))
+}
+
 fn message(sets: &[&str]) -> String {
-    checked(sets).expect_err("must be refused").to_string()
+    text(checked(sets).expect_err("must be refused"))
 }
 
 #[test]
@@ -38,10 +43,10 @@ fn every_recipe_parses_and_is_sound() {
                 Some(recipe.name.as_str()),
                 path.file_stem().and_then(|stem| stem.to_str())
             );
-            let text = std::fs::read_to_string(&path).unwrap();
+            let head = std::fs::read_to_string(&path).unwrap();
             for heading in ["# Command:", "# Hardware:", "# Time:", "# Result:"] {
                 assert!(
-                    text.contains(heading),
+                    head.contains(heading),
                     "{} has no line `{heading}`",
                     path.display()
                 );
@@ -54,8 +59,8 @@ fn every_recipe_parses_and_is_sound() {
 
 #[test]
 fn the_published_recipe_resolves_as_published() {
-    let text = include_str!("../recipes/nepa-b14-in1k.toml");
-    let recipe = Recipe::parse(text, Path::new("nepa-b14-in1k.toml"), &[]).unwrap();
+    let b14 = include_str!("../recipes/nepa-b14-in1k.toml");
+    let recipe = Recipe::parse(b14, Path::new("nepa-b14-in1k.toml"), &[]).unwrap();
     let resolved = recipe.resolve(1_281_167, "digest".to_owned()).unwrap();
     assert_eq!(resolved.train.steps_per_epoch, 312);
     assert_eq!(resolved.train.steps, 1600 * 312);
@@ -71,13 +76,13 @@ fn set_overrides_dotted_keys_of_any_type() {
     let recipe = parse(&[
         "train.batch=64",
         "name = a run",
-        "optimizer.betas=[0.8,0.9]",
+        "optimizer.beta2=0.9",
         "train.lr=1",
     ])
     .unwrap();
     assert_eq!(recipe.train.batch, 64);
     assert_eq!(recipe.name, "a run");
-    assert_eq!(recipe.optimizer.betas, [0.8, 0.9]);
+    assert_eq!(recipe.optimizer.beta2.to_bits(), 0.9f64.to_bits());
     assert!(
         parse(&["train.batch"])
             .unwrap_err()
@@ -94,19 +99,18 @@ fn set_overrides_dotted_keys_of_any_type() {
 
 #[test]
 fn unknown_keys_are_refused_by_name_with_the_known_ones() {
-    let error = parse(&["train.bacth=64"]).unwrap_err().to_string();
+    let error = text(parse(&["train.bacth=64"]).unwrap_err());
     assert!(
         error.contains("bacth") && error.contains("micro_batch"),
         "{error}"
     );
-    let error = parse(&["model.hiden_size=64"]).unwrap_err().to_string();
+    let error = text(parse(&["model.hiden_size=64"]).unwrap_err());
     assert!(
         error.contains("hiden_size") && error.contains("hidden_size"),
         "{error}"
     );
-    let error = Recipe::parse(&format!("colour = 1\n{TINY}"), Path::new("x.toml"), &[])
-        .unwrap_err()
-        .to_string();
+    let error =
+        text(Recipe::parse(&format!("colour = 1\n{TINY}"), Path::new("x.toml"), &[]).unwrap_err());
     assert!(
         error.contains("colour") && error.contains("optimizer") && error.contains("line 1"),
         "{error}"
@@ -144,7 +148,7 @@ fn impossible_values_are_refused_with_the_rule() {
     );
     let error = message(&["optimizer.ema_decay=1.0"]);
     assert!(
-        error.contains("optimizer.ema_decay") && error.contains("less than 1"),
+        error.contains("ema_decay") && error.contains("less than 1"),
         "{error}"
     );
     let error = message(&["model.num_attention_heads=5"]);
@@ -158,6 +162,6 @@ fn impossible_values_are_refused_with_the_rule() {
         error.contains("3 samples") && error.contains("train.batch"),
         "{error}"
     );
-    let error = parse(&[]).unwrap().check(1).unwrap_err().to_string();
+    let error = text(parse(&[]).unwrap().check(1).unwrap_err());
     assert!(error.contains("--data"), "{error}");
 }

@@ -17,6 +17,7 @@ use crate::engine::{Engine, EngineError, StepReport, TapeEngine, TrainingState};
 use crate::metrics::{EventFile, LogError, LogFile, MetricsFile, Progress, StepMetrics, TraceFile};
 use crate::output::{Output, OutputError};
 use crate::recipe::{Recipe, RecipeError, ResolvedRecipe};
+use crate::schedule::Schedule;
 
 const METRICS: &str = "metrics.jsonl";
 const BAD_SAMPLES: &str = "bad_samples.jsonl";
@@ -58,10 +59,10 @@ pub enum RunError {
     #[error(transparent)]
     Recipe(#[from] RecipeError),
     /// The data set cannot be opened.
-    #[error("cannot open the data set: {0}")]
+    #[error(transparent)]
     Dataset(#[from] DatasetError),
     /// The loader cannot go on.
-    #[error("cannot read the next batch: {0}")]
+    #[error(transparent)]
     Loader(#[from] LoaderError),
     /// The output cannot be opened.
     #[error(transparent)]
@@ -76,7 +77,7 @@ pub enum RunError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// A thread or signal handler cannot be set up.
-    #[error("cannot start the run: {0}")]
+    #[error("cannot start the threads or signal handlers of the run")]
     Start(#[source] std::io::Error),
     /// The output is taken.
     #[error(
@@ -88,7 +89,7 @@ pub enum RunError {
     },
     /// The saved recipe cannot be read.
     #[error(
-        "the recipe.toml in {place} is not readable: {source}; it is needed to check that --resume continues the same run"
+        "the recipe.toml in {place} is not readable; it is needed to check that --resume continues the same run"
     )]
     SavedRecipe {
         /// The output.
@@ -260,10 +261,9 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
         Some(checkpoint) => checkpoint.training,
         None => TrainingState::new(init_weights(&recipe.model, recipe.seed)),
     };
-    let mut engine = TapeEngine::new(&recipe.model, &recipe.optimizer, &training)?;
-    engine.load(training)?;
+    let engine = TapeEngine::new(&recipe.model, &recipe.optimizer, training)?;
     let run = Run {
-        schedule: Schedule::new(&recipe.train),
+        schedule: recipe.train.schedule(),
         progress: Progress::new(step, recipe.train.steps, recipe.log.every_steps),
         engine: Box::new(engine),
         saved_step: (step > 0).then_some(step),
@@ -306,12 +306,12 @@ impl Run {
             if !(report.loss.is_finite() && report.grad_norm.is_finite()) {
                 return Err(self.stop_before(&batch, position, &report)?);
             }
-            let rates = self.schedule.at(self.step);
-            self.engine.update(rates)?;
+            let lr = self.schedule.at(self.step);
+            self.engine.update(lr)?;
             self.step += 1;
             self.samples += batch.samples().len() as u64;
 
-            let metrics = self.metrics(&batch, &report, rates.main, started.elapsed(), waited);
+            let metrics = self.metrics(&batch, &report, lr, started.elapsed(), waited);
             self.logs.metrics.write(&metrics)?;
             if let Some(events) = &mut self.logs.events {
                 events.write(&metrics)?;
@@ -586,15 +586,5 @@ fn loader_config(recipe: &ResolvedRecipe, output: &Output) -> LoaderConfig {
         shuffle_window_bytes: recipe.data.shuffle_window_bytes,
         max_bad_fraction: recipe.data.max_bad_fraction,
         bad_samples_path: Some(output.folder().join(BAD_SAMPLES)),
-    }
-}
-
-struct Schedule;
-impl Schedule {
-    fn new(_train: &crate::recipe::ResolvedTrain) -> Self {
-        Self
-    }
-    fn at(&self, _step: u64) -> crate::engine::LearningRates {
-        unimplemented!()
     }
 }
