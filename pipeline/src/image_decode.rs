@@ -150,7 +150,7 @@ impl Decoder {
         let format = format_of(bytes)?;
         let ((width, height), orientation) = match format {
             ImageFormat::Jpeg => {
-                let size = self.jpeg.size(bytes)?;
+                let size = jpeg::size(bytes)?;
                 (
                     size,
                     if exif_orientation {

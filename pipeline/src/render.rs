@@ -1,7 +1,7 @@
 //! Encoded image and plan to normalised pixels: decode, crop, resize, flip, normalise.
 //!
-//! Called on the loader's decode threads, one [`CpuRenderer`] each. The arithmetic is Pillow's, so that models see what the reference's saw: rows are resized
-//! first and rounded to 8 bits, then columns. The stored image is never turned upright: the crop is turned the other way instead.
+//! Called on the loader's decode threads, one [`CpuRenderer`] each. The arithmetic is Pillow's, so that models see what the reference's saw, the rounding
+//! to 8 bits between its two passes included. The stored image is never turned upright: the crop is turned the other way instead.
 use rand_chacha::ChaCha8Rng;
 
 use crate::image_decode::{Decoder, ImageHeader};

@@ -41,82 +41,87 @@ fn is_warning(error: &turbojpeg::Error) -> bool {
             && message.contains("extraneous bytes before marker"))
 }
 
-/// Reads JPEG headers and decodes; keeps the library's handle and its scratch memory.
+/// A header that was checked, and what is needed to decode the rest.
+///
+/// Each image gets a handle of its own: a used one still holds the tables of the image before, and would decode with them a file that leaves its own out
+/// (frames of Motion JPEG do).
+struct Prepared<'a> {
+    header: DecompressHeader,
+    /// The file itself, or a copy with a header that the library does not warn of.
+    bytes: Cow<'a, [u8]>,
+    decompressor: Decompressor,
+}
+
+fn prepare(bytes: &[u8]) -> Result<Prepared<'_>, ImageError> {
+    let mut decompressor = Decompressor::new().map_err(ImageError::Jpeg)?;
+    decompressor
+        .set_scan_limit(MAX_SCANS)
+        .map_err(ImageError::Jpeg)?;
+    let (header, bytes) = match decompressor.read_header(bytes) {
+        Ok(header) => (header, Cow::Borrowed(bytes)),
+        // The crate takes a warning in the header for an error, in `decompress` too.
+        Err(error) if is_warning(&error) => {
+            let bytes = mend_header(bytes);
+            let header = decompressor.read_header(&bytes).map_err(ImageError::Jpeg)?;
+            (header, Cow::Owned(bytes))
+        }
+        Err(error) => return Err(ImageError::Jpeg(error)),
+    };
+    let (format, width, height) = (ImageFormat::Jpeg, header.width as u64, header.height as u64);
+    if width == 0 || height == 0 {
+        return Err(ImageError::NoPixels {
+            format,
+            width,
+            height,
+        });
+    }
+    if width * height > MAX_PIXELS {
+        return Err(ImageError::TooLarge {
+            format,
+            width,
+            height,
+            limit: MAX_PIXELS,
+        });
+    }
+    if !header.is_arithmetic && width * height > MAX_PIXELS_PER_BYTE * bytes.len() as u64 {
+        return Err(ImageError::TooFewBytes {
+            format,
+            width,
+            height,
+            num_bytes: bytes.len(),
+        });
+    }
+    Ok(Prepared {
+        header,
+        bytes,
+        decompressor,
+    })
+}
+
+/// Stored width and height.
+pub(super) fn size(bytes: &[u8]) -> Result<(u32, u32), ImageError> {
+    let Prepared { header, .. } = prepare(bytes)?;
+    Ok((header.width as u32, header.height as u32))
+}
+
+/// Decodes JPEGs; keeps the scratch memory of CMYK ones.
 #[derive(Debug, Default)]
 pub(super) struct JpegDecoder {
-    decompressor: Option<Decompressor>,
     cmyk: Vec<u8>,
 }
 
 impl JpegDecoder {
-    fn decompressor(&mut self) -> Result<&mut Decompressor, ImageError> {
-        if self.decompressor.is_none() {
-            let mut decompressor = Decompressor::new().map_err(ImageError::Jpeg)?;
-            decompressor
-                .set_scan_limit(MAX_SCANS)
-                .map_err(ImageError::Jpeg)?;
-            self.decompressor = Some(decompressor);
-        }
-        Ok(self.decompressor.as_mut().expect("made above"))
-    }
-
-    /// The checked header, and the bytes to decode: the file itself, or a copy with a header that the library does not warn of.
-    fn prepare<'a>(
-        &mut self,
-        bytes: &'a [u8],
-    ) -> Result<(DecompressHeader, Cow<'a, [u8]>), ImageError> {
-        let decompressor = self.decompressor()?;
-        let (header, bytes) = match decompressor.read_header(bytes) {
-            Ok(header) => (header, Cow::Borrowed(bytes)),
-            // The crate takes a warning in the header for an error, in `decompress` too.
-            Err(error) if is_warning(&error) => {
-                let bytes = mend_header(bytes);
-                let header = decompressor.read_header(&bytes).map_err(ImageError::Jpeg)?;
-                (header, Cow::Owned(bytes))
-            }
-            Err(error) => return Err(ImageError::Jpeg(error)),
-        };
-        let (format, width, height) =
-            (ImageFormat::Jpeg, header.width as u64, header.height as u64);
-        if width == 0 || height == 0 {
-            return Err(ImageError::NoPixels {
-                format,
-                width,
-                height,
-            });
-        }
-        if width * height > MAX_PIXELS {
-            return Err(ImageError::TooLarge {
-                format,
-                width,
-                height,
-                limit: MAX_PIXELS,
-            });
-        }
-        if !header.is_arithmetic && width * height > MAX_PIXELS_PER_BYTE * bytes.len() as u64 {
-            return Err(ImageError::TooFewBytes {
-                format,
-                width,
-                height,
-                num_bytes: bytes.len(),
-            });
-        }
-        Ok((header, bytes))
-    }
-
-    /// Stored width and height.
-    pub(super) fn size(&mut self, bytes: &[u8]) -> Result<(u32, u32), ImageError> {
-        let (header, _) = self.prepare(bytes)?;
-        Ok((header.width as u32, header.height as u32))
-    }
-
     /// Decodes into `rgb` (resized to fit) as the image is stored; returns width and height.
     pub(super) fn decode(
         &mut self,
         bytes: &[u8],
         rgb: &mut Vec<u8>,
     ) -> Result<(u32, u32), ImageError> {
-        let (header, bytes) = self.prepare(bytes)?;
+        let Prepared {
+            header,
+            bytes,
+            mut decompressor,
+        } = prepare(bytes)?;
         let (width, height) = (header.width, header.height);
         let is_cmyk = matches!(header.colorspace, Colorspace::CMYK | Colorspace::YCCK);
         rgb.resize(width * height * 3, 0);
@@ -133,8 +138,8 @@ impl JpegDecoder {
             height,
             format,
         };
-        let decompressor = self.decompressor.as_mut().expect("made in prepare");
         match decompressor.decompress(&bytes, image) {
+            Ok(()) => {}
             Err(error) if is_warning(&error) => {
                 if ends_early(&bytes) {
                     return Err(ImageError::Truncated {
@@ -142,12 +147,7 @@ impl JpegDecoder {
                     });
                 }
             }
-            Err(error) => {
-                // The state after an error is not worth trusting, and a new handle costs microseconds.
-                self.decompressor = None;
-                return Err(ImageError::Jpeg(error));
-            }
-            Ok(()) => {}
+            Err(error) => return Err(ImageError::Jpeg(error)),
         }
         if is_cmyk {
             // Adobe writes CMYK inverted, and Pillow takes every CMYK JPEG to be Adobe's.

@@ -1,6 +1,6 @@
 //! Crop and resize of an 8-bit RGB image to a square, antialiased, in Pillow's arithmetic (by `fast_image_resize`, whose kernels pick SIMD at run time).
 //!
-//! Pillow resizes along rows, rounds to 8 bits, then along columns; here each pass is a call of its own to keep that order.
+//! Pillow resizes along one axis, rounds to 8 bits, then along the other; here each pass is a call of its own to keep its order.
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
@@ -101,8 +101,15 @@ impl Resampler {
             .expect("the decoder filled the whole image");
         let view = CroppedImage::new(&image, left, top, view_width, view_height)
             .expect("the plan lies inside the image");
-        // Pillow turns the image upright before it resizes rows, and those are columns here if the axes are swapped.
-        let rows_first = !orientation.swaps_axes();
+        // Pillow sees the upright image, cut to the rectangle only if it is cropped first; its rows are columns here if the axes are swapped.
+        let seen = match plan.edge {
+            EdgeSupport::Rect => (rect.width, rect.height),
+            EdgeSupport::Image => {
+                let (width, height) = orientation.upright_size(width, height);
+                (f64::from(width), f64::from(height))
+            }
+        };
+        let rows_first = rows_come_first(seen, f64::from(side)) != orientation.swaps_axes();
         let (halfway_width, halfway_height) = if rows_first {
             (side, view_height)
         } else {
@@ -142,6 +149,12 @@ impl Resampler {
         );
         &self.square
     }
+}
+
+/// Whether Pillow 13 resizes rows before columns (releases before it always did, but for images a hundred times as high as wide). The order decides what is
+/// rounded in between, one part in 255 here and there.
+fn rows_come_first((width, height): (f64, f64), side: f64) -> bool {
+    height <= side || height - side <= 2.0 * (width - side)
 }
 
 /// One pass, of a stretch of each axis; an axis that keeps its length is not filtered.
