@@ -1,8 +1,108 @@
 //! What can be wrong with a schema, a batch, or a row.
+//! Each message says what was looked for, what was found, and which option to set.
 
 /// The schema or a record batch cannot be read as an image shard: the run is bad.
-#[derive(Debug, thiserror::Error)]
-pub enum SchemaError {}
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SchemaError {
+    /// No column looks like encoded images.
+    #[error(
+        "no column with encoded images: expected struct<bytes, path> (Hugging Face) or a binary column named {}; \
+         the columns are [{}]{}",
+        crate::flat::USUAL_NAMES.join(", "),
+        columns.join(", "),
+        other_binary(binary_columns)
+    )]
+    NoImageColumn {
+        /// All columns, as `name: type`.
+        columns: Vec<String>,
+        /// Binary columns under other names, which `image_column` could name.
+        binary_columns: Vec<String>,
+    },
+    /// The images are given by URL or path only.
+    #[error(
+        "the column `{column}` holds URLs or paths and no column holds image bytes: download the images first \
+         (for example with img2dataset, output_format=parquet) and read the shards that it writes"
+    )]
+    UrlOnly {
+        /// The column of URLs.
+        column: String,
+    },
+    /// Several columns look like encoded images.
+    #[error(
+        "{} columns could hold the images: {}; set image_column to one of them (--image-column {} on the command line)",
+        candidates.len(),
+        candidates.join(", "),
+        candidates[0]
+    )]
+    AmbiguousImageColumn {
+        /// Their names, in the schema's order.
+        candidates: Vec<String>,
+    },
+    /// The column that an option names does not exist.
+    #[error("there is no column `{column}`, which {option} names; the columns are [{}]", columns.join(", "))]
+    MissingColumn {
+        /// `image_column` or `label_column`.
+        option: &'static str,
+        /// The name asked for.
+        column: String,
+        /// All columns, as `name: type`.
+        columns: Vec<String>,
+    },
+    /// The column that an option names has a type that cannot be read so.
+    #[error("the column `{column}`, which {option} names, is {found}; expected {expected}")]
+    UnreadableColumn {
+        /// `image_column` or `label_column`.
+        option: &'static str,
+        /// The name asked for.
+        column: String,
+        /// Its type.
+        found: String,
+        /// What is read.
+        expected: &'static str,
+    },
+    /// A record batch lacks a column of the mapping.
+    #[error(
+        "the column `{column}` is missing in this shard, though the data set's mapping reads it: the shards differ"
+    )]
+    BatchLacksColumn {
+        /// The missing column, dotted for a child of a struct.
+        column: String,
+    },
+    /// A record batch has a column of another type than the mapping.
+    #[error(
+        "the column `{column}` is {found} in this shard; the data set's mapping reads {expected}: the shards differ"
+    )]
+    BatchColumnType {
+        /// The column, dotted for a child of a struct.
+        column: String,
+        /// Its type in the batch.
+        found: String,
+        /// What the mapping reads.
+        expected: &'static str,
+    },
+    /// A label does not fit a class index.
+    #[error(
+        "the label {value} in column `{column}`, row {row}, is no class index: it does not fit 64 bits with a sign"
+    )]
+    LabelRange {
+        /// The label column.
+        column: String,
+        /// The row in the batch.
+        row: usize,
+        /// The label.
+        value: u64,
+    },
+}
+
+fn other_binary(columns: &[String]) -> String {
+    match columns {
+        [] => String::new(),
+        [first, ..] => format!(
+            "; if the images are in one of the binary columns ({}), set image_column (--image-column {first})",
+            columns.join(", ")
+        ),
+    }
+}
 
 /// One row holds no usable image bytes: the sample is bad.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

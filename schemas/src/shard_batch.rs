@@ -1,40 +1,64 @@
 //! A record batch that is proven to hold images.
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 
-use crate::{ColumnMapping, RowError, SchemaError};
+use crate::label::Labels;
+use crate::{ColumnMapping, ImageColumn, Label, RowError, SchemaError, flat, hugging_face};
 
-/// A label as it stands in the shard.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Label {
-    /// A class index.
-    Index(i64),
-    /// A class name (string and dictionary columns).
-    Name(std::sync::Arc<str>),
+/// Rows of one row group, with every column typed and proven. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ShardBatch {
+    images: Arc<[Result<Bytes, RowError>]>,
+    labels: Option<Labels>,
 }
 
-/// Rows of one row group, with every column typed and proven.
-#[derive(Debug, Clone)]
-pub struct ShardBatch {}
-
 impl ShardBatch {
-    /// Proves `batch`, read with the leaves of `mapping`.
-    pub fn try_new(_batch: &RecordBatch, _mapping: &ColumnMapping) -> Result<Self, SchemaError> {
-        unimplemented!()
+    /// Proves `batch`, read with the leaves of `mapping`. Columns beside these are ignored.
+    pub fn try_new(batch: &RecordBatch, mapping: &ColumnMapping) -> Result<Self, SchemaError> {
+        let column = |name: &str| -> Result<&ArrayRef, SchemaError> {
+            batch
+                .column_by_name(name)
+                .ok_or_else(|| SchemaError::BatchLacksColumn {
+                    column: name.to_owned(),
+                })
+        };
+        let images = match &mapping.image {
+            ImageColumn::HuggingFace {
+                column: name,
+                has_path,
+            } => hugging_face::images(column(name)?, name, *has_path)?,
+            ImageColumn::Flat { column: name } => flat::images(column(name)?, name)?,
+        };
+        let labels = mapping
+            .label
+            .as_ref()
+            .map(|label| Labels::try_new(column(label.column())?, label))
+            .transpose()?;
+        Ok(Self {
+            images: images.into(),
+            labels,
+        })
     }
 
     /// Number of rows.
     pub fn num_rows(&self) -> usize {
-        unimplemented!()
+        self.images.len()
     }
 
-    /// The encoded image in `row`: a slice of the Arrow buffer, no copy.
-    pub fn image(&self, _row: usize) -> Result<Bytes, RowError> {
-        unimplemented!()
+    /// The encoded image in `row`: a slice of the Arrow buffer, no copy. The slice keeps the buffer alive.
+    pub fn image(&self, row: usize) -> Result<Bytes, RowError> {
+        self.images[row].clone()
     }
 
     /// The label in `row`, if the shard has labels and this one is not null.
-    pub fn label(&self, _row: usize) -> Option<Label> {
-        unimplemented!()
+    pub fn label(&self, row: usize) -> Option<Label> {
+        self.labels.as_ref().and_then(|labels| labels.get(row))
     }
 }
+
+#[cfg(test)]
+#[path = "shard_batch_tests.rs"]
+mod tests;
