@@ -1,3 +1,5 @@
 //! What the tests share: an S3 server that can misbehave, small data sets, the `nepa` program.
 
+pub mod program;
 pub mod s3;
+pub mod shards;
