@@ -1,1 +1,327 @@
+//! The resampling against a plain f64 version of Pillow's, every orientation, and what a renderer must not carry from one image to the next.
+use std::io::Cursor;
 
+use rand_core::SeedableRng;
+
+use super::*;
+use crate::image_decode::{Orientation, decode_rgb};
+use crate::{AugmentConfig, CropRect, EdgeSupport, Filter};
+
+fn noise(width: u32, height: u32, seed: u32) -> Vec<u8> {
+    // Values from a linear congruential generator, with a slow gradient below it.
+    let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
+    (0..width * height * 3)
+        .map(|i| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((state >> 25) + (i * 127 / (width * height * 3))) as u8
+        })
+        .collect()
+}
+
+fn png(width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    image::RgbImage::from_raw(width, height, pixels.to_vec())
+        .unwrap()
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .unwrap();
+    bytes.into_inner()
+}
+
+fn kernel(filter: Filter, x: f64) -> f64 {
+    let x = x.abs();
+    match filter {
+        Filter::Bilinear => (1.0 - x).max(0.0),
+        Filter::Bicubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
+        Filter::Bicubic if x < 2.0 => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
+        Filter::Bicubic => 0.0,
+    }
+}
+
+/// One pass along an axis of `length` samples, by definition: `read(i)` is sample i.
+fn filter_at(
+    filter: Filter,
+    start: f64,
+    span: f64,
+    side: u32,
+    length: usize,
+    i: u32,
+    read: impl Fn(usize) -> f64,
+) -> f64 {
+    let scale = span / f64::from(side);
+    let width = scale.max(1.0);
+    let center = start + (f64::from(i) + 0.5) * scale;
+    let (mut sum, mut weights) = (0.0, 0.0);
+    for j in 0..length {
+        let weight = kernel(filter, (j as f64 + 0.5 - center) / width);
+        sum += weight * read(j);
+        weights += weight;
+    }
+    (sum / weights).round().clamp(0.0, 255.0)
+}
+
+/// Pillow's resize of an upright image, by definition and slowly: `[S, S, 3]`.
+fn reference(pixels: &[u8], width: u32, height: u32, plan: &CropPlan) -> Vec<f64> {
+    let (w, side) = (width as usize, plan.output_size);
+    let s = side as usize;
+    let mut rect = plan.rect;
+    // Cropping first makes the rectangle the whole image.
+    let (left, top, w_seen, h_seen) = match plan.edge {
+        EdgeSupport::Rect => {
+            let seen = (
+                rect.x as usize,
+                rect.y as usize,
+                rect.width as usize,
+                rect.height as usize,
+            );
+            (rect.x, rect.y) = (0.0, 0.0);
+            seen
+        }
+        EdgeSupport::Image => (0, 0, w, height as usize),
+    };
+    let source =
+        |x: usize, y: usize, c: usize| f64::from(pixels[((top + y) * w + left + x) * 3 + c]);
+    let mut out = vec![0.0; s * s * 3];
+    for c in 0..3 {
+        let rows: Vec<f64> = (0..h_seen)
+            .flat_map(|y| (0..side).map(move |x| (x, y)))
+            .map(|(x, y)| {
+                filter_at(plan.filter, rect.x, rect.width, side, w_seen, x, |j| {
+                    source(j, y, c)
+                })
+            })
+            .collect();
+        for y in 0..side {
+            for x in 0..s {
+                let value = filter_at(plan.filter, rect.y, rect.height, side, h_seen, y, |j| {
+                    rows[j * s + x]
+                });
+                let x = if plan.flip { s - 1 - x } else { x };
+                out[(y as usize * s + x) * 3 + c] = value;
+            }
+        }
+    }
+    out
+}
+
+fn assert_matches(output: &[f32], expected: &[f64], what: &str) {
+    let pixels = expected.len() / 3;
+    let (mut worst, mut sum) = (0.0f64, 0.0);
+    for (i, expected) in expected.iter().enumerate() {
+        let value = (f64::from(output[(i % 3) * pixels + i / 3]) * 0.5 + 0.5) * 255.0;
+        worst = worst.max((value - expected).abs());
+        sum += (value - expected).abs();
+    }
+    let mean = sum / expected.len() as f64;
+    // The order of the two passes may differ, so single values may round the other way.
+    assert!(
+        worst <= 2.01 && mean <= 0.25,
+        "{what}: greatest difference {worst}, mean {mean}"
+    );
+}
+
+fn plans() -> Vec<CropPlan> {
+    let rects = [
+        (0.0, 0.0, 40.0, 30.0),
+        (3.0, 5.0, 20.0, 17.0),
+        (30.0, 20.0, 10.0, 10.0),
+        (7.0, 1.0, 1.0, 1.0),
+        (0.0, 0.0, 40.0, 1.0),
+    ];
+    let mut plans = Vec::new();
+    for (x, y, width, height) in rects {
+        for filter in [Filter::Bilinear, Filter::Bicubic] {
+            for edge in [EdgeSupport::Rect, EdgeSupport::Image] {
+                let flip = plans.len() % 3 == 0;
+                let rect = CropRect {
+                    x,
+                    y,
+                    width,
+                    height,
+                };
+                plans.push(CropPlan {
+                    rect,
+                    flip,
+                    output_size: 13,
+                    filter,
+                    edge,
+                });
+            }
+        }
+    }
+    let rect = CropRect {
+        x: 2.3,
+        y: 4.7,
+        width: 31.4,
+        height: 19.9,
+    };
+    plans.push(CropPlan {
+        rect,
+        flip: false,
+        output_size: 13,
+        filter: Filter::Bicubic,
+        edge: EdgeSupport::Image,
+    });
+    plans
+}
+
+#[test]
+fn agrees_with_the_definition() {
+    let pixels = noise(40, 30, 1);
+    let encoded = png(40, 30, &pixels);
+    let mut renderer = CpuRenderer::default();
+    for plan in plans() {
+        let mut output = vec![0.0; 3 * 13 * 13];
+        renderer.render_plan(&encoded, &plan, &mut output).unwrap();
+        assert_matches(
+            &output,
+            &reference(&pixels, 40, 30, &plan),
+            &format!("{plan:?}"),
+        );
+    }
+}
+
+#[test]
+fn a_turned_image_renders_like_the_upright_one() {
+    let (width, height) = (40u32, 30u32);
+    for value in 1..=8u32 {
+        let orientation = Orientation::from_exif(value);
+        // Stored so that it becomes the same upright image each time.
+        let upright = noise(width, height, 2);
+        let (stored_width, stored_height) = orientation.upright_size(width, height);
+        let mut stored = vec![0; upright.len()];
+        for y in 0..height as usize {
+            for x in 0..width as usize {
+                let (sx, sy) =
+                    orientation.stored_pixel(x, y, stored_width as usize, stored_height as usize);
+                let (from, to) = (
+                    (y * width as usize + x) * 3,
+                    (sy * stored_width as usize + sx) * 3,
+                );
+                stored[to..to + 3].copy_from_slice(&upright[from..from + 3]);
+            }
+        }
+        let mut resampler = Resampler::default();
+        let tables = Normalize::default().tables();
+        for plan in plans() {
+            let square =
+                resampler.resample(&stored, (stored_width, stored_height), orientation, &plan);
+            let mut output = vec![0.0; 3 * 13 * 13];
+            write_planes(square, orientation, &plan, &tables, &mut output);
+            assert_matches(
+                &output,
+                &reference(&upright, width, height, &plan),
+                &format!("orientation {value}, {plan:?}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn an_image_of_the_right_size_is_only_normalised() {
+    let pixels = noise(16, 16, 3);
+    let augment = AugmentConfig::CenterCrop {
+        size: 16,
+        resize: 16,
+        filter: Filter::Bicubic,
+    }
+    .build()
+    .unwrap();
+    let normalize = Normalize {
+        mean: [0.485, 0.456, 0.406],
+        std: [0.229, 0.224, 0.225],
+    };
+    let mut output = vec![0.0; 3 * 256];
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    CpuRenderer::new(normalize, true)
+        .render(
+            &png(16, 16, &pixels),
+            augment.as_ref(),
+            &mut rng,
+            &mut output,
+        )
+        .unwrap();
+    for (i, value) in output.iter().enumerate() {
+        let (channel, pixel) = (i / 256, i % 256);
+        let expected = (f32::from(pixels[pixel * 3 + channel]) / 255.0 - normalize.mean[channel])
+            / normalize.std[channel];
+        assert_eq!(value.to_bits(), expected.to_bits());
+    }
+}
+
+#[test]
+fn nothing_is_carried_from_one_image_to_the_next() {
+    let augment = AugmentConfig::RandomResizedCrop {
+        size: 24,
+        scale: [0.08, 1.0],
+        ratio: [0.75, 4.0 / 3.0],
+        flip: 0.5,
+        filter: Filter::Bilinear,
+    }
+    .build()
+    .unwrap();
+    let images = [
+        (50, 40, 1),
+        (8, 90, 2),
+        (200, 10, 3),
+        (1, 1, 4),
+        (33, 33, 5),
+    ]
+    .map(|(w, h, seed)| png(w, h, &noise(w, h, seed)));
+    let mut used = CpuRenderer::default();
+    for round in 0..3 {
+        for (i, encoded) in images.iter().enumerate() {
+            let stream = || ChaCha8Rng::seed_from_u64(round * 100 + i as u64);
+            let (mut from_used, mut from_fresh) = (vec![0.0; 3 * 24 * 24], vec![1.0; 3 * 24 * 24]);
+            let plan = used
+                .render(encoded, augment.as_ref(), &mut stream(), &mut from_used)
+                .unwrap();
+            let again = CpuRenderer::default()
+                .render(encoded, augment.as_ref(), &mut stream(), &mut from_fresh)
+                .unwrap();
+            assert_eq!(plan, again);
+            assert_eq!(from_used, from_fresh);
+            assert!(
+                used.render(
+                    &encoded[..encoded.len() / 2],
+                    augment.as_ref(),
+                    &mut stream(),
+                    &mut from_used
+                )
+                .is_err()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_plan_for_another_image_is_refused() {
+    let encoded = png(20, 10, &noise(20, 10, 6));
+    let rect = CropRect {
+        x: 5.0,
+        y: 5.0,
+        width: 10.0,
+        height: 6.0,
+    };
+    let plan = CropPlan {
+        rect,
+        flip: false,
+        output_size: 4,
+        filter: Filter::Bilinear,
+        edge: EdgeSupport::Rect,
+    };
+    let error = CpuRenderer::default()
+        .render_plan(&encoded, &plan, &mut [0.0; 48])
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ImageError::CropOutside {
+                image_width: 20,
+                image_height: 10,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(decode_rgb(&encoded, true).unwrap().width, 20);
+}
