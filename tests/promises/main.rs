@@ -2,5 +2,6 @@
 mod layering;
 mod pretrain;
 mod resume;
+mod bad_data;
 mod store;
 mod zoo;
