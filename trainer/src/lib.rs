@@ -3,6 +3,8 @@
 pub mod checkpoint;
 pub mod commands;
 pub mod engine;
+pub mod golden;
+pub mod knn;
 pub mod metrics;
 pub mod optimizer;
 pub mod output;

@@ -1,10 +1,80 @@
 //! `nepa verify`.
+use std::path::PathBuf;
+use std::process::ExitCode;
 
-/// Arguments.
+use crate::golden::{Comparison, Measure, compare, grouped};
+
+/// Computes a folder's reference again and compares: sequences, loss, every gradient, and the optimiser's trajectory.
+///
+/// The folder holds config.json, model.safetensors and reference.safetensors (pixel_values, sequence_input, sequence_output, loss,
+/// grad.NAME for every weight, rope_scale), and optionally trajectory.safetensors with info.json. A loss may be off by 1e-6, anything
+/// else by 1e-5 relative to its length; the exit code is 1 if something is off by more.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "Example:\n  nepa verify golden/gelu")]
+pub struct Args {
+    /// Folder with weights and reference.
+    pub folder: PathBuf,
+    /// List every weight, not only the worst of each kind.
+    #[arg(long)]
+    pub all: bool,
+}
 
 /// Runs the command.
-pub fn run(_args: Args) -> anyhow::Result<std::process::ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let comparisons = compare(&args.folder)?;
+    println!(
+        "{:<34} {:>10} {:>10}",
+        "greatest error of", "error", "allowed"
+    );
+    for group in grouped(&comparisons) {
+        let worst = group[0];
+        let verdict = if worst.holds() { "" } else { "  TOO MUCH" };
+        let measure = if worst.measure == Measure::Absolute {
+            "absolute"
+        } else {
+            "relative"
+        };
+        println!(
+            "{:<34} {:>10.2e} {:>10.0e}  {measure}{verdict}",
+            title(&group),
+            worst.error,
+            worst.tolerance
+        );
+        let named = group
+            .iter()
+            .filter(|comparison| !comparison.name.is_empty());
+        let listed = if args.all {
+            group.len()
+        } else {
+            3.max(group.iter().filter(|c| !c.holds()).count().min(10))
+        };
+        for comparison in named.take(listed) {
+            println!("    {:>10.2e}  {}", comparison.error, comparison.name);
+        }
+    }
+    let bad = comparisons
+        .iter()
+        .filter(|comparison| !comparison.holds())
+        .count();
+    if bad == 0 {
+        println!(
+            "agrees: all {} comparisons are within tolerance",
+            comparisons.len()
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!(
+        "DISAGREES: {bad} of {} comparisons are beyond tolerance",
+        comparisons.len()
+    );
+    Ok(ExitCode::FAILURE)
+}
+
+fn title(group: &[&Comparison]) -> String {
+    let what = group[0].what;
+    if group[0].name.is_empty() {
+        what.to_owned()
+    } else {
+        format!("{what} ({})", group.len())
+    }
 }
