@@ -1,4 +1,5 @@
 //! The promises of the project, a module each, in one test binary.
+mod golden;
 mod layering;
 mod pretrain;
 mod resume;

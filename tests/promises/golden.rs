@@ -1,0 +1,164 @@
+//! The model, its gradients and the optimiser agree with tensors computed by the published code, in f32 as a run computes; a
+//! folder with one weight changed, a tensor missing or another value of a key does not.
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nepa_model::{read_published, write_published};
+use nepa_trainer::golden::{Comparison, GoldenError, compare};
+
+fn golden() -> Option<PathBuf> {
+    let root = std::env::var_os("NEPA_GOLDEN").map(PathBuf::from);
+    if root.is_none() {
+        eprintln!("SKIPPED: golden tensors: NEPA_GOLDEN is not set");
+    }
+    root
+}
+
+/// A writable copy of a golden folder.
+fn copy(folder: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().expect("a folder");
+    for entry in fs::read_dir(folder).expect("lists") {
+        let entry = entry.expect("an entry");
+        fs::write(
+            copy.path().join(entry.file_name()),
+            fs::read(entry.path()).expect("reads"),
+        )
+        .expect("writes");
+    }
+    copy
+}
+
+fn beyond(comparisons: &[Comparison]) -> Vec<&'static str> {
+    let mut what: Vec<&'static str> = comparisons
+        .iter()
+        .filter(|comparison| !comparison.holds())
+        .map(|comparison| comparison.what)
+        .collect();
+    what.dedup();
+    what
+}
+
+#[test]
+fn all_folders_agree() {
+    let Some(root) = golden() else { return };
+    for (folder, trajectory) in [("gelu", true), ("gated", false), ("large_style", false)] {
+        let comparisons = compare(&root.join(folder)).expect("compares");
+        let off: Vec<&Comparison> = comparisons
+            .iter()
+            .filter(|comparison| !comparison.holds())
+            .collect();
+        assert!(off.is_empty(), "{folder}: {off:?}");
+        assert_eq!(
+            comparisons
+                .iter()
+                .any(|c| c.what == "trajectory: moving average"),
+            trajectory,
+            "{folder}"
+        );
+        assert!(
+            comparisons.iter().filter(|c| c.what == "gradients").count() > 40,
+            "{folder}"
+        );
+    }
+}
+
+#[test]
+fn one_changed_weight_is_found_and_written_weights_agree_again() {
+    let Some(root) = golden() else { return };
+    for folder in ["gelu", "gated", "large_style"] {
+        let copy = copy(&root.join(folder));
+        let (config, mut weights) = read_published(copy.path()).expect("reads");
+        write_published(copy.path(), &config, &weights).expect("writes");
+        assert!(
+            beyond(&compare(copy.path()).expect("compares")).is_empty(),
+            "{folder}: our own file agrees"
+        );
+        let middle = weights.flat.len() / 2;
+        weights.flat[middle] += 0.05;
+        write_published(copy.path(), &config, &weights).expect("writes");
+        let found = beyond(&compare(copy.path()).expect("compares"));
+        assert!(found.contains(&"gradients"), "{folder}: {found:?}");
+    }
+}
+
+#[test]
+fn each_key_of_the_configuration_takes_effect() {
+    let Some(root) = golden() else { return };
+    let changed = |key: &str, value: serde_json::Value| {
+        let copy = copy(&root.join("gelu"));
+        let path = copy.path().join("config.json");
+        let mut config: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).expect("reads")).expect("JSON");
+        config[key] = value;
+        fs::write(&path, config.to_string()).expect("writes");
+        compare(copy.path())
+    };
+    for (key, value) in [
+        ("hidden_act", "silu".into()),
+        ("hidden_act", "relu".into()),
+        ("is_causal", false.into()),
+        ("layer_norm_eps", 1e-2.into()),
+        ("num_attention_heads", 4.into()),
+        ("qk_norm", false.into()),
+        ("rope_theta", 200.0.into()),
+    ] {
+        let comparisons = changed(key, value).unwrap_or_else(|error| panic!("{key}: {error}"));
+        assert!(!beyond(&comparisons).is_empty(), "{key} has no effect");
+    }
+    for (key, value, part) in [
+        ("qk_norm_affine", true.into(), "q_norm.weight"),
+        ("qkv_bias", false.into(), "query.bias"),
+        ("use_gated_mlp", true.into(), "gate_proj.weight"),
+        ("num_hidden_layers", 2.into(), "layer.2"),
+        ("hidden_size", 24.into(), "cls_token"),
+        ("intermediate_size", 64.into(), "up_proj.weight"),
+        ("num_channels", 1.into(), "projection.weight"),
+        ("patch_size", 14.into(), "projection.weight"),
+        ("image_size", 30.into(), "multiple of patch_size"),
+        ("model_type", "vit".into(), "vit_nepa"),
+        (
+            "architectures",
+            serde_json::json!(["ViTNepaForImageClassification"]),
+            "ViTNepaForPreTraining",
+        ),
+        ("hidden_act", "quick_gelu".into(), "quick_gelu"),
+    ] {
+        let message = changed(key, value).expect_err(key).to_string();
+        assert!(message.contains(part), "{key}: {part} in {message}");
+    }
+    // Another image size has other positions, but the same weights: the reference's pixels no longer fit.
+    let message = changed("image_size", 35.into())
+        .expect_err("other pixels")
+        .to_string();
+    assert!(message.contains("[batch, 3, 35, 35]"), "{message}");
+}
+
+#[test]
+fn missing_parts_are_named() {
+    let Some(root) = golden() else { return };
+    let copy = copy(&root.join("gelu"));
+    fs::remove_file(copy.path().join("info.json")).expect("removes");
+    let message = compare(copy.path()).expect_err("no info.json").to_string();
+    assert!(message.contains("info.json"), "{message}");
+    fs::write(copy.path().join("reference.safetensors"), b"no").expect("writes");
+    let message = compare(copy.path()).expect_err("damaged").to_string();
+    assert!(
+        message.contains("reference.safetensors") && message.contains("safetensors file"),
+        "{message}"
+    );
+    fs::copy(
+        copy.path().join("model.safetensors"),
+        copy.path().join("reference.safetensors"),
+    )
+    .expect("copies");
+    match compare(copy.path()).expect_err("other tensors") {
+        GoldenError::Names {
+            missing, surplus, ..
+        } => {
+            assert!(
+                missing.contains(&"pixel_values".to_owned()) && missing.len() == 4 + surplus.len()
+            );
+        }
+        other => panic!("{other}"),
+    }
+}
