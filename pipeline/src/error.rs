@@ -1,5 +1,4 @@
 //! What can go wrong in the pipeline. A sample can be bad (counted, replaced, reported) or a run can be bad (it ends).
-use crate::SampleId;
 use crate::image_decode::ImageFormat;
 
 /// Where something happened, as far as known.
@@ -451,7 +450,68 @@ pub enum LoaderError {
     /// Reading the data set failed.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
-    /// Placeholder for the loader's own variants.
-    #[error("{0}")]
-    Placeholder(SampleId),
+    /// A setting cannot work.
+    #[error("the loader's setting {setting} = {value} cannot work: {why}")]
+    Setting {
+        /// Its name.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+        /// The rule that it breaks.
+        why: String,
+    },
+    /// The augmentation cannot be built.
+    #[error(transparent)]
+    Augment(#[from] crate::augment::AugmentError),
+    /// The saved position belongs to another run.
+    #[error(
+        "cannot resume: {field} was {saved} when the state was saved and is {current} now; resume with the same {field}, or start a new run"
+    )]
+    StateMismatch {
+        /// What differs.
+        field: &'static str,
+        /// Its value in the state.
+        saved: String,
+        /// Its value now.
+        current: String,
+    },
+    /// More samples are bad than the budget allows.
+    #[error(
+        "{bad} of {tried} samples are bad, more than the {:.2} % that max_bad_fraction allows. The first:{list}\nMend the shards, or raise max_bad_fraction.{file}",
+        max_fraction * 100.0
+    )]
+    TooManyBad {
+        /// Bad samples.
+        bad: u64,
+        /// Samples tried.
+        tried: u64,
+        /// The budget.
+        max_fraction: f64,
+        /// The first of them, a line each.
+        list: String,
+        /// Where all are listed.
+        file: String,
+    },
+    /// No sample near a bad one can replace it.
+    #[error("{place} is bad ({reason}), and so is every other sample of its shuffle window: nothing can replace it; mend the shard")]
+    NothingToReplace {
+        /// The bad sample.
+        place: Place,
+        /// Why it is bad.
+        reason: String,
+    },
+    /// The list of bad samples cannot be written.
+    #[error("cannot write the list of bad samples {}: {source}", path.display())]
+    BadSampleList {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start a decode thread: {0}")]
+    Thread(#[source] std::io::Error),
+    /// A thread of the loader ended by a panic: our bug, already reported on standard error.
+    #[error("a thread of the loader panicked (its message is above); this is a bug, please report it")]
+    ThreadDied,
 }

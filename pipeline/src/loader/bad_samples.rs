@@ -1,0 +1,155 @@
+//! Bad samples: counted in the order of batches, listed in a file, and a run that has too many of them ends.
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::LoaderError;
+
+/// Samples tried before the share of bad ones is judged.
+const JUDGED_AFTER: u64 = 1_000;
+/// Bad samples that an error message lists.
+const LISTED: usize = 20;
+
+/// One line of `bad_samples.jsonl`.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct BadSample {
+    pub epoch: u64,
+    pub object: String,
+    pub row_group: u32,
+    pub row: u32,
+    pub reason: String,
+    pub replaced_by: Replacement,
+}
+
+/// The sample that stands in for a bad one.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Replacement {
+    pub shard: u32,
+    pub row_group: u32,
+    pub row: u32,
+}
+
+/// The count, the list and the budget.
+#[derive(Debug)]
+pub(super) struct BadSamples {
+    pub tried: u64,
+    pub bad: u64,
+    max_fraction: f64,
+    file: Option<(PathBuf, File)>,
+    latest: Vec<BadSample>,
+}
+
+impl BadSamples {
+    /// Opens the list for appending, cut back to the `bad` lines that a restored state knows of.
+    pub(super) fn open(path: Option<&Path>, max_fraction: f64, tried: u64, bad: u64) -> Result<Self, LoaderError> {
+        let file = match path {
+            None => None,
+            Some(path) => {
+                let opened = cut_to_lines(path, bad);
+                Some((path.to_owned(), opened.map_err(|source| list_error(path, source))?))
+            }
+        };
+        Ok(Self { tried, bad, max_fraction, file, latest: Vec::new() })
+    }
+
+    /// Counts a batch of `tried` samples, of which `bad` were bad.
+    pub(super) fn record(&mut self, tried: u64, bad: Vec<BadSample>) -> Result<(), LoaderError> {
+        self.tried += tried;
+        self.bad += bad.len() as u64;
+        for sample in bad {
+            if let Some((path, file)) = &mut self.file {
+                let mut line = serde_json::to_vec(&sample).expect("a bad sample is plain data");
+                line.push(b'\n');
+                file.write_all(&line).map_err(|source| list_error(path, source))?;
+            } else {
+                tracing::warn!(
+                    "bad sample replaced: {}, row group {}, row {}: {}",
+                    sample.object, sample.row_group, sample.row, sample.reason
+                );
+            }
+            if self.latest.len() < LISTED {
+                self.latest.push(sample);
+            }
+        }
+        if self.tried >= JUDGED_AFTER && self.bad as f64 > self.max_fraction * self.tried as f64 {
+            return Err(LoaderError::TooManyBad {
+                bad: self.bad,
+                tried: self.tried,
+                max_fraction: self.max_fraction,
+                list: self
+                    .latest
+                    .iter()
+                    .map(|sample| {
+                        format!(
+                            "\n  {}, row group {}, row {}: {}",
+                            sample.object, sample.row_group, sample.row, sample.reason
+                        )
+                    })
+                    .collect(),
+                file: self.file.as_ref().map(|(path, _)| format!(" All are in {}.", path.display())).unwrap_or_default(),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn list_error(path: &Path, source: std::io::Error) -> LoaderError {
+    LoaderError::BadSampleList { path: path.to_owned(), source }
+}
+
+/// Keeps the first `lines` lines of a file, creating it if there is none, and opens it for appending.
+fn cut_to_lines(path: &Path, lines: u64) -> std::io::Result<File> {
+    let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+    let mut reader = BufReader::new(&file);
+    let (mut kept, mut line) = (0, Vec::new());
+    for _ in 0..lines {
+        line.clear();
+        kept += reader.read_until(b'\n', &mut line)? as u64;
+    }
+    file.set_len(kept)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bad(row: u32) -> BadSample {
+        BadSample {
+            epoch: 0,
+            object: "s3://b/x.parquet".to_owned(),
+            row_group: 1,
+            row,
+            reason: "truncated".to_owned(),
+            replaced_by: Replacement { shard: 0, row_group: 1, row: 0 },
+        }
+    }
+
+    #[test]
+    fn the_list_is_cut_to_what_the_state_knows() {
+        let path = std::env::temp_dir().join(format!("nepa-bad-samples-{}", std::process::id()));
+        let mut list = BadSamples::open(Some(&path), 1.0, 0, 0).unwrap();
+        list.record(10, vec![bad(1), bad(2), bad(3)]).unwrap();
+        let mut list = BadSamples::open(Some(&path), 1.0, 10, 2).unwrap();
+        list.record(10, vec![bad(4)]).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let rows: Vec<u64> = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["row"].as_u64().unwrap())
+            .collect();
+        assert_eq!(rows, [1, 2, 4]);
+    }
+
+    #[test]
+    fn the_budget_is_judged_after_the_first_thousand() {
+        let mut list = BadSamples::open(None, 0.01, 0, 0).unwrap();
+        list.record(990, (0..20).map(bad).collect()).expect("not judged yet");
+        let error = list.record(10, Vec::new()).expect_err("20 of 1,000 are more than 1 %").to_string();
+        assert!(error.contains("20 of 1000") && error.contains("s3://b/x.parquet, row group 1, row 0: truncated"), "{error}");
+        let mut list = BadSamples::open(None, 0.02, 0, 0).unwrap();
+        list.record(1000, (0..20).map(bad).collect()).expect("exactly the budget is allowed");
+    }
+}
