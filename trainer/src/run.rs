@@ -484,6 +484,8 @@ fn same_run(place: &str, saved: &ResolvedRecipe, current: &ResolvedRecipe) -> Re
         recipe.checkpoint = crate::recipe::CheckpointSection::default();
         recipe.log = crate::recipe::LogSection::default();
         recipe.io = nepa_pipeline::IoConfig::default();
+        // These follow from others, which an error should name.
+        (recipe.train.accumulation, recipe.train.steps_per_epoch) = (0, 0);
         // Where the data lies may change; `dataset` tells whether it is the same.
         recipe.data.urls = Vec::new();
         serde_json::to_value(recipe).expect("a resolved recipe is plain data with string keys")
