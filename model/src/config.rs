@@ -35,6 +35,10 @@ pub enum HiddenAct {
 
 /// Architecture of a NEPA model, in the published layout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the published layout has them"
+)]
 pub struct NepaConfig {
     /// Must name `ViTNepaForPreTraining`.
     #[serde(default = "default_architectures")]

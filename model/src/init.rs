@@ -64,7 +64,7 @@ pub fn init_weights(config: &NepaConfig, seed: u64) -> Weights {
     let mut flat = vec![0.0; specs.iter().map(ParamSpec::len).sum()];
     for spec in &specs {
         let values = &mut flat[spec.range()];
-        if spec.name.ends_with(".bias") {
+        if spec.name.rsplit('.').next() == Some("bias") {
             values.fill(0.0);
         } else if spec.name.ends_with("layer_scale.lambda1") {
             values.fill(config.layerscale_value as f32);

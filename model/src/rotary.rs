@@ -114,11 +114,11 @@ mod tests {
         assert_eq!(draw.rescale.to_bits(), plain.rescale.to_bits());
         assert!(
             draw.shift.iter().all(|s| s.abs() <= 0.25 && *s != 0.0)
-                && draw.shift[0] != draw.shift[1]
+                && draw.shift[0].to_bits() != draw.shift[1].to_bits()
         );
         assert!(
             draw.jitter.iter().all(|j| (1.0 / 1.5..=1.5).contains(j))
-                && draw.jitter[0] != draw.jitter[1]
+                && draw.jitter[0].to_bits() != draw.jitter[1].to_bits()
         );
         let none = NepaConfig {
             pos_embed_rescale: None,

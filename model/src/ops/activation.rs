@@ -1,7 +1,7 @@
 //! The MLP's activations, plain and gated (`act(gate) * up`).
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
 
-use super::{Real, Values, dtype, elementwise, for_real, operand};
+use super::{Real, Values, dtype, for_real, map2, map3, operand};
 use crate::HiddenAct;
 
 const NAME: &str = "activation";
@@ -74,7 +74,7 @@ impl CustomOp1 for Activation {
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> Result<(CpuStorage, Shape)> {
         for_real!(dtype(x), NAME, T => {
             let x = operand::<T>(x, lx, NAME)?;
-            let out = elementwise(x.len(), |i| self.act.value(x[i]));
+            let out = map2(x, x, |x, _| self.act.value(x));
             Ok((T::to_cpu_storage_owned(out), lx.shape().clone()))
         })
     }
@@ -84,7 +84,7 @@ impl CustomOp1 for Activation {
         let values = (Values::of(x, NAME)?, Values::of(&grad, NAME)?);
         for_real!(x.dtype(), NAME, T => {
             let (x_values, grad) = (values.0.get::<T>()?, values.1.get::<T>()?);
-            let dx = elementwise(x_values.len(), |i| grad[i] * self.act.slope(x_values[i]));
+            let dx = map2(x_values, grad, |x, grad| grad * self.act.slope(x));
             Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
         })
     }
@@ -107,7 +107,7 @@ impl CustomOp2 for Activation {
         }
         for_real!(dtype(g), NAME, T => {
             let (gate, up) = (operand::<T>(g, lg, NAME)?, operand::<T>(u, lu, NAME)?);
-            let out = elementwise(gate.len(), |i| self.act.value(gate[i]) * up[i]);
+            let out = map2(gate, up, |gate, up| self.act.value(gate) * up);
             Ok((T::to_cpu_storage_owned(out), lg.shape().clone()))
         })
     }
@@ -127,8 +127,8 @@ impl CustomOp2 for Activation {
         );
         for_real!(g.dtype(), NAME, T => {
             let (gate, up, grad) = (values.0.get::<T>()?, values.1.get::<T>()?, values.2.get::<T>()?);
-            let d_gate = elementwise(gate.len(), |i| grad[i] * up[i] * self.act.slope(gate[i]));
-            let d_up = elementwise(gate.len(), |i| grad[i] * self.act.value(gate[i]));
+            let d_gate = map3(gate, up, grad, |gate, up, grad| grad * up * self.act.slope(gate));
+            let d_up = map2(gate, grad, |gate, grad| grad * self.act.value(gate));
             let tensor = |values: Vec<T>| Tensor::from_vec(values, g.shape(), g.device());
             Ok((Some(tensor(d_gate)?), Some(tensor(d_up)?)))
         })

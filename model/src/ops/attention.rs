@@ -24,7 +24,7 @@ pub(crate) fn split_heads(
     heads: usize,
     rotary: Option<&Arc<RotaryTable>>,
 ) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Heads {
+    x.contiguous()?.apply_op1(HeadExchange {
         heads,
         rotary: rotary.cloned(),
         split: true,
@@ -33,7 +33,7 @@ pub(crate) fn split_heads(
 
 /// `[B, H, T, d]` to `[B, T, H d]`.
 pub(crate) fn merge_heads(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Heads {
+    x.contiguous()?.apply_op1(HeadExchange {
         heads: x.dim(1)?,
         rotary: None,
         split: false,
@@ -54,13 +54,13 @@ pub(crate) fn causal_softmax(scores: &Tensor, scale: f64, causal: bool) -> Resul
 
 /// Exchanges tokens and heads; its backward is the opposite exchange, with the rotation turned back.
 #[derive(Debug, Clone)]
-struct Heads {
+struct HeadExchange {
     heads: usize,
     rotary: Option<Arc<RotaryTable>>,
     split: bool,
 }
 
-impl Heads {
+impl HeadExchange {
     /// Dimensions of the input as `[B, outer, inner, d]`, and the output's shape.
     fn dims(&self, shape: &Shape) -> Result<([usize; 4], Shape)> {
         if self.split {
@@ -115,7 +115,7 @@ impl Heads {
     }
 }
 
-impl CustomOp1 for Heads {
+impl CustomOp1 for HeadExchange {
     fn name(&self) -> &'static str {
         HEADS
     }
@@ -210,8 +210,10 @@ impl CausalSoftmax {
                     for (p, score) in out.iter_mut().zip(row) {
                         *p = ((*score - greatest) * scale).exp();
                     }
-                    let factor = T::one() / lanes(keys, |i| out[i]);
-                    out.iter_mut().for_each(|p| *p *= factor);
+                    let factor = T::one() / lanes(out, out, |p, _| p);
+                    for p in out.iter_mut() {
+                        *p *= factor;
+                    }
                 }
             });
         out
@@ -230,9 +232,9 @@ impl CausalSoftmax {
                         &probabilities[first..first + keys],
                         &grad[first..first + keys],
                     );
-                    let mean = lanes(keys, |i| p[i] * grad[i]);
-                    for (i, out) in out[..keys].iter_mut().enumerate() {
-                        *out = scale * p[i] * (grad[i] - mean);
+                    let mean = lanes(p, grad, |p, grad| p * grad);
+                    for ((out, p), grad) in out.iter_mut().zip(p).zip(grad) {
+                        *out = scale * *p * (*grad - mean);
                     }
                 }
             });

@@ -20,7 +20,7 @@ struct CosineRows;
 
 /// Inverse length of a row and whether the row is long enough to be divided by its own length.
 fn inverse_length<T: Real>(row: &[T]) -> (T, bool) {
-    let length = lanes(row.len(), |i| row[i] * row[i]).sqrt();
+    let length = lanes(row, row, |x, y| x * y).sqrt();
     let least = T::from_f64(LEAST_LENGTH);
     if length > least {
         (T::one() / length, true)
@@ -50,7 +50,7 @@ impl CustomOp2 for CosineRows {
             let (p, z) = (operand::<T>(p, lp, NAME)?, operand::<T>(z, lz, NAME)?);
             let mut out = vec![T::from_f64(0.0); p.len() / width];
             out.par_iter_mut().zip(p.par_chunks(width)).zip(z.par_chunks(width)).with_min_len(ROWS_PER_PIECE).for_each(
-                |((out, p), z)| *out = lanes(width, |i| p[i] * z[i]) * inverse_length(p).0 * inverse_length(z).0,
+                |((out, p), z)| *out = lanes(p, z, |p, z| p * z) * inverse_length(p).0 * inverse_length(z).0,
             );
             Ok((T::to_cpu_storage_owned(out), dims.into()))
         })
@@ -77,7 +77,7 @@ impl CustomOp2 for CosineRows {
             dp.par_chunks_mut(width).enumerate().with_min_len(ROWS_PER_PIECE).for_each(|(row, dp)| {
                 let (p, z) = (&p_values[row * width..][..width], &z[row * width..][..width]);
                 let ((p_inverse, divided), (z_inverse, _)) = (inverse_length(p), inverse_length(z));
-                let cosine = lanes(width, |i| p[i] * z[i]) * p_inverse * z_inverse;
+                let cosine = lanes(p, z, |p, z| p * z) * p_inverse * z_inverse;
                 let along = if divided { cosine * p_inverse } else { T::from_f64(0.0) };
                 for (i, dp) in dp.iter_mut().enumerate() {
                     *dp = grad[row] * p_inverse * (z[i] * z_inverse - along * p[i]);

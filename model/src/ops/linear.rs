@@ -3,7 +3,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::{ROWS_PER_PIECE, Real, Values, dtype, elementwise, for_real, operand, sum_rows};
+use super::{ROWS_PER_PIECE, Real, Values, dtype, for_real, map_rows, operand, sum_rows};
 
 const LINEAR: &str = "linear";
 const ADD_SCALED: &str = "add_scaled";
@@ -159,11 +159,11 @@ impl AddScaled {
     /// Gradients of y and scale; x's is the incoming one.
     fn backward<T: Real>(y: &[T], scale: &[T], grad: &[T]) -> (Vec<T>, Vec<T>) {
         let width = scale.len();
-        let dy = elementwise(y.len(), |i| grad[i] * scale[i % width]);
+        let dy = map_rows(grad, grad, scale, |g, _, s| g * s);
         let d_scale = sum_rows(y.len() / width, width, |row, sums| {
             let first = row * width;
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum += grad[first + i] * y[first + i];
+            for ((sum, grad), y) in sums.iter_mut().zip(&grad[first..]).zip(&y[first..]) {
+                *sum += *grad * *y;
             }
         });
         (dy, d_scale)
@@ -195,7 +195,7 @@ impl CustomOp3 for AddScaled {
         for_real!(dtype(x), ADD_SCALED, T => {
             let (x, y) = (operand::<T>(x, lx, ADD_SCALED)?, operand::<T>(y, ly, ADD_SCALED)?);
             let scale = operand::<T>(s, ls, ADD_SCALED)?;
-            let out = elementwise(x.len(), |i| x[i] + scale[i % scale.len()] * y[i]);
+            let out = map_rows(x, y, scale, |x, y, s| x + s * y);
             Ok((T::to_cpu_storage_owned(out), lx.shape().clone()))
         })
     }

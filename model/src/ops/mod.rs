@@ -43,7 +43,7 @@ impl Real for f32 {
     fn erf(self) -> Self {
         let x = self.clamp(-4.0, 4.0);
         let s = x * x;
-        let p = -2.726_142_2e-10 * s + 2.770_681_4e-8;
+        let p = -2.726_142e-10 * s + 2.770_681_4e-8;
         let p = p * s - 2.101_024e-6;
         let p = p * s - 5.692_506_4e-5;
         let p = p * s - 7.349_906_3e-4;
@@ -128,31 +128,67 @@ fn dtype(storage: &CpuStorage) -> DType {
     candle_core::backend::BackendStorage::dtype(storage)
 }
 
-/// `sum f(i)` over `0..len` in eight lanes: the compiler can vectorise it, and it rounds less than one running sum.
-fn lanes<T: Real>(len: usize, f: impl Fn(usize) -> T) -> T {
+/// `sum f(a, b)` over two rows in eight lanes: the compiler can vectorise it, and it rounds less than one running sum.
+fn lanes<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
     let mut sums = [T::zero(); 8];
-    let whole = len / 8 * 8;
-    for i in (0..whole).step_by(8) {
-        for (lane, sum) in sums.iter_mut().enumerate() {
-            *sum += f(i + lane);
+    let (a_chunks, b_chunks) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    for (a, b) in a_chunks.0.iter().zip(b_chunks.0) {
+        for lane in 0..8 {
+            sums[lane] += f(a[lane], b[lane]);
         }
     }
-    let mut tail = T::zero();
-    for i in whole..len {
-        tail += f(i);
-    }
+    let tail: T = a_chunks
+        .1
+        .iter()
+        .zip(b_chunks.1)
+        .map(|(a, b)| f(*a, *b))
+        .sum();
     ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7])) + tail
 }
 
-/// A new vector whose element `i` is `f(i)`, filled in parallel.
-fn elementwise<T: Real>(len: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let mut out = vec![T::zero(); len];
+/// `f(a, b)` for each pair of elements, in parallel.
+fn map2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
+    let mut out = vec![T::zero(); a.len()];
     out.par_chunks_mut(ELEMENTS_PER_PIECE)
-        .enumerate()
-        .for_each(|(piece, chunk)| {
-            let first = piece * ELEMENTS_PER_PIECE;
-            for (i, value) in chunk.iter_mut().enumerate() {
-                *value = f(first + i);
+        .zip(a.par_chunks(ELEMENTS_PER_PIECE))
+        .zip(b.par_chunks(ELEMENTS_PER_PIECE))
+        .for_each(|((out, a), b)| {
+            for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+                *out = f(*a, *b);
+            }
+        });
+    out
+}
+
+/// `f(a, b, c)` for each triple of elements, in parallel.
+fn map3<T: Real>(a: &[T], b: &[T], c: &[T], f: impl Fn(T, T, T) -> T + Sync) -> Vec<T> {
+    let mut out = vec![T::zero(); a.len()];
+    out.par_chunks_mut(ELEMENTS_PER_PIECE)
+        .zip(a.par_chunks(ELEMENTS_PER_PIECE))
+        .zip(b.par_chunks(ELEMENTS_PER_PIECE))
+        .zip(c.par_chunks(ELEMENTS_PER_PIECE))
+        .for_each(|(((out, a), b), c)| {
+            for (((out, a), b), c) in out.iter_mut().zip(a).zip(b).zip(c) {
+                *out = f(*a, *b, *c);
+            }
+        });
+    out
+}
+
+/// `f(a, b, w)` for each pair of elements and the weight of their column, in parallel.
+fn map_rows<T: Real>(a: &[T], b: &[T], weights: &[T], f: impl Fn(T, T, T) -> T + Sync) -> Vec<T> {
+    let mut out = vec![T::zero(); a.len()];
+    let width = weights.len();
+    let piece = width * ROWS_PER_PIECE;
+    out.par_chunks_mut(piece)
+        .zip(a.par_chunks(piece))
+        .zip(b.par_chunks(piece))
+        .for_each(|((out, a), b)| {
+            let rows = out.chunks_exact_mut(width).zip(a.chunks_exact(width));
+            for ((out, a), b) in rows.zip(b.chunks_exact(width)) {
+                for (((out, a), b), w) in out.iter_mut().zip(a).zip(b).zip(weights) {
+                    *out = f(*a, *b, *w);
+                }
             }
         });
     out

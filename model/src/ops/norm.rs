@@ -33,8 +33,8 @@ struct LayerNorm {
 /// Mean and inverse standard deviation of one row.
 fn statistics<T: Real>(row: &[T], eps: f64) -> (T, T) {
     let n = T::from_f64(row.len() as f64);
-    let mean = lanes(row.len(), |i| row[i]) / n;
-    let variance = lanes(row.len(), |i| (row[i] - mean) * (row[i] - mean)) / n;
+    let mean = lanes(row, row, |x, _| x) / n;
+    let variance = lanes(row, row, |x, _| (x - mean) * (x - mean)) / n;
     (mean, T::one() / (variance + T::from_f64(eps)).sqrt())
 }
 
@@ -84,12 +84,14 @@ impl LayerNorm {
                     let first = index * piece + row * width;
                     let (x, grad) = (&x[first..first + width], &grad[first..first + width]);
                     let (mean, scale) = statistics(x, self.eps);
-                    let mean_h = lanes(width, |i| grad[i] * weight[i]) / n;
-                    let mean_hn =
-                        lanes(width, |i| grad[i] * weight[i] * ((x[i] - mean) * scale)) / n;
-                    for (i, dx) in dx.iter_mut().enumerate() {
-                        *dx = scale
-                            * (grad[i] * weight[i] - mean_h - (x[i] - mean) * scale * mean_hn);
+                    // h in place of dx, then dx.
+                    for ((h, grad), weight) in dx.iter_mut().zip(grad).zip(weight) {
+                        *h = *grad * *weight;
+                    }
+                    let mean_h = lanes(dx, dx, |h, _| h) / n;
+                    let mean_hn = lanes(dx, x, |h, x| h * ((x - mean) * scale)) / n;
+                    for (dx, x) in dx.iter_mut().zip(x) {
+                        *dx = scale * (*dx - mean_h - (*x - mean) * scale * mean_hn);
                     }
                 }
             });
@@ -103,9 +105,11 @@ impl LayerNorm {
             );
             let (mean, scale) = statistics(x, self.eps);
             let (for_weight, for_bias) = sums.split_at_mut(width);
-            for i in 0..width {
-                for_weight[i] += grad[i] * (x[i] - mean) * scale;
-                for_bias[i] += grad[i];
+            for (((for_weight, for_bias), grad), x) in
+                for_weight.iter_mut().zip(for_bias).zip(grad).zip(x)
+            {
+                *for_weight += *grad * (*x - mean) * scale;
+                *for_bias += *grad;
             }
         });
         let (for_weight, for_bias) = sums.split_at(width);
