@@ -187,7 +187,7 @@ pub enum DatasetError {
         source: StoreCause,
     },
     /// A request failed, after all its attempts.
-    #[error("cannot read {place}: the request failed {attempts} times")]
+    #[error("cannot read {place}: the request failed, after at most {attempts} attempts")]
     Request {
         /// Where.
         place: Place,
@@ -343,7 +343,7 @@ impl std::fmt::Display for Found {
             return write!(f, "there is nothing at all below {}: check the name", self.below);
         }
         let noun = if self.total == 1 { "object" } else { "objects" };
-        write!(f, "below {} there are {} {noun}: {}", self.below, self.total, self.examples.join(", "))?;
+        write!(f, "what there is below {}: {} {noun}, {}", self.below, self.total, self.examples.join(", "))?;
         if self.total > self.examples.len() {
             write!(f, ", ...")?;
         }

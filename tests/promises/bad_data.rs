@@ -52,31 +52,31 @@ fn fixture(name: &str) -> Vec<u8> {
 #[test]
 fn nothing_named_or_nothing_there() {
     let server = S3Server::start();
-    server.put("b", "in1k/train-0.parquet", flat_shard(3));
-    server.put("b", "docs/README.md", "hello");
+    server.put("bucket", "in1k/train-0.parquet", flat_shard(3));
+    server.put("bucket", "docs/README.md", "hello");
     server.create_bucket("empty");
     let io = io(&server);
     fails(&[], &io, &["no data set is named", "s3://bucket/train-*.parquet"]);
-    fails(&["s3://b/docs"], &io, &["no *.parquet object below s3://b/docs", "s3://b/docs/README.md"]);
-    fails(&["s3://b/in2k/"], &io, &["no *.parquet object below s3://b/in2k/", "nothing at all"]);
+    fails(&["s3://bucket/docs"], &io, &["no *.parquet object below s3://bucket/docs", "s3://bucket/docs/README.md"]);
+    fails(&["s3://bucket/in2k/"], &io, &["no *.parquet object below s3://bucket/in2k/", "nothing at all"]);
     fails(&["s3://empty"], &io, &["no *.parquet object below s3://empty/", "nothing at all"]);
-    let error = fails(&["s3://b/in1k/val-*.parquet"], &io, &["matches no object", "s3://b/in1k/train-0.parquet"]);
+    let error = fails(&["s3://bucket/in1k/val-*.parquet"], &io, &["matches no object", "s3://bucket/in1k/train-0.parquet"]);
     assert!(matches!(error, DatasetError::NoMatch { .. }));
-    fails(&["s3://b/in1k/train-1.parquet"], &io, &["s3://b/in1k/train-1.parquet does not exist"]);
-    fails(&["s3://b/[in1k"], &io, &["glob in s3://b/[in1k", "unclosed"]);
-    fails(&["/no/such/folder"], &io, &["/no/such/folder does not exist"]);
+    fails(&["s3://bucket/in1k/train-1.parquet"], &io, &["s3://bucket/in1k/train-1.parquet does not exist"]);
+    fails(&["s3://bucket/[in1k"], &io, &["glob in s3://bucket/[in1k", "unclosed"]);
+    fails(&["/no/such/folder"], &io, &["no *.parquet object below /no/such/folder", "nothing at all"]);
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.txt"), "x").unwrap();
     fails(&[folder.path().to_str().unwrap()], &io, &["no *.parquet object below", "a.txt"]);
     fails(&["ftp://host/x"], &io, &["scheme ftp:// is unknown", "s3://"]);
-    server.put("b", "none.parquet", flat_shard(0));
-    fails(&["s3://b/none.parquet"], &io, &["hold no rows"]);
+    server.put("bucket", "none.parquet", flat_shard(0));
+    fails(&["s3://bucket/none.parquet"], &io, &["hold no rows"]);
 }
 
 #[test]
 fn wrong_credentials_endpoint_and_bucket() {
     let server = S3Server::start();
-    server.put("b", "x.parquet", flat_shard(3));
+    server.put("bucket", "x.parquet", flat_shard(3));
     let none = IoConfig {
         store_options: StoreOptions::new([
             ("AWS_ACCESS_KEY_ID", ""),
@@ -87,19 +87,19 @@ fn wrong_credentials_endpoint_and_bucket() {
         ]),
         ..IoConfig::default()
     };
-    let parts = ["no credentials for s3://b/x.parquet", "AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"];
-    assert!(matches!(fails(&["s3://b/x.parquet"], &none, &parts), DatasetError::NoCredentials { .. }));
+    let parts = ["no credentials for s3://bucket/x.parquet", "AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"];
+    assert!(matches!(fails(&["s3://bucket/x.parquet"], &none, &parts), DatasetError::NoCredentials { .. }));
 
     let io = io_but(&server, "AWS_SECRET_ACCESS_KEY", "wrong");
-    let error = fails(&["s3://b/x.parquet"], &io, &["refuses access to s3://b/x.parquet", "credentials"]);
+    let error = fails(&["s3://bucket/x.parquet"], &io, &["refuses access to s3://bucket/x.parquet", "credentials"]);
     assert!(matches!(error, DatasetError::Denied { .. }));
-    let error = fails(&["s3://b"], &io, &["refuses access to s3://b", "SignatureDoesNotMatch"]);
+    let error = fails(&["s3://bucket"], &io, &["refuses access to s3://bucket", "SignatureDoesNotMatch"]);
     assert!(matches!(error, DatasetError::Denied { .. }));
 
     // Port 1: nobody listens there.
     let io = io_but(&server, "AWS_ENDPOINT_URL", "http://127.0.0.1:1");
     let parts = ["cannot connect to http://127.0.0.1:1", "AWS_ENDPOINT_URL", "refused"];
-    for url in ["s3://b/x.parquet", "s3://b/", "s3://b/*.parquet"] {
+    for url in ["s3://bucket/x.parquet", "s3://bucket/", "s3://bucket/*.parquet"] {
         assert!(matches!(fails(&[url], &io, &parts), DatasetError::Unreachable { .. }));
     }
 
@@ -107,16 +107,16 @@ fn wrong_credentials_endpoint_and_bucket() {
     let error = fails(&["s3://absent/"], &io, &["bucket of s3://absent/ does not exist", "region"]);
     assert!(matches!(error, DatasetError::NoBucket { .. }));
     server.add_fault(Rule::get("x.parquet", 0..100, Fault::Forbidden));
-    fails(&["s3://b/x.parquet"], &io, &["refuses access to s3://b/x.parquet", "AccessDenied"]);
+    fails(&["s3://bucket/x.parquet"], &io, &["refuses access to s3://bucket/x.parquet", "AccessDenied"]);
     server.clear_faults();
     server.add_fault(Rule::get("x.parquet", 0..100, Fault::Unavailable));
-    fails(&["s3://b/x.parquet"], &io, &["cannot read s3://b/x.parquet", "failed 3 times", "SlowDown"]);
+    fails(&["s3://bucket/x.parquet"], &io, &["cannot read s3://bucket/x.parquet", "at most 3 attempts", "SlowDown"]);
 }
 
 #[test]
 fn a_profile_file_gives_credentials() {
     let server = S3Server::start();
-    server.put("b", "x.parquet", flat_shard(3));
+    server.put("bucket", "x.parquet", flat_shard(3));
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("credentials");
     let text = "[default]\naws_access_key_id = other\n[mine]\naws_access_key_id = test-key\naws_secret_access_key = test-secret\n";
@@ -132,9 +132,9 @@ fn a_profile_file_gives_credentials() {
         ]),
         ..IoConfig::default()
     };
-    assert_eq!(open(&["s3://b"], &with_profile("mine")).unwrap().num_samples(), 3);
-    fails(&["s3://b"], &with_profile(""), &["no aws_secret_access_key", "credentials"]);
-    fails(&["s3://b"], &with_profile("absent"), &["AWS_PROFILE names holds no aws_access_key_id"]);
+    assert_eq!(open(&["s3://bucket"], &with_profile("mine")).unwrap().num_samples(), 3);
+    fails(&["s3://bucket"], &with_profile(""), &["no aws_secret_access_key", "credentials"]);
+    fails(&["s3://bucket"], &with_profile("absent"), &["AWS_PROFILE names holds no aws_access_key_id"]);
 }
 
 #[test]
@@ -143,8 +143,8 @@ fn objects_that_are_no_good_parquet() {
     let good = hugging_face_shard(0, 2, 20);
     let io = io(&server);
     let bad = |name: &str, bytes: Vec<u8>, parts: &[&str]| {
-        server.put("b", name, bytes);
-        let url = format!("s3://b/{name}");
+        server.put("bucket", name, bytes);
+        let url = format!("s3://bucket/{name}");
         fails(&[&url], &io, &[&[url.as_str()], parts].concat())
     };
     bad("empty.parquet", Vec::new(), &["is not a Parquet file"]);
@@ -164,9 +164,9 @@ fn objects_that_are_no_good_parquet() {
     let error = bad("secret.parquet", fixture("encrypted.parquet"), &["is encrypted", "write it again"]);
     assert!(matches!(error, DatasetError::Encrypted { .. }));
     // Not one error is hidden behind a good shard.
-    server.put("c", "0.parquet", good);
-    server.put("c", "1.parquet", "nonsense, but longer than a footer");
-    fails(&["s3://c"], &io, &["s3://c/1.parquet is not a Parquet file"]);
+    server.put("other", "0.parquet", good);
+    server.put("other", "1.parquet", "nonsense, but longer than a footer");
+    fails(&["s3://other"], &io, &["s3://other/1.parquet is not a Parquet file"]);
 }
 
 #[test]
@@ -174,36 +174,36 @@ fn damaged_pages_are_told_from_damaged_storage() {
     let server = S3Server::start();
     let io = io(&server);
     let sound = fixture("page_checksum.parquet");
-    server.put("b", "sum.parquet", sound.clone());
-    let dataset = open(&["s3://b/sum.parquet"], &io).unwrap();
+    server.put("bucket", "sum.parquet", sound.clone());
+    let dataset = open(&["s3://bucket/sum.parquet"], &io).unwrap();
     assert_eq!(read(&dataset, 0).unwrap().image(3).unwrap(), vec![21; 100]);
     // One bit of an image.
     let mut flipped = sound;
     flipped[400] ^= 1;
-    server.put("b", "sum.parquet", flipped);
-    let dataset = open(&["s3://b/sum.parquet"], &io).unwrap();
+    server.put("bucket", "sum.parquet", flipped);
+    let dataset = open(&["s3://bucket/sum.parquet"], &io).unwrap();
     let error = read(&dataset, 0).unwrap_err();
     let text = full_text(&error);
     assert!(matches!(error, DatasetError::PageChecksum { .. }), "{text}");
-    assert!(text.contains("s3://b/sum.parquet, row group 0") && text.contains("wrong checksum"), "{text}");
+    assert!(text.contains("s3://bucket/sum.parquet, row group 0") && text.contains("wrong checksum"), "{text}");
     // A page header that makes no sense, in a file without checksums.
     let mut garbled = hugging_face_shard(0, 1, 20);
     garbled[4..40].fill(0xff);
-    server.put("b", "garbled.parquet", garbled);
-    let dataset = open(&["s3://b/garbled.parquet"], &io).unwrap();
+    server.put("bucket", "garbled.parquet", garbled);
+    let dataset = open(&["s3://bucket/garbled.parquet"], &io).unwrap();
     let error = read(&dataset, 0).unwrap_err();
     let text = full_text(&error);
     assert!(matches!(error, DatasetError::BadPage { .. }), "{text}");
-    assert!(text.contains("s3://b/garbled.parquet, row group 0"), "{text}");
+    assert!(text.contains("s3://bucket/garbled.parquet, row group 0"), "{text}");
 }
 
 #[test]
 fn shards_must_go_together() {
     let server = S3Server::start();
-    server.put("b", "0.parquet", hugging_face_shard(0, 1, 5));
-    server.put("b", "1.parquet", flat_shard(5));
-    let parts = ["do not go together", "first s3://b/0.parquet", "then s3://b/1.parquet", "images"];
-    let error = fails(&["s3://b"], &io(&server), &parts);
+    server.put("bucket", "0.parquet", hugging_face_shard(0, 1, 5));
+    server.put("bucket", "1.parquet", flat_shard(5));
+    let parts = ["do not go together", "first s3://bucket/0.parquet", "then s3://bucket/1.parquet", "images"];
+    let error = fails(&["s3://bucket"], &io(&server), &parts);
     assert!(matches!(error, DatasetError::SchemasDiffer { .. }));
 }
 
@@ -212,8 +212,8 @@ fn a_shard_replaced_during_the_run_is_noticed() {
     let server = S3Server::start();
     let io = IoConfig { coalesce_gap_bytes: 0, ..io(&server) };
     let other = hugging_face_shard(1, 2, 20);
-    server.put("b", "x.parquet", hugging_face_shard(0, 2, 20));
-    let dataset = open(&["s3://b/x.parquet"], &io).unwrap();
+    server.put("bucket", "x.parquet", hugging_face_shard(0, 2, 20));
+    let dataset = open(&["s3://bucket/x.parquet"], &io).unwrap();
     read(&dataset, 0).unwrap();
     // Replaced between two requests of one row group.
     server.add_fault(Rule::get("x.parquet", 1..2, Fault::Replace(other.clone().into())));
@@ -224,7 +224,7 @@ fn a_shard_replaced_during_the_run_is_noticed() {
             Err(error) => {
                 let text = full_text(&error);
                 assert!(matches!(error, DatasetError::Replaced { .. }), "{text}");
-                assert!(text.contains("s3://b/x.parquet") && text.contains("was replaced"), "{text}");
+                assert!(text.contains("s3://bucket/x.parquet") && text.contains("was replaced"), "{text}");
                 failed = true;
             }
         }
@@ -232,8 +232,8 @@ fn a_shard_replaced_during_the_run_is_noticed() {
     assert!(failed);
     // Replaced in the middle of a body that breaks off: the bytes of the two objects are never joined.
     server.clear_faults();
-    server.put("b", "y.parquet", hugging_face_shard(0, 2, 20));
-    let dataset = open(&["s3://b/y.parquet"], &io).unwrap();
+    server.put("bucket", "y.parquet", hugging_face_shard(0, 2, 20));
+    let dataset = open(&["s3://bucket/y.parquet"], &io).unwrap();
     server.add_fault(Rule::get("y.parquet", 0..1, Fault::Truncate(50)));
     server.add_fault(Rule::get("y.parquet", 1..2, Fault::Replace(other.into())));
     let error = read(&dataset, 0).unwrap_err();
@@ -253,13 +253,13 @@ fn a_shard_replaced_during_the_run_is_noticed() {
 #[test]
 fn a_server_that_ignores_ranges_is_refused() {
     let server = S3Server::start();
-    server.put("b", "x.parquet", hugging_face_shard(0, 1, 20));
+    server.put("bucket", "x.parquet", hugging_face_shard(0, 1, 20));
     let io = io(&server);
-    let dataset = open(&["s3://b/x.parquet"], &io).unwrap();
+    let dataset = open(&["s3://bucket/x.parquet"], &io).unwrap();
     server.add_fault(Rule::get("x.parquet", 0..100, Fault::WholeObject));
     let error = read(&dataset, 0).unwrap_err();
     let text = full_text(&error);
     assert!(matches!(error, DatasetError::WrongRange { .. }), "{text}");
-    assert!(text.contains("does not support range requests") && text.contains("s3://b/x.parquet"), "{text}");
-    fails(&["s3://b/x.parquet"], &io, &["does not support range requests"]);
+    assert!(text.contains("does not support range requests") && text.contains("s3://bucket/x.parquet"), "{text}");
+    fails(&["s3://bucket/x.parquet"], &io, &["does not support range requests"]);
 }

@@ -125,11 +125,20 @@ async fn run_one(dataset: &Dataset, run: &Run, held: Arc<HeldBytes>, deliver: &D
     let fetched = try_join_all(parts.iter().map(|part| read_part(reader, part.clone(), &dataset.requests))).await;
     match fetched {
         Ok(buffers) => {
-            for &row_group in &run.row_groups {
-                let pieces = pieces_of(&reader.chunks[row_group as usize], &parts, &buffers);
-                let bytes =
-                    RowGroupBytes { shard: run.shard, row_group, pieces, _held: Arc::clone(&held) };
-                deliver(run.shard, row_group, Ok(bytes));
+            let row_groups: Vec<_> = run
+                .row_groups
+                .iter()
+                .map(|&row_group| RowGroupBytes {
+                    shard: run.shard,
+                    row_group,
+                    pieces: pieces_of(&reader.chunks[row_group as usize], &parts, &buffers),
+                    _held: Arc::clone(&held),
+                })
+                .collect();
+            // From here on only the consumer holds the bytes and their budget.
+            drop((buffers, held));
+            for bytes in row_groups {
+                deliver(bytes.shard, bytes.row_group, Ok(bytes));
             }
         }
         Err(error) => {

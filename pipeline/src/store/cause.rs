@@ -44,6 +44,13 @@ pub fn classify(
         }
         link = current.source();
     }
+    // Errors of listings come without a kind, only with their text.
+    if has(&["NoSuchBucket", "ContainerNotFound"]) {
+        return DatasetError::NoBucket { url, source };
+    }
+    if has(&["403 Forbidden", "401 Unauthorized"]) {
+        return DatasetError::Denied { place, source };
+    }
     if has(&["redirect without LOCATION", "PermanentRedirect", "AuthorizationHeaderMalformed"]) {
         let region = std::env::var("AWS_REGION").or_else(|_| std::env::var("AWS_DEFAULT_REGION"));
         return DatasetError::WrongRegion { url, region: region.unwrap_or_else(|_| "us-east-1".to_owned()), source };
