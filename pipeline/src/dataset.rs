@@ -189,6 +189,11 @@ impl Dataset {
         self.class_names.as_deref()
     }
 
+    /// How the store is used.
+    pub fn io(&self) -> &IoConfig {
+        &self.io
+    }
+
     /// What the I/O did so far.
     pub fn io_counters(&self) -> IoCounters {
         self.counting.read(self.connector.counters.range_attempts.load(Ordering::Relaxed))

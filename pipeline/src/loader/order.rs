@@ -33,7 +33,7 @@ pub(super) fn row_groups(shards: &[Shard]) -> Vec<RowGroup> {
 }
 
 /// Row groups whose samples are mixed with each other.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Window {
     /// Number of the window in its epoch.
     pub index: u64,
@@ -80,6 +80,10 @@ impl EpochOrder {
             start += u64::from(row_group.num_rows);
         }
         Self { seed, epoch, shuffled, windows }
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// The window that holds the `position`-th sample of the epoch, or the number of windows at its end.

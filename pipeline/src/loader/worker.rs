@@ -1,4 +1,5 @@
 //! The decode threads: unpack row groups as they arrive, render samples into their slots.
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -127,9 +128,15 @@ fn render(shared: &Shared, renderer: &mut CpuRenderer, job: Job) {
         let (bytes, label) = window.image(candidate).map_err(|error| error.to_string())?;
         // The random numbers stay those of the position's own sample, so that a replacement is not a plain repetition.
         let mut rng = sample_stream(shared.seed, epoch, id, Purpose::Augment);
-        let plan = renderer
-            .render(&bytes, shared.augment.as_ref(), &mut rng, &mut slot)
-            .map_err(|error| full_text(&error))?;
+        // Foreign bytes meet foreign decoders: a panic in one of them costs the sample, not the run.
+        let rendered = catch_unwind(AssertUnwindSafe(|| {
+            renderer.render(&bytes, shared.augment.as_ref(), &mut rng, &mut slot)
+        }));
+        let Ok(rendered) = rendered else {
+            *renderer = CpuRenderer::new(shared.normalize, shared.exif_orientation);
+            return Err("the decoder panicked on these bytes".to_owned());
+        };
+        let plan = rendered.map_err(|error| full_text(&error))?;
         shared.counters.decode.item(bytes.len());
         Ok(SampleRecord { id: candidate, plan, label, replaces: (candidate != id).then_some(id) })
     };
