@@ -26,26 +26,41 @@ impl Place {
     /// `nepa pretrain tiny.toml --data DATA --out OUT`.
     fn pretrain(&self, data: &str, out: &str) -> Command {
         let mut command = nepa();
-        command.arg("pretrain").arg(tiny_recipe()).args(["--data", data, "--out", out]);
+        command
+            .arg("pretrain")
+            .arg(tiny_recipe())
+            .args(["--data", data, "--out", out]);
         command
     }
 
     /// The same on the local data into `out` in this folder.
     fn local(&self, out: &str) -> Command {
-        self.pretrain(self.path("data").to_str().unwrap(), self.path(out).to_str().unwrap())
+        self.pretrain(
+            self.path("data").to_str().unwrap(),
+            self.path(out).to_str().unwrap(),
+        )
     }
 }
 
 fn succeed(command: &mut Command) -> Output {
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?} failed:\n{}", text(&output));
+    assert!(
+        output.status.success(),
+        "{command:?} failed:\n{}",
+        text(&output)
+    );
     output
 }
 
 /// Runs what must fail with code 1 and gives what it says on standard error.
 fn fail(command: &mut Command) -> String {
     let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{command:?}:\n{}", text(&output));
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "{command:?}:\n{}",
+        text(&output)
+    );
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(message.contains("error: "), "{message}");
     assert!(!message.contains("panicked"), "{message}");
@@ -64,7 +79,7 @@ fn same_from_disk_and_s3(data: &Path, settings: &[&str], num_lines: usize) {
     let place = Place(tempfile::tempdir().unwrap());
     let server = S3Server::start();
     server.create_bucket("photos");
-    server.load_folder("photos", "set", data).unwrap();
+    server.load_folder("photos", "set/", data).unwrap();
     let mut seen = Vec::new();
     for (name, url, threads) in [
         ("disk", format!("{}/train-*.parquet", data.display()), 2),
@@ -74,9 +89,15 @@ fn same_from_disk_and_s3(data: &Path, settings: &[&str], num_lines: usize) {
         let (out, trace) = (place.path(name), place.path(&format!("{name}.jsonl")));
         let mut command = place.pretrain(&url, out.to_str().unwrap());
         command.args(settings.iter().flat_map(|setting| ["--set", setting]));
-        command.args(["--set", &format!("loader.decode_threads={threads}")]).envs(server.env());
+        command
+            .args(["--set", &format!("loader.decode_threads={threads}")])
+            .envs(server.env());
         succeed(command.arg("--trace-samples").arg(&trace));
-        seen.push((name, std::fs::read_to_string(trace).unwrap(), timeless_metrics(&out.join("metrics.jsonl"))));
+        seen.push((
+            name,
+            std::fs::read_to_string(trace).unwrap(),
+            timeless_metrics(&out.join("metrics.jsonl")),
+        ));
     }
     for (name, trace, metrics) in &seen[1..] {
         assert_eq!(*trace, seen[0].1, "{name}");
@@ -84,7 +105,19 @@ fn same_from_disk_and_s3(data: &Path, settings: &[&str], num_lines: usize) {
     }
     assert_eq!(seen[0].1.lines().count(), num_lines);
     let line: serde_json::Value = serde_json::from_str(seen[0].1.lines().next().unwrap()).unwrap();
-    for key in ["step", "shard", "file", "row_group", "row", "x", "y", "width", "height", "flip", "replaces"] {
+    for key in [
+        "step",
+        "shard",
+        "file",
+        "row_group",
+        "row",
+        "x",
+        "y",
+        "width",
+        "height",
+        "flip",
+        "replaces",
+    ] {
         assert!(line.get(key).is_some(), "{line} lacks {key}");
     }
 }
@@ -120,25 +153,62 @@ fn a_run_whose_output_is_a_bucket_resumes_from_it() {
     server.create_bucket("runs");
     let data = place.path("data");
     let out = "s3://runs/a";
-    succeed(place.pretrain(data.to_str().unwrap(), out).envs(server.env()).args(["--max-steps", "7"]));
+    succeed(
+        place
+            .pretrain(data.to_str().unwrap(), out)
+            .envs(server.env())
+            .args(["--max-steps", "7"]),
+    );
     let mut again = place.pretrain(data.to_str().unwrap(), out);
-    assert_says(&fail(again.envs(server.env())), &["s3://runs/a", "already holds a run", "--resume"]);
-    succeed(place.pretrain(data.to_str().unwrap(), out).envs(server.env()).arg("--resume"));
+    assert_says(
+        &fail(again.envs(server.env())),
+        &["s3://runs/a", "already holds a run", "--resume"],
+    );
+    succeed(
+        place
+            .pretrain(data.to_str().unwrap(), out)
+            .envs(server.env())
+            .arg("--resume"),
+    );
     succeed(&mut place.local("local"));
 
     let keys = server.keys("runs");
     let step = "a/checkpoints/step-00000012";
-    let of = |name: &str| server.get("runs", &format!("{step}/{name}")).unwrap_or_else(|| panic!("{keys:?}"));
+    let of = |name: &str| {
+        server
+            .get("runs", &format!("{step}/{name}"))
+            .unwrap_or_else(|| panic!("{keys:?}"))
+    };
     let local = newest_checkpoint(&place.path("local"));
-    for name in ["model.safetensors", "ema.safetensors", "optimizer.safetensors"] {
-        assert!(of(name) == std::fs::read(local.join(name)).unwrap(), "{name} differs");
+    for name in [
+        "model.safetensors",
+        "ema.safetensors",
+        "optimizer.safetensors",
+    ] {
+        assert!(
+            of(name) == std::fs::read(local.join(name)).unwrap(),
+            "{name} differs"
+        );
     }
-    std::fs::write(place.path("metrics"), server.get("runs", "a/metrics.jsonl").unwrap()).unwrap();
+    std::fs::write(
+        place.path("metrics"),
+        server.get("runs", "a/metrics.jsonl").unwrap(),
+    )
+    .unwrap();
     let expected = timeless_metrics(&place.path("local").join("metrics.jsonl"));
     assert_eq!(timeless_metrics(&place.path("metrics")), expected);
     // Three stay: of the saves after 5, 7, 10 and 12 steps the first is gone, and nothing of it is left.
-    assert!(!keys.iter().any(|key| key.contains("step-00000005")), "{keys:?}");
-    assert_eq!(keys.iter().filter(|key| key.ends_with("manifest.json")).count(), 3, "{keys:?}");
+    assert!(
+        !keys.iter().any(|key| key.contains("step-00000005")),
+        "{keys:?}"
+    );
+    assert_eq!(
+        keys.iter()
+            .filter(|key| key.ends_with("manifest.json"))
+            .count(),
+        3,
+        "{keys:?}"
+    );
 }
 
 #[test]
@@ -151,7 +221,13 @@ fn a_run_leaves_recipe_metrics_events_and_the_published_layout() {
     let recipe: nepa_trainer::recipe::ResolvedRecipe = toml::from_str(&recipe).unwrap();
     assert_eq!((recipe.train.steps, recipe.num_samples), (6, 60));
     assert_eq!(timeless_metrics(&out.join("metrics.jsonl")).len(), 6);
-    assert!(out.join("events.out.tfevents.nepa").metadata().unwrap().len() > 1000);
+    assert!(
+        out.join("events.out.tfevents.nepa")
+            .metadata()
+            .unwrap()
+            .len()
+            > 1000
+    );
     let (config, weights) = nepa_model::read_published(&newest_checkpoint(&out)).unwrap();
     assert_eq!(config, recipe.model);
     assert!(weights.flat.iter().all(|value| value.is_finite()));
@@ -161,29 +237,61 @@ fn a_run_leaves_recipe_metrics_events_and_the_published_layout() {
 fn recipes_that_cannot_run_say_why() {
     let place = Place::new();
     let with = |setting: &str| fail(place.local("out").args(["--set", setting]));
-    assert_says(&with("train.bacth=8"), &["tiny.toml", "bacth", "micro_batch"]);
-    assert_says(&with("train.batch=10"), &["train.batch = 10", "multiple of 4"]);
-    assert_says(&with("data.augment.scale=[0.9, 0.1]"), &["data.augment is impossible", "scale"]);
-    assert_says(&with("model.patch_size=6"), &["model.image_size = 28", "multiple of model.patch_size = 6"]);
-    assert_says(&with("data.augment.size=56"), &["data.augment.size = 56", "model.image_size = 28"]);
+    assert_says(
+        &with("train.bacth=8"),
+        &["tiny.toml", "bacth", "micro_batch"],
+    );
+    assert_says(
+        &with("train.batch=10"),
+        &["train.batch = 10", "multiple of 4"],
+    );
+    assert_says(
+        &with("data.augment.scale=[0.9, 0.1]"),
+        &["data.augment is impossible", "scale"],
+    );
+    assert_says(
+        &with("model.patch_size=6"),
+        &["model.image_size = 28", "multiple of model.patch_size = 6"],
+    );
+    assert_says(
+        &with("data.augment.size=56"),
+        &["data.augment.size = 56", "model.image_size = 28"],
+    );
     assert_says(&with("device=cuda"), &["feature `cuda`", "cargo build"]);
     assert_says(&with("train.batch=400"), &["60 samples", "train.batch"]);
-    assert!(!place.path("out").exists(), "a refused recipe must not touch the output");
+    assert!(
+        !place.path("out").exists(),
+        "a refused recipe must not touch the output"
+    );
     let missing = fail(nepa().args(["pretrain", "no-such.toml", "--data", "x", "--out", "y"]));
     assert_says(&missing, &["no-such.toml", "trainer/recipes"]);
-    let no_data = fail(nepa().arg("pretrain").arg(tiny_recipe()).args(["--out", "y"]));
+    let no_data = fail(
+        nepa()
+            .arg("pretrain")
+            .arg(tiny_recipe())
+            .args(["--out", "y"]),
+    );
     assert_says(&no_data, &["--data"]);
 }
 
 #[test]
 fn a_loss_that_is_not_finite_stops_with_the_step_before_and_the_batch() {
     let place = Place::new();
-    let message = fail(place.local("out").args(["--set", "train.lr=1e38", "--set", "train.warmup_steps=0"]));
-    assert_says(&message, &["is not finite", "shard", "row", "nonfinite-step-"]);
+    let message =
+        fail(
+            place
+                .local("out")
+                .args(["--set", "train.lr=1e38", "--set", "train.warmup_steps=0"]),
+        );
+    assert_says(
+        &message,
+        &["is not finite", "shard", "row", "nonfinite-step-"],
+    );
     let out = place.path("out");
     let metrics = timeless_metrics(&out.join("metrics.jsonl"));
     let failed = metrics.len() + 1;
-    let list = std::fs::read_to_string(out.join(format!("nonfinite-step-{failed:08}.json"))).unwrap();
+    let list =
+        std::fs::read_to_string(out.join(format!("nonfinite-step-{failed:08}.json"))).unwrap();
     let list: serde_json::Value = serde_json::from_str(&list).unwrap();
     assert_eq!(list["samples"].as_array().unwrap().len(), 8);
     let manifest = std::fs::read_to_string(newest_checkpoint(&out).join("manifest.json")).unwrap();
@@ -197,7 +305,11 @@ fn a_full_disk_while_saving_is_a_clear_error_and_harms_nothing() {
     let mount = place.path("mount");
     std::fs::create_dir(&mount).unwrap();
     let command = place.local("mount/out");
-    let arguments = command.get_args().map(|a| format!("'{}'", a.to_str().unwrap())).collect::<Vec<_>>().join(" ");
+    let arguments = command
+        .get_args()
+        .map(|a| format!("'{}'", a.to_str().unwrap()))
+        .collect::<Vec<_>>()
+        .join(" ");
     let script = format!(
         "mount -t tmpfs -o size=1200k tmpfs '{mount}' || exit 99
          '{program}' {arguments} --set checkpoint.every_steps=1 --set checkpoint.keep=50; code=$?
@@ -206,20 +318,41 @@ fn a_full_disk_while_saving_is_a_clear_error_and_harms_nothing() {
         program = command.get_program().to_str().unwrap(),
         copy = place.path("copy").display(),
     );
-    let output = Command::new("unshare").args(["--map-root-user", "--mount", "sh", "-c", &script]).output();
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", &script])
+        .output();
     let output = match output {
-        Ok(output) if output.status.code() == Some(1) && !text(&output).contains("unshare:") => output,
+        Ok(output) if output.status.code() == Some(1) && !text(&output).contains("unshare:") => {
+            output
+        }
         other => {
             let why = other.map_or_else(|error| error.to_string(), |output| text(&output));
-            assert!(!why.contains("done: "), "the small disk was not full: {why}");
+            assert!(
+                !why.contains("done: "),
+                "the small disk was not full: {why}"
+            );
             eprintln!("SKIPPED: no small file system can be mounted here: {why}");
             return;
         }
     };
-    assert_says(&text(&output), &["cannot save the checkpoint", "No space left", "make room", "--resume"]);
+    assert_says(
+        &text(&output),
+        &[
+            "cannot save the checkpoint",
+            "No space left",
+            "make room",
+            "--resume",
+        ],
+    );
     let copy = place.path("copy");
     let newest = newest_checkpoint(&copy);
     nepa_trainer::checkpoint::read_folder(&newest).unwrap();
-    let leftovers = std::fs::read_dir(copy.join("checkpoints")).unwrap().flatten();
-    assert!(!leftovers.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with('.')));
+    let leftovers = std::fs::read_dir(copy.join("checkpoints"))
+        .unwrap()
+        .flatten();
+    assert!(
+        !leftovers
+            .map(|entry| entry.file_name())
+            .any(|name| name.to_string_lossy().starts_with('.'))
+    );
 }

@@ -27,9 +27,22 @@ impl Place {
     /// A run of [`STEPS`] steps into `out` with its trace beside.
     fn pretrain(&self, out: &str) -> Command {
         let mut command = nepa();
-        command.arg("pretrain").arg(tiny_recipe()).arg("--data").arg(self.path("data"));
-        command.arg("--out").arg(self.path(out)).arg("--trace-samples").arg(self.path(&format!("{out}.trace")));
-        command.args(["--set", &format!("train.steps={STEPS}"), "--set", "checkpoint.every_steps=3"]);
+        command
+            .arg("pretrain")
+            .arg(tiny_recipe())
+            .arg("--data")
+            .arg(self.path("data"));
+        command
+            .arg("--out")
+            .arg(self.path(out))
+            .arg("--trace-samples")
+            .arg(self.path(&format!("{out}.trace")));
+        command.args([
+            "--set",
+            &format!("train.steps={STEPS}"),
+            "--set",
+            "checkpoint.every_steps=3",
+        ]);
         command.stdout(Stdio::null());
         command
     }
@@ -48,20 +61,38 @@ impl Place {
 
     #[track_caller]
     fn assert_same_run(&self, one: &str, other: &str) {
-        let read = |path: PathBuf| std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let read = |path: PathBuf| {
+            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        };
         let metrics = |out: &str| timeless_metrics(&self.path(out).join("metrics.jsonl"));
         assert_eq!(metrics(one), metrics(other));
-        assert!(read(self.path(&format!("{one}.trace"))) == read(self.path(&format!("{other}.trace"))), "traces differ");
-        let (one, other) = (newest_checkpoint(&self.path(one)), newest_checkpoint(&self.path(other)));
+        assert!(
+            read(self.path(&format!("{one}.trace"))) == read(self.path(&format!("{other}.trace"))),
+            "traces differ"
+        );
+        let (one, other) = (
+            newest_checkpoint(&self.path(one)),
+            newest_checkpoint(&self.path(other)),
+        );
         assert_eq!(one.file_name(), other.file_name());
-        for name in ["model.safetensors", "ema.safetensors", "optimizer.safetensors", "config.json"] {
-            assert!(read(one.join(name)) == read(other.join(name)), "{name} differs");
+        for name in [
+            "model.safetensors",
+            "ema.safetensors",
+            "optimizer.safetensors",
+            "config.json",
+        ] {
+            assert!(
+                read(one.join(name)) == read(other.join(name)),
+                "{name} differs"
+            );
         }
     }
 }
 
 fn count_lines(path: &Path) -> usize {
-    std::fs::read(path).map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count())
+    std::fs::read(path).map_or(0, |bytes| {
+        bytes.iter().filter(|byte| **byte == b'\n').count()
+    })
 }
 
 /// Waits until `metrics` has `lines` lines or the program ends.
@@ -74,16 +105,24 @@ fn wait_for_lines(child: &mut Child, metrics: &Path, lines: usize) {
 }
 
 fn send(child: &Child, signal: &str) {
-    let status = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    let status = Command::new("kill")
+        .args([signal, &child.id().to_string()])
+        .status()
+        .unwrap();
     assert!(status.success());
 }
 
 #[test]
 fn ten_kills_at_random_moments_leave_no_trace() {
-    let seed = std::env::var("NEPA_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        u64::from(now.subsec_nanos())
-    });
+    let seed = std::env::var("NEPA_TEST_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| {
+            let now = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap();
+            u64::from(now.subsec_nanos())
+        });
     eprintln!("seed {seed}; run again with NEPA_TEST_SEED={seed}");
     let mut rng = epoch_stream(seed, 0, 0, Purpose::Order);
     let place = Place::new();
@@ -91,12 +130,21 @@ fn ten_kills_at_random_moments_leave_no_trace() {
     let metrics = place.path("killed").join("metrics.jsonl");
     let mut kills = 0;
     while kills < 10 {
-        let mut child = place.pretrain("killed").arg("--resume").stderr(Stdio::null()).spawn().unwrap();
+        let mut child = place
+            .pretrain("killed")
+            .arg("--resume")
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         // Some are killed while they start; the others up to six steps behind what is there already, at any part of a step.
         let starts = below(&mut rng, 4) == 0;
         if !starts {
             let there = count_lines(&metrics);
-            wait_for_lines(&mut child, &metrics, there + 1 + below(&mut rng, 6) as usize);
+            wait_for_lines(
+                &mut child,
+                &metrics,
+                there + 1 + below(&mut rng, 6) as usize,
+            );
         }
         std::thread::sleep(Duration::from_micros(below(&mut rng, 60_000)));
         if child.try_wait().unwrap().is_some() {
@@ -106,8 +154,14 @@ fn ten_kills_at_random_moments_leave_no_trace() {
         child.wait().unwrap();
         kills += 1;
     }
-    eprintln!("killed {kills} times, the last with {} lines", count_lines(&metrics));
-    assert_eq!(kills, 10, "the run ended before it was killed ten times; it needs more steps");
+    eprintln!(
+        "killed {kills} times, the last with {} lines",
+        count_lines(&metrics)
+    );
+    assert_eq!(
+        kills, 10,
+        "the run ended before it was killed ten times; it needs more steps"
+    );
     place.run_to_the_end("killed", &["--resume"]);
     place.assert_same_run("straight", "killed");
 }
@@ -124,7 +178,11 @@ fn signals_finish_the_step_save_and_say_so_by_the_exit_code() {
         let status = child.wait().unwrap();
         assert_eq!(status.code(), Some(code), "{signal}");
         // Nothing is lost: the newest checkpoint is of the last line.
-        let name = newest_checkpoint(&place.path("stopped")).file_name().unwrap().to_string_lossy().into_owned();
+        let name = newest_checkpoint(&place.path("stopped"))
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
         assert_eq!(name, format!("step-{:08}", count_lines(&metrics)));
     }
     place.run_to_the_end("stopped", &["--resume"]);
@@ -136,12 +194,20 @@ fn a_run_is_continued_as_itself_only() {
     let place = Place::new();
     place.run_to_the_end("out", &["--max-steps", "4"]);
     let error = place.fail("out", &[]);
-    assert!(error.contains("already holds a run") && error.contains("--resume"), "{error}");
+    assert!(
+        error.contains("already holds a run") && error.contains("--resume"),
+        "{error}"
+    );
     for (setting, key, saved, current) in [
         ("model.hidden_size=64", "model.hidden_size", "32", "64"),
         ("train.batch=16", "train.batch", "8", "16"),
         ("seed=7", "seed", "1337", "7"),
-        ("optimizer.weight_decay=0.1", "optimizer.weight_decay", "0.05", "0.1"),
+        (
+            "optimizer.weight_decay=0.1",
+            "optimizer.weight_decay",
+            "0.05",
+            "0.1",
+        ),
     ] {
         let error = place.fail("out", &["--resume", "--set", setting]);
         for part in ["cannot resume", key, saved, current, "--out"] {
@@ -151,13 +217,35 @@ fn a_run_is_continued_as_itself_only() {
     write_photo_shards(&place.path("other"), 2, 2, 10);
     let other = place.path("other");
     let mut command = nepa();
-    command.arg("pretrain").arg(tiny_recipe()).arg("--data").arg(other).arg("--out").arg(place.path("out"));
-    let output = command.args(["--resume", "--set", &format!("train.steps={STEPS}")]).output().unwrap();
+    command
+        .arg("pretrain")
+        .arg(tiny_recipe())
+        .arg("--data")
+        .arg(other)
+        .arg("--out")
+        .arg(place.path("out"));
+    let output = command
+        .args(["--resume", "--set", &format!("train.steps={STEPS}")])
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("cannot resume"), "{}", text(&output));
-    assert!(text(&output).contains("data set") || text(&output).contains("num_samples"), "{}", text(&output));
+    assert!(
+        text(&output).contains("data set") || text(&output).contains("num_samples"),
+        "{}",
+        text(&output)
+    );
     // What decides nothing but speed may change.
-    place.run_to_the_end("out", &["--resume", "--set", "loader.decode_threads=1", "--max-steps", "6"]);
+    place.run_to_the_end(
+        "out",
+        &[
+            "--resume",
+            "--set",
+            "loader.decode_threads=1",
+            "--max-steps",
+            "6",
+        ],
+    );
 }
 
 #[test]
@@ -172,7 +260,10 @@ fn a_damaged_checkpoint_is_refused_by_name_and_a_half_one_is_passed_over() {
     *flipped.last_mut().unwrap() ^= 1;
     std::fs::write(&path, &flipped).unwrap();
     let error = place.fail("out", &["--resume"]);
-    assert!(error.contains("SHA-256 of ema.safetensors") && error.contains("step-00000010"), "{error}");
+    assert!(
+        error.contains("SHA-256 of ema.safetensors") && error.contains("step-00000010"),
+        "{error}"
+    );
     // Cut short it is a half one, and the run goes on from the one before.
     std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     place.run_to_the_end("out", &["--resume"]);

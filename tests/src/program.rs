@@ -12,11 +12,18 @@ pub fn nepa() -> Command {
     let path = std::env::var_os("NEPA_BIN").map_or_else(
         || {
             let test = std::env::current_exe().expect("a running test has a path");
-            test.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST").join("nepa")
+            test.parent()
+                .and_then(Path::parent)
+                .expect("target/PROFILE/deps/TEST")
+                .join("nepa")
         },
         PathBuf::from,
     );
-    assert!(path.exists(), "{} is not built; run `cargo build -p nepa-trainer` first", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built; run `cargo build -p nepa-trainer` first",
+        path.display()
+    );
     let mut command = Command::new(path);
     // Nothing of the caller's clouds gets into a test, and nothing waits for a terminal.
     for name in ["AWS_PROFILE", "AWS_ENDPOINT_URL", "RUST_LOG"] {
@@ -33,19 +40,27 @@ pub fn tiny_recipe() -> PathBuf {
 
 /// Standard output and error of a finished program, for messages.
 pub fn text(output: &Output) -> String {
-    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 /// A small photo-like JPEG: slow waves of colour whose size, phase and pitch depend on `number`.
 pub fn jpeg(number: u32) -> Vec<u8> {
-    let (width, height) = (40 + number as usize * 7 % 37, 36 + number as usize * 11 % 41);
+    let (width, height) = (
+        40 + number as usize * 7 % 37,
+        36 + number as usize * 11 % 41,
+    );
     let mut pixels = Vec::with_capacity(width * height * 3);
     for y in 0..height {
         for x in 0..width {
             for channel in 0..3 {
                 let phase = (number * (channel + 1)) as f32 * 0.7;
                 let pitch = 0.05 + 0.02 * (number % 9) as f32;
-                let wave = (x as f32 * pitch + phase).sin() + (y as f32 * pitch * 1.3 - phase).cos();
+                let wave =
+                    (x as f32 * pitch + phase).sin() + (y as f32 * pitch * 1.3 - phase).cos();
                 pixels.push((127.5 + 60.0 * wave) as u8);
             }
         }
@@ -57,14 +72,18 @@ pub fn jpeg(number: u32) -> Vec<u8> {
         height,
         format: turbojpeg::PixelFormat::RGB,
     };
-    turbojpeg::compress(image, 90, turbojpeg::Subsamp::Sub2x2).expect("a sound image").to_vec()
+    turbojpeg::compress(image, 90, turbojpeg::Subsamp::Sub2x2)
+        .expect("a sound image")
+        .to_vec()
 }
 
 /// Writes `shards` Hugging Face shards of `row_groups` x `rows` JPEGs into `folder`, as `train-N.parquet`.
 pub fn write_photo_shards(folder: &Path, shards: u32, row_groups: u32, rows: u32) {
     std::fs::create_dir_all(folder).expect("a writable folder");
-    let image_fields =
-        Fields::from(vec![Field::new("bytes", DataType::Binary, true), Field::new("path", DataType::Utf8, true)]);
+    let image_fields = Fields::from(vec![
+        Field::new("bytes", DataType::Binary, true),
+        Field::new("path", DataType::Utf8, true),
+    ]);
     let schema = Arc::new(Schema::new(vec![
         Field::new("image", DataType::Struct(image_fields.clone()), true),
         Field::new("label", DataType::Int64, true),
@@ -73,25 +92,49 @@ pub fn write_photo_shards(folder: &Path, shards: u32, row_groups: u32, rows: u32
         let batches = (0..row_groups).map(|row_group| {
             let first = (shard * row_groups + row_group) * rows;
             let numbers = (first..first + rows).collect::<Vec<_>>();
-            let bytes: ArrayRef = Arc::new(numbers.iter().map(|n| Some(jpeg(*n))).collect::<BinaryArray>());
-            let paths: ArrayRef = Arc::new(numbers.iter().map(|n| Some(format!("{n}.jpg"))).collect::<StringArray>());
-            let image: ArrayRef = Arc::new(StructArray::new(image_fields.clone(), vec![bytes, paths], None));
-            let labels: ArrayRef = Arc::new(numbers.iter().map(|n| i64::from(n % 10)).collect::<Int64Array>());
-            RecordBatch::try_new(Arc::clone(&schema), vec![image, labels]).expect("columns that fit the schema")
+            let bytes: ArrayRef = Arc::new(
+                numbers
+                    .iter()
+                    .map(|n| Some(jpeg(*n)))
+                    .collect::<BinaryArray>(),
+            );
+            let paths: ArrayRef = Arc::new(
+                numbers
+                    .iter()
+                    .map(|n| Some(format!("{n}.jpg")))
+                    .collect::<StringArray>(),
+            );
+            let image: ArrayRef = Arc::new(StructArray::new(
+                image_fields.clone(),
+                vec![bytes, paths],
+                None,
+            ));
+            let labels: ArrayRef = Arc::new(
+                numbers
+                    .iter()
+                    .map(|n| i64::from(n % 10))
+                    .collect::<Int64Array>(),
+            );
+            RecordBatch::try_new(Arc::clone(&schema), vec![image, labels])
+                .expect("columns that fit the schema")
         });
         let bytes = crate::shards::write(&schema, batches);
-        std::fs::write(folder.join(format!("train-{shard}.parquet")), bytes).expect("a writable folder");
+        std::fs::write(folder.join(format!("train-{shard}.parquet")), bytes)
+            .expect("a writable folder");
     }
 }
 
 /// The lines of `metrics.jsonl` without the fields that hold times.
 pub fn timeless_metrics(path: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text =
+        std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let timeless = |line: &str| {
         let mut value: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
         let fields = value.as_object_mut().expect("an object");
         for name in ["images_per_second", "data_wait_ms", "step_ms"] {
-            fields.remove(name).unwrap_or_else(|| panic!("{line} lacks {name}"));
+            fields
+                .remove(name)
+                .unwrap_or_else(|| panic!("{line} lacks {name}"));
         }
         value.to_string()
     };
@@ -100,7 +143,13 @@ pub fn timeless_metrics(path: &Path) -> Vec<String> {
 
 /// The newest checkpoint folder of a local run.
 pub fn newest_checkpoint(out: &Path) -> PathBuf {
-    let entries = std::fs::read_dir(out.join("checkpoints")).expect("a run's output").flatten();
-    let names = entries.map(|entry| entry.path()).filter(|path| path.join("manifest.json").exists());
-    names.max().unwrap_or_else(|| panic!("no checkpoint in {}", out.display()))
+    let entries = std::fs::read_dir(out.join("checkpoints"))
+        .expect("a run's output")
+        .flatten();
+    let names = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.join("manifest.json").exists());
+    names
+        .max()
+        .unwrap_or_else(|| panic!("no checkpoint in {}", out.display()))
 }

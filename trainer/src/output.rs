@@ -223,7 +223,7 @@ impl Output {
         let folder = self.folder.join(CHECKPOINTS);
         let temporary = folder.join(format!(".saving-{}", folder_name(step)));
         let saved = self.save_through(&folder, &temporary, checkpoint);
-        remove_checkpoint_files(&temporary);
+        remove_temporary(&temporary);
         saved.map_err(|source| {
             let (place, source) = (self.place.clone(), Box::new(source));
             CheckpointError::Save {
@@ -248,7 +248,7 @@ impl Output {
         temporary: &Path,
         checkpoint: &Checkpoint,
     ) -> Result<(), CheckpointError> {
-        remove_checkpoint_files(temporary);
+        remove_temporary(temporary);
         std::fs::create_dir_all(temporary).map_err(io("create", temporary))?;
         checkpoint::write_folder(temporary, checkpoint)?;
         let name = folder_name(checkpoint.state.step);
@@ -379,6 +379,15 @@ fn local_checkpoints(folder: &Path) -> Result<Vec<CheckpointName>, CheckpointErr
         }
     }
     Ok(found)
+}
+
+/// Removes a folder that a save made for itself, with whatever half-written files the writers left in it.
+fn remove_temporary(folder: &Path) {
+    if folder.exists()
+        && let Err(error) = std::fs::remove_dir_all(folder)
+    {
+        tracing::warn!("cannot remove {}: {error}", folder.display());
+    }
 }
 
 /// Removes the files that a checkpoint has, the manifest first, and the folder if nothing else is in it.
