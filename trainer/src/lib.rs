@@ -8,6 +8,7 @@ pub mod knn;
 pub mod metrics;
 pub mod optimizer;
 pub mod output;
+pub mod pack;
 pub mod recipe;
 pub mod run;
 pub mod schedule;
