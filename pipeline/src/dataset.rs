@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
+use crate::DatasetError;
 use crate::error::Place;
 use crate::store::{CountingConnector, StoreOptions, list};
-use crate::DatasetError;
 
 mod counters;
 mod fetch;
@@ -115,7 +115,11 @@ pub struct Dataset {
 
 impl Dataset {
     /// Lists the URLs, reads all footers concurrently, resolves the schemas. Not for use inside async code.
-    pub fn open(config: &DatasetConfig, io: &IoConfig, runtime: &IoRuntime) -> Result<Arc<Self>, DatasetError> {
+    pub fn open(
+        config: &DatasetConfig,
+        io: &IoConfig,
+        runtime: &IoRuntime,
+    ) -> Result<Arc<Self>, DatasetError> {
         let connector = CountingConnector::default();
         let counting = Arc::new(counters::Counting::default());
         let opened = runtime.block_on({
@@ -125,7 +129,14 @@ impl Dataset {
                 let objects = list::list(&config.urls, &io, &connector).await?;
                 let options = &config.schema;
                 futures::stream::iter(objects)
-                    .map(|object| footer::read_shard(object, options, io.max_retries + 1, Arc::clone(&counting)))
+                    .map(|object| {
+                        footer::read_shard(
+                            object,
+                            options,
+                            io.max_retries + 1,
+                            Arc::clone(&counting),
+                        )
+                    })
                     .buffered(io.max_requests.max(1))
                     .try_collect::<Vec<_>>()
                     .await
@@ -135,8 +146,15 @@ impl Dataset {
         for shard in &shards[1..] {
             same_mapping(&shards[0], shard)?;
         }
-        if shards.iter().all(|shard| shard.row_groups.iter().all(|row_group| row_group.num_rows == 0)) {
-            return Err(DatasetError::NoRows { url: shards[0].url.clone() });
+        if shards.iter().all(|shard| {
+            shard
+                .row_groups
+                .iter()
+                .all(|row_group| row_group.num_rows == 0)
+        }) {
+            return Err(DatasetError::NoRows {
+                url: shards[0].url.clone(),
+            });
         }
         let class_names = shards[0].mapping.class_names.clone();
         let budget = counters::ByteBudget::new(io.max_bytes, Arc::clone(&counting));
@@ -160,7 +178,11 @@ impl Dataset {
 
     /// Number of samples in all shards.
     pub fn num_samples(&self) -> u64 {
-        self.shards.iter().flat_map(|shard| &shard.row_groups).map(|row_group| u64::from(row_group.num_rows)).sum()
+        self.shards
+            .iter()
+            .flat_map(|shard| &shard.row_groups)
+            .map(|row_group| u64::from(row_group.num_rows))
+            .sum()
     }
 
     /// A digest (hex) of what decides the order: names relative to the data set's root, sizes, rows of each row group,
@@ -196,7 +218,12 @@ impl Dataset {
 
     /// What the I/O did so far.
     pub fn io_counters(&self) -> IoCounters {
-        self.counting.read(self.connector.counters.range_attempts.load(Ordering::Relaxed))
+        self.counting.read(
+            self.connector
+                .counters
+                .range_attempts
+                .load(Ordering::Relaxed),
+        )
     }
 
     /// Fetches the columns of `row_groups` = (shard, row group), concurrently within the limits. `deliver` is called on an
@@ -209,8 +236,12 @@ impl Dataset {
             self.readers[shard as usize].chunks[row_group as usize].clone()
         };
         let runs = fetch::plan(row_groups, chunks, &self.io);
-        let task = self.runtime.spawn(fetch::run_all(Arc::clone(self), runs, deliver));
-        FetchHandle { task: task.abort_handle() }
+        let task = self
+            .runtime
+            .spawn(fetch::run_all(Arc::clone(self), runs, deliver));
+        FetchHandle {
+            task: task.abort_handle(),
+        }
     }
 
     /// Decompresses and proves a fetched row group (CPU work; never on an I/O thread).
@@ -218,8 +249,13 @@ impl Dataset {
         let shard = &self.shards[bytes.shard as usize];
         let num_rows = shard.row_groups[bytes.row_group as usize].num_rows;
         let place = self.place(bytes.shard, bytes.row_group);
-        let batch =
-            unpack::unpack(&bytes, &self.readers[bytes.shard as usize], &shard.mapping, num_rows, place);
+        let batch = unpack::unpack(
+            &bytes,
+            &self.readers[bytes.shard as usize],
+            &shard.mapping,
+            num_rows,
+            place,
+        );
         drop(bytes);
         batch
     }
@@ -253,21 +289,40 @@ fn same_mapping(first: &Shard, second: &Shard) -> Result<(), DatasetError> {
         return Ok(());
     }
     let difference = if a.image != b.image {
-        format!("the images are {:?} in the one and {:?} in the other", a.image, b.image)
+        format!(
+            "the images are {:?} in the one and {:?} in the other",
+            a.image, b.image
+        )
     } else if a.label != b.label {
-        format!("the labels are {:?} in the one and {:?} in the other", a.label, b.label)
+        format!(
+            "the labels are {:?} in the one and {:?} in the other",
+            a.label, b.label
+        )
     } else if a.class_names != b.class_names {
         class_difference(a.class_names.as_deref(), b.class_names.as_deref())
     } else {
-        format!("the columns are {:?} in the one and {:?} in the other", a.leaf_paths(), b.leaf_paths())
+        format!(
+            "the columns are {:?} in the one and {:?} in the other",
+            a.leaf_paths(),
+            b.leaf_paths()
+        )
     };
-    Err(DatasetError::SchemasDiffer { first: first.url.clone(), second: second.url.clone(), difference })
+    Err(DatasetError::SchemasDiffer {
+        first: first.url.clone(),
+        second: second.url.clone(),
+        difference,
+    })
 }
 
 fn class_difference(a: Option<&[String]>, b: Option<&[String]>) -> String {
-    let (Some(a), Some(b)) = (a, b) else { return "only one of them names its classes".to_owned() };
+    let (Some(a), Some(b)) = (a, b) else {
+        return "only one of them names its classes".to_owned();
+    };
     match a.iter().zip(b).position(|(a, b)| a != b) {
-        Some(class) => format!("class {class} is {:?} in the one and {:?} in the other", a[class], b[class]),
+        Some(class) => format!(
+            "class {class} is {:?} in the one and {:?} in the other",
+            a[class], b[class]
+        ),
         None => format!("the one has {} classes and the other {}", a.len(), b.len()),
     }
 }
@@ -277,10 +332,19 @@ fn common_root(shards: &[Shard]) -> usize {
     let first = shards[0].url.as_bytes();
     let shared = shards
         .iter()
-        .map(|shard| first.iter().zip(shard.url.as_bytes()).take_while(|(a, b)| a == b).count())
+        .map(|shard| {
+            first
+                .iter()
+                .zip(shard.url.as_bytes())
+                .take_while(|(a, b)| a == b)
+                .count()
+        })
         .min()
         .unwrap_or(0);
-    first[..shared].iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1)
+    first[..shared]
+        .iter()
+        .rposition(|&byte| byte == b'/')
+        .map_or(0, |slash| slash + 1)
 }
 
 fn update_text(digest: &mut Sha256, text: &str) {

@@ -60,7 +60,9 @@ pub struct UnexpectedRange {
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     /// The list of URLs is empty.
-    #[error("no data set is named: give at least one path or URL, such as s3://bucket/train-*.parquet")]
+    #[error(
+        "no data set is named: give at least one path or URL, such as s3://bucket/train-*.parquet"
+    )]
     NoUrls,
     /// The URL has no usable form.
     #[error("cannot read the URL {url}: {problem}")]
@@ -81,7 +83,9 @@ pub enum DatasetError {
         scheme: String,
     },
     /// The glob does not parse.
-    #[error("the glob in {url} cannot be read; quote it in the shell and balance its [..] and {{..}}")]
+    #[error(
+        "the glob in {url} cannot be read; quote it in the shell and balance its [..] and {{..}}"
+    )]
     BadGlob {
         /// The URL.
         url: String,
@@ -115,7 +119,9 @@ pub enum DatasetError {
         source: StoreCause,
     },
     /// The bucket or container does not exist.
-    #[error("the bucket of {url} does not exist at this endpoint; check its name, the region and the endpoint")]
+    #[error(
+        "the bucket of {url} does not exist at this endpoint; check its name, the region and the endpoint"
+    )]
     NoBucket {
         /// The URL.
         url: String,
@@ -151,7 +157,9 @@ pub enum DatasetError {
         source: StoreCause,
     },
     /// Nobody answers at the endpoint.
-    #[error("cannot connect to {endpoint} for {url}; check the endpoint ({variable}), the network and the proxy")]
+    #[error(
+        "cannot connect to {endpoint} for {url}; check the endpoint ({variable}), the network and the proxy"
+    )]
     Unreachable {
         /// The URL.
         url: String,
@@ -164,7 +172,9 @@ pub enum DatasetError {
         source: StoreCause,
     },
     /// The bucket lies in another region.
-    #[error("the bucket of {url} lies in another region than {region:?}; set AWS_REGION to the bucket's")]
+    #[error(
+        "the bucket of {url} lies in another region than {region:?}; set AWS_REGION to the bucket's"
+    )]
     WrongRegion {
         /// The URL.
         url: String,
@@ -229,7 +239,9 @@ pub enum DatasetError {
         expected: String,
     },
     /// The object is not Parquet.
-    #[error("{place} is not a Parquet file: it begins with {start:02x?} instead of \"PAR1\"; name only Parquet objects")]
+    #[error(
+        "{place} is not a Parquet file: it begins with {start:02x?} instead of \"PAR1\"; name only Parquet objects"
+    )]
     NotParquet {
         /// Which.
         place: Place,
@@ -247,7 +259,9 @@ pub enum DatasetError {
         size: u64,
     },
     /// The object is encrypted.
-    #[error("{place} is encrypted (Parquet modular encryption), which is not supported; write it again without")]
+    #[error(
+        "{place} is encrypted (Parquet modular encryption), which is not supported; write it again without"
+    )]
     Encrypted {
         /// Which.
         place: Place,
@@ -297,7 +311,9 @@ pub enum DatasetError {
         url: String,
     },
     /// A page's checksum does not match its bytes.
-    #[error("a page of {place} has a wrong checksum: the bytes were damaged in storage; upload the file again")]
+    #[error(
+        "a page of {place} has a wrong checksum: the bytes were damaged in storage; upload the file again"
+    )]
     PageChecksum {
         /// Where.
         place: Place,
@@ -340,10 +356,20 @@ pub struct Found {
 impl std::fmt::Display for Found {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.total == 0 {
-            return write!(f, "there is nothing at all below {}: check the name", self.below);
+            return write!(
+                f,
+                "there is nothing at all below {}: check the name",
+                self.below
+            );
         }
         let noun = if self.total == 1 { "object" } else { "objects" };
-        write!(f, "what there is below {}: {} {noun}, {}", self.below, self.total, self.examples.join(", "))?;
+        write!(
+            f,
+            "what there is below {}: {} {noun}, {}",
+            self.below,
+            self.total,
+            self.examples.join(", ")
+        )?;
         if self.total > self.examples.len() {
             write!(f, ", ...")?;
         }
@@ -358,7 +384,9 @@ pub enum ImageError {
     #[error("the image is empty (0 bytes)")]
     Empty,
     /// The first bytes belong to no known format.
-    #[error("not an image in a known format (JPEG, PNG, WebP, BMP, GIF, TIFF): it begins with {start:02x?}")]
+    #[error(
+        "not an image in a known format (JPEG, PNG, WebP, BMP, GIF, TIFF): it begins with {start:02x?}"
+    )]
     UnknownFormat {
         /// The first bytes, at most 8.
         start: Vec<u8>,
@@ -395,7 +423,9 @@ pub enum ImageError {
         height: u64,
     },
     /// The header claims more pixels than a training image can have.
-    #[error("the {format} claims {width} x {height} pixels, more than the limit of {limit} (a decompression bomb?)")]
+    #[error(
+        "the {format} claims {width} x {height} pixels, more than the limit of {limit} (a decompression bomb?)"
+    )]
     TooLarge {
         /// Its format.
         format: ImageFormat,
@@ -427,7 +457,9 @@ pub enum ImageError {
         color: String,
     },
     /// A crop plan was drawn for another image.
-    #[error("the crop {width} x {height} at ({x}, {y}) does not lie in the image of {image_width} x {image_height} pixels")]
+    #[error(
+        "the crop {width} x {height} at ({x}, {y}) does not lie in the image of {image_width} x {image_height} pixels"
+    )]
     CropOutside {
         /// Left edge of the crop.
         x: f64,
@@ -493,7 +525,9 @@ pub enum LoaderError {
         file: String,
     },
     /// No sample near a bad one can replace it.
-    #[error("{place} is bad ({reason}), and so is every other sample of its shuffle window: nothing can replace it; mend the shard")]
+    #[error(
+        "{place} is bad ({reason}), and so is every other sample of its shuffle window: nothing can replace it; mend the shard"
+    )]
     NothingToReplace {
         /// The bad sample.
         place: Place,
@@ -512,6 +546,8 @@ pub enum LoaderError {
     #[error("cannot start a decode thread: {0}")]
     Thread(#[source] std::io::Error),
     /// A thread of the loader ended by a panic: our bug, already reported on standard error.
-    #[error("a thread of the loader panicked (its message is above); this is a bug, please report it")]
+    #[error(
+        "a thread of the loader panicked (its message is above); this is a bug, please report it"
+    )]
     ThreadDied,
 }

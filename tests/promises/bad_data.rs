@@ -9,18 +9,36 @@ use nepa_tests::s3::{Fault, Rule, S3Server};
 use nepa_tests::shards::{flat_shard, hugging_face_shard};
 
 fn io(server: &S3Server) -> IoConfig {
-    IoConfig { store_options: server.store_options(), request_timeout_s: 2.0, max_retries: 2, ..IoConfig::default() }
+    IoConfig {
+        store_options: server.store_options(),
+        request_timeout_s: 2.0,
+        max_retries: 2,
+        ..IoConfig::default()
+    }
 }
 
 /// The server's settings, but for one.
 fn io_but(server: &S3Server, name: &str, value: &str) -> IoConfig {
-    let settings = server.env().into_iter().map(|(key, old)| (key, if key == name { value.to_owned() } else { old }));
-    IoConfig { store_options: StoreOptions::new(settings), ..io(server) }
+    let settings = server
+        .env()
+        .into_iter()
+        .map(|(key, old)| (key, if key == name { value.to_owned() } else { old }));
+    IoConfig {
+        store_options: StoreOptions::new(settings),
+        ..io(server)
+    }
 }
 
 fn open(urls: &[&str], io: &IoConfig) -> Result<Arc<Dataset>, DatasetError> {
     let urls = urls.iter().map(|&url| url.to_owned()).collect();
-    Dataset::open(&DatasetConfig { urls, ..DatasetConfig::default() }, io, &IoRuntime::new(1).unwrap())
+    Dataset::open(
+        &DatasetConfig {
+            urls,
+            ..DatasetConfig::default()
+        },
+        io,
+        &IoRuntime::new(1).unwrap(),
+    )
 }
 
 /// The error of opening `urls`, as a user sees it, which holds all `parts`.
@@ -34,14 +52,21 @@ fn fails(urls: &[&str], io: &IoConfig, parts: &[&str]) -> DatasetError {
         assert!(text.contains(part), "{part:?} is not in: {text}");
     }
     assert!(!text.contains("test-secret"), "a secret is shown: {text}");
-    assert!(since.elapsed() < Duration::from_secs(5), "{:?}: {text}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(5),
+        "{:?}: {text}",
+        since.elapsed()
+    );
     error
 }
 
 /// Fetches one row group and unpacks it.
 fn read(dataset: &Arc<Dataset>, row_group: u32) -> Result<ShardBatch, DatasetError> {
     let (sender, receiver) = mpsc::channel();
-    dataset.fetch(&[(0, row_group)], Arc::new(move |_, _, bytes| sender.send(bytes).unwrap()));
+    dataset.fetch(
+        &[(0, row_group)],
+        Arc::new(move |_, _, bytes| sender.send(bytes).unwrap()),
+    );
     dataset.unpack(receiver.recv_timeout(Duration::from_secs(30)).unwrap()?)
 }
 
@@ -56,19 +81,68 @@ fn nothing_named_or_nothing_there() {
     server.put("bucket", "docs/README.md", "hello");
     server.create_bucket("empty");
     let io = io(&server);
-    fails(&[], &io, &["no data set is named", "s3://bucket/train-*.parquet"]);
-    fails(&["s3://bucket/docs"], &io, &["no *.parquet object below s3://bucket/docs", "s3://bucket/docs/README.md"]);
-    fails(&["s3://bucket/in2k/"], &io, &["no *.parquet object below s3://bucket/in2k/", "nothing at all"]);
-    fails(&["s3://empty"], &io, &["no *.parquet object below s3://empty/", "nothing at all"]);
-    let error = fails(&["s3://bucket/in1k/val-*.parquet"], &io, &["matches no object", "s3://bucket/in1k/train-0.parquet"]);
+    fails(
+        &[],
+        &io,
+        &["no data set is named", "s3://bucket/train-*.parquet"],
+    );
+    fails(
+        &["s3://bucket/docs"],
+        &io,
+        &[
+            "no *.parquet object below s3://bucket/docs",
+            "s3://bucket/docs/README.md",
+        ],
+    );
+    fails(
+        &["s3://bucket/in2k/"],
+        &io,
+        &[
+            "no *.parquet object below s3://bucket/in2k/",
+            "nothing at all",
+        ],
+    );
+    fails(
+        &["s3://empty"],
+        &io,
+        &["no *.parquet object below s3://empty/", "nothing at all"],
+    );
+    let error = fails(
+        &["s3://bucket/in1k/val-*.parquet"],
+        &io,
+        &["matches no object", "s3://bucket/in1k/train-0.parquet"],
+    );
     assert!(matches!(error, DatasetError::NoMatch { .. }));
-    fails(&["s3://bucket/in1k/train-1.parquet"], &io, &["s3://bucket/in1k/train-1.parquet does not exist"]);
-    fails(&["s3://bucket/[in1k"], &io, &["glob in s3://bucket/[in1k", "unclosed"]);
-    fails(&["/no/such/folder"], &io, &["no *.parquet object below /no/such/folder", "nothing at all"]);
+    fails(
+        &["s3://bucket/in1k/train-1.parquet"],
+        &io,
+        &["s3://bucket/in1k/train-1.parquet does not exist"],
+    );
+    fails(
+        &["s3://bucket/[in1k"],
+        &io,
+        &["glob in s3://bucket/[in1k", "unclosed"],
+    );
+    fails(
+        &["/no/such/folder"],
+        &io,
+        &[
+            "no *.parquet object below /no/such/folder",
+            "nothing at all",
+        ],
+    );
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.txt"), "x").unwrap();
-    fails(&[folder.path().to_str().unwrap()], &io, &["no *.parquet object below", "a.txt"]);
-    fails(&["ftp://host/x"], &io, &["scheme ftp:// is unknown", "s3://"]);
+    fails(
+        &[folder.path().to_str().unwrap()],
+        &io,
+        &["no *.parquet object below", "a.txt"],
+    );
+    fails(
+        &["ftp://host/x"],
+        &io,
+        &["scheme ftp:// is unknown", "s3://"],
+    );
     server.put("bucket", "none.parquet", flat_shard(0));
     fails(&["s3://bucket/none.parquet"], &io, &["hold no rows"]);
 }
@@ -87,30 +161,72 @@ fn wrong_credentials_endpoint_and_bucket() {
         ]),
         ..IoConfig::default()
     };
-    let parts = ["no credentials for s3://bucket/x.parquet", "AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"];
-    assert!(matches!(fails(&["s3://bucket/x.parquet"], &none, &parts), DatasetError::NoCredentials { .. }));
+    let parts = [
+        "no credentials for s3://bucket/x.parquet",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SKIP_SIGNATURE",
+    ];
+    assert!(matches!(
+        fails(&["s3://bucket/x.parquet"], &none, &parts),
+        DatasetError::NoCredentials { .. }
+    ));
 
     let io = io_but(&server, "AWS_SECRET_ACCESS_KEY", "wrong");
-    let error = fails(&["s3://bucket/x.parquet"], &io, &["refuses access to s3://bucket/x.parquet", "credentials"]);
+    let error = fails(
+        &["s3://bucket/x.parquet"],
+        &io,
+        &["refuses access to s3://bucket/x.parquet", "credentials"],
+    );
     assert!(matches!(error, DatasetError::Denied { .. }));
-    let error = fails(&["s3://bucket"], &io, &["refuses access to s3://bucket", "SignatureDoesNotMatch"]);
+    let error = fails(
+        &["s3://bucket"],
+        &io,
+        &["refuses access to s3://bucket", "SignatureDoesNotMatch"],
+    );
     assert!(matches!(error, DatasetError::Denied { .. }));
 
     // Port 1: nobody listens there.
     let io = io_but(&server, "AWS_ENDPOINT_URL", "http://127.0.0.1:1");
-    let parts = ["cannot connect to http://127.0.0.1:1", "AWS_ENDPOINT_URL", "refused"];
-    for url in ["s3://bucket/x.parquet", "s3://bucket/", "s3://bucket/*.parquet"] {
-        assert!(matches!(fails(&[url], &io, &parts), DatasetError::Unreachable { .. }));
+    let parts = [
+        "cannot connect to http://127.0.0.1:1",
+        "AWS_ENDPOINT_URL",
+        "refused",
+    ];
+    for url in [
+        "s3://bucket/x.parquet",
+        "s3://bucket/",
+        "s3://bucket/*.parquet",
+    ] {
+        assert!(matches!(
+            fails(&[url], &io, &parts),
+            DatasetError::Unreachable { .. }
+        ));
     }
 
     let io = self::io(&server);
-    let error = fails(&["s3://absent/"], &io, &["bucket of s3://absent/ does not exist", "region"]);
+    let error = fails(
+        &["s3://absent/"],
+        &io,
+        &["bucket of s3://absent/ does not exist", "region"],
+    );
     assert!(matches!(error, DatasetError::NoBucket { .. }));
     server.add_fault(Rule::get("x.parquet", 0..100, Fault::Forbidden));
-    fails(&["s3://bucket/x.parquet"], &io, &["refuses access to s3://bucket/x.parquet", "AccessDenied"]);
+    fails(
+        &["s3://bucket/x.parquet"],
+        &io,
+        &["refuses access to s3://bucket/x.parquet", "AccessDenied"],
+    );
     server.clear_faults();
     server.add_fault(Rule::get("x.parquet", 0..100, Fault::Unavailable));
-    fails(&["s3://bucket/x.parquet"], &io, &["cannot read s3://bucket/x.parquet", "at most 3 attempts", "SlowDown"]);
+    fails(
+        &["s3://bucket/x.parquet"],
+        &io,
+        &[
+            "cannot read s3://bucket/x.parquet",
+            "at most 3 attempts",
+            "SlowDown",
+        ],
+    );
 }
 
 #[test]
@@ -132,9 +248,22 @@ fn a_profile_file_gives_credentials() {
         ]),
         ..IoConfig::default()
     };
-    assert_eq!(open(&["s3://bucket"], &with_profile("mine")).unwrap().num_samples(), 3);
-    fails(&["s3://bucket"], &with_profile(""), &["no aws_secret_access_key", "credentials"]);
-    fails(&["s3://bucket"], &with_profile("absent"), &["AWS_PROFILE names holds no aws_access_key_id"]);
+    assert_eq!(
+        open(&["s3://bucket"], &with_profile("mine"))
+            .unwrap()
+            .num_samples(),
+        3
+    );
+    fails(
+        &["s3://bucket"],
+        &with_profile(""),
+        &["no aws_secret_access_key", "credentials"],
+    );
+    fails(
+        &["s3://bucket"],
+        &with_profile("absent"),
+        &["AWS_PROFILE names holds no aws_access_key_id"],
+    );
 }
 
 #[test]
@@ -148,12 +277,24 @@ fn objects_that_are_no_good_parquet() {
         fails(&[&url], &io, &[&[url.as_str()], parts].concat())
     };
     bad("empty.parquet", Vec::new(), &["is not a Parquet file"]);
-    bad("text.parquet", b"<!DOCTYPE html><html>not here</html>".to_vec(), &["is not a Parquet file", "PAR1"]);
-    bad("cut.parquet", good[..good.len() / 2].to_vec(), &["is truncated", "upload it again"]);
+    bad(
+        "text.parquet",
+        b"<!DOCTYPE html><html>not here</html>".to_vec(),
+        &["is not a Parquet file", "PAR1"],
+    );
+    bad(
+        "cut.parquet",
+        good[..good.len() / 2].to_vec(),
+        &["is truncated", "upload it again"],
+    );
     let mut long_footer = good.clone();
     let end = long_footer.len();
     long_footer[end - 8..end - 4].copy_from_slice(&0x7fff_ffff_u32.to_le_bytes());
-    bad("long.parquet", long_footer, &["is truncated", "longer than the file"]);
+    bad(
+        "long.parquet",
+        long_footer,
+        &["is truncated", "longer than the file"],
+    );
     let mut garbled = good.clone();
     garbled[end - 300..end - 8].fill(0xff);
     bad("garbled.parquet", garbled, &["footer of", "is damaged"]);
@@ -161,12 +302,20 @@ fn objects_that_are_no_good_parquet() {
     let footer = u32::from_le_bytes(good[end - 8..end - 4].try_into().unwrap()) as usize + 8;
     let hole = [&good[..1000], &good[end - footer..]].concat();
     bad("hole.parquet", hole, &["is truncated", "beyond its end"]);
-    let error = bad("secret.parquet", fixture("encrypted.parquet"), &["is encrypted", "write it again"]);
+    let error = bad(
+        "secret.parquet",
+        fixture("encrypted.parquet"),
+        &["is encrypted", "write it again"],
+    );
     assert!(matches!(error, DatasetError::Encrypted { .. }));
     // Not one error is hidden behind a good shard.
     server.put("other", "0.parquet", good);
     server.put("other", "1.parquet", "nonsense, but longer than a footer");
-    fails(&["s3://other"], &io, &["s3://other/1.parquet is not a Parquet file"]);
+    fails(
+        &["s3://other"],
+        &io,
+        &["s3://other/1.parquet is not a Parquet file"],
+    );
 }
 
 #[test]
@@ -185,7 +334,10 @@ fn damaged_pages_are_told_from_damaged_storage() {
     let error = read(&dataset, 0).unwrap_err();
     let text = full_text(&error);
     assert!(matches!(error, DatasetError::PageChecksum { .. }), "{text}");
-    assert!(text.contains("s3://bucket/sum.parquet, row group 0") && text.contains("wrong checksum"), "{text}");
+    assert!(
+        text.contains("s3://bucket/sum.parquet, row group 0") && text.contains("wrong checksum"),
+        "{text}"
+    );
     // A page header that makes no sense, in a file without checksums.
     let mut garbled = hugging_face_shard(0, 1, 20);
     garbled[4..40].fill(0xff);
@@ -194,7 +346,10 @@ fn damaged_pages_are_told_from_damaged_storage() {
     let error = read(&dataset, 0).unwrap_err();
     let text = full_text(&error);
     assert!(matches!(error, DatasetError::BadPage { .. }), "{text}");
-    assert!(text.contains("s3://bucket/garbled.parquet, row group 0"), "{text}");
+    assert!(
+        text.contains("s3://bucket/garbled.parquet, row group 0"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -202,7 +357,12 @@ fn shards_must_go_together() {
     let server = S3Server::start();
     server.put("bucket", "0.parquet", hugging_face_shard(0, 1, 5));
     server.put("bucket", "1.parquet", flat_shard(5));
-    let parts = ["do not go together", "first s3://bucket/0.parquet", "then s3://bucket/1.parquet", "images"];
+    let parts = [
+        "do not go together",
+        "first s3://bucket/0.parquet",
+        "then s3://bucket/1.parquet",
+        "images",
+    ];
     let error = fails(&["s3://bucket"], &io(&server), &parts);
     assert!(matches!(error, DatasetError::SchemasDiffer { .. }));
 }
@@ -210,13 +370,20 @@ fn shards_must_go_together() {
 #[test]
 fn a_shard_replaced_during_the_run_is_noticed() {
     let server = S3Server::start();
-    let io = IoConfig { coalesce_gap_bytes: 0, ..io(&server) };
+    let io = IoConfig {
+        coalesce_gap_bytes: 0,
+        ..io(&server)
+    };
     let other = hugging_face_shard(1, 2, 20);
     server.put("bucket", "x.parquet", hugging_face_shard(0, 2, 20));
     let dataset = open(&["s3://bucket/x.parquet"], &io).unwrap();
     read(&dataset, 0).unwrap();
     // Replaced between two requests of one row group.
-    server.add_fault(Rule::get("x.parquet", 1..2, Fault::Replace(other.clone().into())));
+    server.add_fault(Rule::get(
+        "x.parquet",
+        1..2,
+        Fault::Replace(other.clone().into()),
+    ));
     let mut failed = false;
     for row_group in [1, 0] {
         match read(&dataset, row_group) {
@@ -224,7 +391,10 @@ fn a_shard_replaced_during_the_run_is_noticed() {
             Err(error) => {
                 let text = full_text(&error);
                 assert!(matches!(error, DatasetError::Replaced { .. }), "{text}");
-                assert!(text.contains("s3://bucket/x.parquet") && text.contains("was replaced"), "{text}");
+                assert!(
+                    text.contains("s3://bucket/x.parquet") && text.contains("was replaced"),
+                    "{text}"
+                );
                 failed = true;
             }
         }
@@ -237,7 +407,11 @@ fn a_shard_replaced_during_the_run_is_noticed() {
     server.add_fault(Rule::get("y.parquet", 0..1, Fault::Truncate(50)));
     server.add_fault(Rule::get("y.parquet", 1..2, Fault::Replace(other.into())));
     let error = read(&dataset, 0).unwrap_err();
-    assert!(matches!(error, DatasetError::Replaced { .. }), "{}", full_text(&error));
+    assert!(
+        matches!(error, DatasetError::Replaced { .. }),
+        "{}",
+        full_text(&error)
+    );
 
     // The same on disk.
     let folder = tempfile::tempdir().unwrap();
@@ -247,7 +421,11 @@ fn a_shard_replaced_during_the_run_is_noticed() {
     read(&dataset, 0).unwrap();
     std::fs::write(&path, hugging_face_shard(1, 2, 20)).unwrap();
     let error = read(&dataset, 0).unwrap_err();
-    assert!(matches!(error, DatasetError::Replaced { .. }), "{}", full_text(&error));
+    assert!(
+        matches!(error, DatasetError::Replaced { .. }),
+        "{}",
+        full_text(&error)
+    );
 }
 
 #[test]
@@ -260,6 +438,13 @@ fn a_server_that_ignores_ranges_is_refused() {
     let error = read(&dataset, 0).unwrap_err();
     let text = full_text(&error);
     assert!(matches!(error, DatasetError::WrongRange { .. }), "{text}");
-    assert!(text.contains("does not support range requests") && text.contains("s3://bucket/x.parquet"), "{text}");
-    fails(&["s3://bucket/x.parquet"], &io, &["does not support range requests"]);
+    assert!(
+        text.contains("does not support range requests") && text.contains("s3://bucket/x.parquet"),
+        "{text}"
+    );
+    fails(
+        &["s3://bucket/x.parquet"],
+        &io,
+        &["does not support range requests"],
+    );
 }

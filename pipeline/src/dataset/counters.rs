@@ -54,7 +54,10 @@ impl Counting {
     /// Counts a request until the guard is dropped, however it ends.
     pub(super) fn request(self: &Arc<Self>) -> InFlight {
         self.started.fetch_add(1, Relaxed);
-        InFlight { counting: Arc::clone(self), since: Instant::now() }
+        InFlight {
+            counting: Arc::clone(self),
+            since: Instant::now(),
+        }
     }
 }
 
@@ -73,7 +76,9 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.counting.busy_ns.fetch_add(self.since.elapsed().as_nanos() as u64, Relaxed);
+        self.counting
+            .busy_ns
+            .fetch_add(self.since.elapsed().as_nanos() as u64, Relaxed);
         self.counting.finished.fetch_add(1, Relaxed);
     }
 }
@@ -92,19 +97,31 @@ const BYTES_PER_PERMIT: u64 = 4096;
 impl ByteBudget {
     pub(super) fn new(max_bytes: u64, counting: Arc<Counting>) -> Self {
         let permits = (max_bytes / BYTES_PER_PERMIT).clamp(1, u64::from(u32::MAX)) as u32;
-        Self { semaphore: Arc::new(Semaphore::new(permits as usize)), permits, counting }
+        Self {
+            semaphore: Arc::new(Semaphore::new(permits as usize)),
+            permits,
+            counting,
+        }
     }
 
     /// Waits until `bytes` may be held. First come, first served, so a large one is not starved by small ones; one
     /// larger than the budget waits for the whole of it and then goes alone.
     pub(super) async fn take(&self, bytes: u64) -> Arc<HeldBytes> {
-        let wanted = bytes.div_ceil(BYTES_PER_PERMIT).min(u64::from(self.permits)) as u32;
+        let wanted = bytes
+            .div_ceil(BYTES_PER_PERMIT)
+            .min(u64::from(self.permits)) as u32;
         let since = Instant::now();
         let permit = Arc::clone(&self.semaphore).acquire_many_owned(wanted).await;
         let permit = permit.expect("the budget's semaphore is never closed");
-        self.counting.budget_wait_ns.fetch_add(since.elapsed().as_nanos() as u64, Relaxed);
+        self.counting
+            .budget_wait_ns
+            .fetch_add(since.elapsed().as_nanos() as u64, Relaxed);
         self.counting.held_bytes.fetch_add(bytes, Relaxed);
-        Arc::new(HeldBytes { _permit: permit, bytes, counting: Arc::clone(&self.counting) })
+        Arc::new(HeldBytes {
+            _permit: permit,
+            bytes,
+            counting: Arc::clone(&self.counting),
+        })
     }
 }
 

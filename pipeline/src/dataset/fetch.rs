@@ -38,7 +38,10 @@ impl RowGroupBytes {
 
     /// Number of bytes in memory, gaps included.
     pub fn num_bytes(&self) -> u64 {
-        self.pieces.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+        self.pieces
+            .iter()
+            .map(|(_, bytes)| bytes.len() as u64)
+            .sum()
     }
 }
 
@@ -52,7 +55,10 @@ pub(super) struct Run {
 
 impl Run {
     fn num_bytes(&self) -> u64 {
-        self.ranges.iter().map(|range| range.end - range.start).sum()
+        self.ranges
+            .iter()
+            .map(|range| range.end - range.start)
+            .sum()
     }
 }
 
@@ -77,7 +83,11 @@ pub(super) fn plan(
             let joined = last.ranges.drain(..).chain(ranges).collect();
             last.ranges = coalesce(joined, io.coalesce_gap_bytes);
         } else {
-            runs.push(Run { shard, row_groups: vec![row_group], ranges });
+            runs.push(Run {
+                shard,
+                row_groups: vec![row_group],
+                ranges,
+            });
         }
     }
     runs
@@ -88,7 +98,9 @@ fn coalesce(ranges: Vec<Range<u64>>, gap: u64) -> Vec<Range<u64>> {
     let mut joined: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
     for range in ranges {
         match joined.last_mut() {
-            Some(last) if range.start <= last.end.saturating_add(gap) => last.end = last.end.max(range.end),
+            Some(last) if range.start <= last.end.saturating_add(gap) => {
+                last.end = last.end.max(range.end)
+            }
             _ => joined.push(range),
         }
     }
@@ -120,9 +132,17 @@ pub(super) async fn run_all(dataset: Arc<Dataset>, runs: Vec<Run>, deliver: Deli
 
 async fn run_one(dataset: &Dataset, run: &Run, held: Arc<HeldBytes>, deliver: &Deliver) {
     let reader = &dataset.readers[run.shard as usize];
-    let parts: Vec<_> =
-        run.ranges.iter().flat_map(|range| split(range, dataset.io.request_bytes)).collect();
-    let fetched = try_join_all(parts.iter().map(|part| read_part(reader, part.clone(), &dataset.requests))).await;
+    let parts: Vec<_> = run
+        .ranges
+        .iter()
+        .flat_map(|range| split(range, dataset.io.request_bytes))
+        .collect();
+    let fetched = try_join_all(
+        parts
+            .iter()
+            .map(|part| read_part(reader, part.clone(), &dataset.requests)),
+    )
+    .await;
     match fetched {
         Ok(buffers) => {
             let row_groups: Vec<_> = run
@@ -158,7 +178,9 @@ async fn run_one(dataset: &Dataset, run: &Run, held: Arc<HeldBytes>, deliver: &D
 
 /// What of `parts` one row group needs.
 fn pieces_of(chunks: &[Range<u64>], parts: &[Range<u64>], buffers: &[Bytes]) -> Vec<(u64, Bytes)> {
-    let Some(start) = chunks.first().map(|range| range.start) else { return Vec::new() };
+    let Some(start) = chunks.first().map(|range| range.start) else {
+        return Vec::new();
+    };
     let end = chunks.iter().map(|range| range.end).max().unwrap_or(start);
     let mut pieces = Vec::new();
     for (part, buffer) in parts.iter().zip(buffers) {
@@ -181,28 +203,47 @@ async fn read_part(
     if range.is_empty() {
         return Ok(Bytes::new());
     }
-    let _slot = requests.acquire().await.expect("the semaphore of requests is never closed");
+    let _slot = requests
+        .acquire()
+        .await
+        .expect("the semaphore of requests is never closed");
     let guard = reader.counting.request();
     let object = &reader.object;
-    let place =
-        Place { object: object.url.clone(), bytes: Some(range.clone()), ..Place::default() };
+    let place = Place {
+        object: object.url.clone(),
+        bytes: Some(range.clone()),
+        ..Place::default()
+    };
     let expected = || match &reader.e_tag {
         Some(e_tag) => format!("ETag {e_tag}"),
-        None => format!("{} bytes, as last modified when the data set was opened", object.size),
+        None => format!(
+            "{} bytes, as last modified when the data set was opened",
+            object.size
+        ),
     };
-    let replaced = || DatasetError::Replaced { place: place.clone(), expected: expected() };
-    let fail = |error: &object_store::Error| {
-        match classify(error, &object.location, place.clone(), reader.attempts) {
-            DatasetError::Replaced { .. } => replaced(),
-            other => other,
-        }
+    let replaced = || DatasetError::Replaced {
+        place: place.clone(),
+        expected: expected(),
+    };
+    let fail = |error: &object_store::Error| match classify(
+        error,
+        &object.location,
+        place.clone(),
+        reader.attempts,
+    ) {
+        DatasetError::Replaced { .. } => replaced(),
+        other => other,
     };
     let options = GetOptions {
         range: Some(GetRange::Bounded(range.clone())),
         if_match: reader.e_tag.clone(),
         ..GetOptions::default()
     };
-    let answer = object.store.get_opts(&object.path, options).await.map_err(|error| fail(&error))?;
+    let answer = object
+        .store
+        .get_opts(&object.path, options)
+        .await
+        .map_err(|error| fail(&error))?;
     // A server may not know If-Match, and has then told us by its headers what it sends.
     let same_version = match (&reader.e_tag, &answer.meta.e_tag) {
         (Some(ours), Some(theirs)) => ours == theirs,
@@ -212,15 +253,24 @@ async fn read_part(
         return Err(replaced());
     }
     if answer.range != range {
-        let what = crate::error::UnexpectedRange { asked: range, got: answer.range.clone() };
-        return Err(DatasetError::WrongRange { place, source: crate::error::StoreCause::new(&what) });
+        let what = crate::error::UnexpectedRange {
+            asked: range,
+            got: answer.range.clone(),
+        };
+        return Err(DatasetError::WrongRange {
+            place,
+            source: crate::error::StoreCause::new(&what),
+        });
     }
     let bytes = answer.bytes().await.map_err(|error| fail(&error))?;
     guard.received(bytes.len() as u64);
     if bytes.len() as u64 != range.end - range.start {
         let got = range.start..range.start + bytes.len() as u64;
         let what = crate::error::UnexpectedRange { asked: range, got };
-        return Err(DatasetError::WrongRange { place, source: crate::error::StoreCause::new(&what) });
+        return Err(DatasetError::WrongRange {
+            place,
+            source: crate::error::StoreCause::new(&what),
+        });
     }
     Ok(bytes)
 }
@@ -231,7 +281,10 @@ mod tests {
 
     #[test]
     fn ranges_are_joined_over_small_gaps_only() {
-        assert_eq!(coalesce(vec![0..10, 15..20, 40..50], 5), vec![0..20, 40..50]);
+        assert_eq!(
+            coalesce(vec![0..10, 15..20, 40..50], 5),
+            vec![0..20, 40..50]
+        );
         assert_eq!(coalesce(vec![0..10, 10..20], 0), vec![0..20]);
         assert!(coalesce(Vec::new(), 5).is_empty());
     }
@@ -243,7 +296,10 @@ mod tests {
             assert_eq!(parts.first().unwrap().start, 100);
             assert_eq!(parts.last().unwrap().end, 100 + length);
             assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
-            assert!(parts.iter().all(|part| part.end - part.start <= size), "{parts:?}");
+            assert!(
+                parts.iter().all(|part| part.end - part.start <= size),
+                "{parts:?}"
+            );
         }
     }
 
@@ -253,16 +309,38 @@ mod tests {
             let start = 4 + u64::from(row_group) * 100;
             vec![start..start + 60, start + 62..start + 100]
         };
-        let io = IoConfig { coalesce_gap_bytes: 8, request_bytes: 250, ..IoConfig::default() };
-        let runs = plan(&[(0, 0), (0, 1), (1, 2), (0, 2), (0, 1), (0, 5)], chunks, &io);
-        let shapes: Vec<_> = runs.iter().map(|run| (run.shard, run.row_groups.clone())).collect();
+        let io = IoConfig {
+            coalesce_gap_bytes: 8,
+            request_bytes: 250,
+            ..IoConfig::default()
+        };
+        let runs = plan(
+            &[(0, 0), (0, 1), (1, 2), (0, 2), (0, 1), (0, 5)],
+            chunks,
+            &io,
+        );
+        let shapes: Vec<_> = runs
+            .iter()
+            .map(|run| (run.shard, run.row_groups.clone()))
+            .collect();
         assert_eq!(
             shapes,
-            [(0, vec![0, 1]), (1, vec![2]), (0, vec![2]), (0, vec![1]), (0, vec![5])]
+            [
+                (0, vec![0, 1]),
+                (1, vec![2]),
+                (0, vec![2]),
+                (0, vec![1]),
+                (0, vec![5])
+            ]
         );
         assert_eq!(runs[0].ranges, vec![4..204]);
         // A run stops growing at the size of a request.
         let runs = plan(&[(0, 0), (0, 1), (0, 2), (0, 3)], chunks, &io);
-        assert_eq!(runs.iter().map(|run| run.row_groups.len()).collect::<Vec<_>>(), [3, 1]);
+        assert_eq!(
+            runs.iter()
+                .map(|run| run.row_groups.len())
+                .collect::<Vec<_>>(),
+            [3, 1]
+        );
     }
 }

@@ -44,13 +44,27 @@ pub(super) async fn read_shard(
     attempts: usize,
     counting: Arc<Counting>,
 ) -> Result<(Shard, ShardReader), DatasetError> {
-    let mut reader = FooterReader { object, attempts, counting, e_tag: None, last_modified_ms: 0 };
+    let mut reader = FooterReader {
+        object,
+        attempts,
+        counting,
+        e_tag: None,
+        last_modified_ms: 0,
+    };
     let metadata = reader.metadata().await?;
     let place = reader.place();
     let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())
-        .map_err(|source| DatasetError::BadFooter { place: place.clone(), source })?;
-    let mapping = nepa_schemas::ColumnMapping::resolve(metadata.schema(), options)
-        .map_err(|source| DatasetError::Schema { place: place.clone(), source: Box::new(source) })?;
+        .map_err(|source| DatasetError::BadFooter {
+            place: place.clone(),
+            source,
+        })?;
+    let mapping =
+        nepa_schemas::ColumnMapping::resolve(metadata.schema(), options).map_err(|source| {
+            DatasetError::Schema {
+                place: place.clone(),
+                source: Box::new(source),
+            }
+        })?;
     let leaves = mapping.leaf_paths();
     let projection =
         ProjectionMask::columns(metadata.parquet_schema(), leaves.iter().map(String::as_str));
@@ -62,9 +76,23 @@ pub(super) async fn read_shard(
         row_groups,
         mapping,
     };
-    let FooterReader { object, attempts, counting, e_tag, last_modified_ms } = reader;
-    let reader =
-        ShardReader { object, metadata, projection, chunks, last_modified_ms, e_tag, attempts, counting };
+    let FooterReader {
+        object,
+        attempts,
+        counting,
+        e_tag,
+        last_modified_ms,
+    } = reader;
+    let reader = ShardReader {
+        object,
+        metadata,
+        projection,
+        chunks,
+        last_modified_ms,
+        e_tag,
+        attempts,
+        counting,
+    };
     Ok((shard, reader))
 }
 
@@ -78,7 +106,10 @@ fn row_groups(
     let mut all_chunks = Vec::with_capacity(metadata.num_row_groups());
     for (index, row_group) in metadata.row_groups().iter().enumerate() {
         let bad = |problem| DatasetError::BadMetadata {
-            place: Place { row_group: Some(index), ..reader.place() },
+            place: Place {
+                row_group: Some(index),
+                ..reader.place()
+            },
             problem,
         };
         let mut chunks = Vec::new();
@@ -87,11 +118,16 @@ fn row_groups(
             if !projection.leaf_included(leaf) {
                 continue;
             }
-            let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
-            let start = u64::try_from(start).map_err(|_| bad("a column chunk begins before the file"))?;
+            let start = column
+                .dictionary_page_offset()
+                .unwrap_or_else(|| column.data_page_offset());
+            let start =
+                u64::try_from(start).map_err(|_| bad("a column chunk begins before the file"))?;
             let length = u64::try_from(column.compressed_size())
                 .map_err(|_| bad("a column chunk has a negative size"))?;
-            let end = start.checked_add(length).ok_or_else(|| bad("a column chunk has an impossible size"))?;
+            let end = start
+                .checked_add(length)
+                .ok_or_else(|| bad("a column chunk has an impossible size"))?;
             if end > reader.object.size {
                 return Err(DatasetError::Truncated {
                     place: reader.place(),
@@ -126,34 +162,58 @@ struct FooterReader {
 
 impl FooterReader {
     fn place(&self) -> Place {
-        Place { object: self.object.url.clone(), ..Place::default() }
+        Place {
+            object: self.object.url.clone(),
+            ..Place::default()
+        }
     }
 
     async fn metadata(&mut self) -> Result<ParquetMetaData, DatasetError> {
         let size = self.object.size;
         if size < FOOTER_TAIL_BYTES as u64 + 4 {
-            let start = if size == 0 { Bytes::new() } else { self.read(0..size).await? };
-            return Err(DatasetError::NotParquet { place: self.place(), start: start.to_vec() });
+            let start = if size == 0 {
+                Bytes::new()
+            } else {
+                self.read(0..size).await?
+            };
+            return Err(DatasetError::NotParquet {
+                place: self.place(),
+                start: start.to_vec(),
+            });
         }
         let tail = self.read(size.saturating_sub(TAIL_BYTES)..size).await?;
-        let end: &[u8; FOOTER_TAIL_BYTES] =
-            tail.last_chunk().expect("the tail was asked for with at least this length");
+        let end: &[u8; FOOTER_TAIL_BYTES] = tail
+            .last_chunk()
+            .expect("the tail was asked for with at least this length");
         let Ok(footer) = FooterTail::try_new(end) else {
             let start = self.read(0..4).await?;
             return Err(if start.as_ref() == b"PAR1" {
                 let what = "it begins as a Parquet file and does not end as one";
-                DatasetError::Truncated { place: self.place(), what, size }
+                DatasetError::Truncated {
+                    place: self.place(),
+                    what,
+                    size,
+                }
             } else {
-                DatasetError::NotParquet { place: self.place(), start: start.to_vec() }
+                DatasetError::NotParquet {
+                    place: self.place(),
+                    start: start.to_vec(),
+                }
             });
         };
         if footer.is_encrypted_footer() {
-            return Err(DatasetError::Encrypted { place: self.place() });
+            return Err(DatasetError::Encrypted {
+                place: self.place(),
+            });
         }
         let length = footer.metadata_length() as u64 + FOOTER_TAIL_BYTES as u64;
         if length > size {
             let what = "its footer claims to be longer than the file";
-            return Err(DatasetError::Truncated { place: self.place(), what, size });
+            return Err(DatasetError::Truncated {
+                place: self.place(),
+                what,
+                size,
+            });
         }
         let bytes = if length <= tail.len() as u64 {
             tail.slice(tail.len() - length as usize..)
@@ -164,9 +224,14 @@ impl FooterReader {
         ParquetMetaDataReader::decode_metadata(thrift).map_err(|source| {
             // Columns may be encrypted under a plain footer; then their metadata is missing.
             if matches!(&source, ParquetError::General(text) if text.contains("ncrypt")) {
-                DatasetError::Encrypted { place: self.place() }
+                DatasetError::Encrypted {
+                    place: self.place(),
+                }
             } else {
-                DatasetError::BadFooter { place: self.place(), source }
+                DatasetError::BadFooter {
+                    place: self.place(),
+                    source,
+                }
             }
         })
     }
@@ -177,7 +242,10 @@ impl FooterReader {
             if_match: self.e_tag.clone(),
             ..GetOptions::default()
         };
-        let place = Place { bytes: Some(range.clone()), ..self.place() };
+        let place = Place {
+            bytes: Some(range.clone()),
+            ..self.place()
+        };
         let guard = self.counting.request();
         let fail = |error: &object_store::Error| {
             classify(error, &self.object.location, place.clone(), self.attempts)
@@ -190,7 +258,10 @@ impl FooterReader {
             .map_err(|error| fail(&error))?;
         if answer.meta.size != self.object.size {
             let expected = format!("{} bytes", self.object.size);
-            return Err(DatasetError::Replaced { place: place.clone(), expected });
+            return Err(DatasetError::Replaced {
+                place: place.clone(),
+                expected,
+            });
         }
         let e_tag = answer.meta.e_tag.clone();
         let last_modified_ms = answer.meta.last_modified.timestamp_millis();
@@ -198,7 +269,11 @@ impl FooterReader {
         guard.received(bytes.len() as u64);
         if bytes.len() as u64 != range.end - range.start {
             let what = "the store sends fewer bytes than it lists";
-            return Err(DatasetError::Truncated { place, what, size: self.object.size });
+            return Err(DatasetError::Truncated {
+                place,
+                what,
+                size: self.object.size,
+            });
         }
         self.e_tag = e_tag;
         self.last_modified_ms = last_modified_ms;

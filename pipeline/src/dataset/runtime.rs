@@ -31,7 +31,12 @@ impl IoRuntime {
             .enable_all()
             .build()?;
         let handle = runtime.handle().clone();
-        Ok(Self { inner: Arc::new(Inner { runtime: Some(runtime), handle }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                runtime: Some(runtime),
+                handle,
+            }),
+        })
     }
 
     /// Runs a future on this runtime and waits for it. Not for use inside async code.
@@ -55,7 +60,9 @@ impl IoRuntime {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let Some(runtime) = self.runtime.take() else { return };
+        let Some(runtime) = self.runtime.take() else {
+            return;
+        };
         if Handle::try_current().is_ok() {
             // The last clone went with a task: a runtime's own thread cannot wait for itself.
             runtime.shutdown_background();
@@ -77,10 +84,15 @@ mod tests {
         runtime.spawn(async move {
             tokio::time::sleep(Duration::from_millis(20)).await;
             drop(clone);
-            sender.send(std::thread::current().name().map(str::to_owned)).unwrap();
+            sender
+                .send(std::thread::current().name().map(str::to_owned))
+                .unwrap();
         });
         drop(runtime);
-        let name = receiver.recv_timeout(Duration::from_secs(5)).unwrap().unwrap();
+        let name = receiver
+            .recv_timeout(Duration::from_secs(5))
+            .unwrap()
+            .unwrap();
         assert!(name.starts_with("nepa-io-"), "{name}");
     }
 

@@ -20,15 +20,24 @@ pub(super) fn unpack(
     num_rows: u32,
     place: Place,
 ) -> Result<ShardBatch, DatasetError> {
-    let pieces = Pieces { pieces: bytes.pieces.clone(), size: reader.object.size };
+    let pieces = Pieces {
+        pieces: bytes.pieces.clone(),
+        size: reader.object.size,
+    };
     let batch = read(pieces, reader, bytes.row_group as usize, num_rows as usize)
         .map_err(|source| page_error(source, place.clone()))?;
     if batch.num_rows() != num_rows as usize {
         let (expected, found) = (u64::from(num_rows), batch.num_rows() as u64);
-        return Err(DatasetError::RowCount { place, expected, found });
+        return Err(DatasetError::RowCount {
+            place,
+            expected,
+            found,
+        });
     }
-    ShardBatch::try_new(&batch, mapping)
-        .map_err(|source| DatasetError::Schema { place, source: Box::new(source) })
+    ShardBatch::try_new(&batch, mapping).map_err(|source| DatasetError::Schema {
+        place,
+        source: Box::new(source),
+    })
 }
 
 fn read(
@@ -37,11 +46,12 @@ fn read(
     row_group: usize,
     num_rows: usize,
 ) -> ParquetResult<RecordBatch> {
-    let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(pieces, reader.metadata.clone())
-        .with_projection(reader.projection.clone())
-        .with_row_groups(vec![row_group])
-        .with_batch_size(num_rows.max(1))
-        .build()?;
+    let batches =
+        ParquetRecordBatchReaderBuilder::new_with_metadata(pieces, reader.metadata.clone())
+            .with_projection(reader.projection.clone())
+            .with_row_groups(vec![row_group])
+            .with_batch_size(num_rows.max(1))
+            .build()?;
     let schema = arrow::array::RecordBatchReader::schema(&batches);
     let batches = batches.collect::<Result<Vec<_>, _>>()?;
     // More than one comes where a binary column exceeds 2 GiB, whose offsets one array cannot hold.
@@ -56,7 +66,10 @@ fn page_error(source: ParquetError, place: Place) -> DatasetError {
     if source.to_string().contains("CRC") {
         DatasetError::PageChecksum { place, source }
     } else {
-        DatasetError::BadPage { place, source: Box::new(source) }
+        DatasetError::BadPage {
+            place,
+            source: Box::new(source),
+        }
     }
 }
 
@@ -95,7 +108,11 @@ impl ChunkReader for Pieces {
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        let outside = || ParquetError::EOF(format!("a page at {start} of {length} bytes leaves its column chunk"));
+        let outside = || {
+            ParquetError::EOF(format!(
+                "a page at {start} of {length} bytes leaves its column chunk"
+            ))
+        };
         if length == 0 {
             return Ok(Bytes::new());
         }
@@ -125,7 +142,10 @@ struct PieceReader {
 impl std::io::Read for PieceReader {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.current.is_empty() {
-            let next = self.pieces.iter().find(|(start, _)| *start == self.position);
+            let next = self
+                .pieces
+                .iter()
+                .find(|(start, _)| *start == self.position);
             self.current = next.map(|(_, bytes)| bytes.clone()).unwrap_or_default();
         }
         let length = buffer.len().min(self.current.len());
@@ -142,7 +162,14 @@ mod tests {
 
     fn pieces() -> Pieces {
         let piece = |text: &'static [u8]| Bytes::from_static(text);
-        Pieces { pieces: vec![(10, piece(b"abc")), (13, piece(b"defg")), (30, piece(b"xyz"))], size: 100 }
+        Pieces {
+            pieces: vec![
+                (10, piece(b"abc")),
+                (13, piece(b"defg")),
+                (30, piece(b"xyz")),
+            ],
+            size: 100,
+        }
     }
 
     #[test]
@@ -158,7 +185,11 @@ mod tests {
     #[test]
     fn reading_goes_on_to_the_next_piece_and_ends_at_a_hole() {
         let mut text = String::new();
-        pieces().get_read(12).unwrap().read_to_string(&mut text).unwrap();
+        pieces()
+            .get_read(12)
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
         assert_eq!(text, "cdefg");
     }
 }

@@ -2,14 +2,17 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::ClientConfigKey;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 
 use super::{Location, Provider, StoreOptions};
 use crate::DatasetError;
 
 /// A builder with credentials, region and endpoint set.
-pub(super) fn builder(location: &Location, options: &StoreOptions) -> Result<AmazonS3Builder, DatasetError> {
+pub(super) fn builder(
+    location: &Location,
+    options: &StoreOptions,
+) -> Result<AmazonS3Builder, DatasetError> {
     let mut builder = AmazonS3Builder::new();
     for (name, value) in options.with_prefix("AWS_") {
         if let Ok(key) = name.to_ascii_lowercase().parse() {
@@ -22,14 +25,19 @@ pub(super) fn builder(location: &Location, options: &StoreOptions) -> Result<Ama
     if !has_credentials(&builder) {
         match profile.credentials(location)? {
             Some((key, secret, token)) => {
-                builder = builder.with_access_key_id(key).with_secret_access_key(secret);
+                builder = builder
+                    .with_access_key_id(key)
+                    .with_secret_access_key(secret);
                 if let Some(token) = token {
                     builder = builder.with_token(token);
                 }
             }
             None if may_ask_machine(&builder, options) => {}
             None => {
-                return Err(DatasetError::NoCredentials { url: location.display(), provider: Provider::Aws });
+                return Err(DatasetError::NoCredentials {
+                    url: location.display(),
+                    provider: Provider::Aws,
+                });
             }
         }
     }
@@ -48,17 +56,28 @@ pub(super) fn builder(location: &Location, options: &StoreOptions) -> Result<Ama
         .get_config_value(&AmazonS3ConfigKey::S3Endpoint)
         .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
     if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
-        builder = builder.with_config(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp), "true");
+        builder = builder.with_config(
+            AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp),
+            "true",
+        );
     }
     Ok(builder)
 }
 
 /// Whether the environment names a way to get credentials.
 fn has_credentials(builder: &AmazonS3Builder) -> bool {
-    let set = |key| builder.get_config_value(&key).is_some_and(|value| !value.is_empty());
+    let set = |key| {
+        builder
+            .get_config_value(&key)
+            .is_some_and(|value| !value.is_empty())
+    };
     let skip = builder.get_config_value(&AmazonS3ConfigKey::SkipSignature);
-    skip.is_some_and(|skip| matches!(skip.to_ascii_lowercase().as_str(), "1" | "true" | "on" | "yes" | "y"))
-        || set(AmazonS3ConfigKey::AccessKeyId)
+    skip.is_some_and(|skip| {
+        matches!(
+            skip.to_ascii_lowercase().as_str(),
+            "1" | "true" | "on" | "yes" | "y"
+        )
+    }) || set(AmazonS3ConfigKey::AccessKeyId)
         || set(AmazonS3ConfigKey::SecretAccessKey)
         || (set(AmazonS3ConfigKey::WebIdentityTokenFile) && set(AmazonS3ConfigKey::RoleArn))
         || set(AmazonS3ConfigKey::ContainerCredentialsRelativeUri)
@@ -71,9 +90,15 @@ fn may_ask_machine(builder: &AmazonS3Builder, options: &StoreOptions) -> bool {
     if options.any(&["AWS_METADATA_ENDPOINT"]) {
         return true;
     }
-    let disabled = options.get("AWS_EC2_METADATA_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    let own_endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint).is_some()
-        || builder.get_config_value(&AmazonS3ConfigKey::S3Endpoint).is_some();
+    let disabled = options
+        .get("AWS_EC2_METADATA_DISABLED")
+        .is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let own_endpoint = builder
+        .get_config_value(&AmazonS3ConfigKey::Endpoint)
+        .is_some()
+        || builder
+            .get_config_value(&AmazonS3ConfigKey::S3Endpoint)
+            .is_some();
     !disabled && !own_endpoint && super::metadata_service_answers()
 }
 
@@ -99,7 +124,10 @@ impl Profile {
         let credentials = file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials");
         let mut values = HashMap::new();
         for (path, section) in [
-            (file("AWS_CONFIG_FILE", ".aws/config"), format!("profile {name}")),
+            (
+                file("AWS_CONFIG_FILE", ".aws/config"),
+                format!("profile {name}"),
+            ),
             (file("AWS_CONFIG_FILE", ".aws/config"), name.clone()),
             (credentials.clone(), name.clone()),
         ] {
@@ -109,7 +137,11 @@ impl Profile {
             }
         }
         let file = credentials.unwrap_or_default().display().to_string();
-        Self { values, asked, file }
+        Self {
+            values,
+            asked,
+            file,
+        }
     }
 
     fn get(&self, key: &str) -> Option<&String> {
@@ -117,10 +149,17 @@ impl Profile {
     }
 
     /// Key, secret and session token, if the profile holds them.
-    fn credentials(&self, location: &Location) -> Result<Option<(&str, &str, Option<&str>)>, DatasetError> {
+    fn credentials(
+        &self,
+        location: &Location,
+    ) -> Result<Option<(&str, &str, Option<&str>)>, DatasetError> {
         let get = |key| self.get(key).map(String::as_str);
         let bad = |problem| {
-            Err(DatasetError::BadCredentials { url: location.display(), file: self.file.clone(), problem })
+            Err(DatasetError::BadCredentials {
+                url: location.display(),
+                file: self.file.clone(),
+                problem,
+            })
         };
         match (get("aws_access_key_id"), get("aws_secret_access_key")) {
             (Some(key), Some(secret)) => Ok(Some((key, secret, get("aws_session_token")))),
@@ -144,7 +183,11 @@ fn section_of(text: &str, section: &str) -> Vec<(String, String)> {
         if line.starts_with([' ', '\t', '#', ';']) {
             continue;
         }
-        if let Some(name) = line.trim().strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+        if let Some(name) = line
+            .trim()
+            .strip_prefix('[')
+            .and_then(|line| line.strip_suffix(']'))
+        {
             inside = name.trim() == section;
         } else if inside && let Some((key, value)) = line.split_once('=') {
             values.push((key.trim().to_owned(), value.trim().to_owned()));
@@ -160,8 +203,14 @@ mod tests {
     #[test]
     fn reads_one_section_of_a_profile_file() {
         let text = "[default]\naws_access_key_id = A\n# no\n[profile x]\nregion=eu-west-1\ns3 =\n  max = 3\n[y]\nregion=z";
-        assert_eq!(section_of(text, "default"), [("aws_access_key_id".to_owned(), "A".to_owned())]);
-        assert_eq!(section_of(text, "profile x")[0], ("region".to_owned(), "eu-west-1".to_owned()));
+        assert_eq!(
+            section_of(text, "default"),
+            [("aws_access_key_id".to_owned(), "A".to_owned())]
+        );
+        assert_eq!(
+            section_of(text, "profile x")[0],
+            ("region".to_owned(), "eu-west-1".to_owned())
+        );
         assert!(section_of(text, "absent").is_empty());
     }
 }

@@ -23,15 +23,23 @@ pub fn classify(
     let mut link = Some(error);
     while let Some(current) = link {
         match current.downcast_ref::<object_store::Error>() {
-            Some(object_store::Error::NotFound { .. }) if has(&["NoSuchBucket", "ContainerNotFound"]) => {
+            Some(object_store::Error::NotFound { .. })
+                if has(&["NoSuchBucket", "ContainerNotFound"]) =>
+            {
                 return DatasetError::NoBucket { url, source };
             }
-            Some(object_store::Error::NotFound { .. }) => return DatasetError::NotFound { url, source },
+            Some(object_store::Error::NotFound { .. }) => {
+                return DatasetError::NotFound { url, source };
+            }
             Some(object_store::Error::Precondition { .. }) => {
-                return DatasetError::Replaced { place, expected: "its first ETag".to_owned() };
+                return DatasetError::Replaced {
+                    place,
+                    expected: "its first ETag".to_owned(),
+                };
             }
             Some(
-                object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. },
+                object_store::Error::PermissionDenied { .. }
+                | object_store::Error::Unauthenticated { .. },
             ) => return DatasetError::Denied { place, source },
             _ => {}
         }
@@ -40,7 +48,12 @@ pub fn classify(
         {
             let endpoint = endpoint_in(&text).unwrap_or_else(|| location.display_key(""));
             let variable = location.provider.endpoint_variable();
-            return DatasetError::Unreachable { url, endpoint, variable, source };
+            return DatasetError::Unreachable {
+                url,
+                endpoint,
+                variable,
+                source,
+            };
         }
         link = current.source();
     }
@@ -51,20 +64,39 @@ pub fn classify(
     if has(&["403 Forbidden", "401 Unauthorized"]) {
         return DatasetError::Denied { place, source };
     }
-    if has(&["redirect without LOCATION", "PermanentRedirect", "AuthorizationHeaderMalformed"]) {
+    if has(&[
+        "redirect without LOCATION",
+        "PermanentRedirect",
+        "AuthorizationHeaderMalformed",
+    ]) {
         let region = std::env::var("AWS_REGION").or_else(|_| std::env::var("AWS_DEFAULT_REGION"));
-        return DatasetError::WrongRegion { url, region: region.unwrap_or_else(|_| "us-east-1".to_owned()), source };
+        return DatasetError::WrongRegion {
+            url,
+            region: region.unwrap_or_else(|_| "us-east-1".to_owned()),
+            source,
+        };
     }
-    if has(&["non-partial response", "Content-Range", "CONTENT_RANGE", "UnexpectedRange"])
-        || (text.contains("Requested ") && text.contains(", got "))
+    if has(&[
+        "non-partial response",
+        "Content-Range",
+        "CONTENT_RANGE",
+        "UnexpectedRange",
+    ]) || (text.contains("Requested ") && text.contains(", got "))
     {
         return DatasetError::WrongRange { place, source };
     }
     // A range beyond the end: the object has become shorter since its size was read.
     if has(&["416 Range Not Satisfiable"]) {
-        return DatasetError::Replaced { place, expected: "a longer object".to_owned() };
+        return DatasetError::Replaced {
+            place,
+            expected: "a longer object".to_owned(),
+        };
     }
-    DatasetError::Request { place, attempts, source }
+    DatasetError::Request {
+        place,
+        attempts,
+        source,
+    }
 }
 
 /// An error's text and that of its sources, each said once.
@@ -109,7 +141,9 @@ fn endpoint_in(text: &str) -> Option<String> {
     let start = text.find("http://").or_else(|| text.find("https://"))?;
     let url = &text[start..];
     let host = url.find("://")? + 3;
-    let end = url[host..].find(|c: char| c == '/' || c.is_whitespace()).map_or(url.len(), |end| host + end);
+    let end = url[host..]
+        .find(|c: char| c == '/' || c.is_whitespace())
+        .map_or(url.len(), |end| host + end);
     Some(url[..end].to_owned())
 }
 
@@ -120,10 +154,15 @@ mod tests {
     #[test]
     fn secrets_are_cut_from_urls_in_a_text() {
         assert_eq!(
-            redact("GET https://me:pw@host/a?sig=1&x=2 failed (http://b/?q): see s3://k:s@bucket/key"),
+            redact(
+                "GET https://me:pw@host/a?sig=1&x=2 failed (http://b/?q): see s3://k:s@bucket/key"
+            ),
             "GET https://host/a failed (http://b/): see s3://bucket/key"
         );
         assert_eq!(redact("no URL here? none"), "no URL here? none");
-        assert_eq!(endpoint_in("x http://127.0.0.1:9/b/k y").as_deref(), Some("http://127.0.0.1:9"));
+        assert_eq!(
+            endpoint_in("x http://127.0.0.1:9/b/k y").as_deref(),
+            Some("http://127.0.0.1:9")
+        );
     }
 }

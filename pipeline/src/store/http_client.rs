@@ -2,10 +2,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
 };
-use object_store::ClientOptions;
 
 /// What went over the wire.
 #[derive(Debug, Default)]
@@ -24,7 +24,10 @@ pub struct CountingConnector {
 impl HttpConnector for CountingConnector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let client = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(CountingClient { client, counters: Arc::clone(&self.counters) }))
+        Ok(HttpClient::new(CountingClient {
+            client,
+            counters: Arc::clone(&self.counters),
+        }))
     }
 }
 

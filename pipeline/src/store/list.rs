@@ -49,7 +49,10 @@ pub async fn list(
         let location = Location::parse(url)?;
         let key = location.store_key();
         if !stores.contains_key(&key) {
-            let hasty_io = IoConfig { max_retries: HASTY_RETRIES.min(io.max_retries), ..io.clone() };
+            let hasty_io = IoConfig {
+                max_retries: HASTY_RETRIES.min(io.max_retries),
+                ..io.clone()
+            };
             let pair = Stores {
                 patient: build(&location, io, connector)?,
                 hasty: build(&location, &hasty_io, connector)?,
@@ -63,10 +66,15 @@ pub async fn list(
             attempts,
         };
         let found = match lister(&pair.hasty, HASTY_RETRIES + 1).find().await {
-            Err(DatasetError::Request { .. }) => lister(&pair.patient, io.max_retries + 1).find().await?,
+            Err(DatasetError::Request { .. }) => {
+                lister(&pair.patient, io.max_retries + 1).find().await?
+            }
             other => other?,
         };
-        objects.extend(found.into_iter().map(|object| ListedObject { store: Arc::clone(&pair.patient), ..object }));
+        objects.extend(found.into_iter().map(|object| ListedObject {
+            store: Arc::clone(&pair.patient),
+            ..object
+        }));
     }
     objects.sort_by(|a, b| a.url.cmp(&b.url));
     objects.dedup_by(|a, b| a.url == b.url);
@@ -98,7 +106,10 @@ impl Lister {
             }
         }
         let all = self.list(&path).await?;
-        let mut shards: Vec<_> = all.iter().filter(|meta| is_shard(&meta.location, &path)).collect();
+        let mut shards: Vec<_> = all
+            .iter()
+            .filter(|meta| is_shard(&meta.location, &path))
+            .collect();
         if shards.is_empty() && all.is_empty() && !is_folder {
             let object = self.head(&path).await;
             if named_parquet || !matches!(object, Err(DatasetError::NotFound { .. })) {
@@ -107,10 +118,16 @@ impl Lister {
         }
         if shards.is_empty() {
             let url = self.location.display();
-            return Err(DatasetError::EmptyPrefix { found: self.found(&all, &self.location.key), url });
+            return Err(DatasetError::EmptyPrefix {
+                found: self.found(&all, &self.location.key),
+                url,
+            });
         }
         shards.sort_by(|a, b| a.location.cmp(&b.location));
-        Ok(shards.into_iter().map(|meta| self.object(meta.location.clone(), meta.size)).collect())
+        Ok(shards
+            .into_iter()
+            .map(|meta| self.object(meta.location.clone(), meta.size))
+            .collect())
     }
 
     async fn glob(&self) -> Result<Vec<ListedObject>, DatasetError> {
@@ -118,7 +135,10 @@ impl Lister {
         let glob = GlobBuilder::new(&self.location.key)
             .literal_separator(true)
             .build()
-            .map_err(|source| DatasetError::BadGlob { url: url.clone(), source })?
+            .map_err(|source| DatasetError::BadGlob {
+                url: url.clone(),
+                source,
+            })?
             .compile_matcher();
         let folder = self.location.glob_folder();
         let all = self.list(&self.location.path_of(folder)?).await?;
@@ -128,25 +148,43 @@ impl Lister {
             .map(|meta| self.object(meta.location.clone(), meta.size))
             .collect();
         if matches.is_empty() {
-            return Err(DatasetError::NoMatch { found: self.found(&all, folder), url });
+            return Err(DatasetError::NoMatch {
+                found: self.found(&all, folder),
+                url,
+            });
         }
         Ok(matches)
     }
 
     async fn list(&self, prefix: &Path) -> Result<Vec<ObjectMeta>, DatasetError> {
         let prefix = (!prefix.is_root()).then_some(prefix);
-        self.store.list(prefix).try_collect().await.map_err(|error| self.error(&error))
+        self.store
+            .list(prefix)
+            .try_collect()
+            .await
+            .map_err(|error| self.error(&error))
     }
 
     async fn head(&self, path: &Path) -> Result<ListedObject, DatasetError> {
-        let meta = self.store.head(path).await.map_err(|error| self.error(&error))?;
+        let meta = self
+            .store
+            .head(path)
+            .await
+            .map_err(|error| self.error(&error))?;
         Ok(self.object(path.clone(), meta.size))
     }
 
     /// A web object's size, by a request for its first byte: a presigned URL is good for GET alone, not for HEAD.
     async fn web_object(&self, path: Path) -> Result<ListedObject, DatasetError> {
-        let options = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
-        let answer = self.store.get_opts(&path, options).await.map_err(|error| self.error(&error))?;
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(0..1)),
+            ..GetOptions::default()
+        };
+        let answer = self
+            .store
+            .get_opts(&path, options)
+            .await
+            .map_err(|error| self.error(&error))?;
         Ok(self.object(path, answer.meta.size))
     }
 
@@ -161,13 +199,20 @@ impl Lister {
     }
 
     fn error(&self, error: &object_store::Error) -> DatasetError {
-        let place = Place { object: self.location.display(), ..Place::default() };
+        let place = Place {
+            object: self.location.display(),
+            ..Place::default()
+        };
         classify(error, &self.location, place, self.attempts)
     }
 
     fn found(&self, all: &[ObjectMeta], key: &str) -> Found {
         Found {
-            examples: all.iter().take(5).map(|meta| self.location.display_key(meta.location.as_ref())).collect(),
+            examples: all
+                .iter()
+                .take(5)
+                .map(|meta| self.location.display_key(meta.location.as_ref()))
+                .collect(),
             total: all.len(),
             below: self.location.display_key(key),
         }
@@ -177,7 +222,9 @@ impl Lister {
 fn is_parquet(path: &Path) -> bool {
     path.filename().is_some_and(|name| {
         let name = name.to_ascii_lowercase();
-        [".parquet", ".parq", ".pq"].iter().any(|ending| name.ends_with(ending))
+        [".parquet", ".parq", ".pq"]
+            .iter()
+            .any(|ending| name.ends_with(ending))
     })
 }
 

@@ -74,10 +74,14 @@ pub(crate) fn build(
         Provider::Local => Arc::new(LocalFileSystem::new()),
         Provider::Aws => {
             let builder = aws::builder(location, &io.store_options)?;
-            let builder = client_settings(io).into_iter().fold(builder, |builder, (key, value)| {
-                builder.with_config(object_store::aws::AmazonS3ConfigKey::Client(key), value)
-            });
-            let builder = builder.with_retry(retry).with_http_connector(connector.clone());
+            let builder = client_settings(io)
+                .into_iter()
+                .fold(builder, |builder, (key, value)| {
+                    builder.with_config(object_store::aws::AmazonS3ConfigKey::Client(key), value)
+                });
+            let builder = builder
+                .with_retry(retry)
+                .with_http_connector(connector.clone());
             Arc::new(builder.build().map_err(setup)?)
         }
         Provider::Google => {
@@ -92,10 +96,14 @@ pub(crate) fn build(
                     Err(_) => builder,
                 }
             });
-            let builder = client_settings(io).into_iter().fold(builder, |builder, (key, value)| {
-                builder.with_config(GoogleConfigKey::Client(key), value)
-            });
-            let builder = builder.with_retry(retry).with_http_connector(connector.clone());
+            let builder = client_settings(io)
+                .into_iter()
+                .fold(builder, |builder, (key, value)| {
+                    builder.with_config(GoogleConfigKey::Client(key), value)
+                });
+            let builder = builder
+                .with_retry(retry)
+                .with_http_connector(connector.clone());
             Arc::new(builder.build().map_err(setup)?)
         }
         Provider::Azure => {
@@ -110,10 +118,14 @@ pub(crate) fn build(
                     Err(_) => builder,
                 }
             });
-            let builder = client_settings(io).into_iter().fold(builder, |builder, (key, value)| {
-                builder.with_config(AzureConfigKey::Client(key), value)
-            });
-            let builder = builder.with_retry(retry).with_http_connector(connector.clone());
+            let builder = client_settings(io)
+                .into_iter()
+                .fold(builder, |builder, (key, value)| {
+                    builder.with_config(AzureConfigKey::Client(key), value)
+                });
+            let builder = builder
+                .with_retry(retry)
+                .with_http_connector(connector.clone());
             Arc::new(builder.build().map_err(setup)?)
         }
         Provider::Http => {
@@ -138,8 +150,14 @@ fn client_settings(io: &IoConfig) -> Vec<(ClientConfigKey, String)> {
     let timeout_ms = (io.request_timeout_s * 1000.0).max(1.0) as u64;
     vec![
         (ClientConfigKey::Timeout, format!("{timeout_ms}ms")),
-        (ClientConfigKey::ConnectTimeout, format!("{}ms", timeout_ms.min(5_000))),
-        (ClientConfigKey::PoolMaxIdlePerHost, io.max_requests.to_string()),
+        (
+            ClientConfigKey::ConnectTimeout,
+            format!("{}ms", timeout_ms.min(5_000)),
+        ),
+        (
+            ClientConfigKey::PoolMaxIdlePerHost,
+            io.max_requests.to_string(),
+        ),
         (ClientConfigKey::PoolIdleTimeout, "60s".to_owned()),
     ]
 }
@@ -167,7 +185,11 @@ fn has_google_credentials(options: &StoreOptions) -> bool {
         "GOOGLE_APPLICATION_CREDENTIALS",
         "GOOGLE_BEARER_TOKEN",
         "GOOGLE_SKIP_SIGNATURE",
-    ]) || home_file(options, ".config/gcloud/application_default_credentials.json").is_some()
+    ]) || home_file(
+        options,
+        ".config/gcloud/application_default_credentials.json",
+    )
+    .is_some()
 }
 
 fn has_azure_credentials(options: &StoreOptions) -> bool {
@@ -199,4 +221,3 @@ fn metadata_service_answers() -> bool {
     let address = std::net::SocketAddr::from(([169, 254, 169, 254], 80));
     std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_ok()
 }
-

@@ -9,12 +9,21 @@ pub struct StoreOptions(BTreeMap<String, String>);
 impl StoreOptions {
     /// From pairs such as `("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")`.
     pub fn new<K: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
-        Self(pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
+        Self(
+            pairs
+                .into_iter()
+                .map(|(key, value)| (key.into(), value.into()))
+                .collect(),
+        )
     }
 
     /// The setting in force, if it is set to something.
     pub(crate) fn get(&self, name: &str) -> Option<String> {
-        self.0.get(name).cloned().or_else(|| std::env::var(name).ok()).filter(|value| !value.is_empty())
+        self.0
+            .get(name)
+            .cloned()
+            .or_else(|| std::env::var(name).ok())
+            .filter(|value| !value.is_empty())
     }
 
     /// Whether any of these is set.
@@ -47,7 +56,10 @@ mod tests {
     fn values_are_never_shown() {
         let options = StoreOptions::new([("AWS_SECRET_ACCESS_KEY", "hunter2")]);
         assert_eq!(format!("{options:?}"), r#"{"AWS_SECRET_ACCESS_KEY"}"#);
-        assert_eq!(options.get("AWS_SECRET_ACCESS_KEY").as_deref(), Some("hunter2"));
+        assert_eq!(
+            options.get("AWS_SECRET_ACCESS_KEY").as_deref(),
+            Some("hunter2")
+        );
     }
 
     #[test]

@@ -89,10 +89,15 @@ impl Location {
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
         let bad = |problem| {
             let shown = bucket.rsplit('@').next().unwrap_or_default();
-            DatasetError::BadUrl { url: format!("{scheme}://{shown}/{key}"), problem }
+            DatasetError::BadUrl {
+                url: format!("{scheme}://{shown}/{key}"),
+                problem,
+            }
         };
         if bucket.contains('@') {
-            return Err(bad("credentials do not belong into a URL; set the cloud's environment variables"));
+            return Err(bad(
+                "credentials do not belong into a URL; set the cloud's environment variables",
+            ));
         }
         if bucket.is_empty() {
             return Err(bad("it names no bucket; write it as s3://bucket/prefix"));
@@ -111,11 +116,16 @@ impl Location {
     }
 
     fn web(url: &str) -> Result<Self, DatasetError> {
-        let bad = |problem| DatasetError::BadUrl { url: super::redact(url), problem };
+        let bad = |problem| DatasetError::BadUrl {
+            url: super::redact(url),
+            problem,
+        };
         let parsed = ::url::Url::parse(url).map_err(|_| bad("it is not a valid URL"))?;
         let path = Path::from_url_path(parsed.path()).map_err(|_| bad("its path is not valid"))?;
         if path.is_root() {
-            return Err(bad("it names no object; web servers cannot be listed, so name each Parquet file"));
+            return Err(bad(
+                "it names no object; web servers cannot be listed, so name each Parquet file",
+            ));
         }
         let mut base = parsed.clone();
         base.set_path("");
@@ -136,25 +146,40 @@ impl Location {
     }
 
     fn file(url: &str) -> Result<Self, DatasetError> {
-        let bad = || DatasetError::BadUrl { url: url.to_owned(), problem: "write it as file:///absolute/path" };
+        let bad = || DatasetError::BadUrl {
+            url: url.to_owned(),
+            problem: "write it as file:///absolute/path",
+        };
         // In a file URL these are part of a name or of a glob, never a query or a fragment.
         let escaped = url.replace('?', "%3F").replace('#', "%23");
-        let path = ::url::Url::parse(&escaped).ok().and_then(|url| url.to_file_path().ok()).ok_or_else(bad)?;
+        let path = ::url::Url::parse(&escaped)
+            .ok()
+            .and_then(|url| url.to_file_path().ok())
+            .ok_or_else(bad)?;
         Self::local(path.to_str().ok_or_else(bad)?, url)
     }
 
     fn local(path: &str, url: &str) -> Result<Self, DatasetError> {
-        let bad = |problem| DatasetError::BadUrl { url: url.to_owned(), problem };
+        let bad = |problem| DatasetError::BadUrl {
+            url: url.to_owned(),
+            problem,
+        };
         if path.is_empty() {
             return Err(bad("it is empty"));
         }
-        let absolute = std::path::absolute(path).map_err(|_| bad("the current folder is not known"))?;
+        let absolute =
+            std::path::absolute(path).map_err(|_| bad("the current folder is not known"))?;
         let literal = absolute.exists();
-        let absolute = absolute.to_str().ok_or_else(|| bad("the path is not UTF-8"))?;
+        let absolute = absolute
+            .to_str()
+            .ok_or_else(|| bad("the path is not UTF-8"))?;
         // `..` cannot be part of a store's path; the file system resolves it.
         let resolved = if literal && absolute.split('/').any(|part| part == "..") {
-            let real = std::fs::canonicalize(absolute).map_err(|_| bad("the path cannot be resolved"))?;
-            real.to_str().ok_or_else(|| bad("the path is not UTF-8"))?.to_owned()
+            let real =
+                std::fs::canonicalize(absolute).map_err(|_| bad("the path cannot be resolved"))?;
+            real.to_str()
+                .ok_or_else(|| bad("the path is not UTF-8"))?
+                .to_owned()
         } else {
             absolute.to_owned()
         };
@@ -176,7 +201,9 @@ impl Location {
     /// The key up to the folder in which the glob begins, without a `/` at its end.
     pub fn glob_folder(&self) -> &str {
         let start = self.key.find(is_glob_char).unwrap_or(self.key.len());
-        self.key[..start].rfind('/').map_or("", |slash| &self.key[..slash])
+        self.key[..start]
+            .rfind('/')
+            .map_or("", |slash| &self.key[..slash])
     }
 
     /// The key as the store's path.
@@ -204,7 +231,14 @@ impl Location {
 
     /// What two URLs share if one store serves both.
     pub(crate) fn store_key(&self) -> (Provider, String) {
-        (self.provider, if self.provider == Provider::Http { self.base_url.clone() } else { self.bucket.clone() })
+        (
+            self.provider,
+            if self.provider == Provider::Http {
+                self.base_url.clone()
+            } else {
+                self.bucket.clone()
+            },
+        )
     }
 }
 
@@ -232,12 +266,24 @@ mod tests {
 
     #[test]
     fn shows_no_secret() {
-        let web = Location::parse("https://me:hunter2@host:8443/a/b.parquet?X-Amz-Signature=hunter2").unwrap();
+        let web =
+            Location::parse("https://me:hunter2@host:8443/a/b.parquet?X-Amz-Signature=hunter2")
+                .unwrap();
         assert_eq!(web.display(), "https://host:8443/a/b.parquet");
-        let error = Location::parse("s3://key:hunter2@bucket/a").unwrap_err().to_string();
-        assert!(!error.contains("hunter2") && error.contains("s3://bucket/a"), "{error}");
-        let error = Location::parse("ftp://me:hunter2@host/a").unwrap_err().to_string();
-        assert!(!error.contains("hunter2") && error.contains("ftp://"), "{error}");
+        let error = Location::parse("s3://key:hunter2@bucket/a")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            !error.contains("hunter2") && error.contains("s3://bucket/a"),
+            "{error}"
+        );
+        let error = Location::parse("ftp://me:hunter2@host/a")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            !error.contains("hunter2") && error.contains("ftp://"),
+            "{error}"
+        );
     }
 
     #[test]

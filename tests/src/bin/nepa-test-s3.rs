@@ -41,7 +41,12 @@ fn main() -> anyhow::Result<()> {
     server.create_bucket(&args.bucket);
     for folder in &args.folder {
         let count = server.load_folder(&args.bucket, &args.prefix, folder)?;
-        eprintln!("{count} objects from {} in s3://{}/{}", folder.display(), args.bucket, args.prefix);
+        eprintln!(
+            "{count} objects from {} in s3://{}/{}",
+            folder.display(),
+            args.bucket,
+            args.prefix
+        );
     }
     for (name, value) in server.env() {
         println!("{name}={value}");

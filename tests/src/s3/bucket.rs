@@ -28,7 +28,11 @@ impl StoredObject {
         let mut hasher = DefaultHasher::new();
         bytes.hash(&mut hasher);
         let e_tag = format!("{:016x}{:016x}", hasher.finish(), bytes.len());
-        Self { bytes, e_tag, modified: SystemTime::now() }
+        Self {
+            bytes,
+            e_tag,
+            modified: SystemTime::now(),
+        }
     }
 }
 
@@ -50,7 +54,10 @@ pub struct Buckets {
 impl Buckets {
     /// Makes a bucket, if it does not exist.
     pub fn create(&self, bucket: &str) {
-        lock(&self.state).buckets.entry(bucket.to_owned()).or_default();
+        lock(&self.state)
+            .buckets
+            .entry(bucket.to_owned())
+            .or_default();
     }
 
     /// Stores an object; nothing happens without its bucket.
@@ -67,13 +74,23 @@ impl Buckets {
 
     /// All keys, sorted.
     pub fn keys(&self, bucket: &str) -> Vec<String> {
-        lock(&self.state).buckets.get(bucket).map(|objects| objects.keys().cloned().collect()).unwrap_or_default()
+        lock(&self.state)
+            .buckets
+            .get(bucket)
+            .map(|objects| objects.keys().cloned().collect())
+            .unwrap_or_default()
     }
 
     fn find(&self, bucket: &str, key: &str) -> S3Result<StoredObject> {
         let state = lock(&self.state);
-        let objects = state.buckets.get(bucket).ok_or_else(|| s3_error!(NoSuchBucket))?;
-        objects.get(key).cloned().ok_or_else(|| s3_error!(NoSuchKey))
+        let objects = state
+            .buckets
+            .get(bucket)
+            .ok_or_else(|| s3_error!(NoSuchBucket))?;
+        objects
+            .get(key)
+            .cloned()
+            .ok_or_else(|| s3_error!(NoSuchKey))
     }
 
     /// Stores an object if the conditions hold; all in one step, as S3 promises.
@@ -86,7 +103,10 @@ impl Buckets {
         if_none_match: Option<&IfNoneMatch>,
     ) -> S3Result<ETag> {
         let mut state = lock(&self.state);
-        let objects = state.buckets.get_mut(bucket).ok_or_else(|| s3_error!(NoSuchBucket))?;
+        let objects = state
+            .buckets
+            .get_mut(bucket)
+            .ok_or_else(|| s3_error!(NoSuchBucket))?;
         let existing = objects.get(key);
         let holds = |condition: &ETagCondition| {
             existing.is_some_and(|object| match condition {
@@ -105,18 +125,29 @@ impl Buckets {
 }
 
 async fn collect(body: Option<StreamingBlob>) -> S3Result<Bytes> {
-    let Some(body) = body else { return Ok(Bytes::new()) };
+    let Some(body) = body else {
+        return Ok(Bytes::new());
+    };
     let collected = body.try_fold(BytesMut::new(), |mut all, part| async move {
         all.extend_from_slice(&part);
         Ok(all)
     });
-    collected.await.map(BytesMut::freeze).map_err(|_| s3_error!(IncompleteBody))
+    collected
+        .await
+        .map(BytesMut::freeze)
+        .map_err(|_| s3_error!(IncompleteBody))
 }
 
 /// The body, as far as the faults let it come.
 fn body(bytes: Bytes, faults: &BodyFaults) -> StreamingBlob {
-    let cut = faults.truncate.or(faults.stall).unwrap_or(usize::MAX).min(bytes.len());
-    let first = stream::once(std::future::ready(Ok::<_, std::io::Error>(bytes.slice(..cut))));
+    let cut = faults
+        .truncate
+        .or(faults.stall)
+        .unwrap_or(usize::MAX)
+        .min(bytes.len());
+    let first = stream::once(std::future::ready(Ok::<_, std::io::Error>(
+        bytes.slice(..cut),
+    )));
     if faults.truncate.is_some() {
         let end = stream::once(async {
             // Time for what was written to leave before the connection is closed.
@@ -133,12 +164,18 @@ fn body(bytes: Bytes, faults: &BodyFaults) -> StreamingBlob {
 
 #[async_trait::async_trait]
 impl S3 for Buckets {
-    async fn create_bucket(&self, req: S3Request<CreateBucketInput>) -> S3Result<S3Response<CreateBucketOutput>> {
+    async fn create_bucket(
+        &self,
+        req: S3Request<CreateBucketInput>,
+    ) -> S3Result<S3Response<CreateBucketOutput>> {
         self.create(&req.input.bucket);
         Ok(S3Response::new(CreateBucketOutput::default()))
     }
 
-    async fn head_object(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
+    async fn head_object(
+        &self,
+        req: S3Request<HeadObjectInput>,
+    ) -> S3Result<S3Response<HeadObjectOutput>> {
         let object = self.find(&req.input.bucket, &req.input.key)?;
         Ok(S3Response::new(HeadObjectOutput {
             content_length: Some(object.bytes.len() as i64),
@@ -149,9 +186,16 @@ impl S3 for Buckets {
         }))
     }
 
-    async fn get_object(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+    async fn get_object(
+        &self,
+        req: S3Request<GetObjectInput>,
+    ) -> S3Result<S3Response<GetObjectOutput>> {
         let input = req.input;
-        let faults = req.extensions.get::<BodyFaults>().cloned().unwrap_or_default();
+        let faults = req
+            .extensions
+            .get::<BodyFaults>()
+            .cloned()
+            .unwrap_or_default();
         let object = self.find(&input.bucket, &input.key)?;
         if let Some(ETagCondition::ETag(expected)) = &input.if_match
             && expected.value() != object.e_tag
@@ -161,7 +205,9 @@ impl S3 for Buckets {
         let size = object.bytes.len() as u64;
         // `check` clamps a suffix that is longer than the object.
         let range = match input.range {
-            Some(range) if !faults.whole_object => Some(range.check(size).map_err(|_| s3_error!(InvalidRange))?),
+            Some(range) if !faults.whole_object => {
+                Some(range.check(size).map_err(|_| s3_error!(InvalidRange))?)
+            }
             _ => None,
         };
         let bytes = match &range {
@@ -170,7 +216,8 @@ impl S3 for Buckets {
         };
         Ok(S3Response::new(GetObjectOutput {
             content_length: Some(bytes.len() as i64),
-            content_range: range.map(|range| format!("bytes {}-{}/{size}", range.start, range.end - 1)),
+            content_range: range
+                .map(|range| format!("bytes {}-{}/{size}", range.start, range.end - 1)),
             e_tag: Some(ETag::Strong(object.e_tag)),
             last_modified: Some(object.modified.into()),
             accept_ranges: Some("bytes".to_owned()),
@@ -179,30 +226,59 @@ impl S3 for Buckets {
         }))
     }
 
-    async fn put_object(&self, req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+    async fn put_object(
+        &self,
+        req: S3Request<PutObjectInput>,
+    ) -> S3Result<S3Response<PutObjectOutput>> {
         let mut input = req.input;
         let bytes = collect(input.body.take()).await?;
-        let e_tag =
-            self.store(&input.bucket, &input.key, bytes, input.if_match.as_ref(), input.if_none_match.as_ref())?;
-        Ok(S3Response::new(PutObjectOutput { e_tag: Some(e_tag), ..PutObjectOutput::default() }))
+        let e_tag = self.store(
+            &input.bucket,
+            &input.key,
+            bytes,
+            input.if_match.as_ref(),
+            input.if_none_match.as_ref(),
+        )?;
+        Ok(S3Response::new(PutObjectOutput {
+            e_tag: Some(e_tag),
+            ..PutObjectOutput::default()
+        }))
     }
 
-    async fn delete_object(&self, req: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
+    async fn delete_object(
+        &self,
+        req: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
         let mut state = lock(&self.state);
-        let objects = state.buckets.get_mut(&req.input.bucket).ok_or_else(|| s3_error!(NoSuchBucket))?;
+        let objects = state
+            .buckets
+            .get_mut(&req.input.bucket)
+            .ok_or_else(|| s3_error!(NoSuchBucket))?;
         objects.remove(&req.input.key);
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 
-    async fn delete_objects(&self, req: S3Request<DeleteObjectsInput>) -> S3Result<S3Response<DeleteObjectsOutput>> {
+    async fn delete_objects(
+        &self,
+        req: S3Request<DeleteObjectsInput>,
+    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
         let mut state = lock(&self.state);
-        let objects = state.buckets.get_mut(&req.input.bucket).ok_or_else(|| s3_error!(NoSuchBucket))?;
+        let objects = state
+            .buckets
+            .get_mut(&req.input.bucket)
+            .ok_or_else(|| s3_error!(NoSuchBucket))?;
         let mut deleted = Vec::new();
         for object in req.input.delete.objects {
             objects.remove(&object.key);
-            deleted.push(DeletedObject { key: Some(object.key), ..DeletedObject::default() });
+            deleted.push(DeletedObject {
+                key: Some(object.key),
+                ..DeletedObject::default()
+            });
         }
-        Ok(S3Response::new(DeleteObjectsOutput { deleted: Some(deleted), ..DeleteObjectsOutput::default() }))
+        Ok(S3Response::new(DeleteObjectsOutput {
+            deleted: Some(deleted),
+            ..DeleteObjectsOutput::default()
+        }))
     }
 
     async fn list_objects_v2(
@@ -211,9 +287,16 @@ impl S3 for Buckets {
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
         let input = req.input;
         let state = lock(&self.state);
-        let objects = state.buckets.get(&input.bucket).ok_or_else(|| s3_error!(NoSuchBucket))?;
+        let objects = state
+            .buckets
+            .get(&input.bucket)
+            .ok_or_else(|| s3_error!(NoSuchBucket))?;
         let prefix = input.prefix.clone().unwrap_or_default();
-        let after = input.continuation_token.clone().or(input.start_after).unwrap_or_default();
+        let after = input
+            .continuation_token
+            .clone()
+            .or(input.start_after)
+            .unwrap_or_default();
         let max_keys = input.max_keys.unwrap_or(1000).clamp(1, 1000) as usize;
         let mut contents = Vec::new();
         let mut folders = BTreeSet::new();
@@ -225,10 +308,15 @@ impl S3 for Buckets {
             }
             let folder = input.delimiter.as_deref().and_then(|delimiter| {
                 let rest = &key[prefix.len()..];
-                rest.find(delimiter).map(|at| key[..prefix.len() + at + delimiter.len()].to_owned())
+                rest.find(delimiter)
+                    .map(|at| key[..prefix.len() + at + delimiter.len()].to_owned())
             });
             let name = folder.as_ref().unwrap_or(key);
-            if *name <= after || folder.as_ref().is_some_and(|folder| folders.contains(folder)) {
+            if *name <= after
+                || folder
+                    .as_ref()
+                    .is_some_and(|folder| folders.contains(folder))
+            {
                 continue;
             }
             if contents.len() + folders.len() == max_keys {
@@ -248,7 +336,12 @@ impl S3 for Buckets {
             }
         }
         let key_count = (contents.len() + folders.len()) as i32;
-        let folders = folders.into_iter().map(|prefix| CommonPrefix { prefix: Some(prefix) }).collect();
+        let folders = folders
+            .into_iter()
+            .map(|prefix| CommonPrefix {
+                prefix: Some(prefix),
+            })
+            .collect();
         Ok(S3Response::new(ListObjectsV2Output {
             name: Some(input.bucket),
             prefix: Some(prefix),
@@ -282,14 +375,23 @@ impl S3 for Buckets {
         }))
     }
 
-    async fn upload_part(&self, req: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
+    async fn upload_part(
+        &self,
+        req: S3Request<UploadPartInput>,
+    ) -> S3Result<S3Response<UploadPartOutput>> {
         let mut input = req.input;
         let bytes = collect(input.body.take()).await?;
         let e_tag = StoredObject::new(bytes.clone()).e_tag;
         let mut state = lock(&self.state);
-        let parts = state.uploads.get_mut(&input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
+        let parts = state
+            .uploads
+            .get_mut(&input.upload_id)
+            .ok_or_else(|| s3_error!(NoSuchUpload))?;
         parts.insert(input.part_number, bytes);
-        Ok(S3Response::new(UploadPartOutput { e_tag: Some(ETag::Strong(e_tag)), ..UploadPartOutput::default() }))
+        Ok(S3Response::new(UploadPartOutput {
+            e_tag: Some(ETag::Strong(e_tag)),
+            ..UploadPartOutput::default()
+        }))
     }
 
     async fn complete_multipart_upload(
@@ -297,11 +399,17 @@ impl S3 for Buckets {
         req: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = req.input;
-        let named = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
+        let named = input
+            .multipart_upload
+            .and_then(|upload| upload.parts)
+            .unwrap_or_default();
         let mut whole = BytesMut::new();
         {
             let state = lock(&self.state);
-            let parts = state.uploads.get(&input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
+            let parts = state
+                .uploads
+                .get(&input.upload_id)
+                .ok_or_else(|| s3_error!(NoSuchUpload))?;
             for part in named {
                 let bytes = part.part_number.and_then(|number| parts.get(&number));
                 whole.extend_from_slice(bytes.ok_or_else(|| s3_error!(InvalidPart))?);

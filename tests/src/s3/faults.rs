@@ -39,17 +39,28 @@ impl Rule {
     /// A fault of the GET requests number `requests` (from 0, counted since the rule was added) for `key`; an empty key
     /// stands for all objects counted together.
     pub fn get(key: &str, requests: Range<u64>, fault: Fault) -> Self {
-        Self { method: "GET", key: key.to_owned(), requests, fault }
+        Self {
+            method: "GET",
+            key: key.to_owned(),
+            requests,
+            fault,
+        }
     }
 
     /// The same for PUT requests.
     pub fn put(key: &str, requests: Range<u64>, fault: Fault) -> Self {
-        Self { method: "PUT", ..Self::get(key, requests, fault) }
+        Self {
+            method: "PUT",
+            ..Self::get(key, requests, fault)
+        }
     }
 
     /// The same for listings of the bucket.
     pub fn list(requests: Range<u64>, fault: Fault) -> Self {
-        Self { method: "LIST", ..Self::get("", requests, fault) }
+        Self {
+            method: "LIST",
+            ..Self::get("", requests, fault)
+        }
     }
 }
 
@@ -66,7 +77,11 @@ impl Plan {
 
     /// Counts a request and says what goes wrong with it: the faults of all rules that fit.
     pub(super) fn faults_of(&mut self, method: &str, key: &str) -> Vec<Fault> {
-        let method = if method == "GET" && key.is_empty() { "LIST" } else { method };
+        let method = if method == "GET" && key.is_empty() {
+            "LIST"
+        } else {
+            method
+        };
         let mut faults = Vec::new();
         for (rule, seen) in &mut self.rules {
             if rule.method == method && (rule.key.is_empty() || rule.key == key) {

@@ -15,8 +15,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use bucket::{Buckets, StoredObject};
-pub use faults::{Fault, Rule};
 use faults::Plan;
+pub use faults::{Fault, Rule};
 
 /// How the server behaves towards everybody.
 #[derive(Debug, Clone)]
@@ -105,7 +105,11 @@ impl S3Server {
             tokio::net::TcpListener::from_std(listener)?
         };
         runtime.spawn(serve::accept(listener, Arc::clone(&shared)));
-        Ok(Self { shared, address, runtime: Some(runtime) })
+        Ok(Self {
+            shared,
+            address,
+            runtime: Some(runtime),
+        })
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -118,7 +122,10 @@ impl S3Server {
         vec![
             ("AWS_ENDPOINT_URL", self.endpoint()),
             ("AWS_ACCESS_KEY_ID", self.shared.options.access_key.clone()),
-            ("AWS_SECRET_ACCESS_KEY", self.shared.options.secret_key.clone()),
+            (
+                "AWS_SECRET_ACCESS_KEY",
+                self.shared.options.secret_key.clone(),
+            ),
             ("AWS_REGION", "us-east-1".to_owned()),
         ]
     }
@@ -141,7 +148,10 @@ impl S3Server {
 
     /// An object's bytes.
     pub fn get(&self, bucket: &str, key: &str) -> Option<Bytes> {
-        self.shared.buckets.get(bucket, key).map(|object| object.bytes)
+        self.shared
+            .buckets
+            .get(bucket, key)
+            .map(|object| object.bytes)
     }
 
     /// All keys of a bucket, sorted.

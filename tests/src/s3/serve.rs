@@ -31,20 +31,34 @@ impl std::error::Error for Cut {}
 pub(super) async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
     let mut builder = S3ServiceBuilder::new(shared.buckets.clone());
     let options = &shared.options;
-    builder.set_auth(SimpleAuth::from_single(options.access_key.clone(), options.secret_key.clone()));
+    builder.set_auth(SimpleAuth::from_single(
+        options.access_key.clone(),
+        options.secret_key.clone(),
+    ));
     let service = builder.build();
-    let slots = Arc::new(Semaphore::new(options.max_connections.unwrap_or(Semaphore::MAX_PERMITS)));
+    let slots = Arc::new(Semaphore::new(
+        options.max_connections.unwrap_or(Semaphore::MAX_PERMITS),
+    ));
     loop {
-        let Ok((socket, _)) = listener.accept().await else { continue };
+        let Ok((socket, _)) = listener.accept().await else {
+            continue;
+        };
         // Without it, small answers wait for the client's delayed acknowledgement (40 ms).
         let _ = socket.set_nodelay(true);
         let (shared, service, slots) = (Arc::clone(&shared), service.clone(), Arc::clone(&slots));
         tokio::spawn(async move {
             let answer = service_fn(move |request| {
-                answer(request, Arc::clone(&shared), service.clone(), Arc::clone(&slots))
+                answer(
+                    request,
+                    Arc::clone(&shared),
+                    service.clone(),
+                    Arc::clone(&slots),
+                )
             });
             // An error is a client that went away, or a connection that the plan has cut.
-            let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), answer).await;
+            let _ = Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(socket), answer)
+                .await;
         });
     }
 }
@@ -64,7 +78,9 @@ async fn answer(
     for fault in faults {
         match fault {
             Fault::Latency(more) => latency += more,
-            Fault::Unavailable => refused = Some((503, "SlowDown", "Please reduce your request rate.")),
+            Fault::Unavailable => {
+                refused = Some((503, "SlowDown", "Please reduce your request rate."))
+            }
             Fault::Forbidden => refused = Some((403, "AccessDenied", "Access Denied")),
             Fault::Reset => refused = Some((0, "", "")),
             Fault::Truncate(bytes) => body_faults.truncate = Some(bytes),
@@ -82,7 +98,9 @@ async fn answer(
             service.call(request.map(Body::from)).await.ok()
         }
     };
-    entry.status = response.as_ref().map_or(0, |response| response.status().as_u16());
+    entry.status = response
+        .as_ref()
+        .map_or(0, |response| response.status().as_u16());
     lock(&shared.log).push(entry);
     // The slot is taken until the body has been sent.
     response.ok_or(Cut).map(|response| {
@@ -101,7 +119,9 @@ async fn answer(
 }
 
 fn refusal(status: u16, code: &str, message: &str) -> HttpResponse {
-    let xml = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>");
+    let xml = format!(
+        "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    );
     http::Response::builder()
         .status(status)
         .header("content-type", "application/xml")
@@ -113,7 +133,12 @@ fn refusal(status: u16, code: &str, message: &str) -> HttpResponse {
 fn entry(request: &http::Request<hyper::body::Incoming>) -> LoggedRequest {
     let path = request.uri().path().trim_start_matches('/');
     let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
-    let header = |name| request.headers().get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+    let header = |name| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value: &http::HeaderValue| value.to_str().ok())
+    };
     let range = header("range").and_then(|range| {
         let (start, end) = range.strip_prefix("bytes=")?.split_once('-')?;
         Some(start.parse().ok()?..end.parse::<u64>().ok()? + 1)
