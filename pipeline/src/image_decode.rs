@@ -204,6 +204,6 @@ fn cmyk_to_rgb([c, m, y, k]: [u8; 4]) -> [u8; 3] {
     [c, m, y].map(|ink| {
         let product = u32::from(ink) * white + 128;
         // Pillow's MULDIV255: exact division by 255 with rounding.
-        (white - ((product >> 8) + product >> 8)) as u8
+        (white - (((product >> 8) + product) >> 8)) as u8
     })
 }

@@ -63,15 +63,14 @@ pub(super) fn header(
     format: ImageFormat,
 ) -> Result<((u32, u32), Orientation), ImageError> {
     let mut decoder = open(bytes, format)?;
-    let orientation = match format {
-        ImageFormat::Tiff => decoder.orientation().map_or(Orientation::UPRIGHT, |value| {
+    let orientation = if format == ImageFormat::Tiff {
+        decoder.orientation().map_or(Orientation::UPRIGHT, |value| {
             Orientation::from_exif(value.to_exif().into())
-        }),
-        _ => {
-            let exif = decoder.exif_metadata().ok().flatten();
-            let xmp = decoder.xmp_metadata().ok().flatten();
-            Orientation::from_metadata(exif.as_deref(), xmp.as_deref())
-        }
+        })
+    } else {
+        let exif = decoder.exif_metadata().ok().flatten();
+        let xmp = decoder.xmp_metadata().ok().flatten();
+        Orientation::from_metadata(exif.as_deref(), xmp.as_deref())
     };
     Ok((decoder.dimensions(), orientation))
 }

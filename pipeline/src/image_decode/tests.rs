@@ -123,7 +123,8 @@ fn lossless_formats_keep_every_pixel() {
 fn modes_become_rgb_as_in_pillow() {
     let gray = |x: u32| (x * 10) as u8;
     let wide = |x: u32| (x * 2749) as u16;
-    let cases: [(DynamicImage, fn(u32) -> [u8; 3]); 7] = [
+    type Case = (DynamicImage, fn(u32) -> [u8; 3]);
+    let cases: [Case; 7] = [
         (
             DynamicImage::ImageLuma8(ImageBuffer::from_fn(WIDTH, HEIGHT, |x, _| Luma([gray(x)]))),
             |x| [(x * 10) as u8; 3],
