@@ -119,11 +119,13 @@ fn lossless_formats_keep_every_pixel() {
     }
 }
 
+/// An image and what its columns become.
+type Case = (DynamicImage, fn(u32) -> [u8; 3]);
+
 #[test]
 fn modes_become_rgb_as_in_pillow() {
     let gray = |x: u32| (x * 10) as u8;
     let wide = |x: u32| (x * 2749) as u16;
-    type Case = (DynamicImage, fn(u32) -> [u8; 3]);
     let cases: [Case; 7] = [
         (
             DynamicImage::ImageLuma8(ImageBuffer::from_fn(WIDTH, HEIGHT, |x, _| Luma([gray(x)]))),
