@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-cargo build --locked --package nepa-trainer --bins --package nepa-tests || exit 1
+cargo build --locked --workspace --bins || exit 1
 cargo test --locked --workspace --no-fail-fast -- --show-output 2>&1 | tee "$log"
 status=${PIPESTATUS[0]}
 
