@@ -11,4 +11,5 @@ pub mod output;
 pub mod pack;
 pub mod recipe;
 pub mod run;
+pub mod sample_data;
 pub mod schedule;
