@@ -23,12 +23,14 @@ impl StageCounters {
 
     /// Waited for input.
     pub(crate) fn blocked_in(&self, since: Instant) {
-        self.blocked_in_ns.fetch_add(nanos(since.elapsed()), Relaxed);
+        self.blocked_in_ns
+            .fetch_add(nanos(since.elapsed()), Relaxed);
     }
 
     /// Waited for room in its output.
     pub(crate) fn blocked_out(&self, since: Instant) {
-        self.blocked_out_ns.fetch_add(nanos(since.elapsed()), Relaxed);
+        self.blocked_out_ns
+            .fetch_add(nanos(since.elapsed()), Relaxed);
     }
 
     pub(crate) fn item(&self, bytes: usize) {
@@ -53,7 +55,11 @@ impl StageCounters {
             blocked_in_s: seconds(self.blocked_in_ns.load(Relaxed)),
             blocked_out_s: seconds(self.blocked_out_ns.load(Relaxed)),
             queue_capacity,
-            queue_fill: if samples == 0 { 0.0 } else { self.fill_sum.load(Relaxed) as f64 / samples as f64 },
+            queue_fill: if samples == 0 {
+                0.0
+            } else {
+                self.fill_sum.load(Relaxed) as f64 / samples as f64
+            },
         }
     }
 }
@@ -79,7 +85,12 @@ pub(crate) struct Sizes {
 }
 
 impl PipelineCounters {
-    pub(crate) fn read(&self, wall: Duration, sizes: Sizes, io: &crate::dataset::IoCounters) -> PipelineStats {
+    pub(crate) fn read(
+        &self,
+        wall: Duration,
+        sizes: Sizes,
+        io: &crate::dataset::IoCounters,
+    ) -> PipelineStats {
         let fetch = StageStats {
             stage: Stage::Fetch,
             workers: sizes.max_requests,
@@ -168,7 +179,31 @@ pub struct PipelineStats {
 impl PipelineStats {
     /// The numbers of one stage.
     pub fn stage(&self, stage: Stage) -> &StageStats {
-        self.stages.iter().find(|stats| stats.stage == stage).expect("every stage is listed")
+        self.stages
+            .iter()
+            .find(|stats| stats.stage == stage)
+            .expect("every stage is listed")
+    }
+
+    /// What the stages did since `earlier`, so that the start of a run does not count; the queues' fill stays the mean.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let stages = self
+            .stages
+            .iter()
+            .zip(&earlier.stages)
+            .map(|(now, before)| StageStats {
+                items: now.items.saturating_sub(before.items),
+                bytes: now.bytes.saturating_sub(before.bytes),
+                busy_s: (now.busy_s - before.busy_s).max(0.0),
+                blocked_in_s: (now.blocked_in_s - before.blocked_in_s).max(0.0),
+                blocked_out_s: (now.blocked_out_s - before.blocked_out_s).max(0.0),
+                ..now.clone()
+            });
+        Self {
+            wall_s: self.wall_s - earlier.wall_s,
+            stages: stages.collect(),
+        }
     }
 
     /// The stage that limits, and the share of the time in which it did.
@@ -183,10 +218,15 @@ impl PipelineStats {
         let decode = share(self.stage(Stage::Decode).busy_s / threads);
         let fetch = (share(self.stage(Stage::Dispatch).blocked_in_s) - unpack).max(0.0);
         let consume = share(self.stage(Stage::Consume).busy_s);
-        [(Stage::Fetch, fetch), (Stage::Unpack, unpack), (Stage::Decode, decode), (Stage::Consume, consume)]
-            .into_iter()
-            .max_by(|a, b| a.1.total_cmp(&b.1))
-            .expect("the list is not empty")
+        [
+            (Stage::Fetch, fetch),
+            (Stage::Unpack, unpack),
+            (Stage::Decode, decode),
+            (Stage::Consume, consume),
+        ]
+        .into_iter()
+        .max_by(|a, b| a.1.total_cmp(&b.1))
+        .expect("the list is not empty")
     }
 }
 
@@ -206,11 +246,32 @@ mod tests {
     fn whoever_is_waited_for_limits() {
         let stats = |wait: f64, decode: f64, consume: f64| {
             let counters = PipelineCounters::default();
-            counters.dispatch.blocked_in_ns.store((wait * 1e9) as u64, Relaxed);
-            counters.decode.busy_ns.store((decode * 1e9) as u64, Relaxed);
-            counters.consume.busy_ns.store((consume * 1e9) as u64, Relaxed);
-            let sizes = Sizes { max_requests: 2, decode_threads: 2, job_queue: 8, batch_queue: 2 };
-            counters.read(Duration::from_secs(10), sizes, &crate::dataset::IoCounters::default()).limiting_stage().0
+            counters
+                .dispatch
+                .blocked_in_ns
+                .store((wait * 1e9) as u64, Relaxed);
+            counters
+                .decode
+                .busy_ns
+                .store((decode * 1e9) as u64, Relaxed);
+            counters
+                .consume
+                .busy_ns
+                .store((consume * 1e9) as u64, Relaxed);
+            let sizes = Sizes {
+                max_requests: 2,
+                decode_threads: 2,
+                job_queue: 8,
+                batch_queue: 2,
+            };
+            counters
+                .read(
+                    Duration::from_secs(10),
+                    sizes,
+                    &crate::dataset::IoCounters::default(),
+                )
+                .limiting_stage()
+                .0
         };
         assert_eq!(stats(9.0, 2.0, 0.1), Stage::Fetch);
         assert_eq!(stats(0.5, 19.0, 0.1), Stage::Decode);

@@ -1,10 +1,332 @@
-//! `nepa profile`.
+//! `nepa profile`: runs the loader alone and names the stage that limits it.
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
 
-/// Arguments.
+use anyhow::{Context, bail};
+use cpu_time::ProcessTime;
+use nepa_pipeline::render::Normalize;
+use nepa_pipeline::stats::{PipelineStats, Stage, StageStats};
+use nepa_pipeline::{
+    AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
+};
+use nepa_schemas::SchemaOptions;
+use serde::Serialize;
+
+use crate::recipe::Recipe;
+
+/// Runs the loader alone, without a model, and names the stage that limits it.
+///
+/// The clock starts with the first batch; each batch is dropped as it comes. A row of the table is a stage: what it did, how long
+/// its workers were at work, waited for input and waited for room, and how full its input queue was on average.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "Examples:
+  nepa profile /tmp/scenes
+  nepa profile 's3://bucket/in1k/train-*.parquet' --recipe trainer/recipes/nepa-b14-in1k.toml --seconds 60
+  nepa profile s3://bucket/in1k --decode-threads 4 --max-requests 64 --json profile.json")]
+pub struct Args {
+    /// Shards: paths, prefixes or globs.
+    #[arg(required = true, value_name = "URL")]
+    pub urls: Vec<String>,
+    /// Take the loader's settings from this recipe; the flags below replace single ones.
+    #[arg(long, value_name = "FILE")]
+    pub recipe: Option<PathBuf>,
+    /// Time to measure after the first batch, in seconds.
+    #[arg(long, default_value_t = 10.0, value_name = "N")]
+    pub seconds: f64,
+    /// Also write the report to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Decode threads. Default: the recipe's, else one a core.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub decode_threads: Option<u16>,
+    /// Images in a batch. Default: the recipe's, else 64.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: Option<u32>,
+    /// Side of the square images in pixels. Default: the recipe's, else 224.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub image_size: Option<u32>,
+    /// Most requests in flight. Default: the recipe's, else 32.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_requests: Option<u16>,
+    /// Size of the shuffle window in MiB. Default: the recipe's, else 1024.
+    #[arg(long, value_name = "MIB")]
+    pub shuffle_window: Option<u32>,
+    /// Column with the images.
+    #[arg(long, value_name = "NAME")]
+    pub image_column: Option<String>,
+}
+
+/// What was measured; also the JSON.
+#[derive(Debug, Serialize)]
+struct Report {
+    urls: Vec<String>,
+    batch: usize,
+    image_size: u32,
+    decode_threads: usize,
+    max_requests: usize,
+    shuffle_window_bytes: u64,
+    cores: usize,
+    first_batch_s: f64,
+    wall_s: f64,
+    images: u64,
+    images_per_second: f64,
+    fetched_bytes_per_second: f64,
+    cpu_ms_per_image: f64,
+    cpu_cores_used: f64,
+    limiting_stage: Stage,
+    limiting_share: f64,
+    advice: String,
+    stages: Vec<StageStats>,
+}
 
 /// Runs the command.
-pub fn run(_args: Args) -> anyhow::Result<std::process::ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if !(args.seconds > 0.0 && args.seconds < 1e9) {
+        bail!("--seconds {} must be a positive number", args.seconds);
+    }
+    let recipe = args
+        .recipe
+        .as_deref()
+        .map(|path| Recipe::read(path, &[]))
+        .transpose()?;
+    let (io, config, io_threads) = settings(&args, recipe.as_ref());
+    let runtime = IoRuntime::new(io_threads).context("cannot start the I/O threads")?;
+    let image_column = args
+        .image_column
+        .clone()
+        .or(recipe.and_then(|recipe| recipe.data.image_column));
+    // As in pretraining, labels are not read.
+    let schema = SchemaOptions {
+        image_column,
+        label_column: Some(String::new()),
+    };
+    let dataset = Dataset::open(
+        &DatasetConfig {
+            urls: args.urls.clone(),
+            schema,
+        },
+        &io,
+        &runtime,
+    )?;
+    let report = measure(&args, &io, config, dataset)?;
+    print!("{}", table(&report));
+    if let Some(path) = &args.json {
+        let mut json = serde_json::to_vec_pretty(&report)?;
+        json.push(b'\n');
+        std::fs::write(path, json)
+            .with_context(|| format!("cannot write the report to {}", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The recipe's settings, or the defaults, with the flags over them; and the number of I/O threads.
+fn settings(args: &Args, recipe: Option<&Recipe>) -> (IoConfig, LoaderConfig, usize) {
+    let mut io = recipe.map_or_else(IoConfig::default, |recipe| recipe.io.clone());
+    if let Some(requests) = args.max_requests {
+        io.max_requests = requests.into();
+    }
+    let mut config = LoaderConfig {
+        seed: 1337,
+        global_batch: 64,
+        rank: 0,
+        world_size: 1,
+        epochs: None,
+        shuffle: true,
+        // A set smaller than one batch can be measured too.
+        drop_last: false,
+        augment: AugmentConfig::RandomResizedCrop {
+            size: 224,
+            scale: [0.08, 1.0],
+            ratio: [3.0 / 4.0, 4.0 / 3.0],
+            flip: 0.5,
+            filter: Filter::Bicubic,
+        },
+        normalize: Normalize::default(),
+        exif_orientation: true,
+        decode_threads: cores(),
+        prefetch_batches: 2,
+        shuffle_window_bytes: 1 << 30,
+        max_bad_fraction: 0.01,
+        bad_samples_path: None,
+    };
+    let mut io_threads = 2;
+    if let Some(recipe) = recipe {
+        let (data, loader) = (&recipe.data, &recipe.loader);
+        config.seed = recipe.seed;
+        config.global_batch = recipe.train.batch;
+        config.augment = data.augment.clone();
+        config.normalize = data.normalize;
+        config.exif_orientation = data.exif_orientation;
+        config.shuffle_window_bytes = data.shuffle_window_bytes;
+        config.max_bad_fraction = data.max_bad_fraction;
+        config.decode_threads = loader.decode_threads.unwrap_or(config.decode_threads);
+        config.prefetch_batches = loader.prefetch_batches.unwrap_or(config.prefetch_batches);
+        io_threads = loader.io_threads.unwrap_or(io_threads);
+    }
+    if let Some(threads) = args.decode_threads {
+        config.decode_threads = threads.into();
+    }
+    if let Some(batch) = args.batch {
+        config.global_batch = batch as usize;
+    }
+    if let Some(mib) = args.shuffle_window {
+        config.shuffle_window_bytes = u64::from(mib) << 20;
+    }
+    if let Some(new) = args.image_size {
+        match &mut config.augment {
+            AugmentConfig::RandomResizedCrop { size, .. } => *size = new,
+            AugmentConfig::CenterCrop { size, resize, .. } => {
+                *resize = (u64::from(*resize) * u64::from(new)).div_ceil(u64::from((*size).max(1)))
+                    as u32;
+                *size = new;
+            }
+        }
+    }
+    (io, config, io_threads)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn measure(
+    args: &Args,
+    io: &IoConfig,
+    config: LoaderConfig,
+    dataset: Arc<Dataset>,
+) -> anyhow::Result<Report> {
+    let (batch, decode_threads) = (config.global_batch, config.decode_threads);
+    let shuffle_window_bytes = config.shuffle_window_bytes;
+    let started = Instant::now();
+    let mut loader = Loader::new(dataset, config, None)?;
+    let image_size = loader
+        .next_batch()?
+        .context("the loader ended before its first batch")?
+        .image_size();
+    let first_batch_s = started.elapsed().as_secs_f64();
+    let before = loader.stats();
+    let (since, cpu) = (
+        Instant::now(),
+        ProcessTime::try_now().context("cannot read the processor time")?,
+    );
+    let mut images = 0;
+    while since.elapsed().as_secs_f64() < args.seconds {
+        images += loader.next_batch()?.context("the loader ended")?.len() as u64;
+    }
+    let cpu = cpu
+        .try_elapsed()
+        .context("cannot read the processor time")?
+        .as_secs_f64();
+    let stats = loader.stats().since(&before);
+    let (limiting_stage, limiting_share) = stats.limiting_stage();
+    let wall = stats.wall_s.max(1e-9);
+    Ok(Report {
+        urls: args.urls.clone(),
+        batch,
+        image_size,
+        decode_threads,
+        max_requests: io.max_requests,
+        shuffle_window_bytes,
+        cores: cores(),
+        first_batch_s,
+        wall_s: stats.wall_s,
+        images,
+        images_per_second: images as f64 / wall,
+        fetched_bytes_per_second: stats.stage(Stage::Fetch).bytes as f64 / wall,
+        cpu_ms_per_image: 1e3 * cpu / images.max(1) as f64,
+        cpu_cores_used: cpu / wall,
+        limiting_stage,
+        limiting_share,
+        advice: advice(&stats, limiting_stage, limiting_share, cores()),
+        stages: stats.stages,
+    })
+}
+
+fn advice(stats: &PipelineStats, stage: Stage, share: f64, cores: usize) -> String {
+    let (requests, threads) = (
+        stats.stage(Stage::Fetch).workers,
+        stats.stage(Stage::Decode).workers,
+    );
+    if share < 0.4 {
+        return "No stage stands out: they are balanced, or another program takes the processor."
+            .to_owned();
+    }
+    match stage {
+        Stage::Fetch => format!(
+            "The decode threads wait for the store: raise --max-requests (now {requests}), read from a nearer bucket, or pack \
+             larger row groups; more decode threads will not help."
+        ),
+        Stage::Unpack => "The threads decompress row groups: JPEGs do not shrink any more, so write the shards without \
+             compression (nepa pack does)."
+            .to_owned(),
+        Stage::Decode if threads < cores => {
+            format!("The decode threads are busy: raise --decode-threads (now {threads} on {cores} cores).")
+        }
+        Stage::Decode => format!(
+            "The decode threads are busy on all {cores} cores: store smaller images or use more cores; \
+             a faster store will not help."
+        ),
+        Stage::Dispatch | Stage::Consume => {
+            "Batches are taken more slowly than they come: the loader is not what limits.".to_owned()
+        }
+    }
+}
+
+fn table(report: &Report) -> String {
+    const MIB: f64 = (1 << 20) as f64;
+    let mut text = format!(
+        "{:.0} images/s, {:.1} MiB/s fetched, {:.2} CPU-ms an image ({:.2} of {} cores)\n",
+        report.images_per_second,
+        report.fetched_bytes_per_second / MIB,
+        report.cpu_ms_per_image,
+        report.cpu_cores_used,
+        report.cores,
+    );
+    let _ = writeln!(
+        text,
+        "{} images of {} px in {:.1} s, first batch after {:.2} s; batch {}, {} decode threads, {} requests, window {:.0} MiB\n",
+        report.images,
+        report.image_size,
+        report.wall_s,
+        report.first_batch_s,
+        report.batch,
+        report.decode_threads,
+        report.max_requests,
+        report.shuffle_window_bytes as f64 / MIB,
+    );
+    let _ = writeln!(
+        text,
+        "{:<9}{:>8}{:>10}{:>10}{:>10}{:>12}{:>12}{:>13}",
+        "stage", "workers", "items", "MiB", "busy s", "wait in s", "wait out s", "queue fill"
+    );
+    for stage in &report.stages {
+        let fill = if stage.queue_capacity == 0 {
+            "-".to_owned()
+        } else {
+            format!("{:.1} of {}", stage.queue_fill, stage.queue_capacity)
+        };
+        let _ = writeln!(
+            text,
+            "{:<9}{:>8}{:>10}{:>10.1}{:>10.2}{:>12.2}{:>12.2}{:>13}",
+            stage.stage.to_string(),
+            stage.workers,
+            stage.items,
+            stage.bytes as f64 / MIB,
+            stage.busy_s,
+            stage.blocked_in_s,
+            stage.blocked_out_s,
+            fill,
+        );
+    }
+    let _ = writeln!(
+        text,
+        "\nlimiting stage: {} ({:.0} % of the time)\n{}",
+        report.limiting_stage,
+        100.0 * report.limiting_share,
+        report.advice
+    );
+    text
 }
