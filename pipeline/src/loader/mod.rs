@@ -235,6 +235,8 @@ impl Loader {
         };
         let mut done: Vec<Done> = pending.done.iter().take(pending.num_samples).collect();
         if done.len() < pending.num_samples {
+            // Either the walk failed within this batch, and says why, or a thread died, and the walk may not have noticed.
+            self.stop = None;
             return Err(self.failure.recv().unwrap_or(LoaderError::ThreadDied));
         }
         done.sort_by_key(|done| done.position);

@@ -3,7 +3,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam::channel::{Receiver, Sender, select_biased};
+use crossbeam::channel::{Receiver, Sender, never, select_biased};
 use nepa_schemas::ShardBatch;
 
 use super::window::LoadedWindow;
@@ -12,7 +12,7 @@ use crate::dataset::RowGroupBytes;
 use crate::random::{Purpose, sample_stream};
 use crate::render::{CpuRenderer, Normalize};
 use crate::stats::PipelineCounters;
-use crate::{Augment, Dataset, DatasetError, SampleId};
+use crate::{Augment, Dataset, DatasetError, Place, SampleId};
 
 /// A row group that came from the store, or why it did not; `window` is the sequence number of its window.
 #[derive(Debug)]
@@ -87,15 +87,20 @@ pub(super) struct Queues {
 
 /// Runs until the loader stops.
 pub(super) fn run(shared: &Shared, queues: &Queues) {
+    let mut fetched_queue = queues.fetched.clone();
     let mut renderer = CpuRenderer::new(shared.normalize, shared.exif_orientation);
     loop {
         let waiting = Instant::now();
         // Row groups first: everything else waits for them.
         select_biased! {
             recv(queues.stop) -> _ => return,
-            recv(queues.fetched) -> fetched => {
+            recv(fetched_queue) -> fetched => {
                 shared.counters.decode.blocked_in(waiting);
-                let Ok(fetched) = fetched else { return };
+                let Ok(fetched) = fetched else {
+                    // The walk has ended and fetches no more; the samples that it handed out are still to be rendered.
+                    fetched_queue = never();
+                    continue;
+                };
                 let unpacked = unpack(shared, fetched);
                 if queues.unpacked.send(unpacked).is_err() {
                     return;
@@ -114,8 +119,16 @@ pub(super) fn run(shared: &Shared, queues: &Queues) {
 fn unpack(shared: &Shared, fetched: Fetched) -> Unpacked {
     let started = Instant::now();
     let Fetched { window, shard, row_group, bytes } = fetched;
-    let info = shared.dataset.shards()[shard as usize].row_groups[row_group as usize];
-    let batch = bytes.and_then(|bytes| shared.dataset.unpack(bytes));
+    let object = &shared.dataset.shards()[shard as usize];
+    let info = object.row_groups[row_group as usize];
+    let batch = bytes.and_then(|bytes| {
+        // A panic here would leave the walk waiting for a row group that never comes.
+        catch_unwind(AssertUnwindSafe(|| shared.dataset.unpack(bytes))).unwrap_or_else(|_| {
+            let place =
+                Place { object: object.url.clone(), row_group: Some(row_group as usize), ..Place::default() };
+            Err(DatasetError::BadPage { place, source: "the Parquet reader panicked on these bytes".into() })
+        })
+    });
     shared.counters.unpack.busy(started);
     shared.counters.unpack.item(info.fetch_bytes as usize);
     Unpacked { window, shard, row_group, batch }
