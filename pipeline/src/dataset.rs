@@ -14,12 +14,14 @@ use crate::DatasetError;
 use crate::error::Place;
 use crate::store::{CountingConnector, StoreOptions, list};
 
+mod columns;
 mod counters;
 mod fetch;
 mod footer;
 mod runtime;
 mod unpack;
 
+pub use columns::ColumnInfo;
 pub use counters::IoCounters;
 pub use fetch::RowGroupBytes;
 pub use runtime::IoRuntime;

@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod commands;
 pub mod engine;
 pub mod golden;
+pub mod inspect;
 pub mod knn;
 pub mod metrics;
 pub mod optimizer;

@@ -1,10 +1,206 @@
-//! `nepa inspect`.
+//! `nepa inspect`: what a data set holds, how it will be read, and what is wrong with it.
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
 
-/// Arguments.
+use anyhow::Context;
+use nepa_pipeline::{Dataset, DatasetConfig, IoConfig, IoRuntime};
+use nepa_schemas::{Label, SchemaOptions};
+
+use crate::inspect::{Sample, draw_grid, take_sample, warnings};
+
+/// Shows what a data set holds and how it will be read.
+///
+/// Reads all footers and a seeded sample of row groups; decodes some of their images. Ends with warnings, each with what to do.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "Examples:
+  nepa inspect /tmp/scenes --grid grid.png
+  nepa inspect 's3://bucket/in1k/train-*.parquet' --label-column fine_label")]
+pub struct Args {
+    /// Shards: paths, prefixes or globs.
+    #[arg(required = true, value_name = "URL")]
+    urls: Vec<String>,
+    /// Draw images as the model will see them (random crops and flips) into this PNG file.
+    #[arg(long, value_name = "FILE")]
+    grid: Option<PathBuf>,
+    /// Side of the images in the grid, in pixels: the model's image size.
+    #[arg(long, default_value_t = 224, value_parser = clap::value_parser!(u32).range(8..=1024))]
+    size: u32,
+    /// Images to decode.
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    samples: usize,
+    /// Seed of the sample and of the crops.
+    #[arg(long, default_value_t = 1337)]
+    seed: u64,
+    /// Column with the images.
+    #[arg(long, value_name = "NAME")]
+    image_column: Option<String>,
+    /// Column with the labels; empty: read none.
+    #[arg(long, value_name = "NAME")]
+    label_column: Option<String>,
+}
 
-/// Runs the command.
-pub fn run(_args: Args) -> anyhow::Result<std::process::ExitCode> {
-    anyhow::bail!("not built yet")
+/// Runs the command. A row group that cannot be read gives exit code 1.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let runtime = IoRuntime::new(2).context("cannot start the I/O threads")?;
+    let config = DatasetConfig {
+        urls: args.urls,
+        schema: SchemaOptions {
+            image_column: args.image_column,
+            label_column: args.label_column,
+        },
+    };
+    let dataset = Dataset::open(&config, &IoConfig::default(), &runtime)?;
+    print_layout(&dataset);
+    let sample = take_sample(&dataset, args.samples, args.seed);
+    print_sample(&dataset, &sample);
+    for warning in warnings(&dataset, &sample) {
+        println!("warning: {warning}");
+    }
+    if let Some(path) = &args.grid {
+        anyhow::ensure!(
+            !sample.images.is_empty(),
+            "--grid: no image of the sample can be decoded"
+        );
+        let picture = draw_grid(&sample.images, args.size, args.seed)?;
+        picture
+            .save_with_format(path, image::ImageFormat::Png)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        let (width, height) = picture.dimensions();
+        println!("grid         {} ({width} x {height})", path.display());
+    }
+    for error in &sample.failed {
+        eprintln!("error: {error}");
+    }
+    Ok(ExitCode::from(u8::from(!sample.failed.is_empty())))
+}
+
+fn print_layout(dataset: &Dataset) {
+    let shards = dataset.shards();
+    println!("schema       {}", shards[0].mapping);
+    if let Some(names) = dataset.class_names() {
+        let shown = names.iter().take(10).cloned().collect::<Vec<_>>();
+        let more = if names.len() > 10 { ", ..." } else { "" };
+        println!("classes      {}: {}{more}", names.len(), shown.join(", "));
+    }
+    let total = shards.iter().map(|shard| shard.size).sum();
+    println!(
+        "shards       {} ({}), the first is {}",
+        shards.len(),
+        bytes(total),
+        shards[0].url
+    );
+    println!("rows         {}", dataset.num_samples());
+    let groups = shards.iter().flat_map(|shard| &shard.row_groups);
+    let mut sizes = groups.map(|info| info.fetch_bytes).collect::<Vec<_>>();
+    sizes.sort_unstable();
+    let (least, median, most) = spread(&sizes);
+    println!(
+        "row groups   {}, bytes read of each: min {}, median {}, max {}",
+        sizes.len(),
+        bytes(least),
+        bytes(median),
+        bytes(most)
+    );
+    for (index, column) in dataset.columns().iter().enumerate() {
+        println!(
+            "{:12} {}: {}, {} stored, {} unpacked",
+            if index == 0 { "columns read" } else { "" },
+            column.path,
+            column.codecs.join(" and "),
+            bytes(column.stored_bytes),
+            bytes(column.memory_bytes)
+        );
+    }
+}
+
+fn print_sample(dataset: &Dataset, sample: &Sample) {
+    println!(
+        "sample       {} row groups with {} rows; {} images decoded, {} unreadable",
+        sample.row_groups.len(),
+        sample.num_rows,
+        sample.images.len(),
+        sample.unreadable.len()
+    );
+    let mut formats = BTreeMap::new();
+    for image in &sample.images {
+        *formats.entry(image.header.format).or_insert(0u64) += 1;
+    }
+    if !formats.is_empty() {
+        let counts = formats
+            .iter()
+            .map(|(format, count)| format!("{format} {count}"));
+        println!("formats      {}", counts.collect::<Vec<_>>().join(", "));
+        let sides = |side: fn(&crate::inspect::SampledImage) -> u64| {
+            let mut sides = sample.images.iter().map(side).collect::<Vec<_>>();
+            sides.sort_unstable();
+            spread(&sides)
+        };
+        let width = sides(|image| u64::from(image.header.width));
+        let height = sides(|image| u64::from(image.header.height));
+        let size = sides(|image| image.bytes.len() as u64);
+        println!(
+            "pixels       width {} to {} (median {}), height {} to {} (median {})",
+            width.0, width.2, width.1, height.0, height.2, height.1
+        );
+        println!(
+            "file sizes   {} to {} (median {})",
+            bytes(size.0),
+            bytes(size.2),
+            bytes(size.1)
+        );
+    }
+    for (id, reason) in sample.unreadable.iter().take(10) {
+        let url = &dataset.shards()[id.shard as usize].url;
+        println!(
+            "unreadable   {url}, row group {}, row {}: {reason}",
+            id.row_group, id.row
+        );
+    }
+    if sample.unreadable.len() > 10 {
+        println!("             ... and {} more", sample.unreadable.len() - 10);
+    }
+    print_labels(dataset, sample);
+}
+
+fn print_labels(dataset: &Dataset, sample: &Sample) {
+    let mut counts = sample.labels().into_iter().collect::<Vec<_>>();
+    if counts.is_empty() {
+        return;
+    }
+    // Most frequent first; equal ones in the order of the labels.
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let name = |label: &Label| match label {
+        Label::Name(name) => name.to_string(),
+        Label::Index(index) => usize::try_from(*index)
+            .ok()
+            .and_then(|index| dataset.class_names()?.get(index).cloned())
+            .unwrap_or_else(|| index.to_string()),
+    };
+    let shown = counts
+        .iter()
+        .take(12)
+        .map(|(label, count)| format!("{} {count}", name(label)));
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    let more = if counts.len() > 12 { ", ..." } else { "" };
+    println!("labels       {} in the sample: {shown}{more}", counts.len());
+}
+
+/// Least, median and greatest of sorted numbers.
+fn spread(sorted: &[u64]) -> (u64, u64, u64) {
+    match sorted {
+        [] => (0, 0, 0),
+        [first, .., last] => (*first, sorted[sorted.len() / 2], *last),
+        [only] => (*only, *only, *only),
+    }
+}
+
+fn bytes(count: u64) -> String {
+    let value = count as f64;
+    match count {
+        0..1024 => format!("{count} B"),
+        1024..0x10_0000 => format!("{:.1} KiB", value / 1024.0),
+        0x10_0000..0x4000_0000 => format!("{:.1} MiB", value / f64::from(1 << 20)),
+        _ => format!("{:.2} GiB", value / f64::from(1 << 30)),
+    }
 }

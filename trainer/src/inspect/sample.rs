@@ -1,0 +1,183 @@
+//! A seeded sample of a data set: some row groups whole, and some of their images decoded.
+use std::collections::BTreeMap;
+use std::panic::catch_unwind;
+use std::sync::{Arc, mpsc};
+
+use bytes::Bytes;
+use nepa_pipeline::image_decode::{ImageHeader, decode_rgb, read_header};
+use nepa_pipeline::random::{Purpose, epoch_stream, shuffle};
+use nepa_pipeline::store::full_text;
+use nepa_pipeline::{Dataset, SampleId};
+use nepa_schemas::{Label, RowError, ShardBatch};
+
+/// Row groups that are enough, if they hold enough rows.
+const ROW_GROUPS: usize = 16;
+/// No further row group is taken above this; a single one may be larger.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// One row group of the sample.
+#[derive(Debug)]
+pub struct SampledRowGroup {
+    /// Index of its shard.
+    pub shard: u32,
+    /// Index in the shard.
+    pub row_group: u32,
+    /// Rows by label.
+    pub labels: BTreeMap<Label, u64>,
+}
+
+/// One image of the sample that decodes.
+#[derive(Debug)]
+pub struct SampledImage {
+    /// Where it lies.
+    pub id: SampleId,
+    /// The encoded file.
+    pub bytes: Bytes,
+    /// What its header says.
+    pub header: ImageHeader,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Sample {
+    /// The row groups that could be read, in the data set's order.
+    pub row_groups: Vec<SampledRowGroup>,
+    /// Rows in them.
+    pub num_rows: u64,
+    /// Rows without a label, where the data set has labels.
+    pub unlabelled: u64,
+    /// Rows without an image.
+    pub null_images: u64,
+    /// Rows with an image of no bytes.
+    pub empty_images: u64,
+    /// Rows with a path and no bytes, and one of the paths.
+    pub path_only: (u64, Option<String>),
+    /// Images of the sample that decode, in random order.
+    pub images: Vec<SampledImage>,
+    /// Images of the sample that do not decode, with the reason.
+    pub unreadable: Vec<(SampleId, String)>,
+    /// Row groups that could not be read, with the reason (which holds the place).
+    pub failed: Vec<String>,
+}
+
+impl Sample {
+    /// Rows by label over all row groups.
+    pub fn labels(&self) -> BTreeMap<&Label, u64> {
+        let mut sum = BTreeMap::new();
+        for (label, count) in self.row_groups.iter().flat_map(|group| &group.labels) {
+            *sum.entry(label).or_default() += count;
+        }
+        sum
+    }
+}
+
+/// Reads a sample with about `num_images` images: the same for the same data set and seed.
+pub fn take_sample(dataset: &Arc<Dataset>, num_images: usize, seed: u64) -> Sample {
+    let chosen = choose(dataset, num_images as u64, seed);
+    let (sender, receiver) = mpsc::channel();
+    let deliver = move |shard, row_group, bytes| {
+        // Nobody listens any more only when the program ends.
+        let _ = sender.send((shard, row_group, bytes));
+    };
+    dataset.fetch(&chosen, Arc::new(deliver));
+    let mut sample = Sample::default();
+    let mut batches = BTreeMap::new();
+    for (shard, row_group, bytes) in receiver.iter().take(chosen.len()) {
+        match bytes.and_then(|bytes| dataset.unpack(bytes)) {
+            Ok(batch) => {
+                batches.insert((shard, row_group), batch);
+            }
+            Err(error) => sample.failed.push(full_text(&error)),
+        }
+    }
+    sample.failed.sort();
+    let has_labels = dataset.shards()[0].mapping.label.is_some();
+    let mut ids = Vec::new();
+    for (&(shard, row_group), batch) in &batches {
+        count_rows(&mut sample, (shard, row_group), batch, has_labels);
+        let rows = 0..batch.num_rows() as u32;
+        let present = rows.filter(|&row| batch.image(row as usize).is_ok());
+        ids.extend(present.map(|row| SampleId {
+            shard,
+            row_group,
+            row,
+        }));
+    }
+    shuffle(&mut epoch_stream(seed, 0, 1, Purpose::Order), &mut ids);
+    for id in ids.into_iter().take(num_images) {
+        let batch = &batches[&(id.shard, id.row_group)];
+        let Ok(bytes) = batch.image(id.row as usize) else {
+            continue;
+        };
+        match examine(&bytes) {
+            Ok(header) => sample.images.push(SampledImage { id, bytes, header }),
+            Err(reason) => sample.unreadable.push((id, reason)),
+        }
+    }
+    sample.unreadable.sort();
+    sample
+}
+
+/// Row groups in random order until there are enough of them and of their rows, or too many bytes.
+fn choose(dataset: &Dataset, num_images: u64, seed: u64) -> Vec<(u32, u32)> {
+    let mut all = Vec::new();
+    for (shard, content) in dataset.shards().iter().enumerate() {
+        let groups = content.row_groups.iter().enumerate();
+        let filled = groups.filter(|(_, info)| info.num_rows > 0);
+        all.extend(filled.map(|(row_group, info)| ((shard as u32, row_group as u32), *info)));
+    }
+    shuffle(&mut epoch_stream(seed, 0, 0, Purpose::Order), &mut all);
+    let (mut rows, mut bytes) = (0, 0);
+    let mut chosen = Vec::new();
+    for (place, info) in all {
+        let enough = chosen.len() >= ROW_GROUPS && rows >= num_images;
+        let size = info.memory_bytes.max(info.fetch_bytes);
+        if enough || (!chosen.is_empty() && bytes + size > MAX_BYTES) {
+            break;
+        }
+        rows += u64::from(info.num_rows);
+        bytes += size;
+        chosen.push(place);
+    }
+    // In the order of the files, so that neighbours are fetched in one request.
+    chosen.sort_unstable();
+    chosen
+}
+
+fn count_rows(sample: &mut Sample, place: (u32, u32), batch: &ShardBatch, has_labels: bool) {
+    let mut labels = BTreeMap::new();
+    for row in 0..batch.num_rows() {
+        match batch.image(row) {
+            Ok(_) => {}
+            Err(RowError::Null) => sample.null_images += 1,
+            Err(RowError::Empty) => sample.empty_images += 1,
+            Err(RowError::PathOnly { path }) => {
+                sample.path_only.0 += 1;
+                sample.path_only.1.get_or_insert(path);
+            }
+        }
+        match batch.label(row) {
+            Some(label) => *labels.entry(label).or_default() += 1,
+            None => sample.unlabelled += u64::from(has_labels),
+        }
+    }
+    sample.num_rows += batch.num_rows() as u64;
+    sample.row_groups.push(SampledRowGroup {
+        shard: place.0,
+        row_group: place.1,
+        labels,
+    });
+}
+
+/// Header and pixels: a header alone does not show that an image is cut off.
+fn examine(bytes: &Bytes) -> Result<ImageHeader, String> {
+    let decoded = catch_unwind(|| -> Result<ImageHeader, nepa_pipeline::ImageError> {
+        let header = read_header(bytes)?;
+        decode_rgb(bytes, false)?;
+        Ok(header)
+    });
+    match decoded {
+        Ok(result) => result.map_err(|error| full_text(&error)),
+        Err(_) => Err("the decoder panicked on these bytes".to_owned()),
+    }
+}

@@ -1,0 +1,143 @@
+//! What in a data set will slow a run down or spoil it, and what to do about it.
+use std::collections::{BTreeMap, BTreeSet};
+
+use nepa_pipeline::Dataset;
+
+use super::{Sample, SampledRowGroup};
+
+const MIB: u64 = 1 << 20;
+const HUGE: u64 = 256 * MIB;
+const TINY: u64 = MIB;
+/// Row groups with fewer labels say nothing about the order.
+const MIN_LABELS: u64 = 8;
+
+/// All warnings, most serious first.
+pub fn warnings(dataset: &Dataset, sample: &Sample) -> Vec<String> {
+    let mut found = Vec::new();
+    let rows = sample.num_rows;
+    if let (count @ 1.., path) = &sample.path_only {
+        found.push(format!(
+            "{count} of {rows} sampled rows hold a path or URL and no image bytes (such as {}): download the images \
+             (for example with img2dataset, output_format=parquet) and write them into the shards",
+            path.as_deref().unwrap_or("")
+        ));
+    }
+    let nulls = sample.null_images + sample.empty_images;
+    if nulls > 0 {
+        found.push(format!(
+            "null images: {nulls} of {rows} sampled rows hold no image; such samples are replaced by others, and a run \
+             ends above its max_bad_fraction: leave them out when writing the shards"
+        ));
+    }
+    found.extend(splits(dataset));
+    found.extend(sorted(dataset, sample));
+    found.extend(sizes(dataset));
+    if sample.unlabelled > 0 {
+        let count = sample.unlabelled;
+        found.push(format!(
+            "{count} of {rows} sampled rows have no label: pretraining reads none, `nepa eval knn` needs all"
+        ));
+    }
+    found
+}
+
+/// Training and test shards read together.
+fn splits(dataset: &Dataset) -> Option<String> {
+    let prefix = |url: &str| -> String {
+        let name = url.rsplit('/').next().unwrap_or(url);
+        let end = name.find(['-', '_', '.']).unwrap_or(name.len());
+        name[..end].to_ascii_lowercase()
+    };
+    let mut counts = BTreeMap::<String, usize>::new();
+    for shard in dataset.shards() {
+        *counts.entry(prefix(&shard.url)).or_default() += 1;
+    }
+    let known = ["train", "val", "validation", "valid", "test"];
+    counts.retain(|name, _| known.contains(&name.as_str()));
+    (counts.len() > 1).then(|| {
+        let counts = counts.iter().map(|(name, count)| format!("{name} ({count})"));
+        let counts = counts.collect::<Vec<_>>().join(", ");
+        format!(
+            "shards of several splits are read together: {counts}; to read one, give a pattern such as 'URL/train-*.parquet'"
+        )
+    })
+}
+
+/// Row groups that hold far fewer classes than random rows would.
+fn sorted(dataset: &Dataset, sample: &Sample) -> Option<String> {
+    let total: u64 = sample.row_groups.iter().map(labels_in).sum();
+    let pooled = sample.labels();
+    let share = |count: u64| count as f64 / total as f64;
+    let even = pooled.values().all(|&count| share(count) < 0.8);
+    let named = dataset.class_names().map_or(0, <[String]>::len);
+    let several = if pooled.len() > 1 { even } else { named > 1 };
+    let judged = sample
+        .row_groups
+        .iter()
+        .filter(|group| labels_in(group) >= MIN_LABELS);
+    let judged = judged.collect::<Vec<_>>();
+    let is_sorted = |group: &&&SampledRowGroup| {
+        let count = labels_in(group);
+        let most = group.labels.values().max().copied().unwrap_or(0);
+        // How many classes as many random rows would show.
+        let exponent = i32::try_from(count).unwrap_or(i32::MAX);
+        let expected: f64 = pooled
+            .values()
+            .map(|&n| 1.0 - (1.0 - share(n)).powi(exponent))
+            .sum();
+        let nearly_one = several && most * 10 >= count * 9;
+        nearly_one || (group.labels.len() as f64) * 2.0 < expected
+    };
+    let count = judged.iter().filter(is_sorted).count();
+    (count > 0 && count * 2 >= judged.len()).then(|| {
+        format!(
+            "class-sorted order: in {count} of {} sampled row groups the rows are of one or few classes, though the set has \
+             more; batches mix only what lies in the shuffle window: shuffle the rows before writing the shards \
+             (`nepa pack` does), or enlarge the window (shuffle_window_bytes)",
+            judged.len()
+        )
+    })
+}
+
+fn labels_in(group: &SampledRowGroup) -> u64 {
+    group.labels.values().sum()
+}
+
+fn sizes(dataset: &Dataset) -> Vec<String> {
+    let mut found = Vec::new();
+    let groups = dataset.shards().iter().flat_map(|shard| &shard.row_groups);
+    let groups = groups.collect::<Vec<_>>();
+    let largest = groups
+        .iter()
+        .map(|info| info.memory_bytes.max(info.fetch_bytes))
+        .max();
+    if let Some(bytes) = largest.filter(|&bytes| bytes > HUGE) {
+        found.push(format!(
+            "huge row groups: the largest takes {:.0} MiB; a row group is fetched and held whole, so the loader needs much \
+             memory and starts late: write row groups of about 8 MiB (row_group_size of pyarrow and DuckDB, in rows; \
+             --row-group-mib of `nepa pack`)",
+            bytes as f64 / MIB as f64
+        ));
+    }
+    let tiny = groups.iter().filter(|info| info.fetch_bytes < TINY).count();
+    if groups.len() > 1 && tiny * 2 > groups.len() {
+        found.push(format!(
+            "tiny row groups: {tiny} of {} are below 1 MiB; each costs a request, which takes longer to start than to \
+             transfer: write row groups of about 8 MiB",
+            groups.len()
+        ));
+    }
+    let mappings = dataset
+        .shards()
+        .iter()
+        .map(|shard| shard.mapping.label_candidates.join(", "));
+    let candidates = mappings
+        .filter(|names| !names.is_empty())
+        .collect::<BTreeSet<_>>();
+    if let Some(names) = candidates.first() {
+        found.push(format!(
+            "several columns could hold the label, so none is read: {names}; choose one with --label-column"
+        ));
+    }
+    found
+}
