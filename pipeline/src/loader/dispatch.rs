@@ -189,7 +189,12 @@ impl<'a> WindowWalk<'a> {
 
     fn advance(&mut self, epoch: u64) -> Result<Current, Ended> {
         // A rank's last slice may end before the epoch's last window.
-        self.ahead.retain(|ahead| ahead.order.epoch() == epoch);
+        self.ahead.retain(|ahead| ahead.order.epoch() >= epoch);
+        if self.next_epoch < epoch {
+            self.next_epoch = epoch;
+            self.next_order = Arc::new(Self::order(self.dispatcher, epoch));
+            self.next_window = 0;
+        }
         self.fetch_ahead();
         let waiting = Instant::now();
         while !self.ahead[0].loading.is_settled() {
