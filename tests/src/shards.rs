@@ -78,7 +78,7 @@ pub fn flat_shard(rows: u32) -> Vec<u8> {
     write(&schema, [batch])
 }
 
-/// Writes batches as one row group each, uncompressed, with page checksums.
+/// Writes batches as one row group each, uncompressed, without page checksums.
 pub fn write(schema: &Arc<Schema>, batches: impl IntoIterator<Item = RecordBatch>) -> Vec<u8> {
     let properties = WriterProperties::builder()
         .set_compression(Compression::UNCOMPRESSED)

@@ -40,15 +40,26 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if !(0.0..1.0).contains(&args.val_fraction) {
-        bail!("--val-fraction {} must be from 0 to less than 1", args.val_fraction);
+        bail!(
+            "--val-fraction {} must be from 0 to less than 1",
+            args.val_fraction
+        );
     }
     if args.val_fraction > 0.0 && args.split == "val" {
-        bail!("--split val and --val-fraction cannot both be given: both would write shards called val");
+        bail!(
+            "--split val and --val-fraction cannot both be given: both would write shards called val"
+        );
     }
     if args.split.is_empty() || args.split.contains(['/', '\\']) {
-        bail!("--split {:?} must be a name that can begin a file name, such as train", args.split);
+        bail!(
+            "--split {:?} must be a name that can begin a file name, such as train",
+            args.split
+        );
     }
-    for (option, mib) in [("--row-group-mib", args.row_group_mib), ("--shard-mib", args.shard_mib)] {
+    for (option, mib) in [
+        ("--row-group-mib", args.row_group_mib),
+        ("--shard-mib", args.shard_mib),
+    ] {
         if !(mib > 0.0 && mib.is_finite()) {
             bail!("{option} {mib} must be greater than 0");
         }
@@ -64,12 +75,24 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = IoRuntime::new(2).context("cannot start the I/O threads")?;
     let target = open_url(&args.url, &IoConfig::default())?;
     let splits = [options.split.clone(), "val".to_owned()];
-    let splits = if options.val_fraction > 0.0 { &splits[..] } else { &splits[..1] };
+    let splits = if options.val_fraction > 0.0 {
+        &splits[..]
+    } else {
+        &splits[..1]
+    };
     let existing = existing_shards(&runtime, &target, splits)?;
     if !existing.is_empty() {
-        let shown = existing.iter().take(10).map(|name| format!("\n  {name}")).collect::<String>();
+        let shown = existing
+            .iter()
+            .take(10)
+            .map(|name| format!("\n  {name}"))
+            .collect::<String>();
         let more = existing.len().saturating_sub(10);
-        let more = if more > 0 { format!("\n  ... and {more} more") } else { String::new() };
+        let more = if more > 0 {
+            format!("\n  ... and {more} more")
+        } else {
+            String::new()
+        };
         bail!(
             "{} already holds {} shards of this split, and nothing is overwritten:{shown}{more}\n\
              remove them, or choose another URL or --split",
@@ -82,7 +105,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     report_scan(&scan);
     let splits = plan(&scan.images, &options);
     let total = scan.images.iter().map(|image| image.num_bytes).sum();
-    let progress = if std::io::stderr().is_terminal() { ProgressBar::new(total) } else { ProgressBar::hidden() };
+    let progress = if std::io::stderr().is_terminal() {
+        ProgressBar::new(total)
+    } else {
+        ProgressBar::hidden()
+    };
     let style = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta} {msg}";
     progress.set_style(ProgressStyle::with_template(style).expect("a sound template"));
 
@@ -90,10 +117,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         for shard in &split.shards {
             progress.set_message(shard.name.clone());
             let row_group_bytes = mib(args.row_group_mib);
-            let mut writer = ShardWriter::new(&runtime, &target, &shard.name, &scan.classes, row_group_bytes)?;
+            let mut writer = ShardWriter::new(
+                &runtime,
+                &target,
+                &shard.name,
+                &scan.classes,
+                row_group_bytes,
+            )?;
             for &index in &shard.images {
                 let image = &scan.images[index];
-                let bytes = std::fs::read(&image.path).with_context(|| format!("cannot read {}", image.path.display()))?;
+                let bytes = std::fs::read(&image.path)
+                    .with_context(|| format!("cannot read {}", image.path.display()))?;
                 progress.inc(image.num_bytes);
                 writer.push(PackedImage {
                     bytes: bytes.into(),
@@ -104,7 +138,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let url = writer.url().to_owned();
             let size = writer.finish()?;
             progress.suspend(|| {
-                println!("{url}: {} images, {:.1} MiB", shard.images.len(), size as f64 / f64::from(1 << 20));
+                println!(
+                    "{url}: {} images, {:.1} MiB",
+                    shard.images.len(),
+                    size as f64 / f64::from(1 << 20)
+                );
             });
         }
     }
@@ -119,10 +157,26 @@ fn report_scan(scan: &FolderScan) {
         0 => "no classes".to_owned(),
         count => format!("{count} classes"),
     };
-    println!("{} images, {classes}, {:.1} MiB", scan.images.len(), bytes as f64 / f64::from(1 << 20));
+    println!(
+        "{} images, {classes}, {:.1} MiB",
+        scan.images.len(),
+        bytes as f64 / f64::from(1 << 20)
+    );
     if !scan.skipped.is_empty() {
-        let shown = scan.skipped.iter().take(5).map(|path| format!("\n  {}", path.display())).collect::<String>();
-        let more = if scan.skipped.len() > 5 { "\n  ..." } else { "" };
-        println!("skipped {} files that are no images, or lie in no class:{shown}{more}", scan.skipped.len());
+        let shown = scan
+            .skipped
+            .iter()
+            .take(5)
+            .map(|path| format!("\n  {}", path.display()))
+            .collect::<String>();
+        let more = if scan.skipped.len() > 5 {
+            "\n  ..."
+        } else {
+            ""
+        };
+        println!(
+            "skipped {} files that are no images, or lie in no class:{shown}{more}",
+            scan.skipped.len()
+        );
     }
 }

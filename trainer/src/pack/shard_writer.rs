@@ -1,19 +1,25 @@
 //! One Parquet shard, written row group by row group to an object store. The object appears when it is complete.
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
-use arrow::array::{ArrayRef, BinaryArray, Int64Array, StringArray, StructArray};
 use arrow::datatypes::{DataType, Field, Fields, Schema};
-use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures::TryStreamExt;
-use nepa_pipeline::{IoRuntime, StoreUrl};
+use nepa_pipeline::error::Place;
+use nepa_pipeline::store::{Location, classify};
+use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl};
 use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
-use parquet::arrow::ArrowWriter;
+use parquet::arrow::{ArrowSchemaConverter, add_encoded_arrow_schema_to_metadata};
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::column::writer::{ColumnWriter, get_column_writer};
+use parquet::data_type::ByteArray;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
+
+use super::checksummed_pages::ChecksummedPages;
 
 /// Requests of one upload in flight.
 const MAX_UPLOADS: usize = 4;
@@ -45,7 +51,10 @@ impl Sink {
 
 impl std::io::Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no holder of this lock panics").extend_from_slice(bytes);
+        self.0
+            .lock()
+            .expect("no holder of this lock panics")
+            .extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -58,8 +67,7 @@ impl std::io::Write for Sink {
 pub struct ShardWriter {
     runtime: IoRuntime,
     url: String,
-    schema: Arc<Schema>,
-    writer: ArrowWriter<Sink>,
+    writer: SerializedFileWriter<Sink>,
     sink: Sink,
     upload: Option<WriteMultipart>,
     row_group: Vec<PackedImage>,
@@ -81,9 +89,16 @@ impl ShardWriter {
         let mut fields = vec![Field::new("image", DataType::Struct(image_fields()), true)];
         fields.extend(classes.map(|_| Field::new("label", DataType::Int64, true)));
         let features = nepa_schemas::hugging_face_metadata("image", classes);
-        let schema = Arc::new(Schema::new(fields));
-        let image_bytes = ColumnPath::from("image.bytes".split('.').map(str::to_owned).collect::<Vec<_>>());
-        let properties = WriterProperties::builder()
+        // Readers by way of Arrow (pyarrow and with it `datasets`) look for metadata in the Arrow schema, others beside it.
+        let metadata = HashMap::from([("huggingface".to_owned(), features.clone())]);
+        let schema = Schema::new_with_metadata(fields, metadata);
+        let image_bytes = ColumnPath::from(
+            "image.bytes"
+                .split('.')
+                .map(str::to_owned)
+                .collect::<Vec<_>>(),
+        );
+        let mut properties = WriterProperties::builder()
             .set_created_by(format!("nepa {}", env!("CARGO_PKG_VERSION")))
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             // Encoded images do not get smaller; nobody looks for an image by its first bytes.
@@ -91,20 +106,28 @@ impl ShardWriter {
             .set_column_dictionary_enabled(image_bytes.clone(), false)
             .set_column_statistics_enabled(image_bytes, EnabledStatistics::None)
             .set_write_batch_size(ROWS_PER_PAGE_CHECK)
-            .set_max_row_group_row_count(None)
-            .set_key_value_metadata(Some(vec![KeyValue::new("huggingface".to_owned(), features)]))
+            .set_key_value_metadata(Some(vec![KeyValue::new(
+                "huggingface".to_owned(),
+                features,
+            )]))
             .build();
         let sink = Sink::default();
-        let writer = ArrowWriter::try_new(sink.clone(), Arc::clone(&schema), Some(properties))?;
+        add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
+        let columns = ArrowSchemaConverter::new().convert(&schema)?;
+        let writer = SerializedFileWriter::new(
+            sink.clone(),
+            columns.root_schema_ptr(),
+            Arc::new(properties),
+        )?;
         let url = format!("{}/{name}", folder.url.trim_end_matches('/'));
         let (store, path) = (Arc::clone(&folder.store), folder.path.clone().join(name));
         let upload = runtime
             .block_on(async move { store.put_multipart(&path).await })
+            .map_err(|error| store_error(&error, &url))
             .with_context(|| format!("cannot write {url}"))?;
         Ok(Self {
             runtime: runtime.clone(),
             url,
-            schema,
             writer,
             sink,
             upload: Some(WriteMultipart::new_with_chunk_size(upload, PART_BYTES)),
@@ -124,7 +147,11 @@ impl ShardWriter {
     pub fn push(&mut self, image: PackedImage) -> anyhow::Result<()> {
         self.held_bytes += image.bytes.len() as u64;
         self.row_group.push(image);
-        if self.held_bytes >= self.row_group_bytes { self.write_row_group() } else { Ok(()) }
+        if self.held_bytes >= self.row_group_bytes {
+            self.write_row_group()
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes the rest and the footer, and makes the object visible. Returns its size in bytes.
@@ -137,6 +164,7 @@ impl ShardWriter {
         let upload = self.upload.take().expect("an upload until the end");
         self.runtime
             .block_on(async move { upload.finish().await })
+            .map_err(|error| store_error(&error, &self.url))
             .with_context(|| format!("cannot write {}", self.url))?;
         Ok(self.written_bytes)
     }
@@ -144,15 +172,40 @@ impl ShardWriter {
     fn write_row_group(&mut self) -> anyhow::Result<()> {
         let images = std::mem::take(&mut self.row_group);
         self.held_bytes = 0;
-        let bytes: ArrayRef = Arc::new(BinaryArray::from_iter_values(images.iter().map(|image| &image.bytes)));
-        let paths: ArrayRef = Arc::new(StringArray::from_iter_values(images.iter().map(|image| &image.path)));
-        let image: ArrayRef = Arc::new(StructArray::new(image_fields(), vec![bytes, paths], None));
-        let mut columns = vec![image];
-        if self.schema.fields().len() > 1 {
-            columns.push(Arc::new(images.iter().map(|image| image.label).collect::<Int64Array>()));
+        let columns = self.writer.schema_descr().columns().to_vec();
+        let properties = Arc::clone(self.writer.properties());
+        let mut row_group = self.writer.next_row_group()?;
+        for (index, column) in columns.into_iter().enumerate() {
+            let all = column.max_def_level();
+            let mut levels = vec![all; images.len()];
+            let mut chunk = Vec::new();
+            let pages = Box::new(ChecksummedPages::new(&mut chunk));
+            let mut writer = get_column_writer(column, Arc::clone(&properties), pages);
+            match &mut writer {
+                ColumnWriter::ByteArrayColumnWriter(writer) => {
+                    let value = |image: &PackedImage| match index {
+                        0 => ByteArray::from(image.bytes.clone()),
+                        _ => ByteArray::from(image.path.as_str()),
+                    };
+                    let values = images.iter().map(value).collect::<Vec<_>>();
+                    writer.write_batch(&values, Some(&levels), None)?;
+                }
+                ColumnWriter::Int64ColumnWriter(writer) => {
+                    for (level, image) in levels.iter_mut().zip(&images) {
+                        *level = if image.label.is_some() { all } else { 0 };
+                    }
+                    let values = images
+                        .iter()
+                        .filter_map(|image| image.label)
+                        .collect::<Vec<_>>();
+                    writer.write_batch(&values, Some(&levels), None)?;
+                }
+                _ => unreachable!("the columns are the image's bytes, its path and its label"),
+            }
+            let closed = writer.close()?;
+            row_group.append_column(&Bytes::from(chunk), closed)?;
         }
-        self.writer.write(&RecordBatch::try_new(Arc::clone(&self.schema), columns)?)?;
-        self.writer.flush()?;
+        row_group.close()?;
         self.send()
     }
 
@@ -165,6 +218,7 @@ impl ShardWriter {
             upload.put(bytes);
             Ok::<_, object_store::Error>(upload)
         });
+        let upload = upload.map_err(|error| store_error(&error, &self.url));
         self.upload = Some(upload.with_context(|| format!("cannot write {}", self.url))?);
         Ok(())
     }
@@ -176,26 +230,56 @@ impl Drop for ShardWriter {
         if let Some(upload) = self.upload.take() {
             let result = self.runtime.block_on(async move { upload.abort().await });
             if let Err(error) = result {
-                tracing::warn!("parts of the unfinished {} may be left in the store: {error}", self.url);
+                tracing::warn!(
+                    "parts of the unfinished {} may be left in the store: {error}",
+                    self.url
+                );
             }
         }
     }
 }
 
+/// What a store's error means for the user.
+fn store_error(error: &object_store::Error, url: &str) -> anyhow::Error {
+    let place = Place {
+        object: url.to_owned(),
+        ..Place::default()
+    };
+    match Location::parse(url) {
+        Ok(location) => {
+            classify(error, &location, place, IoConfig::default().max_retries + 1).into()
+        }
+        Err(error) => error.into(),
+    }
+}
+
 fn image_fields() -> Fields {
-    Fields::from(vec![Field::new("bytes", DataType::Binary, true), Field::new("path", DataType::Utf8, true)])
+    Fields::from(vec![
+        Field::new("bytes", DataType::Binary, true),
+        Field::new("path", DataType::Utf8, true),
+    ])
 }
 
 /// Names of the objects right below `folder` that begin with `{split}-`.
-pub fn existing_shards(runtime: &IoRuntime, folder: &StoreUrl, splits: &[String]) -> anyhow::Result<Vec<String>> {
+pub fn existing_shards(
+    runtime: &IoRuntime,
+    folder: &StoreUrl,
+    splits: &[String],
+) -> anyhow::Result<Vec<String>> {
     let (store, path) = (Arc::clone(&folder.store), folder.path.clone());
     let listed = runtime
         .block_on(async move { store.list(Some(&path)).try_collect::<Vec<_>>().await })
+        .map_err(|error| store_error(&error, &folder.url))
         .with_context(|| format!("cannot list {}", folder.url))?;
     let mut names = listed
         .iter()
         .filter_map(|object| object.location.filename())
-        .filter(|name| splits.iter().any(|split| name.strip_prefix(split.as_str()).is_some_and(|r| r.starts_with('-'))))
+        .filter(|name| {
+            splits.iter().any(|split| {
+                name.strip_prefix(split.as_str())
+                    .is_some_and(|r| r.starts_with('-'))
+            })
+        })
         .map(str::to_owned)
         .collect::<Vec<_>>();
     names.sort();
