@@ -36,14 +36,18 @@ impl BatchPool {
     pub(crate) fn new(num_batches: usize, batch_size: usize, slot_len: usize) -> Self {
         let (give_back, free) = bounded(num_batches);
         for _ in 0..num_batches {
-            give_back.send(vec![vec![0.0; slot_len]; batch_size]).expect("the pool holds its own receiver");
+            give_back
+                .send(vec![vec![0.0; slot_len]; batch_size])
+                .expect("the pool holds its own receiver");
         }
         Self { give_back, free }
     }
 
     /// Takes a set back.
     pub(crate) fn give_back(&self, slots: Vec<Slot>) {
-        self.give_back.try_send(slots).expect("no more sets come back than were lent");
+        self.give_back
+            .try_send(slots)
+            .expect("no more sets come back than were lent");
     }
 }
 
@@ -66,7 +70,13 @@ impl HostBatch {
         slots: Vec<Slot>,
         pool: BatchPool,
     ) -> Self {
-        Self { epoch, image_size, samples, slots, pool }
+        Self {
+            epoch,
+            image_size,
+            samples,
+            slots,
+            pool,
+        }
     }
 
     /// Epoch it belongs to, from 0.
@@ -96,7 +106,11 @@ impl HostBatch {
 
     /// Pixels of sample `i`, `[3, S, S]`.
     pub fn pixels(&self, i: usize) -> &[f32] {
-        assert!(i < self.samples.len(), "sample {i} of a batch of {}", self.samples.len());
+        assert!(
+            i < self.samples.len(),
+            "sample {i} of a batch of {}",
+            self.samples.len()
+        );
         &self.slots[i]
     }
 

@@ -17,7 +17,10 @@ pub mod store;
 
 pub use augment::{Augment, AugmentConfig, CropPlan, CropRect, EdgeSupport, Filter};
 pub use batch::{HostBatch, SampleRecord};
-pub use dataset::{Dataset, DatasetConfig, Deliver, FetchHandle, IoConfig, IoCounters, IoRuntime, RowGroupBytes, RowGroupInfo, Shard};
+pub use dataset::{
+    Dataset, DatasetConfig, Deliver, FetchHandle, IoConfig, IoCounters, IoRuntime, RowGroupBytes,
+    RowGroupInfo, Shard,
+};
 pub use error::{DatasetError, ImageError, LoaderError, Place};
 pub use loader::{Loader, LoaderConfig, LoaderState};
 pub use sample::{EncodedImage, SampleId};

@@ -43,15 +43,29 @@ pub(super) struct BadSamples {
 
 impl BadSamples {
     /// Opens the list for appending, cut back to the `bad` lines that a restored state knows of.
-    pub(super) fn open(path: Option<&Path>, max_fraction: f64, tried: u64, bad: u64) -> Result<Self, LoaderError> {
+    pub(super) fn open(
+        path: Option<&Path>,
+        max_fraction: f64,
+        tried: u64,
+        bad: u64,
+    ) -> Result<Self, LoaderError> {
         let file = match path {
             None => None,
             Some(path) => {
                 let opened = cut_to_lines(path, bad);
-                Some((path.to_owned(), opened.map_err(|source| list_error(path, source))?))
+                Some((
+                    path.to_owned(),
+                    opened.map_err(|source| list_error(path, source))?,
+                ))
             }
         };
-        Ok(Self { tried, bad, max_fraction, file, latest: Vec::new() })
+        Ok(Self {
+            tried,
+            bad,
+            max_fraction,
+            file,
+            latest: Vec::new(),
+        })
     }
 
     /// Counts a batch of `tried` samples, of which `bad` were bad.
@@ -62,11 +76,15 @@ impl BadSamples {
             if let Some((path, file)) = &mut self.file {
                 let mut line = serde_json::to_vec(&sample).expect("a bad sample is plain data");
                 line.push(b'\n');
-                file.write_all(&line).map_err(|source| list_error(path, source))?;
+                file.write_all(&line)
+                    .map_err(|source| list_error(path, source))?;
             } else {
                 tracing::warn!(
                     "bad sample replaced: {}, row group {}, row {}: {}",
-                    sample.object, sample.row_group, sample.row, sample.reason
+                    sample.object,
+                    sample.row_group,
+                    sample.row,
+                    sample.reason
                 );
             }
             if self.latest.len() < LISTED {
@@ -88,7 +106,11 @@ impl BadSamples {
                         )
                     })
                     .collect(),
-                file: self.file.as_ref().map(|(path, _)| format!(" All are in {}.", path.display())).unwrap_or_default(),
+                file: self
+                    .file
+                    .as_ref()
+                    .map(|(path, _)| format!(" All are in {}.", path.display()))
+                    .unwrap_or_default(),
             });
         }
         Ok(())
@@ -96,12 +118,19 @@ impl BadSamples {
 }
 
 fn list_error(path: &Path, source: std::io::Error) -> LoaderError {
-    LoaderError::BadSampleList { path: path.to_owned(), source }
+    LoaderError::BadSampleList {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// Keeps the first `lines` lines of a file, creating it if there is none, and opens it for appending.
 fn cut_to_lines(path: &Path, lines: u64) -> std::io::Result<File> {
-    let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .open(path)?;
     let mut reader = BufReader::new(&file);
     let (mut kept, mut line) = (0, Vec::new());
     for _ in 0..lines {
@@ -123,7 +152,11 @@ mod tests {
             row_group: 1,
             row,
             reason: "truncated".to_owned(),
-            replaced_by: Replacement { shard: 0, row_group: 1, row: 0 },
+            replaced_by: Replacement {
+                shard: 0,
+                row_group: 1,
+                row: 0,
+            },
         }
     }
 
@@ -138,7 +171,11 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         let rows: Vec<u64> = text
             .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["row"].as_u64().unwrap())
+            .map(|line| {
+                serde_json::from_str::<serde_json::Value>(line).unwrap()["row"]
+                    .as_u64()
+                    .unwrap()
+            })
             .collect();
         assert_eq!(rows, [1, 2, 4]);
     }
@@ -146,10 +183,19 @@ mod tests {
     #[test]
     fn the_budget_is_judged_after_the_first_thousand() {
         let mut list = BadSamples::open(None, 0.01, 0, 0).unwrap();
-        list.record(990, (0..20).map(bad).collect()).expect("not judged yet");
-        let error = list.record(10, Vec::new()).expect_err("20 of 1,000 are more than 1 %").to_string();
-        assert!(error.contains("20 of 1000") && error.contains("s3://b/x.parquet, row group 1, row 0: truncated"), "{error}");
+        list.record(990, (0..20).map(bad).collect())
+            .expect("not judged yet");
+        let error = list
+            .record(10, Vec::new())
+            .expect_err("20 of 1,000 are more than 1 %")
+            .to_string();
+        assert!(
+            error.contains("20 of 1000")
+                && error.contains("s3://b/x.parquet, row group 1, row 0: truncated"),
+            "{error}"
+        );
         let mut list = BadSamples::open(None, 0.02, 0, 0).unwrap();
-        list.record(1000, (0..20).map(bad).collect()).expect("exactly the budget is allowed");
+        list.record(1000, (0..20).map(bad).collect())
+            .expect("exactly the budget is allowed");
     }
 }

@@ -76,7 +76,11 @@ impl Dispatcher {
     /// Walks from (epoch, batch) to the end of the last epoch.
     pub(super) fn run(&self, first_epoch: u64, first_batch: u64) -> Result<(), Ended> {
         let per_epoch = batches_per_epoch(self.num_samples, &self.config);
-        let mut walk = WindowWalk::new(self, first_epoch, first_batch * self.config.global_batch as u64);
+        let mut walk = WindowWalk::new(
+            self,
+            first_epoch,
+            first_batch * self.config.global_batch as u64,
+        );
         let mut epoch = first_epoch;
         let mut first_batch = first_batch;
         while self.config.epochs.is_none_or(|epochs| epoch < epochs) {
@@ -104,7 +108,13 @@ impl Dispatcher {
         };
         let spare = slots.split_off(num_samples);
         let (done_sender, done) = crossbeam::channel::bounded(num_samples);
-        let pending = PendingBatch { epoch, batch_in_epoch: batch, num_samples, done, spare };
+        let pending = PendingBatch {
+            epoch,
+            batch_in_epoch: batch,
+            num_samples,
+            done,
+            spare,
+        };
         select! {
             send(self.pending, pending) -> sent => sent.map_err(|_| Ended::Stopped)?,
             recv(self.stop) -> _ => return Err(Ended::Stopped),
@@ -150,8 +160,9 @@ struct WindowWalk<'a> {
 impl<'a> WindowWalk<'a> {
     fn new(dispatcher: &'a Dispatcher, epoch: u64, position: u64) -> Self {
         let config = &dispatcher.config;
-        let used_samples =
-            (batches_per_epoch(dispatcher.num_samples, config) * config.global_batch as u64).min(dispatcher.num_samples);
+        let used_samples = (batches_per_epoch(dispatcher.num_samples, config)
+            * config.global_batch as u64)
+            .min(dispatcher.num_samples);
         let order = Arc::new(Self::order(dispatcher, epoch));
         let next_window = order.window_at(position);
         Self {
@@ -168,14 +179,21 @@ impl<'a> WindowWalk<'a> {
 
     fn order(dispatcher: &Dispatcher, epoch: u64) -> EpochOrder {
         let config = &dispatcher.config;
-        EpochOrder::new(&dispatcher.row_groups, config.seed, epoch, config.shuffle, config.shuffle_window_bytes)
+        EpochOrder::new(
+            &dispatcher.row_groups,
+            config.seed,
+            epoch,
+            config.shuffle,
+            config.shuffle_window_bytes,
+        )
     }
 
     /// The window that holds the `index`-th sample of `epoch`; called with growing positions.
     fn window_of(&mut self, epoch: u64, index: u64) -> Result<&Current, Ended> {
         loop {
             let holds = self.current.as_ref().is_some_and(|current| {
-                (current.window.start..current.window.start + current.window.num_samples()).contains(&index)
+                (current.window.start..current.window.start + current.window.num_samples())
+                    .contains(&index)
             });
             if holds {
                 return Ok(self.current.as_ref().expect("it was looked at"));
@@ -203,17 +221,29 @@ impl<'a> WindowWalk<'a> {
                 recv(self.dispatcher.stop) -> _ => return Err(Ended::Stopped),
             };
             // Deliveries of a window that failed and was left are of no use.
-            if let Some(ahead) = self.ahead.iter_mut().find(|ahead| ahead.sequence == unpacked.window) {
-                ahead.loading.arrive(unpacked.shard, unpacked.row_group, unpacked.batch);
+            if let Some(ahead) = self
+                .ahead
+                .iter_mut()
+                .find(|ahead| ahead.sequence == unpacked.window)
+            {
+                ahead
+                    .loading
+                    .arrive(unpacked.shard, unpacked.row_group, unpacked.batch);
             }
         }
         self.dispatcher.counters.dispatch.blocked_in(waiting);
         let mut ahead = self.ahead.pop_front().expect("the first was looked at");
         let order = Arc::clone(&ahead.order);
         let loading = std::mem::replace(&mut ahead.loading, LoadingWindow::new(Window::default()));
-        let (window, loaded) = loading.finish().map_err(|error| Ended::Failed(error.into()))?;
+        let (window, loaded) = loading
+            .finish()
+            .map_err(|error| Ended::Failed(error.into()))?;
         let samples = order.samples(&window);
-        Ok(Current { window, loaded: Arc::new(loaded), samples })
+        Ok(Current {
+            window,
+            loaded: Arc::new(loaded),
+            samples,
+        })
     }
 
     fn fetch_ahead(&mut self) {
@@ -225,7 +255,10 @@ impl<'a> WindowWalk<'a> {
                 .get(self.next_window)
                 .is_none_or(|window| window.start >= self.used_samples);
             if exhausted {
-                if config.epochs.is_some_and(|epochs| self.next_epoch + 1 >= epochs) {
+                if config
+                    .epochs
+                    .is_some_and(|epochs| self.next_epoch + 1 >= epochs)
+                {
                     return;
                 }
                 self.next_epoch += 1;
@@ -240,10 +273,20 @@ impl<'a> WindowWalk<'a> {
                 &loading.row_groups(),
                 Arc::new(move |shard, row_group, bytes| {
                     // Nobody listens while the loader stops.
-                    let _ = fetched.send(Fetched { window: sequence, shard, row_group, bytes });
+                    let _ = fetched.send(Fetched {
+                        window: sequence,
+                        shard,
+                        row_group,
+                        bytes,
+                    });
                 }),
             );
-            self.ahead.push_back(Ahead { sequence, order: Arc::clone(&self.next_order), loading, fetch });
+            self.ahead.push_back(Ahead {
+                sequence,
+                order: Arc::clone(&self.next_order),
+                loading,
+                fetch,
+            });
             self.next_sequence += 1;
             self.next_window += 1;
         }

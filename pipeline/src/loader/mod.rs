@@ -89,7 +89,11 @@ const JOBS_PER_THREAD: usize = 4;
 /// Global batches in an epoch of `num_samples`.
 fn batches_per_epoch(num_samples: u64, config: &LoaderConfig) -> u64 {
     let global = config.global_batch as u64;
-    if config.drop_last { num_samples / global } else { num_samples.div_ceil(global) }
+    if config.drop_last {
+        num_samples / global
+    } else {
+        num_samples.div_ceil(global)
+    }
 }
 
 /// Runs the stages and hands out batches in order. Dropping it stops and joins all its threads.
@@ -117,7 +121,11 @@ pub struct Loader {
 
 impl Loader {
     /// Starts the stages, from the beginning or from `state`.
-    pub fn new(dataset: Arc<Dataset>, config: LoaderConfig, state: Option<&LoaderState>) -> Result<Self, LoaderError> {
+    pub fn new(
+        dataset: Arc<Dataset>,
+        config: LoaderConfig,
+        state: Option<&LoaderState>,
+    ) -> Result<Self, LoaderError> {
         let num_samples = dataset.num_samples();
         check(&config, num_samples)?;
         let augment = config.augment.build()?;
@@ -128,7 +136,12 @@ impl Loader {
         }
         let next = state.map_or((0, 0), |state| (state.epoch, state.batch_in_epoch));
         let (tried, bad) = state.map_or((0, 0), |state| (state.samples_tried, state.samples_bad));
-        let bad_samples = BadSamples::open(config.bad_samples_path.as_deref(), config.max_bad_fraction, tried, bad)?;
+        let bad_samples = BadSamples::open(
+            config.bad_samples_path.as_deref(),
+            config.max_bad_fraction,
+            tried,
+            bad,
+        )?;
 
         let counters = Arc::new(PipelineCounters::default());
         let sizes = Sizes {
@@ -186,10 +199,17 @@ impl Loader {
             threads: Vec::new(),
             config,
         };
-        let queues = worker::Queues { stop, fetched, unpacked: unpacked_sender, jobs };
+        let queues = worker::Queues {
+            stop,
+            fetched,
+            unpacked: unpacked_sender,
+            jobs,
+        };
         for i in 0..sizes.decode_threads {
             let (shared, queues) = (Arc::clone(&shared), queues.clone());
-            loader.spawn(format!("nepa-decode-{i}"), move || worker::run(&shared, &queues))?;
+            loader.spawn(format!("nepa-decode-{i}"), move || {
+                worker::run(&shared, &queues)
+            })?;
         }
         drop(queues);
         loader.spawn("nepa-dispatch".to_owned(), move || {
@@ -201,8 +221,15 @@ impl Loader {
         Ok(loader)
     }
 
-    fn spawn(&mut self, name: String, body: impl FnOnce() + Send + 'static) -> Result<(), LoaderError> {
-        let thread = std::thread::Builder::new().name(name).spawn(body).map_err(LoaderError::Thread)?;
+    fn spawn(
+        &mut self,
+        name: String,
+        body: impl FnOnce() + Send + 'static,
+    ) -> Result<(), LoaderError> {
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(body)
+            .map_err(LoaderError::Thread)?;
         self.threads.push(thread);
         Ok(())
     }
@@ -229,7 +256,14 @@ impl Loader {
         let Ok(pending) = self.pending.recv() else {
             return match self.failure.try_recv() {
                 Ok(error) => Err(error),
-                Err(_) if self.config.epochs.is_some_and(|epochs| self.next.0 >= epochs) => Ok(None),
+                Err(_)
+                    if self
+                        .config
+                        .epochs
+                        .is_some_and(|epochs| self.next.0 >= epochs) =>
+                {
+                    Ok(None)
+                }
                 Err(_) => Err(LoaderError::ThreadDied),
             };
         };
@@ -261,9 +295,18 @@ impl Loader {
         slots.extend(pending.spare);
         if let Some((id, reason)) = exhausted {
             self.pool.give_back(slots);
-            return Err(LoaderError::NothingToReplace { place: self.place(id), reason });
+            return Err(LoaderError::NothingToReplace {
+                place: self.place(id),
+                reason,
+            });
         }
-        let batch = HostBatch::new(pending.epoch, self.image_size, samples, slots, self.pool.clone());
+        let batch = HostBatch::new(
+            pending.epoch,
+            self.image_size,
+            samples,
+            slots,
+            self.pool.clone(),
+        );
         self.counters.consume.item(0);
         self.next = if pending.batch_in_epoch + 1 == self.per_epoch {
             (pending.epoch + 1, 0)
@@ -290,7 +333,11 @@ impl Loader {
             row_group: id.row_group,
             row: id.row,
             reason,
-            replaced_by: Replacement { shard: by.shard, row_group: by.row_group, row: by.row },
+            replaced_by: Replacement {
+                shard: by.shard,
+                row_group: by.row_group,
+                row: by.row,
+            },
         }
     }
 
@@ -310,7 +357,11 @@ impl Loader {
 
     /// What each stage did since the loader started.
     pub fn stats(&self) -> PipelineStats {
-        self.counters.read(self.started.elapsed(), self.sizes, &self.dataset.io_counters())
+        self.counters.read(
+            self.started.elapsed(),
+            self.sizes,
+            &self.dataset.io_counters(),
+        )
     }
 }
 
@@ -329,29 +380,58 @@ impl Drop for Loader {
 const STATE_VERSION: u32 = 1;
 
 fn check(config: &LoaderConfig, num_samples: u64) -> Result<(), LoaderError> {
-    let wrong = |setting, value: String, why: &str| Err(LoaderError::Setting { setting, value, why: why.to_owned() });
+    let wrong = |setting, value: String, why: &str| {
+        Err(LoaderError::Setting {
+            setting,
+            value,
+            why: why.to_owned(),
+        })
+    };
     if config.global_batch == 0 {
-        return wrong("global_batch", "0".to_owned(), "a batch holds at least one sample");
+        return wrong(
+            "global_batch",
+            "0".to_owned(),
+            "a batch holds at least one sample",
+        );
     }
     if config.world_size == 0 || config.rank >= config.world_size {
         let value = format!("{} of {}", config.rank, config.world_size);
         return wrong("rank", value, "ranks count from 0 to world_size - 1");
     }
     if !config.global_batch.is_multiple_of(config.world_size) {
-        let why = format!("it does not divide evenly among {} ranks", config.world_size);
+        let why = format!(
+            "it does not divide evenly among {} ranks",
+            config.world_size
+        );
         return wrong("global_batch", config.global_batch.to_string(), &why);
     }
     if config.decode_threads == 0 {
-        return wrong("decode_threads", "0".to_owned(), "at least one thread has to decode");
+        return wrong(
+            "decode_threads",
+            "0".to_owned(),
+            "at least one thread has to decode",
+        );
     }
     if config.prefetch_batches == 0 {
-        return wrong("prefetch_batches", "0".to_owned(), "at least one batch has to be under way");
+        return wrong(
+            "prefetch_batches",
+            "0".to_owned(),
+            "at least one batch has to be under way",
+        );
     }
     if !(0.0..=1.0).contains(&config.max_bad_fraction) {
-        return wrong("max_bad_fraction", config.max_bad_fraction.to_string(), "it is a share from 0 to 1");
+        return wrong(
+            "max_bad_fraction",
+            config.max_bad_fraction.to_string(),
+            "it is a share from 0 to 1",
+        );
     }
     if config.normalize.std.iter().any(|std| !(*std > 0.0)) {
-        return wrong("normalize.std", format!("{:?}", config.normalize.std), "each must be positive");
+        return wrong(
+            "normalize.std",
+            format!("{:?}", config.normalize.std),
+            "each must be positive",
+        );
     }
     if batches_per_epoch(num_samples, config) == 0 {
         let why = format!(
@@ -362,12 +442,36 @@ fn check(config: &LoaderConfig, num_samples: u64) -> Result<(), LoaderError> {
     Ok(())
 }
 
-fn check_state(state: &LoaderState, dataset: &Dataset, config: &LoaderConfig) -> Result<(), LoaderError> {
+fn check_state(
+    state: &LoaderState,
+    dataset: &Dataset,
+    config: &LoaderConfig,
+) -> Result<(), LoaderError> {
     let same = |field, saved: String, current: String| {
-        if saved == current { Ok(()) } else { Err(LoaderError::StateMismatch { field, saved, current }) }
+        if saved == current {
+            Ok(())
+        } else {
+            Err(LoaderError::StateMismatch {
+                field,
+                saved,
+                current,
+            })
+        }
     };
-    same("state version", state.version.to_string(), STATE_VERSION.to_string())?;
-    same("data set (fingerprint)", state.dataset.clone(), dataset.fingerprint())?;
+    same(
+        "state version",
+        state.version.to_string(),
+        STATE_VERSION.to_string(),
+    )?;
+    same(
+        "data set (fingerprint)",
+        state.dataset.clone(),
+        dataset.fingerprint(),
+    )?;
     same("seed", state.seed.to_string(), config.seed.to_string())?;
-    same("batch size", state.global_batch.to_string(), config.global_batch.to_string())
+    same(
+        "batch size",
+        state.global_batch.to_string(),
+        config.global_batch.to_string(),
+    )
 }

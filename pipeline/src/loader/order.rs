@@ -44,7 +44,10 @@ pub(super) struct Window {
 
 impl Window {
     pub(super) fn num_samples(&self) -> u64 {
-        self.row_groups.iter().map(|row_group| u64::from(row_group.num_rows)).sum()
+        self.row_groups
+            .iter()
+            .map(|row_group| u64::from(row_group.num_rows))
+            .sum()
     }
 }
 
@@ -59,10 +62,19 @@ pub(super) struct EpochOrder {
 
 impl EpochOrder {
     /// The windows of `epoch`; each holds at least one row group, and no more than `window_bytes` if it holds several.
-    pub(super) fn new(row_groups: &[RowGroup], seed: u64, epoch: u64, shuffled: bool, window_bytes: u64) -> Self {
+    pub(super) fn new(
+        row_groups: &[RowGroup],
+        seed: u64,
+        epoch: u64,
+        shuffled: bool,
+        window_bytes: u64,
+    ) -> Self {
         let mut row_groups = row_groups.to_vec();
         if shuffled {
-            shuffle(&mut epoch_stream(seed, epoch, u64::MAX, Purpose::Order), &mut row_groups);
+            shuffle(
+                &mut epoch_stream(seed, epoch, u64::MAX, Purpose::Order),
+                &mut row_groups,
+            );
         }
         let mut windows: Vec<Window> = Vec::new();
         let (mut start, mut bytes) = (0, 0);
@@ -74,12 +86,21 @@ impl EpochOrder {
                 }
                 _ => {
                     bytes = row_group.memory_bytes;
-                    windows.push(Window { index: windows.len() as u64, start, row_groups: vec![row_group] });
+                    windows.push(Window {
+                        index: windows.len() as u64,
+                        start,
+                        row_groups: vec![row_group],
+                    });
                 }
             }
             start += u64::from(row_group.num_rows);
         }
-        Self { seed, epoch, shuffled, windows }
+        Self {
+            seed,
+            epoch,
+            shuffled,
+            windows,
+        }
     }
 
     pub(super) fn epoch(&self) -> u64 {
@@ -88,7 +109,8 @@ impl EpochOrder {
 
     /// The window that holds the `position`-th sample of the epoch, or the number of windows at its end.
     pub(super) fn window_at(&self, position: u64) -> usize {
-        self.windows.partition_point(|window| window.start + window.num_samples() <= position)
+        self.windows
+            .partition_point(|window| window.start + window.num_samples() <= position)
     }
 
     /// The samples of a window, in order.
@@ -97,11 +119,18 @@ impl EpochOrder {
             .row_groups
             .iter()
             .flat_map(|group| {
-                (0..group.num_rows).map(|row| SampleId { shard: group.shard, row_group: group.row_group, row })
+                (0..group.num_rows).map(|row| SampleId {
+                    shard: group.shard,
+                    row_group: group.row_group,
+                    row,
+                })
             })
             .collect();
         if self.shuffled {
-            shuffle(&mut epoch_stream(self.seed, self.epoch, window.index, Purpose::Order), &mut samples);
+            shuffle(
+                &mut epoch_stream(self.seed, self.epoch, window.index, Purpose::Order),
+                &mut samples,
+            );
         }
         samples
     }
@@ -126,7 +155,11 @@ mod tests {
     }
 
     fn all(order: &EpochOrder) -> Vec<SampleId> {
-        order.windows.iter().flat_map(|window| order.samples(window)).collect()
+        order
+            .windows
+            .iter()
+            .flat_map(|window| order.samples(window))
+            .collect()
     }
 
     #[test]
@@ -137,7 +170,11 @@ mod tests {
             let samples = all(&order);
             let total: u64 = groups.iter().map(|group| u64::from(group.num_rows)).sum();
             assert_eq!(samples.len() as u64, total, "seed {seed}");
-            assert_eq!(samples.iter().collect::<HashSet<_>>().len() as u64, total, "seed {seed}");
+            assert_eq!(
+                samples.iter().collect::<HashSet<_>>().len() as u64,
+                total,
+                "seed {seed}"
+            );
         }
     }
 
@@ -146,13 +183,20 @@ mod tests {
         for seed in 0..50 {
             let order = EpochOrder::new(&sizes(seed), seed, 0, true, 150);
             for (i, window) in order.windows.iter().enumerate() {
-                let bytes: u64 = window.row_groups.iter().map(|group| group.memory_bytes).sum();
+                let bytes: u64 = window
+                    .row_groups
+                    .iter()
+                    .map(|group| group.memory_bytes)
+                    .sum();
                 assert!(bytes <= 150 || window.row_groups.len() == 1, "seed {seed}");
                 assert_eq!(order.window_at(window.start), i);
                 assert_eq!(order.window_at(window.start + window.num_samples() - 1), i);
             }
             let last = order.windows.last().unwrap();
-            assert_eq!(order.window_at(last.start + last.num_samples()), order.windows.len());
+            assert_eq!(
+                order.window_at(last.start + last.num_samples()),
+                order.windows.len()
+            );
         }
     }
 
@@ -169,14 +213,27 @@ mod tests {
 
     #[test]
     fn samples_mix_over_shards_and_within_row_groups() {
-        let groups: Vec<RowGroup> =
-            (0..8).map(|i| RowGroup { shard: i, row_group: 0, num_rows: 100, memory_bytes: 10 }).collect();
+        let groups: Vec<RowGroup> = (0..8)
+            .map(|i| RowGroup {
+                shard: i,
+                row_group: 0,
+                num_rows: 100,
+                memory_bytes: 10,
+            })
+            .collect();
         let samples = all(&EpochOrder::new(&groups, 7, 0, true, 40));
         let shards: HashSet<u32> = samples[..64].iter().map(|id| id.shard).collect();
-        assert_eq!(shards.len(), 4, "a window of four row groups shows all four in its first samples");
+        assert_eq!(
+            shards.len(),
+            4,
+            "a window of four row groups shows all four in its first samples"
+        );
         let neighbours = samples.windows(2).filter(|pair| {
             pair[0].shard == pair[1].shard && pair[0].row.abs_diff(pair[1].row) == 1
         });
-        assert!(neighbours.count() < 20, "rows that lie side by side are torn apart");
+        assert!(
+            neighbours.count() < 20,
+            "rows that lie side by side are torn apart"
+        );
     }
 }

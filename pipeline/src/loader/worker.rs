@@ -118,25 +118,48 @@ pub(super) fn run(shared: &Shared, queues: &Queues) {
 
 fn unpack(shared: &Shared, fetched: Fetched) -> Unpacked {
     let started = Instant::now();
-    let Fetched { window, shard, row_group, bytes } = fetched;
+    let Fetched {
+        window,
+        shard,
+        row_group,
+        bytes,
+    } = fetched;
     let object = &shared.dataset.shards()[shard as usize];
     let info = object.row_groups[row_group as usize];
     let batch = bytes.and_then(|bytes| {
         // A panic here would leave the walk waiting for a row group that never comes.
         catch_unwind(AssertUnwindSafe(|| shared.dataset.unpack(bytes))).unwrap_or_else(|_| {
-            let place =
-                Place { object: object.url.clone(), row_group: Some(row_group as usize), ..Place::default() };
-            Err(DatasetError::BadPage { place, source: "the Parquet reader panicked on these bytes".into() })
+            let place = Place {
+                object: object.url.clone(),
+                row_group: Some(row_group as usize),
+                ..Place::default()
+            };
+            Err(DatasetError::BadPage {
+                place,
+                source: "the Parquet reader panicked on these bytes".into(),
+            })
         })
     });
     shared.counters.unpack.busy(started);
     shared.counters.unpack.item(info.fetch_bytes as usize);
-    Unpacked { window, shard, row_group, batch }
+    Unpacked {
+        window,
+        shard,
+        row_group,
+        batch,
+    }
 }
 
 fn render(shared: &Shared, renderer: &mut CpuRenderer, job: Job) {
     let started = Instant::now();
-    let Job { epoch, id, window, position, mut slot, done } = job;
+    let Job {
+        epoch,
+        id,
+        window,
+        position,
+        mut slot,
+        done,
+    } = job;
     let mut attempt = |candidate: SampleId| -> Result<SampleRecord, String> {
         let (bytes, label) = window.image(candidate).map_err(|error| error.to_string())?;
         // The random numbers stay those of the position's own sample, so that a replacement is not a plain repetition.
@@ -151,13 +174,19 @@ fn render(shared: &Shared, renderer: &mut CpuRenderer, job: Job) {
         };
         let plan = rendered.map_err(|error| full_text(&error))?;
         shared.counters.decode.item(bytes.len());
-        Ok(SampleRecord { id: candidate, plan, label, replaces: (candidate != id).then_some(id) })
+        Ok(SampleRecord {
+            id: candidate,
+            plan,
+            label,
+            replaces: (candidate != id).then_some(id),
+        })
     };
     let outcome = match attempt(id) {
         Ok(record) => Outcome::Good(record),
         Err(reason) => {
-            let replacement =
-                window.replacements(shared.seed, epoch, id).find_map(|candidate| attempt(candidate).ok());
+            let replacement = window
+                .replacements(shared.seed, epoch, id)
+                .find_map(|candidate| attempt(candidate).ok());
             match replacement {
                 Some(record) => Outcome::Replaced(record, reason),
                 None => Outcome::Exhausted(id, reason),
@@ -166,7 +195,11 @@ fn render(shared: &Shared, renderer: &mut CpuRenderer, job: Job) {
     };
     shared.counters.decode.busy(started);
     // A batch that nobody waits for any more was given up by a stopping loader.
-    let _ = done.send(Done { position, slot, outcome });
+    let _ = done.send(Done {
+        position,
+        slot,
+        outcome,
+    });
 }
 
 /// The message of an error and of its causes.
