@@ -2,6 +2,9 @@
 # From nothing to a small pretrained model on rendered scenes, in ./quickstart, each step by the commands a user would type.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# candle's threads wait for each other in a busy loop by default; with the decode threads beside them on the same few cores,
+# that time is taken from whoever has work. 0 makes them sleep instead.
+export CANDLE_BARRIER_POOL_SPIN_LIMIT=0
 out=quickstart
 if [ -e "$out" ]; then
     echo "error: ./$out is already there and nothing is overwritten; remove it (rm -r $out) and run this again." >&2
