@@ -122,7 +122,7 @@ impl std::fmt::Display for ColumnMapping {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.image {
             ImageColumn::HuggingFace { column, .. } => {
-                write!(f, "images in `{column}` (struct<bytes, path>)")?
+                write!(f, "images in `{column}` (struct<bytes, path>)")?;
             }
             ImageColumn::Flat { column } => write!(f, "images in `{column}` (binary)")?,
         }

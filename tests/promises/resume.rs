@@ -91,13 +91,13 @@ impl Place {
 
 fn count_lines(path: &Path) -> usize {
     std::fs::read(path).map_or(0, |bytes| {
-        bytes.iter().filter(|byte| **byte == b'\n').count()
+        String::from_utf8_lossy(&bytes).matches('\n').count()
     })
 }
 
 /// Waits until `metrics` has `lines` lines or the program ends.
 fn wait_for_lines(child: &mut Child, metrics: &Path, lines: usize) {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_mins(2);
     while count_lines(metrics) < lines && child.try_wait().unwrap().is_none() {
         assert!(Instant::now() < deadline, "no {lines} steps in two minutes");
         std::thread::sleep(Duration::from_millis(1));

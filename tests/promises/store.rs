@@ -38,7 +38,7 @@ fn fetch(
         Arc::new(move |shard, row_group, bytes| sender.send(((shard, row_group), bytes)).unwrap()),
     );
     (0..row_groups.len())
-        .map(|_| receiver.recv_timeout(Duration::from_secs(60)).unwrap())
+        .map(|_| receiver.recv_timeout(Duration::from_mins(1)).unwrap())
         .collect()
 }
 
@@ -127,10 +127,9 @@ fn exactly_these_ranges_are_asked_for() {
     server.take_log();
     check_rows(&dataset, &[(0, 0), (0, 1), (0, 2)]);
     let first = column_ranges(&file, 0)["image.bytes"].start;
-    assert_eq!(
-        ranges_of(&server.take_log()),
-        [first..column_ranges(&file, 2)["label"].end]
-    );
+    let asked = ranges_of(&server.take_log());
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    assert_eq!(asked[0], first..column_ranges(&file, 2)["label"].end);
 
     // Small requests: parts that cover the range exactly.
     let small = IoConfig {

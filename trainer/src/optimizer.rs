@@ -180,7 +180,7 @@ impl Optimizer {
             };
             match runs.last_mut() {
                 Some(last) if (last.decay, last.lr_factor) == (run.decay, run.lr_factor) => {
-                    last.end = run.end
+                    last.end = run.end;
                 }
                 _ => runs.push(run),
             }

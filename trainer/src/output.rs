@@ -32,7 +32,7 @@ pub struct Output {
 struct Remote {
     location: StoreUrl,
     runtime: IoRuntime,
-    _scratch: TempDir,
+    scratch: TempDir,
 }
 
 /// A whole checkpoint in an output.
@@ -117,7 +117,7 @@ impl Output {
         let remote = Some(Remote {
             location,
             runtime: runtime.clone(),
-            _scratch: scratch,
+            scratch: scratch,
         });
         Ok(Self {
             folder,
@@ -323,7 +323,7 @@ pub fn fetch_checkpoint(
     let mut remote = Remote {
         location,
         runtime: runtime.clone(),
-        _scratch: scratch,
+        scratch: scratch,
     };
     let name = if remote.get_if_there(MANIFEST)?.is_some() {
         String::new()
@@ -345,7 +345,7 @@ pub fn fetch_checkpoint(
         remote.fetch_checkpoint(&name, &folder)?;
     }
     let scratch = std::mem::replace(
-        &mut remote._scratch,
+        &mut remote.scratch,
         tempfile::tempdir().map_err(io("create a folder in", &temp))?,
     );
     Ok((folder, Some(scratch)))
@@ -409,7 +409,7 @@ fn set_aside(target: &Path) -> Result<(), CheckpointError> {
         .file_name()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
-    let free = (1u32..)
+    let free = (1..=u32::MAX)
         .map(|n| target.with_file_name(format!("replaced-{n}-{name}")))
         .find(|path| !path.exists());
     let aside = free.expect("one of four billion names is free");
@@ -426,7 +426,7 @@ impl Remote {
         object_store::path::Path::parse(format!("{}/{name}", self.location.path)).unwrap_or_else(
             |_| {
                 name.split('/')
-                    .fold(self.location.path.clone(), |path, part| path.join(part))
+                    .fold(self.location.path.clone(), object_store::path::Path::join)
             },
         )
     }

@@ -352,11 +352,7 @@ pub enum RecipeError {
 
 /// The multiple of `unit` next to `value`, at least one.
 fn suggestion(value: usize, unit: usize) -> usize {
-    if unit == 0 {
-        value
-    } else {
-        ((value + unit / 2) / unit).max(1) * unit
-    }
+    (value + unit / 2).checked_div(unit).map_or(value, |units| units.max(1) * unit)
 }
 
 impl Recipe {
@@ -425,7 +421,7 @@ impl Recipe {
             &model.image_size,
             "at least 1",
         )?;
-        if model.image_size % model.patch_size != 0 {
+        if !model.image_size.is_multiple_of(model.patch_size) {
             let (image_size, patch_size) = (model.image_size, model.patch_size);
             return Err(RecipeError::PatchDoesNotDivide {
                 image_size,
@@ -456,7 +452,7 @@ impl Recipe {
             &train.micro_batch,
             "at least 1",
         )?;
-        if train.batch % (train.micro_batch * world_size) != 0 {
+        if !train.batch.is_multiple_of(train.micro_batch * world_size) {
             let (batch, micro_batch) = (train.batch, train.micro_batch);
             return Err(RecipeError::BatchDoesNotDivide {
                 batch,

@@ -99,7 +99,7 @@ fn coalesce(ranges: Vec<Range<u64>>, gap: u64) -> Vec<Range<u64>> {
     for range in ranges {
         match joined.last_mut() {
             Some(last) if range.start <= last.end.saturating_add(gap) => {
-                last.end = last.end.max(range.end)
+                last.end = last.end.max(range.end);
             }
             _ => joined.push(range),
         }

@@ -20,6 +20,9 @@ const TAIL_BYTES: u64 = 64 << 10;
 /// The footer's length and its magic.
 const FOOTER_TAIL_BYTES: usize = 8;
 
+/// Sizes of the row groups and the byte ranges of their projected column chunks.
+type RowGroupLayout = (Vec<RowGroupInfo>, Vec<Vec<Range<u64>>>);
+
 /// What reading a shard needs beside what [`Shard`] shows.
 #[derive(Debug)]
 pub(super) struct ShardReader {
@@ -101,7 +104,7 @@ fn row_groups(
     metadata: &ParquetMetaData,
     projection: &ProjectionMask,
     reader: &FooterReader,
-) -> Result<(Vec<RowGroupInfo>, Vec<Vec<Range<u64>>>), DatasetError> {
+) -> Result<RowGroupLayout, DatasetError> {
     let mut infos = Vec::with_capacity(metadata.num_row_groups());
     let mut all_chunks = Vec::with_capacity(metadata.num_row_groups());
     for (index, row_group) in metadata.row_groups().iter().enumerate() {

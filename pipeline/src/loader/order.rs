@@ -7,6 +7,7 @@ use crate::{SampleId, Shard};
 
 /// A row group as the order sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "the names are those of SampleId")]
 pub(super) struct RowGroup {
     pub shard: u32,
     pub row_group: u32,

@@ -111,6 +111,9 @@ struct Profile {
     file: String,
 }
 
+/// Access key id, secret key, session token.
+type KeyPair<'a> = (&'a str, &'a str, Option<&'a str>);
+
 impl Profile {
     fn read(options: &StoreOptions) -> Self {
         let asked = options.get("AWS_PROFILE");
@@ -152,7 +155,7 @@ impl Profile {
     fn credentials(
         &self,
         location: &Location,
-    ) -> Result<Option<(&str, &str, Option<&str>)>, DatasetError> {
+    ) -> Result<Option<KeyPair<'_>>, DatasetError> {
         let get = |key| self.get(key).map(String::as_str);
         let bad = |problem| {
             Err(DatasetError::BadCredentials {

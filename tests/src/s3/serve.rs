@@ -79,7 +79,7 @@ async fn answer(
         match fault {
             Fault::Latency(more) => latency += more,
             Fault::Unavailable => {
-                refused = Some((503, "SlowDown", "Please reduce your request rate."))
+                refused = Some((503, "SlowDown", "Please reduce your request rate."));
             }
             Fault::Forbidden => refused = Some((403, "AccessDenied", "Access Denied")),
             Fault::Reset => refused = Some((0, "", "")),

@@ -38,14 +38,15 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if args.images == 0 {
+    let Args { url, images, val_images, seed, shards } = args;
+    if images == 0 {
         bail!("--images 0 leaves nothing to train on; give at least 1");
     }
-    if !(1..=args.images).contains(&args.shards) {
-        bail!("--shards {} must be from 1 to the number of images, {}", args.shards, args.images);
+    if !(1..=images).contains(&shards) {
+        bail!("--shards {shards} must be from 1 to the number of images, {images}");
     }
     let runtime = IoRuntime::new(2).context("cannot start the I/O threads")?;
-    let target = open_url(&args.url, &IoConfig::default())?;
+    let target = open_url(&url, &IoConfig::default())?;
     let splits = [Split::Train, Split::Val];
     let existing = existing_shards(&runtime, &target, &splits.map(|split| split.name().to_owned()))?;
     if let Some(first) = existing.first() {
@@ -56,9 +57,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             existing.len()
         );
     }
-    write_split(&runtime, &target, args.seed, Split::Train, args.images, args.shards)?;
-    if args.val_images > 0 {
-        write_split(&runtime, &target, args.seed, Split::Val, args.val_images, 1)?;
+    write_split(&runtime, &target, seed, Split::Train, images, shards)?;
+    if val_images > 0 {
+        write_split(&runtime, &target, seed, Split::Val, val_images, 1)?;
     }
     println!("done; next: nepa inspect {}", target.url);
     Ok(ExitCode::SUCCESS)

@@ -43,12 +43,13 @@ pub(super) fn landscape(canvas: &mut Canvas, draw: &mut Draw) {
         let (height, scale) = (draw.between(0.35, 0.6) - 0.75 * near, 0.8 + near);
         let jag = 0.75 - 0.4 * near;
         let crest = |x: f32| top * height + jag * (outline.rough(x * scale, 0.5) - 0.5) * 2.0;
-        let snow = if draw.chance(0.5) { draw.between(0.1, 0.3) } else { -1.0 };
+        // Only peaks are white: what rises above the ridge's middle height.
+        let snow_line = top * height + draw.between(-0.1, 0.25);
         canvas.paint(
             |x, y| (y - crest(x)) * 0.7,
             |x, y| {
                 let grain = texture.rough(x * 6.0 + y * 3.0, y * 8.0);
-                let capped = near < 0.8 && crest(x) - y < snow * grain;
+                let capped = near < 0.8 && y > snow_line + 0.3 * (0.5 - grain);
                 let base = if capped { Vec3(0.9, 0.92, 0.97) } else { rock * (0.5 + grain) };
                 low_sky.mix(base, 0.35 + 0.65 * near)
             },
@@ -139,7 +140,7 @@ pub(super) fn house(canvas: &mut Canvas, draw: &mut Draw) {
         roof * (0.7 + 0.4 * tiles.cell(column as i32, row as i32) - 0.3 * (y / 0.06).rem_euclid(1.0))
     });
     let (frame, glass, wood) = (draw.colour(0.75, 0.95, 0.05), draw.colour(0.2, 0.45, 0.1), draw.colour(0.25, 0.5, 0.2));
-    let door = draw.below(3) as f32 - 1.0;
+    let door = draw.below(3);
     let opening = |canvas: &mut Canvas, x0: f32, y0: f32, half: (f32, f32), inside: Vec3, bars: bool| {
         canvas.paint(|x, y| rectangle(x - x0, y - y0, half.0 + 0.025, half.1 + 0.025), |_, _| frame);
         canvas.paint(
@@ -151,8 +152,8 @@ pub(super) fn house(canvas: &mut Canvas, draw: &mut Draw) {
         );
     };
     let half = wide * draw.between(0.13, 0.19);
-    for place in [-1.0, 0.0, 1.0] {
-        let x0 = at + place * wide * 0.6;
+    for place in 0..3 {
+        let x0 = at + (place as f32 - 1.0) * wide * 0.6;
         if place == door {
             opening(canvas, x0, foot + tall * 0.55, (half * 0.9, tall * 0.55), wood, false);
         } else {

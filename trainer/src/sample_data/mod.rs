@@ -118,9 +118,9 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_bytes_and_anything_else_gives_others() {
-        for index in 0..CLASSES.len() {
+        for (index, class) in CLASSES.iter().enumerate() {
             let jpeg = render_jpeg(7, Split::Train, index).expect("a scene");
-            assert_eq!(jpeg, render_jpeg(7, Split::Train, index).expect("a scene"), "{}", CLASSES[index]);
+            assert_eq!(jpeg, render_jpeg(7, Split::Train, index).expect("a scene"), "{class}");
             assert_ne!(jpeg, render_jpeg(8, Split::Train, index).expect("a scene"));
             assert_ne!(jpeg, render_jpeg(7, Split::Val, index).expect("a scene"));
             assert_ne!(jpeg, render_jpeg(7, Split::Train, index + CLASSES.len()).expect("a scene"));

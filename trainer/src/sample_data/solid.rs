@@ -170,7 +170,8 @@ pub(super) fn paint(canvas: &mut Canvas, draw: &mut Draw, solid: Solid) {
 fn place(draw: &mut Draw, solid: Solid) -> Placed {
     let lying = solid == Solid::Cylinder && draw.chance(0.3);
     let tilt = match solid {
-        Solid::Torus => draw.between(0.2, 1.2),
+        // Towards the camera, so that its hole shows.
+        Solid::Torus => draw.between(-1.2, -0.3),
         _ if lying => std::f32::consts::FRAC_PI_2,
         _ => draw.between(-0.35, 0.35),
     };
