@@ -1,1 +1,143 @@
-//! What the benchmarks share.
+//! What the benchmarks share: processor time, peak memory, medians, and a loader with the settings of the recipes.
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use nepa_pipeline::render::Normalize;
+use nepa_pipeline::{
+    AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
+};
+
+/// Side of the crops in pixels.
+pub const IMAGE_SIZE: u32 = 224;
+
+/// The augmentation of the published recipe.
+pub fn augment() -> AugmentConfig {
+    AugmentConfig::RandomResizedCrop {
+        size: IMAGE_SIZE,
+        scale: [0.08, 1.0],
+        ratio: [3.0 / 4.0, 4.0 / 3.0],
+        flip: 0.5,
+        filter: Filter::Bilinear,
+    }
+}
+
+/// Opens a data set with the default use of the store.
+pub fn open(url: &str, runtime: &IoRuntime) -> anyhow::Result<Arc<Dataset>> {
+    let config = DatasetConfig {
+        urls: vec![url.to_owned()],
+        ..DatasetConfig::default()
+    };
+    Ok(Dataset::open(&config, &IoConfig::default(), runtime)?)
+}
+
+/// A shuffling loader over `epochs` epochs of `dataset`.
+pub fn loader(dataset: Arc<Dataset>, epochs: u64, decode_threads: usize) -> anyhow::Result<Loader> {
+    let config = LoaderConfig {
+        seed: 1337,
+        global_batch: 32,
+        rank: 0,
+        world_size: 1,
+        epochs: Some(epochs),
+        shuffle: true,
+        drop_last: false,
+        augment: augment(),
+        normalize: Normalize::default(),
+        exif_orientation: true,
+        decode_threads,
+        prefetch_batches: 2,
+        shuffle_window_bytes: 64 << 20,
+        max_bad_fraction: 0.01,
+        bad_samples_path: None,
+    };
+    Ok(Loader::new(dataset, config, None)?)
+}
+
+/// Seconds that this thread has been on a processor. The kernel brings it up to date at each tick (1 to 10 ms): measure longer things.
+pub fn thread_cpu_s() -> anyhow::Result<f64> {
+    let path = "/proc/thread-self/schedstat";
+    let text = std::fs::read_to_string(path)
+        .context("processor time is read from /proc, on Linux only")?;
+    let nanoseconds: u64 = text
+        .split_whitespace()
+        .next()
+        .context(path)?
+        .parse()
+        .context(path)?;
+    Ok(nanoseconds as f64 / 1e9)
+}
+
+/// Seconds that all threads of this process, ended ones included, have been on a processor; in steps of 10 ms.
+pub fn process_cpu_s() -> anyhow::Result<f64> {
+    let path = "/proc/self/stat";
+    let text = std::fs::read_to_string(path)
+        .context("processor time is read from /proc, on Linux only")?;
+    // The fields after the program's name, which may hold spaces: utime and stime are the 12th and 13th of them.
+    let (_, fields) = text.rsplit_once(')').context(path)?;
+    let ticks: Vec<u64> = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .context(path)?;
+    ensure!(ticks.len() == 2, "{path} holds too few fields");
+    Ok(ticks.iter().sum::<u64>() as f64 / 100.0)
+}
+
+/// The greatest resident memory of this process so far (VmHWM), in MiB.
+pub fn peak_memory_mib() -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string("/proc/self/status")
+        .context("peak memory is read from /proc, on Linux only")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .context("no VmHWM in /proc/self/status")?;
+    let kib: f64 = line
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .context("VmHWM")?;
+    Ok(kib / 1024.0)
+}
+
+/// The middle value; of an even number, the mean of the two in the middle.
+///
+/// # Panics
+/// If there is none.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 {
+        sorted[middle]
+    } else {
+        f64::midpoint(sorted[middle - 1], sorted[middle])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(
+            [median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0, 2.0, 3.0])].map(f64::to_bits),
+            [2.0, 2.5].map(f64::to_bits)
+        );
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn processor_time_passes() {
+        let (start, wall) = (process_cpu_s().unwrap(), std::time::Instant::now());
+        while wall.elapsed().as_millis() < 200 {
+            std::hint::black_box(0);
+        }
+        assert!(
+            process_cpu_s().unwrap() > start
+                && thread_cpu_s().unwrap() > 0.0
+                && peak_memory_mib().unwrap() > 1.0
+        );
+    }
+}

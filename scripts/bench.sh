@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Runs every benchmark once and writes benchmarks/results/DATE-cpu.md.
+# NEPA_TEST_DATA names a folder with imagenet-shaped/*.parquet; without it, scenes of `nepa sample-data` are read.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# candle's threads wait for each other in a busy loop by default, which takes the processor from the decode threads.
+export CANDLE_BARRIER_POOL_SPIN_LIMIT=0
+bin="${CARGO_TARGET_DIR:-target}/release"
+work=$(mktemp -d)
+server=""
+cleanup() { [ -n "$server" ] && kill "$server" 2>/dev/null; rm -rf "$work"; }
+trap cleanup EXIT
+
+cargo build --locked --release --package nepa-trainer --package nepa-benchmarks --package nepa-tests --bins
+
+if [ -n "${NEPA_TEST_DATA:-}" ]; then
+    data="$NEPA_TEST_DATA/imagenet-shaped"
+    what="imagenet-shaped ($(du -chL "$data"/*.parquet | tail -1 | cut -f1) of photos in the sizes of ImageNet)"
+else
+    data="$work/scenes"
+    "$bin/nepa" sample-data "$data" --images 400 --val-images 0 >/dev/null
+    what="400 scenes of \`nepa sample-data\`"
+fi
+
+# Pillow lives in a virtual environment outside of the tree, the same as that of scripts/check-pillow.py.
+venv="${XDG_CACHE_HOME:-$HOME/.cache}/nepa-check-pillow"
+python=()
+if [ -x "$venv/bin/python" ] || { python3 -m venv "$venv" && "$venv/bin/python" -m pip install --quiet pillow==13.0.0 numpy pyarrow zstandard; }; then
+    python=(--python "$venv/bin/python")
+else
+    echo "SKIPPED: the comparison with Pillow needs python3 with venv and PyPI" >&2
+fi
+
+# The S3 server is a process of its own, so that its work and memory are not counted as the loader's.
+"$bin/nepa-test-s3" "$data" --bucket bench >"$work/s3.env" &
+server=$!
+for _ in $(seq 100); do grep -q '^ready' "$work/s3.env" && break; sleep 0.1; done
+mapfile -t s3_environment < <(grep = "$work/s3.env")
+
+report="benchmarks/results/$(date -u +%F)-cpu.md"
+mkdir -p benchmarks/results
+{
+    cat <<HEAD
+# CPU, $(date -u +%F)
+
+- Device: $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2- | xargs), $(nproc) cores, $(awk '/MemTotal/ { printf "%.0f", $2 / 1048576 }' /proc/meminfo) GiB; $(uname -sr)
+- Command: \`make bench\`, release profile, $(rustc --version), commit $(git rev-parse --short HEAD)$([ -z "$(git status --porcelain --untracked-files=no)" ] || echo " with changes")
+- Data: $what
+- Load average at the start: $(cut -d' ' -f1-3 /proc/loadavg). Where other programs ran as well, wall times are too long; processor times and ratios suffer less.
+
+## Decode and crop alone, one core
+
+Random resized crop to 224, bilinear, flip, normalise to f32. Ours and Pillow take turns in blocks of 25 images with the same crops. Read: processor
+time of the working thread (ours) or process (Pillow); the first round is not counted.
+HEAD
+    "$bin/decode" "$data" "${python[@]}"
+    cat <<'HEAD'
+
+## The whole loader
+
+Same crops, batches of 32, shuffled, 2 decode threads, 3 epochs, batches thrown away. Read: processor time of the whole process (user and system); peak
+memory is VmHWM. "S3" is `nepa-test-s3`, our test server, in memory, a process of its own on the same machine: it says what S3's protocol costs
+the client, not what a real network does.
+
+| from | images | images/s of one core | CPU-ms an image | images/s by the clock | peak memory, MiB |
+|---|---|---|---|---|---|
+HEAD
+    "$bin/loader" "$data" --name disk
+    env "${s3_environment[@]}" "$bin/loader" s3://bench --name S3
+    cat <<'HEAD'
+
+## A training step
+
+Forward, backward and update in f32, median of 10 steps after a first one; `CANDLE_BARRIER_POOL_SPIN_LIMIT=0`.
+
+| recipe | weights | batch / micro-batch | ms by the clock | CPU-ms | peak memory, MiB |
+|---|---|---|---|---|---|
+HEAD
+    "$bin/step" trainer/recipes/quickstart.toml
+    "$bin/step" trainer/recipes/imagenette-small.toml --steps 3
+} >"$work/report.md"
+cp "$work/report.md" "$report"
+cat "$report"
+echo "written: $report" >&2
