@@ -1,0 +1,298 @@
+//! Packing keeps what it is given: every image once, byte for byte, with its label, in an order that the seed decides.
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Output;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use nepa_pipeline::store::full_text;
+use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime};
+use nepa_schemas::Label;
+use nepa_tests::program::{jpeg, nepa, text};
+use nepa_tests::s3::S3Server;
+
+const CLASSES: [&str; 3] = ["ant", "bee", "wasp nest"];
+/// About 64 KiB a shard and 16 KiB a row group.
+const SMALL: [&str; 4] = ["--shard-mib", "0.0625", "--row-group-mib", "0.015625"];
+const SHARD_BYTES: u64 = 64 << 10;
+const ROW_GROUP_BYTES: u64 = 16 << 10;
+
+/// What an image is in a data set: its bytes and its class.
+type Images = BTreeMap<Vec<u8>, i64>;
+
+/// Writes `count` different JPEGs into the three classes, some of them in a folder below.
+fn photos(folder: &Path, count: u32) -> Images {
+    let mut images = Images::new();
+    for number in 0..count {
+        let class = number as usize % CLASSES.len();
+        let folder = folder
+            .join(CLASSES[class])
+            .join(if number % 5 == 0 { "more" } else { "" });
+        std::fs::create_dir_all(&folder).unwrap();
+        let bytes = jpeg(number);
+        std::fs::write(folder.join(format!("{number}.jpg")), &bytes).unwrap();
+        images.insert(bytes, class as i64);
+    }
+    assert_eq!(images.len(), count as usize, "the images shall differ");
+    images
+}
+
+fn pack(folder: &Path, url: &str, options: &[&str], env: &[(&str, String)]) -> Output {
+    let mut command = nepa();
+    command.arg("pack").arg(folder).arg(url).args(options);
+    command.envs(env.iter().cloned());
+    command.output().unwrap()
+}
+
+#[track_caller]
+fn packed(folder: &Path, url: &str, options: &[&str]) -> String {
+    let output = pack(folder, url, options, &[]);
+    assert!(output.status.success(), "{}", text(&output));
+    text(&output)
+}
+
+fn open(url: &str, io: &IoConfig) -> Arc<Dataset> {
+    let config = DatasetConfig {
+        urls: vec![url.to_owned()],
+        ..DatasetConfig::default()
+    };
+    Dataset::open(&config, io, &IoRuntime::new(1).unwrap()).unwrap()
+}
+
+/// All images with their labels, row group by row group, in the order of the data set.
+fn read(dataset: &Arc<Dataset>) -> Result<Vec<Vec<(Vec<u8>, i64)>>, DatasetError> {
+    let shards = dataset.shards().iter().enumerate();
+    let places = shards.flat_map(|(shard, found)| {
+        (0..found.row_groups.len()).map(move |group| (shard as u32, group as u32))
+    });
+    let places = places.collect::<Vec<_>>();
+    let (sender, receiver) = mpsc::channel();
+    dataset.fetch(
+        &places,
+        Arc::new(move |shard, group, bytes| sender.send(((shard, group), bytes)).unwrap()),
+    );
+    let mut groups = BTreeMap::new();
+    for _ in &places {
+        let (place, bytes) = receiver.recv_timeout(Duration::from_secs(60)).unwrap();
+        let batch = dataset.unpack(bytes?)?;
+        let row = |row| match batch.label(row) {
+            Some(Label::Index(label)) => (batch.image(row).unwrap().to_vec(), label),
+            label => panic!("{place:?}, row {row}: label {label:?}"),
+        };
+        groups.insert(place, (0..batch.num_rows()).map(row).collect::<Vec<_>>());
+    }
+    Ok(groups.into_values().collect())
+}
+
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    entries
+        .map(|entry| {
+            (
+                entry.file_name().into_string().unwrap(),
+                std::fs::read(entry.path()).unwrap(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn every_image_is_kept_with_its_label_in_bounded_row_groups() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, target) = (scratch.path().join("photos"), scratch.path().join("packed"));
+    let images = photos(&folder, 150);
+    packed(&folder, target.to_str().unwrap(), &SMALL);
+
+    let dataset = open(target.to_str().unwrap(), &IoConfig::default());
+    assert_eq!(dataset.class_names().unwrap(), CLASSES);
+    let groups = read(&dataset).unwrap();
+    assert_eq!(groups.iter().map(Vec::len).sum::<usize>(), images.len());
+    assert_eq!(groups.iter().flatten().cloned().collect::<Images>(), images);
+
+    let largest = images.keys().map(|bytes| bytes.len() as u64).max().unwrap();
+    for group in &groups {
+        let bytes = group
+            .iter()
+            .map(|(bytes, _)| bytes.len() as u64)
+            .sum::<u64>();
+        assert!(
+            bytes < ROW_GROUP_BYTES + largest,
+            "a row group of {bytes} bytes"
+        );
+    }
+    let shards = dataset.shards();
+    assert!(shards.len() > 3, "{} shards", shards.len());
+    for shard in shards {
+        // Names, labels, page headers and footer come on top of the images.
+        assert!(
+            shard.size < SHARD_BYTES + largest + 16 * 1024,
+            "{} has {} bytes",
+            shard.url,
+            shard.size
+        );
+        assert!(shard.row_groups.len() > 1, "{}", shard.url);
+    }
+    // Classes are mixed, not one after the other.
+    let first = groups[0]
+        .iter()
+        .chain(&groups[1])
+        .map(|(_, label)| label)
+        .collect::<BTreeSet<_>>();
+    assert_eq!(first.len(), CLASSES.len());
+}
+
+#[test]
+fn the_seed_decides_the_order_and_the_splits_share_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("photos");
+    let images = photos(&folder, 60);
+    let target = |name: &str| scratch.path().join(name);
+    for (name, seed) in [("a", "5"), ("again", "5"), ("b", "6")] {
+        let options = [&SMALL[..], &["--seed", seed, "--val-fraction", "0.2"]].concat();
+        packed(&folder, target(name).to_str().unwrap(), &options);
+    }
+    assert_eq!(files(&target("a")), files(&target("again")));
+    assert_ne!(files(&target("a")), files(&target("b")));
+
+    let read_split = |split: &str| {
+        let url = format!("{}/{split}-*.parquet", target("a").display());
+        read(&open(&url, &IoConfig::default())).unwrap().concat()
+    };
+    let (train, val) = (read_split("train"), read_split("val"));
+    assert_eq!((train.len(), val.len()), (48, 12));
+    for class in 0..CLASSES.len() as i64 {
+        assert_eq!(
+            val.iter().filter(|(_, label)| *label == class).count(),
+            4,
+            "class {class}"
+        );
+    }
+    // 60 in sum and 60 different ones: none is in both.
+    assert_eq!(train.into_iter().chain(val).collect::<Images>(), images);
+}
+
+#[test]
+fn nothing_is_overwritten_and_the_message_lists_what_is_there() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, target) = (scratch.path().join("photos"), scratch.path().join("packed"));
+    photos(&folder, 60);
+    packed(&folder, target.to_str().unwrap(), &SMALL);
+    let before = files(&target);
+    let output = pack(&folder, target.to_str().unwrap(), &["--seed", "9"], &[]);
+    assert!(!output.status.success());
+    for name in before.keys() {
+        assert!(
+            text(&output).contains(name.as_str()),
+            "{name} is not in: {}",
+            text(&output)
+        );
+    }
+    assert_eq!(files(&target), before);
+    // Another split is another matter.
+    packed(&folder, target.to_str().unwrap(), &["--split", "test"]);
+    assert_eq!(files(&target).len(), before.len() + 1);
+}
+
+#[test]
+fn other_files_are_counted_and_named() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, target) = (scratch.path().join("photos"), scratch.path().join("packed"));
+    let images = photos(&folder, 12);
+    std::fs::write(folder.join("README.txt"), "about these photos").unwrap();
+    std::fs::write(folder.join("bee/list.jpg"), "not what its name says").unwrap();
+    std::fs::write(folder.join("ant/empty.png"), "").unwrap();
+    std::fs::write(folder.join("ant/.DS_Store"), "hidden").unwrap();
+    let said = packed(&folder, target.to_str().unwrap(), &[]);
+    for part in [
+        "12 images",
+        "3 classes",
+        "skipped 3 files",
+        "README.txt",
+        "bee/list.jpg",
+        "ant/empty.png",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+    let read = read(&open(target.to_str().unwrap(), &IoConfig::default())).unwrap();
+    assert_eq!(read.concat().into_iter().collect::<Images>(), images);
+
+    let output = pack(
+        &folder.join("missing"),
+        target.to_str().unwrap(),
+        &["--split", "x"],
+        &[],
+    );
+    assert!(
+        !output.status.success() && text(&output).contains("missing"),
+        "{}",
+        text(&output)
+    );
+}
+
+#[test]
+fn a_bucket_gets_the_same_shards() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, target) = (scratch.path().join("photos"), scratch.path().join("packed"));
+    let images = photos(&folder, 60);
+    packed(&folder, target.to_str().unwrap(), &SMALL);
+
+    let server = S3Server::start();
+    server.create_bucket("bucket");
+    let output = pack(&folder, "s3://bucket/my set", &SMALL, &server.env());
+    assert!(output.status.success(), "{}", text(&output));
+    let local = files(&target);
+    assert_eq!(server.keys("bucket").len(), local.len());
+    for (name, bytes) in &local {
+        assert!(
+            server.get("bucket", &format!("my set/{name}")).unwrap() == bytes.as_slice(),
+            "{name} differs"
+        );
+    }
+    let io = IoConfig {
+        store_options: server.store_options(),
+        ..IoConfig::default()
+    };
+    let read = read(&open("s3://bucket/my set", &io)).unwrap();
+    assert_eq!(read.concat().into_iter().collect::<Images>(), images);
+
+    let output = pack(&folder, "s3://bucket/my set", &SMALL, &server.env());
+    assert!(
+        !output.status.success() && text(&output).contains("train-00000-of-"),
+        "{}",
+        text(&output)
+    );
+    let output = pack(&folder, "s3://no-such-bucket/set", &SMALL, &server.env());
+    assert!(
+        !output.status.success() && text(&output).contains("no-such-bucket"),
+        "{}",
+        text(&output)
+    );
+}
+
+#[test]
+fn a_damaged_page_is_told_by_its_checksum() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, target) = (scratch.path().join("photos"), scratch.path().join("packed"));
+    let image = photos(&folder, 12).into_keys().next().unwrap();
+    packed(&folder, target.to_str().unwrap(), &[]);
+    let shard = target.join("train-00000-of-00001.parquet");
+    let mut bytes = std::fs::read(&shard).unwrap();
+    // In the midst of one image: nothing but a checksum can tell.
+    let start = bytes
+        .windows(image.len())
+        .position(|window| window == image)
+        .expect("images are stored as they are");
+    bytes[start + image.len() / 2] ^= 1;
+    std::fs::write(&shard, bytes).unwrap();
+    let error = read(&open(target.to_str().unwrap(), &IoConfig::default())).unwrap_err();
+    assert!(
+        matches!(error, DatasetError::PageChecksum { .. }),
+        "{error:?}"
+    );
+    let said = full_text(&error);
+    assert!(
+        said.contains("wrong checksum")
+            && said.contains("train-00000-of-00001.parquet, row group 0"),
+        "{said}"
+    );
+}
