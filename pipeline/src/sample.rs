@@ -16,7 +16,11 @@ pub struct SampleId {
 
 impl std::fmt::Display for SampleId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "shard {}, row group {}, row {}", self.shard, self.row_group, self.row)
+        write!(
+            f,
+            "shard {}, row group {}, row {}",
+            self.shard, self.row_group, self.row
+        )
     }
 }
 

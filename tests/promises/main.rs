@@ -1,9 +1,12 @@
 //! The promises of the project, a module each, in one test binary.
+mod bad_data;
 mod golden;
+mod inspect;
 mod layering;
 mod loader;
+mod pack;
 mod pretrain;
+mod profile;
 mod resume;
-mod bad_data;
 mod store;
 mod zoo;

@@ -352,7 +352,9 @@ pub enum RecipeError {
 
 /// The multiple of `unit` next to `value`, at least one.
 fn suggestion(value: usize, unit: usize) -> usize {
-    (value + unit / 2).checked_div(unit).map_or(value, |units| units.max(1) * unit)
+    (value + unit / 2)
+        .checked_div(unit)
+        .map_or(value, |units| units.max(1) * unit)
 }
 
 impl Recipe {

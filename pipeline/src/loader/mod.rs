@@ -426,7 +426,12 @@ fn check(config: &LoaderConfig, num_samples: u64) -> Result<(), LoaderError> {
             "it is a share from 0 to 1",
         );
     }
-    if config.normalize.std.iter().any(|std| std.is_nan() || *std <= 0.0) {
+    if config
+        .normalize
+        .std
+        .iter()
+        .any(|std| std.is_nan() || *std <= 0.0)
+    {
         return wrong(
             "normalize.std",
             format!("{:?}", config.normalize.std),

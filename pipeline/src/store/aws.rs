@@ -152,10 +152,7 @@ impl Profile {
     }
 
     /// Key, secret and session token, if the profile holds them.
-    fn credentials(
-        &self,
-        location: &Location,
-    ) -> Result<Option<KeyPair<'_>>, DatasetError> {
+    fn credentials(&self, location: &Location) -> Result<Option<KeyPair<'_>>, DatasetError> {
         let get = |key| self.get(key).map(String::as_str);
         let bad = |problem| {
             Err(DatasetError::BadCredentials {

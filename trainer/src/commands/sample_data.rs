@@ -38,7 +38,13 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let Args { url, images, val_images, seed, shards } = args;
+    let Args {
+        url,
+        images,
+        val_images,
+        seed,
+        shards,
+    } = args;
     if images == 0 {
         bail!("--images 0 leaves nothing to train on; give at least 1");
     }
@@ -48,7 +54,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = IoRuntime::new(2).context("cannot start the I/O threads")?;
     let target = open_url(&url, &IoConfig::default())?;
     let splits = [Split::Train, Split::Val];
-    let existing = existing_shards(&runtime, &target, &splits.map(|split| split.name().to_owned()))?;
+    let existing = existing_shards(
+        &runtime,
+        &target,
+        &splits.map(|split| split.name().to_owned()),
+    )?;
     if let Some(first) = existing.first() {
         bail!(
             "{} already holds {} shards of these splits ({first}, ...), and nothing is overwritten; \
@@ -77,17 +87,26 @@ fn write_split(
     for shard in 0..num_shards {
         let name = format!("{}-{shard:05}-of-{num_shards:05}.parquet", split.name());
         let mut writer = ShardWriter::new(runtime, target, &name, &classes, ROW_GROUP_BYTES)?;
-        let images = (num_images * shard / num_shards..num_images * (shard + 1) / num_shards).collect::<Vec<_>>();
+        let images = (num_images * shard / num_shards..num_images * (shard + 1) / num_shards)
+            .collect::<Vec<_>>();
         for chunk in images.chunks(CHUNK) {
             for (&index, jpeg) in chunk.iter().zip(render(seed, split, chunk)?) {
                 let class = class_of(index);
                 let path = format!("{}/{index:06}.jpg", CLASSES[class]);
-                writer.push(PackedImage { bytes: jpeg.into(), path, label: Some(class as i64) })?;
+                writer.push(PackedImage {
+                    bytes: jpeg.into(),
+                    path,
+                    label: Some(class as i64),
+                })?;
             }
         }
         let url = writer.url().to_owned();
         let size = writer.finish()?;
-        println!("{url}: {} images, {:.1} MiB", images.len(), size as f64 / f64::from(1 << 20));
+        println!(
+            "{url}: {} images, {:.1} MiB",
+            images.len(),
+            size as f64 / f64::from(1 << 20)
+        );
     }
     Ok(())
 }
@@ -95,11 +114,15 @@ fn write_split(
 /// Renders `indices` on two threads, in their order.
 fn render(seed: u64, split: Split, indices: &[usize]) -> anyhow::Result<Vec<Vec<u8>>> {
     let render_part = |part: &[usize]| {
-        part.iter().map(|&index| render_jpeg(seed, split, index)).collect::<anyhow::Result<Vec<_>>>()
+        part.iter()
+            .map(|&index| render_jpeg(seed, split, index))
+            .collect::<anyhow::Result<Vec<_>>>()
     };
     std::thread::scope(|scope| {
         let parts = indices.chunks(indices.len().div_ceil(NUM_THREADS).max(1));
-        let threads = parts.map(|part| scope.spawn(move || render_part(part))).collect::<Vec<_>>();
+        let threads = parts
+            .map(|part| scope.spawn(move || render_part(part)))
+            .collect::<Vec<_>>();
         let mut jpegs = Vec::with_capacity(indices.len());
         for thread in threads {
             jpegs.extend(thread.join().expect("rendering does not panic")?);

@@ -37,9 +37,16 @@ pub struct ShardPlan {
 /// Shuffles `files`, takes the validation share out of each class, and cuts shards of about equal size.
 pub fn plan(files: &[ImageFile], options: &PackOptions) -> Vec<SplitPlan> {
     let mut order = (0..files.len()).collect::<Vec<_>>();
-    shuffle(&mut epoch_stream(options.seed, 0, 0, Purpose::Order), &mut order);
+    shuffle(
+        &mut epoch_stream(options.seed, 0, 0, Purpose::Order),
+        &mut order,
+    );
 
-    let num_classes = files.iter().filter_map(|file| file.class).max().map_or(1, |class| class + 1);
+    let num_classes = files
+        .iter()
+        .filter_map(|file| file.class)
+        .max()
+        .map_or(1, |class| class + 1);
     let class = |file: usize| files[file].class.unwrap_or(0);
     let mut wanted = vec![0usize; num_classes];
     for file in 0..files.len() {
@@ -57,13 +64,26 @@ pub fn plan(files: &[ImageFile], options: &PackOptions) -> Vec<SplitPlan> {
     [(options.split.as_str(), train), ("val", val)]
         .into_iter()
         .filter(|(_, images)| !images.is_empty())
-        .map(|(split, images)| SplitPlan { split: split.to_owned(), shards: cut(split, files, &images, options) })
+        .map(|(split, images)| SplitPlan {
+            split: split.to_owned(),
+            shards: cut(split, files, &images, options),
+        })
         .collect()
 }
 
-fn cut(split: &str, files: &[ImageFile], images: &[usize], options: &PackOptions) -> Vec<ShardPlan> {
-    let total = images.iter().map(|&file| files[file].num_bytes).sum::<u64>();
-    let num_shards = total.div_ceil(options.shard_bytes.max(1)).clamp(1, images.len() as u64);
+fn cut(
+    split: &str,
+    files: &[ImageFile],
+    images: &[usize],
+    options: &PackOptions,
+) -> Vec<ShardPlan> {
+    let total = images
+        .iter()
+        .map(|&file| files[file].num_bytes)
+        .sum::<u64>();
+    let num_shards = total
+        .div_ceil(options.shard_bytes.max(1))
+        .clamp(1, images.len() as u64);
     let mut shards = vec![Vec::new(); num_shards as usize];
     let mut before = 0;
     for &file in images {
@@ -76,7 +96,14 @@ fn cut(split: &str, files: &[ImageFile], images: &[usize], options: &PackOptions
     shards.retain(|images| !images.is_empty());
     let num_shards = shards.len();
     let name = |index| format!("{split}-{index:05}-of-{num_shards:05}.parquet");
-    shards.into_iter().enumerate().map(|(index, images)| ShardPlan { name: name(index), images }).collect()
+    shards
+        .into_iter()
+        .enumerate()
+        .map(|(index, images)| ShardPlan {
+            name: name(index),
+            images,
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -94,18 +121,36 @@ mod tests {
     }
 
     fn options() -> PackOptions {
-        PackOptions { seed: 7, split: "train".to_owned(), val_fraction: 0.25, shard_bytes: 10_000 }
+        PackOptions {
+            seed: 7,
+            split: "train".to_owned(),
+            val_fraction: 0.25,
+            shard_bytes: 10_000,
+        }
     }
 
     #[test]
     fn every_image_is_in_one_shard_and_the_seed_decides() {
         let files = files(400);
         let splits = plan(&files, &options());
-        let mut all = splits.iter().flat_map(|split| &split.shards).flat_map(|shard| &shard.images).collect::<Vec<_>>();
+        let mut all = splits
+            .iter()
+            .flat_map(|split| &split.shards)
+            .flat_map(|shard| &shard.images)
+            .collect::<Vec<_>>();
         all.sort_unstable();
         assert!(all.into_iter().copied().eq(0..400));
         assert_eq!(splits, plan(&files, &options()));
-        assert_ne!(splits, plan(&files, &PackOptions { seed: 8, ..options() }));
+        assert_ne!(
+            splits,
+            plan(
+                &files,
+                &PackOptions {
+                    seed: 8,
+                    ..options()
+                }
+            )
+        );
     }
 
     #[test]
@@ -118,16 +163,38 @@ mod tests {
             counts[file % 4] += 1;
         }
         assert_eq!(counts, [25; 4]);
-        assert_eq!(plan(&files, &PackOptions { val_fraction: 0.0, ..options() }).len(), 1);
+        assert_eq!(
+            plan(
+                &files,
+                &PackOptions {
+                    val_fraction: 0.0,
+                    ..options()
+                }
+            )
+            .len(),
+            1
+        );
     }
 
     #[test]
     fn shards_are_even_and_within_the_bound() {
         let files = files(400);
         let splits = plan(&files, &options());
-        let sizes = splits[0].shards.iter().map(|shard| shard.images.iter().map(|&i| files[i].num_bytes).sum::<u64>());
+        let sizes = splits[0].shards.iter().map(|shard| {
+            shard
+                .images
+                .iter()
+                .map(|&i| files[i].num_bytes)
+                .sum::<u64>()
+        });
         let sizes = sizes.collect::<Vec<_>>();
-        assert!(sizes.len() > 3 && sizes.iter().all(|&size| (8_000..=10_300).contains(&size)), "{sizes:?}");
-        assert_eq!(splits[0].shards[1].name, format!("train-00001-of-{:05}.parquet", sizes.len()));
+        assert!(
+            sizes.len() > 3 && sizes.iter().all(|&size| (8_000..=10_300).contains(&size)),
+            "{sizes:?}"
+        );
+        assert_eq!(
+            splits[0].shards[1].name,
+            format!("train-00001-of-{:05}.parquet", sizes.len())
+        );
     }
 }

@@ -34,13 +34,25 @@ pub struct FolderScan {
 
 /// Reads the names, sizes and first bytes below `folder`.
 pub fn scan(folder: &Path) -> anyhow::Result<FolderScan> {
-    let mut scan = FolderScan { classes: Vec::new(), images: Vec::new(), skipped: Vec::new() };
+    let mut scan = FolderScan {
+        classes: Vec::new(),
+        images: Vec::new(),
+        skipped: Vec::new(),
+    };
     let entries = entries(folder)?;
     let is_folder = |path: &PathBuf| path.is_dir();
-    let folders = entries.iter().filter(|path| is_folder(path)).collect::<Vec<_>>();
+    let folders = entries
+        .iter()
+        .filter(|path| is_folder(path))
+        .collect::<Vec<_>>();
     scan.classes = folders.iter().map(|path| file_name(path)).collect();
     let splits = ["train", "val", "validation", "test"];
-    if !folders.is_empty() && scan.classes.iter().all(|class| splits.contains(&class.as_str())) {
+    if !folders.is_empty()
+        && scan
+            .classes
+            .iter()
+            .all(|class| splits.contains(&class.as_str()))
+    {
         bail!(
             "the subfolders of {} are called {}: these look like splits, not classes; pack each by itself, \
              for example `nepa pack {} URL --split {}`",
@@ -62,14 +74,27 @@ pub fn scan(folder: &Path) -> anyhow::Result<FolderScan> {
     }
     scan.images.sort_by(|a, b| a.name.cmp(&b.name));
     if scan.images.is_empty() {
-        bail!("no images in {}: {} other files were found", folder.display(), scan.skipped.len());
+        bail!(
+            "no images in {}: {} other files were found",
+            folder.display(),
+            scan.skipped.len()
+        );
     }
     Ok(scan)
 }
 
-fn descend(scan: &mut FolderScan, root: &Path, folder: &Path, class: usize, depth: usize) -> anyhow::Result<()> {
+fn descend(
+    scan: &mut FolderScan,
+    root: &Path,
+    folder: &Path,
+    class: usize,
+    depth: usize,
+) -> anyhow::Result<()> {
     if depth > MAX_DEPTH {
-        bail!("{} lies more than {MAX_DEPTH} folders deep: a link that leads back?", folder.display());
+        bail!(
+            "{} lies more than {MAX_DEPTH} folders deep: a link that leads back?",
+            folder.display()
+        );
     }
     for path in entries(folder)? {
         if path.is_dir() {
@@ -81,7 +106,12 @@ fn descend(scan: &mut FolderScan, root: &Path, folder: &Path, class: usize, dept
     Ok(())
 }
 
-fn add(scan: &mut FolderScan, root: &Path, path: &Path, class: Option<usize>) -> anyhow::Result<()> {
+fn add(
+    scan: &mut FolderScan,
+    root: &Path,
+    path: &Path,
+    class: Option<usize>,
+) -> anyhow::Result<()> {
     let read = || -> std::io::Result<(u64, Vec<u8>)> {
         let file = std::fs::File::open(path)?;
         let num_bytes = file.metadata()?.len();
@@ -95,20 +125,35 @@ fn add(scan: &mut FolderScan, root: &Path, path: &Path, class: Option<usize>) ->
         return Ok(());
     }
     let relative = path.strip_prefix(root).unwrap_or(path);
-    let name = relative.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/");
-    scan.images.push(ImageFile { path: path.to_owned(), name, class, num_bytes });
+    let name = relative
+        .iter()
+        .map(|part| part.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join("/");
+    scan.images.push(ImageFile {
+        path: path.to_owned(),
+        name,
+        class,
+        num_bytes,
+    });
     Ok(())
 }
 
 fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let context = || format!("cannot list the folder {}", folder.display());
     let entries = std::fs::read_dir(folder).with_context(context)?;
-    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().with_context(context)?;
+    let mut paths = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<Vec<_>>>()
+        .with_context(context)?;
     paths.retain(|path| !file_name(path).starts_with('.'));
     paths.sort();
     Ok(paths)
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }

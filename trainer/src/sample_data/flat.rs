@@ -13,19 +13,37 @@ pub(super) fn pattern(canvas: &mut Canvas, draw: &mut Draw, checker: bool) {
     let dark = draw.colour(0.15, 0.4, 0.2);
     let light = draw.colour(0.65, 0.9, 0.2);
     let (weave, duty) = (draw.noise(), draw.between(0.35, 0.65));
-    let panel = (!draw.chance(0.5)).then(|| (draw.between(0.6, 0.95), draw.between(0.6, 0.95), draw.chance(0.5)));
-    let at = (draw.between(-0.2, 0.2) * extent.0, draw.between(-0.2, 0.2) * extent.1);
+    let panel = (!draw.chance(0.5)).then(|| {
+        (
+            draw.between(0.6, 0.95),
+            draw.between(0.6, 0.95),
+            draw.chance(0.5),
+        )
+    });
+    let at = (
+        draw.between(-0.2, 0.2) * extent.0,
+        draw.between(-0.2, 0.2) * extent.1,
+    );
     let shape = |x: f32, y: f32| match panel {
         None => -1.0,
         Some((w, h, true)) => ellipse(x - at.0, y - at.1, w * extent.0, h * extent.1),
-        Some((w, h, false)) => rectangle(x - at.0, y - at.1, w * extent.0 * 0.9, h * extent.1 * 0.9),
+        Some((w, h, false)) => {
+            rectangle(x - at.0, y - at.1, w * extent.0 * 0.9, h * extent.1 * 0.9)
+        }
     };
     canvas.paint(shape, |x, y| {
         let depth = 1.0 + lean.0 * x + lean.1 * y;
         let folds = noise.rough(x * 1.3, y * 1.3);
-        let (u, v) = ((x * cos + y * sin) / depth + bend * folds, (y * cos - x * sin) / depth + bend * noise.smooth(y, x));
+        let (u, v) = (
+            (x * cos + y * sin) / depth + bend * folds,
+            (y * cos - x * sin) / depth + bend * noise.smooth(y, x),
+        );
         let (i, j) = ((u / period).floor(), (v / period).floor());
-        let odd = if checker { (i + j).rem_euclid(2.0) >= 1.0 } else { (u / (2.0 * period)).rem_euclid(1.0) >= duty };
+        let odd = if checker {
+            (i + j).rem_euclid(2.0) >= 1.0
+        } else {
+            (u / (2.0 * period)).rem_euclid(1.0) >= duty
+        };
         let base = if odd { dark } else { light };
         base * (0.65 + 0.35 * folds + 0.15 * weave.smooth(u * 60.0, v * 60.0))
     });
@@ -50,7 +68,11 @@ pub(super) fn landscape(canvas: &mut Canvas, draw: &mut Draw) {
             |x, y| {
                 let grain = texture.rough(x * 6.0 + y * 3.0, y * 8.0);
                 let capped = near < 0.8 && y > snow_line + 0.3 * (0.5 - grain);
-                let base = if capped { Vec3(0.9, 0.92, 0.97) } else { rock * (0.5 + grain) };
+                let base = if capped {
+                    Vec3(0.9, 0.92, 0.97)
+                } else {
+                    rock * (0.5 + grain)
+                };
                 low_sky.mix(base, 0.35 + 0.65 * near)
             },
         );
@@ -75,11 +97,22 @@ pub(super) fn tree(canvas: &mut Canvas, draw: &mut Draw) {
     let trunk = |x: f32, y: f32| {
         let rise = (y - foot) / size;
         let middle = at + lean * rise * size;
-        rectangle(x - middle, y - foot - size * 0.5, thick * (1.3 - 0.6 * rise), size * 0.5)
+        rectangle(
+            x - middle,
+            y - foot - size * 0.5,
+            thick * (1.3 - 0.6 * rise),
+            size * 0.5,
+        )
     };
-    canvas.paint(trunk, |x, y| bark * (0.5 + bark_noise.rough(x * 30.0, y * 6.0) + 0.5 * (x - at) / thick));
+    canvas.paint(trunk, |x, y| {
+        bark * (0.5 + bark_noise.rough(x * 30.0, y * 6.0) + 0.5 * (x - at) / thick)
+    });
     // Green in summer, yellow to red in autumn.
-    let autumn = if draw.chance(0.3) { draw.between(0.3, 0.5) } else { draw.between(0.0, 0.1) };
+    let autumn = if draw.chance(0.3) {
+        draw.between(0.3, 0.5)
+    } else {
+        draw.between(0.0, 0.1)
+    };
     let green = draw.between(0.35, 0.5);
     let leaf = Vec3(0.18 + autumn, green - autumn * 0.3, 0.12);
     let light = if draw.chance(0.5) { 1.0 } else { -1.0 };
@@ -87,7 +120,8 @@ pub(super) fn tree(canvas: &mut Canvas, draw: &mut Draw) {
         let grain = leaf_noise.rough(x * 18.0, y * 18.0);
         leaf * (0.35 + grain + 0.45 * rise + 0.25 * light * (x - at) / size)
     };
-    let ragged = move |x: f32, y: f32, rough: f32| rough * (leaf_noise.rough(x * 9.0, y * 9.0) - 0.5);
+    let ragged =
+        move |x: f32, y: f32, rough: f32| rough * (leaf_noise.rough(x * 9.0, y * 9.0) - 0.5);
     if draw.chance(0.35) {
         for tier in 0..4 {
             let tier = tier as f32;
@@ -101,9 +135,13 @@ pub(super) fn tree(canvas: &mut Canvas, draw: &mut Draw) {
         }
     } else {
         for _ in 0..6 + draw.below(5) {
-            let (x0, y0) = (at + draw.between(-0.32, 0.32) * size, foot + size * draw.between(0.85, 1.35));
+            let (x0, y0) = (
+                at + draw.between(-0.32, 0.32) * size,
+                foot + size * draw.between(0.85, 1.35),
+            );
             let radius = size * draw.between(0.2, 0.34);
-            let crown = |x: f32, y: f32| ellipse(x - x0, y - y0, radius * 1.1, radius) + ragged(x, y, 0.2);
+            let crown =
+                |x: f32, y: f32| ellipse(x - x0, y - y0, radius * 1.1, radius) + ragged(x, y, 0.2);
             canvas.paint(crown, |x, y| leaves(x, y, (y - y0) / radius * 0.7));
         }
     }
@@ -120,8 +158,11 @@ pub(super) fn house(canvas: &mut Canvas, draw: &mut Draw) {
     let shade = draw.between(-0.25, 0.25);
     if draw.chance(0.6) {
         let side = if draw.chance(0.5) { 0.5 } else { -0.5 } * wide;
-        let chimney = |x: f32, y: f32| rectangle(x - at - side, y - eaves - gable * 0.5, 0.06, gable * 0.5);
-        canvas.paint(chimney, |x, y| Vec3(0.45, 0.28, 0.24) * (0.6 + 0.6 * tiles.rough(x * 30.0, y * 30.0)));
+        let chimney =
+            |x: f32, y: f32| rectangle(x - at - side, y - eaves - gable * 0.5, 0.06, gable * 0.5);
+        canvas.paint(chimney, |x, y| {
+            Vec3(0.45, 0.28, 0.24) * (0.6 + 0.6 * tiles.rough(x * 30.0, y * 30.0))
+        });
     }
     canvas.paint(
         |x, y| rectangle(x - at, y - foot - tall, wide, tall),
@@ -136,28 +177,58 @@ pub(super) fn house(canvas: &mut Canvas, draw: &mut Draw) {
         (side * 0.7).max(eaves - y)
     };
     canvas.paint(triangle, |x, y| {
-        let (row, column) = ((y / 0.06).floor(), (x / 0.09 + 0.5 * (y / 0.06).floor()).floor());
-        roof * (0.7 + 0.4 * tiles.cell(column as i32, row as i32) - 0.3 * (y / 0.06).rem_euclid(1.0))
-    });
-    let (frame, glass, wood) = (draw.colour(0.75, 0.95, 0.05), draw.colour(0.2, 0.45, 0.1), draw.colour(0.25, 0.5, 0.2));
-    let door = draw.below(3);
-    let opening = |canvas: &mut Canvas, x0: f32, y0: f32, half: (f32, f32), inside: Vec3, bars: bool| {
-        canvas.paint(|x, y| rectangle(x - x0, y - y0, half.0 + 0.025, half.1 + 0.025), |_, _| frame);
-        canvas.paint(
-            |x, y| rectangle(x - x0, y - y0, half.0, half.1),
-            |x, y| {
-                let bar = bars && ((x - x0).abs() < 0.01 || (y - y0).abs() < 0.01);
-                if bar { frame } else { inside * (0.8 + 0.6 * tiles.smooth(x * 8.0, y * 8.0)) }
-            },
+        let (row, column) = (
+            (y / 0.06).floor(),
+            (x / 0.09 + 0.5 * (y / 0.06).floor()).floor(),
         );
-    };
+        roof * (0.7 + 0.4 * tiles.cell(column as i32, row as i32)
+            - 0.3 * (y / 0.06).rem_euclid(1.0))
+    });
+    let (frame, glass, wood) = (
+        draw.colour(0.75, 0.95, 0.05),
+        draw.colour(0.2, 0.45, 0.1),
+        draw.colour(0.25, 0.5, 0.2),
+    );
+    let door = draw.below(3);
+    let opening =
+        |canvas: &mut Canvas, x0: f32, y0: f32, half: (f32, f32), inside: Vec3, bars: bool| {
+            canvas.paint(
+                |x, y| rectangle(x - x0, y - y0, half.0 + 0.025, half.1 + 0.025),
+                |_, _| frame,
+            );
+            canvas.paint(
+                |x, y| rectangle(x - x0, y - y0, half.0, half.1),
+                |x, y| {
+                    let bar = bars && ((x - x0).abs() < 0.01 || (y - y0).abs() < 0.01);
+                    if bar {
+                        frame
+                    } else {
+                        inside * (0.8 + 0.6 * tiles.smooth(x * 8.0, y * 8.0))
+                    }
+                },
+            );
+        };
     let half = wide * draw.between(0.13, 0.19);
     for place in 0..3 {
         let x0 = at + (place as f32 - 1.0) * wide * 0.6;
         if place == door {
-            opening(canvas, x0, foot + tall * 0.55, (half * 0.9, tall * 0.55), wood, false);
+            opening(
+                canvas,
+                x0,
+                foot + tall * 0.55,
+                (half * 0.9, tall * 0.55),
+                wood,
+                false,
+            );
         } else {
-            opening(canvas, x0, foot + tall * 1.15, (half, tall * 0.35), glass, true);
+            opening(
+                canvas,
+                x0,
+                foot + tall * 1.15,
+                (half, tall * 0.35),
+                glass,
+                true,
+            );
         }
     }
 }
@@ -170,13 +241,26 @@ fn outdoors(canvas: &mut Canvas, draw: &mut Draw) -> ((f32, f32), f32) {
     let (hills, rise) = (draw.noise(), draw.between(0.0, 0.7));
     let far = low_sky.mix(draw.colour(0.3, 0.5, 0.15), 0.6);
     let crest = |x: f32| foot + 0.1 + rise * hills.rough(x * 1.2, 0.0);
-    canvas.paint(|x, y| (y - crest(x)) * 0.8, |x, y| far * (0.8 + 0.4 * hills.rough(x * 8.0, y * 8.0)));
+    canvas.paint(
+        |x, y| (y - crest(x)) * 0.8,
+        |x, y| far * (0.8 + 0.4 * hills.rough(x * 8.0, y * 8.0)),
+    );
     meadow(canvas, draw, foot + 0.08);
     for _ in 0..draw.below(7) {
-        let (x0, wide, tall) = (draw.between(-extent.0, extent.0), draw.between(0.08, 0.3), draw.between(0.06, 0.18));
-        let (green, noise) = (Vec3(draw.between(0.15, 0.35), draw.between(0.25, 0.45), 0.15), draw.noise());
+        let (x0, wide, tall) = (
+            draw.between(-extent.0, extent.0),
+            draw.between(0.08, 0.3),
+            draw.between(0.06, 0.18),
+        );
+        let (green, noise) = (
+            Vec3(draw.between(0.15, 0.35), draw.between(0.25, 0.45), 0.15),
+            draw.noise(),
+        );
         canvas.paint(
-            |x, y| ellipse(x - x0, y - foot - tall, wide, tall) + 0.1 * (noise.rough(x * 12.0, y * 12.0) - 0.5),
+            |x, y| {
+                ellipse(x - x0, y - foot - tall, wide, tall)
+                    + 0.1 * (noise.rough(x * 12.0, y * 12.0) - 0.5)
+            },
             |x, y| green * (0.4 + noise.rough(x * 20.0, y * 20.0) + (y - foot) * 0.8),
         );
     }
@@ -192,21 +276,38 @@ fn sky(canvas: &mut Canvas, draw: &mut Draw) -> (Vec3, Vec3) {
     let scale = draw.between(0.8, 2.0);
     canvas.fill(|x, y| {
         let cloud = (clouds.rough(x * scale, y * scale * 2.0) - cover) * 4.0;
-        low.mix(high, 0.5 + 0.5 * y / top).mix(Vec3(0.95, 0.94, 0.93), cloud)
+        low.mix(high, 0.5 + 0.5 * y / top)
+            .mix(Vec3(0.95, 0.94, 0.93), cloud)
     });
     if draw.chance(0.4) {
-        let (x0, y0, radius) = (draw.between(-right, right), draw.between(0.3, 0.9) * top, draw.between(0.05, 0.13));
-        canvas.paint(|x, y| ellipse(x - x0, y - y0, radius, radius), |_, _| Vec3(1.0, 0.96, 0.8));
+        let (x0, y0, radius) = (
+            draw.between(-right, right),
+            draw.between(0.3, 0.9) * top,
+            draw.between(0.05, 0.13),
+        );
+        canvas.paint(
+            |x, y| ellipse(x - x0, y - y0, radius, radius),
+            |_, _| Vec3(1.0, 0.96, 0.8),
+        );
     }
     (high, low)
 }
 
 fn meadow(canvas: &mut Canvas, draw: &mut Draw, level: f32) {
     let (edge, blades) = (draw.noise(), draw.noise());
-    let grass = Vec3(draw.between(0.25, 0.55), draw.between(0.4, 0.55), draw.between(0.1, 0.25));
+    let grass = Vec3(
+        draw.between(0.25, 0.55),
+        draw.between(0.4, 0.55),
+        draw.between(0.1, 0.25),
+    );
     canvas.paint(
         |x, y| y - level - 0.06 * edge.smooth(x * 3.0, 0.0),
-        |x, y| grass * (0.5 + 0.4 * edge.rough(x * 3.0, y * 9.0) + 0.5 * blades.smooth(x * 60.0, y * 25.0)),
+        |x, y| {
+            grass
+                * (0.5
+                    + 0.4 * edge.rough(x * 3.0, y * 9.0)
+                    + 0.5 * blades.smooth(x * 60.0, y * 25.0))
+        },
     );
 }
 
@@ -216,12 +317,20 @@ fn clutter(canvas: &mut Canvas, draw: &mut Draw) {
     let ground = Material::new(draw, 0.2);
     canvas.fill(|x, y| ground.at(x, y));
     for _ in 0..4 + draw.below(10) {
-        let (x0, y0) = (draw.between(-extent.0, extent.0), draw.between(-extent.1, extent.1));
+        let (x0, y0) = (
+            draw.between(-extent.0, extent.0),
+            draw.between(-extent.1, extent.1),
+        );
         let (wide, tall) = (draw.between(0.1, 0.6), draw.between(0.1, 0.6));
-        let (material, round, ragged): (_, _, Noise) = (Material::new(draw, 0.25), draw.chance(0.5), draw.noise());
+        let (material, round, ragged): (_, _, Noise) =
+            (Material::new(draw, 0.25), draw.chance(0.5), draw.noise());
         let shape = |x: f32, y: f32| {
             let (x, y) = (x - x0, y - y0);
-            let plain = if round { ellipse(x, y, wide, tall) } else { rectangle(x, y, wide, tall) };
+            let plain = if round {
+                ellipse(x, y, wide, tall)
+            } else {
+                rectangle(x, y, wide, tall)
+            };
             plain + 0.2 * (ragged.smooth(x * 4.0, y * 4.0) - 0.5)
         };
         canvas.paint(shape, |x, y| material.at(x, y));

@@ -12,8 +12,18 @@ use solid::Solid;
 use turbojpeg::{Compressor, Image, PixelFormat, Subsamp};
 
 /// Names of the classes; image `index` is of class `index % 10`.
-pub const CLASSES: [&str; 10] =
-    ["checker", "cone", "cube", "cylinder", "house", "landscape", "sphere", "stripes", "torus", "tree"];
+pub const CLASSES: [&str; 10] = [
+    "checker",
+    "cone",
+    "cube",
+    "cylinder",
+    "house",
+    "landscape",
+    "sphere",
+    "stripes",
+    "torus",
+    "tree",
+];
 
 /// Shortest and longest side of an image.
 const SIDES: (usize, usize) = (160, 640);
@@ -75,13 +85,25 @@ fn size(draw: &mut Draw) -> (usize, usize) {
     let (longer, ratio) = (draw.between(200.0, 641.0), draw.between(0.6, 1.0));
     let side = |length: f32| (length as usize).clamp(SIDES.0, SIDES.1);
     let (longer, shorter) = (side(longer), side(longer * ratio));
-    if draw.chance(0.6) { (longer, shorter) } else { (shorter, longer) }
+    if draw.chance(0.6) {
+        (longer, shorter)
+    } else {
+        (shorter, longer)
+    }
 }
 
 /// What a camera adds: exposure, a tint, darker corners and grain.
 fn develop(canvas: &Canvas, draw: &mut Draw) -> Vec<[u8; 3]> {
-    let tint = Vec3(draw.between(0.9, 1.1), draw.between(0.95, 1.05), draw.between(0.9, 1.1)) * draw.between(0.8, 1.15);
-    let (corners, strength, grain) = (draw.between(0.0, 0.15), draw.between(0.005, 0.05), draw.noise());
+    let tint = Vec3(
+        draw.between(0.9, 1.1),
+        draw.between(0.95, 1.05),
+        draw.between(0.9, 1.1),
+    ) * draw.between(0.8, 1.15);
+    let (corners, strength, grain) = (
+        draw.between(0.0, 0.15),
+        draw.between(0.005, 0.05),
+        draw.noise(),
+    );
     let middle = (canvas.width as f32 / 2.0, canvas.height as f32 / 2.0);
     let develop = |(at, pixel): (usize, &Vec3)| {
         let (column, row) = (at % canvas.width, at / canvas.width);
@@ -96,7 +118,11 @@ fn develop(canvas: &Canvas, draw: &mut Draw) -> Vec<[u8; 3]> {
 }
 
 /// Encodes as cameras and web sites do: mostly colour, sometimes gray; any usual quality, subsampling and scan order.
-fn encode(pixels: &[[u8; 3]], (width, height): (usize, usize), draw: &mut Draw) -> turbojpeg::Result<Vec<u8>> {
+fn encode(
+    pixels: &[[u8; 3]],
+    (width, height): (usize, usize),
+    draw: &mut Draw,
+) -> turbojpeg::Result<Vec<u8>> {
     let gray = draw.chance(0.08);
     let mut compressor = Compressor::new()?;
     compressor.set_quality(draw.between(50.0, 97.0) as i32)?;
@@ -109,7 +135,13 @@ fn encode(pixels: &[[u8; 3]], (width, height): (usize, usize), draw: &mut Draw) 
     compressor.set_subsamp(subsampling)?;
     compressor.set_progressive(draw.chance(0.15))?;
     let pixels = pixels.as_flattened();
-    compressor.compress_to_vec(Image { pixels, width, pitch: 3 * width, height, format: PixelFormat::RGB })
+    compressor.compress_to_vec(Image {
+        pixels,
+        width,
+        pitch: 3 * width,
+        height,
+        format: PixelFormat::RGB,
+    })
 }
 
 #[cfg(test)]
@@ -120,10 +152,17 @@ mod tests {
     fn the_same_seed_gives_the_same_bytes_and_anything_else_gives_others() {
         for (index, class) in CLASSES.iter().enumerate() {
             let jpeg = render_jpeg(7, Split::Train, index).expect("a scene");
-            assert_eq!(jpeg, render_jpeg(7, Split::Train, index).expect("a scene"), "{class}");
+            assert_eq!(
+                jpeg,
+                render_jpeg(7, Split::Train, index).expect("a scene"),
+                "{class}"
+            );
             assert_ne!(jpeg, render_jpeg(8, Split::Train, index).expect("a scene"));
             assert_ne!(jpeg, render_jpeg(7, Split::Val, index).expect("a scene"));
-            assert_ne!(jpeg, render_jpeg(7, Split::Train, index + CLASSES.len()).expect("a scene"));
+            assert_ne!(
+                jpeg,
+                render_jpeg(7, Split::Train, index + CLASSES.len()).expect("a scene")
+            );
         }
     }
 
@@ -134,10 +173,17 @@ mod tests {
             turbojpeg::read_header(&jpeg).expect("a JPEG header")
         };
         let headers = (0..60).map(header).collect::<Vec<_>>();
-        let sides = || headers.iter().flat_map(|header| [header.width, header.height]);
+        let sides = || {
+            headers
+                .iter()
+                .flat_map(|header| [header.width, header.height])
+        };
         assert!(sides().all(|side| (SIDES.0..=SIDES.1).contains(&side)));
         assert!(sides().any(|side| side < 220) && sides().any(|side| side > 540));
-        let gray = headers.iter().filter(|header| header.subsamp == Subsamp::Gray).count();
+        let gray = headers
+            .iter()
+            .filter(|header| header.subsamp == Subsamp::Gray)
+            .count();
         assert!((1..20).contains(&gray), "{gray} of 60 are gray");
     }
 
@@ -147,11 +193,19 @@ mod tests {
             let jpeg = render_jpeg(3, Split::Val, index).expect("a scene");
             let image = turbojpeg::decompress(&jpeg, PixelFormat::GRAY).expect("a JPEG");
             let mean = |power: fn(f64) -> f64| {
-                image.pixels.iter().map(|&pixel| power(f64::from(pixel))).sum::<f64>() / image.pixels.len() as f64
+                image
+                    .pixels
+                    .iter()
+                    .map(|&pixel| power(f64::from(pixel)))
+                    .sum::<f64>()
+                    / image.pixels.len() as f64
             };
             let (average, square) = (mean(|x| x), mean(|x| x * x));
             let deviation = (square - average * average).sqrt();
-            assert!(deviation > 8.0 && (30.0..225.0).contains(&average), "{index}: {average} +- {deviation}");
+            assert!(
+                deviation > 8.0 && (30.0..225.0).contains(&average),
+                "{index}: {average} +- {deviation}"
+            );
         }
     }
 }

@@ -92,7 +92,8 @@ pub(super) struct Noise(u32);
 impl Noise {
     /// An independent number in `[0, 1)` at each point of the grid.
     pub(super) fn cell(self, x: i32, y: i32) -> f32 {
-        let mut hash = (x as u32).wrapping_mul(0x9E37_79B1) ^ (y as u32).wrapping_mul(0x85EB_CA77) ^ self.0;
+        let mut hash =
+            (x as u32).wrapping_mul(0x9E37_79B1) ^ (y as u32).wrapping_mul(0x85EB_CA77) ^ self.0;
         for factor in [0x2C1B_3C6D, 0x297A_2D39] {
             hash = (hash ^ (hash >> 15)).wrapping_mul(factor);
         }
@@ -131,7 +132,12 @@ impl Material {
         let second = draw.colour(0.25, 0.8, chroma);
         let strength = draw.between(0.15, 0.6);
         let (kind, scale, noise) = (draw.below(4), draw.between(1.5, 5.0), draw.noise());
-        Self { colours: [first, first.mix(second, strength)], kind, scale, noise }
+        Self {
+            colours: [first, first.mix(second, strength)],
+            kind,
+            scale,
+            noise,
+        }
     }
 
     pub(super) fn at(&self, x: f32, y: f32) -> Vec3 {
@@ -156,7 +162,11 @@ pub(super) struct Canvas {
 
 impl Canvas {
     pub(super) fn new(width: usize, height: usize) -> Self {
-        Self { width, height, pixels: vec![Vec3(0.0, 0.0, 0.0); width * height] }
+        Self {
+            width,
+            height,
+            pixels: vec![Vec3(0.0, 0.0, 0.0); width * height],
+        }
     }
 
     /// The coordinates at the right and upper edge.
@@ -171,7 +181,11 @@ impl Canvas {
     }
 
     /// Paints where `distance` is negative; its edge is softened over one pixel.
-    pub(super) fn paint(&mut self, distance: impl Fn(f32, f32) -> f32, colour: impl Fn(f32, f32) -> Vec3) {
+    pub(super) fn paint(
+        &mut self,
+        distance: impl Fn(f32, f32) -> f32,
+        colour: impl Fn(f32, f32) -> Vec3,
+    ) {
         let ((right, top), pixel) = (self.extent(), 2.0 / self.width.min(self.height) as f32);
         for row in 0..self.height {
             let y = top - (row as f32 + 0.5) * pixel;

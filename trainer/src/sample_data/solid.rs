@@ -26,7 +26,8 @@ impl Solid {
         match self {
             Self::Sphere => p.length() - 0.95,
             Self::Cube => {
-                let q = Vec3(p.0.abs(), p.1.abs(), p.2.abs()) - Vec3(CUBE_HALF, CUBE_HALF, CUBE_HALF);
+                let q =
+                    Vec3(p.0.abs(), p.1.abs(), p.2.abs()) - Vec3(CUBE_HALF, CUBE_HALF, CUBE_HALF);
                 let outside = Vec3(q.0.max(0.0), q.1.max(0.0), q.2.max(0.0)).length();
                 outside + q.0.max(q.1).max(q.2).min(0.0)
             }
@@ -67,7 +68,8 @@ struct Placed {
 impl Placed {
     fn distance(&self, point: Vec3) -> f32 {
         let p = point - self.middle;
-        self.solid.distance(self.turn[0] * p.0 + self.turn[1] * p.1 + self.turn[2] * p.2)
+        self.solid
+            .distance(self.turn[0] * p.0 + self.turn[1] * p.1 + self.turn[2] * p.2)
     }
 
     /// Where the ray first meets the solid.
@@ -75,7 +77,11 @@ impl Placed {
         let to_middle = self.middle - from;
         let nearest = to_middle.dot(direction);
         let inside = BOUND * BOUND - (to_middle.dot(to_middle) - nearest * nearest);
-        let half = if inside > 0.0 { inside.sqrt() } else { return None };
+        let half = if inside > 0.0 {
+            inside.sqrt()
+        } else {
+            return None;
+        };
         let mut t = (nearest - half).max(0.01);
         for _ in 0..80 {
             let distance = self.distance(from + direction * t);
@@ -92,7 +98,11 @@ impl Placed {
 
     fn normal(&self, point: Vec3) -> Vec3 {
         let step = |x, y, z| Vec3(x, y, z) * self.distance(point + Vec3(x, y, z) * 0.002);
-        (step(1.0, -1.0, -1.0) + step(-1.0, -1.0, 1.0) + step(-1.0, 1.0, -1.0) + step(1.0, 1.0, 1.0)).unit()
+        (step(1.0, -1.0, -1.0)
+            + step(-1.0, -1.0, 1.0)
+            + step(-1.0, 1.0, -1.0)
+            + step(1.0, 1.0, 1.0))
+        .unit()
     }
 }
 
@@ -107,18 +117,35 @@ impl Plane {
         let mut patch = || {
             let place = [draw.between(-spread, spread), draw.between(-spread, spread)];
             let size = [draw.between(0.15, 1.2), draw.between(0.15, 1.2)];
-            (Material::new(draw, 0.2), [place[0], place[1], size[0], size[1]], draw.chance(0.4))
+            (
+                Material::new(draw, 0.2),
+                [place[0], place[1], size[0], size[1]],
+                draw.chance(0.4),
+            )
         };
         let patches = (0..patches).map(|_| patch()).collect();
-        Self { material: Material::new(draw, 0.15), patches }
+        Self {
+            material: Material::new(draw, 0.15),
+            patches,
+        }
     }
 
     fn at(&self, x: f32, y: f32) -> Vec3 {
-        let over = self.patches.iter().rev().find(|(_, [px, py, w, h], round)| {
-            let distance = if *round { ellipse(x - px, y - py, *w, *h) } else { rectangle(x - px, y - py, *w, *h) };
-            distance < 0.0
-        });
-        over.map_or(&self.material, |(material, ..)| material).at(x, y) * 0.85
+        let over = self
+            .patches
+            .iter()
+            .rev()
+            .find(|(_, [px, py, w, h], round)| {
+                let distance = if *round {
+                    ellipse(x - px, y - py, *w, *h)
+                } else {
+                    rectangle(x - px, y - py, *w, *h)
+                };
+                distance < 0.0
+            });
+        over.map_or(&self.material, |(material, ..)| material)
+            .at(x, y)
+            * 0.85
     }
 }
 
@@ -132,7 +159,12 @@ pub(super) fn paint(canvas: &mut Canvas, draw: &mut Draw, solid: Solid) {
     let skin = Material::new(draw, 0.35);
     let gloss = draw.between(0.0, 0.6);
     let ambient = draw.between(0.25, 0.45);
-    let light = Vec3(draw.between(-1.0, 1.0), draw.between(0.6, 1.3), draw.between(-1.2, -0.3)).unit();
+    let light = Vec3(
+        draw.between(-1.0, 1.0),
+        draw.between(0.6, 1.3),
+        draw.between(-1.2, -0.3),
+    )
+    .unit();
 
     // The camera looks at the solid from the front and above, a little past it.
     let camera = Vec3(0.0, draw.between(1.6, 4.5), -6.0);
@@ -142,7 +174,8 @@ pub(super) fn paint(canvas: &mut Canvas, draw: &mut Draw, solid: Solid) {
     let fill = draw.between(0.45, 0.95);
     let zoom = 1.0 / ((placed.middle - camera).length() * fill);
     let extent = canvas.extent();
-    let room = |draw: &mut Draw, extent: f32| draw.between(-1.0, 1.0) * (extent - fill).max(0.0) * 0.8;
+    let room =
+        |draw: &mut Draw, extent: f32| draw.between(-1.0, 1.0) * (extent - fill).max(0.0) * 0.8;
     let shift = (room(draw, extent.0), room(draw, extent.1));
 
     canvas.fill(|x, y| {
@@ -157,11 +190,23 @@ pub(super) fn paint(canvas: &mut Canvas, draw: &mut Draw, solid: Solid) {
             let base = skin.at(p.0 + 0.4 * p.2, p.1 + 0.6 * p.2);
             return base * (ambient + 0.8 * diffuse) + Vec3(shine, shine, shine);
         }
-        let to_floor = if ray.1 < 0.0 { -camera.1 / ray.1 } else { f32::INFINITY };
-        let to_wall = if ray.2 > 0.0 { (wall_z - camera.2) / ray.2 } else { f32::INFINITY };
+        let to_floor = if ray.1 < 0.0 {
+            -camera.1 / ray.1
+        } else {
+            f32::INFINITY
+        };
+        let to_wall = if ray.2 > 0.0 {
+            (wall_z - camera.2) / ray.2
+        } else {
+            f32::INFINITY
+        };
         let on_floor = to_floor < to_wall;
         let point = camera + ray * to_floor.min(to_wall).min(50.0);
-        let (base, facing) = if on_floor { (floor.at(point.0, point.2), light.1) } else { (wall.at(point.0, point.1), -light.2) };
+        let (base, facing) = if on_floor {
+            (floor.at(point.0, point.2), light.1)
+        } else {
+            (wall.at(point.0, point.1), -light.2)
+        };
         let lit = placed.hit(point, light).is_none();
         base * (ambient + if lit { 0.3 + 0.5 * facing } else { 0.1 })
     });
@@ -176,8 +221,15 @@ fn place(draw: &mut Draw, solid: Solid) -> Placed {
         _ => draw.between(-0.35, 0.35),
     };
     // A lying cylinder shows its side, not only its end.
-    let (yaw, spin) = (draw.between(-0.9, 0.9), draw.between(0.0, std::f32::consts::TAU));
-    let yaw = if lying { yaw + std::f32::consts::FRAC_PI_2 } else { yaw };
+    let (yaw, spin) = (
+        draw.between(-0.9, 0.9),
+        draw.between(0.0, std::f32::consts::TAU),
+    );
+    let yaw = if lying {
+        yaw + std::f32::consts::FRAC_PI_2
+    } else {
+        yaw
+    };
     let turn_y = |p: Vec3, angle: f32| {
         let (s, c) = (libm::sinf(angle), libm::cosf(angle));
         Vec3(c * p.0 + s * p.2, p.1, c * p.2 - s * p.0)
@@ -187,7 +239,15 @@ fn place(draw: &mut Draw, solid: Solid) -> Placed {
         let (s, c) = (libm::sinf(-tilt), libm::cosf(tilt));
         turn_y(Vec3(p.0, c * p.1 - s * p.2, s * p.1 + c * p.2), spin)
     };
-    let turn = [turn(Vec3(1.0, 0.0, 0.0)), turn(Vec3(0.0, 1.0, 0.0)), turn(Vec3(0.0, 0.0, 1.0))];
+    let turn = [
+        turn(Vec3(1.0, 0.0, 0.0)),
+        turn(Vec3(0.0, 1.0, 0.0)),
+        turn(Vec3(0.0, 0.0, 1.0)),
+    ];
     let middle = Vec3(0.0, solid.reach(turn[1]), 0.0);
-    Placed { solid, middle, turn }
+    Placed {
+        solid,
+        middle,
+        turn,
+    }
 }
