@@ -59,8 +59,11 @@ fn open(url: &str, io: &IoConfig) -> Arc<Dataset> {
     Dataset::open(&config, io, &IoRuntime::new(1).unwrap()).unwrap()
 }
 
+/// Encoded images with their labels.
+type RowGroup = Vec<(Vec<u8>, i64)>;
+
 /// All images with their labels, row group by row group, in the order of the data set.
-fn read(dataset: &Arc<Dataset>) -> Result<Vec<Vec<(Vec<u8>, i64)>>, DatasetError> {
+fn read(dataset: &Arc<Dataset>) -> Result<Vec<RowGroup>, DatasetError> {
     let shards = dataset.shards().iter().enumerate();
     let places = shards.flat_map(|(shard, found)| {
         (0..found.row_groups.len()).map(move |group| (shard as u32, group as u32))
@@ -73,7 +76,7 @@ fn read(dataset: &Arc<Dataset>) -> Result<Vec<Vec<(Vec<u8>, i64)>>, DatasetError
     );
     let mut groups = BTreeMap::new();
     for _ in &places {
-        let (place, bytes) = receiver.recv_timeout(Duration::from_secs(60)).unwrap();
+        let (place, bytes) = receiver.recv_timeout(Duration::from_mins(1)).unwrap();
         let batch = dataset.unpack(bytes?)?;
         let row = |row| match batch.label(row) {
             Some(Label::Index(label)) => (batch.image(row).unwrap().to_vec(), label),
@@ -121,7 +124,7 @@ fn every_image_is_kept_with_its_label_in_bounded_row_groups() {
         );
     }
     let shards = dataset.shards();
-    assert!(shards.len() > 3, "{} shards", shards.len());
+    assert!(shards.len() >= 3, "{} shards", shards.len());
     for shard in shards {
         // Names, labels, page headers and footer come on top of the images.
         assert!(

@@ -24,6 +24,7 @@ impl Place {
     }
 
     /// `nepa pretrain tiny.toml --data DATA --out OUT`.
+    #[expect(clippy::unused_self, reason = "reads as what is done in the place")]
     fn pretrain(&self, data: &str, out: &str) -> Command {
         let mut command = nepa();
         command

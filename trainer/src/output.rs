@@ -117,7 +117,7 @@ impl Output {
         let remote = Some(Remote {
             location,
             runtime: runtime.clone(),
-            scratch: scratch,
+            scratch,
         });
         Ok(Self {
             folder,
@@ -323,7 +323,7 @@ pub fn fetch_checkpoint(
     let mut remote = Remote {
         location,
         runtime: runtime.clone(),
-        scratch: scratch,
+        scratch,
     };
     let name = if remote.get_if_there(MANIFEST)?.is_some() {
         String::new()

@@ -208,7 +208,7 @@ impl Loader {
         for i in 0..sizes.decode_threads {
             let (shared, queues) = (Arc::clone(&shared), queues.clone());
             loader.spawn(format!("nepa-decode-{i}"), move || {
-                worker::run(&shared, &queues)
+                worker::run(&shared, &queues);
             })?;
         }
         drop(queues);
