@@ -764,7 +764,16 @@ fn drop_in_every_state() {
     };
     for taken in [0, 1, 5, 8, 13] {
         let mut loader = Loader::new(Arc::clone(&dataset), config.clone(), None).unwrap();
-        assert_eq!(threads_named("nepa-d"), decode_threads + 1);
+        // A new thread gives itself its name.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while threads_named("nepa-d") != decode_threads + 1 {
+            assert!(
+                Instant::now() < deadline,
+                "{} threads",
+                threads_named("nepa-d")
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let mut kept = None;
         for _ in 0..taken {
             kept = loader.next_batch().unwrap();

@@ -9,7 +9,7 @@ use nepa_tests::program::{
 };
 use tempfile::TempDir;
 
-const STEPS: u64 = 60;
+const STEPS: u64 = 240;
 
 struct Place(TempDir);
 
@@ -146,7 +146,7 @@ fn ten_kills_at_random_moments_leave_no_trace() {
                 there + 1 + below(&mut rng, 6) as usize,
             );
         }
-        std::thread::sleep(Duration::from_micros(below(&mut rng, 60_000)));
+        std::thread::sleep(Duration::from_micros(below(&mut rng, 20_000)));
         if child.try_wait().unwrap().is_some() {
             break;
         }
