@@ -91,7 +91,7 @@ fn config() -> LoaderConfig {
         exif_orientation: true,
         decode_threads: 2,
         prefetch_batches: 2,
-        // About two row groups a window.
+        // About three row groups a window.
         shuffle_window_bytes: 10_000,
         max_bad_fraction: 1.0,
         bad_samples_path: None,
@@ -505,9 +505,11 @@ fn too_many_bad_samples_end_the_run_with_the_list() {
 
 #[test]
 fn a_window_without_a_good_sample_is_a_clear_error() {
+    // Row groups with enough rows to be windows of their own.
     let folder = folder(|shard, row_groups| {
+        row_groups.fill(vec![Row::Good; 16]);
         if shard == 1 {
-            row_groups[3] = vec![Row::Garbage; 9];
+            row_groups[3] = vec![Row::Garbage; 16];
         }
     });
     let dataset = open(&folder);
@@ -536,6 +538,20 @@ fn a_window_without_a_good_sample_is_a_clear_error() {
             ..config()
         },
     );
+}
+
+#[test]
+fn a_small_row_group_without_a_good_sample_borrows_from_its_neighbours() {
+    let folder = folder(|shard, row_groups| {
+        if shard == 1 {
+            row_groups[3] = vec![Row::Garbage; 8];
+        }
+    });
+    let config = LoaderConfig {
+        shuffle_window_bytes: 1,
+        ..config()
+    };
+    all(&open(&folder), config);
 }
 
 #[test]

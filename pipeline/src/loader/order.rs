@@ -5,6 +5,9 @@
 use crate::random::{Purpose, epoch_stream, shuffle};
 use crate::{SampleId, Shard};
 
+/// Fewest samples in a window of an epoch that has as many, so that a bad sample finds others to replace it.
+const MIN_WINDOW_SAMPLES: u64 = 16;
+
 /// A row group as the order sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::struct_field_names, reason = "the names are those of SampleId")]
@@ -62,7 +65,8 @@ pub(super) struct EpochOrder {
 }
 
 impl EpochOrder {
-    /// The windows of `epoch`; each holds at least one row group, and no more than `window_bytes` if it holds several.
+    /// The windows of `epoch`. One that would hold more than `window_bytes` with the next row group ends before it, unless
+    /// it has too few samples; the last of the epoch joins the one before it if it has too few.
     pub(super) fn new(
         row_groups: &[RowGroup],
         seed: u64,
@@ -78,15 +82,15 @@ impl EpochOrder {
             );
         }
         let mut windows: Vec<Window> = Vec::new();
-        let (mut start, mut bytes) = (0, 0);
+        let (mut start, mut bytes, mut samples) = (0, 0, 0);
         for row_group in row_groups {
+            let fits = bytes + row_group.memory_bytes <= window_bytes;
             match windows.last_mut() {
-                Some(window) if bytes + row_group.memory_bytes <= window_bytes => {
-                    bytes += row_group.memory_bytes;
+                Some(window) if fits || samples < MIN_WINDOW_SAMPLES => {
                     window.row_groups.push(row_group);
                 }
                 _ => {
-                    bytes = row_group.memory_bytes;
+                    (bytes, samples) = (0, 0);
                     windows.push(Window {
                         index: windows.len() as u64,
                         start,
@@ -94,7 +98,16 @@ impl EpochOrder {
                     });
                 }
             }
+            bytes += row_group.memory_bytes;
+            samples += u64::from(row_group.num_rows);
             start += u64::from(row_group.num_rows);
+        }
+        if samples < MIN_WINDOW_SAMPLES
+            && windows.len() > 1
+            && let Some(last) = windows.pop()
+            && let Some(window) = windows.last_mut()
+        {
+            window.row_groups.extend(last.row_groups);
         }
         Self {
             seed,
@@ -183,22 +196,43 @@ mod tests {
     fn windows_are_bounded_and_found_by_position() {
         for seed in 0..50 {
             let order = EpochOrder::new(&sizes(seed), seed, 0, true, 150);
+            let last = order.windows.last().unwrap();
             for (i, window) in order.windows.iter().enumerate() {
-                let bytes: u64 = window
-                    .row_groups
-                    .iter()
-                    .map(|group| group.memory_bytes)
-                    .sum();
-                assert!(bytes <= 150 || window.row_groups.len() == 1, "seed {seed}");
+                let groups = &window.row_groups;
+                let bytes = |groups: &[RowGroup]| -> u64 {
+                    groups.iter().map(|group| group.memory_bytes).sum()
+                };
+                let rows = |groups: &[RowGroup]| -> u64 {
+                    groups.iter().map(|group| u64::from(group.num_rows)).sum()
+                };
+                assert!(rows(groups) >= MIN_WINDOW_SAMPLES, "seed {seed}");
+                // Only for want of samples is a window larger; the last one may have taken a short rest in.
+                let before = &groups[..groups.len() - 1];
+                assert!(
+                    bytes(groups) <= 150 || rows(before) < MIN_WINDOW_SAMPLES || window == last,
+                    "seed {seed}"
+                );
                 assert_eq!(order.window_at(window.start), i);
                 assert_eq!(order.window_at(window.start + window.num_samples() - 1), i);
             }
-            let last = order.windows.last().unwrap();
             assert_eq!(
                 order.window_at(last.start + last.num_samples()),
                 order.windows.len()
             );
         }
+    }
+
+    #[test]
+    fn an_epoch_with_few_samples_is_one_window() {
+        let groups = [3, 2, 1].map(|num_rows| RowGroup {
+            shard: 0,
+            row_group: num_rows,
+            num_rows,
+            memory_bytes: 1000,
+        });
+        let order = EpochOrder::new(&groups, 1, 0, true, 10);
+        assert_eq!(order.windows.len(), 1);
+        assert_eq!(all(&order).len(), 6);
     }
 
     #[test]
