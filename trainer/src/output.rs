@@ -310,11 +310,11 @@ pub fn fetch_checkpoint(
 }
 
 fn scratch_folder() -> Result<TempDir, CheckpointError> {
-    let failed = io("create a folder in", &std::env::temp_dir());
+    let parent = std::env::temp_dir();
     tempfile::Builder::new()
         .prefix("nepa-run-")
         .tempdir()
-        .map_err(failed)
+        .map_err(io("create a folder in", &parent))
 }
 
 fn local_checkpoints(folder: &Path) -> Result<Vec<CheckpointName>, CheckpointError> {
