@@ -3,6 +3,7 @@ mod bad_data;
 mod example;
 mod golden;
 mod inspect;
+mod kernels;
 mod layering;
 mod loader;
 mod pack;

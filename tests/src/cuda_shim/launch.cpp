@@ -1,0 +1,91 @@
+// The kernels of `pipeline/src/cuda/kernels`, compiled for the CPU, and C functions that launch them as the pipeline does on a GPU. Built by build.rs,
+// called by `kernels.rs`; also the memory for images, whose ends are guarded, and a kernel with a mistake, which the shim must notice.
+#include "cuda_cpu_shim.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "../../../pipeline/src/cuda/kernels/crop.cu"
+
+namespace {
+
+using cuda_cpu_shim::launch;
+using cuda_cpu_shim::ThreadOrder;
+
+// By type (f32, bf16) and layout (nchw, patches).
+constexpr decltype(&crop_f32_nchw) CROP[2][2] = {{crop_f32_nchw, crop_f32_patches}, {crop_bf16_nchw, crop_bf16_patches}};
+constexpr decltype(&convert_f32_nchw) CONVERT[2][2] = {{convert_f32_nchw, convert_f32_patches}, {convert_bf16_nchw, convert_bf16_patches}};
+
+ThreadOrder thread_order(bool backward) { return backward ? ThreadOrder::backward : ThreadOrder::forward; }
+
+uint32_t divide_up(uint32_t value, uint32_t by) { return (value + by - 1) / by; }
+
+size_t round_to_pages(size_t bytes) {
+    const size_t page = sysconf(_SC_PAGESIZE);
+    return (bytes + page - 1) / page * page;
+}
+
+void barrier_in_a_branch() {
+    if (threadIdx.x < 7) {
+        __syncthreads();
+    }
+}
+
+// Reverses the numbers of a block through dynamic shared memory; without the barrier the result would depend on the order of threads.
+void reverse(const uint32_t *source, uint32_t *target, bool with_barrier) {
+    DYNAMIC_SHARED_MEMORY(uint32_t, numbers);
+    const unsigned base = blockIdx.x * blockDim.x;
+    numbers[threadIdx.x] = source[base + threadIdx.x];
+    if (with_barrier) {
+        __syncthreads();
+    }
+    target[base + threadIdx.x] = numbers[blockDim.x - 1 - threadIdx.x];
+}
+
+}  // namespace
+
+extern "C" {
+
+void cuda_shim_crop(bool bf16, bool patches, const CropJob *jobs, uint32_t num_jobs, uint32_t side, uint32_t patch, const Normalization *normalization,
+                    bool backward) {
+    const uint32_t tiles = divide_up(side, TILE);
+    launch(dim3(tiles, tiles, num_jobs), dim3(TILE, TILE), 0, thread_order(backward),
+           [=] { CROP[bf16][patches](jobs, side, patch, *normalization); });
+}
+
+void cuda_shim_convert(bool bf16, bool patches, const uint8_t *crops, void *const *slots, uint32_t num_crops, uint32_t side, uint32_t patch,
+                       const Normalization *normalization, bool backward) {
+    launch(dim3(divide_up(side * side, THREADS), 1, num_crops), dim3(THREADS), 0, thread_order(backward),
+           [=] { CONVERT[bf16][patches](crops, slots, side, patch, *normalization); });
+}
+
+void cuda_shim_barrier_in_a_branch() {
+    launch(dim3(1), dim3(32), 0, ThreadOrder::forward, barrier_in_a_branch);
+}
+
+void cuda_shim_reverse(const uint32_t *source, uint32_t *target, uint32_t num_blocks, uint32_t num_threads, bool with_barrier, bool backward) {
+    launch(dim3(num_blocks), dim3(num_threads), num_threads * sizeof(uint32_t), thread_order(backward),
+           [=] { reverse(source, target, with_barrier); });
+}
+
+// `bytes` bytes between two pages that nobody may touch: the memory ends where the second begins, or starts where the first ends. Null if there is none.
+uint8_t *cuda_shim_guarded_memory(size_t bytes, bool at_end) {
+    const size_t page = sysconf(_SC_PAGESIZE), inner = round_to_pages(bytes);
+    void *const outer = mmap(nullptr, inner + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (outer == MAP_FAILED) {
+        return nullptr;
+    }
+    uint8_t *const start = static_cast<uint8_t *>(outer) + page;
+    if (mprotect(start, inner, PROT_READ | PROT_WRITE) != 0) {
+        munmap(outer, inner + 2 * page);
+        return nullptr;
+    }
+    return at_end ? start + inner - bytes : start;
+}
+
+void cuda_shim_free_guarded_memory(uint8_t *memory, size_t bytes, bool at_end) {
+    const size_t page = sysconf(_SC_PAGESIZE), inner = round_to_pages(bytes);
+    munmap((at_end ? memory + bytes - inner : memory) - page, inner + 2 * page);
+}
+
+}  // extern "C"

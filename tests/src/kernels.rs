@@ -1,0 +1,415 @@
+//! The CUDA kernels of the pipeline, run on the CPU by the shim in `cuda_shim/`: safe functions that launch them as the pipeline does on a GPU.
+//!
+//! Slow (every CUDA thread is a fiber) and for tests only. `S` is the side of a sample, `p` that of a patch.
+#![expect(
+    unsafe_code,
+    reason = "the kernels are C++ and take raw pointers; what they may touch is checked here before each call"
+)]
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use nepa_pipeline::image_decode::Orientation;
+use nepa_pipeline::render::Normalize;
+use nepa_pipeline::{CropPlan, EdgeSupport, Filter};
+
+/// A bfloat16 as its bits, the upper half of a float's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Bf16(pub u16);
+
+mod sealed {
+    /// Only types whose memory the kernels know.
+    pub trait Sealed {
+        /// Whether it is the two-byte one.
+        const BF16: bool;
+    }
+    impl Sealed for f32 {
+        const BF16: bool = false;
+    }
+    impl Sealed for super::Bf16 {
+        const BF16: bool = true;
+    }
+}
+
+/// A type of the values that the kernels write: `f32` or [`Bf16`].
+pub trait Value: sealed::Sealed + Copy {}
+impl Value for f32 {}
+impl Value for Bf16 {}
+
+/// How the values of a sample lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `[3, S, S]`.
+    Nchw,
+    /// `[P, 3 * p * p]`, patches row by row, each (channel, row, column).
+    Patches {
+        /// The patch's side, which divides S.
+        side: u32,
+    },
+}
+
+impl Layout {
+    fn arguments(self, side: u32) -> (bool, u32) {
+        match self {
+            Self::Nchw => (false, 0),
+            Self::Patches { side: patch } => {
+                assert!(
+                    patch > 0 && side.is_multiple_of(patch),
+                    "patches of {patch} do not tile {side}"
+                );
+                (true, patch)
+            }
+        }
+    }
+}
+
+/// In which order the threads of a block run between two barriers. A result that depends on it lacks a barrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThreadOrder {
+    /// By their number.
+    Forward,
+    /// The last one first.
+    Backward,
+}
+
+/// Which end of an image's memory meets the page that nobody may touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuardedEnd {
+    /// A read before the image ends the program.
+    Start,
+    /// A read past the image ends the program.
+    End,
+}
+
+/// An image as stored, in memory whose one end is guarded; the unused ends of its rows hold what the test says.
+#[derive(Debug)]
+pub struct StoredImage {
+    memory: NonNull<u8>,
+    num_bytes: usize,
+    pitch_bytes: usize,
+    width: u32,
+    height: u32,
+    guarded: GuardedEnd,
+}
+
+impl StoredImage {
+    /// Copies `pixels`, `[height, width, 3]`; a row takes `padding` bytes more than its pixels, each of them `fill`.
+    ///
+    /// # Panics
+    ///
+    /// If the size does not fit the pixels, or there is no memory.
+    pub fn new(
+        pixels: &[u8],
+        (width, height): (u32, u32),
+        padding: usize,
+        fill: u8,
+        guarded: GuardedEnd,
+    ) -> Self {
+        let row_bytes = width as usize * 3;
+        assert!(row_bytes > 0 && height > 0, "an empty image");
+        assert_eq!(
+            pixels.len(),
+            row_bytes * height as usize,
+            "pixels of another size"
+        );
+        let pitch_bytes = row_bytes + padding;
+        // The last row needs no padding: nothing may be read behind it.
+        let num_bytes = pitch_bytes * (height as usize - 1) + row_bytes;
+        // SAFETY: only maps fresh memory.
+        let memory =
+            unsafe { ffi::cuda_shim_guarded_memory(num_bytes, guarded == GuardedEnd::End) };
+        let memory = NonNull::new(memory).expect("memory for an image");
+        // SAFETY: so many bytes were mapped there, zeroed by the system, and nobody else knows of them.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), num_bytes) };
+        bytes.fill(fill);
+        for (target, source) in bytes
+            .chunks_mut(pitch_bytes)
+            .zip(pixels.chunks_exact(row_bytes))
+        {
+            target[..row_bytes].copy_from_slice(source);
+        }
+        Self {
+            memory,
+            num_bytes,
+            pitch_bytes,
+            width,
+            height,
+            guarded,
+        }
+    }
+}
+
+impl Drop for StoredImage {
+    fn drop(&mut self) {
+        // SAFETY: mapped with the same size and end in `new`, and never again used.
+        unsafe {
+            ffi::cuda_shim_free_guarded_memory(
+                self.memory.as_ptr(),
+                self.num_bytes,
+                self.guarded == GuardedEnd::End,
+            );
+        }
+    }
+}
+
+/// One crop of a launch.
+#[derive(Debug, Clone, Copy)]
+pub struct Crop<'a> {
+    /// The image as stored.
+    pub image: &'a StoredImage,
+    /// How it is turned.
+    pub orientation: Orientation,
+    /// What is to be made of it; the output side is the launch's.
+    pub plan: CropPlan,
+    /// Where in the output its sample begins, in values.
+    pub slot_start: usize,
+}
+
+/// Mirror of the struct in `crop.cu`.
+#[repr(C)]
+struct CropJob {
+    image: *const u8,
+    pitch_bytes: u64,
+    slot: *mut c_void,
+    rect: [f64; 4],
+    image_width: u32,
+    image_height: u32,
+    orientation: u32,
+    flip: u32,
+    filter: u32,
+    edge: u32,
+}
+const _: () = assert!(size_of::<CropJob>() == 80);
+
+/// Mirror of the struct in `crop.cu`: what makes a normalised value of an 8-bit one, by one fused multiplication and addition.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C)]
+pub struct Normalization {
+    /// By channel, `1 / (255 * std)`.
+    pub factor: [f32; 3],
+    /// By channel, `-mean / std`.
+    pub offset: [f32; 3],
+}
+
+impl From<Normalize> for Normalization {
+    fn from(normalize: Normalize) -> Self {
+        let Normalize { mean, std } = normalize;
+        Self {
+            factor: std.map(|std| (1.0 / (255.0 * f64::from(std))) as f32),
+            offset: std::array::from_fn(|channel| {
+                (-f64::from(mean[channel]) / f64::from(std[channel])) as f32
+            }),
+        }
+    }
+}
+
+/// Launches the crop kernel of the type and layout, all crops at once.
+///
+/// # Panics
+///
+/// If a slot does not lie in the output, two overlap, or a plan does not fit its image or the side.
+pub fn crop<T: Value>(
+    layout: Layout,
+    crops: &[Crop<'_>],
+    side: u32,
+    normalization: Normalization,
+    output: &mut [T],
+    order: ThreadOrder,
+) {
+    let (patches, patch) = layout.arguments(side);
+    let slots = slots(crops.iter().map(|crop| crop.slot_start), side, output);
+    let jobs: Vec<CropJob> = crops
+        .iter()
+        .zip(slots)
+        .map(|(crop, slot)| {
+            let (image, rect) = (crop.image, crop.plan.rect);
+            assert_eq!(
+                crop.plan.output_size, side,
+                "the plan is for another output side"
+            );
+            let (width, height) = crop.orientation.upright_size(image.width, image.height);
+            let lies_inside = |start: f64, length: f64, limit: u32| {
+                start >= 0.0 && length > 0.0 && start + length <= f64::from(limit) * (1.0 + 1e-9)
+            };
+            assert!(
+                lies_inside(rect.x, rect.width, width) && lies_inside(rect.y, rect.height, height),
+                "the rectangle {rect:?} does not lie inside {width} x {height}"
+            );
+            CropJob {
+                image: image.memory.as_ptr(),
+                pitch_bytes: image.pitch_bytes as u64,
+                slot,
+                rect: [rect.x, rect.y, rect.width, rect.height],
+                image_width: image.width,
+                image_height: image.height,
+                orientation: u32::from(crop.orientation.swaps_axes())
+                    | u32::from(crop.orientation.mirrors_x()) << 1
+                    | u32::from(crop.orientation.mirrors_y()) << 2,
+                flip: u32::from(crop.plan.flip),
+                filter: match crop.plan.filter {
+                    Filter::Bilinear => 0,
+                    Filter::Bicubic => 1,
+                },
+                edge: match crop.plan.edge {
+                    EdgeSupport::Rect => 0,
+                    EdgeSupport::Image => 1,
+                },
+            }
+        })
+        .collect();
+    // SAFETY: each job's image is borrowed and as large as it says, its rectangle lies inside, its slot holds 3 * S * S values of T in `output`, which
+    // is ours alone; the kernels read nothing else, and the shim returns when they are done.
+    unsafe {
+        ffi::cuda_shim_crop(
+            T::BF16,
+            patches,
+            jobs.as_ptr(),
+            jobs.len() as u32,
+            side,
+            patch,
+            &raw const normalization,
+            order == ThreadOrder::Backward,
+        );
+    }
+}
+
+/// Launches the kernel that normalises finished crops, `[N, S, S, 3]`, each to its slot in the output.
+///
+/// # Panics
+///
+/// If a slot does not lie in the output, two overlap, or the crops have another size.
+pub fn convert<T: Value>(
+    layout: Layout,
+    crops: &[u8],
+    slot_starts: &[usize],
+    side: u32,
+    normalization: Normalization,
+    output: &mut [T],
+    order: ThreadOrder,
+) {
+    let (patches, patch) = layout.arguments(side);
+    assert_eq!(
+        crops.len(),
+        slot_starts.len() * slot_len(side),
+        "crops of another size"
+    );
+    let slots = slots(slot_starts.iter().copied(), side, output);
+    // SAFETY: there are as many crops of S * S pixels as slots, each slot holds 3 * S * S values of T in `output`, which is ours alone.
+    unsafe {
+        ffi::cuda_shim_convert(
+            T::BF16,
+            patches,
+            crops.as_ptr(),
+            slots.as_ptr(),
+            slots.len() as u32,
+            side,
+            patch,
+            &raw const normalization,
+            order == ThreadOrder::Backward,
+        );
+    }
+}
+
+fn slot_len(side: u32) -> usize {
+    3 * side as usize * side as usize
+}
+
+/// Pointers to the slots, after a check that they lie in the output and apart from each other.
+fn slots<T: Value>(
+    starts: impl Iterator<Item = usize>,
+    side: u32,
+    output: &mut [T],
+) -> Vec<*mut c_void> {
+    let starts: Vec<usize> = starts.collect();
+    assert!(side > 0 && !starts.is_empty(), "nothing to launch");
+    let mut sorted = starts.clone();
+    sorted.sort_unstable();
+    sorted.push(output.len());
+    assert!(
+        sorted
+            .windows(2)
+            .all(|pair| pair[1] >= pair[0] + slot_len(side)),
+        "slots overlap or end outside the output"
+    );
+    starts
+        .iter()
+        .map(|&start| output[start..].as_mut_ptr().cast())
+        .collect()
+}
+
+/// Runs a kernel of the shim's own test whose threads do not all reach its barrier: the program aborts.
+pub fn barrier_in_a_branch() {
+    // SAFETY: takes and touches nothing.
+    unsafe { ffi::cuda_shim_barrier_in_a_branch() }
+}
+
+/// Runs a kernel of the shim's own test: each block of `num_threads` numbers is reversed through dynamic shared memory, with a barrier or (a mistake)
+/// without one.
+///
+/// # Panics
+///
+/// If the numbers are no whole blocks.
+pub fn reverse_blocks(
+    numbers: &[u32],
+    num_threads: u32,
+    with_barrier: bool,
+    order: ThreadOrder,
+) -> Vec<u32> {
+    assert!(num_threads > 0 && !numbers.is_empty());
+    assert!(numbers.len().is_multiple_of(num_threads as usize));
+    let mut reversed = vec![0; numbers.len()];
+    // SAFETY: both hold as many whole blocks.
+    unsafe {
+        ffi::cuda_shim_reverse(
+            numbers.as_ptr(),
+            reversed.as_mut_ptr(),
+            numbers.len() as u32 / num_threads,
+            num_threads,
+            with_barrier,
+            order == ThreadOrder::Backward,
+        );
+    }
+    reversed
+}
+
+/// Of `cuda_shim/launch.cpp`.
+mod ffi {
+    use std::ffi::c_void;
+
+    use super::{CropJob, Normalization};
+
+    unsafe extern "C" {
+        pub(super) fn cuda_shim_crop(
+            bf16: bool,
+            patches: bool,
+            jobs: *const CropJob,
+            num_jobs: u32,
+            side: u32,
+            patch: u32,
+            normalization: *const Normalization,
+            backward: bool,
+        );
+        pub(super) fn cuda_shim_convert(
+            bf16: bool,
+            patches: bool,
+            crops: *const u8,
+            slots: *const *mut c_void,
+            num_crops: u32,
+            side: u32,
+            patch: u32,
+            normalization: *const Normalization,
+            backward: bool,
+        );
+        pub(super) fn cuda_shim_barrier_in_a_branch();
+        pub(super) fn cuda_shim_reverse(
+            source: *const u32,
+            target: *mut u32,
+            num_blocks: u32,
+            num_threads: u32,
+            with_barrier: bool,
+            backward: bool,
+        );
+        pub(super) fn cuda_shim_guarded_memory(bytes: usize, at_end: bool) -> *mut u8;
+        pub(super) fn cuda_shim_free_guarded_memory(memory: *mut u8, bytes: usize, at_end: bool);
+    }
+}
