@@ -1,10 +1,13 @@
-//! Batches in host memory, and the pool that lends their pixel buffers.
+//! Batches, and the pool that lends the slots their pixels lie in.
 //!
-//! The pool is fixed: a batch's buffers come back when the [`HostBatch`] is dropped, so a consumer that keeps batches
-//! holds the loader up instead of growing memory. Each slot owns its buffer, so slots are filled in parallel.
+//! The pool is fixed: a batch's slots come back when the [`Batch`] is dropped, so a consumer that keeps batches
+//! holds the loader up instead of growing memory. Each slot is moved to the thread that fills it, so they are filled in parallel.
+use std::sync::Arc;
+
 use crossbeam::channel::{Receiver, Sender, bounded};
 use nepa_schemas::Label;
 
+use crate::backend::{CpuBackend, ImageBackend};
 use crate::{CropPlan, SampleId};
 
 /// What became of one position of a batch.
@@ -20,55 +23,65 @@ pub struct SampleRecord {
     pub replaces: Option<SampleId>,
 }
 
-/// Pixels of one sample, `[3, S, S]`.
-pub(crate) type Slot = Vec<f32>;
-
 /// Lends sets of slots; clones share the sets.
-#[derive(Debug, Clone)]
-pub(crate) struct BatchPool {
-    give_back: Sender<Vec<Slot>>,
+#[derive(Debug)]
+pub(crate) struct BatchPool<S> {
+    give_back: Sender<Vec<S>>,
     /// Sets that are not lent.
-    pub free: Receiver<Vec<Slot>>,
+    pub free: Receiver<Vec<S>>,
 }
 
-impl BatchPool {
-    /// `num_batches` sets of `batch_size` slots of `slot_len` floats.
-    pub(crate) fn new(num_batches: usize, batch_size: usize, slot_len: usize) -> Self {
-        let (give_back, free) = bounded(num_batches);
-        for _ in 0..num_batches {
-            give_back
-                .send(vec![vec![0.0; slot_len]; batch_size])
-                .expect("the pool holds its own receiver");
+impl<S> Clone for BatchPool<S> {
+    fn clone(&self) -> Self {
+        Self {
+            give_back: self.give_back.clone(),
+            free: self.free.clone(),
         }
-        Self { give_back, free }
+    }
+}
+
+impl<S> BatchPool<S> {
+    /// A pool of these sets.
+    pub(crate) fn new(sets: Vec<Vec<S>>) -> Self {
+        let (give_back, free) = bounded(sets.len());
+        let pool = Self { give_back, free };
+        for set in sets {
+            pool.give_back(set);
+        }
+        pool
     }
 
     /// Takes a set back.
-    pub(crate) fn give_back(&self, slots: Vec<Slot>) {
+    pub(crate) fn give_back(&self, slots: Vec<S>) {
         self.give_back
             .try_send(slots)
             .expect("no more sets come back than were lent");
     }
 }
 
-/// A batch in host memory, lent by the pool and given back when dropped.
+/// A batch whose slots are lent by the pool and given back when it is dropped.
 #[derive(Debug)]
-pub struct HostBatch {
+pub struct Batch<B: ImageBackend> {
     epoch: u64,
     image_size: u32,
     samples: Vec<SampleRecord>,
     /// At least as many as samples; the last batch of an epoch may leave some unused.
-    slots: Vec<Slot>,
-    pool: BatchPool,
+    slots: Vec<B::Slot>,
+    pool: BatchPool<B::Slot>,
+    backend: Arc<B>,
 }
 
-impl HostBatch {
+/// A batch in ordinary memory.
+pub type HostBatch = Batch<CpuBackend>;
+
+impl<B: ImageBackend> Batch<B> {
     pub(crate) fn new(
         epoch: u64,
         image_size: u32,
         samples: Vec<SampleRecord>,
-        slots: Vec<Slot>,
-        pool: BatchPool,
+        slots: Vec<B::Slot>,
+        pool: BatchPool<B::Slot>,
+        backend: Arc<B>,
     ) -> Self {
         Self {
             epoch,
@@ -76,6 +89,7 @@ impl HostBatch {
             samples,
             slots,
             pool,
+            backend,
         }
     }
 
@@ -104,24 +118,27 @@ impl HostBatch {
         self.image_size
     }
 
+    /// Where the samples' pixels lie, in order.
+    pub fn slots(&self) -> &[B::Slot] {
+        &self.slots[..self.samples.len()]
+    }
+}
+
+impl HostBatch {
     /// Pixels of sample `i`, `[3, S, S]`.
     pub fn pixels(&self, i: usize) -> &[f32] {
-        assert!(
-            i < self.samples.len(),
-            "sample {i} of a batch of {}",
-            self.samples.len()
-        );
-        &self.slots[i]
+        &self.slots()[i]
     }
 
     /// All pixels, `[B, 3, S, S]`, in one new vector.
     pub fn to_vec(&self) -> Vec<f32> {
-        self.slots[..self.samples.len()].concat()
+        self.slots().concat()
     }
 }
 
-impl Drop for HostBatch {
+impl<B: ImageBackend> Drop for Batch<B> {
     fn drop(&mut self) {
+        self.backend.take_back(&mut self.slots);
         self.pool.give_back(std::mem::take(&mut self.slots));
     }
 }

@@ -542,6 +542,9 @@ pub enum LoaderError {
         /// The cause.
         source: std::io::Error,
     },
+    /// The image backend failed in a way that is no sample's fault.
+    #[error("the device that decodes images failed")]
+    Backend(#[from] crate::backend::BackendError),
     /// A thread cannot be started.
     #[error("cannot start a decode thread: {0}")]
     Thread(#[source] std::io::Error),

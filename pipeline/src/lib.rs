@@ -4,8 +4,12 @@
 //! are pure functions of (data set, seed, epoch): thread counts and timing change nothing. No model is known here.
 
 pub mod augment;
+pub mod backend;
 pub mod batch;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod dataset;
+pub mod device;
 pub mod error;
 pub mod image_decode;
 pub mod loader;
@@ -16,7 +20,8 @@ pub mod stats;
 pub mod store;
 
 pub use augment::{Augment, AugmentConfig, CropPlan, CropRect, EdgeSupport, Filter};
-pub use batch::{HostBatch, SampleRecord};
+pub use backend::{CpuBackend, ImageBackend};
+pub use batch::{Batch, HostBatch, SampleRecord};
 pub use dataset::{
     Dataset, DatasetConfig, Deliver, FetchHandle, IoConfig, IoCounters, IoRuntime, RowGroupBytes,
     RowGroupInfo, Shard,

@@ -83,10 +83,15 @@ impl CpuRenderer {
         rng: &mut ChaCha8Rng,
         output: &mut [f32],
     ) -> Result<CropPlan, ImageError> {
-        let header = self.decoder.header(encoded, self.exif_orientation)?;
+        let header = self.read_header(encoded)?;
         let plan = augment.draw(header.width, header.height, rng);
         self.render_header_and_plan(encoded, header, &plan, output)?;
         Ok(plan)
+    }
+
+    /// Reads the header, with the orientation if that counts.
+    pub fn read_header(&mut self, encoded: &[u8]) -> Result<ImageHeader, ImageError> {
+        self.decoder.header(encoded, self.exif_orientation)
     }
 
     /// Decodes and renders a plan that was drawn before, into `output` (`[3, S, S]`).
@@ -96,16 +101,46 @@ impl CpuRenderer {
         plan: &CropPlan,
         output: &mut [f32],
     ) -> Result<(), ImageError> {
-        let header = self.decoder.header(encoded, self.exif_orientation)?;
+        let header = self.read_header(encoded)?;
         self.render_header_and_plan(encoded, header, plan, output)
     }
 
-    fn render_header_and_plan(
+    /// [`Self::render_plan`] where the header was read already.
+    pub fn render_header_and_plan(
         &mut self,
         encoded: &[u8],
         header: ImageHeader,
         plan: &CropPlan,
         output: &mut [f32],
+    ) -> Result<(), ImageError> {
+        self.render_square(encoded, header, plan)?;
+        let square = self.resampler.square();
+        write_planes(square, header.orientation, plan, &self.tables, output);
+        self.trim();
+        Ok(())
+    }
+
+    /// The same as [`Self::render_header_and_plan`] before normalisation: 8-bit RGB, `[S, S, 3]`.
+    pub fn render_crop(
+        &mut self,
+        encoded: &[u8],
+        header: ImageHeader,
+        plan: &CropPlan,
+        output: &mut [u8],
+    ) -> Result<(), ImageError> {
+        self.render_square(encoded, header, plan)?;
+        let square = self.resampler.square();
+        write_crop(square, header.orientation, plan, output);
+        self.trim();
+        Ok(())
+    }
+
+    /// Decodes, crops and resizes into the resampler's square.
+    fn render_square(
+        &mut self,
+        encoded: &[u8],
+        header: ImageHeader,
+        plan: &CropPlan,
     ) -> Result<(), ImageError> {
         let rect = plan.rect;
         let lies_inside = |start: f64, length: f64, limit: u32| {
@@ -125,10 +160,13 @@ impl CpuRenderer {
             });
         }
         let (width, height) = self.decoder.decode_stored(encoded, &mut self.stored)?;
-        let square =
-            self.resampler
-                .resample(&self.stored, (width, height), header.orientation, plan);
-        write_planes(square, header.orientation, plan, &self.tables, output);
+        self.resampler
+            .resample(&self.stored, (width, height), header.orientation, plan);
+        Ok(())
+    }
+
+    /// Gives back the scratch memory of a huge image.
+    fn trim(&mut self) {
         if self.stored.capacity() > MAX_KEPT_BYTES {
             *self = Self {
                 tables: self.tables,
@@ -136,7 +174,46 @@ impl CpuRenderer {
                 ..Self::default()
             };
         }
-        Ok(())
+    }
+}
+
+/// Where pixel 0 of the upright and flipped row `y` lies in a square that is turned as the stored image is, and the step from each pixel to
+/// the next; in bytes. Pixels of one output row lie at even steps, wherever the row starts and whichever way it runs.
+fn row_in_square(
+    side: usize,
+    orientation: crate::image_decode::Orientation,
+    plan: &CropPlan,
+    y: usize,
+) -> (isize, isize) {
+    let source_of = |x: usize| {
+        let x = if plan.flip { side - 1 - x } else { x };
+        let (source_x, source_y) = orientation.stored_pixel(x, y, side, side);
+        (source_y * side + source_x) as isize * 3
+    };
+    let first = source_of(0);
+    let step = if side > 1 { source_of(1) - first } else { 0 };
+    (first, step)
+}
+
+/// Turns the stored-way `square` (`[S, S, 3]`) upright and flips it.
+fn write_crop(
+    square: &[u8],
+    orientation: crate::image_decode::Orientation,
+    plan: &CropPlan,
+    output: &mut [u8],
+) {
+    let side = plan.output_size as usize;
+    assert_eq!(
+        output.len(),
+        3 * side * side,
+        "the output slot holds another size than the plan's"
+    );
+    for (y, row) in output.chunks_exact_mut(3 * side).enumerate() {
+        let (mut source, step) = row_in_square(side, orientation, plan, y);
+        for pixel in row.chunks_exact_mut(3) {
+            pixel.copy_from_slice(&square[source as usize..source as usize + 3]);
+            source += step;
+        }
     }
 }
 
@@ -162,14 +239,7 @@ fn write_planes(
             .iter_mut()
             .zip(&mut green[row.clone()])
             .zip(&mut blue[row]);
-        // Pixels of one output row lie at even steps in the square, wherever the row starts and whichever way it runs.
-        let source_of = |x: usize| {
-            let x = if plan.flip { side - 1 - x } else { x };
-            let (source_x, source_y) = orientation.stored_pixel(x, y, side, side);
-            (source_y * side + source_x) as isize * 3
-        };
-        let mut source = source_of(0);
-        let step = if side > 1 { source_of(1) - source } else { 0 };
+        let (mut source, step) = row_in_square(side, orientation, plan, y);
         for ((red, green), blue) in planes {
             let pixel = &square[source as usize..source as usize + 3];
             *red = tables[0][usize::from(pixel[0])];

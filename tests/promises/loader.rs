@@ -36,12 +36,12 @@ fn folder(shape: impl Fn(u32, &mut Vec<Vec<Row>>)) -> tempfile::TempDir {
     folder
 }
 
-fn all_good() -> tempfile::TempDir {
+pub(crate) fn all_good() -> tempfile::TempDir {
     folder(|_, _| {})
 }
 
 /// Four kinds of bad rows, one row group with a single good row.
-fn some_bad() -> tempfile::TempDir {
+pub(crate) fn some_bad() -> tempfile::TempDir {
     folder(|shard, row_groups| {
         row_groups[0][(shard * 2) as usize] = Row::Null;
         row_groups[1][1] = Row::PathOnly;
@@ -67,11 +67,11 @@ fn open_with(url: &str, io: &IoConfig) -> Arc<Dataset> {
     Dataset::open(&config, io, &IoRuntime::new(2).unwrap()).unwrap()
 }
 
-fn open(folder: &tempfile::TempDir) -> Arc<Dataset> {
+pub(crate) fn open(folder: &tempfile::TempDir) -> Arc<Dataset> {
     open_with(folder.path().to_str().unwrap(), &IoConfig::default())
 }
 
-fn config() -> LoaderConfig {
+pub(crate) fn config() -> LoaderConfig {
     LoaderConfig {
         seed: 7,
         global_batch: 8,
@@ -100,10 +100,10 @@ fn config() -> LoaderConfig {
 
 /// A batch, kept.
 #[derive(Debug, Clone, PartialEq)]
-struct Kept {
-    epoch: u64,
-    samples: Vec<SampleRecord>,
-    pixels: Vec<f32>,
+pub(crate) struct Kept {
+    pub(crate) epoch: u64,
+    pub(crate) samples: Vec<SampleRecord>,
+    pub(crate) pixels: Vec<f32>,
 }
 
 impl Kept {
@@ -127,7 +127,7 @@ fn rest_of(loader: &mut Loader) -> Vec<Kept> {
     batches
 }
 
-fn all(dataset: &Arc<Dataset>, config: LoaderConfig) -> Vec<Kept> {
+pub(crate) fn all(dataset: &Arc<Dataset>, config: LoaderConfig) -> Vec<Kept> {
     rest_of(&mut Loader::new(Arc::clone(dataset), config, None).unwrap())
 }
 

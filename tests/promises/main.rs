@@ -1,5 +1,6 @@
 //! The promises of the project, a module each, in one test binary.
 mod bad_data;
+mod device;
 mod example;
 mod golden;
 mod inspect;

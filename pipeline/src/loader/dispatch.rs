@@ -9,7 +9,7 @@ use super::order::{EpochOrder, RowGroup, Window};
 use super::window::{LoadedWindow, LoadingWindow};
 use super::worker::{Done, Fetched, Job, Unpacked};
 use super::{LoaderConfig, batches_per_epoch};
-use crate::batch::{BatchPool, Slot};
+use crate::batch::BatchPool;
 use crate::dataset::FetchHandle;
 use crate::stats::PipelineCounters;
 use crate::{Dataset, LoaderError, SampleId};
@@ -19,13 +19,13 @@ const WINDOWS_AHEAD: usize = 2;
 
 /// A batch whose samples are being rendered.
 #[derive(Debug)]
-pub(super) struct PendingBatch {
+pub(super) struct PendingBatch<S> {
     pub epoch: u64,
     pub batch_in_epoch: u64,
     pub num_samples: usize,
-    pub done: Receiver<Done>,
+    pub done: Receiver<Done<S>>,
     /// Slots that a short batch leaves unused.
-    pub spare: Vec<Slot>,
+    pub spare: Vec<S>,
 }
 
 /// Why the walk ended early.
@@ -37,18 +37,18 @@ pub(super) enum Ended {
 }
 
 /// The walk and the ends of the queues that it holds.
-pub(super) struct Dispatcher {
+pub(super) struct Dispatcher<S> {
     pub dataset: Arc<Dataset>,
     pub config: LoaderConfig,
     pub row_groups: Vec<RowGroup>,
     pub num_samples: u64,
-    pub pool: BatchPool,
+    pub pool: BatchPool<S>,
     pub counters: Arc<PipelineCounters>,
     pub stop: Receiver<()>,
     pub fetched: Sender<Fetched>,
     pub unpacked: Receiver<Unpacked>,
-    pub jobs: Sender<Job>,
-    pub pending: Sender<PendingBatch>,
+    pub jobs: Sender<Job<S>>,
+    pub pending: Sender<PendingBatch<S>>,
 }
 
 /// The window that is walked.
@@ -72,7 +72,7 @@ impl Drop for Ahead {
     }
 }
 
-impl Dispatcher {
+impl<S> Dispatcher<S> {
     /// Walks from (epoch, batch) to the end of the last epoch.
     pub(super) fn run(&self, first_epoch: u64, first_batch: u64) -> Result<(), Ended> {
         let per_epoch = batches_per_epoch(self.num_samples, &self.config);
@@ -93,7 +93,12 @@ impl Dispatcher {
         Ok(())
     }
 
-    fn dispatch_batch(&self, walk: &mut WindowWalk, epoch: u64, batch: u64) -> Result<(), Ended> {
+    fn dispatch_batch(
+        &self,
+        walk: &mut WindowWalk<S>,
+        epoch: u64,
+        batch: u64,
+    ) -> Result<(), Ended> {
         let global = self.config.global_batch as u64;
         let start = batch * global;
         let length = global.min(self.num_samples - start);
@@ -144,8 +149,8 @@ impl Dispatcher {
 }
 
 /// The windows of all epochs in order, some of them fetched ahead.
-struct WindowWalk<'a> {
-    dispatcher: &'a Dispatcher,
+struct WindowWalk<'a, S> {
+    dispatcher: &'a Dispatcher<S>,
     /// Samples of an epoch that some batch uses.
     used_samples: u64,
     ahead: VecDeque<Ahead>,
@@ -157,8 +162,8 @@ struct WindowWalk<'a> {
     next_sequence: u64,
 }
 
-impl<'a> WindowWalk<'a> {
-    fn new(dispatcher: &'a Dispatcher, epoch: u64, position: u64) -> Self {
+impl<'a, S> WindowWalk<'a, S> {
+    fn new(dispatcher: &'a Dispatcher<S>, epoch: u64, position: u64) -> Self {
         let config = &dispatcher.config;
         let used_samples = (batches_per_epoch(dispatcher.num_samples, config)
             * config.global_batch as u64)
@@ -177,7 +182,7 @@ impl<'a> WindowWalk<'a> {
         }
     }
 
-    fn order(dispatcher: &Dispatcher, epoch: u64) -> EpochOrder {
+    fn order(dispatcher: &Dispatcher<S>, epoch: u64) -> EpochOrder {
         let config = &dispatcher.config;
         EpochOrder::new(
             &dispatcher.row_groups,

@@ -10,12 +10,14 @@ use std::time::Instant;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use serde::{Deserialize, Serialize};
 
-use crate::batch::BatchPool;
+use crate::backend::{BatchRenderer, CpuBackend, ImageBackend, Router};
+use crate::batch::{Batch, BatchPool};
 use crate::render::Normalize;
 use crate::stats::{PipelineCounters, PipelineStats, Sizes};
-use crate::{AugmentConfig, Dataset, HostBatch, LoaderError, SampleId};
+use crate::{AugmentConfig, Dataset, LoaderError, SampleId};
 
 mod bad_samples;
+mod batch_decode;
 mod dispatch;
 mod order;
 mod window;
@@ -100,13 +102,14 @@ fn batches_per_epoch(num_samples: u64, config: &LoaderConfig) -> u64 {
 ///
 /// `prefetch_batches + 2` batches exist at most: a consumer that keeps more than two at once waits for itself.
 #[derive(Debug)]
-pub struct Loader {
+pub struct Loader<B: ImageBackend = CpuBackend> {
     dataset: Arc<Dataset>,
     config: LoaderConfig,
     image_size: u32,
     per_epoch: u64,
-    pool: BatchPool,
-    pending: Receiver<PendingBatch>,
+    backend: Arc<B>,
+    pool: BatchPool<B::Slot>,
+    pending: Receiver<PendingBatch<B::Slot>>,
     failure: Receiver<LoaderError>,
     bad_samples: BadSamples,
     /// Epoch and batch that come next.
@@ -120,11 +123,28 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts the stages, from the beginning or from `state`.
+    /// Starts the stages, from the beginning or from `state`; decodes on the CPU.
     pub fn new(
         dataset: Arc<Dataset>,
         config: LoaderConfig,
         state: Option<&LoaderState>,
+    ) -> Result<Self, LoaderError> {
+        let backend = CpuBackend {
+            normalize: config.normalize,
+            exif_orientation: config.exif_orientation,
+        };
+        Self::with_backend(dataset, config, state, Arc::new(backend))
+    }
+}
+
+impl<B: ImageBackend> Loader<B> {
+    /// Starts the stages, from the beginning or from `state`, with any image backend. Order, plans and labels do not depend
+    /// on it; `normalize` and `exif_orientation` of the configuration are the backend's own matter.
+    pub fn with_backend(
+        dataset: Arc<Dataset>,
+        config: LoaderConfig,
+        state: Option<&LoaderState>,
+        backend: Arc<B>,
     ) -> Result<Self, LoaderError> {
         let num_samples = dataset.num_samples();
         check(&config, num_samples)?;
@@ -151,8 +171,9 @@ impl Loader {
             batch_queue: config.prefetch_batches,
         };
         let local_batch = config.global_batch / config.world_size;
-        let slot_len = 3 * (image_size as usize).pow(2);
-        let pool = BatchPool::new(config.prefetch_batches + 2, local_batch, slot_len);
+        let sets = (0..config.prefetch_batches + 2).map(|_| backend.slots(local_batch, image_size));
+        let pool = BatchPool::new(sets.collect::<Result<_, _>>()?);
+        let batch_renderer = backend.batch_renderer()?;
         let (stop_sender, stop) = bounded::<()>(0);
         let (pending_sender, pending) = bounded(config.prefetch_batches);
         let (failure_sender, failure) = bounded(1);
@@ -177,8 +198,8 @@ impl Loader {
         let shared = Arc::new(worker::Shared {
             dataset: Arc::clone(&dataset),
             augment,
-            normalize: config.normalize,
-            exif_orientation: config.exif_orientation,
+            backend: Arc::clone(&backend),
+            router: Router::default(),
             seed: config.seed,
             counters: Arc::clone(&counters),
         });
@@ -186,6 +207,7 @@ impl Loader {
             dataset,
             image_size,
             per_epoch,
+            backend,
             pool,
             pending,
             failure,
@@ -199,16 +221,34 @@ impl Loader {
             threads: Vec::new(),
             config,
         };
+        // No more jobs than the router lets out and than exist at once are in these two.
+        let (batch_sender, batch_queue) = unbounded();
+        let (returned_sender, returned) = unbounded();
         let queues = worker::Queues {
-            stop,
+            stop: stop.clone(),
             fetched,
             unpacked: unpacked_sender,
             jobs,
+            returned,
+            batch: batch_renderer.is_some().then_some(batch_sender),
+            batch_size: batch_renderer.as_ref().map_or(0, BatchRenderer::max_images),
         };
+        if let Some(mut renderer) = batch_renderer {
+            let shared = Arc::clone(&shared);
+            loader.spawn("nepa-batch-decode".to_owned(), move || {
+                batch_decode::run(
+                    &shared,
+                    &mut renderer,
+                    &stop,
+                    &batch_queue,
+                    &returned_sender,
+                );
+            })?;
+        }
         for i in 0..sizes.decode_threads {
             let (shared, queues) = (Arc::clone(&shared), queues.clone());
             loader.spawn(format!("nepa-decode-{i}"), move || {
-                worker::run(&shared, &queues);
+                worker::run(&shared, queues);
             })?;
         }
         drop(queues);
@@ -234,13 +274,18 @@ impl Loader {
         Ok(())
     }
 
+    /// Who decodes.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
     /// Global batches in one epoch.
     pub fn batches_per_epoch(&self) -> u64 {
         self.per_epoch
     }
 
     /// The next batch of this rank (its slice of the global batch), or `None` after the last epoch.
-    pub fn next_batch(&mut self) -> Result<Option<HostBatch>, LoaderError> {
+    pub fn next_batch(&mut self) -> Result<Option<Batch<B>>, LoaderError> {
         if let Some(returned) = self.returned.take() {
             self.counters.consume.busy(returned);
         }
@@ -252,7 +297,7 @@ impl Loader {
         batch
     }
 
-    fn assemble(&mut self) -> Result<Option<HostBatch>, LoaderError> {
+    fn assemble(&mut self) -> Result<Option<Batch<B>>, LoaderError> {
         let Ok(pending) = self.pending.recv() else {
             return match self.failure.try_recv() {
                 Ok(error) => Err(error),
@@ -267,7 +312,7 @@ impl Loader {
                 Err(_) => Err(LoaderError::ThreadDied),
             };
         };
-        let mut done: Vec<Done> = pending.done.iter().take(pending.num_samples).collect();
+        let mut done: Vec<Done<B::Slot>> = pending.done.iter().take(pending.num_samples).collect();
         if done.len() < pending.num_samples {
             // Either the walk failed within this batch, and says why, or a thread died, and the walk may not have noticed.
             self.stop = None;
@@ -277,7 +322,7 @@ impl Loader {
         let mut samples = Vec::with_capacity(done.len());
         let mut slots = Vec::with_capacity(done.len() + pending.spare.len());
         let mut bad = Vec::new();
-        let mut exhausted = None;
+        let (mut exhausted, mut failed) = (None, None);
         for Done { slot, outcome, .. } in done {
             slots.push(slot);
             match outcome {
@@ -290,9 +335,16 @@ impl Loader {
                 Outcome::Exhausted(id, reason) => {
                     exhausted.get_or_insert((id, reason));
                 }
+                Outcome::Failed(error) => {
+                    failed.get_or_insert(error);
+                }
             }
         }
         slots.extend(pending.spare);
+        if let Some(error) = failed {
+            self.pool.give_back(slots);
+            return Err(error.into());
+        }
         if let Some((id, reason)) = exhausted {
             self.pool.give_back(slots);
             return Err(LoaderError::NothingToReplace {
@@ -300,12 +352,14 @@ impl Loader {
                 reason,
             });
         }
-        let batch = HostBatch::new(
+        self.backend.hand_over(&mut slots[..samples.len()])?;
+        let batch = Batch::new(
             pending.epoch,
             self.image_size,
             samples,
             slots,
             self.pool.clone(),
+            Arc::clone(&self.backend),
         );
         self.counters.consume.item(0);
         self.next = if pending.batch_in_epoch + 1 == self.per_epoch {
@@ -365,7 +419,7 @@ impl Loader {
     }
 }
 
-impl Drop for Loader {
+impl<B: ImageBackend> Drop for Loader<B> {
     fn drop(&mut self) {
         // Every thread waits on this channel beside its work, so none stays blocked.
         self.stop = None;

@@ -3,16 +3,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use crossbeam::channel::{Receiver, Sender, never, select_biased};
-use nepa_schemas::ShardBatch;
+use nepa_schemas::{Label, ShardBatch};
 
+use super::batch_decode::BatchJob;
 use super::window::LoadedWindow;
-use crate::batch::{SampleRecord, Slot};
+use crate::backend::{BackendError, ImageBackend, PlannedImage, RenderError, Renderer, Router};
+use crate::batch::SampleRecord;
 use crate::dataset::RowGroupBytes;
+use crate::image_decode::ImageHeader;
 use crate::random::{Purpose, sample_stream};
-use crate::render::{CpuRenderer, Normalize};
 use crate::stats::PipelineCounters;
-use crate::{Augment, Dataset, DatasetError, Place, SampleId};
+use crate::{Augment, CropPlan, Dataset, DatasetError, Place, SampleId};
 
 /// A row group that came from the store, or why it did not; `window` is the sequence number of its window.
 #[derive(Debug)]
@@ -34,22 +37,63 @@ pub(super) struct Unpacked {
 
 /// One sample to render.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct Job<S> {
     pub epoch: u64,
     pub id: SampleId,
     pub window: Arc<LoadedWindow>,
     /// Position in the batch.
     pub position: usize,
-    pub slot: Slot,
-    pub done: Sender<Done>,
+    pub slot: S,
+    pub done: Sender<Done<S>>,
+}
+
+impl<S> Job<S> {
+    /// Sends the slot back with its outcome.
+    pub(super) fn finish(self, outcome: Outcome) {
+        // A batch that nobody waits for any more was given up by a stopping loader.
+        let _ = self.done.send(Done {
+            position: self.position,
+            slot: self.slot,
+            outcome,
+        });
+    }
+}
+
+/// A sample whose header was read and whose plan was drawn.
+#[derive(Debug, Clone)]
+pub(super) struct Planned {
+    id: SampleId,
+    pub bytes: Bytes,
+    label: Option<Label>,
+    header: ImageHeader,
+    plan: CropPlan,
+}
+
+impl Planned {
+    pub(super) fn image(&self) -> PlannedImage<'_> {
+        PlannedImage {
+            bytes: &self.bytes,
+            header: self.header,
+            plan: self.plan,
+        }
+    }
+
+    /// Its record in the place of `asked_for`.
+    pub(super) fn record(&self, asked_for: SampleId) -> SampleRecord {
+        SampleRecord {
+            id: self.id,
+            plan: self.plan,
+            label: self.label.clone(),
+            replaces: (self.id != asked_for).then_some(asked_for),
+        }
+    }
 }
 
 /// One rendered sample.
 #[derive(Debug)]
-pub(super) struct Done {
+pub(super) struct Done<S> {
     pub position: usize,
-    pub slot: Slot,
-    /// The record, and why the sample that should have stood here is bad, if it is.
+    pub slot: S,
     pub outcome: Outcome,
 }
 
@@ -62,43 +106,65 @@ pub(super) enum Outcome {
     Replaced(SampleRecord, String),
     /// Nothing could replace it.
     Exhausted(SampleId, String),
+    /// The device failed.
+    Failed(BackendError),
 }
 
 /// What every decode thread shares.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct Shared<B> {
     pub dataset: Arc<Dataset>,
     pub augment: Box<dyn Augment>,
-    pub normalize: Normalize,
-    pub exif_orientation: bool,
+    pub backend: Arc<B>,
+    pub router: Router,
     pub seed: u64,
     pub counters: Arc<PipelineCounters>,
 }
 
 /// The ends of the queues that a decode thread holds.
-#[derive(Debug, Clone)]
-pub(super) struct Queues {
+#[derive(Debug)]
+pub(super) struct Queues<S> {
     /// Disconnected when the loader stops.
     pub stop: Receiver<()>,
     pub fetched: Receiver<Fetched>,
     pub unpacked: Sender<Unpacked>,
-    pub jobs: Receiver<Job>,
+    pub jobs: Receiver<Job<S>>,
+    /// Jobs that the batch decoder gave back.
+    pub returned: Receiver<Job<S>>,
+    /// The batch decoder's queue; `None` once this thread hands it no more.
+    pub batch: Option<Sender<BatchJob<S>>>,
+    /// Images that the batch decoder takes in one call.
+    pub batch_size: usize,
 }
 
-/// Runs until the loader stops.
-pub(super) fn run(shared: &Shared, queues: &Queues) {
-    let mut fetched_queue = queues.fetched.clone();
-    let mut renderer = CpuRenderer::new(shared.normalize, shared.exif_orientation);
-    loop {
+impl<S> Clone for Queues<S> {
+    fn clone(&self) -> Self {
+        Self {
+            stop: self.stop.clone(),
+            fetched: self.fetched.clone(),
+            unpacked: self.unpacked.clone(),
+            jobs: self.jobs.clone(),
+            returned: self.returned.clone(),
+            batch: self.batch.clone(),
+            batch_size: self.batch_size,
+        }
+    }
+}
+
+/// Runs until the loader stops, or until no job can come any more.
+pub(super) fn run<B: ImageBackend>(shared: &Shared<B>, mut queues: Queues<B::Slot>) {
+    let mut thread = RenderThread::new(shared);
+    let (mut jobs_end, mut returned_end) = (false, false);
+    while !(jobs_end && returned_end) {
         let waiting = Instant::now();
-        // Row groups first: everything else waits for them.
+        // Row groups first: everything else waits for them. Then what has waited longest.
         select_biased! {
             recv(queues.stop) -> _ => return,
-            recv(fetched_queue) -> fetched => {
+            recv(queues.fetched) -> fetched => {
                 shared.counters.decode.blocked_in(waiting);
                 let Ok(fetched) = fetched else {
                     // The walk has ended and fetches no more; the samples that it handed out are still to be rendered.
-                    fetched_queue = never();
+                    queues.fetched = never();
                     continue;
                 };
                 let unpacked = unpack(shared, fetched);
@@ -106,17 +172,30 @@ pub(super) fn run(shared: &Shared, queues: &Queues) {
                     return;
                 }
             }
+            recv(queues.returned) -> job => {
+                shared.counters.decode.blocked_in(waiting);
+                let Ok(job) = job else {
+                    (queues.returned, returned_end) = (never(), true);
+                    continue;
+                };
+                thread.work(job, None);
+            }
             recv(queues.jobs) -> job => {
                 shared.counters.decode.blocked_in(waiting);
-                let Ok(job) = job else { return };
+                let Ok(job) = job else {
+                    // The batch decoder ends when nobody can give it more, and then gives nothing back any more.
+                    (queues.jobs, queues.batch, jobs_end) = (never(), None, true);
+                    continue;
+                };
                 shared.counters.decode.fill(queues.jobs.len());
-                render(shared, &mut renderer, job);
+                let batch = queues.batch.as_ref().map(|batch| (batch, queues.batch_size));
+                thread.work(job, batch);
             }
         }
     }
 }
 
-fn unpack(shared: &Shared, fetched: Fetched) -> Unpacked {
+fn unpack<B>(shared: &Shared<B>, fetched: Fetched) -> Unpacked {
     let started = Instant::now();
     let Fetched {
         window,
@@ -150,60 +229,126 @@ fn unpack(shared: &Shared, fetched: Fetched) -> Unpacked {
     }
 }
 
-fn render(shared: &Shared, renderer: &mut CpuRenderer, job: Job) {
-    let started = Instant::now();
-    let Job {
-        epoch,
-        id,
-        window,
-        position,
-        mut slot,
-        done,
-    } = job;
-    let mut attempt = |candidate: SampleId| -> Result<SampleRecord, String> {
-        let (bytes, label) = window.image(candidate).map_err(|error| error.to_string())?;
-        // The random numbers stay those of the position's own sample, so that a replacement is not a plain repetition.
-        let mut rng = sample_stream(shared.seed, epoch, id, Purpose::Augment);
-        // Foreign bytes meet foreign decoders: a panic in one of them costs the sample, not the run.
-        let rendered = catch_unwind(AssertUnwindSafe(|| {
-            renderer.render(&bytes, shared.augment.as_ref(), &mut rng, &mut slot)
-        }));
-        let Ok(rendered) = rendered else {
-            *renderer = CpuRenderer::new(shared.normalize, shared.exif_orientation);
-            return Err("the decoder panicked on these bytes".to_owned());
+/// Why a sample has no pixels.
+enum Fault {
+    /// It is bad.
+    Sample(String),
+    /// The device failed.
+    Device(BackendError),
+}
+
+/// Decodes and renders with one thread's renderer, which is made anew after a panic.
+struct RenderThread<'a, B: ImageBackend> {
+    shared: &'a Shared<B>,
+    renderer: Result<B::Renderer, BackendError>,
+}
+
+impl<'a, B: ImageBackend> RenderThread<'a, B> {
+    fn new(shared: &'a Shared<B>) -> Self {
+        let renderer = shared.backend.renderer();
+        Self { shared, renderer }
+    }
+
+    /// Renders a job, or hands it to the batch decoder where there is one and it is the better choice.
+    fn work(&mut self, mut job: Job<B::Slot>, batch: Option<(&Sender<BatchJob<B::Slot>>, usize)>) {
+        let shared = self.shared;
+        let started = Instant::now();
+        let planned = self.plan(&job, job.id);
+        if let (Ok(planned), Some((queue, max_images))) = (&planned, batch)
+            && shared.backend.batch_accepts(&planned.image())
+            && shared.router.to_batch(max_images)
+        {
+            let planned = planned.clone();
+            shared.counters.decode.busy(started);
+            // Only a stopping loader has no batch decoder any more.
+            let _ = queue.send(BatchJob { job, planned });
+            return;
+        }
+        let rendered = planned.and_then(|planned| {
+            let timed = Instant::now();
+            self.render(&planned, &mut job.slot)?;
+            shared.router.thread_done(timed.elapsed());
+            Ok(planned.record(job.id))
+        });
+        let outcome = match rendered {
+            Ok(record) => Outcome::Good(record),
+            Err(Fault::Sample(reason)) => self.replace(&mut job, reason),
+            Err(Fault::Device(error)) => Outcome::Failed(error),
         };
-        let plan = rendered.map_err(|error| full_text(&error))?;
-        shared.counters.decode.item(bytes.len());
-        Ok(SampleRecord {
-            id: candidate,
-            plan,
-            label,
-            replaces: (candidate != id).then_some(id),
-        })
-    };
-    let outcome = match attempt(id) {
-        Ok(record) => Outcome::Good(record),
-        Err(reason) => {
-            let replacement = window
-                .replacements(shared.seed, epoch, id)
-                .find_map(|candidate| attempt(candidate).ok());
-            match replacement {
-                Some(record) => Outcome::Replaced(record, reason),
-                None => Outcome::Exhausted(id, reason),
+        shared.counters.decode.busy(started);
+        job.finish(outcome);
+    }
+
+    /// The outcome of the first candidate that is not bad as well.
+    fn replace(&mut self, job: &mut Job<B::Slot>, reason: String) -> Outcome {
+        let window = Arc::clone(&job.window);
+        for candidate in window.replacements(self.shared.seed, job.epoch, job.id) {
+            let rendered = self.plan(job, candidate).and_then(|planned| {
+                self.render(&planned, &mut job.slot)?;
+                Ok(planned.record(job.id))
+            });
+            match rendered {
+                Ok(record) => return Outcome::Replaced(record, reason),
+                Err(Fault::Sample(_)) => {}
+                Err(Fault::Device(error)) => return Outcome::Failed(error),
             }
         }
-    };
-    shared.counters.decode.busy(started);
-    // A batch that nobody waits for any more was given up by a stopping loader.
-    let _ = done.send(Done {
-        position,
-        slot,
-        outcome,
-    });
+        Outcome::Exhausted(job.id, reason)
+    }
+
+    /// Reads the header of `candidate` and draws its plan.
+    fn plan(&mut self, job: &Job<B::Slot>, candidate: SampleId) -> Result<Planned, Fault> {
+        let (bytes, label) = job
+            .window
+            .image(candidate)
+            .map_err(|error| Fault::Sample(error.to_string()))?;
+        let header = self.guarded(|renderer| Ok(renderer.header(&bytes)?))?;
+        // The random numbers stay those of the position's own sample, so that a replacement is not a plain repetition.
+        let mut rng = sample_stream(self.shared.seed, job.epoch, job.id, Purpose::Augment);
+        let plan = self
+            .shared
+            .augment
+            .draw(header.width, header.height, &mut rng);
+        Ok(Planned {
+            id: candidate,
+            bytes,
+            label,
+            header,
+            plan,
+        })
+    }
+
+    fn render(&mut self, planned: &Planned, slot: &mut B::Slot) -> Result<(), Fault> {
+        self.guarded(|renderer| renderer.render(planned.image(), slot))?;
+        self.shared.counters.decode.item(planned.bytes.len());
+        Ok(())
+    }
+
+    /// Foreign bytes meet foreign decoders: a panic in one of them costs the sample, not the run.
+    fn guarded<T>(
+        &mut self,
+        body: impl FnOnce(&mut B::Renderer) -> Result<T, RenderError>,
+    ) -> Result<T, Fault> {
+        let renderer = match &mut self.renderer {
+            Ok(renderer) => renderer,
+            Err(error) => return Err(Fault::Device(error.repeated())),
+        };
+        match catch_unwind(AssertUnwindSafe(|| body(renderer))) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(RenderError::Image(error))) => Err(Fault::Sample(full_text(&error))),
+            Ok(Err(RenderError::Backend(error))) => Err(Fault::Device(error)),
+            Err(_) => {
+                self.renderer = self.shared.backend.renderer();
+                Err(Fault::Sample(
+                    "the decoder panicked on these bytes".to_owned(),
+                ))
+            }
+        }
+    }
 }
 
 /// The message of an error and of its causes.
-fn full_text(error: &dyn std::error::Error) -> String {
+pub(super) fn full_text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

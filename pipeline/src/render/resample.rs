@@ -54,14 +54,14 @@ impl Span {
 }
 
 impl Resampler {
-    /// Renders the plan from a stored image into a square that is still turned (and not yet flipped) as the stored image is.
+    /// Renders the plan from a stored image into [`Self::square`].
     pub(super) fn resample(
         &mut self,
         stored: &[u8],
         (width, height): (u32, u32),
         orientation: Orientation,
         plan: &CropPlan,
-    ) -> &[u8] {
+    ) {
         let rect = plan.rect;
         let mut across = Span {
             start: rect.x,
@@ -147,6 +147,10 @@ impl Resampler {
             filter,
             second,
         );
+    }
+
+    /// The last result, `[S, S, 3]`: still turned as the stored image is, and not yet flipped.
+    pub(super) fn square(&self) -> &[u8] {
         &self.square
     }
 }

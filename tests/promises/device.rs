@@ -1,0 +1,358 @@
+//! Batches in device memory: the same samples and pixels as on the CPU, everything in order, whoever decodes.
+//!
+//! The device is a fake one that finds work in the wrong order; the engines are CPU decoders that stand in for the device's,
+//! with planted failures and a planted slow one. The scheduling is the code that runs on a GPU.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nepa_pipeline::backend::{BackendError, PlannedImage};
+use nepa_pipeline::device::{
+    Accelerator, CpuCrops, CpuCropsDecoder, DeviceBackend, DeviceBatchDecoder, DeviceDecoders,
+    PixelLayout, PixelType, Target,
+};
+use nepa_pipeline::render::CpuRenderer;
+use nepa_pipeline::{Batch, Dataset, ImageError, Loader, LoaderConfig, LoaderState};
+use nepa_tests::fake_device::{FakeDevice, FakeHandle, FakeStream};
+
+use crate::loader::{Kept, all, all_good, config, open, some_bad};
+
+const LAYOUT: PixelLayout = PixelLayout {
+    pixel_type: PixelType::F32,
+    image_size: 8,
+    patch_size: None,
+};
+
+type DeviceLoader<D> = Loader<DeviceBackend<FakeHandle, D>>;
+
+/// What a batch decoder on the CPU does wrong.
+#[derive(Debug, Clone, Copy, Default)]
+struct Plan {
+    /// Every so many images fail alone.
+    fails_every: Option<usize>,
+    /// Every so many calls panic.
+    panics_every: Option<usize>,
+    /// Every call fails as a whole.
+    is_broken: bool,
+    /// Time of a call.
+    call: Duration,
+}
+
+/// CPU decoders for the decode threads, and one as the batch decoder.
+#[derive(Debug)]
+struct Twin {
+    one: CpuCrops,
+    plan: Plan,
+    /// Images that the batch decoder rendered.
+    by_batch: Arc<AtomicUsize>,
+}
+
+struct TwinBatch {
+    renderer: CpuRenderer,
+    device: Arc<FakeHandle>,
+    plan: Plan,
+    by_batch: Arc<AtomicUsize>,
+    calls: usize,
+    images: usize,
+}
+
+impl DeviceBatchDecoder<FakeHandle> for TwinBatch {
+    fn max_images(&self) -> usize {
+        4
+    }
+
+    fn decode(
+        &mut self,
+        images: &[(PlannedImage<'_>, Target<'_, FakeHandle>)],
+        stream: &FakeStream,
+    ) -> Result<Vec<Result<(), ImageError>>, BackendError> {
+        let is_nth = |every: Option<usize>, number: usize| every.is_some_and(|n| number % n == 0);
+        std::thread::sleep(self.plan.call);
+        self.calls += 1;
+        assert!(!is_nth(self.plan.panics_every, self.calls), "planted");
+        if self.plan.is_broken {
+            return Err(BackendError {
+                doing: "a planted call",
+                source: "planted".into(),
+            });
+        }
+        let mut decode = |(image, target): &(PlannedImage<'_>, Target<'_, FakeHandle>)| {
+            self.images += 1;
+            let mut crop = vec![0; 3 * 8 * 8];
+            if is_nth(self.plan.fails_every, self.images) {
+                // What an engine that fails half way leaves behind.
+                self.device.0.write(target, &crop, stream);
+                return Err(ImageError::Empty);
+            }
+            self.renderer
+                .render_crop(image.bytes, image.header, &image.plan, &mut crop)?;
+            self.device.0.write(target, &crop, stream);
+            self.by_batch.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        };
+        Ok(images.iter().map(&mut decode).collect())
+    }
+}
+
+impl DeviceDecoders<FakeHandle> for Twin {
+    type Decoder = CpuCropsDecoder<FakeHandle>;
+    type BatchDecoder = TwinBatch;
+
+    fn decoder(
+        &self,
+        accelerator: &Arc<FakeHandle>,
+        layout: PixelLayout,
+    ) -> Result<Self::Decoder, BackendError> {
+        self.one.decoder(accelerator, layout)
+    }
+
+    fn batch_decoder(
+        &self,
+        accelerator: &Arc<FakeHandle>,
+        _layout: PixelLayout,
+    ) -> Result<Option<TwinBatch>, BackendError> {
+        Ok(Some(TwinBatch {
+            renderer: CpuRenderer::default(),
+            device: Arc::clone(accelerator),
+            plan: self.plan,
+            by_batch: Arc::clone(&self.by_batch),
+            calls: 0,
+            images: 0,
+        }))
+    }
+
+    fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool {
+        // As a device's engine, not everything: odd widths are for the decode threads.
+        image.header.width % 2 == 0
+    }
+}
+
+fn loader<D: DeviceDecoders<FakeHandle>>(
+    device: &Arc<FakeHandle>,
+    dataset: &Arc<Dataset>,
+    config: LoaderConfig,
+    state: Option<&LoaderState>,
+    decoders: D,
+) -> DeviceLoader<D> {
+    let consumer = device.stream().unwrap();
+    let backend = DeviceBackend::new(Arc::clone(device), decoders, LAYOUT, consumer);
+    Loader::with_backend(Arc::clone(dataset), config, state, Arc::new(backend)).unwrap()
+}
+
+/// What the consumer's work reads.
+fn read<D: DeviceDecoders<FakeHandle>>(
+    device: &FakeHandle,
+    consumer: &FakeStream,
+    batch: &Batch<DeviceBackend<FakeHandle, D>>,
+) -> Kept {
+    let range = 0..batch.len() * LAYOUT.slot_bytes();
+    let bytes = device.0.read(batch.memory(), range, consumer);
+    Kept {
+        epoch: batch.epoch(),
+        samples: batch.samples().to_vec(),
+        pixels: bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|value| f32::from_le_bytes(*value))
+            .collect(),
+    }
+}
+
+fn rest_of<D: DeviceDecoders<FakeHandle>>(
+    device: &FakeHandle,
+    loader: &mut DeviceLoader<D>,
+) -> Vec<Kept> {
+    let mut batches = Vec::new();
+    while let Some(batch) = loader.next_batch().unwrap() {
+        batches.push(read(device, loader.backend().consumer(), &batch));
+    }
+    batches
+}
+
+const CROPS: CpuCrops = CpuCrops {
+    exif_orientation: true,
+};
+
+#[test]
+fn a_device_batch_holds_what_a_host_batch_holds() {
+    let folder = some_bad();
+    let dataset = open(&folder);
+    for (decode_threads, prefetch_batches, drop_last) in [(1, 1, true), (4, 3, false)] {
+        let config = LoaderConfig {
+            decode_threads,
+            prefetch_batches,
+            drop_last,
+            ..config()
+        };
+        let device = FakeDevice::new();
+        let mut loader = loader(&device, &dataset, config.clone(), None, CROPS);
+        assert!(rest_of(&device, &mut loader) == all(&dataset, config));
+        assert_eq!(device.0.violations(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn nothing_is_made_on_the_device_after_the_first_epoch() {
+    let folder = all_good();
+    let dataset = open(&folder);
+    let device = FakeDevice::new();
+    let config = LoaderConfig {
+        epochs: Some(6),
+        ..config()
+    };
+    let mut loader = loader(&device, &dataset, config, None, CROPS);
+    let mut made = Vec::new();
+    while let Some(batch) = loader.next_batch().unwrap() {
+        if batch.epoch() > 0 {
+            made.push(device.0.allocations());
+        }
+    }
+    assert_eq!(made.len(), 5 * 8);
+    assert!(made.iter().all(|count| *count == made[0]), "{made:?}");
+}
+
+#[test]
+fn batches_that_are_kept_dropped_or_given_up_stay_in_order() {
+    let folder = some_bad();
+    let dataset = open(&folder);
+    let device = FakeDevice::new();
+    for num_batches in [0, 1, 5] {
+        let mut loader = loader(&device, &dataset, config(), None, CROPS);
+        let mut kept = Vec::new();
+        for _ in 0..num_batches {
+            let batch = loader.next_batch().unwrap().unwrap();
+            kept.push(batch);
+            // Two at once, as a trainer that prefetches does, and read only when the second is there.
+            if kept.len() == 2 {
+                let first = kept.remove(0);
+                read(&device, loader.backend().consumer(), &first);
+            }
+        }
+        let state = loader.state();
+        drop((kept, loader));
+        assert_eq!(state.batch_in_epoch, num_batches);
+    }
+    assert_eq!(device.0.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn a_planted_ordering_bug_is_found() {
+    let folder = all_good();
+    let dataset = open(&folder);
+    let device = FakeDevice::new();
+    device.0.ignores_waits.store(true, Ordering::Relaxed);
+    let mut loader = loader(&device, &dataset, config(), None, CROPS);
+    rest_of(&device, &mut loader);
+    let violations = device.0.violations();
+    // Both directions: pixels read before they are written, and overwritten before they are read.
+    for found in ["the consumer's read", "writing a slot"] {
+        assert!(
+            violations
+                .iter()
+                .any(|violation| violation.starts_with(found)),
+            "{found}: {violations:?}"
+        );
+    }
+}
+
+/// Runs three epochs with a twin; the batches must be the CPU's. Returns the images that the batch decoder rendered.
+fn run_twin(dataset: &Arc<Dataset>, plan: Plan) -> usize {
+    let by_batch = Arc::new(AtomicUsize::new(0));
+    for decode_threads in [1, 3] {
+        let config = LoaderConfig {
+            decode_threads,
+            drop_last: false,
+            ..config()
+        };
+        let device = FakeDevice::new();
+        let twin = Twin {
+            one: CROPS,
+            plan,
+            by_batch: Arc::clone(&by_batch),
+        };
+        let mut loader = loader(&device, dataset, config.clone(), None, twin);
+        assert!(
+            rest_of(&device, &mut loader) == all(dataset, config),
+            "{plan:?}"
+        );
+        assert_eq!(device.0.violations(), Vec::<String>::new(), "{plan:?}");
+    }
+    by_batch.load(Ordering::Relaxed)
+}
+
+#[test]
+fn a_batch_decoder_changes_no_sample_plan_or_pixel() {
+    let folder = some_bad();
+    let by_batch = run_twin(&open(&folder), Plan::default());
+    assert!(by_batch > 0, "it had nothing to do");
+}
+
+#[test]
+fn an_image_that_the_batch_decoder_fails_at_fails_alone() {
+    let folder = some_bad();
+    let plan = Plan {
+        fails_every: Some(3),
+        ..Plan::default()
+    };
+    assert!(run_twin(&open(&folder), plan) > 0);
+}
+
+#[test]
+fn a_batch_decoder_that_panics_or_breaks_costs_nothing_but_time() {
+    let folder = some_bad();
+    let dataset = open(&folder);
+    run_twin(
+        &dataset,
+        Plan {
+            panics_every: Some(2),
+            ..Plan::default()
+        },
+    );
+    let broken = Plan {
+        is_broken: true,
+        ..Plan::default()
+    };
+    assert_eq!(run_twin(&dataset, broken), 0);
+}
+
+#[test]
+fn a_slow_batch_decoder_gets_few_images() {
+    let folder = all_good();
+    let dataset = open(&folder);
+    let slow = Plan {
+        call: Duration::from_millis(300),
+        ..Plan::default()
+    };
+    let (fast, slow) = (
+        run_twin(&dataset, Plan::default()),
+        run_twin(&dataset, slow),
+    );
+    // 396 images in both runs together, about half of them of an even width.
+    assert!(slow < 40 && fast > 2 * slow, "fast {fast}, slow {slow}");
+}
+
+#[test]
+fn a_run_goes_on_with_another_backend_in_the_middle() {
+    let folder = some_bad();
+    let dataset = open(&folder);
+    let whole = all(&dataset, config());
+    let device = FakeDevice::new();
+    let mut on_device = loader(&device, &dataset, config(), None, CROPS);
+    let mut batches = Vec::new();
+    for _ in 0..10 {
+        let batch = on_device.next_batch().unwrap().unwrap();
+        batches.push(read(&device, on_device.backend().consumer(), &batch));
+    }
+    let state = on_device.state();
+    drop(on_device);
+    let mut on_host = Loader::new(Arc::clone(&dataset), config(), Some(&state)).unwrap();
+    while let Some(batch) = on_host.next_batch().unwrap() {
+        batches.push(Kept {
+            epoch: batch.epoch(),
+            samples: batch.samples().to_vec(),
+            pixels: batch.to_vec(),
+        });
+    }
+    assert!(batches == whole);
+}
