@@ -11,7 +11,7 @@ server=""
 cleanup() { [ -n "$server" ] && kill "$server" 2>/dev/null; rm -rf "$work"; }
 trap cleanup EXIT
 
-cargo build --locked --release --package nepa-trainer --package nepa-benchmarks --package nepa-tests --bins
+cargo build --locked --release --workspace --bins
 
 if [ -n "${NEPA_TEST_DATA:-}" ]; then
     data="$NEPA_TEST_DATA/imagenet-shaped"

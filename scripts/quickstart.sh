@@ -12,7 +12,7 @@ if [ -e "$out" ]; then
 fi
 step() { printf '\n== %s\n' "$1"; shift; echo "\$ $*"; "$@"; }
 
-step "Build (some minutes the first time)" cargo build --locked --release --package nepa-trainer --bin nepa
+step "Build (some minutes the first time)" cargo build --locked --release --workspace --bin nepa
 nepa="${CARGO_TARGET_DIR:-target}/release/nepa"
 mkdir "$out"
 step "Render a labelled set of scenes" "$nepa" sample-data "$out/scenes"
@@ -29,7 +29,7 @@ printf '\nloss, mean of ten steps: %s at the start, %s at the end\n' "$before" "
 knn=("$nepa" eval knn --checkpoint "$out/run" --train "$train" --test "$val")
 step "Classify by nearest neighbours: the model before training" "${knn[@]}" --init-from-config
 step "The same after training" "${knn[@]}"
-step "Write the weights in the published layout" "$nepa" export "$out/run" "$out/model"
+step "Write the weights in the published layout" "$nepa" export "$out/run" "$out/model" --ema
 
 cat <<MESSAGE
 

@@ -14,6 +14,7 @@ use nepa_pipeline::{
 use nepa_schemas::{Label, SchemaOptions};
 
 use crate::checkpoint::{read_weights, verify_folder};
+use crate::device::{self, DeviceChoice};
 use crate::knn::{Features, classify};
 use crate::output::fetch_checkpoint;
 
@@ -36,8 +37,8 @@ enum How {
 /// vote for their class, each with its cosine as weight. Images are resized (shorter side 8/7 of the model's), then cut at the centre.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  nepa eval knn --checkpoint runs/quickstart --train /tmp/scenes/train --test /tmp/scenes/val
-  nepa eval knn --checkpoint runs/quickstart --train /tmp/scenes/train --test /tmp/scenes/val --init-from-config
+  nepa eval knn --checkpoint runs/quickstart --train '/tmp/scenes/train-*.parquet' --test '/tmp/scenes/val-*.parquet'
+  nepa eval knn --checkpoint runs/quickstart --train '/tmp/scenes/train-*.parquet' --test '/tmp/scenes/val-*.parquet' --init-from-config
 The second evaluates the same architecture before training, to compare with.")]
 pub struct KnnArgs {
     /// A checkpoint, a run's output (its newest checkpoint), or a folder in the published layout; a path or URL.
@@ -73,6 +74,9 @@ pub struct KnnArgs {
     /// Column with the images.
     #[arg(long, value_name = "NAME")]
     image_column: Option<String>,
+    /// Where features are computed: cpu, cuda or cuda:N. CUDA needs a program built by `make cuda`.
+    #[arg(long, default_value_t = DeviceChoice::Cpu)]
+    device: DeviceChoice,
     /// Images in one forward pass.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
@@ -106,13 +110,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn knn(args: &KnnArgs) -> anyhow::Result<ExitCode> {
     ensure!(args.k > 0, "--k 0: at least one neighbour must vote");
     let started = Instant::now();
+    let device = device::open(args.device)?;
     let runtime = IoRuntime::new(2).context("cannot start the I/O threads")?;
     let (config, weights, which) = read_model(args, &runtime)?;
-    let model = Nepa::new(&config, &weights, DType::F32, &Device::Cpu)?;
+    let model = Nepa::new(&config, &weights, DType::F32, &device)?;
     let mut classes = Classes::default();
-    let train = features(args, &args.train, &model, &runtime, &mut classes)?;
+    let train = features(args, &args.train, &model, &device, &runtime, &mut classes)?;
     let num_classes = classes.len();
-    let test = features(args, &args.test, &model, &runtime, &mut classes)?;
+    let test = features(args, &args.test, &model, &device, &runtime, &mut classes)?;
     if classes.len() > num_classes {
         eprintln!(
             "warning: {} classes of the test set are not in the training set",
@@ -129,9 +134,12 @@ fn knn(args: &KnnArgs) -> anyhow::Result<ExitCode> {
         100.0 / num_classes.max(1) as f64,
     );
     println!(
-        "  {which} of {}, {:?} attention, k = {}, {} training and {} test images, {num_classes} classes, {:.1} s",
+        "  {which} of {}, {} attention, k = {}, {} training and {} test images, {num_classes} classes, {:.1} s",
         args.checkpoint,
-        args.attention,
+        match args.attention {
+            Attention::Bidirectional => "bidirectional",
+            Attention::Causal => "causal",
+        },
         args.k.min(train.len()),
         train.len(),
         test.len(),
@@ -224,6 +232,7 @@ fn features(
     args: &KnnArgs,
     urls: &[String],
     model: &Nepa,
+    device: &Device,
     runtime: &IoRuntime,
     classes: &mut Classes,
 ) -> anyhow::Result<Features> {
@@ -278,7 +287,7 @@ fn features(
         let count = batch.samples().len().min(total - features.len());
         let pixels: Vec<f32> = (0..count).flat_map(|i| batch.pixels(i)).copied().collect();
         let side = size as usize;
-        let pixels = Tensor::from_vec(pixels, (count, 3, side, side), &Device::Cpu)?;
+        let pixels = Tensor::from_vec(pixels, (count, 3, side, side), device)?;
         let found = model
             .features(&pixels, args.attention == Attention::Causal)?
             .to_vec2::<f32>()?;

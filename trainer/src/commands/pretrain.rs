@@ -13,7 +13,7 @@ use crate::run::{Finish, Options, pretrain};
 /// SIGKILL, the same command with --resume goes on from the newest whole checkpoint as if nothing had happened.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  nepa pretrain trainer/recipes/quickstart.toml --data /tmp/scenes --out runs/quickstart
+  nepa pretrain trainer/recipes/quickstart.toml --data '/tmp/scenes/train-*.parquet' --out runs/quickstart
   nepa pretrain trainer/recipes/nepa-b14-in1k.toml --data 's3://bucket/in1k/train-*.parquet' --out s3://bucket/runs/b14
   nepa pretrain my.toml --out runs/a --set train.batch=512 --set train.epochs=100
   nepa pretrain my.toml --out runs/a --resume")]
