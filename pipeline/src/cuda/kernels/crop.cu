@@ -171,7 +171,7 @@ __device__ bool rows_come_first(const CropJob &job, int side) {
     return (height <= side || height - side <= 2.0 * (width - side)) != swaps;
 }
 
-// Where each position of each axis reads, and the sum of its weights. All threads of the block call it.
+// Where each position of each axis reads, and the sum of its weights. All threads of the block call it; the sums need one more barrier before use.
 __device__ void prepare_tile(Tile &tile, const CropJob &job, int side, int thread) {
     if (thread < 2) {
         tile.axes[thread] = stored_axis(job, thread, side);
@@ -210,7 +210,6 @@ __device__ void prepare_tile(Tile &tile, const CropJob &job, int side, int threa
         }
         tile.weight_sum[axis][position] = sum;
     }
-    __syncthreads();
 }
 
 // The nearest 8-bit value, halves up, as the CPU path rounds after each of its passes.
