@@ -422,6 +422,12 @@ pub enum ImageError {
         /// Height in the header.
         height: u64,
     },
+    /// The device's decoder refused it; the CPU's has the last word.
+    #[error("{reason}")]
+    Device {
+        /// Its answer.
+        reason: String,
+    },
     /// The header claims more pixels than a training image can have.
     #[error(
         "the {format} claims {width} x {height} pixels, more than the limit of {limit} (a decompression bomb?)"

@@ -5,11 +5,13 @@
 use crate::ImageError;
 
 mod jpeg;
+mod jpeg_facts;
 mod orientation;
 mod still;
 #[cfg(test)]
 mod tests;
 
+pub use jpeg_facts::{JpegFacts, JpegProcess};
 pub use orientation::Orientation;
 
 /// Most pixels that an image may have: Pillow's limit against decompression bombs (twice its warning level, 128 MiB of RGB, is an error there).

@@ -1,0 +1,395 @@
+//! CUDA as the [`Accelerator`] of the device path: streams, events, memory, and the launches of our kernels.
+//!
+//! Memory is taken from the driver directly and counted; nothing of it belongs to a stream, so its order is `device.rs`'s alone.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cudarc::driver::{
+    CudaContext, CudaEvent, CudaFunction, CudaStream, DeviceRepr, DriverError, LaunchConfig,
+    PushKernelArg, result, sys,
+};
+use cudarc::nvrtc::Ptx;
+
+use crate::backend::{BackendError, PlannedImage};
+use crate::device::{Accelerator, PixelLayout, PixelType, Target};
+use crate::render::Normalize;
+use crate::{EdgeSupport, Filter};
+
+/// Compiled by the build script from `kernels/crop.cu`.
+const KERNELS: &str = include_str!(concat!(env!("OUT_DIR"), "/crop.ptx"));
+
+/// Crops of one launch, as `MAX_JOBS` in `kernels/crop.cu`.
+pub(super) const MAX_JOBS: usize = 32;
+/// Output pixels on a side of a block of `crop_*`, and threads of a block of `convert_*`; as in `kernels/crop.cu`.
+const TILE: u32 = 16;
+const THREADS: u32 = TILE * TILE;
+
+/// Mirror of `CropJob` in `kernels/crop.cu`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(super) struct CropJob {
+    image: u64,
+    pitch_bytes: u64,
+    slot: u64,
+    rect_x: f64,
+    rect_y: f64,
+    rect_width: f64,
+    rect_height: f64,
+    image_width: u32,
+    image_height: u32,
+    orientation: u32,
+    flip: u32,
+    filter: u32,
+    edge: u32,
+}
+const _: () = assert!(size_of::<CropJob>() == 80);
+
+/// Mirror of `CropJobs`: a kernel argument by value, so that a launch needs no copy of its own.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct CropJobs([CropJob; MAX_JOBS]);
+
+/// Mirror of `Normalization`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct Normalization {
+    factor: [f32; 3],
+    offset: [f32; 3],
+}
+const _: () = assert!(size_of::<Normalization>() == 24);
+
+// SAFETY: plain numbers in C's layout, the same as the kernels' structs.
+unsafe impl DeviceRepr for CropJobs {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Normalization {}
+
+impl Normalization {
+    fn new(normalize: &Normalize) -> Self {
+        Self {
+            factor: normalize.std.map(|std| 1.0 / (255.0 * std)),
+            offset: std::array::from_fn(|i| -normalize.mean[i] / normalize.std[i]),
+        }
+    }
+}
+
+fn failed(doing: &'static str) -> impl FnOnce(DriverError) -> BackendError {
+    move |error| BackendError {
+        doing,
+        source: error.to_string().into(),
+    }
+}
+
+/// One CUDA device for the loader.
+#[derive(Debug)]
+pub struct CudaAccelerator {
+    context: Arc<CudaContext>,
+    normalization: Normalization,
+    crop: CudaFunction,
+    convert: CudaFunction,
+    allocations: Arc<AtomicUsize>,
+}
+
+impl CudaAccelerator {
+    /// Loads the kernels for batches of this layout.
+    pub fn new(
+        context: Arc<CudaContext>,
+        layout: PixelLayout,
+        normalize: &Normalize,
+    ) -> Result<Self, BackendError> {
+        let module = context
+            .load_module(Ptx::from_src(KERNELS))
+            .map_err(failed("loading the kernels"))?;
+        let value = match layout.pixel_type {
+            PixelType::F32 => "f32",
+            PixelType::Bf16 => "bf16",
+        };
+        let order = layout.patch_size.map_or("nchw", |_| "patches");
+        let load = |kernel| {
+            module
+                .load_function(&format!("{kernel}_{value}_{order}"))
+                .map_err(failed("loading a kernel"))
+        };
+        Ok(Self {
+            crop: load("crop")?,
+            convert: load("convert")?,
+            context,
+            normalization: Normalization::new(normalize),
+            allocations: Arc::default(),
+        })
+    }
+
+    /// Pieces of device and page-locked memory taken so far.
+    pub fn allocations(&self) -> usize {
+        self.allocations.load(Ordering::Relaxed)
+    }
+
+    /// The context; current on this thread afterwards, for libraries that expect it.
+    pub(super) fn bind(&self) -> Result<&Arc<CudaContext>, BackendError> {
+        self.context
+            .bind_to_thread()
+            .map_err(failed("making the context current"))?;
+        Ok(&self.context)
+    }
+
+    /// The crop of a decoded image that lies at `image` as `width` x `height` pixels of interleaved RGB, as it is stored.
+    pub(super) fn crop_job(
+        planned: &PlannedImage<'_>,
+        image: u64,
+        (width, height): (u32, u32),
+        target: &Target<'_, Self>,
+    ) -> CropJob {
+        let (rect, orientation) = (planned.plan.rect, planned.header.orientation);
+        CropJob {
+            image,
+            pitch_bytes: 3 * u64::from(width),
+            slot: target.memory.at(target.offset_bytes),
+            rect_x: rect.x,
+            rect_y: rect.y,
+            rect_width: rect.width,
+            rect_height: rect.height,
+            image_width: width,
+            image_height: height,
+            orientation: u32::from(orientation.swaps_axes())
+                | u32::from(orientation.mirrors_x()) << 1
+                | u32::from(orientation.mirrors_y()) << 2,
+            flip: planned.plan.flip.into(),
+            filter: match planned.plan.filter {
+                Filter::Bilinear => 0,
+                Filter::Bicubic => 1,
+            },
+            edge: match planned.plan.edge {
+                EdgeSupport::Rect => 0,
+                EdgeSupport::Image => 1,
+            },
+        }
+    }
+
+    /// Enqueues the crops of decoded images, at most [`MAX_JOBS`].
+    ///
+    /// # Safety
+    ///
+    /// The images and slots of the jobs lie in device memory, are as large as the jobs and the layout say, and stay until the
+    /// stream has done this.
+    pub(super) unsafe fn launch_crops(
+        &self,
+        jobs: &[CropJob],
+        layout: PixelLayout,
+        stream: &CudaStreamRef,
+    ) -> Result<(), BackendError> {
+        let mut all = CropJobs([CropJob::default(); MAX_JOBS]);
+        all.0[..jobs.len()].copy_from_slice(jobs);
+        let side = layout.image_size;
+        let patch = layout.patch_size.unwrap_or(1);
+        let tiles = side.div_ceil(TILE);
+        let mut launch = stream.0.launch_builder(&self.crop);
+        launch
+            .arg(&all)
+            .arg(&side)
+            .arg(&patch)
+            .arg(&self.normalization);
+        let config = LaunchConfig {
+            grid_dim: (tiles, tiles, jobs.len() as u32),
+            block_dim: (TILE, TILE, 1),
+            shared_mem_bytes: 0,
+        };
+        // SAFETY: the arguments are the kernel's, and the caller answers for what they point to.
+        unsafe { launch.launch(config) }
+            .map(drop)
+            .map_err(failed("launching the crop kernel"))
+    }
+}
+
+/// A CUDA stream.
+#[derive(Debug, Clone)]
+pub struct CudaStreamRef(pub Arc<CudaStream>);
+
+/// Page-locked host memory, cached as ordinary memory is.
+#[derive(Debug)]
+pub struct CudaPinned {
+    start: *mut u8,
+    num_bytes: usize,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: the memory belongs to this value alone and is bound to no thread.
+unsafe impl Send for CudaPinned {}
+
+impl AsMut<[u8]> for CudaPinned {
+    fn as_mut(&mut self) -> &mut [u8] {
+        // SAFETY: `start` points to `num_bytes` initialised bytes of this value alone. That the device does not read them now
+        // is what `device.rs` waits for before it writes.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.num_bytes) }
+    }
+}
+
+impl Drop for CudaPinned {
+    fn drop(&mut self) {
+        let freed = self.context.synchronize().and_then(|()| {
+            // SAFETY: allocated by `malloc_host`, freed once, and no work of the context uses it any more.
+            unsafe { result::free_host(self.start.cast()) }
+        });
+        report(freed);
+    }
+}
+
+/// Device memory.
+#[derive(Debug)]
+pub struct CudaMemory {
+    start: sys::CUdeviceptr,
+    num_bytes: usize,
+    context: Arc<CudaContext>,
+}
+
+impl CudaMemory {
+    /// Address on the device.
+    pub fn start(&self) -> sys::CUdeviceptr {
+        self.start
+    }
+
+    /// Length.
+    pub fn num_bytes(&self) -> usize {
+        self.num_bytes
+    }
+
+    fn at(&self, offset_bytes: usize) -> u64 {
+        assert!(offset_bytes < self.num_bytes, "a slot outside of its batch");
+        self.start + offset_bytes as u64
+    }
+}
+
+impl Drop for CudaMemory {
+    fn drop(&mut self) {
+        let freed = self.context.synchronize().and_then(|()| {
+            // SAFETY: allocated by `malloc_sync`, freed once, and no work of the context uses it any more.
+            unsafe { result::free_sync(self.start) }
+        });
+        report(freed);
+    }
+}
+
+/// A failed release is not worth a panic in a destructor.
+fn report(freed: Result<(), DriverError>) {
+    if let Err(error) = freed {
+        tracing::error!("memory of the CUDA device could not be released: {error}");
+    }
+}
+
+impl Accelerator for CudaAccelerator {
+    type Stream = CudaStreamRef;
+    type Event = CudaEvent;
+    type Pinned = CudaPinned;
+    type Memory = CudaMemory;
+
+    fn stream(&self) -> Result<CudaStreamRef, BackendError> {
+        let stream = self.context.new_stream();
+        stream.map(CudaStreamRef).map_err(failed("making a stream"))
+    }
+
+    fn event(&self) -> Result<CudaEvent, BackendError> {
+        // A thread that waits for one sleeps: decoding needs the processor more than it needs the microseconds.
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32
+            | sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
+        // SAFETY: both bits are members of the driver's set of flags, whose values are combined by "or".
+        let flags = unsafe { std::mem::transmute::<u32, sys::CUevent_flags>(flags) };
+        self.context
+            .new_event(Some(flags))
+            .map_err(failed("making an event"))
+    }
+
+    fn pinned(&self, num_bytes: usize) -> Result<CudaPinned, BackendError> {
+        let context = Arc::clone(self.bind()?);
+        // SAFETY: any length is allowed; the flags ask for ordinary cached memory.
+        let start = unsafe { result::malloc_host(num_bytes, 0) }
+            .map_err(failed("taking page-locked memory"))?
+            .cast::<u8>();
+        // SAFETY: just allocated with this length.
+        unsafe { start.write_bytes(0, num_bytes) };
+        self.allocations.fetch_add(1, Ordering::Relaxed);
+        Ok(CudaPinned {
+            start,
+            num_bytes,
+            context,
+        })
+    }
+
+    fn memory(&self, num_bytes: usize) -> Result<CudaMemory, BackendError> {
+        let context = Arc::clone(self.bind()?);
+        // SAFETY: any length but 0 is allowed, and the driver answers with an error for that.
+        let start =
+            unsafe { result::malloc_sync(num_bytes) }.map_err(failed("taking device memory"))?;
+        self.allocations.fetch_add(1, Ordering::Relaxed);
+        Ok(CudaMemory {
+            start,
+            num_bytes,
+            context,
+        })
+    }
+
+    fn upload(
+        &self,
+        from: &CudaPinned,
+        to: &CudaMemory,
+        stream: &CudaStreamRef,
+    ) -> Result<(), BackendError> {
+        assert!(from.num_bytes <= to.num_bytes, "a copy past the end");
+        self.bind()?;
+        // SAFETY: as in `as_mut`; only reads.
+        let bytes = unsafe { std::slice::from_raw_parts(from.start, from.num_bytes) };
+        // SAFETY: both ends are as long as the copy, and both stay until the stream is done: dropping either waits for it.
+        unsafe { result::memcpy_htod_async(to.start, bytes, stream.0.cu_stream()) }
+            .map_err(failed("copying to the device"))
+    }
+
+    fn convert(
+        &self,
+        crop: &CudaMemory,
+        target: &Target<'_, Self>,
+        stream: &CudaStreamRef,
+    ) -> Result<(), BackendError> {
+        let layout = target.layout;
+        let num_pixels = layout.image_size * layout.image_size;
+        assert!(
+            3 * num_pixels as usize <= crop.num_bytes,
+            "a crop past its end"
+        );
+        assert!(target.offset_bytes + layout.slot_bytes() <= target.memory.num_bytes);
+        let patch = layout.patch_size.unwrap_or(1);
+        let slot = target.memory.at(target.offset_bytes);
+        let mut launch = stream.0.launch_builder(&self.convert);
+        launch
+            .arg(&crop.start)
+            .arg(&slot)
+            .arg(&layout.image_size)
+            .arg(&patch)
+            .arg(&self.normalization);
+        let config = LaunchConfig {
+            grid_dim: (num_pixels.div_ceil(THREADS), 1, 1),
+            block_dim: (THREADS, 1, 1),
+            shared_mem_bytes: 0,
+        };
+        // SAFETY: the arguments are the kernel's; the crop and the slot are as large as was checked above, and stay until the
+        // stream is done.
+        unsafe { launch.launch(config) }
+            .map(drop)
+            .map_err(failed("launching the conversion kernel"))
+    }
+
+    fn record(&self, event: &CudaEvent, stream: &CudaStreamRef) -> Result<(), BackendError> {
+        event
+            .record(&stream.0)
+            .map_err(failed("recording an event"))
+    }
+
+    fn wait(&self, stream: &CudaStreamRef, event: &CudaEvent) -> Result<(), BackendError> {
+        stream
+            .0
+            .wait(event)
+            .map_err(failed("letting a stream wait for an event"))
+    }
+
+    fn synchronize(&self, event: &CudaEvent) -> Result<(), BackendError> {
+        event
+            .synchronize()
+            .map_err(failed("waiting for the device"))
+    }
+}

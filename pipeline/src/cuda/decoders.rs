@@ -1,0 +1,347 @@
+//! Who decodes on a CUDA device: nvJPEG's engines for what they take, the CPU for the rest.
+//!
+//! Each decode thread has a decoder that shares an image with the device (Huffman codes here, the rest there) and falls back to
+//! the CPU; one thread feeds the JPEG engines of the device in batches, where it has them. Whether a sample is bad is the CPU
+//! decoder's word in every case, so it does not depend on the device.
+use std::sync::Arc;
+
+use super::CudaAccelerator;
+use super::accelerator::{CudaMemory, CudaStreamRef, MAX_JOBS};
+use super::nvjpeg::{Backend, BatchedDecoder, DecoupledDecoder, Destination, Library, NvjpegError};
+use crate::ImageError;
+use crate::backend::{BackendError, PlannedImage, RenderError};
+use crate::device::{
+    Accelerator, CpuCropsDecoder, DeviceBatchDecoder, DeviceDecoder, DeviceDecoders, PixelLayout,
+    Target,
+};
+use crate::image_decode::{ImageFormat, ImageHeader, JpegFacts};
+
+/// Most pixels of an image that is decoded on the device; larger ones are rare, and memory for them would lie idle.
+const MAX_PIXELS: u64 = 2560 * 1920;
+/// Bytes that an engine may write past the pixels: it works in blocks.
+const SLACK_BYTES: usize = 1 << 16;
+
+fn image_bytes() -> usize {
+    3 * MAX_PIXELS as usize + SLACK_BYTES
+}
+
+/// Which engines are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineConfig {
+    /// The device's JPEG engines, if it has them.
+    pub hardware: bool,
+    /// nvJPEG on the decode threads.
+    pub hybrid: bool,
+    /// Whether EXIF orientation is applied.
+    pub exif_orientation: bool,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            hardware: true,
+            hybrid: true,
+            exif_orientation: true,
+        }
+    }
+}
+
+/// Makes the decoders of one device.
+#[derive(Debug)]
+pub struct CudaDecoders {
+    config: EngineConfig,
+    hybrid: Option<Arc<Library>>,
+    hardware: Option<Arc<Library>>,
+}
+
+fn failed(error: NvjpegError) -> BackendError {
+    BackendError {
+        doing: "decoding with nvJPEG",
+        source: Box::new(error),
+    }
+}
+
+impl CudaDecoders {
+    /// Sets nvJPEG up for the engines that are asked for and are there. Says in the log what is not.
+    pub fn new(accelerator: &CudaAccelerator, config: EngineConfig) -> Result<Self, BackendError> {
+        accelerator.bind()?;
+        let open = |wanted: bool, backend: Backend, without: &str| {
+            let opened = wanted.then(|| Library::new(backend)).transpose();
+            opened.unwrap_or_else(|error| {
+                tracing::warn!("{error}; {without}");
+                None
+            })
+        };
+        let hybrid = open(
+            config.hybrid,
+            Backend::Hybrid,
+            "the decode threads decode JPEGs alone",
+        );
+        let hardware = open(
+            config.hardware && hybrid.is_some(),
+            Backend::Hardware,
+            "the device's JPEG engines are not used",
+        );
+        let hardware = hardware.filter(|library| match library.hardware() {
+            Ok((engines, cores)) if engines > 0 => {
+                tracing::info!("nvJPEG: {engines} hardware engines of {cores} cores");
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                tracing::info!("{error}: the device's JPEG engines are not used");
+                false
+            }
+        });
+        Ok(Self {
+            config,
+            hybrid,
+            hardware,
+        })
+    }
+
+    /// Whether the device's JPEG engines are used.
+    pub fn has_hardware(&self) -> bool {
+        self.hardware.is_some()
+    }
+
+    /// Whether nvJPEG is used at all.
+    pub fn has_nvjpeg(&self) -> bool {
+        self.hybrid.is_some()
+    }
+}
+
+/// The facts of a JPEG that is not too large for the device.
+fn facts(image: &PlannedImage<'_>) -> Option<JpegFacts> {
+    let pixels = u64::from(image.header.width) * u64::from(image.header.height);
+    if image.header.format != ImageFormat::Jpeg || pixels > MAX_PIXELS {
+        return None;
+    }
+    // The CPU decoder read the header in its own, forgiving way; where the two do not agree, the image is its.
+    JpegFacts::of(image.bytes).filter(|facts| {
+        (u32::from(facts.width), u32::from(facts.height)) == stored_size(&image.header)
+    })
+}
+
+/// Stored width and height.
+fn stored_size(header: &ImageHeader) -> (u32, u32) {
+    // Swapping twice is not swapping.
+    header.orientation.upright_size(header.width, header.height)
+}
+
+/// A decode thread's decoder.
+#[derive(Debug)]
+pub struct CudaDecoder {
+    cpu: CpuCropsDecoder<CudaAccelerator>,
+    hybrid: Option<Hybrid>,
+    accelerator: Arc<CudaAccelerator>,
+}
+
+/// nvJPEG on one thread.
+#[derive(Debug)]
+struct Hybrid {
+    decoder: DecoupledDecoder,
+    image: CudaMemory,
+    /// The last crop from `image`.
+    cropped: <CudaAccelerator as Accelerator>::Event,
+}
+
+impl DeviceDecoder<CudaAccelerator> for CudaDecoder {
+    fn header(&mut self, bytes: &[u8]) -> Result<ImageHeader, ImageError> {
+        self.cpu.header(bytes)
+    }
+
+    fn decode(
+        &mut self,
+        image: PlannedImage<'_>,
+        target: &Target<'_, CudaAccelerator>,
+        stream: &CudaStreamRef,
+    ) -> Result<(), RenderError> {
+        if let Some(hybrid) = &mut self.hybrid
+            && facts(&image).is_some_and(|facts| facts.suits_hybrid())
+        {
+            match hybrid.decode(&self.accelerator, &image, target, stream)? {
+                Ok(()) => return Ok(()),
+                Err(error) => tracing::debug!("{error}; decoded on the CPU instead"),
+            }
+        }
+        self.cpu.decode(image, target, stream)
+    }
+}
+
+impl Hybrid {
+    /// The inner error is the image's, and the CPU has the last word on it.
+    fn decode(
+        &mut self,
+        accelerator: &CudaAccelerator,
+        image: &PlannedImage<'_>,
+        target: &Target<'_, CudaAccelerator>,
+        stream: &CudaStreamRef,
+    ) -> Result<Result<(), NvjpegError>, BackendError> {
+        accelerator.bind()?;
+        let (width, height) = stored_size(&image.header);
+        let destination = Destination {
+            start: self.image.start(),
+            width,
+        };
+        if let Err(error) = self.decoder.decode_on_host(image.bytes) {
+            return fault(error);
+        }
+        accelerator.synchronize(&self.cropped)?;
+        // SAFETY: the wait just above was for the last image; `image` holds any image of MAX_PIXELS, is freed only when the device is
+        // idle, and is used on this stream alone; the file is borrowed for all of this call.
+        let decoded = unsafe { self.decoder.transfer_and_decode(destination, stream) };
+        if let Err(error) = decoded {
+            return fault(error);
+        }
+        let job = CudaAccelerator::crop_job(image, self.image.start(), (width, height), target);
+        // SAFETY: the image was decoded into memory that is large enough, the target is a slot of the layout.
+        unsafe { accelerator.launch_crops(&[job], target.layout, stream)? };
+        accelerator.record(&self.cropped, stream)?;
+        Ok(Ok(()))
+    }
+}
+
+/// Tells an image's error from a device's.
+fn fault(error: NvjpegError) -> Result<Result<(), NvjpegError>, BackendError> {
+    if error.is_the_image() {
+        Ok(Err(error))
+    } else {
+        Err(failed(error))
+    }
+}
+
+/// The thread that feeds the device's JPEG engines.
+#[derive(Debug)]
+pub struct CudaBatchDecoder {
+    decoder: BatchedDecoder,
+    images: Vec<CudaMemory>,
+    done: <CudaAccelerator as Accelerator>::Event,
+    accelerator: Arc<CudaAccelerator>,
+}
+
+impl DeviceBatchDecoder<CudaAccelerator> for CudaBatchDecoder {
+    fn max_images(&self) -> usize {
+        MAX_JOBS
+    }
+
+    fn decode(
+        &mut self,
+        images: &[(PlannedImage<'_>, Target<'_, CudaAccelerator>)],
+        stream: &CudaStreamRef,
+    ) -> Result<Vec<Result<(), ImageError>>, BackendError> {
+        self.accelerator.bind()?;
+        let mut results = Vec::with_capacity(images.len());
+        self.decode_part(images, stream, &mut results)?;
+        // The files are the caller's, and nvJPEG reads them until the device is done.
+        self.accelerator.record(&self.done, stream)?;
+        self.accelerator.synchronize(&self.done)?;
+        Ok(results)
+    }
+}
+
+impl CudaBatchDecoder {
+    /// Decodes some images in one call. Where that fails, both halves alone, down to the image that is to blame.
+    fn decode_part(
+        &mut self,
+        images: &[(PlannedImage<'_>, Target<'_, CudaAccelerator>)],
+        stream: &CudaStreamRef,
+        results: &mut Vec<Result<(), ImageError>>,
+    ) -> Result<(), BackendError> {
+        let files = images
+            .iter()
+            .map(|(image, _)| image.bytes)
+            .collect::<Vec<_>>();
+        // Each image of the whole call has memory of its own: those before are still being cropped.
+        let memories = &self.images[results.len()..results.len() + images.len()];
+        let destinations = images
+            .iter()
+            .zip(memories)
+            .map(|((image, _), memory)| Destination {
+                start: memory.start(),
+                width: stored_size(&image.header).0,
+            })
+            .collect::<Vec<_>>();
+        // SAFETY: only images of at most MAX_PIXELS come here, and each memory holds one; files and memory stay until `decode` has waited
+        // for the stream.
+        let decoded = unsafe { self.decoder.decode(&files, &destinations, stream) };
+        match decoded {
+            Ok(()) => {
+                let jobs = images
+                    .iter()
+                    .zip(&destinations)
+                    .map(|((image, target), destination)| {
+                        let size = stored_size(&image.header);
+                        CudaAccelerator::crop_job(image, destination.start, size, target)
+                    })
+                    .collect::<Vec<_>>();
+                let layout = images[0].1.layout;
+                // SAFETY: the images were decoded into memory that is large enough, the targets are slots of the layout.
+                unsafe { self.accelerator.launch_crops(&jobs, layout, stream)? };
+                results.extend(images.iter().map(|_| Ok(())));
+                Ok(())
+            }
+            Err(error) if !error.is_the_image() => Err(failed(error)),
+            Err(error) if images.len() == 1 => {
+                results.push(Err(ImageError::Device {
+                    reason: error.to_string(),
+                }));
+                Ok(())
+            }
+            Err(_) => {
+                let (first, second) = images.split_at(images.len() / 2);
+                self.decode_part(first, stream, results)?;
+                self.decode_part(second, stream, results)
+            }
+        }
+    }
+}
+
+impl DeviceDecoders<CudaAccelerator> for CudaDecoders {
+    type Decoder = CudaDecoder;
+    type BatchDecoder = CudaBatchDecoder;
+
+    fn decoder(
+        &self,
+        accelerator: &Arc<CudaAccelerator>,
+        layout: PixelLayout,
+    ) -> Result<CudaDecoder, BackendError> {
+        accelerator.bind()?;
+        let hybrid = |library| {
+            Ok(Hybrid {
+                decoder: DecoupledDecoder::new(library, Backend::Hybrid).map_err(failed)?,
+                image: accelerator.memory(image_bytes())?,
+                cropped: accelerator.event()?,
+            })
+        };
+        Ok(CudaDecoder {
+            cpu: CpuCropsDecoder::new(accelerator, layout, self.config.exif_orientation)?,
+            hybrid: self.hybrid.as_ref().map(hybrid).transpose()?,
+            accelerator: Arc::clone(accelerator),
+        })
+    }
+
+    fn batch_decoder(
+        &self,
+        accelerator: &Arc<CudaAccelerator>,
+        _layout: PixelLayout,
+    ) -> Result<Option<CudaBatchDecoder>, BackendError> {
+        let Some(library) = &self.hardware else {
+            return Ok(None);
+        };
+        accelerator.bind()?;
+        Ok(Some(CudaBatchDecoder {
+            decoder: BatchedDecoder::new(library).map_err(failed)?,
+            images: (0..MAX_JOBS)
+                .map(|_| accelerator.memory(image_bytes()))
+                .collect::<Result<_, _>>()?,
+            done: accelerator.event()?,
+            accelerator: Arc::clone(accelerator),
+        }))
+    }
+
+    fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool {
+        facts(image).is_some_and(|facts| facts.suits_hardware())
+    }
+}

@@ -1,0 +1,557 @@
+//! nvJPEG: results and owning types over the bindings of `nvjpeg-sys`.
+//!
+//! A [`Library`] is one nvJPEG handle; everything made from it holds it alive by an `Arc`, so nothing outlives its handle. Types that hold an
+//! image's state are used by one thread at a time (`&mut self`), which is what nvJPEG asks for; the handle itself may be shared.
+use std::ffi::{c_int, c_void};
+use std::ptr::null_mut;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cudarc::driver::sys;
+use nvjpeg_sys as nv;
+
+use super::accelerator::CudaStreamRef;
+
+/// nvJPEG refused something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("nvJPEG cannot {doing}: {}", status_text(*status))]
+pub struct NvjpegError {
+    /// What was being done.
+    pub doing: &'static str,
+    /// Its status.
+    pub status: nv::nvjpegStatus_t,
+}
+
+impl NvjpegError {
+    /// Whether the image is at fault, and not the device: the context goes on working.
+    pub fn is_the_image(&self) -> bool {
+        matches!(
+            self.status,
+            nv::nvjpegStatus_t_NVJPEG_STATUS_BAD_JPEG
+                | nv::nvjpegStatus_t_NVJPEG_STATUS_JPEG_NOT_SUPPORTED
+                | nv::nvjpegStatus_t_NVJPEG_STATUS_INCOMPLETE_BITSTREAM
+                | nv::nvjpegStatus_t_NVJPEG_STATUS_INVALID_PARAMETER
+        )
+    }
+}
+
+fn status_text(status: nv::nvjpegStatus_t) -> &'static str {
+    match status {
+        1 => "not initialised",
+        2 => "an invalid parameter",
+        3 => "the JPEG is broken",
+        4 => "this kind of JPEG is not supported",
+        5 => "an allocation failed",
+        6 => "the device failed",
+        7 => "it was built for another device",
+        8 => "an internal error",
+        9 => "this implementation does not do that",
+        10 => "the JPEG is incomplete",
+        _ => "an unknown status",
+    }
+}
+
+fn check(status: nv::nvjpegStatus_t, doing: &'static str) -> Result<(), NvjpegError> {
+    if status == nv::nvjpegStatus_t_NVJPEG_STATUS_SUCCESS {
+        Ok(())
+    } else {
+        Err(NvjpegError { doing, status })
+    }
+}
+
+/// Pieces of memory that nvJPEG took, over all handles of the process.
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+/// Pieces of device and page-locked memory that nvJPEG took so far.
+pub fn allocations() -> usize {
+    ALLOCATIONS.load(Ordering::Relaxed)
+}
+
+unsafe extern "C" fn device_malloc(start: *mut *mut c_void, num_bytes: usize) -> c_int {
+    ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: nvJPEG gives a place for one pointer, and a device address is as wide as one.
+    unsafe { sys::cuMemAlloc_v2(start.cast(), num_bytes) as c_int }
+}
+
+unsafe extern "C" fn device_free(start: *mut c_void) -> c_int {
+    // SAFETY: nvJPEG frees what `device_malloc` gave it, once.
+    unsafe { sys::cuMemFree_v2(start as sys::CUdeviceptr) as c_int }
+}
+
+unsafe extern "C" fn pinned_malloc(start: *mut *mut c_void, num_bytes: usize, flags: u32) -> c_int {
+    ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: as in `device_malloc`.
+    unsafe { sys::cuMemHostAlloc(start, num_bytes, flags) as c_int }
+}
+
+unsafe extern "C" fn pinned_free(start: *mut c_void) -> c_int {
+    // SAFETY: as in `device_free`.
+    unsafe { sys::cuMemFreeHost(start) as c_int }
+}
+
+static mut DEVICE_ALLOCATOR: nv::nvjpegDevAllocator_t = nv::nvjpegDevAllocator_t {
+    dev_malloc: Some(device_malloc),
+    dev_free: Some(device_free),
+};
+static mut PINNED_ALLOCATOR: nv::nvjpegPinnedAllocator_t = nv::nvjpegPinnedAllocator_t {
+    pinned_malloc: Some(pinned_malloc),
+    pinned_free: Some(pinned_free),
+};
+
+/// A way of decoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// Huffman decoding on this host thread, the rest on the device.
+    Hybrid,
+    /// Huffman decoding on the device as well.
+    GpuHybrid,
+    /// The JPEG engines of the device.
+    Hardware,
+}
+
+impl Backend {
+    fn raw(self) -> nv::nvjpegBackend_t {
+        match self {
+            Self::Hybrid => nv::nvjpegBackend_t_NVJPEG_BACKEND_HYBRID,
+            Self::GpuHybrid => nv::nvjpegBackend_t_NVJPEG_BACKEND_GPU_HYBRID,
+            Self::Hardware => nv::nvjpegBackend_t_NVJPEG_BACKEND_HARDWARE,
+        }
+    }
+}
+
+/// An nvJPEG handle.
+#[derive(Debug)]
+pub struct Library(nv::nvjpegHandle_t);
+
+// SAFETY: "nvJPEG library handle ... is thread safe" (nvJPEG documentation, "Thread Safety"); it is destroyed once, by its last owner.
+unsafe impl Send for Library {}
+// SAFETY: as above.
+unsafe impl Sync for Library {}
+
+impl Library {
+    /// A handle whose default is this backend. The device's context is current on this thread.
+    pub fn new(backend: Backend) -> Result<Arc<Self>, NvjpegError> {
+        let mut handle = null_mut();
+        // SAFETY: the allocators live as long as the process and nobody writes them; the handle is written on success.
+        let status = unsafe {
+            nv::nvjpegCreateEx(
+                backend.raw(),
+                &raw mut DEVICE_ALLOCATOR,
+                &raw mut PINNED_ALLOCATOR,
+                0,
+                &raw mut handle,
+            )
+        };
+        check(status, "be set up")?;
+        Ok(Arc::new(Self(handle)))
+    }
+
+    /// JPEG engines of the device, and cores in each; an error where there are none.
+    pub fn hardware(&self) -> Result<(u32, u32), NvjpegError> {
+        let (mut engines, mut cores) = (0, 0);
+        // SAFETY: two places for numbers.
+        let status =
+            unsafe { nv::nvjpegGetHardwareDecoderInfo(self.0, &raw mut engines, &raw mut cores) };
+        check(status, "say what hardware there is")?;
+        Ok((engines, cores))
+    }
+
+    /// nvJPEG's version.
+    pub fn version() -> Option<(i32, i32, i32)> {
+        let mut parts = [0; 3];
+        for (kind, part) in parts.iter_mut().enumerate() {
+            // SAFETY: the kinds of property are 0 to 2, and each is one number.
+            let status = unsafe { nv::nvjpegGetProperty(kind as nv::libraryPropertyType, part) };
+            check(status, "say its version").ok()?;
+        }
+        Some((parts[0], parts[1], parts[2]))
+    }
+}
+
+impl Drop for Library {
+    fn drop(&mut self) {
+        // SAFETY: created once, destroyed once, and all that was made from it is gone: it held an `Arc`.
+        unsafe { nv::nvjpegDestroy(self.0) };
+    }
+}
+
+/// Device memory of one image: interleaved RGB, rows without padding.
+#[derive(Debug, Clone, Copy)]
+pub struct Destination {
+    /// Address.
+    pub start: sys::CUdeviceptr,
+    /// Width in pixels.
+    pub width: u32,
+}
+
+impl Destination {
+    fn raw(self) -> nv::nvjpegImage_t {
+        let mut image = nv::nvjpegImage_t {
+            channel: [null_mut(); 4],
+            pitch: [0; 4],
+        };
+        image.channel[0] = self.start as *mut u8;
+        image.pitch[0] = 3 * self.width as usize;
+        image
+    }
+}
+
+fn raw_stream(stream: &CudaStreamRef) -> nv::cudaStream_t {
+    // The runtime's stream handle is the driver's.
+    stream.0.cu_stream().cast()
+}
+
+/// Makes an object of nvJPEG and its destructor.
+macro_rules! owned {
+    ($name:ident, $raw:ty, $destroy:path, $doc:literal) => {
+        #[doc = $doc]
+        #[derive(Debug)]
+        struct $name($raw);
+
+        impl Drop for $name {
+            fn drop(&mut self) {
+                // SAFETY: created once, destroyed once, by its only owner, before the handle that it was made from.
+                unsafe { $destroy(self.0) };
+            }
+        }
+    };
+}
+
+owned!(
+    State,
+    nv::nvjpegJpegState_t,
+    nv::nvjpegJpegStateDestroy,
+    "Decoding state."
+);
+owned!(
+    Implementation,
+    nv::nvjpegJpegDecoder_t,
+    nv::nvjpegDecoderDestroy,
+    "A decoder of one backend."
+);
+owned!(
+    Bitstream,
+    nv::nvjpegJpegStream_t,
+    nv::nvjpegJpegStreamDestroy,
+    "A parsed file."
+);
+owned!(
+    Params,
+    nv::nvjpegDecodeParams_t,
+    nv::nvjpegDecodeParamsDestroy,
+    "What is asked of a decoder."
+);
+owned!(
+    Pinned,
+    nv::nvjpegBufferPinned_t,
+    nv::nvjpegBufferPinnedDestroy,
+    "Page-locked staging memory."
+);
+owned!(
+    DeviceBuffer,
+    nv::nvjpegBufferDevice_t,
+    nv::nvjpegBufferDeviceDestroy,
+    "Device staging memory."
+);
+
+/// What one image in flight needs on the host.
+#[derive(Debug)]
+struct HostSide {
+    bitstream: Bitstream,
+    pinned: Pinned,
+}
+
+/// Decodes one image after another in three phases: on the host, over the bus, on the device.
+///
+/// The host phase of an image may overlap with the device phases of the one before, as each uses a host side of its own; NVIDIA's
+/// sample does the same. Before the next transfer the device must be done with the last image: [`Self::transfer_and_decode`] says so.
+#[derive(Debug)]
+pub struct DecoupledDecoder {
+    // In this order they are dropped: the state before the buffers attached to it, everything before the handle.
+    state: State,
+    implementation: Implementation,
+    params: Params,
+    sides: [HostSide; 2],
+    _device: DeviceBuffer,
+    current: usize,
+    library: Arc<Library>,
+}
+
+// SAFETY: nvJPEG objects are bound to no thread; `&mut self` keeps two threads from using them at once.
+unsafe impl Send for DecoupledDecoder {}
+
+impl DecoupledDecoder {
+    /// A decoder of this backend to interleaved RGB.
+    pub fn new(library: &Arc<Library>, backend: Backend) -> Result<Self, NvjpegError> {
+        let handle = library.0;
+        let mut implementation = null_mut();
+        // SAFETY: each call below gets the live handle (or what was just made from it) and a place for one pointer.
+        let implementation = unsafe {
+            check(
+                nv::nvjpegDecoderCreate(handle, backend.raw(), &raw mut implementation),
+                "make a decoder",
+            )?;
+            Implementation(implementation)
+        };
+        let mut state = null_mut();
+        // SAFETY: as above.
+        let state = unsafe {
+            check(
+                nv::nvjpegDecoderStateCreate(handle, implementation.0, &raw mut state),
+                "make a decoder's state",
+            )?;
+            State(state)
+        };
+        let mut params = null_mut();
+        // SAFETY: as above.
+        let params = unsafe {
+            check(
+                nv::nvjpegDecodeParamsCreate(handle, &raw mut params),
+                "make parameters",
+            )?;
+            Params(params)
+        };
+        // SAFETY: the parameters are live.
+        check(
+            unsafe {
+                nv::nvjpegDecodeParamsSetOutputFormat(
+                    params.0,
+                    nv::nvjpegOutputFormat_t_NVJPEG_OUTPUT_RGBI,
+                )
+            },
+            "set the output format",
+        )?;
+        let mut device = null_mut();
+        // SAFETY: as above; the allocator is a static.
+        let device = unsafe {
+            check(
+                nv::nvjpegBufferDeviceCreate(handle, &raw mut DEVICE_ALLOCATOR, &raw mut device),
+                "make a device buffer",
+            )?;
+            DeviceBuffer(device)
+        };
+        // SAFETY: both are live, and the buffer lives as long as the state.
+        check(
+            unsafe { nv::nvjpegStateAttachDeviceBuffer(state.0, device.0) },
+            "attach the device buffer",
+        )?;
+        let side = || {
+            let (mut bitstream, mut pinned) = (null_mut(), null_mut());
+            // SAFETY: as above.
+            let bitstream = unsafe {
+                check(
+                    nv::nvjpegJpegStreamCreate(handle, &raw mut bitstream),
+                    "make a bitstream",
+                )?;
+                Bitstream(bitstream)
+            };
+            // SAFETY: as above; the allocator is a static.
+            let pinned = unsafe {
+                check(
+                    nv::nvjpegBufferPinnedCreate(
+                        handle,
+                        &raw mut PINNED_ALLOCATOR,
+                        &raw mut pinned,
+                    ),
+                    "make a page-locked buffer",
+                )?;
+                Pinned(pinned)
+            };
+            Ok(HostSide { bitstream, pinned })
+        };
+        Ok(Self {
+            sides: [side()?, side()?],
+            state,
+            implementation,
+            params,
+            _device: device,
+            current: 0,
+            library: Arc::clone(library),
+        })
+    }
+
+    /// The host phase: parses the file and decodes its Huffman codes. `bytes` are not needed afterwards until
+    /// [`Self::transfer_and_decode`] of the same image is called, which takes them once more.
+    pub fn decode_on_host(&mut self, bytes: &[u8]) -> Result<(), NvjpegError> {
+        self.current = 1 - self.current;
+        let HostSide { bitstream, pinned } = &self.sides[self.current];
+        // SAFETY: `bytes` are live during the call. nvJPEG may keep a pointer into them in the bitstream, which is not used again after
+        // `transfer_and_decode`, and the caller holds them until then.
+        check(
+            unsafe {
+                nv::nvjpegJpegStreamParse(
+                    self.library.0,
+                    bytes.as_ptr(),
+                    bytes.len(),
+                    0,
+                    0,
+                    bitstream.0,
+                )
+            },
+            "parse the JPEG",
+        )?;
+        let mut unsupported = 0;
+        // SAFETY: all objects are live; 0 is written where the image is supported.
+        check(
+            unsafe {
+                nv::nvjpegDecoderJpegSupported(
+                    self.implementation.0,
+                    bitstream.0,
+                    self.params.0,
+                    &raw mut unsupported,
+                )
+            },
+            "say whether the JPEG is supported",
+        )?;
+        if unsupported != 0 {
+            return Err(NvjpegError {
+                doing: "decode the JPEG",
+                status: nv::nvjpegStatus_t_NVJPEG_STATUS_JPEG_NOT_SUPPORTED,
+            });
+        }
+        // SAFETY: all objects are live. The other side's buffer may still be read by a transfer; this one's is free, because the last
+        // transfer from it was over before the last transfer from the other began.
+        unsafe {
+            check(
+                nv::nvjpegStateAttachPinnedBuffer(self.state.0, pinned.0),
+                "attach a page-locked buffer",
+            )?;
+            check(
+                nv::nvjpegDecodeJpegHost(
+                    self.library.0,
+                    self.implementation.0,
+                    self.state.0,
+                    self.params.0,
+                    bitstream.0,
+                ),
+                "decode the JPEG on the host",
+            )
+        }
+    }
+
+    /// Enqueues the other phases of the image that was last decoded on the host.
+    ///
+    /// # Safety
+    ///
+    /// The device is done with this decoder's last image; `destination` is device memory for the whole image and stays until the stream has
+    /// done this; the bytes given to `decode_on_host` are still there.
+    pub unsafe fn transfer_and_decode(
+        &mut self,
+        destination: Destination,
+        stream: &CudaStreamRef,
+    ) -> Result<(), NvjpegError> {
+        let bitstream = &self.sides[self.current].bitstream;
+        let mut image = destination.raw();
+        // SAFETY: all objects are live, and the caller answers for the rest.
+        unsafe {
+            check(
+                nv::nvjpegDecodeJpegTransferToDevice(
+                    self.library.0,
+                    self.implementation.0,
+                    self.state.0,
+                    bitstream.0,
+                    raw_stream(stream),
+                ),
+                "move the JPEG to the device",
+            )?;
+            check(
+                nv::nvjpegDecodeJpegDevice(
+                    self.library.0,
+                    self.implementation.0,
+                    self.state.0,
+                    &raw mut image,
+                    raw_stream(stream),
+                ),
+                "decode the JPEG on the device",
+            )
+        }
+    }
+}
+
+/// Decodes many images in one call, on the device's JPEG engines.
+#[derive(Debug)]
+pub struct BatchedDecoder {
+    state: State,
+    /// Images for which the state is set up.
+    batch_size: usize,
+    library: Arc<Library>,
+}
+
+// SAFETY: as for `DecoupledDecoder`.
+unsafe impl Send for BatchedDecoder {}
+
+impl BatchedDecoder {
+    /// A decoder of the handle's default backend to interleaved RGB.
+    pub fn new(library: &Arc<Library>) -> Result<Self, NvjpegError> {
+        Ok(Self {
+            state: Self::state(library)?,
+            batch_size: 0,
+            library: Arc::clone(library),
+        })
+    }
+
+    fn state(library: &Arc<Library>) -> Result<State, NvjpegError> {
+        let mut state = null_mut();
+        // SAFETY: the handle is live; a place for one pointer.
+        check(
+            unsafe { nv::nvjpegJpegStateCreate(library.0, &raw mut state) },
+            "make a state",
+        )?;
+        Ok(State(state))
+    }
+
+    /// Enqueues the decoding of all files. After an error nothing of them may be used.
+    ///
+    /// # Safety
+    ///
+    /// The destinations are device memory for the whole images; they and the files stay until the stream has done this.
+    pub unsafe fn decode(
+        &mut self,
+        files: &[&[u8]],
+        destinations: &[Destination],
+        stream: &CudaStreamRef,
+    ) -> Result<(), NvjpegError> {
+        assert_eq!(files.len(), destinations.len());
+        if self.batch_size != files.len() {
+            // SAFETY: handle and state are live. One host thread: the engines need none.
+            check(
+                unsafe {
+                    nv::nvjpegDecodeBatchedInitialize(
+                        self.library.0,
+                        self.state.0,
+                        files.len() as c_int,
+                        1,
+                        nv::nvjpegOutputFormat_t_NVJPEG_OUTPUT_RGBI,
+                    )
+                },
+                "set up a batch",
+            )?;
+            self.batch_size = files.len();
+        }
+        let starts = files.iter().map(|file| file.as_ptr()).collect::<Vec<_>>();
+        let lengths = files.iter().map(|file| file.len()).collect::<Vec<_>>();
+        let mut images = destinations
+            .iter()
+            .map(|destination| destination.raw())
+            .collect::<Vec<_>>();
+        // SAFETY: three arrays of the length that the state was set up for; the caller answers for what they point to.
+        let decoded = check(
+            unsafe {
+                nv::nvjpegDecodeBatched(
+                    self.library.0,
+                    self.state.0,
+                    starts.as_ptr(),
+                    lengths.as_ptr(),
+                    images.as_mut_ptr(),
+                    raw_stream(stream),
+                )
+            },
+            "decode a batch",
+        );
+        if decoded.is_err() {
+            // What a failed call leaves in the state is not said anywhere.
+            (self.state, self.batch_size) = (Self::state(&self.library)?, 0);
+        }
+        decoded
+    }
+}
