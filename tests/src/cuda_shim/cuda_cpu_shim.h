@@ -23,6 +23,7 @@
 #define __device__
 #define __host__
 #define __launch_bounds__(...)
+#define __grid_constant__
 // Blocks of one launch follow each other, so one copy per host thread is enough.
 #define __shared__ static thread_local
 

@@ -2,6 +2,8 @@
 // called by `kernels.rs`; also the memory for images, whose ends are guarded, and a kernel with a mistake, which the shim must notice.
 #include "cuda_cpu_shim.h"
 
+#include <algorithm>
+
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -49,14 +51,22 @@ extern "C" {
 void cuda_shim_crop(bool bf16, bool patches, const CropJob *jobs, uint32_t num_jobs, uint32_t side, uint32_t patch, const Normalization *normalization,
                     bool backward) {
     const uint32_t tiles = divide_up(side, TILE);
-    launch(dim3(tiles, tiles, num_jobs), dim3(TILE, TILE), 0, thread_order(backward),
-           [=] { CROP[bf16][patches](jobs, side, patch, *normalization); });
+    for (uint32_t first = 0; first < num_jobs; first += MAX_JOBS) {
+        const uint32_t count = std::min<uint32_t>(num_jobs - first, MAX_JOBS);
+        CropJobs some{};
+        std::copy_n(jobs + first, count, some.job);
+        launch(dim3(tiles, tiles, count), dim3(TILE, TILE), 0, thread_order(backward),
+               [&] { CROP[bf16][patches](some, side, patch, *normalization); });
+    }
 }
 
 void cuda_shim_convert(bool bf16, bool patches, const uint8_t *crops, void *const *slots, uint32_t num_crops, uint32_t side, uint32_t patch,
                        const Normalization *normalization, bool backward) {
-    launch(dim3(divide_up(side * side, THREADS), 1, num_crops), dim3(THREADS), 0, thread_order(backward),
-           [=] { CONVERT[bf16][patches](crops, slots, side, patch, *normalization); });
+    for (uint32_t i = 0; i < num_crops; ++i) {
+        const uint8_t *crop = crops + static_cast<size_t>(3) * side * side * i;
+        launch(dim3(divide_up(side * side, THREADS)), dim3(THREADS), 0, thread_order(backward),
+               [=] { CONVERT[bf16][patches](crop, slots[i], side, patch, *normalization); });
+    }
 }
 
 void cuda_shim_barrier_in_a_branch() {

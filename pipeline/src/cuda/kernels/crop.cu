@@ -4,7 +4,7 @@
 // compares the two. Launched from `pipeline/src/cuda`; compiled by nvcc to PTX, and by an ordinary C++ compiler for tests without a GPU.
 //
 // Launch geometry: `crop_*` 16 x 16 threads, a grid of (ceil(S / 16), ceil(S / 16), number of jobs); `convert_*` 256 threads, a grid of
-// (ceil(S * S / 256), 1, number of crops). No dynamic shared memory.
+// ceil(S * S / 256) blocks, one crop a launch. No dynamic shared memory.
 #include <cstddef>
 #include <cstdint>
 #ifndef CUDA_CPU_SHIM
@@ -35,6 +35,12 @@ struct CropJob {
     uint32_t edge;
 };
 static_assert(sizeof(CropJob) == 80, "the mirror in Rust expects this size");
+
+// The crops of one launch, by value: kernel arguments lie in constant memory, so that a launch needs no copy of its own. Mirrored in Rust.
+constexpr int MAX_JOBS = 32;
+struct CropJobs {
+    CropJob job[MAX_JOBS];
+};
 
 // value * factor + offset is the normalised value of an 8-bit one: factor = 1 / (255 * std), offset = -mean / std. Mirrored in Rust as well.
 struct Normalization {
@@ -321,16 +327,15 @@ __device__ void crop_tile(const CropJob &job, int side, int patch, const Normali
 
 // One crop of [S, S, 3] that needs only normalising; a thread a pixel.
 template <typename Value, bool PATCHES>
-__device__ void convert_pixel(const uint8_t *crops, void *const *slots, int side, int patch, const Normalization &normalization) {
+__device__ void convert_pixel(const uint8_t *crop, void *slot, int side, int patch, const Normalization &normalization) {
     const unsigned pixel = blockIdx.x * THREADS + threadIdx.x;
     const unsigned num_pixels = static_cast<unsigned>(side) * side;
     if (pixel >= num_pixels) {
         return;
     }
-    const uint8_t *source = crops + (static_cast<size_t>(blockIdx.z) * num_pixels + pixel) * 3;
-    Value *slot = static_cast<Value *>(slots[blockIdx.z]);
+    const uint8_t *source = crop + static_cast<size_t>(pixel) * 3;
     for (int channel = 0; channel < 3; ++channel) {
-        store_normalized<Value, PATCHES>(slot, channel, pixel % side, pixel / side, side, patch, normalization, source[channel]);
+        store_normalized<Value, PATCHES>(static_cast<Value *>(slot), channel, pixel % side, pixel / side, side, patch, normalization, source[channel]);
     }
 }
 
@@ -338,40 +343,40 @@ __device__ void convert_pixel(const uint8_t *crops, void *const *slots, int side
 
 // `side` is S. `patch` is p, which must divide S; the kernels that write planes do not look at it.
 
-extern "C" __global__ void __launch_bounds__(THREADS) crop_f32_nchw(const CropJob *jobs, uint32_t side, uint32_t patch, Normalization normalization) {
-    crop_tile<float, false>(jobs[blockIdx.z], side, patch, normalization);
+extern "C" __global__ void __launch_bounds__(THREADS) crop_f32_nchw(const __grid_constant__ CropJobs jobs, uint32_t side, uint32_t patch, Normalization normalization) {
+    crop_tile<float, false>(jobs.job[blockIdx.z], side, patch, normalization);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) crop_bf16_nchw(const CropJob *jobs, uint32_t side, uint32_t patch, Normalization normalization) {
-    crop_tile<__nv_bfloat16, false>(jobs[blockIdx.z], side, patch, normalization);
+extern "C" __global__ void __launch_bounds__(THREADS) crop_bf16_nchw(const __grid_constant__ CropJobs jobs, uint32_t side, uint32_t patch, Normalization normalization) {
+    crop_tile<__nv_bfloat16, false>(jobs.job[blockIdx.z], side, patch, normalization);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) crop_f32_patches(const CropJob *jobs, uint32_t side, uint32_t patch, Normalization normalization) {
-    crop_tile<float, true>(jobs[blockIdx.z], side, patch, normalization);
+extern "C" __global__ void __launch_bounds__(THREADS) crop_f32_patches(const __grid_constant__ CropJobs jobs, uint32_t side, uint32_t patch, Normalization normalization) {
+    crop_tile<float, true>(jobs.job[blockIdx.z], side, patch, normalization);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) crop_bf16_patches(const CropJob *jobs, uint32_t side, uint32_t patch, Normalization normalization) {
-    crop_tile<__nv_bfloat16, true>(jobs[blockIdx.z], side, patch, normalization);
+extern "C" __global__ void __launch_bounds__(THREADS) crop_bf16_patches(const __grid_constant__ CropJobs jobs, uint32_t side, uint32_t patch, Normalization normalization) {
+    crop_tile<__nv_bfloat16, true>(jobs.job[blockIdx.z], side, patch, normalization);
 }
 
-// `crops` holds [N, S, S, 3], already flipped; `slots` holds N pointers, so that the crops may belong to any positions of a batch.
+// `crop` is [S, S, 3], already flipped.
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    convert_f32_nchw(const uint8_t *crops, void *const *slots, uint32_t side, uint32_t patch, Normalization normalization) {
-    convert_pixel<float, false>(crops, slots, side, patch, normalization);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-    convert_bf16_nchw(const uint8_t *crops, void *const *slots, uint32_t side, uint32_t patch, Normalization normalization) {
-    convert_pixel<__nv_bfloat16, false>(crops, slots, side, patch, normalization);
+    convert_f32_nchw(const uint8_t *crop, void *slot, uint32_t side, uint32_t patch, Normalization normalization) {
+    convert_pixel<float, false>(crop, slot, side, patch, normalization);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    convert_f32_patches(const uint8_t *crops, void *const *slots, uint32_t side, uint32_t patch, Normalization normalization) {
-    convert_pixel<float, true>(crops, slots, side, patch, normalization);
+    convert_bf16_nchw(const uint8_t *crop, void *slot, uint32_t side, uint32_t patch, Normalization normalization) {
+    convert_pixel<__nv_bfloat16, false>(crop, slot, side, patch, normalization);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    convert_bf16_patches(const uint8_t *crops, void *const *slots, uint32_t side, uint32_t patch, Normalization normalization) {
-    convert_pixel<__nv_bfloat16, true>(crops, slots, side, patch, normalization);
+    convert_f32_patches(const uint8_t *crop, void *slot, uint32_t side, uint32_t patch, Normalization normalization) {
+    convert_pixel<float, true>(crop, slot, side, patch, normalization);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    convert_bf16_patches(const uint8_t *crop, void *slot, uint32_t side, uint32_t patch, Normalization normalization) {
+    convert_pixel<__nv_bfloat16, true>(crop, slot, side, patch, normalization);
 }
