@@ -13,7 +13,7 @@ use nepa_pipeline::device::{
 };
 use nepa_pipeline::render::CpuRenderer;
 use nepa_pipeline::{Batch, Dataset, ImageError, Loader, LoaderConfig, LoaderState};
-use nepa_tests::fake_device::{FakeDevice, FakeHandle, FakeStream};
+use nepa_tests::fake_device::{FakeHandle, FakeStream};
 
 use crate::loader::{Kept, all, all_good, config, open, some_bad};
 
@@ -66,7 +66,8 @@ impl DeviceBatchDecoder<FakeHandle> for TwinBatch {
         images: &[(PlannedImage<'_>, Target<'_, FakeHandle>)],
         stream: &FakeStream,
     ) -> Result<Vec<Result<(), ImageError>>, BackendError> {
-        let is_nth = |every: Option<usize>, number: usize| every.is_some_and(|n| number % n == 0);
+        let is_nth =
+            |every: Option<usize>, number: usize| every.is_some_and(|n| number.is_multiple_of(n));
         std::thread::sleep(self.plan.call);
         self.calls += 1;
         assert!(!is_nth(self.plan.panics_every, self.calls), "planted");
@@ -81,12 +82,12 @@ impl DeviceBatchDecoder<FakeHandle> for TwinBatch {
             let mut crop = vec![0; 3 * 8 * 8];
             if is_nth(self.plan.fails_every, self.images) {
                 // What an engine that fails half way leaves behind.
-                self.device.0.write(target, &crop, stream);
+                self.device.0.write(target, &crop, *stream);
                 return Err(ImageError::Empty);
             }
             self.renderer
                 .render_crop(image.bytes, image.header, &image.plan, &mut crop)?;
-            self.device.0.write(target, &crop, stream);
+            self.device.0.write(target, &crop, *stream);
             self.by_batch.fetch_add(1, Ordering::Relaxed);
             Ok(())
         };
@@ -123,7 +124,7 @@ impl DeviceDecoders<FakeHandle> for Twin {
 
     fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool {
         // As a device's engine, not everything: odd widths are for the decode threads.
-        image.header.width % 2 == 0
+        image.header.width.is_multiple_of(2)
     }
 }
 
@@ -142,7 +143,7 @@ fn loader<D: DeviceDecoders<FakeHandle>>(
 /// What the consumer's work reads.
 fn read<D: DeviceDecoders<FakeHandle>>(
     device: &FakeHandle,
-    consumer: &FakeStream,
+    consumer: FakeStream,
     batch: &Batch<DeviceBackend<FakeHandle, D>>,
 ) -> Kept {
     let range = 0..batch.len() * LAYOUT.slot_bytes();
@@ -165,7 +166,7 @@ fn rest_of<D: DeviceDecoders<FakeHandle>>(
 ) -> Vec<Kept> {
     let mut batches = Vec::new();
     while let Some(batch) = loader.next_batch().unwrap() {
-        batches.push(read(device, loader.backend().consumer(), &batch));
+        batches.push(read(device, *loader.backend().consumer(), &batch));
     }
     batches
 }
@@ -185,7 +186,7 @@ fn a_device_batch_holds_what_a_host_batch_holds() {
             drop_last,
             ..config()
         };
-        let device = FakeDevice::new();
+        let device = FakeHandle::new();
         let mut loader = loader(&device, &dataset, config.clone(), None, CROPS);
         assert!(rest_of(&device, &mut loader) == all(&dataset, config));
         assert_eq!(device.0.violations(), Vec::<String>::new());
@@ -196,7 +197,7 @@ fn a_device_batch_holds_what_a_host_batch_holds() {
 fn nothing_is_made_on_the_device_after_the_first_epoch() {
     let folder = all_good();
     let dataset = open(&folder);
-    let device = FakeDevice::new();
+    let device = FakeHandle::new();
     let config = LoaderConfig {
         epochs: Some(6),
         ..config()
@@ -216,7 +217,7 @@ fn nothing_is_made_on_the_device_after_the_first_epoch() {
 fn batches_that_are_kept_dropped_or_given_up_stay_in_order() {
     let folder = some_bad();
     let dataset = open(&folder);
-    let device = FakeDevice::new();
+    let device = FakeHandle::new();
     for num_batches in [0, 1, 5] {
         let mut loader = loader(&device, &dataset, config(), None, CROPS);
         let mut kept = Vec::new();
@@ -226,7 +227,7 @@ fn batches_that_are_kept_dropped_or_given_up_stay_in_order() {
             // Two at once, as a trainer that prefetches does, and read only when the second is there.
             if kept.len() == 2 {
                 let first = kept.remove(0);
-                read(&device, loader.backend().consumer(), &first);
+                read(&device, *loader.backend().consumer(), &first);
             }
         }
         let state = loader.state();
@@ -240,7 +241,7 @@ fn batches_that_are_kept_dropped_or_given_up_stay_in_order() {
 fn a_planted_ordering_bug_is_found() {
     let folder = all_good();
     let dataset = open(&folder);
-    let device = FakeDevice::new();
+    let device = FakeHandle::new();
     device.0.ignores_waits.store(true, Ordering::Relaxed);
     let mut loader = loader(&device, &dataset, config(), None, CROPS);
     rest_of(&device, &mut loader);
@@ -265,7 +266,7 @@ fn run_twin(dataset: &Arc<Dataset>, plan: Plan) -> usize {
             drop_last: false,
             ..config()
         };
-        let device = FakeDevice::new();
+        let device = FakeHandle::new();
         let twin = Twin {
             one: CROPS,
             plan,
@@ -337,12 +338,12 @@ fn a_run_goes_on_with_another_backend_in_the_middle() {
     let folder = some_bad();
     let dataset = open(&folder);
     let whole = all(&dataset, config());
-    let device = FakeDevice::new();
+    let device = FakeHandle::new();
     let mut on_device = loader(&device, &dataset, config(), None, CROPS);
     let mut batches = Vec::new();
     for _ in 0..10 {
         let batch = on_device.next_batch().unwrap().unwrap();
-        batches.push(read(&device, on_device.backend().consumer(), &batch));
+        batches.push(read(&device, *on_device.backend().consumer(), &batch));
     }
     let state = on_device.state();
     drop(on_device);

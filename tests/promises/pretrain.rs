@@ -258,7 +258,7 @@ fn recipes_that_cannot_run_say_why() {
         &with("data.augment.size=56"),
         &["data.augment.size = 56", "model.image_size = 28"],
     );
-    assert_says(&with("device=cuda"), &["feature `cuda`", "cargo build"]);
+    assert_says(&with("device=gpu"), &["device = \"gpu\"", "cuda:N"]);
     assert_says(&with("train.batch=400"), &["60 samples", "train.batch"]);
     assert!(
         !place.path("out").exists(),
@@ -355,5 +355,52 @@ fn a_full_disk_while_saving_is_a_clear_error_and_harms_nothing() {
         !leftovers
             .map(|entry| entry.file_name())
             .any(|name| name.to_string_lossy().starts_with('.'))
+    );
+}
+
+/// The check comes before anything is read: neither the data nor the checkpoint of these commands exists.
+#[test]
+fn the_default_build_refuses_cuda_and_says_how_to_get_it() {
+    if nepa_trainer::device::HAS_CUDA {
+        println!("SKIPPED: this build has the feature cuda");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let refused = |choice: &str, command: &mut Command| {
+        let said = fail(command);
+        let named = format!("device = \"{choice}\"");
+        assert_says(
+            &said,
+            &[&named, "feature `cuda`", "`make cuda`", "device = \"cpu\""],
+        );
+    };
+    refused(
+        "cuda",
+        nepa()
+            .arg("pretrain")
+            .arg(tiny_recipe())
+            .args(["--data", "/no/such/data", "--set", "device=cuda", "--out"])
+            .arg(&out),
+    );
+    assert!(!out.exists());
+    refused(
+        "cuda:1",
+        nepa()
+            .args([
+                "eval",
+                "knn",
+                "--device",
+                "cuda:1",
+                "--checkpoint",
+                "/no/such/run",
+            ])
+            .args(["--train", "/no/such/data", "--test", "/no/such/data"]),
+    );
+    let version = nepa().arg("--version").output().unwrap();
+    assert!(
+        text(&version).contains("features: none"),
+        "{}",
+        text(&version)
     );
 }

@@ -95,11 +95,6 @@ impl AsMut<[u8]> for FakePinned {
 }
 
 impl FakeDevice {
-    /// A device on which nothing has happened.
-    pub fn new() -> Arc<FakeHandle> {
-        Arc::new(FakeHandle(Arc::new(Self::default())))
-    }
-
     /// What was not ordered.
     pub fn violations(&self) -> Vec<String> {
         self.world.lock().unwrap().violations.clone()
@@ -128,7 +123,7 @@ impl FakeDevice {
     /// Work on a stream comes after all that its thread knew when it was enqueued.
     fn enqueue(
         &self,
-        stream: &FakeStream,
+        stream: FakeStream,
         memory: &FakeMemory,
         range: Range<usize>,
         writes: bool,
@@ -187,13 +182,13 @@ impl FakeDevice {
     }
 
     /// Reads memory as the consumer's work on `stream`.
-    pub fn read(&self, memory: &FakeMemory, range: Range<usize>, stream: &FakeStream) -> Vec<u8> {
+    pub fn read(&self, memory: &FakeMemory, range: Range<usize>, stream: FakeStream) -> Vec<u8> {
         self.enqueue(stream, memory, range.clone(), false, "the consumer's read");
         memory.bytes.lock().unwrap()[range].to_vec()
     }
 
     /// Writes memory as work on `stream` (an engine that stands in for one of the device's).
-    pub fn write(&self, target: &Target<'_, FakeHandle>, crop: &[u8], stream: &FakeStream) {
+    pub fn write(&self, target: &Target<'_, FakeHandle>, crop: &[u8], stream: FakeStream) {
         let bytes = self.normalized(crop, target);
         let range = target.offset_bytes..target.offset_bytes + bytes.len();
         self.enqueue(stream, target.memory, range.clone(), true, "writing a slot");
@@ -223,6 +218,11 @@ impl FakeDevice {
 pub struct FakeHandle(pub Arc<FakeDevice>);
 
 impl FakeHandle {
+    /// A device on which nothing has happened.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self(Arc::default()))
+    }
+
     fn made(&self) {
         self.0.allocations.fetch_add(1, Ordering::Relaxed);
     }
@@ -269,14 +269,14 @@ impl Accelerator for FakeHandle {
     ) -> Result<(), BackendError> {
         let range = 0..from.bytes.len();
         self.0.enqueue(
-            stream,
+            *stream,
             &from.memory,
             range.clone(),
             false,
             "a copy from pinned memory",
         );
         self.0
-            .enqueue(stream, to, range.clone(), true, "a copy to the device");
+            .enqueue(*stream, to, range.clone(), true, "a copy to the device");
         to.bytes.lock().unwrap()[range].copy_from_slice(&from.bytes);
         Ok(())
     }
@@ -289,9 +289,9 @@ impl Accelerator for FakeHandle {
     ) -> Result<(), BackendError> {
         let num_bytes = 3 * (target.layout.image_size as usize).pow(2);
         self.0
-            .enqueue(stream, crop, 0..num_bytes, false, "converting a crop");
+            .enqueue(*stream, crop, 0..num_bytes, false, "converting a crop");
         let crop = crop.bytes.lock().unwrap()[..num_bytes].to_vec();
-        self.0.write(target, &crop, stream);
+        self.0.write(target, &crop, *stream);
         Ok(())
     }
 
@@ -301,7 +301,7 @@ impl Accelerator for FakeHandle {
         let known = world.clocks.entry(host).or_default().clone();
         let clock = world.clocks.entry(stream.0).or_default();
         merge(clock, &known);
-        *event.0.lock().unwrap() = clock.clone();
+        event.0.lock().unwrap().clone_from(clock);
         Ok(())
     }
 

@@ -144,8 +144,8 @@ mod tests {
             }
             // What the batch decoder did meanwhile.
             if now >= ends && !running.is_empty() {
-                longest = longest.max(ends - running[0]);
-                router.batch_done(running.len(), ends - started, false);
+                longest = longest.max(ends.saturating_sub(running[0]));
+                router.batch_done(running.len(), ends.saturating_sub(started), false);
                 running.clear();
             }
             if running.is_empty() && !queue.is_empty() {
