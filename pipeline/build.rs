@@ -1,0 +1,19 @@
+//! With the feature `cuda`: compiles the kernels, and links the stand-ins of NVIDIA's libraries where `NEPA_CUDA_STUBS` names
+//! them. Without it: nothing.
+#[path = "../scripts/cuda_kernels.rs"]
+mod cuda_kernels;
+
+fn main() {
+    println!("cargo::rustc-check-cfg=cfg(cuda_stubs)");
+    println!("cargo::rerun-if-changed=build.rs");
+    if std::env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return;
+    }
+    cuda_kernels::compile("src/cuda/kernels");
+    println!("cargo::rerun-if-env-changed=NEPA_CUDA_STUBS");
+    if let Some(folder) = std::env::var_os("NEPA_CUDA_STUBS") {
+        // Written by scripts/cuda-stubs.py; they alone can say what was tried in vain.
+        println!("cargo::rustc-link-search=native={}", folder.display());
+        println!("cargo::rustc-cfg=cuda_stubs");
+    }
+}

@@ -1,0 +1,205 @@
+//! Whether a CUDA device can be used, found out step by step, so that the error names the first thing that is missing.
+use cudarc::driver::result::{device, init};
+use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
+
+use super::error::CudaError;
+use super::libraries::Library;
+
+/// Compute capability that our kernels and candle's were compiled for, as 10 x major + minor.
+const BUILT_FOR: &str = env!("NEPA_CUDA_COMPUTE_CAP");
+
+/// A device that can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceFacts {
+    /// Its number, from 0.
+    pub ordinal: usize,
+    /// As NVIDIA calls it.
+    pub name: String,
+    /// As 10 x major + minor.
+    pub compute_capability: u32,
+    /// All of its memory.
+    pub memory_bytes: usize,
+    /// CUDA version that the driver supports, as 1000 x major + 10 x minor.
+    pub driver_version: u32,
+}
+
+/// Finds out whether device `ordinal` can be used by this program: driver, device, their versions, and the libraries that
+/// candle opens with it (cuBLAS, cuRAND). nvJPEG is not among them: the CPU can decode in its place.
+pub fn check_device(ordinal: usize) -> Result<DeviceFacts, CudaError> {
+    if let Some(tried) = Library::Driver.load_error() {
+        return Err(CudaError::NoDriver { tried });
+    }
+    let visible_devices = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+    let no_device = |answer: String| CudaError::NoDevice {
+        answer,
+        visible_devices: visible_devices.clone(),
+    };
+    init().map_err(|error| match error.0 {
+        // NVIDIA's libcuda to link against, in place of the driver's.
+        CUresult::CUDA_ERROR_STUB_LIBRARY => CudaError::NoDriver {
+            tried: format!("{error}"),
+        },
+        _ => no_device(format!("cuInit: {error}")),
+    })?;
+    let mut driver_version = 0;
+    // SAFETY: the pointer is to a live integer of the type that the driver writes.
+    unsafe { sys::cuDriverGetVersion(&raw mut driver_version) }
+        .result()
+        .map_err(CudaError::driver("say its version"))?;
+    let driver_version = driver_version.unsigned_abs();
+    if driver_version < sys::CUDA_VERSION {
+        return Err(CudaError::OldDriver {
+            found: driver_version,
+            needed: sys::CUDA_VERSION,
+        });
+    }
+    let num_devices = device::get_count()
+        .map_err(CudaError::driver("count its devices"))?
+        .unsigned_abs() as usize;
+    if num_devices == 0 {
+        return Err(no_device("it counts 0".to_owned()));
+    }
+    if ordinal >= num_devices {
+        return Err(CudaError::NoSuchDevice {
+            ordinal,
+            num_devices,
+            visible_devices,
+        });
+    }
+    let facts = facts(ordinal, driver_version)?;
+    let built_for = BUILT_FOR.parse().unwrap_or(0);
+    check_capability(&facts.name, facts.compute_capability, built_for)?;
+    for library in [Library::CublasLt, Library::Cublas, Library::Curand] {
+        if let Some(tried) = library.load_error() {
+            return Err(CudaError::NoLibrary {
+                library: library.name(),
+                tried,
+            });
+        }
+    }
+    Ok(facts)
+}
+
+fn facts(ordinal: usize, driver_version: u32) -> Result<DeviceFacts, CudaError> {
+    let handle =
+        device::get(ordinal as i32).map_err(CudaError::driver("give a handle to the device"))?;
+    let attribute = |attribute| {
+        // SAFETY: the handle is the driver's own, of just now.
+        unsafe { device::get_attribute(handle, attribute) }
+            .map_err(CudaError::driver("say the device's compute capability"))
+    };
+    let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    // SAFETY: as above.
+    let memory_bytes = unsafe { device::total_mem(handle) }
+        .map_err(CudaError::driver("say how much memory the device has"))?;
+    Ok(DeviceFacts {
+        ordinal,
+        name: device::get_name(handle).map_err(CudaError::driver("say the device's name"))?,
+        compute_capability: (10 * major + minor).unsigned_abs(),
+        memory_bytes,
+        driver_version,
+    })
+}
+
+/// candle compiles for 90 and above with the features of that one generation (`sm_90a`), which no other can run; below, newer
+/// devices can.
+fn check_capability(name: &str, found: u32, built_for: u32) -> Result<(), CudaError> {
+    let exactly = built_for >= 90;
+    if found == built_for || !exactly && found > built_for {
+        return Ok(());
+    }
+    Err(CudaError::OtherDevice {
+        name: name.to_owned(),
+        found,
+        needed: built_for,
+        exactly,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_checked_or_what_is_missing_is_named() {
+        match check_device(0) {
+            Ok(facts) => {
+                assert!(
+                    facts.memory_bytes > 0 && !facts.name.is_empty(),
+                    "{facts:?}"
+                );
+                let error = check_device(1000).unwrap_err().to_string();
+                assert!(error.contains("cuda:1000"), "{error}");
+            }
+            Err(error) => {
+                let error = error.to_string();
+                println!("SKIPPED: no usable GPU here: {error}");
+                // Whatever it is that is missing: what was tried, and what to do.
+                let names = [
+                    "libcuda.so.1",
+                    "nvidia-smi",
+                    "libcublas",
+                    "libcurand",
+                    "driver",
+                ];
+                assert!(names.iter().any(|name| error.contains(name)), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn kernels_of_one_generation_run_on_no_other() {
+        assert!(check_capability("H100", 90, 90).is_ok());
+        assert!(check_capability("L4", 89, 80).is_ok());
+        let error = check_capability("B200", 100, 90).unwrap_err().to_string();
+        assert!(
+            error.contains("B200 has compute capability 10.0")
+                && error.contains("compiled for 9.0 alone")
+                && error.contains("CUDA_COMPUTE_CAP=100 make cuda"),
+            "{error}"
+        );
+        let error = check_capability("T4", 75, 80).unwrap_err().to_string();
+        assert!(error.contains("8.0 or newer"), "{error}");
+    }
+
+    #[test]
+    fn what_is_missing_is_said_with_what_to_do() {
+        let tried = || "libx.so: cannot open shared object file".to_owned();
+        let says = |error: CudaError, parts: &[&str]| {
+            let error = error.to_string();
+            for part in parts {
+                assert!(error.contains(part), "{error:?} does not say {part:?}");
+            }
+        };
+        let no_driver = CudaError::NoDriver { tried: tried() };
+        says(no_driver, &["libx.so", "Install the driver", "--gpus all"]);
+        let no_library = CudaError::NoLibrary {
+            library: Library::Cublas.name(),
+            tried: tried(),
+        };
+        says(
+            no_library,
+            &["cuBLAS", "libx.so", "cuda-toolkit.sh", "LD_LIBRARY_PATH"],
+        );
+        let old_driver = CudaError::OldDriver {
+            found: 12080,
+            needed: 13000,
+        };
+        says(old_driver, &["CUDA 12.8", "CUDA 13.0", "update the driver"]);
+        let hidden = CudaError::NoSuchDevice {
+            ordinal: 3,
+            num_devices: 1,
+            visible_devices: Some("0".to_owned()),
+        };
+        says(
+            hidden,
+            &["cuda:3", "shows 1", "CUDA_VISIBLE_DEVICES is \"0\""],
+        );
+        let no_device = CudaError::NoDevice {
+            answer: "cuInit: 100".to_owned(),
+            visible_devices: None,
+        };
+        says(no_device, &["cuInit: 100", "nvidia-smi"]);
+    }
+}

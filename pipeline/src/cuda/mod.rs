@@ -1,0 +1,23 @@
+//! Everything of this package that needs an NVIDIA GPU; built with the feature `cuda` only.
+//!
+//! Three layers, each using only the one before: *symbols* (cudarc's and nvjpeg-sys's bindings, and [`libraries`]),
+//! *results* (an error for each call that can fail: [`CudaError`]), *owning types*. [`check_device`] comes before all of
+//! them: afterwards the driver, the libraries and the device are known to be there.
+//!
+//! Unsafe code is allowed here and nowhere else in the package; each block says why it is sound.
+#![expect(unsafe_code, reason = "the CUDA driver and nvJPEG are C interfaces")]
+
+mod accelerator;
+mod decoders;
+mod device;
+mod error;
+pub mod libraries;
+pub mod nvjpeg;
+
+pub use accelerator::{CudaAccelerator, CudaMemory, CudaPinned, CudaStreamRef};
+pub use decoders::{CudaDecoders, EngineConfig};
+
+/// The bindings of the CUDA driver, in the version that candle uses as well.
+pub use cudarc;
+pub use device::{DeviceFacts, check_device};
+pub use error::CudaError;
