@@ -74,9 +74,13 @@ pub trait Engine {
     fn export(&self) -> Result<TrainingState, EngineError>;
 }
 
-/// Candle's tape on the processor, with flat f32 buffers for all that the optimiser touches.
+/// Candle's tape on any device, with flat f32 buffers in host memory for all that the optimiser touches.
+///
+/// On a CUDA device every step is refused so far: the model's own operations have code for the processor alone, and candle
+/// says which one it met first. Nothing is computed elsewhere in its place.
 #[derive(Debug)]
 pub struct TapeEngine {
+    device: Device,
     model: Nepa,
     weights: Weights,
     optimizer: Optimizer,
@@ -85,18 +89,20 @@ pub struct TapeEngine {
 }
 
 impl TapeEngine {
-    /// An engine that goes on from `state`.
+    /// An engine on `device` that goes on from `state`.
     pub fn new(
         config: &NepaConfig,
         optimizer: &OptimizerConfig,
         state: TrainingState,
+        device: &Device,
     ) -> Result<Self, EngineError> {
         let TrainingState {
             weights,
             optimizer: optimizer_state,
         } = state;
         Ok(Self {
-            model: Nepa::new(config, &weights, DType::F32, &Device::Cpu)?,
+            device: device.clone(),
+            model: Nepa::new(config, &weights, DType::F32, device)?,
             optimizer: Optimizer::from_state(optimizer, &weights.specs, optimizer_state)?,
             gradient: vec![0.0; weights.flat.len()],
             grad_norm: 0.0,
@@ -121,7 +127,7 @@ impl Engine for TapeEngine {
         let side = self.model.config().image_size;
         for (images, rope) in images.chunks(images.len() / ropes.len()).zip(ropes) {
             let pixels =
-                Tensor::from_vec(images.concat(), (images.len(), 3, side, side), &Device::Cpu)?;
+                Tensor::from_vec(images.concat(), (images.len(), 3, side, side), &self.device)?;
             let found = self.model.pretrain_loss(&pixels, rope)?;
             report.loss += share * f64::from(found.loss.to_scalar::<f32>()?);
             report.cos_target += share * found.cos_target;

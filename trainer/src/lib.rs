@@ -1,7 +1,15 @@
 //! Pretrains NEPA from object storage, resumably. The one place where loader and model meet; holds the `nepa` program.
 
+/// Version, and the features that this program was built with.
+pub const VERSION: &str = if device::HAS_CUDA {
+    concat!(env!("CARGO_PKG_VERSION"), " (features: cuda)")
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), " (features: none)")
+};
+
 pub mod checkpoint;
 pub mod commands;
+pub mod device;
 pub mod engine;
 pub mod golden;
 pub mod inspect;

@@ -6,7 +6,7 @@ use nepa_trainer::commands;
 ///
 /// Start with `nepa sample-data /tmp/scenes`, then `nepa inspect /tmp/scenes`, then `nepa pretrain` with a recipe.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version = nepa_trainer::VERSION, about)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -10,19 +10,9 @@ use nepa_pipeline::render::Normalize;
 use nepa_pipeline::{AugmentConfig, IoConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::device::DeviceChoice;
 use crate::optimizer::{OptimizerConfig, OptimizerError};
 use crate::schedule::Schedule;
-
-/// Where the model is trained.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DeviceChoice {
-    /// The processor.
-    #[default]
-    Cpu,
-    /// One NVIDIA GPU.
-    Cuda,
-}
 
 /// `[data]`: what is read and how a photo becomes pixels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -328,11 +318,6 @@ pub enum RecipeError {
         #[from]
         source: AugmentError,
     },
-    /// A device that this build has no code for.
-    #[error(
-        "device = \"cuda\" needs a program built with the feature `cuda`, and this one is not: build it with `cargo build --release -p nepa-trainer --features cuda` once that feature exists, or train on the processor with --set device=cpu"
-    )]
-    NoCuda,
     /// No data given.
     #[error(
         "no data: give --data URL (a folder, an s3:// prefix or a glob of Parquet files), or data.urls in the recipe"
@@ -394,11 +379,8 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// Checks all that can be checked without looking at the data.
+    /// Checks all that can be checked without looking at the data or the device.
     pub fn check(&self, world_size: usize) -> Result<(), RecipeError> {
-        if self.device == DeviceChoice::Cuda {
-            return Err(RecipeError::NoCuda);
-        }
         let range = |ok: bool, key, value: &dyn std::fmt::Display, rule| {
             if ok {
                 Ok(())

@@ -136,9 +136,9 @@ fn impossible_values_are_refused_with_the_rule() {
         error.contains("data.augment is impossible") && error.contains("scale"),
         "{error}"
     );
-    let error = message(&["device=cuda"]);
+    let error = text(parse(&["device=gpu"]).unwrap_err());
     assert!(
-        error.contains("feature `cuda`") && error.contains("cargo build"),
+        error.contains("device = \"gpu\"") && error.contains("cuda:N"),
         "{error}"
     );
     let error = message(&["train.epochs=3"]);

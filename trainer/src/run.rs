@@ -13,6 +13,7 @@ use nepa_pipeline::{
 };
 
 use crate::checkpoint::{Checkpoint, CheckpointError, FileLengths, RunState};
+use crate::device::{self, DeviceError};
 use crate::engine::{Engine, EngineError, StepReport, TapeEngine, TrainingState};
 use crate::metrics::{EventFile, LogError, LogFile, MetricsFile, Progress, StepMetrics, TraceFile};
 use crate::output::{Output, OutputError};
@@ -58,6 +59,9 @@ pub enum RunError {
     /// The recipe is wrong.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The data set cannot be opened.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
@@ -203,6 +207,7 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
         recipe.data.urls.clone_from(&options.data);
     }
     recipe.check(1)?;
+    let device = device::open(recipe.device)?;
     let signals = StopSignals::install().map_err(RunError::Start)?;
     let runtime = IoRuntime::new(recipe.loader.io_threads.unwrap_or(2)).map_err(RunError::Start)?;
     let schema = nepa_schemas::SchemaOptions {
@@ -261,7 +266,7 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
         Some(checkpoint) => checkpoint.training,
         None => TrainingState::new(init_weights(&recipe.model, recipe.seed)),
     };
-    let engine = TapeEngine::new(&recipe.model, &recipe.optimizer, training)?;
+    let engine = TapeEngine::new(&recipe.model, &recipe.optimizer, training, &device)?;
     let run = Run {
         schedule: recipe.train.schedule(),
         progress: Progress::new(step, recipe.train.steps, recipe.log.every_steps),
@@ -479,6 +484,8 @@ fn same_run(place: &str, saved: &ResolvedRecipe, current: &ResolvedRecipe) -> Re
     let numbers_only = |recipe: &ResolvedRecipe| {
         let mut recipe = recipe.clone();
         recipe.name = String::new();
+        // A run may move between the processor and a GPU.
+        recipe.device = crate::device::DeviceChoice::default();
         recipe.decode_threads = 0;
         recipe.prefetch_batches = 0;
         recipe.checkpoint = crate::recipe::CheckpointSection::default();
@@ -588,5 +595,25 @@ fn loader_config(recipe: &ResolvedRecipe, output: &Output) -> LoaderConfig {
         shuffle_window_bytes: recipe.data.shuffle_window_bytes,
         max_bad_fraction: recipe.data.max_bad_fraction,
         bad_samples_path: Some(output.folder().join(BAD_SAMPLES)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::DeviceChoice;
+
+    #[test]
+    fn a_run_may_go_on_on_another_device_and_with_other_threads_only() {
+        let recipe = include_str!("../recipes/tiny.toml");
+        let recipe = Recipe::parse(recipe, Path::new("tiny.toml"), &[]).unwrap();
+        let saved = recipe.resolve(1000, "digest".to_owned()).unwrap();
+        let mut current = saved.clone();
+        current.device = DeviceChoice::Cuda(1);
+        current.decode_threads += 1;
+        same_run("a", &saved, &current).unwrap();
+        current.seed += 1;
+        let error = same_run("a", &saved, &current).unwrap_err().to_string();
+        assert!(error.contains("another seed"), "{error}");
     }
 }

@@ -26,7 +26,12 @@ fn main() -> anyhow::Result<()> {
     let (model, train) = (&recipe.model, &recipe.train);
     let weights = init_weights(model, recipe.seed);
     let num_weights = weights.flat.len();
-    let mut engine = TapeEngine::new(model, &recipe.optimizer, TrainingState::new(weights))?;
+    let mut engine = TapeEngine::new(
+        model,
+        &recipe.optimizer,
+        TrainingState::new(weights),
+        &candle_core::Device::Cpu,
+    )?;
     // Any pixels do: the time does not depend on their values.
     let length = 3 * model.image_size * model.image_size;
     let pixels: Vec<Vec<f32>> = (0..train.batch)

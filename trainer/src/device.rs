@@ -1,0 +1,210 @@
+//! Where a model is computed: the `device` of recipes and of `--device`, and the one place that opens it.
+//!
+//! The processor is always there. A CUDA device needs the feature `cuda` and a machine that has one; each thing that can be
+//! missing has its own message. A device is never replaced by another in silence.
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+
+/// Where a model is computed: `"cpu"`, `"cuda"` (the first device) or `"cuda:N"`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceChoice {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU by its number, from 0.
+    Cuda(usize),
+}
+
+/// Whether this build can open a CUDA device.
+pub const HAS_CUDA: bool = cfg!(feature = "cuda");
+
+/// A device cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// No such word.
+    #[error(
+        "device = {text:?} is unknown; it must be \"cpu\", \"cuda\" or \"cuda:N\" with the number of a GPU, from 0"
+    )]
+    Unknown {
+        /// What was given.
+        text: String,
+    },
+    /// A build without the feature.
+    #[error(
+        "device = \"{choice}\" needs a program built with the feature `cuda`, and this one is not: build it with `make cuda`, \
+         which says where it lies, or stay on the processor with device = \"cpu\""
+    )]
+    NoFeature {
+        /// What was asked for.
+        choice: DeviceChoice,
+    },
+    /// The driver, the device or a library is missing or does not fit.
+    #[cfg(feature = "cuda")]
+    #[error("device = \"{choice}\" cannot be used on this machine")]
+    Cuda {
+        /// What was asked for.
+        choice: DeviceChoice,
+        /// What is missing, what was tried, what to do.
+        source: nepa_pipeline::cuda::CudaError,
+    },
+    /// All is there, and candle cannot open it all the same.
+    #[error("device = \"{choice}\" was found and cannot be opened")]
+    Open {
+        /// What was asked for.
+        choice: DeviceChoice,
+        /// Candle's reason.
+        source: candle_core::Error,
+    },
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(0) => f.write_str("cuda"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let ordinal = |digits: &str| {
+            let all_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+            all_digits.then(|| digits.parse::<u16>().ok()).flatten()
+        };
+        match text {
+            "cpu" => Some(Self::Cpu),
+            "cuda" => Some(Self::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(ordinal)
+                .map(|ordinal| Self::Cuda(ordinal.into())),
+        }
+        .ok_or_else(|| DeviceError::Unknown {
+            text: text.to_owned(),
+        })
+    }
+}
+
+impl TryFrom<String> for DeviceChoice {
+    type Error = DeviceError;
+
+    fn try_from(text: String) -> Result<Self, DeviceError> {
+        text.parse()
+    }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(choice: DeviceChoice) -> Self {
+        choice.to_string()
+    }
+}
+
+/// Opens the device. A CUDA device gets a stream of its own.
+pub fn open(choice: DeviceChoice) -> Result<Device, DeviceError> {
+    match choice {
+        DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Cuda(ordinal) => open_cuda(choice, ordinal),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(choice: DeviceChoice, ordinal: usize) -> Result<Device, DeviceError> {
+    let facts = nepa_pipeline::cuda::check_device(ordinal)
+        .map_err(|source| DeviceError::Cuda { choice, source })?;
+    tracing::info!(
+        "cuda:{ordinal} is {}, {:.0} GiB, compute capability {}.{}; its driver supports CUDA {}.{}",
+        facts.name,
+        facts.memory_bytes as f64 / f64::from(1 << 30),
+        facts.compute_capability / 10,
+        facts.compute_capability % 10,
+        facts.driver_version / 1000,
+        facts.driver_version % 1000 / 10
+    );
+    Device::new_cuda_with_stream(ordinal).map_err(|source| DeviceError::Open { choice, source })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(choice: DeviceChoice, _ordinal: usize) -> Result<Device, DeviceError> {
+    Err(DeviceError::NoFeature { choice })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_choice_is_read_and_written_alike() {
+        for (text, choice) in [
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda", DeviceChoice::Cuda(0)),
+            ("cuda:3", DeviceChoice::Cuda(3)),
+        ] {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap(), choice);
+            assert_eq!(choice.to_string(), text);
+            let json = serde_json::to_string(&choice).unwrap();
+            assert_eq!(json, format!("{text:?}"));
+            assert_eq!(serde_json::from_str::<DeviceChoice>(&json).unwrap(), choice);
+        }
+        assert_eq!(
+            "cuda:0".parse::<DeviceChoice>().unwrap(),
+            DeviceChoice::Cuda(0)
+        );
+    }
+
+    #[test]
+    fn an_unknown_word_is_refused_with_the_known_ones() {
+        for text in [
+            "",
+            "gpu",
+            "CUDA",
+            "cuda:",
+            "cuda:-1",
+            "cuda:+1",
+            "cuda:x",
+            "cuda:99999999",
+            "cuda 0",
+        ] {
+            let error = text.parse::<DeviceChoice>().unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("{text:?}")) && error.contains("\"cuda:N\""),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_processor_is_always_there() {
+        assert!(open(DeviceChoice::Cpu).unwrap().is_cpu());
+    }
+
+    #[test]
+    fn a_cuda_device_is_opened_or_refused_with_what_to_do() {
+        match open(DeviceChoice::Cuda(0)) {
+            Ok(device) => assert!(HAS_CUDA && device.is_cuda()),
+            Err(error @ DeviceError::NoFeature { .. }) => {
+                let error = error.to_string();
+                assert!(!HAS_CUDA);
+                assert!(
+                    error.contains("device = \"cuda\"")
+                        && error.contains("feature `cuda`")
+                        && error.contains("make cuda")
+                        && error.contains("device = \"cpu\""),
+                    "{error}"
+                );
+            }
+            Err(error) => {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                assert!(HAS_CUDA && error.contains("on this machine: "), "{error}");
+                println!("SKIPPED: {error}");
+            }
+        }
+    }
+}
