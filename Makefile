@@ -1,6 +1,6 @@
 # All commands of the project. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build test lint bench quickstart
+.PHONY: help setup build cuda test lint kernels bench quickstart
 SHELL := /bin/bash
 
 help: ## Show this list
@@ -12,11 +12,17 @@ setup: ## Install what the build needs and is missing (cmake, nasm, a C compiler
 build: setup ## Build the nepa program, optimised, into target/release/nepa
 	cargo build --locked --release --package nepa-trainer
 
+cuda: setup ## Build nepa for NVIDIA GPUs into target/cuda/release/nepa; fetches the CUDA toolkit where CUDA_HOME names none
+	@scripts/cuda-build.sh
+
 test: setup ## Build and run every test (development profile)
 	@scripts/test.sh
 
-lint: setup ## Check formatting, clippy and that the default build is free of CUDA
+lint: setup ## Check formatting, clippy (with and without CUDA) and that the default build is free of CUDA
 	@scripts/lint.sh
+
+kernels: ## Compile our CUDA kernels with nvcc (fetched, 110 MB, where CUDA_HOME names none) and check them
+	@scripts/cuda-kernels.sh
 
 bench: setup ## Measure decoding, loading and training; writes a report into benchmarks/results
 	@scripts/bench.sh
