@@ -12,6 +12,6 @@ mod weights;
 pub use config::{HiddenAct, NepaConfig};
 pub use error::ModelError;
 pub use init::init_weights;
-pub use nepa::{Nepa, NepaOutput, PretrainLoss, pretrain_loss_of};
+pub use nepa::{Arithmetic, Nepa, NepaOutput, PretrainLoss, pretrain_loss_of};
 pub use rotary::RopeDraw;
 pub use weights::{ParamSpec, Weights, read_config, read_published, write_published};

@@ -7,10 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Tensor, Var};
 
-use crate::ops::{
-    RotaryTable, activate, activate_gated, add_scaled, attention_scores, causal_softmax,
-    cosine_rows, layer_norm, linear, merge_heads, split_heads,
-};
+use crate::ops::{Composed, Ops, cosine_rows};
 use crate::{ModelError, NepaConfig, ParamSpec, RopeDraw, Weights};
 
 /// Both sequences, `[B, T, D]`, class token first.
@@ -36,6 +33,16 @@ pub struct PretrainLoss {
     pub copy_win: f64,
 }
 
+/// Which operations compute the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// Our own, on the CPU: f32 and f64, the same bits with any number of threads.
+    Own,
+    /// Candle's, on any device. Operands of matrix products are cast to this type (the model's own, or bfloat16 for speed);
+    /// weights, residual stream, norms and softmax stay in the model's.
+    Composed(DType),
+}
+
 /// A NEPA model: one `Var` a weight.
 #[derive(Debug)]
 pub struct Nepa {
@@ -46,6 +53,7 @@ pub struct Nepa {
     index: HashMap<String, usize>,
     dtype: DType,
     device: Device,
+    arithmetic: Arithmetic,
 }
 
 /// Whether a forward pass is recorded for a backward pass.
@@ -59,8 +67,7 @@ enum Tape {
 struct Pass<'a> {
     model: &'a Nepa,
     tape: Tape,
-    rotary: Arc<RotaryTable>,
-    causal: bool,
+    ops: Ops,
 }
 
 impl Nepa {
@@ -99,7 +106,47 @@ impl Nepa {
             specs,
             index,
             dtype,
+            arithmetic: if device.is_cpu() {
+                Arithmetic::Own
+            } else {
+                Arithmetic::Composed(dtype)
+            },
             device: device.clone(),
+        })
+    }
+
+    /// Chooses the operations; the default is our own on the CPU, and candle's in the model's type elsewhere.
+    pub fn set_arithmetic(&mut self, arithmetic: Arithmetic) {
+        self.arithmetic = arithmetic;
+    }
+
+    fn pass(
+        &self,
+        rope: &RopeDraw,
+        num_tokens: usize,
+        causal: bool,
+        tape: Tape,
+    ) -> Result<Pass<'_>, ModelError> {
+        let rotary = rope.table(&self.config);
+        let ops = match self.arithmetic {
+            Arithmetic::Own => Ops::Own {
+                rotary: Arc::new(rotary),
+                causal,
+            },
+            Arithmetic::Composed(matmul) => Ops::Composed(Composed::new(
+                &rotary,
+                self.config.head_size() / 2,
+                num_tokens,
+                causal,
+                self.dtype,
+                matmul,
+                &self.device,
+            )?),
+        };
+        Ok(Pass {
+            model: self,
+            tape,
+            ops,
         })
     }
 
@@ -146,12 +193,7 @@ impl Nepa {
         causal: bool,
         tape: Tape,
     ) -> Result<NepaOutput, ModelError> {
-        let pass = Pass {
-            model: self,
-            tape,
-            rotary: Arc::new(rope.table(&self.config)),
-            causal,
-        };
+        let pass = self.pass(rope, self.config.num_patches() + 1, causal, tape)?;
         let patches = pass.patch_embeddings(pixels)?;
         let sequence_input = pass.with_class_token(&patches)?;
         let sequence_output = pass.encode(&sequence_input)?;
@@ -171,14 +213,9 @@ impl Nepa {
         if !causal {
             return pretrain_loss_of(&self.forward(pixels, rope, causal)?);
         }
-        let pass = Pass {
-            model: self,
-            tape: Tape::Record,
-            rotary: Arc::new(rope.table(&self.config)),
-            causal,
-        };
-        let patches = pass.patch_embeddings(pixels)?;
         let num_patches = self.config.num_patches();
+        let pass = self.pass(rope, num_patches, causal, Tape::Record)?;
+        let patches = pass.patch_embeddings(pixels)?;
         let input = pass.with_class_token(&patches.narrow(1, 0, num_patches - 1)?)?;
         let output = pass.encode(&input)?;
         loss_and_copying(&output, &patches, &input)
@@ -320,7 +357,7 @@ impl Pass<'_> {
         let weight = self
             .weight(&format!("{projection}.weight"))
             .reshape((config.hidden_size, values))?;
-        Ok(linear(
+        Ok(self.ops.linear(
             &patches,
             &weight,
             Some(&self.weight(&format!("{projection}.bias"))),
@@ -349,7 +386,7 @@ impl Pass<'_> {
             self.weight(&format!("{name}.weight")),
             self.weight(&format!("{name}.bias")),
         );
-        Ok(layer_norm(
+        Ok(self.ops.layer_norm(
             x,
             x.dim(D::Minus1)?,
             Some(&weight),
@@ -360,23 +397,21 @@ impl Pass<'_> {
 
     fn linear(&self, x: &Tensor, name: &str) -> Result<Tensor, ModelError> {
         let bias = self.optional(&format!("{name}.bias"));
-        Ok(linear(
-            x,
-            &self.weight(&format!("{name}.weight")),
-            bias.as_ref(),
-        )?)
+        Ok(self
+            .ops
+            .linear(x, &self.weight(&format!("{name}.weight")), bias.as_ref())?)
     }
 
     fn block(&self, x: &Tensor, layer: &str) -> Result<Tensor, ModelError> {
         let attention =
             self.attention(&self.norm(x, &format!("{layer}.layernorm_before"))?, layer)?;
-        let x = add_scaled(
+        let x = self.ops.add_scaled(
             x,
             &attention,
             &self.weight(&format!("{layer}.layer_scale.lambda1")),
         )?;
         let mlp = self.mlp(&self.norm(&x, &format!("{layer}.layernorm_after"))?, layer)?;
-        Ok(add_scaled(
+        Ok(self.ops.add_scaled(
             &x,
             &mlp,
             &self.weight(&format!("{layer}.output.layer_scale.lambda1")),
@@ -394,7 +429,7 @@ impl Pass<'_> {
                     self.optional(&format!("{name}.weight")),
                     self.optional(&format!("{name}.bias")),
                 );
-                projected = layer_norm(
+                projected = self.ops.layer_norm(
                     &projected,
                     config.head_size(),
                     weight.as_ref(),
@@ -402,18 +437,16 @@ impl Pass<'_> {
                     config.layer_norm_eps,
                 )?;
             }
-            Ok(split_heads(&projected, heads, Some(&self.rotary))?)
+            Ok(self.ops.split_heads(&projected, heads, true)?)
         };
         let (q, k) = (rotated("query", "q_norm")?, rotated("key", "k_norm")?);
-        let v = split_heads(
-            &self.linear(x, &format!("{layer}.attention.attention.value"))?,
-            heads,
-            None,
-        )?;
+        let v = self.linear(x, &format!("{layer}.attention.attention.value"))?;
+        let v = self.ops.split_heads(&v, heads, false)?;
         let scale = 1.0 / (config.head_size() as f64).sqrt();
-        let seen = causal_softmax(&attention_scores(&q, &k)?, scale, self.causal)?;
         self.linear(
-            &merge_heads(&seen.matmul(&v)?)?,
+            &self
+                .ops
+                .merge_heads(&self.ops.attention(&q, &k, &v, scale)?)?,
             &format!("{layer}.attention.output.dense"),
         )
     }
@@ -422,13 +455,13 @@ impl Pass<'_> {
         let config = &self.model.config;
         let up = self.linear(x, &format!("{layer}.intermediate.up_proj"))?;
         let hidden = if config.use_gated_mlp {
-            activate_gated(
+            self.ops.activate_gated(
                 &self.linear(x, &format!("{layer}.intermediate.gate_proj"))?,
                 &up,
                 config.hidden_act,
             )?
         } else {
-            activate(&up, config.hidden_act)?
+            self.ops.activate(&up, config.hidden_act)?
         };
         self.linear(&hidden, &format!("{layer}.output.dense"))
     }

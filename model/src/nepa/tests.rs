@@ -72,6 +72,76 @@ fn variants() -> Vec<NepaConfig> {
     ]
 }
 
+/// Loss and gradients.
+fn loss_and_gradients(model: &Nepa, rope: &RopeDraw) -> (f64, Vec<Tensor>) {
+    let found = model
+        .pretrain_loss(&pixels(model.config(), 3), rope)
+        .expect("a loss");
+    let loss = found
+        .loss
+        .to_dtype(DType::F64)
+        .and_then(|loss| loss.to_scalar::<f64>());
+    (
+        loss.expect("a number"),
+        model.gradients(&found.loss).expect("gradients"),
+    )
+}
+
+#[test]
+fn candles_operations_compute_the_same_as_our_own() {
+    let rope = RopeDraw {
+        rescale: 1.3,
+        ..RopeDraw::default()
+    };
+    let not_causal = NepaConfig {
+        is_causal: false,
+        ..NepaConfig::tiny()
+    };
+    for config in variants().into_iter().chain([not_causal]) {
+        let mut model = model(&config, DType::F64);
+        let (loss, gradients) = loss_and_gradients(&model, &rope);
+        model.set_arithmetic(Arithmetic::Composed(DType::F64));
+        let (composed, others) = loss_and_gradients(&model, &rope);
+        assert!((loss - composed).abs() < 1e-7, "{loss} {composed}");
+        for ((own, other), spec) in gradients.iter().zip(&others).zip(model.specs()) {
+            let off = relative(other, own);
+            // Candle's GELU is good to seven digits; the rest to the last.
+            let limit = if config.hidden_act == HiddenAct::Gelu {
+                1e-6
+            } else {
+                1e-10
+            };
+            assert!(off < limit, "{}: {off}", spec.name);
+        }
+        let features = model
+            .features(&pixels(&config, 2), false)
+            .expect("features");
+        model.set_arithmetic(Arithmetic::Own);
+        let own = model
+            .features(&pixels(&config, 2), false)
+            .expect("features");
+        assert!(relative(&features, &own) < 1e-6);
+    }
+}
+
+#[test]
+fn products_in_bfloat16_stay_near() {
+    let rope = RopeDraw::default();
+    let config = NepaConfig::tiny();
+    let mut model = model(&config, DType::F32);
+    let (loss, gradients) = loss_and_gradients(&model, &rope);
+    model.set_arithmetic(Arithmetic::Composed(DType::BF16));
+    let (rounded, others) = loss_and_gradients(&model, &rope);
+    // 8 bits of precision in each product's operands; the sums are f32.
+    assert!((loss - rounded).abs() < 0.01, "{loss} {rounded}");
+    assert!(loss.to_bits() != rounded.to_bits(), "nothing was rounded");
+    for ((own, other), spec) in gradients.iter().zip(&others).zip(model.specs()) {
+        assert_eq!(other.dtype(), DType::F32, "{}", spec.name);
+        let off = relative(other, own);
+        assert!(off < 0.08, "{}: {off}", spec.name);
+    }
+}
+
 #[test]
 fn the_last_patch_is_a_target_only() {
     let rope = RopeDraw {

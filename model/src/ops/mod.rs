@@ -1,19 +1,19 @@
-//! The model's operations on the CPU, each with its own backward: candle-nn's fused forms drop gradients silently, and the
-//! unfused ones keep every intermediate. All of them split their work into fixed pieces, so the number of threads changes no bit.
-//! Only f32 and f64 on the CPU; called by `nepa.rs` alone.
+//! The model's operations. Our own have a backward of their own: candle-nn's fused forms drop gradients silently, and the
+//! unfused ones keep every intermediate. They split their work into fixed pieces, so the number of threads changes no bit; f32
+//! and f64 on the CPU only. [`composed`] is for other devices. Called by `nepa.rs` alone.
 mod activation;
 mod attention;
+mod composed;
 mod cosine;
 mod linear;
 mod norm;
 
-pub(crate) use activation::{activate, activate_gated};
-pub(crate) use attention::{
-    RotaryTable, attention_scores, causal_softmax, merge_heads, split_heads,
-};
-pub(crate) use cosine::cosine_rows;
-pub(crate) use linear::{add_scaled, linear};
-pub(crate) use norm::layer_norm;
+pub(crate) use attention::RotaryTable;
+pub(crate) use composed::Composed;
+
+use std::sync::Arc;
+
+use crate::HiddenAct;
 
 use candle_core::{
     CpuStorage, DType, Error, Layout, Result, Storage, StorageRef, Tensor, WithDType,
@@ -25,7 +25,120 @@ const ROWS_PER_PIECE: usize = 64;
 /// Elements in one piece of an elementwise operation.
 const ELEMENTS_PER_PIECE: usize = 1 << 13;
 
-/// The floating point types that the operations are written for.
+/// The operations of one forward pass: our own, or [`Composed`] of candle's. Shapes are explained at each module's functions.
+#[derive(Debug, Clone)]
+pub(crate) enum Ops {
+    Own {
+        rotary: Arc<RotaryTable>,
+        causal: bool,
+    },
+    Composed(Composed),
+}
+
+impl Ops {
+    /// `x [.., in]` times `weight [out, in]` transposed, plus `bias [out]`.
+    pub(crate) fn linear(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        match self {
+            Self::Own { .. } => linear::linear(x, weight, bias),
+            Self::Composed(ops) => ops.linear(x, weight, bias),
+        }
+    }
+
+    /// `[B, T, H d]` to `[B, H, T, d]`, rotated to its position if asked for.
+    pub(crate) fn split_heads(&self, x: &Tensor, heads: usize, rotated: bool) -> Result<Tensor> {
+        match self {
+            Self::Own { rotary, .. } => attention::split_heads(x, heads, rotated.then_some(rotary)),
+            Self::Composed(ops) => ops.split_heads(x, heads, rotated),
+        }
+    }
+
+    /// `[B, H, T, d]` to `[B, T, H d]`.
+    pub(crate) fn merge_heads(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Own { .. } => attention::merge_heads(x),
+            Self::Composed(_) => composed::merge_heads(x),
+        }
+    }
+
+    /// `softmax(scale q k^T) v` for each head, all `[B, H, T, d]`.
+    pub(crate) fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        scale: f64,
+    ) -> Result<Tensor> {
+        match self {
+            Self::Own { causal, .. } => {
+                attention::causal_softmax(&attention::attention_scores(q, k)?, scale, *causal)?
+                    .matmul(v)
+            }
+            Self::Composed(ops) => {
+                ops.attend(&ops.softmax(&ops.attention_scores(q, k)?, scale)?, v)
+            }
+        }
+    }
+
+    /// `x + scale * y` with `scale [D]` over the last dimension.
+    pub(crate) fn add_scaled(&self, x: &Tensor, y: &Tensor, scale: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Own { .. } => linear::add_scaled(x, y, scale),
+            Self::Composed(_) => composed::add_scaled(x, y, scale),
+        }
+    }
+
+    /// LayerNorm over each `width` consecutive values.
+    pub(crate) fn layer_norm(
+        &self,
+        x: &Tensor,
+        width: usize,
+        weight: Option<&Tensor>,
+        bias: Option<&Tensor>,
+        eps: f64,
+    ) -> Result<Tensor> {
+        match self {
+            Self::Own { .. } => norm::layer_norm(x, width, weight, bias, eps),
+            Self::Composed(_) => composed::layer_norm(x, width, weight, bias, eps),
+        }
+    }
+
+    /// `act(x)`.
+    pub(crate) fn activate(&self, x: &Tensor, act: HiddenAct) -> Result<Tensor> {
+        match self {
+            Self::Own { .. } => activation::activate(x, act),
+            Self::Composed(_) => composed::activate(x, act),
+        }
+    }
+
+    /// `act(gate) * up`.
+    pub(crate) fn activate_gated(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        act: HiddenAct,
+    ) -> Result<Tensor> {
+        match self {
+            Self::Own { .. } => activation::activate_gated(gate, up, act),
+            Self::Composed(_) => composed::activate(gate, act)? * up,
+        }
+    }
+}
+
+/// Cosines of the rows of `prediction` and `target`, both `[.., D]`; no gradient flows to `target`.
+pub(crate) fn cosine_rows(prediction: &Tensor, target: &Tensor) -> Result<Tensor> {
+    if prediction.device().is_cpu() {
+        cosine::cosine_rows(prediction, target)
+    } else {
+        composed::cosine_rows(prediction, target)
+    }
+}
+
+/// The floating point types that our own operations are written for.
 pub(crate) trait Real: WithDType + std::ops::Neg<Output = Self> + std::iter::Sum {
     fn sqrt(self) -> Self;
     fn exp(self) -> Self;

@@ -3,6 +3,10 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
+use super::activation::{activate, activate_gated};
+use super::attention::{attention_scores, causal_softmax, merge_heads, split_heads};
+use super::linear::{add_scaled, linear};
+use super::norm::layer_norm;
 use super::*;
 use crate::HiddenAct;
 use crate::init::{Purpose, stream, unit};
@@ -123,6 +127,10 @@ fn backward_passes_agree_with_finite_differences() {
     let target = random(&[2, 3, 9], 50);
     check("cosine_rows", &[&[2, 3, 9]], |x| {
         cosine_rows(&x[0], &target.to_dtype(x[0].dtype())?)
+    });
+    // The rest of candle's operations is held to our own by a test of the whole model.
+    check("cosine_rows of candle's", &[&[2, 3, 9]], |x| {
+        composed::cosine_rows(&x[0], &target.to_dtype(x[0].dtype())?)
     });
 }
 
