@@ -176,6 +176,18 @@ impl Nepa {
         Ok(())
     }
 
+    /// The same from one flat tensor on the model's device; nothing goes through host memory.
+    pub fn set_weights_from(&self, flat: &Tensor) -> Result<(), ModelError> {
+        self.check_flat(flat.elem_count())?;
+        for (var, spec) in self.vars.iter().zip(&self.specs) {
+            let values = flat
+                .narrow(0, spec.offset, spec.len())?
+                .reshape(spec.shape.as_slice())?;
+            var.set(&values.to_dtype(self.dtype)?)?;
+        }
+        Ok(())
+    }
+
     /// All T = P + 1 tokens. `causal` normally is the config's `is_causal`. `pixels` is `[B, C, S, S]`, normalised.
     pub fn forward(
         &self,

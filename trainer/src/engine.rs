@@ -1,6 +1,6 @@
 //! What trains: a batch in, a loss out, then an update. The run does not know which engine it drives.
 //!
-//! [`TapeEngine`], on candle's tape and flat host buffers, is the first; engines with explicit kernels come beside it.
+//! [`TapeEngine`] is the processor's; [`crate::device_engine`] keeps everything on one device.
 use candle_core::{DType, Device, Tensor};
 use nepa_model::{ModelError, Nepa, NepaConfig, RopeDraw, Weights};
 
@@ -58,14 +58,54 @@ pub enum EngineError {
     Tensor(#[from] candle_core::Error),
 }
 
+/// The images of one batch, normalised, `[3, S, S]` each.
+#[derive(Debug, Clone, Copy)]
+pub enum Images<'a> {
+    /// One slice an image.
+    Host(&'a [&'a [f32]]),
+    /// `[B, 3, S, S]`, perhaps on a device, of any float type.
+    Device(&'a Tensor),
+}
+
+impl Images<'_> {
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Host(images) => images.len(),
+            Self::Device(images) => images.dims()[0],
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// `count` images from `first` on, `[count, 3, side, side]` on `device`.
+    pub fn tensor(
+        &self,
+        first: usize,
+        count: usize,
+        side: usize,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Host(images) => {
+                let values = images[first..first + count].concat();
+                Tensor::from_vec(values, (count, 3, side, side), device)
+            }
+            Self::Device(images) => images.narrow(0, first, count)?.to_device(device),
+        }
+    }
+}
+
 /// Turns batches into updates of one model's weights.
 pub trait Engine {
     /// Takes over weights, moments and average of one step.
     fn load(&mut self, state: TrainingState) -> Result<(), EngineError>;
 
-    /// Forward and backward over a batch of normalised `[3, S, S]` images, in as many equal micro-batches as there are
-    /// `ropes`. Keeps the gradient for [`Engine::update`]; changes no weight.
-    fn step(&mut self, images: &[&[f32]], ropes: &[RopeDraw]) -> Result<StepReport, EngineError>;
+    /// Forward and backward over a batch, in as many equal micro-batches as there are `ropes`. Keeps the gradient for [`Engine::update`]; changes no weight.
+    fn step(&mut self, images: &Images<'_>, ropes: &[RopeDraw]) -> Result<StepReport, EngineError>;
 
     /// Clips the gradient of the last step and applies it to weights, moments and average.
     fn update(&mut self, lr: f64) -> Result<(), EngineError>;
@@ -74,10 +114,7 @@ pub trait Engine {
     fn export(&self) -> Result<TrainingState, EngineError>;
 }
 
-/// Candle's tape on any device, with flat f32 buffers in host memory for all that the optimiser touches.
-///
-/// On a CUDA device every step is refused so far: the model's own operations have code for the processor alone, and candle
-/// says which one it met first. Nothing is computed elsewhere in its place.
+/// The model's own operations on the processor, with flat f32 buffers for all that the optimiser touches.
 #[derive(Debug)]
 pub struct TapeEngine {
     device: Device,
@@ -120,14 +157,14 @@ impl Engine for TapeEngine {
         Ok(())
     }
 
-    fn step(&mut self, images: &[&[f32]], ropes: &[RopeDraw]) -> Result<StepReport, EngineError> {
+    fn step(&mut self, images: &Images<'_>, ropes: &[RopeDraw]) -> Result<StepReport, EngineError> {
         self.gradient.fill(0.0);
         let mut report = StepReport::default();
         let share = 1.0 / ropes.len() as f64;
         let side = self.model.config().image_size;
-        for (images, rope) in images.chunks(images.len() / ropes.len()).zip(ropes) {
-            let pixels =
-                Tensor::from_vec(images.concat(), (images.len(), 3, side, side), &self.device)?;
+        let micro_batch = images.len() / ropes.len();
+        for (i, rope) in ropes.iter().enumerate() {
+            let pixels = images.tensor(i * micro_batch, micro_batch, side, &self.device)?;
             let found = self.model.pretrain_loss(&pixels, rope)?;
             report.loss += share * f64::from(found.loss.to_scalar::<f32>()?);
             report.cos_target += share * found.cos_target;

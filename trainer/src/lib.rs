@@ -7,9 +7,13 @@ pub const VERSION: &str = if device::HAS_CUDA {
     concat!(env!("CARGO_PKG_VERSION"), " (features: none)")
 };
 
+pub mod batches;
 pub mod checkpoint;
 pub mod commands;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod device;
+pub mod device_engine;
 pub mod engine;
 pub mod golden;
 pub mod inspect;
@@ -17,8 +21,10 @@ pub mod knn;
 pub mod metrics;
 pub mod optimizer;
 pub mod output;
+pub mod overlap;
 pub mod pack;
 pub mod recipe;
 pub mod run;
 pub mod sample_data;
 pub mod schedule;
+mod setup;

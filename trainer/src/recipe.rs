@@ -52,6 +52,17 @@ pub struct LoaderSection {
     pub io_threads: Option<usize>,
 }
 
+/// Type of the operands of matrix products.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit float throughout.
+    #[default]
+    F32,
+    /// bfloat16 operands, f32 sums; weights, residual stream, norms and softmax stay f32. For GPUs; slow on the processor.
+    Bf16,
+}
+
 /// `[train]`: length, batch and learning rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,6 +71,9 @@ pub struct TrainSection {
     pub batch: usize,
     /// Images in one forward and backward pass; gradients are summed over `batch / micro_batch` of them.
     pub micro_batch: usize,
+    /// Type of the operands of matrix products.
+    #[serde(default)]
+    pub precision: Precision,
     /// Length of the run in epochs; give this or `steps`.
     pub epochs: Option<u64>,
     /// Length of the run in optimiser steps; give this or `epochs`.
@@ -160,6 +174,9 @@ pub struct ResolvedTrain {
     pub batch: usize,
     /// Images in one forward and backward pass.
     pub micro_batch: usize,
+    /// Type of the operands of matrix products.
+    #[serde(default)]
+    pub precision: Precision,
     /// Forward and backward passes in one optimiser step.
     pub accumulation: usize,
     /// Optimiser steps in one epoch; the last incomplete batch is dropped.
@@ -562,6 +579,7 @@ impl Recipe {
             train: ResolvedTrain {
                 batch: train.batch,
                 micro_batch: train.micro_batch,
+                precision: train.precision,
                 accumulation: train.batch / train.micro_batch,
                 steps_per_epoch,
                 steps,

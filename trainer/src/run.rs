@@ -6,19 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use nepa_model::{RopeDraw, init_weights};
-use nepa_pipeline::{
-    Dataset, DatasetConfig, DatasetError, HostBatch, IoRuntime, Loader, LoaderConfig, LoaderError,
-    LoaderState, SampleId,
-};
+use nepa_model::init_weights;
+use nepa_pipeline::{Dataset, DatasetError, LoaderError, LoaderState, SampleId};
 
+use crate::batches::{Batches, TrainBatch};
 use crate::checkpoint::{Checkpoint, CheckpointError, FileLengths, RunState};
-use crate::device::{self, DeviceError};
-use crate::engine::{Engine, EngineError, StepReport, TapeEngine, TrainingState};
+use crate::device::DeviceError;
+use crate::engine::{Engine, EngineError, StepReport, TrainingState};
 use crate::metrics::{EventFile, LogError, LogFile, MetricsFile, Progress, StepMetrics, TraceFile};
 use crate::output::{Output, OutputError};
-use crate::recipe::{Recipe, RecipeError, ResolvedRecipe};
+use crate::recipe::{RecipeError, ResolvedRecipe};
 use crate::schedule::Schedule;
+use crate::setup::{Setup, engine, loader_config, ropes};
 
 const METRICS: &str = "metrics.jsonl";
 const BAD_SAMPLES: &str = "bad_samples.jsonl";
@@ -188,7 +187,7 @@ impl Logs {
 struct Run {
     recipe: ResolvedRecipe,
     output: Output,
-    loader: Loader,
+    loader: Batches,
     engine: Box<dyn Engine>,
     schedule: Schedule,
     logs: Logs,
@@ -202,25 +201,13 @@ struct Run {
 
 /// Runs a recipe to its end, to `max_steps`, or to a signal.
 pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
-    let mut recipe = Recipe::read(&options.recipe, &options.sets)?;
-    if !options.data.is_empty() {
-        recipe.data.urls.clone_from(&options.data);
-    }
-    recipe.check(1)?;
-    let device = device::open(recipe.device)?;
     let signals = StopSignals::install().map_err(RunError::Start)?;
-    let runtime = IoRuntime::new(recipe.loader.io_threads.unwrap_or(2)).map_err(RunError::Start)?;
-    let schema = nepa_schemas::SchemaOptions {
-        image_column: recipe.data.image_column.clone(),
-        // Pretraining reads no labels.
-        label_column: Some(String::new()),
-    };
-    let dataset_config = DatasetConfig {
-        urls: recipe.data.urls.clone(),
-        schema,
-    };
-    let dataset = Dataset::open(&dataset_config, &recipe.io, &runtime)?;
-    let recipe = recipe.resolve(dataset.num_samples(), dataset.fingerprint())?;
+    let Setup {
+        recipe,
+        dataset,
+        device,
+        runtime,
+    } = Setup::new(options)?;
 
     let output = Output::open(&options.out, &recipe.io, &runtime)?;
     let holds_run = output.holds_run()?;
@@ -256,21 +243,23 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
         position,
         &dataset,
     )?;
-    let loader = Loader::new(
+    let loader = Batches::open(
         dataset,
-        loader_config(&recipe, &output),
+        loader_config(&recipe, Some(output.folder().join(BAD_SAMPLES))),
         position.map(|state| &state.loader),
+        &device,
+        recipe.train.precision,
     )?;
     let (step, samples) = position.map_or((0, 0), |state| (state.step, state.samples));
     let training = match saved {
         Some(checkpoint) => checkpoint.training,
         None => TrainingState::new(init_weights(&recipe.model, recipe.seed)),
     };
-    let engine = TapeEngine::new(&recipe.model, &recipe.optimizer, training, &device)?;
+    let engine = engine(&recipe, training, &device)?;
     let run = Run {
         schedule: recipe.train.schedule(),
         progress: Progress::new(step, recipe.train.steps, recipe.log.every_steps),
-        engine: Box::new(engine),
+        engine,
         saved_step: (step > 0).then_some(step),
         saved_at: Instant::now(),
         recipe,
@@ -298,16 +287,8 @@ impl Run {
             })?;
             let waited = started.elapsed();
 
-            let images = (0..batch.samples().len())
-                .map(|i| batch.pixels(i))
-                .collect::<Vec<_>>();
-            let draw = |micro_batch| {
-                RopeDraw::draw(&self.recipe.model, self.recipe.seed, self.step, micro_batch)
-            };
-            let ropes = (0..self.recipe.train.accumulation as u64)
-                .map(draw)
-                .collect::<Vec<_>>();
-            let report = self.engine.step(&images, &ropes)?;
+            let ropes = ropes(&self.recipe, self.step);
+            let report = batch.with_images(|images| self.engine.step(images, &ropes))?;
             if !(report.loss.is_finite() && report.grad_norm.is_finite()) {
                 return Err(self.stop_before(&batch, position, &report)?);
             }
@@ -349,7 +330,7 @@ impl Run {
 
     fn metrics(
         &self,
-        batch: &HostBatch,
+        batch: &TrainBatch,
         report: &StepReport,
         lr: f64,
         total: Duration,
@@ -415,7 +396,7 @@ impl Run {
     /// Saves the step before, lists the batch, and says so in an error.
     fn stop_before(
         &mut self,
-        batch: &HostBatch,
+        batch: &TrainBatch,
         position: LoaderState,
         report: &StepReport,
     ) -> Result<RunError, RunError> {
@@ -578,30 +559,11 @@ fn open_logs(
     })
 }
 
-fn loader_config(recipe: &ResolvedRecipe, output: &Output) -> LoaderConfig {
-    LoaderConfig {
-        seed: recipe.seed,
-        global_batch: recipe.train.batch,
-        rank: 0,
-        world_size: 1,
-        epochs: None,
-        shuffle: true,
-        drop_last: true,
-        augment: recipe.data.augment.clone(),
-        normalize: recipe.data.normalize,
-        exif_orientation: recipe.data.exif_orientation,
-        decode_threads: recipe.decode_threads,
-        prefetch_batches: recipe.prefetch_batches,
-        shuffle_window_bytes: recipe.data.shuffle_window_bytes,
-        max_bad_fraction: recipe.data.max_bad_fraction,
-        bad_samples_path: Some(output.folder().join(BAD_SAMPLES)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::device::DeviceChoice;
+    use crate::recipe::Recipe;
 
     #[test]
     fn a_run_may_go_on_on_another_device_and_with_other_threads_only() {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::Parser;
 use nepa_benchmarks::{median, peak_memory_mib, process_cpu_s};
 use nepa_model::{RopeDraw, init_weights};
-use nepa_trainer::engine::{Engine, TapeEngine, TrainingState};
+use nepa_trainer::engine::{Engine, Images, TapeEngine, TrainingState};
 use nepa_trainer::recipe::Recipe;
 
 /// Steps of a recipe's model alone.
@@ -50,7 +50,7 @@ fn main() -> anyhow::Result<()> {
             .map(|micro| RopeDraw::draw(model, recipe.seed, step, micro))
             .collect();
         let (wall, cpu) = (Instant::now(), process_cpu_s()?);
-        engine.step(&images, &ropes)?;
+        engine.step(&Images::Host(&images), &ropes)?;
         engine.update(1e-4)?;
         if step > 0 {
             wall_ms.push(1000.0 * wall.elapsed().as_secs_f64());

@@ -16,7 +16,8 @@ use crate::run::{Finish, Options, pretrain};
   nepa pretrain trainer/recipes/quickstart.toml --data '/tmp/scenes/train-*.parquet' --out runs/quickstart
   nepa pretrain trainer/recipes/nepa-b14-in1k.toml --data 's3://bucket/in1k/train-*.parquet' --out s3://bucket/runs/b14
   nepa pretrain my.toml --out runs/a --set train.batch=512 --set train.epochs=100
-  nepa pretrain my.toml --out runs/a --resume")]
+  nepa pretrain my.toml --out runs/a --resume
+  nepa pretrain my.toml --synthetic 50")]
 pub struct Args {
     /// The recipe, a TOML file; see trainer/recipes/.
     pub recipe: PathBuf,
@@ -38,6 +39,13 @@ pub struct Args {
     /// Stop after this step of the run, saved; the learning rate stays that of the whole run.
     #[arg(long, value_name = "STEP")]
     pub max_steps: Option<u64>,
+    /// Measure instead of training: so many steps on one batch that is there already, then as many with loading. Prints both rates,
+    /// their ratio and the time that a step waits for data; writes nothing to the output.
+    #[arg(long, value_name = "STEPS", conflicts_with_all = ["out", "resume", "trace_samples", "max_steps"])]
+    pub synthetic: Option<std::num::NonZeroU64>,
+    /// With --synthetic, print one JSON object.
+    #[arg(long, requires = "synthetic")]
+    pub json: bool,
 }
 
 /// Runs the command.
@@ -58,6 +66,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         trace_samples: args.trace_samples,
         max_steps: args.max_steps,
     };
+    if let Some(steps) = args.synthetic {
+        let overlap = crate::overlap::measure(&options, steps.get())?;
+        if args.json {
+            println!("{}", serde_json::to_string(&overlap)?);
+        } else {
+            println!("{overlap}");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     Ok(match pretrain(&options)? {
         Finish::Done => ExitCode::SUCCESS,
         Finish::Signal(signal) => ExitCode::from(128 + signal as u8),

@@ -1,0 +1,107 @@
+//! Where the training loop's batches come from: the loader into host memory, or straight into a GPU's.
+use std::sync::Arc;
+
+use candle_core::Device;
+use nepa_pipeline::{
+    Dataset, HostBatch, Loader, LoaderConfig, LoaderError, LoaderState, SampleRecord,
+};
+
+#[cfg(feature = "cuda")]
+use crate::cuda::{CudaBatch, CudaBatches};
+use crate::engine::Images;
+use crate::recipe::Precision;
+
+/// The loader of one run.
+#[derive(Debug)]
+pub enum Batches {
+    /// Decoded by the processor into its own memory.
+    Host(Box<Loader>),
+    /// Decoded by nvJPEG and the processor into device memory.
+    #[cfg(feature = "cuda")]
+    Cuda(Box<CudaBatches>),
+}
+
+/// One batch; its memory goes back to the loader when it is dropped.
+#[derive(Debug)]
+pub enum TrainBatch {
+    /// In host memory.
+    Host(HostBatch),
+    /// In device memory.
+    #[cfg(feature = "cuda")]
+    Cuda(CudaBatch),
+}
+
+impl Batches {
+    /// Starts the loader for training on `device`, from the beginning or from `state`. The precision only chooses the type of
+    /// the pixels on a GPU.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(unused_variables, reason = "only a CUDA device changes anything")
+    )]
+    pub fn open(
+        dataset: Arc<Dataset>,
+        config: LoaderConfig,
+        state: Option<&LoaderState>,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Self, LoaderError> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = device {
+            let batches = CudaBatches::open(dataset, config, state, device, precision)?;
+            return Ok(Self::Cuda(Box::new(batches)));
+        }
+        Ok(Self::Host(Box::new(Loader::new(dataset, config, state)?)))
+    }
+
+    /// The next batch, or `None` after the last epoch.
+    pub fn next_batch(&mut self) -> Result<Option<TrainBatch>, LoaderError> {
+        Ok(match self {
+            Self::Host(loader) => loader.next_batch()?.map(TrainBatch::Host),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(batches) => batches.next_batch()?.map(TrainBatch::Cuda),
+        })
+    }
+
+    /// The position after the last batch handed out.
+    pub fn state(&self) -> LoaderState {
+        match self {
+            Self::Host(loader) => loader.state(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(batches) => batches.state(),
+        }
+    }
+}
+
+impl TrainBatch {
+    /// Epoch it belongs to, from 0.
+    pub fn epoch(&self) -> u64 {
+        match self {
+            Self::Host(batch) => batch.epoch(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(batch) => batch.epoch(),
+        }
+    }
+
+    /// Samples, in order.
+    pub fn samples(&self) -> &[SampleRecord] {
+        match self {
+            Self::Host(batch) => batch.samples(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(batch) => batch.samples(),
+        }
+    }
+
+    /// Calls `body` with the images.
+    pub fn with_images<T>(&self, body: impl FnOnce(&Images<'_>) -> T) -> T {
+        match self {
+            Self::Host(batch) => {
+                let images = (0..batch.len())
+                    .map(|i| batch.pixels(i))
+                    .collect::<Vec<_>>();
+                body(&Images::Host(&images))
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(batch) => body(&Images::Device(batch.tensor())),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What a recipe and the command line become before the first step: resolved recipe, data set, device, engine.
+//! Called by the pretraining run and by the measurement of overlap.
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use nepa_model::RopeDraw;
+use nepa_pipeline::{Dataset, DatasetConfig, IoRuntime, LoaderConfig};
+
+use crate::device;
+use crate::device_engine::DeviceEngine;
+use crate::engine::{Engine, EngineError, TapeEngine, TrainingState};
+use crate::recipe::{Precision, Recipe, ResolvedRecipe};
+use crate::run::{Options, RunError};
+
+/// A run before its first step.
+pub(crate) struct Setup {
+    pub recipe: ResolvedRecipe,
+    pub dataset: Arc<Dataset>,
+    pub device: Device,
+    pub runtime: IoRuntime,
+}
+
+impl Setup {
+    /// Reads and checks the recipe, then opens the device and the data set.
+    pub(crate) fn new(options: &Options) -> Result<Self, RunError> {
+        let mut recipe = Recipe::read(&options.recipe, &options.sets)?;
+        if !options.data.is_empty() {
+            recipe.data.urls.clone_from(&options.data);
+        }
+        recipe.check(1)?;
+        let device = device::open(recipe.device)?;
+        let runtime =
+            IoRuntime::new(recipe.loader.io_threads.unwrap_or(2)).map_err(RunError::Start)?;
+        let schema = nepa_schemas::SchemaOptions {
+            image_column: recipe.data.image_column.clone(),
+            // Pretraining reads no labels.
+            label_column: Some(String::new()),
+        };
+        let dataset_config = DatasetConfig {
+            urls: recipe.data.urls.clone(),
+            schema,
+        };
+        let dataset = Dataset::open(&dataset_config, &recipe.io, &runtime)?;
+        let recipe = recipe.resolve(dataset.num_samples(), dataset.fingerprint())?;
+        Ok(Self {
+            recipe,
+            dataset,
+            device,
+            runtime,
+        })
+    }
+}
+
+/// The engine for a device and a precision: the processor's own where it can compute what is asked for.
+pub(crate) fn engine(
+    recipe: &ResolvedRecipe,
+    training: TrainingState,
+    device: &Device,
+) -> Result<Box<dyn Engine>, EngineError> {
+    let (model, optimizer) = (&recipe.model, &recipe.optimizer);
+    let matmul = match recipe.train.precision {
+        Precision::F32 if device.is_cpu() => {
+            return Ok(Box::new(TapeEngine::new(
+                model, optimizer, training, device,
+            )?));
+        }
+        Precision::F32 => DType::F32,
+        Precision::Bf16 => DType::BF16,
+    };
+    Ok(Box::new(DeviceEngine::new(
+        model, optimizer, training, device, matmul,
+    )?))
+}
+
+/// The rotary draws of one step, one a micro-batch.
+pub(crate) fn ropes(recipe: &ResolvedRecipe, step: u64) -> Vec<RopeDraw> {
+    (0..recipe.train.accumulation as u64)
+        .map(|micro_batch| RopeDraw::draw(&recipe.model, recipe.seed, step, micro_batch))
+        .collect()
+}
+
+/// The loader's configuration; bad samples are listed in a file, if one is given.
+pub(crate) fn loader_config(
+    recipe: &ResolvedRecipe,
+    bad_samples_path: Option<PathBuf>,
+) -> LoaderConfig {
+    LoaderConfig {
+        seed: recipe.seed,
+        global_batch: recipe.train.batch,
+        rank: 0,
+        world_size: 1,
+        epochs: None,
+        shuffle: true,
+        drop_last: true,
+        augment: recipe.data.augment.clone(),
+        normalize: recipe.data.normalize,
+        exif_orientation: recipe.data.exif_orientation,
+        decode_threads: recipe.decode_threads,
+        prefetch_batches: recipe.prefetch_batches,
+        shuffle_window_bytes: recipe.data.shuffle_window_bytes,
+        max_bad_fraction: recipe.data.max_bad_fraction,
+        bad_samples_path,
+    }
+}
