@@ -219,6 +219,16 @@ impl<A: Accelerator, D> DeviceBackend<A, D> {
         }
     }
 
+    /// The device.
+    pub fn accelerator(&self) -> &A {
+        &self.accelerator
+    }
+
+    /// Its decoders.
+    pub fn decoders(&self) -> &D {
+        &self.decoders
+    }
+
     /// The stream of the consumer's work.
     pub fn consumer(&self) -> &A::Stream {
         &self.consumer

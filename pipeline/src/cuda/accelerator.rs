@@ -251,6 +251,20 @@ impl CudaMemory {
         self.num_bytes
     }
 
+    /// A copy of its first bytes in host memory, taken after all work on `stream`. Blocks; for tests and inspection.
+    pub fn read(&self, num_bytes: usize, stream: &CudaStreamRef) -> Result<Vec<u8>, BackendError> {
+        assert!(num_bytes <= self.num_bytes, "a read past the end");
+        stream
+            .0
+            .synchronize()
+            .map_err(failed("waiting for the device"))?;
+        let mut bytes = vec![0; num_bytes];
+        // SAFETY: both ends are as long as the copy, and the call returns when it is done.
+        unsafe { result::memcpy_dtoh_sync(&mut bytes, self.start) }
+            .map_err(failed("copying from the device"))?;
+        Ok(bytes)
+    }
+
     fn at(&self, offset_bytes: usize) -> u64 {
         assert!(offset_bytes < self.num_bytes, "a slot outside of its batch");
         self.start + offset_bytes as u64

@@ -7,6 +7,14 @@
 //! Unsafe code is allowed here and nowhere else in the package; each block says why it is sound.
 #![expect(unsafe_code, reason = "the CUDA driver and nvJPEG are C interfaces")]
 
+use std::sync::Arc;
+
+use cudarc::driver::CudaStream;
+
+use crate::backend::BackendError;
+use crate::device::{DeviceBackend, PixelLayout};
+use crate::render::Normalize;
+
 mod accelerator;
 mod decoders;
 mod device;
@@ -16,6 +24,26 @@ pub mod nvjpeg;
 
 pub use accelerator::{CudaAccelerator, CudaMemory, CudaPinned, CudaStreamRef};
 pub use decoders::{CudaDecoders, EngineConfig};
+
+/// Batches in the memory of a CUDA device.
+pub type CudaBackend = DeviceBackend<CudaAccelerator, CudaDecoders>;
+
+/// The backend of a loader whose consumer enqueues its work on `consumer`.
+pub fn cuda_backend(
+    consumer: Arc<CudaStream>,
+    layout: PixelLayout,
+    normalize: &Normalize,
+    engines: EngineConfig,
+) -> Result<CudaBackend, BackendError> {
+    let accelerator = CudaAccelerator::new(Arc::clone(consumer.context()), layout, normalize)?;
+    let decoders = CudaDecoders::new(&accelerator, engines)?;
+    Ok(DeviceBackend::new(
+        Arc::new(accelerator),
+        decoders,
+        layout,
+        CudaStreamRef(consumer),
+    ))
+}
 
 /// The bindings of the CUDA driver, in the version that candle uses as well.
 pub use cudarc;

@@ -11,17 +11,15 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Storage, Tensor};
 use half::bf16;
 use nepa_pipeline::backend::BackendError;
-use nepa_pipeline::cuda::{CudaAccelerator, CudaDecoders, CudaStreamRef, EngineConfig};
-use nepa_pipeline::device::{DeviceBackend, PixelLayout, PixelType};
+use nepa_pipeline::cuda::{CudaBackend, EngineConfig, cuda_backend};
+use nepa_pipeline::device::{PixelLayout, PixelType};
 use nepa_pipeline::{Batch, Dataset, Loader, LoaderConfig, LoaderError, LoaderState, SampleRecord};
 
 use crate::recipe::Precision;
 
-type Backend = DeviceBackend<CudaAccelerator, CudaDecoders>;
-
 /// The loader of a run on a GPU. Batches are filled on streams of the loader's own and handed over to candle's stream by events.
 pub struct CudaBatches {
-    loader: Loader<Backend>,
+    loader: Loader<CudaBackend>,
     device: CudaDevice,
     layout: PixelLayout,
     batch_size: usize,
@@ -42,7 +40,7 @@ impl std::fmt::Debug for CudaBatches {
 pub struct CudaBatch {
     /// A view that shares its memory with a tensor that is never dropped, so that dropping this one frees nothing.
     tensor: Tensor,
-    batch: Batch<Backend>,
+    batch: Batch<CudaBackend>,
 }
 
 impl CudaBatches {
@@ -63,19 +61,11 @@ impl CudaBatches {
             patch_size: None,
         };
         let stream = device.cuda_stream();
-        let accelerator =
-            CudaAccelerator::new(Arc::clone(stream.context()), layout, &config.normalize)?;
         let engines = EngineConfig {
             exif_orientation: config.exif_orientation,
             ..EngineConfig::default()
         };
-        let decoders = CudaDecoders::new(&accelerator, engines)?;
-        let backend = DeviceBackend::new(
-            Arc::new(accelerator),
-            decoders,
-            layout,
-            CudaStreamRef(stream),
-        );
+        let backend = cuda_backend(stream, layout, &config.normalize, engines)?;
         let batch_size = config.global_batch / config.world_size;
         Ok(Self {
             loader: Loader::with_backend(dataset, config, state, Arc::new(backend))?,
