@@ -404,3 +404,58 @@ fn the_default_build_refuses_cuda_and_says_how_to_get_it() {
         text(&version)
     );
 }
+
+#[test]
+fn products_in_bfloat16_train_and_resume_bit_for_bit() {
+    let place = Place::new();
+    let settings = [
+        "--set",
+        "train.precision=\"bf16\"",
+        "--set",
+        "train.steps=6",
+    ];
+    succeed(place.local("whole").args(settings));
+    succeed(
+        place
+            .local("parts")
+            .args(settings)
+            .args(["--max-steps", "3"]),
+    );
+    succeed(place.local("parts").args(settings).arg("--resume"));
+    let weights = |out: &str| {
+        std::fs::read(newest_checkpoint(&place.path(out)).join("model.safetensors")).unwrap()
+    };
+    assert!(weights("whole") == weights("parts"));
+    // Another precision is another run.
+    let message = fail(
+        place
+            .local("whole")
+            .args(["--set", "train.steps=6", "--resume"]),
+    );
+    assert_says(&message, &["precision", "bf16", "f32"]);
+}
+
+#[test]
+fn overlap_is_measured_and_nothing_is_written() {
+    let place = Place::new();
+    let out = place.path("runs");
+    let mut command = nepa();
+    command
+        .arg("pretrain")
+        .arg(tiny_recipe())
+        .arg("--data")
+        .arg(place.path("data"))
+        .args(["--synthetic", "4", "--json"])
+        .current_dir(place.path(""));
+    let output = succeed(&mut command);
+    let line = text(&output);
+    let line = line.lines().find(|line| line.starts_with('{')).unwrap();
+    let found: serde_json::Value = serde_json::from_str(line).unwrap();
+    let number = |key: &str| found[key].as_f64().unwrap();
+    assert_eq!(found["steps"], 4);
+    assert!(number("synthetic_images_per_second") > 0.0, "{line}");
+    let ratio = number("loaded_images_per_second") / number("synthetic_images_per_second");
+    assert!((ratio - number("ratio")).abs() < 1e-9, "{line}");
+    assert!(number("wait_ms_max") >= number("wait_ms_mean"), "{line}");
+    assert!(!out.exists());
+}
