@@ -12,7 +12,7 @@ setup: ## Install what the build needs and is missing (cmake, nasm, a C compiler
 build: setup ## Build the nepa program, optimised, into target/release/nepa
 	cargo build --locked --release --package nepa-trainer
 
-cuda: setup ## Build nepa for NVIDIA GPUs into target/cuda/release/nepa; fetches the CUDA toolkit where CUDA_HOME names none
+cuda: setup ## Build nepa for NVIDIA GPUs into target/cuda/nepa; fetches the CUDA toolkit where CUDA_HOME names none
 	@scripts/cuda-build.sh
 
 test: setup ## Build and run every test (development profile)

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Builds nepa with the feature `cuda`, from nothing: toolkit if there is none, stand-ins of NVIDIA's libraries, program, checks.
-# The program lies in target/cuda/release/nepa (CARGO_TARGET_DIR in place of target) and starts on machines without a GPU too.
+# The program lies in target/cuda/nepa (CARGO_TARGET_DIR in place of target) and starts on machines without a GPU too.
 # CUDA_HOME names a toolkit to use; CUDA_COMPUTE_CAP the GPU's generation (default 90: H100, H200).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 max_megabytes=40
 prefix="${XDG_CACHE_HOME:-$HOME/.cache}/nepa-cuda-13.0"
+# The folder of the profile `cuda` in Cargo.toml.
 target="${CARGO_TARGET_DIR:-target}/cuda"
 
 # The libraries are needed where the program runs on a GPU, and that is where there is a driver.
@@ -32,13 +33,12 @@ if [ -z "$cudart" ]; then
 fi
 scripts/cuda-stubs.py "$stubs/lib" --cudart "$cudart"
 
-echo "Building nepa with the feature cuda (about 13 minutes on two cores the first time, half of it for candle's kernels) ..."
+echo "Building nepa with the feature cuda (about 20 minutes on two cores the first time, 5 after a change) ..."
 # CUDA_HOME leads cudarc's build script to the stand-ins in place of the toolkit's own libraries; the compiler is NVCC.
 env -u CUDA_PATH -u CUDA_ROOT -u CUDA_TOOLKIT_ROOT_DIR CUDA_HOME="$stubs" NEPA_CUDA_STUBS="$stubs/lib" \
-    CARGO_TARGET_DIR="$target" CARGO_PROFILE_RELEASE_STRIP=symbols CARGO_PROFILE_RELEASE_DEBUG=false \
-    cargo build --locked --release --package nepa-trainer --bin nepa --features cuda
+    cargo build --locked --profile cuda --package nepa-trainer --bin nepa --features cuda
 
-nepa="$target/release/nepa"
+nepa="$target/nepa"
 fail() {
     echo "error: $nepa $*" >&2
     exit 1

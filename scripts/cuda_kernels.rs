@@ -50,7 +50,7 @@ pub(crate) fn compile(folder: &str) {
     }
 }
 
-const WHAT_TO_DO: &str = "Run `make cuda`, which fetches the CUDA toolkit where there is none and builds target/cuda/release/nepa. \
+const WHAT_TO_DO: &str = "Run `make cuda`, which fetches the CUDA toolkit where there is none and builds target/cuda/nepa. \
      For a build by hand: `scripts/cuda-toolkit.sh`, then `source` the file that it names. The default build needs no CUDA";
 
 /// `NVCC`, else `CUDA_HOME/bin/nvcc`, else `nvcc` on the path.
