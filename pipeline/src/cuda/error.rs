@@ -39,8 +39,7 @@ pub enum CudaError {
     },
     /// The driver is older than what this program was compiled for.
     #[error(
-        "the NVIDIA driver supports CUDA {}, and this program was built for CUDA {}: update the driver (CUDA 13.0 needs 580 or newer), or \
-         build with CUDA_HOME set to a toolkit that is not newer than the driver", version(*found), version(*needed)
+        "the NVIDIA driver supports CUDA {}, and this program was built for CUDA {}: update the driver (CUDA 13.0 needs 580 or newer)", version(*found), version(*needed)
     )]
     OldDriver {
         /// Version that the driver supports, as 1000 x major + 10 x minor.
