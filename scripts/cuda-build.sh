@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
 # Builds nepa with the feature `cuda`, from nothing: toolkit if there is none, stand-ins of NVIDIA's libraries, program, checks.
 # The program lies in target/cuda/nepa (CARGO_TARGET_DIR in place of target) and starts on machines without a GPU too.
+# With --benchmark the program `gpu` of scripts/gpu-check is built as well.
 # CUDA_HOME names a toolkit to use; CUDA_COMPUTE_CAP the GPU's generation (default 90: H100, H200).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+programs=(--package nepa-trainer --bin nepa --features nepa-trainer/cuda)
+if [ "${1:-}" = --benchmark ]; then
+    programs+=(--package nepa-benchmarks --bin gpu --features nepa-benchmarks/cuda)
+fi
 max_megabytes=40
 prefix="${XDG_CACHE_HOME:-$HOME/.cache}/nepa-cuda-13.0"
 # The folder of the profile `cuda` in Cargo.toml.
@@ -36,7 +41,7 @@ scripts/cuda-stubs.py "$stubs/lib" --cudart "$cudart"
 echo "Building nepa with the feature cuda (about 20 minutes on two cores the first time, 5 after a change) ..."
 # CUDA_HOME leads cudarc's build script to the stand-ins in place of the toolkit's own libraries; the compiler is NVCC.
 env -u CUDA_PATH -u CUDA_ROOT -u CUDA_TOOLKIT_ROOT_DIR CUDA_HOME="$stubs" NEPA_CUDA_STUBS="$stubs/lib" \
-    cargo build --locked --profile cuda --package nepa-trainer --bin nepa --features cuda
+    cargo build --locked --profile cuda "${programs[@]}"
 
 nepa="$target/nepa"
 fail() {

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nepa_pipeline::image_decode::{Decoder, MAX_PIXELS, decode_rgb, read_header};
+use nepa_pipeline::image_decode::{Decoder, JpegFacts, MAX_PIXELS, decode_rgb, read_header};
 
 /// No single file may take longer, on a busy machine and unoptimised.
 const MAX_TIME: Duration = Duration::from_secs(20);
@@ -52,6 +52,8 @@ fn every_file_of_the_zoo_gives_an_image_or_an_error() {
     let mut pixels = Vec::new();
     // Folder to (as Pillow, image where Pillow refuses, error where Pillow decodes).
     let mut agreement: BTreeMap<&str, [u32; 3]> = BTreeMap::new();
+    // Decodable files that suit the hardware engines, and nvJPEG at all.
+    let mut for_device = [0, 0];
     for (path, bytes) in &files {
         let Some((folder, _)) = path.split_once('/') else {
             continue;
@@ -66,6 +68,17 @@ fn every_file_of_the_zoo_gives_an_image_or_an_error() {
             "{path} took {:?}",
             start.elapsed()
         );
+        // The markers are read without a panic, and an image that a GPU may decode has the size that the CPU sees.
+        let facts = JpegFacts::of(bytes).filter(JpegFacts::suits_hybrid);
+        if let (Some(facts), Ok((width, height))) = (facts, &result) {
+            assert_eq!(
+                (u32::from(facts.width), u32::from(facts.height)),
+                (*width, *height),
+                "{path}"
+            );
+            for_device[0] += u32::from(facts.suits_hardware());
+            for_device[1] += 1;
+        }
         let (size, pillow_decodes) = manifest[path];
         match &result {
             Ok((width, height)) => {
@@ -113,6 +126,11 @@ fn every_file_of_the_zoo_gives_an_image_or_an_error() {
     }
     println!(
         "folder: [as Pillow, image where Pillow refuses, error where Pillow decodes]\n{agreement:?}"
+    );
+    println!("hardware engines, nvJPEG: {for_device:?}");
+    assert!(
+        for_device[0] > 500 && for_device[1] > for_device[0],
+        "{for_device:?} would be decoded on a device"
     );
     let total: u32 = agreement.values().flatten().sum();
     let same: u32 = agreement.values().map(|counts| counts[0]).sum();

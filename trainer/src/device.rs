@@ -128,7 +128,13 @@ fn open_cuda(choice: DeviceChoice, ordinal: usize) -> Result<Device, DeviceError
         facts.driver_version / 1000,
         facts.driver_version % 1000 / 10
     );
-    Device::new_cuda_with_stream(ordinal).map_err(|source| DeviceError::Open { choice, source })
+    let opened = Device::new_cuda_with_stream(ordinal);
+    let device = opened.map_err(|source| DeviceError::Open { choice, source })?;
+    if let Device::Cuda(device) = &device {
+        nepa_pipeline::cuda::keep_freed_memory(device.cuda_stream().context())
+            .map_err(|source| DeviceError::Cuda { choice, source })?;
+    }
+    Ok(device)
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -1,5 +1,6 @@
 //! Whether a CUDA device can be used, found out step by step, so that the error names the first thing that is missing.
-use cudarc::driver::result::{device, init};
+use cudarc::driver::CudaContext;
+use cudarc::driver::result::{device, init, mem_pool};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 
 use super::error::CudaError;
@@ -78,6 +79,24 @@ pub fn check_device(ordinal: usize) -> Result<DeviceFacts, CudaError> {
         }
     }
     Ok(facts)
+}
+
+/// Lets the driver keep memory that candle frees, so that the next step takes it again without a call to the system; by default it
+/// is given back at every synchronisation.
+pub fn keep_freed_memory(context: &CudaContext) -> Result<(), CudaError> {
+    let doing = "keep freed memory";
+    context.bind_to_thread().map_err(CudaError::driver(doing))?;
+    // SAFETY: the device is the context's own, the pool is its default one, and the attribute is one 64-bit number.
+    unsafe {
+        let pool = device::get_mem_pool(context.cu_device()).map_err(CudaError::driver(doing))?;
+        let mut threshold = u64::MAX;
+        mem_pool::set_attribute(
+            pool,
+            sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
+            (&raw mut threshold).cast(),
+        )
+        .map_err(CudaError::driver(doing))
+    }
 }
 
 fn facts(ordinal: usize, driver_version: u32) -> Result<DeviceFacts, CudaError> {
