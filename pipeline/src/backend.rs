@@ -11,7 +11,7 @@ mod cpu;
 mod router;
 
 pub use cpu::{CpuBackend, CpuSlot};
-pub use router::{Router, RouterConfig};
+pub use router::{BatchOutcome, Router, RouterConfig};
 
 /// An encoded image, its header and what is to be made of it.
 #[derive(Debug, Clone, Copy)]

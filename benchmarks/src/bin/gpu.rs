@@ -205,8 +205,8 @@ impl Bench {
             loader.next_batch()?.context("the loader ended")?;
             Ok(())
         };
-        // Every thread meets the largest images of this small set in some epochs.
-        let warm_up = 8 * loader.batches_per_epoch();
+        // Decoders are warmed up with an image of the largest size before the first batch; this is for what is left.
+        let warm_up = 2 * loader.batches_per_epoch();
         for _ in 0..warm_up {
             next(&mut loader)?;
         }

@@ -15,6 +15,8 @@ pub struct RouterConfig {
     pub probe_every: u64,
     /// Calls in a row that fail as a whole before the batch decoder is given up.
     pub max_failed_calls: u32,
+    /// Images in a row that it cannot decode before it is given up: it was asked for what it never does.
+    pub max_failed_images: usize,
 }
 
 impl Default for RouterConfig {
@@ -23,6 +25,7 @@ impl Default for RouterConfig {
             tail_factor: 8.0,
             probe_every: 256,
             max_failed_calls: 3,
+            max_failed_images: 256,
         }
     }
 }
@@ -37,6 +40,7 @@ struct State {
     outstanding: usize,
     since_batch: u64,
     failed_calls: u32,
+    failed_images: usize,
     given_up: bool,
 }
 
@@ -101,9 +105,8 @@ impl Router {
         smooth(&mut self.state().thread, time.as_secs_f64(), THREAD_WEIGHT);
     }
 
-    /// A batch call finished `num_images` in `time`; `failed` if none of them was rendered. Says whether this was the call
-    /// after which the batch decoder is given up.
-    pub fn batch_done(&self, num_images: usize, time: Duration, failed: bool) -> bool {
+    /// A batch call finished `num_images` in `time`. Says whether this was the call after which the batch decoder is given up.
+    pub fn batch_done(&self, num_images: usize, time: Duration, outcome: BatchOutcome) -> bool {
         let mut state = self.state();
         state.outstanding -= num_images;
         smooth(
@@ -111,11 +114,26 @@ impl Router {
             time.as_secs_f64() / num_images.max(1) as f64,
             BATCH_WEIGHT,
         );
-        state.failed_calls = if failed { state.failed_calls + 1 } else { 0 };
-        let gives_up = !state.given_up && state.failed_calls >= self.config.max_failed_calls;
+        match outcome {
+            BatchOutcome::CallFailed => state.failed_calls += 1,
+            BatchOutcome::Rendered(0) => state.failed_images += num_images,
+            BatchOutcome::Rendered(_) => (state.failed_calls, state.failed_images) = (0, 0),
+        }
+        let gives_up = !state.given_up
+            && (state.failed_calls >= self.config.max_failed_calls
+                || state.failed_images >= self.config.max_failed_images);
         state.given_up |= gives_up;
         gives_up
     }
+}
+
+/// What became of one call of the batch decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchOutcome {
+    /// So many images were rendered; the others are refused one by one.
+    Rendered(usize),
+    /// The call as a whole failed.
+    CallFailed,
 }
 
 #[cfg(test)]
@@ -145,7 +163,8 @@ mod tests {
             // What the batch decoder did meanwhile.
             if now >= ends && !running.is_empty() {
                 longest = longest.max(ends.saturating_sub(running[0]));
-                router.batch_done(running.len(), ends.saturating_sub(started), false);
+                let outcome = BatchOutcome::Rendered(running.len());
+                router.batch_done(running.len(), ends.saturating_sub(started), outcome);
                 running.clear();
             }
             if running.is_empty() && !queue.is_empty() {
@@ -202,8 +221,28 @@ mod tests {
         let router = Router::default();
         for call in 1..=3 {
             assert!(router.to_batch(1));
-            assert_eq!(router.batch_done(1, MS, true), call == 3);
+            assert_eq!(
+                router.batch_done(1, MS, BatchOutcome::CallFailed),
+                call == 3
+            );
         }
         assert!((0..1000).all(|_| !router.to_batch(1)));
+    }
+
+    #[test]
+    fn only_a_long_row_of_refused_images_ends_it() {
+        let router = Router::default();
+        for _ in 0..1000 {
+            assert!(router.to_batch(4));
+            assert!(!router.batch_done(1, MS, BatchOutcome::Rendered(0)));
+            assert!(router.to_batch(4) && router.to_batch(4));
+            assert!(!router.batch_done(2, MS, BatchOutcome::Rendered(1)));
+        }
+        let given_up = (1..).find(|_| {
+            assert!(router.to_batch(4));
+            router.batch_done(1, MS, BatchOutcome::Rendered(0))
+        });
+        assert_eq!(given_up, Some(256));
+        assert!(!router.to_batch(4));
     }
 }

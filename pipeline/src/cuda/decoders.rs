@@ -17,12 +17,38 @@ use crate::device::{
 use crate::image_decode::{ImageFormat, ImageHeader, JpegFacts};
 
 /// Most pixels of an image that is decoded on the device; larger ones are rare, and memory for them would lie idle.
-const MAX_PIXELS: u64 = 2560 * 1920;
+const MAX_PIXELS: u64 = (MAX_SIZE.0 * MAX_SIZE.1) as u64;
+const MAX_SIZE: (usize, usize) = (2560, 1920);
 /// Bytes that an engine may write past the pixels: it works in blocks.
 const SLACK_BYTES: usize = 1 << 16;
 
 fn image_bytes() -> usize {
     3 * MAX_PIXELS as usize + SLACK_BYTES
+}
+
+/// A JPEG of the largest size and of noise, which codes badly, without subsampling: once a decoder has met it, its buffers are large
+/// enough for the run.
+fn warm_up_jpeg() -> Result<Vec<u8>, BackendError> {
+    let (width, height) = MAX_SIZE;
+    let mut number = 1u32;
+    let mut noise = || {
+        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (number >> 24) as u8
+    };
+    let pixels = (0..3 * width * height).map(|_| noise()).collect::<Vec<_>>();
+    let image = turbojpeg::Image {
+        pixels: pixels.as_slice(),
+        width,
+        pitch: 3 * width,
+        height,
+        format: turbojpeg::PixelFormat::RGB,
+    };
+    let jpeg = turbojpeg::compress(image, 90, turbojpeg::Subsamp::None);
+    jpeg.map(|jpeg| jpeg.to_vec())
+        .map_err(|error| BackendError {
+            doing: "making an image to warm up with",
+            source: Box::new(error),
+        })
 }
 
 /// Which engines are used.
@@ -53,6 +79,7 @@ pub struct CudaDecoders {
     config: EngineConfig,
     hybrid: Option<Arc<Library>>,
     hardware: Option<Arc<Library>>,
+    warm_up: Vec<u8>,
 }
 
 fn failed(error: NvjpegError) -> BackendError {
@@ -95,6 +122,11 @@ impl CudaDecoders {
             }
         });
         Ok(Self {
+            warm_up: if hybrid.is_some() {
+                warm_up_jpeg()?
+            } else {
+                Vec::new()
+            },
             config,
             hybrid,
             hardware,
@@ -171,6 +203,33 @@ impl DeviceDecoder<CudaAccelerator> for CudaDecoder {
 }
 
 impl Hybrid {
+    fn new(
+        library: &Arc<Library>,
+        accelerator: &Arc<CudaAccelerator>,
+        warm_up: &[u8],
+    ) -> Result<Self, BackendError> {
+        let mut hybrid = Self {
+            decoder: DecoupledDecoder::new(library, Backend::Hybrid).map_err(failed)?,
+            image: accelerator.memory(image_bytes())?,
+            cropped: accelerator.event()?,
+        };
+        let stream = accelerator.stream()?;
+        let destination = Destination {
+            start: hybrid.image.start(),
+            width: MAX_SIZE.0 as u32,
+        };
+        // Both host sides, one after the other.
+        for _ in 0..2 {
+            hybrid.decoder.decode_on_host(warm_up).map_err(failed)?;
+            accelerator.synchronize(&hybrid.cropped)?;
+            // SAFETY: the device is done with the last image; this one fits, and the file is borrowed until the wait below.
+            unsafe { hybrid.decoder.transfer_and_decode(destination, &stream) }.map_err(failed)?;
+            accelerator.record(&hybrid.cropped, &stream)?;
+        }
+        accelerator.synchronize(&hybrid.cropped)?;
+        Ok(hybrid)
+    }
+
     /// The inner error is the image's, and the CPU has the last word on it.
     fn decode(
         &mut self,
@@ -242,6 +301,21 @@ impl DeviceBatchDecoder<CudaAccelerator> for CudaBatchDecoder {
 }
 
 impl CudaBatchDecoder {
+    /// A full call of largest images.
+    fn warm_up(&mut self, file: &[u8]) -> Result<(), BackendError> {
+        let stream = self.accelerator.stream()?;
+        let destinations = self.images.iter().map(|image| Destination {
+            start: image.start(),
+            width: MAX_SIZE.0 as u32,
+        });
+        let destinations = destinations.collect::<Vec<_>>();
+        let files = vec![file; destinations.len()];
+        // SAFETY: each memory holds an image of this size; the file is borrowed until the wait below.
+        unsafe { self.decoder.decode(&files, &destinations, &stream) }.map_err(failed)?;
+        self.accelerator.record(&self.done, &stream)?;
+        self.accelerator.synchronize(&self.done)
+    }
+
     /// Decodes some images in one call. Where that fails, both halves alone, down to the image that is to blame.
     fn decode_part(
         &mut self,
@@ -308,13 +382,7 @@ impl DeviceDecoders<CudaAccelerator> for CudaDecoders {
         layout: PixelLayout,
     ) -> Result<CudaDecoder, BackendError> {
         accelerator.bind()?;
-        let hybrid = |library| {
-            Ok(Hybrid {
-                decoder: DecoupledDecoder::new(library, Backend::Hybrid).map_err(failed)?,
-                image: accelerator.memory(image_bytes())?,
-                cropped: accelerator.event()?,
-            })
-        };
+        let hybrid = |library| Hybrid::new(library, accelerator, &self.warm_up);
         Ok(CudaDecoder {
             cpu: CpuCropsDecoder::new(accelerator, layout, self.config.exif_orientation)?,
             hybrid: self.hybrid.as_ref().map(hybrid).transpose()?,
@@ -331,14 +399,21 @@ impl DeviceDecoders<CudaAccelerator> for CudaDecoders {
             return Ok(None);
         };
         accelerator.bind()?;
-        Ok(Some(CudaBatchDecoder {
+        let mut batch = CudaBatchDecoder {
             decoder: BatchedDecoder::new(library).map_err(failed)?,
             images: (0..MAX_JOBS)
                 .map(|_| accelerator.memory(image_bytes()))
                 .collect::<Result<_, _>>()?,
             done: accelerator.event()?,
             accelerator: Arc::clone(accelerator),
-        }))
+        };
+        Ok(match batch.warm_up(&self.warm_up) {
+            Ok(()) => Some(batch),
+            Err(error) => {
+                tracing::warn!("the device's JPEG engines are not used: {}", error.source);
+                None
+            }
+        })
     }
 
     fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, select_biased};
 
 use super::worker::{Job, Outcome, Planned, Shared};
-use crate::backend::{BatchRenderer, ImageBackend};
+use crate::backend::{BatchOutcome, BatchRenderer, ImageBackend};
 
 /// How long an incomplete call waits for more images.
 const LINGER: Duration = Duration::from_micros(500);
@@ -65,7 +65,10 @@ fn call<B: ImageBackend>(
         Ok(Err(error)) => (Vec::new(), Some(super::worker::full_text(&error))),
         Err(_) => (Vec::new(), Some("it panicked".to_owned())),
     };
-    let failed = results.iter().all(Result::is_err);
+    let outcome = match failure {
+        None => BatchOutcome::Rendered(results.iter().filter(|result| result.is_ok()).count()),
+        Some(_) => BatchOutcome::CallFailed,
+    };
     let mut results = results.into_iter();
     let num_images = jobs.len();
     let mut first_reason = None;
@@ -86,7 +89,7 @@ fn call<B: ImageBackend>(
     }
     if shared
         .router
-        .batch_done(num_images, started.elapsed(), failed)
+        .batch_done(num_images, started.elapsed(), outcome)
     {
         let reason = failure.or(first_reason).unwrap_or_default();
         tracing::warn!(
