@@ -11,10 +11,11 @@ fi
 missing=()
 command -v cmake >/dev/null || missing+=(cmake)
 command -v nasm >/dev/null || missing+=(nasm)
-command -v cc >/dev/null || missing+=(cc)
+# C for libjpeg-turbo, C++ for the tests of the CUDA kernels.
+{ command -v cc && command -v c++; } >/dev/null || missing+=(cc)
 [ ${#missing[@]} -eq 0 ] && exit 0
 
-echo "The build of libjpeg-turbo needs: ${missing[*]}"
+echo "The build needs: ${missing[*]/#cc/a C and C++ compiler}"
 packages=("${missing[@]/#cc/build-essential}")
 sudo=()
 if [ "$(id -u)" -ne 0 ]; then
@@ -29,7 +30,7 @@ fi
 cat >&2 <<MESSAGE
 error: cannot install them from here (no apt-get, or no root and no password-less sudo). Install them by hand, then run this again:
   Debian, Ubuntu:  sudo apt-get install ${packages[*]}
-  Fedora:          sudo dnf install cmake nasm gcc
+  Fedora:          sudo dnf install cmake nasm gcc gcc-c++
   Arch:            sudo pacman -S cmake nasm gcc
   macOS:           xcode-select --install; brew install cmake nasm
 MESSAGE
