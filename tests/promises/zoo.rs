@@ -129,7 +129,7 @@ fn every_file_of_the_zoo_gives_an_image_or_an_error() {
     );
     println!("hardware engines, nvJPEG: {for_device:?}");
     assert!(
-        for_device[0] > 500 && for_device[1] > for_device[0],
+        for_device[0] > 100 && for_device[1] > for_device[0],
         "{for_device:?} would be decoded on a device"
     );
     let total: u32 = agreement.values().flatten().sum();
