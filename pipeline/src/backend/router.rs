@@ -238,7 +238,7 @@ mod tests {
             assert!(router.to_batch(4) && router.to_batch(4));
             assert!(!router.batch_done(2, MS, BatchOutcome::Rendered(1)));
         }
-        let given_up = (1..).find(|_| {
+        let given_up = (1..1000).find(|_| {
             assert!(router.to_batch(4));
             router.batch_done(1, MS, BatchOutcome::Rendered(0))
         });
