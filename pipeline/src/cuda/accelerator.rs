@@ -66,8 +66,12 @@ unsafe impl DeviceRepr for Normalization {}
 impl Normalization {
     fn new(normalize: &Normalize) -> Self {
         Self {
-            factor: normalize.std.map(|std| 1.0 / (255.0 * std)),
-            offset: std::array::from_fn(|i| -normalize.mean[i] / normalize.std[i]),
+            factor: normalize
+                .std
+                .map(|std| (1.0 / (255.0 * f64::from(std))) as f32),
+            offset: std::array::from_fn(|i| {
+                (-f64::from(normalize.mean[i]) / f64::from(normalize.std[i])) as f32
+            }),
         }
     }
 }
