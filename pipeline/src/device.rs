@@ -14,8 +14,10 @@ use crate::batch::Batch;
 use crate::image_decode::ImageHeader;
 
 mod cpu_crops;
+mod kernel_arguments;
 
 pub use cpu_crops::{CpuCrops, CpuCropsDecoder, NoBatchDecoder};
+pub use kernel_arguments::{CropJob, Normalization, StoredPixels};
 
 /// Type of a pixel value in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -222,11 +224,6 @@ impl<A: Accelerator, D> DeviceBackend<A, D> {
     /// The device.
     pub fn accelerator(&self) -> &A {
         &self.accelerator
-    }
-
-    /// Its decoders.
-    pub fn decoders(&self) -> &D {
-        &self.decoders
     }
 
     /// The stream of the consumer's work.

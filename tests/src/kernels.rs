@@ -8,9 +8,10 @@
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
+use nepa_pipeline::CropPlan;
+pub use nepa_pipeline::device::Normalization;
+use nepa_pipeline::device::{CropJob, StoredPixels};
 use nepa_pipeline::image_decode::Orientation;
-use nepa_pipeline::render::Normalize;
-use nepa_pipeline::{CropPlan, EdgeSupport, Filter};
 
 /// A bfloat16 as its bits, the upper half of a float's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,44 +166,6 @@ pub struct Crop<'a> {
     pub slot_start: usize,
 }
 
-/// Mirror of the struct in `crop.cu`.
-#[repr(C)]
-struct CropJob {
-    image: *const u8,
-    pitch_bytes: u64,
-    slot: *mut c_void,
-    rect: [f64; 4],
-    image_width: u32,
-    image_height: u32,
-    orientation: u32,
-    flip: u32,
-    filter: u32,
-    edge: u32,
-}
-const _: () = assert!(size_of::<CropJob>() == 80);
-
-/// Mirror of the struct in `crop.cu`: what makes a normalised value of an 8-bit one, by one fused multiplication and addition.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[repr(C)]
-pub struct Normalization {
-    /// By channel, `1 / (255 * std)`.
-    pub factor: [f32; 3],
-    /// By channel, `-mean / std`.
-    pub offset: [f32; 3],
-}
-
-impl From<Normalize> for Normalization {
-    fn from(normalize: Normalize) -> Self {
-        let Normalize { mean, std } = normalize;
-        Self {
-            factor: std.map(|std| (1.0 / (255.0 * f64::from(std))) as f32),
-            offset: std::array::from_fn(|channel| {
-                (-f64::from(mean[channel]) / f64::from(std[channel])) as f32
-            }),
-        }
-    }
-}
-
 /// Launches the crop kernel of the type and layout, all crops at once.
 ///
 /// # Panics
@@ -235,26 +198,14 @@ pub fn crop<T: Value>(
                 lies_inside(rect.x, rect.width, width) && lies_inside(rect.y, rect.height, height),
                 "the rectangle {rect:?} does not lie inside {width} x {height}"
             );
-            CropJob {
-                image: image.memory.as_ptr(),
+            let pixels = StoredPixels {
+                address: image.memory.as_ptr().expose_provenance() as u64,
                 pitch_bytes: image.pitch_bytes as u64,
-                slot,
-                rect: [rect.x, rect.y, rect.width, rect.height],
-                image_width: image.width,
-                image_height: image.height,
-                orientation: u32::from(crop.orientation.swaps_axes())
-                    | u32::from(crop.orientation.mirrors_x()) << 1
-                    | u32::from(crop.orientation.mirrors_y()) << 2,
-                flip: u32::from(crop.plan.flip),
-                filter: match crop.plan.filter {
-                    Filter::Bilinear => 0,
-                    Filter::Bicubic => 1,
-                },
-                edge: match crop.plan.edge {
-                    EdgeSupport::Rect => 0,
-                    EdgeSupport::Image => 1,
-                },
-            }
+                width: image.width,
+                height: image.height,
+            };
+            let slot = slot.expose_provenance() as u64;
+            CropJob::new(pixels, crop.orientation, &crop.plan, slot)
         })
         .collect();
     // SAFETY: each job's image is borrowed and as large as it says, its rectangle lies inside, its slot holds 3 * S * S values of T in `output`, which

@@ -11,9 +11,10 @@ use cudarc::driver::{
 use cudarc::nvrtc::Ptx;
 
 use crate::backend::{BackendError, PlannedImage};
-use crate::device::{Accelerator, PixelLayout, PixelType, Target};
+use crate::device::{
+    Accelerator, CropJob, Normalization, PixelLayout, PixelType, StoredPixels, Target,
+};
 use crate::render::Normalize;
-use crate::{EdgeSupport, Filter};
 
 /// Compiled by the build script from `kernels/crop.cu`.
 const KERNELS: &str = include_str!(concat!(env!("OUT_DIR"), "/crop.ptx"));
@@ -24,57 +25,15 @@ pub(super) const MAX_JOBS: usize = 32;
 const TILE: u32 = 16;
 const THREADS: u32 = TILE * TILE;
 
-/// Mirror of `CropJob` in `kernels/crop.cu`.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(C)]
-pub(super) struct CropJob {
-    image: u64,
-    pitch_bytes: u64,
-    slot: u64,
-    rect_x: f64,
-    rect_y: f64,
-    rect_width: f64,
-    rect_height: f64,
-    image_width: u32,
-    image_height: u32,
-    orientation: u32,
-    flip: u32,
-    filter: u32,
-    edge: u32,
-}
-const _: () = assert!(size_of::<CropJob>() == 80);
-
 /// Mirror of `CropJobs`: a kernel argument by value, so that a launch needs no copy of its own.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct CropJobs([CropJob; MAX_JOBS]);
 
-/// Mirror of `Normalization`.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-struct Normalization {
-    factor: [f32; 3],
-    offset: [f32; 3],
-}
-const _: () = assert!(size_of::<Normalization>() == 24);
-
 // SAFETY: plain numbers in C's layout, the same as the kernels' structs.
 unsafe impl DeviceRepr for CropJobs {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Normalization {}
-
-impl Normalization {
-    fn new(normalize: &Normalize) -> Self {
-        Self {
-            factor: normalize
-                .std
-                .map(|std| (1.0 / (255.0 * f64::from(std))) as f32),
-            offset: std::array::from_fn(|i| {
-                (-f64::from(normalize.mean[i]) / f64::from(normalize.std[i])) as f32
-            }),
-        }
-    }
-}
 
 fn failed(doing: &'static str) -> impl FnOnce(DriverError) -> BackendError {
     move |error| BackendError {
@@ -117,7 +76,7 @@ impl CudaAccelerator {
             crop: load("crop")?,
             convert: load("convert")?,
             context,
-            normalization: Normalization::new(normalize),
+            normalization: (*normalize).into(),
             allocations: Arc::default(),
         })
     }
@@ -142,30 +101,14 @@ impl CudaAccelerator {
         (width, height): (u32, u32),
         target: &Target<'_, Self>,
     ) -> CropJob {
-        let (rect, orientation) = (planned.plan.rect, planned.header.orientation);
-        CropJob {
-            image,
+        let pixels = StoredPixels {
+            address: image,
             pitch_bytes: 3 * u64::from(width),
-            slot: target.memory.at(target.offset_bytes),
-            rect_x: rect.x,
-            rect_y: rect.y,
-            rect_width: rect.width,
-            rect_height: rect.height,
-            image_width: width,
-            image_height: height,
-            orientation: u32::from(orientation.swaps_axes())
-                | u32::from(orientation.mirrors_x()) << 1
-                | u32::from(orientation.mirrors_y()) << 2,
-            flip: planned.plan.flip.into(),
-            filter: match planned.plan.filter {
-                Filter::Bilinear => 0,
-                Filter::Bicubic => 1,
-            },
-            edge: match planned.plan.edge {
-                EdgeSupport::Rect => 0,
-                EdgeSupport::Image => 1,
-            },
-        }
+            width,
+            height,
+        };
+        let slot = target.memory.at(target.offset_bytes);
+        CropJob::new(pixels, planned.header.orientation, &planned.plan, slot)
     }
 
     /// Enqueues the crops of decoded images, at most [`MAX_JOBS`].
