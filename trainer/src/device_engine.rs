@@ -119,10 +119,7 @@ impl Engine for DeviceEngine {
         for (i, rope) in ropes.iter().enumerate() {
             let pixels = images.tensor(i * micro_batch, micro_batch, side, &self.device)?;
             let found = self.model.pretrain_loss(&pixels, rope)?;
-            report.loss += share * f64::from(found.loss.to_scalar::<f32>()?);
-            report.cos_target += share * found.cos_target;
-            report.cos_previous += share * found.cos_previous;
-            report.copy_win += share * found.copy_win;
+            report.add(share, &found)?;
             let gradients = self
                 .model
                 .gradients(&found.loss)?

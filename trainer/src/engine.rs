@@ -2,7 +2,7 @@
 //!
 //! [`TapeEngine`] is the processor's; [`crate::device_engine`] keeps everything on one device.
 use candle_core::{DType, Device, Tensor};
-use nepa_model::{ModelError, Nepa, NepaConfig, RopeDraw, Weights};
+use nepa_model::{ModelError, Nepa, NepaConfig, PretrainLoss, RopeDraw, Weights};
 
 use crate::optimizer::{Optimizer, OptimizerConfig, OptimizerError, OptimizerState, global_norm};
 
@@ -42,6 +42,17 @@ pub struct StepReport {
     pub cos_previous: f64,
     /// Share of positions where the second is greater.
     pub copy_win: f64,
+}
+
+impl StepReport {
+    /// Adds what one micro-batch found, weighted by its share of the batch.
+    pub(crate) fn add(&mut self, share: f64, found: &PretrainLoss) -> candle_core::Result<()> {
+        self.loss += share * f64::from(found.loss.to_scalar::<f32>()?);
+        self.cos_target += share * found.cos_target;
+        self.cos_previous += share * found.cos_previous;
+        self.copy_win += share * found.copy_win;
+        Ok(())
+    }
 }
 
 /// An engine cannot compute a step.
@@ -166,10 +177,7 @@ impl Engine for TapeEngine {
         for (i, rope) in ropes.iter().enumerate() {
             let pixels = images.tensor(i * micro_batch, micro_batch, side, &self.device)?;
             let found = self.model.pretrain_loss(&pixels, rope)?;
-            report.loss += share * f64::from(found.loss.to_scalar::<f32>()?);
-            report.cos_target += share * found.cos_target;
-            report.cos_previous += share * found.cos_previous;
-            report.copy_win += share * found.copy_win;
+            report.add(share, &found)?;
             self.model
                 .backward_into(&found.loss, share as f32, &mut self.gradient)?;
         }
