@@ -132,16 +132,6 @@ impl CudaDecoders {
             hardware,
         })
     }
-
-    /// Whether the device's JPEG engines are used.
-    pub fn has_hardware(&self) -> bool {
-        self.hardware.is_some()
-    }
-
-    /// Whether nvJPEG is used at all.
-    pub fn has_nvjpeg(&self) -> bool {
-        self.hybrid.is_some()
-    }
 }
 
 /// The facts of a JPEG that is not too large for the device.

@@ -103,8 +103,6 @@ static mut PINNED_ALLOCATOR: nv::nvjpegPinnedAllocator_t = nv::nvjpegPinnedAlloc
 pub enum Backend {
     /// Huffman decoding on this host thread, the rest on the device.
     Hybrid,
-    /// Huffman decoding on the device as well.
-    GpuHybrid,
     /// The JPEG engines of the device.
     Hardware,
 }
@@ -113,7 +111,6 @@ impl Backend {
     fn raw(self) -> nv::nvjpegBackend_t {
         match self {
             Self::Hybrid => nv::nvjpegBackend_t_NVJPEG_BACKEND_HYBRID,
-            Self::GpuHybrid => nv::nvjpegBackend_t_NVJPEG_BACKEND_GPU_HYBRID,
             Self::Hardware => nv::nvjpegBackend_t_NVJPEG_BACKEND_HARDWARE,
         }
     }
