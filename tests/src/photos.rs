@@ -1,11 +1,5 @@
 //! Small shards of real JPEGs, good and bad, for tests that run the loader itself.
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, BinaryArray, Int64Array, StringArray, StructArray};
-use arrow::datatypes::{DataType, Field, Fields, Schema};
-use arrow::record_batch::RecordBatch;
-
-use crate::shards::write;
+use crate::shards::labelled_shard;
 
 /// What lies in one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,45 +46,21 @@ pub fn photo(number: u32) -> Vec<u8> {
 ///
 /// If the columns do not fit together, which would be a mistake here.
 pub fn photo_shard(shard: u32, row_groups: &[Vec<Row>]) -> Vec<u8> {
-    let image_fields = Fields::from(vec![
-        Field::new("bytes", DataType::Binary, true),
-        Field::new("path", DataType::Utf8, true),
-    ]);
-    let schema = Arc::new(Schema::new(vec![
-        Field::new("image", DataType::Struct(image_fields.clone()), true),
-        Field::new("label", DataType::Int64, true),
-    ]));
-    let mut number = 0u32;
-    let batches = row_groups.iter().map(|rows| {
-        let numbers: Vec<u32> = (number..number + rows.len() as u32).collect();
-        number += rows.len() as u32;
-        let bytes = rows.iter().zip(&numbers).map(|(row, &number)| {
+    let mut next = 0u32;
+    labelled_shard(row_groups.iter().map(|rows| {
+        let first = next;
+        next += rows.len() as u32;
+        let labelled = |(row, number): (&Row, u32)| {
             let photo = photo(shard * 1000 + number);
-            match row {
+            let bytes = match row {
                 Row::Good => Some(photo),
                 Row::Null | Row::PathOnly => None,
                 Row::Truncated => Some(photo[..photo.len() / 2].to_vec()),
                 Row::Garbage => Some(b"these bytes are no image".to_vec()),
-            }
-        });
-        let bytes: ArrayRef = Arc::new(bytes.collect::<BinaryArray>());
-        let paths = rows
-            .iter()
-            .map(|row| (*row == Row::PathOnly).then_some("n01/1.jpg"));
-        let paths: ArrayRef = Arc::new(paths.collect::<StringArray>());
-        let image: ArrayRef = Arc::new(StructArray::new(
-            image_fields.clone(),
-            vec![bytes, paths],
-            None,
-        ));
-        let labels: ArrayRef = Arc::new(
-            numbers
-                .iter()
-                .map(|&number| i64::from(number))
-                .collect::<Int64Array>(),
-        );
-        RecordBatch::try_new(Arc::clone(&schema), vec![image, labels])
-            .expect("columns that fit the schema")
-    });
-    write(&schema, batches)
+            };
+            let path = (*row == Row::PathOnly).then(|| "n01/1.jpg".to_owned());
+            (bytes, path, i64::from(number))
+        };
+        rows.iter().zip(first..).map(labelled).collect()
+    }))
 }

@@ -1,11 +1,8 @@
 //! The `nepa` program as a subprocess, shards of real JPEGs made in code, and readers of what a run leaves behind.
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryArray, Int64Array, StringArray, StructArray};
-use arrow::datatypes::{DataType, Field, Fields, Schema};
-use arrow::record_batch::RecordBatch;
+use crate::shards::labelled_shard;
 
 /// The program: `NEPA_BIN`, or the one that cargo built beside this test.
 pub fn nepa() -> Command {
@@ -80,45 +77,13 @@ pub fn jpeg(number: u32) -> Vec<u8> {
 /// Writes `shards` Hugging Face shards of `row_groups` x `rows` JPEGs into `folder`, as `train-N.parquet`.
 pub fn write_photo_shards(folder: &Path, shards: u32, row_groups: u32, rows: u32) {
     std::fs::create_dir_all(folder).expect("a writable folder");
-    let image_fields = Fields::from(vec![
-        Field::new("bytes", DataType::Binary, true),
-        Field::new("path", DataType::Utf8, true),
-    ]);
-    let schema = Arc::new(Schema::new(vec![
-        Field::new("image", DataType::Struct(image_fields.clone()), true),
-        Field::new("label", DataType::Int64, true),
-    ]));
     for shard in 0..shards {
-        let batches = (0..row_groups).map(|row_group| {
+        let bytes = labelled_shard((0..row_groups).map(|row_group| {
             let first = (shard * row_groups + row_group) * rows;
-            let numbers = (first..first + rows).collect::<Vec<_>>();
-            let bytes: ArrayRef = Arc::new(
-                numbers
-                    .iter()
-                    .map(|n| Some(jpeg(*n)))
-                    .collect::<BinaryArray>(),
-            );
-            let paths: ArrayRef = Arc::new(
-                numbers
-                    .iter()
-                    .map(|n| Some(format!("{n}.jpg")))
-                    .collect::<StringArray>(),
-            );
-            let image: ArrayRef = Arc::new(StructArray::new(
-                image_fields.clone(),
-                vec![bytes, paths],
-                None,
-            ));
-            let labels: ArrayRef = Arc::new(
-                numbers
-                    .iter()
-                    .map(|n| i64::from(n % 10))
-                    .collect::<Int64Array>(),
-            );
-            RecordBatch::try_new(Arc::clone(&schema), vec![image, labels])
-                .expect("columns that fit the schema")
-        });
-        let bytes = crate::shards::write(&schema, batches);
+            (first..first + rows)
+                .map(|n| (Some(jpeg(n)), Some(format!("{n}.jpg")), i64::from(n % 10)))
+                .collect()
+        }));
         std::fs::write(folder.join(format!("train-{shard}.parquet")), bytes)
             .expect("a writable folder");
     }

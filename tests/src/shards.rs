@@ -16,49 +16,76 @@ pub fn fake_image(shard: u32, row: u32) -> Vec<u8> {
         .collect()
 }
 
-/// A Hugging Face shard (`image: struct<bytes, path>`, `note`, `label`) of `row_groups` row groups of `rows` rows.
-/// `note` is a column that nobody needs, between the two that are read.
-pub fn hugging_face_shard(shard: u32, row_groups: u32, rows: u32) -> Vec<u8> {
-    let image_fields = Fields::from(vec![
+/// A column `image: struct<bytes, path>` as Hugging Face's `datasets` writes it.
+fn image_column(
+    bytes: impl IntoIterator<Item = Option<Vec<u8>>>,
+    paths: impl IntoIterator<Item = Option<String>>,
+) -> (Field, ArrayRef) {
+    let fields = Fields::from(vec![
         Field::new("bytes", DataType::Binary, true),
         Field::new("path", DataType::Utf8, true),
     ]);
-    let schema = Arc::new(Schema::new(vec![
-        Field::new("image", DataType::Struct(image_fields.clone()), true),
-        Field::new("note", DataType::Utf8, true),
-        Field::new("label", DataType::Int64, true),
-    ]));
-    let batches = (0..row_groups).map(|row_group| {
-        let numbers: Vec<u32> = (row_group * rows..(row_group + 1) * rows).collect();
-        let bytes = numbers.iter().map(|&row| Some(fake_image(shard, row)));
-        let bytes: ArrayRef = Arc::new(bytes.collect::<BinaryArray>());
-        let paths: ArrayRef = Arc::new(
-            numbers
-                .iter()
-                .map(|row| Some(format!("{row}.jpg")))
-                .collect::<StringArray>(),
-        );
-        let image: ArrayRef = Arc::new(StructArray::new(
-            image_fields.clone(),
-            vec![bytes, paths],
-            None,
-        ));
-        let notes: ArrayRef = Arc::new(
-            numbers
-                .iter()
-                .map(|row| Some(format!("{row:0>400}")))
-                .collect::<StringArray>(),
-        );
-        let labels: ArrayRef = Arc::new(
-            numbers
-                .iter()
-                .map(|&row| i64::from(row % 10))
-                .collect::<Int64Array>(),
-        );
-        RecordBatch::try_new(Arc::clone(&schema), vec![image, notes, labels])
-            .expect("columns that fit the schema")
+    let bytes: ArrayRef = Arc::new(bytes.into_iter().collect::<BinaryArray>());
+    let paths: ArrayRef = Arc::new(paths.into_iter().collect::<StringArray>());
+    let column = StructArray::new(fields.clone(), vec![bytes, paths], None);
+    (
+        Field::new("image", DataType::Struct(fields), true),
+        Arc::new(column),
+    )
+}
+
+fn label_column(labels: impl IntoIterator<Item = i64>) -> (Field, ArrayRef) {
+    let labels = labels.into_iter().collect::<Int64Array>();
+    (Field::new("label", DataType::Int64, true), Arc::new(labels))
+}
+
+fn batch(columns: Vec<(Field, ArrayRef)>) -> RecordBatch {
+    let (fields, arrays): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+        .expect("columns that fit the schema")
+}
+
+/// A row of [`labelled_shard`]: the image's bytes, its path, its label.
+pub type LabelledRow = (Option<Vec<u8>>, Option<String>, i64);
+
+/// A Hugging Face shard (`image: struct<bytes, path>`, `label`) of such row groups, at least one.
+///
+/// # Panics
+///
+/// If there is no row group.
+pub fn labelled_shard(row_groups: impl IntoIterator<Item = Vec<LabelledRow>>) -> Vec<u8> {
+    let batches = row_groups.into_iter().map(|rows| {
+        let labels = rows.iter().map(|row| row.2).collect::<Vec<_>>();
+        let (bytes, paths): (Vec<_>, Vec<_>) = rows
+            .into_iter()
+            .map(|(bytes, path, _)| (bytes, path))
+            .unzip();
+        batch(vec![image_column(bytes, paths), label_column(labels)])
     });
-    write(&schema, batches)
+    let batches = batches.collect::<Vec<_>>();
+    write(&batches[0].schema(), batches)
+}
+
+/// A Hugging Face shard (`image: struct<bytes, path>`, `note`, `label`) of `row_groups` row groups of `rows` rows.
+/// `note` is a column that nobody needs, between the two that are read.
+pub fn hugging_face_shard(shard: u32, row_groups: u32, rows: u32) -> Vec<u8> {
+    let batches = (0..row_groups).map(|row_group| {
+        let numbers = || row_group * rows..(row_group + 1) * rows;
+        let notes = numbers().map(|row| Some(format!("{row:0>400}")));
+        batch(vec![
+            image_column(
+                numbers().map(|row| Some(fake_image(shard, row))),
+                numbers().map(|row| Some(format!("{row}.jpg"))),
+            ),
+            (
+                Field::new("note", DataType::Utf8, true),
+                Arc::new(notes.collect::<StringArray>()),
+            ),
+            label_column(numbers().map(|row| i64::from(row % 10))),
+        ])
+    });
+    let batches = batches.collect::<Vec<_>>();
+    write(&batches[0].schema(), batches)
 }
 
 /// A shard with a flat binary column `image` and an integer `label`.
