@@ -9,6 +9,7 @@ use crate::{Augment, CropPlan, ImageError};
 
 mod resample;
 
+pub use resample::PixelRect;
 use resample::Resampler;
 
 /// Pixel normalisation, per channel: `(rgb / 255 - mean) / std`.

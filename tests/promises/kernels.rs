@@ -6,7 +6,7 @@ use std::process::Command;
 use candle_core::{DType, Device, Tensor};
 use nepa_pipeline::image_decode::{Decoder, Orientation};
 use nepa_pipeline::random::{Purpose, below, sample_stream, unit};
-use nepa_pipeline::render::{CpuRenderer, Normalize};
+use nepa_pipeline::render::{CpuRenderer, Normalize, PixelRect};
 use nepa_pipeline::{AugmentConfig, CropPlan, CropRect, EdgeSupport, Filter, SampleId};
 use nepa_schemas::{ColumnMapping, SchemaOptions, ShardBatch};
 use nepa_tests::kernels::{
@@ -108,8 +108,26 @@ impl Picture {
         output
     }
 
+    /// The same with only those pixels that the plan's crop reads, as a decoder of regions leaves it.
+    fn with_only_what_is_read(&self, plan: &CropPlan) -> Self {
+        let part = PixelRect::read_by(plan, self.orientation, self.size);
+        let columns = 3 * part.left as usize..3 * (part.left + part.width) as usize;
+        let rows = part.top as usize..(part.top + part.height) as usize;
+        let mut pixels = vec![0xaa; self.pixels.len()];
+        let row_bytes = 3 * self.size.0 as usize;
+        for row in rows {
+            let bytes = row * row_bytes + columns.start..row * row_bytes + columns.end;
+            pixels[bytes.clone()].copy_from_slice(&self.pixels[bytes]);
+        }
+        Self {
+            encoded: self.encoded.clone(),
+            pixels,
+            ..*self
+        }
+    }
+
     fn crop_by_kernel(&self, plan: &CropPlan, number: usize) -> Vec<f32> {
-        let image = self.stored(number, 0xee);
+        let image = self.with_only_what_is_read(plan).stored(number, 0xee);
         let crops = [Crop {
             image: &image,
             orientation: self.orientation,

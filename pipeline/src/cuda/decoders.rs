@@ -15,6 +15,7 @@ use crate::device::{
     Target,
 };
 use crate::image_decode::{ImageFormat, ImageHeader, JpegFacts};
+use crate::render::PixelRect;
 
 /// Most pixels of an image that is decoded on the device; larger ones are rare, and memory for them would lie idle.
 const MAX_PIXELS: u64 = (MAX_SIZE.0 * MAX_SIZE.1) as u64;
@@ -208,9 +209,18 @@ impl Hybrid {
             start: hybrid.image.start(),
             width: MAX_SIZE.0 as u32,
         };
+        let whole = PixelRect {
+            left: 0,
+            top: 0,
+            width: MAX_SIZE.0 as u32,
+            height: MAX_SIZE.1 as u32,
+        };
         // Both host sides, one after the other.
         for _ in 0..2 {
-            hybrid.decoder.decode_on_host(warm_up).map_err(failed)?;
+            hybrid
+                .decoder
+                .decode_on_host(warm_up, whole)
+                .map_err(failed)?;
             accelerator.synchronize(&hybrid.cropped)?;
             // SAFETY: the device is done with the last image; this one fits, and the file is borrowed until the wait below.
             unsafe { hybrid.decoder.transfer_and_decode(destination, &stream) }.map_err(failed)?;
@@ -230,17 +240,22 @@ impl Hybrid {
     ) -> Result<Result<(), NvjpegError>, BackendError> {
         accelerator.bind()?;
         let (width, height) = stored_size(&image.header);
+        // Only what the crop reads is made, and it lies where it would lie in the whole image: to the kernel there is no difference.
+        let part = PixelRect::read_by(&image.plan, image.header.orientation, (width, height));
         let destination = Destination {
             start: self.image.start(),
             width,
         };
-        if let Err(error) = self.decoder.decode_on_host(image.bytes) {
+        if let Err(error) = self.decoder.decode_on_host(image.bytes, part) {
             return fault(error);
         }
         accelerator.synchronize(&self.cropped)?;
         // SAFETY: the wait just above was for the last image; `image` holds any image of MAX_PIXELS, is freed only when the device is
         // idle, and is used on this stream alone; the file is borrowed for all of this call.
-        let decoded = unsafe { self.decoder.transfer_and_decode(destination, stream) };
+        let decoded = unsafe {
+            self.decoder
+                .transfer_and_decode(destination.at(part), stream)
+        };
         if let Err(error) = decoded {
             return fault(error);
         }

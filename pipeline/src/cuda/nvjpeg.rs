@@ -11,6 +11,7 @@ use cudarc::driver::sys;
 use nvjpeg_sys as nv;
 
 use super::accelerator::CudaStreamRef;
+use crate::render::PixelRect;
 
 /// nvJPEG refused something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -179,6 +180,18 @@ pub struct Destination {
     pub start: sys::CUdeviceptr,
     /// Width in pixels.
     pub width: u32,
+}
+
+impl Destination {
+    /// Where a part of the image lies in it.
+    #[must_use]
+    pub fn at(self, part: PixelRect) -> Self {
+        let pixel = u64::from(part.top) * u64::from(self.width) + u64::from(part.left);
+        Self {
+            start: self.start + 3 * pixel,
+            ..self
+        }
+    }
 }
 
 impl Destination {
@@ -367,10 +380,23 @@ impl DecoupledDecoder {
         })
     }
 
-    /// The host phase: parses the file and decodes its Huffman codes. `bytes` are not needed afterwards until
-    /// [`Self::transfer_and_decode`] of the same image is called, which takes them once more.
-    pub fn decode_on_host(&mut self, bytes: &[u8]) -> Result<(), NvjpegError> {
+    /// The host phase: parses the file and decodes its Huffman codes; of the pixels only `part` will be made. `bytes` are not needed
+    /// afterwards until [`Self::transfer_and_decode`] of the same image is called, which takes them once more.
+    pub fn decode_on_host(&mut self, bytes: &[u8], part: PixelRect) -> Result<(), NvjpegError> {
         self.current = 1 - self.current;
+        // SAFETY: the parameters are live.
+        check(
+            unsafe {
+                nv::nvjpegDecodeParamsSetROI(
+                    self.params.0,
+                    part.left as c_int,
+                    part.top as c_int,
+                    part.width as c_int,
+                    part.height as c_int,
+                )
+            },
+            "be told which part is wanted",
+        )?;
         let HostSide { bitstream, pinned } = &self.sides[self.current];
         // SAFETY: `bytes` are live during the call. nvJPEG may keep a pointer into them in the bitstream, which is not used again after
         // `transfer_and_decode`, and the caller holds them until then.
@@ -430,7 +456,7 @@ impl DecoupledDecoder {
     ///
     /// # Safety
     ///
-    /// The device is done with this decoder's last image; `destination` is device memory for the whole image and stays until the stream has
+    /// The device is done with this decoder's last image; `destination` is device memory for the wanted part and stays until the stream has
     /// done this; the bytes given to `decode_on_host` are still there.
     pub unsafe fn transfer_and_decode(
         &mut self,

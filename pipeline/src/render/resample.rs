@@ -53,6 +53,76 @@ impl Span {
     }
 }
 
+/// Whole pixels of a stored image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PixelRect {
+    /// First column.
+    pub left: u32,
+    /// First row.
+    pub top: u32,
+    /// Number of columns.
+    pub width: u32,
+    /// Number of rows.
+    pub height: u32,
+}
+
+impl PixelRect {
+    /// All pixels of a stored image of `size` that a plan's crop reads: those under its rectangle, and those that its filter reaches.
+    pub fn read_by(plan: &CropPlan, orientation: Orientation, size: (u32, u32)) -> Self {
+        let (across, down) = stored_spans(plan, orientation, size);
+        // The filter's reach, and a pixel more for rounding.
+        let reach = |span: Span| match plan.edge {
+            EdgeSupport::Rect => 0.0,
+            EdgeSupport::Image => {
+                filter(plan).1 * (span.length / f64::from(plan.output_size)).max(1.0) + 1.0
+            }
+        };
+        let (left, width) = across.pixels(reach(across), size.0);
+        let (top, height) = down.pixels(reach(down), size.1);
+        Self {
+            left,
+            top,
+            width,
+            height,
+        }
+    }
+}
+
+/// The plan's rectangle along the axes of the stored image, x and y.
+fn stored_spans(
+    plan: &CropPlan,
+    orientation: Orientation,
+    (width, height): (u32, u32),
+) -> (Span, Span) {
+    let rect = plan.rect;
+    let mut across = Span {
+        start: rect.x,
+        length: rect.width,
+    };
+    let mut down = Span {
+        start: rect.y,
+        length: rect.height,
+    };
+    if orientation.swaps_axes() {
+        std::mem::swap(&mut across, &mut down);
+    }
+    if orientation.mirrors_x() {
+        across = across.mirrored(width);
+    }
+    if orientation.mirrors_y() {
+        down = down.mirrored(height);
+    }
+    (across, down)
+}
+
+/// The plan's filter, and its reach in pixels at a scale of one.
+fn filter(plan: &CropPlan) -> (FilterType, f64) {
+    match plan.filter {
+        Filter::Bilinear => (FilterType::Bilinear, 1.0),
+        Filter::Bicubic => (FilterType::CatmullRom, 2.0),
+    }
+}
+
 impl Resampler {
     /// Renders the plan from a stored image into [`Self::square`].
     pub(super) fn resample(
@@ -62,48 +132,23 @@ impl Resampler {
         orientation: Orientation,
         plan: &CropPlan,
     ) {
-        let rect = plan.rect;
-        let mut across = Span {
-            start: rect.x,
-            length: rect.width,
-        };
-        let mut down = Span {
-            start: rect.y,
-            length: rect.height,
-        };
-        if orientation.swaps_axes() {
-            std::mem::swap(&mut across, &mut down);
-        }
-        if orientation.mirrors_x() {
-            across = across.mirrored(width);
-        }
-        if orientation.mirrors_y() {
-            down = down.mirrored(height);
-        }
-        let (filter, radius) = match plan.filter {
-            Filter::Bilinear => (FilterType::Bilinear, 1.0),
-            Filter::Bicubic => (FilterType::CatmullRom, 2.0),
-        };
-        let side = plan.output_size;
-        // The first pass is needed only for what the second one reads: the filter's reach, and a pixel more for rounding.
-        let reach = |span: Span| match plan.edge {
-            EdgeSupport::Rect => 0.0,
-            EdgeSupport::Image => radius * (span.length / f64::from(side)).max(1.0) + 1.0,
-        };
-        let (left, view_width) = across.pixels(reach(across), width);
-        let (top, view_height) = down.pixels(reach(down), height);
+        // The first pass is needed only for what the second one reads.
+        let part = PixelRect::read_by(plan, orientation, (width, height));
+        let (across, down) = stored_spans(plan, orientation, (width, height));
         let (across, down) = (
-            across.within(left, view_width),
-            down.within(top, view_height),
+            across.within(part.left, part.width),
+            down.within(part.top, part.height),
         );
+        let filter = filter(plan).0;
+        let side = plan.output_size;
 
         let image = ImageRef::new(width, height, stored, PixelType::U8x3)
             .expect("the decoder filled the whole image");
-        let view = CroppedImage::new(&image, left, top, view_width, view_height)
+        let view = CroppedImage::new(&image, part.left, part.top, part.width, part.height)
             .expect("the plan lies inside the image");
         // Pillow sees the upright image, cut to the rectangle only if it is cropped first; its rows are columns here if the axes are swapped.
         let seen = match plan.edge {
-            EdgeSupport::Rect => (rect.width, rect.height),
+            EdgeSupport::Rect => (plan.rect.width, plan.rect.height),
             EdgeSupport::Image => {
                 let (width, height) = orientation.upright_size(width, height);
                 (f64::from(width), f64::from(height))
@@ -111,18 +156,18 @@ impl Resampler {
         };
         let rows_first = rows_come_first(seen, f64::from(side)) != orientation.swaps_axes();
         let (halfway_width, halfway_height) = if rows_first {
-            (side, view_height)
+            (side, part.height)
         } else {
-            (view_width, side)
+            (part.width, side)
         };
         let whole = |length: u32| Span {
             start: 0.0,
             length: f64::from(length),
         };
         let (first, second) = if rows_first {
-            ((across, whole(view_height)), (whole(side), down))
+            ((across, whole(part.height)), (whole(side), down))
         } else {
-            ((whole(view_width), down), (across, whole(side)))
+            ((whole(part.width), down), (across, whole(side)))
         };
         resize(
             &mut self.resizer,
