@@ -3,6 +3,7 @@
 
 mod config;
 mod error;
+mod explicit;
 mod init;
 mod nepa;
 mod ops;
@@ -11,6 +12,7 @@ mod weights;
 
 pub use config::{HiddenAct, NepaConfig};
 pub use error::ModelError;
+pub use explicit::{ExplicitNepa, MemoryPlan, PretrainReport};
 pub use init::init_weights;
 pub use nepa::{Arithmetic, Nepa, NepaOutput, PretrainLoss, pretrain_loss_of};
 pub use rotary::RopeDraw;

@@ -23,7 +23,8 @@ struct Activation {
 }
 
 impl HiddenAct {
-    fn value<T: Real>(self, x: T) -> T {
+    #[inline]
+    pub(crate) fn value<T: Real>(self, x: T) -> T {
         match self {
             Self::Gelu => {
                 T::from_f64(0.5)
@@ -41,7 +42,8 @@ impl HiddenAct {
         }
     }
 
-    fn slope<T: Real>(self, x: T) -> T {
+    #[inline]
+    pub(crate) fn slope<T: Real>(self, x: T) -> T {
         let half = T::from_f64(0.5);
         match self {
             Self::Gelu => {

@@ -139,7 +139,7 @@ pub(crate) fn cosine_rows(prediction: &Tensor, target: &Tensor) -> Result<Tensor
 }
 
 /// The floating point types that our own operations are written for.
-pub(crate) trait Real: WithDType + std::ops::Neg<Output = Self> + std::iter::Sum {
+pub trait Real: WithDType + std::ops::Neg<Output = Self> + std::iter::Sum {
     fn sqrt(self) -> Self;
     fn exp(self) -> Self;
     fn erf(self) -> Self;
@@ -149,8 +149,21 @@ impl Real for f32 {
     fn sqrt(self) -> Self {
         f32::sqrt(self)
     }
+    /// By halves of the exponent and a polynomial (that of Cephes), which the compiler can vectorise; off by less than 2e-7 of the value, and at
+    /// least 1e-38.
     fn exp(self) -> Self {
-        f32::exp(self)
+        let x = self.clamp(-87.3, 88.3);
+        // Adding this puts the nearest integer into the lowest bits.
+        let shifted = x * std::f32::consts::LOG2_E + 12_582_912.0;
+        let n = shifted - 12_582_912.0;
+        let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
+        let p = 1.987_569_2e-4 * r + 1.398_199_9e-3;
+        let p = p * r + 8.333_452e-3;
+        let p = p * r + 4.166_579_6e-2;
+        let p = p * r + 1.666_666_5e-1;
+        let p = p * r + 5e-1;
+        let y = p * (r * r) + r + 1.0;
+        y * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
     }
     /// A rational approximation on [-4, 4] (the one of Eigen and XLA), which the compiler can vectorise; off by less than 5e-7.
     fn erf(self) -> Self {
