@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::{D, DType, Device, Tensor, Var};
 
 use crate::ops::{Composed, Ops, cosine_rows};
-use crate::{ModelError, NepaConfig, ParamSpec, RopeDraw, Weights};
+use crate::{ModelError, NepaConfig, ParamSpec, PretrainReport, RopeDraw, Weights};
 
 /// Both sequences, `[B, T, D]`, class token first.
 #[derive(Debug, Clone)]
@@ -31,6 +31,18 @@ pub struct PretrainLoss {
     pub cos_previous: f64,
     /// Share of positions where the second is greater.
     pub copy_win: f64,
+}
+
+impl PretrainLoss {
+    /// Its numbers.
+    pub fn report(&self) -> Result<PretrainReport, ModelError> {
+        Ok(PretrainReport {
+            loss: self.loss.to_dtype(DType::F64)?.to_scalar::<f64>()?,
+            cos_target: self.cos_target,
+            cos_previous: self.cos_previous,
+            copy_win: self.copy_win,
+        })
+    }
 }
 
 /// Which operations compute the model.

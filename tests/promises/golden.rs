@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nepa_model::{read_published, write_published};
 use nepa_trainer::golden::{Comparison, GoldenError, compare};
+use nepa_trainer::recipe::EngineChoice;
 
 fn golden() -> Option<PathBuf> {
     let root = std::env::var_os("NEPA_GOLDEN").map(PathBuf::from);
@@ -41,8 +42,13 @@ fn beyond(comparisons: &[Comparison]) -> Vec<&'static str> {
 #[test]
 fn all_folders_agree() {
     let Some(root) = golden() else { return };
-    for (folder, trajectory) in [("gelu", true), ("gated", false), ("large_style", false)] {
-        let comparisons = compare(&root.join(folder)).expect("compares");
+    let folders = [("gelu", true), ("gated", false), ("large_style", false)];
+    let engines = [EngineChoice::Cpu, EngineChoice::Tape];
+    for ((folder, trajectory), engine) in folders
+        .into_iter()
+        .flat_map(|folder| engines.map(|engine| (folder, engine)))
+    {
+        let comparisons = compare(&root.join(folder), engine).expect("compares");
         let off: Vec<&Comparison> = comparisons
             .iter()
             .filter(|comparison| !comparison.holds())
@@ -70,13 +76,13 @@ fn one_changed_weight_is_found_and_written_weights_agree_again() {
         let (config, mut weights) = read_published(copy.path()).expect("reads");
         write_published(copy.path(), &config, &weights).expect("writes");
         assert!(
-            beyond(&compare(copy.path()).expect("compares")).is_empty(),
+            beyond(&compare(copy.path(), EngineChoice::Cpu).expect("compares")).is_empty(),
             "{folder}: our own file agrees"
         );
         let middle = weights.flat.len() / 2;
         weights.flat[middle] += 0.05;
         write_published(copy.path(), &config, &weights).expect("writes");
-        let found = beyond(&compare(copy.path()).expect("compares"));
+        let found = beyond(&compare(copy.path(), EngineChoice::Cpu).expect("compares"));
         assert!(found.contains(&"gradients"), "{folder}: {found:?}");
     }
 }
@@ -91,7 +97,7 @@ fn each_key_of_the_configuration_takes_effect() {
             serde_json::from_slice(&fs::read(&path).expect("reads")).expect("JSON");
         config[key] = value;
         fs::write(&path, config.to_string()).expect("writes");
-        compare(copy.path())
+        compare(copy.path(), EngineChoice::Cpu)
     };
     for (key, value) in [
         ("hidden_act", "silu".into()),
@@ -138,10 +144,14 @@ fn missing_parts_are_named() {
     let Some(root) = golden() else { return };
     let copy = copy(&root.join("gelu"));
     fs::remove_file(copy.path().join("info.json")).expect("removes");
-    let message = compare(copy.path()).expect_err("no info.json").to_string();
+    let message = compare(copy.path(), EngineChoice::Cpu)
+        .expect_err("no info.json")
+        .to_string();
     assert!(message.contains("info.json"), "{message}");
     fs::write(copy.path().join("reference.safetensors"), b"no").expect("writes");
-    let message = compare(copy.path()).expect_err("damaged").to_string();
+    let message = compare(copy.path(), EngineChoice::Cpu)
+        .expect_err("damaged")
+        .to_string();
     assert!(
         message.contains("reference.safetensors") && message.contains("safetensors file"),
         "{message}"
@@ -151,7 +161,7 @@ fn missing_parts_are_named() {
         copy.path().join("reference.safetensors"),
     )
     .expect("copies");
-    match compare(copy.path()).expect_err("other tensors") {
+    match compare(copy.path(), EngineChoice::Cpu).expect_err("other tensors") {
         GoldenError::Names {
             missing, surplus, ..
         } => {

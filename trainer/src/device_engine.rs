@@ -119,7 +119,7 @@ impl Engine for DeviceEngine {
         for (i, rope) in ropes.iter().enumerate() {
             let pixels = images.tensor(i * micro_batch, micro_batch, side, &self.device)?;
             let found = self.model.pretrain_loss(&pixels, rope)?;
-            report.add(share, &found)?;
+            report.add(share, &found.report()?);
             let gradients = self
                 .model
                 .gradients(&found.loss)?
@@ -192,6 +192,13 @@ impl Engine for DeviceEngine {
             },
         })
     }
+
+    fn gradient(&self) -> Result<Vec<f32>, EngineError> {
+        match &self.gradient {
+            Some(gradient) => Ok(gradient.to_vec1()?),
+            None => Ok(vec![0.0; self.buffers.weights.elem_count()]),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -199,7 +206,7 @@ mod tests {
     use nepa_model::{HiddenAct, init_weights};
 
     use super::*;
-    use crate::engine::TapeEngine;
+    use crate::tape_engine::TapeEngine;
 
     /// Both engines over some steps of two micro-batches; the greatest difference of losses and of each buffer.
     fn train(matmul: DType) -> Vec<(&'static str, f64)> {

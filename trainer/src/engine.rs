@@ -1,10 +1,10 @@
 //! What trains: a batch in, a loss out, then an update. The run does not know which engine it drives.
 //!
-//! [`TapeEngine`] is the processor's; [`crate::device_engine`] keeps everything on one device.
-use candle_core::{DType, Device, Tensor};
-use nepa_model::{ModelError, Nepa, NepaConfig, PretrainLoss, RopeDraw, Weights};
+//! [`crate::cpu_engine`] is the processor's, [`crate::tape_engine`] its oracle; [`crate::device_engine`] keeps everything on one device.
+use candle_core::{Device, Tensor};
+use nepa_model::{MemoryPlan, ModelError, PretrainReport, RopeDraw, Weights};
 
-use crate::optimizer::{Optimizer, OptimizerConfig, OptimizerError, OptimizerState, global_norm};
+use crate::optimizer::{OptimizerError, OptimizerState};
 
 /// All that training changes, of one step; flat buffers in the order of `weights.specs`.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,12 +46,11 @@ pub struct StepReport {
 
 impl StepReport {
     /// Adds what one micro-batch found, weighted by its share of the batch.
-    pub(crate) fn add(&mut self, share: f64, found: &PretrainLoss) -> candle_core::Result<()> {
-        self.loss += share * f64::from(found.loss.to_scalar::<f32>()?);
+    pub(crate) fn add(&mut self, share: f64, found: &PretrainReport) {
+        self.loss += share * found.loss;
         self.cos_target += share * found.cos_target;
         self.cos_previous += share * found.cos_previous;
         self.copy_win += share * found.copy_win;
-        Ok(())
     }
 }
 
@@ -64,9 +63,34 @@ pub enum EngineError {
     /// The optimiser does not fit the model.
     #[error(transparent)]
     Optimizer(#[from] OptimizerError),
+    /// The memory does not fit.
+    #[error(
+        "the engine needs {plan}; {available_mib} MiB are available. {}",
+        advice(*micro_batch, *fits)
+    )]
+    Memory {
+        /// What it would take.
+        plan: MemoryPlan,
+        /// What there is.
+        available_mib: u64,
+        /// Images in one forward and backward pass.
+        micro_batch: usize,
+        /// Most of them that fit; 0 if not even one does.
+        fits: usize,
+    },
     /// A tensor cannot be made.
     #[error("the batch cannot become a tensor")]
     Tensor(#[from] candle_core::Error),
+}
+
+fn advice(micro_batch: usize, fits: usize) -> String {
+    if fits == 0 {
+        "Not even one image fits: take a smaller model or a larger machine".to_owned()
+    } else {
+        format!(
+            "Instead of {micro_batch} images at a time take --set train.micro_batch = {fits} or less, a divisor of train.batch: the result is the same but for rounding"
+        )
+    }
 }
 
 /// The images of one batch, normalised, `[3, S, S]` each.
@@ -123,79 +147,12 @@ pub trait Engine {
 
     /// A copy of weights, moments and average.
     fn export(&self) -> Result<TrainingState, EngineError>;
-}
 
-/// The model's own operations on the processor, with flat f32 buffers for all that the optimiser touches.
-#[derive(Debug)]
-pub struct TapeEngine {
-    device: Device,
-    model: Nepa,
-    weights: Weights,
-    optimizer: Optimizer,
-    gradient: Vec<f32>,
-    grad_norm: f64,
-}
+    /// A copy of the gradient of the last step, before clipping; for comparisons.
+    fn gradient(&self) -> Result<Vec<f32>, EngineError>;
 
-impl TapeEngine {
-    /// An engine on `device` that goes on from `state`.
-    pub fn new(
-        config: &NepaConfig,
-        optimizer: &OptimizerConfig,
-        state: TrainingState,
-        device: &Device,
-    ) -> Result<Self, EngineError> {
-        let TrainingState {
-            weights,
-            optimizer: optimizer_state,
-        } = state;
-        Ok(Self {
-            device: device.clone(),
-            model: Nepa::new(config, &weights, DType::F32, device)?,
-            optimizer: Optimizer::from_state(optimizer, &weights.specs, optimizer_state)?,
-            gradient: vec![0.0; weights.flat.len()],
-            grad_norm: 0.0,
-            weights,
-        })
-    }
-}
-
-impl Engine for TapeEngine {
-    fn load(&mut self, state: TrainingState) -> Result<(), EngineError> {
-        let TrainingState { weights, optimizer } = state;
-        self.optimizer = Optimizer::from_state(self.optimizer.config(), &weights.specs, optimizer)?;
-        self.model.set_weights(&weights.flat)?;
-        self.weights = weights;
-        Ok(())
-    }
-
-    fn step(&mut self, images: &Images<'_>, ropes: &[RopeDraw]) -> Result<StepReport, EngineError> {
-        self.gradient.fill(0.0);
-        let mut report = StepReport::default();
-        let share = 1.0 / ropes.len() as f64;
-        let side = self.model.config().image_size;
-        let micro_batch = images.len() / ropes.len();
-        for (i, rope) in ropes.iter().enumerate() {
-            let pixels = images.tensor(i * micro_batch, micro_batch, side, &self.device)?;
-            let found = self.model.pretrain_loss(&pixels, rope)?;
-            report.add(share, &found)?;
-            self.model
-                .backward_into(&found.loss, share as f32, &mut self.gradient)?;
-        }
-        self.grad_norm = global_norm(&self.gradient);
-        report.grad_norm = self.grad_norm;
-        Ok(report)
-    }
-
-    fn update(&mut self, lr: f64) -> Result<(), EngineError> {
-        self.optimizer
-            .step_with_norm(&mut self.weights.flat, &self.gradient, lr, self.grad_norm);
-        Ok(self.model.set_weights(&self.weights.flat)?)
-    }
-
-    fn export(&self) -> Result<TrainingState, EngineError> {
-        Ok(TrainingState {
-            weights: self.weights.clone(),
-            optimizer: self.optimizer.state().clone(),
-        })
+    /// The memory that it took at its start, where that is known.
+    fn memory(&self) -> Option<&MemoryPlan> {
+        None
     }
 }

@@ -1,4 +1,4 @@
-//! Compares the model and the optimiser with tensors that the published code computed; `nepa verify` prints the result.
+//! Compares the model and an engine with tensors that the published code computed; `nepa verify` prints the result.
 //!
 //! A folder holds `config.json`, `model.safetensors`, `reference.safetensors` (pixels, both sequences, loss, every gradient) and,
 //! if there is a trajectory, `trajectory.safetensors` and `info.json` (some optimiser steps: losses, norms, final weights, average).
@@ -6,11 +6,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use nepa_model::{ModelError, Nepa, NepaConfig, RopeDraw, Weights, read_published};
+use nepa_model::{ModelError, Nepa, NepaConfig, ParamSpec, RopeDraw, Weights, read_published};
 use serde::Deserialize;
 
-use crate::optimizer::{Optimizer, OptimizerConfig, OptimizerError, decays};
+use crate::engine::{Engine, EngineError, Images, TrainingState};
+use crate::optimizer::{OptimizerConfig, decays};
+use crate::recipe::{EngineChoice, Precision};
 use crate::schedule::Schedule;
+use crate::setup::build_engine;
 
 /// Greatest absolute error of a loss.
 const LOSS_TOLERANCE: f64 = 1e-6;
@@ -57,9 +60,9 @@ pub enum GoldenError {
     /// A tensor has an unexpected shape or type.
     #[error("a tensor of the reference does not fit the model: {0}")]
     Tensor(#[from] candle_core::Error),
-    /// The optimiser's settings in `info.json`.
-    #[error("info.json: {0}")]
-    Optimizer(#[from] OptimizerError),
+    /// The engine, or the optimiser's settings in `info.json`.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// A file is missing or damaged.
     #[error("cannot read {}: {detail}", path.display())]
     File {
@@ -104,22 +107,48 @@ struct Info {
     trajectory: Option<Trajectory>,
 }
 
-/// All comparisons that the folder allows, in f32 as a run computes.
-pub fn compare(folder: &Path) -> Result<Vec<Comparison>, GoldenError> {
+/// All comparisons that the folder allows, in f32 as a run computes. The sequences are the evaluation's; loss, gradients and trajectory are the
+/// engine's.
+pub fn compare(folder: &Path, choice: EngineChoice) -> Result<Vec<Comparison>, GoldenError> {
     let (config, weights) = read_published(folder)?;
     let model = Nepa::new(&config, &weights, DType::F32, &Device::Cpu)?;
-    let mut comparisons = compare_reference(folder, &config, &model)?;
+    let mut comparisons = compare_reference(folder, &config, &model, weights.clone(), choice)?;
     let path = folder.join("trajectory.safetensors");
     if path.exists() {
-        comparisons.extend(compare_trajectory(folder, &path, &model, weights)?);
+        comparisons.extend(compare_trajectory(folder, &path, &model, weights, choice)?);
     }
     Ok(comparisons)
+}
+
+/// An engine for batches like `pixels`.
+fn engine_for(
+    choice: EngineChoice,
+    config: &NepaConfig,
+    optimizer: &OptimizerConfig,
+    weights: Weights,
+    pixels: &Tensor,
+) -> Result<Box<dyn Engine>, GoldenError> {
+    let micro_batch = pixels.dim(0)?;
+    let training = TrainingState::new(weights);
+    let precision = Precision::F32;
+    let device = Device::Cpu;
+    Ok(build_engine(
+        choice,
+        precision,
+        config,
+        optimizer,
+        training,
+        micro_batch,
+        &device,
+    )?)
 }
 
 fn compare_reference(
     folder: &Path,
     config: &NepaConfig,
     model: &Nepa,
+    weights: Weights,
+    choice: EngineChoice,
 ) -> Result<Vec<Comparison>, GoldenError> {
     let path = folder.join("reference.safetensors");
     let reference = Tensors::read(&path)?;
@@ -139,7 +168,10 @@ fn compare_reference(
     };
     let pixels = reference.get("pixel_values");
     let output = model.forward(pixels, &rope, config.is_causal)?;
-    let loss = model.pretrain_loss(pixels, &rope)?.loss;
+    let optimizer = OptimizerConfig::default();
+    let mut engine = engine_for(choice, config, &optimizer, weights, pixels)?;
+    let loss = engine.step(&Images::Device(pixels), &[rope])?.loss;
+    let gradient = engine.gradient()?;
     let mut comparisons = vec![
         relative(
             "input sequence",
@@ -153,13 +185,13 @@ fn compare_reference(
             &output.sequence_output,
             reference.get("sequence_output"),
         )?,
-        absolute("loss", number(&loss)?, number(reference.get("loss"))?),
+        absolute("loss", loss, number(reference.get("loss"))?),
     ];
-    for (gradient, spec) in model.gradients(&loss)?.iter().zip(model.specs()) {
+    for spec in model.specs() {
         comparisons.push(relative(
             "gradients",
             &spec.name,
-            gradient,
+            &weight_of(&gradient, spec)?,
             reference.get(&format!("grad.{}", spec.name)),
         )?);
     }
@@ -170,7 +202,8 @@ fn compare_trajectory(
     folder: &Path,
     path: &Path,
     model: &Nepa,
-    mut weights: Weights,
+    weights: Weights,
+    choice: EngineChoice,
 ) -> Result<Vec<Comparison>, GoldenError> {
     let info_path = folder.join("info.json");
     let bad_info = |detail: String| GoldenError::File {
@@ -196,7 +229,6 @@ fn compare_trajectory(
         ema_decay: Some(run.ema_decay),
         ..OptimizerConfig::default()
     };
-    let mut optimizer = Optimizer::new(&config, &weights.specs)?;
     let schedule = Schedule {
         lr: run.lr,
         warmup_steps: run.warmup_steps,
@@ -208,17 +240,19 @@ fn compare_trajectory(
         ..RopeDraw::default()
     };
     let (mut losses, mut norms, mut rates) = (Vec::new(), Vec::new(), Vec::new());
-    let mut gradient = vec![0.0; weights.flat.len()];
+    let specs = weights.specs.clone();
+    let first = batches.first().map(|batch| reference.get(batch));
+    let first = first.ok_or_else(|| bad_info("the trajectory has no step".into()))?;
+    let mut engine = engine_for(choice, model.config(), &config, weights, first)?;
     for (step, batch) in batches.iter().enumerate() {
-        let loss = model.pretrain_loss(reference.get(batch), &rope)?.loss;
-        gradient.fill(0.0);
-        model.backward_into(&loss, 1.0, &mut gradient)?;
+        let report = engine.step(&Images::Device(reference.get(batch)), &[rope])?;
         let rate = schedule.at(step as u64);
-        norms.push(optimizer.step(&mut weights.flat, &gradient, rate));
-        losses.push(number(&loss)?);
+        engine.update(rate)?;
+        norms.push(report.grad_norm);
+        losses.push(report.loss);
         rates.push(rate);
-        model.set_weights(&weights.flat)?;
     }
+    let TrainingState { weights, optimizer } = engine.export()?;
 
     let mut comparisons = vec![Comparison {
         what: "trajectory: losses",
@@ -236,8 +270,7 @@ fn compare_trajectory(
     }
     if let Some(theirs) = &run.no_decay {
         let theirs: BTreeSet<&str> = theirs.iter().map(String::as_str).collect();
-        let ours: BTreeSet<&str> = weights
-            .specs
+        let ours: BTreeSet<&str> = specs
             .iter()
             .map(|spec| spec.name.as_str())
             .filter(|name| !decays(name))
@@ -252,20 +285,23 @@ fn compare_trajectory(
     }
     for (what, flat, prefix) in [
         ("trajectory: final weights", &weights.flat, "final."),
-        ("trajectory: moving average", &optimizer.state().ema, "ema."),
+        ("trajectory: moving average", &optimizer.ema, "ema."),
     ] {
-        for spec in &weights.specs {
-            let ours =
-                Tensor::from_slice(&flat[spec.range()], spec.shape.as_slice(), &Device::Cpu)?;
+        for spec in &specs {
             comparisons.push(relative(
                 what,
                 &spec.name,
-                &ours,
+                &weight_of(flat, spec)?,
                 reference.get(&format!("{prefix}{}", spec.name)),
             )?);
         }
     }
     Ok(comparisons)
+}
+
+/// One weight's values of a flat buffer.
+fn weight_of(flat: &[f32], spec: &ParamSpec) -> candle_core::Result<Tensor> {
+    Tensor::from_slice(&flat[spec.range()], spec.shape.as_slice(), &Device::Cpu)
 }
 
 /// A safetensors file, whole in memory.

@@ -10,6 +10,7 @@ pub const VERSION: &str = if device::HAS_CUDA {
 pub mod batches;
 pub mod checkpoint;
 pub mod commands;
+pub mod cpu_engine;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod device;
@@ -28,3 +29,4 @@ pub mod run;
 pub mod sample_data;
 pub mod schedule;
 mod setup;
+pub mod tape_engine;

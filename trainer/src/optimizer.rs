@@ -2,6 +2,7 @@
 //! Semantics are those of PyTorch's `AdamW` and `clip_grad_norm_`. Every element is a function of its own history and of the
 //! norm, which is summed in f64 in a fixed order: the number of threads changes no bit. Called by the run loop and `nepa verify`.
 use nepa_model::ParamSpec;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// Settings of [`Optimizer`]; the defaults are the published ones.
@@ -114,7 +115,7 @@ pub enum OptimizerError {
     },
 }
 
-/// Elements in one piece of the norm.
+/// Elements in one piece of the norm and of an update.
 const PIECE: usize = 1 << 14;
 
 /// The global norm of all gradients, in f64 and in a fixed order.
@@ -134,7 +135,8 @@ pub fn global_norm(gradients: &[f32]) -> f64 {
         }
         lanes.iter().sum::<f64>() + tail
     };
-    gradients.chunks(PIECE).map(piece).sum::<f64>().sqrt()
+    let pieces: Vec<f64> = gradients.par_chunks(PIECE).map(piece).collect();
+    pieces.iter().sum::<f64>().sqrt()
 }
 
 /// PyTorch's `clip_grad_norm_`: scales by `max_norm / (norm + 1e-6)`, but never up.
@@ -243,6 +245,16 @@ impl Optimizer {
         let step = self.state.step as f64;
         let correction1 = 1.0 - config.beta1.powf(step);
         let correction2 = (1.0 - config.beta2.powf(step)).sqrt();
+        let state = &mut self.state;
+        let starts = config.ema_decay.is_some() && state.ema.is_empty();
+        if starts {
+            // The average starts as a copy after the first step.
+            state.ema.resize(len, 0.0);
+        }
+        let average_decay = match config.ema_decay {
+            _ if starts => Some(0.0),
+            decay => decay,
+        };
         for run in &self.runs {
             let lr = lr * run.lr_factor;
             let rule = Update {
@@ -257,28 +269,31 @@ impl Optimizer {
                 eps: config.eps as f32,
             };
             let range = run.start..run.end;
-            rule.apply(
-                &mut weights[range.clone()],
-                &gradients[range.clone()],
-                &mut self.state.m[range.clone()],
-                &mut self.state.v[range],
+            let pieces = (
+                weights[range.clone()].par_chunks_mut(PIECE),
+                gradients[range.clone()].par_chunks(PIECE),
+                state.m[range.clone()].par_chunks_mut(PIECE),
+                state.v[range.clone()].par_chunks_mut(PIECE),
             );
-        }
-        self.average(weights);
-    }
-
-    /// The average starts as a copy after the first step.
-    fn average(&mut self, weights: &[f32]) {
-        let Some(decay) = self.config.ema_decay else {
-            return;
-        };
-        if self.state.ema.is_empty() {
-            self.state.ema = weights.to_vec();
-            return;
-        }
-        let (decay, rest) = (decay as f32, (1.0 - decay) as f32);
-        for (average, weight) in self.state.ema.iter_mut().zip(weights) {
-            *average = decay * *average + rest * weight;
+            let Some(decay) = average_decay else {
+                pieces
+                    .into_par_iter()
+                    .for_each(|(weights, gradients, m, v)| rule.apply(weights, gradients, m, v));
+                continue;
+            };
+            // While the weights are in the cache.
+            let (decay, rest) = (decay as f32, (1.0 - decay) as f32);
+            (
+                pieces.into_par_iter(),
+                state.ema[range].par_chunks_mut(PIECE),
+            )
+                .into_par_iter()
+                .for_each(|((weights, gradients, m, v), average)| {
+                    rule.apply(weights, gradients, m, v);
+                    for (average, weight) in average.iter_mut().zip(weights) {
+                        *average = decay * *average + rest * *weight;
+                    }
+                });
         }
     }
 }

@@ -63,6 +63,26 @@ pub enum Precision {
     Bf16,
 }
 
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+/// What computes a step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineChoice {
+    /// Explicit forward and backward on the processor, in f32.
+    Cpu,
+    /// Candle's tape, on any device: slower.
+    #[default]
+    Tape,
+}
+
 /// `[train]`: length, batch and learning rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,6 +94,8 @@ pub struct TrainSection {
     /// Type of the operands of matrix products.
     #[serde(default)]
     pub precision: Precision,
+    /// What computes a step; left out: `cpu` where it can, which is in f32 on the processor, else `tape`.
+    pub engine: Option<EngineChoice>,
     /// Length of the run in epochs; give this or `steps`.
     pub epochs: Option<u64>,
     /// Length of the run in optimiser steps; give this or `epochs`.
@@ -177,6 +199,9 @@ pub struct ResolvedTrain {
     /// Type of the operands of matrix products.
     #[serde(default)]
     pub precision: Precision,
+    /// What computes a step.
+    #[serde(default)]
+    pub engine: EngineChoice,
     /// Forward and backward passes in one optimiser step.
     pub accumulation: usize,
     /// Optimiser steps in one epoch; the last incomplete batch is dropped.
@@ -313,6 +338,17 @@ pub enum RecipeError {
         augment_size: u32,
         /// Side of the model's images in pixels.
         image_size: usize,
+    },
+    /// An engine that cannot do what the recipe asks for.
+    #[error(
+        "train.engine = \"cpu\" computes in f32 on the processor only, not with device = \"{device}\" and train.precision = \"{precision}\"; \
+         leave train.engine out to get the engine that can"
+    )]
+    Engine {
+        /// Where the model is to be trained.
+        device: DeviceChoice,
+        /// Type of the operands of matrix products.
+        precision: Precision,
     },
     /// An impossible architecture.
     #[error("[model] is impossible")]
@@ -503,6 +539,12 @@ impl Recipe {
             )?;
         }
 
+        if train.engine == Some(EngineChoice::Cpu) && self.default_engine() != EngineChoice::Cpu {
+            return Err(RecipeError::Engine {
+                device: self.device,
+                precision: train.precision,
+            });
+        }
         self.optimizer.validate()?;
         let checkpoint = &self.checkpoint;
         range(
@@ -540,6 +582,13 @@ impl Recipe {
         }
     }
 
+    fn default_engine(&self) -> EngineChoice {
+        match (self.device, self.train.precision) {
+            (DeviceChoice::Cpu, Precision::F32) => EngineChoice::Cpu,
+            _ => EngineChoice::Tape,
+        }
+    }
+
     /// Applies every rule, now that the data set is known; call [`Recipe::check`] first.
     pub fn resolve(self, num_samples: u64, dataset: String) -> Result<ResolvedRecipe, RecipeError> {
         let train = &self.train;
@@ -567,6 +616,7 @@ impl Recipe {
                 rule,
             });
         }
+        let engine = train.engine.unwrap_or_else(|| self.default_engine());
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(ResolvedRecipe {
             name: self.name,
@@ -580,6 +630,7 @@ impl Recipe {
                 batch: train.batch,
                 micro_batch: train.micro_batch,
                 precision: train.precision,
+                engine,
                 accumulation: train.batch / train.micro_batch,
                 steps_per_epoch,
                 steps,

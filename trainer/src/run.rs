@@ -256,6 +256,9 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
         None => TrainingState::new(init_weights(&recipe.model, recipe.seed)),
     };
     let engine = engine(&recipe, training, &device)?;
+    if let Some(plan) = engine.memory() {
+        println!("memory of the engine: {plan}");
+    }
     let run = Run {
         schedule: recipe.train.schedule(),
         progress: Progress::new(step, recipe.train.steps, recipe.log.every_steps),
@@ -465,8 +468,9 @@ fn same_run(place: &str, saved: &ResolvedRecipe, current: &ResolvedRecipe) -> Re
     let numbers_only = |recipe: &ResolvedRecipe| {
         let mut recipe = recipe.clone();
         recipe.name = String::new();
-        // A run may move between the processor and a GPU.
+        // A run may move between the processor and a GPU, and between engines.
         recipe.device = crate::device::DeviceChoice::default();
+        recipe.train.engine = crate::recipe::EngineChoice::default();
         recipe.decode_threads = 0;
         recipe.prefetch_batches = 0;
         recipe.checkpoint = crate::recipe::CheckpointSection::default();

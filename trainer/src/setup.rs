@@ -4,14 +4,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
-use nepa_model::RopeDraw;
+use nepa_model::{NepaConfig, RopeDraw};
 use nepa_pipeline::{Dataset, DatasetConfig, IoRuntime, LoaderConfig};
 
+use crate::cpu_engine::CpuEngine;
 use crate::device;
 use crate::device_engine::DeviceEngine;
-use crate::engine::{Engine, EngineError, TapeEngine, TrainingState};
-use crate::recipe::{Precision, Recipe, ResolvedRecipe};
+use crate::engine::{Engine, EngineError, TrainingState};
+use crate::optimizer::OptimizerConfig;
+use crate::recipe::{EngineChoice, Precision, Recipe, ResolvedRecipe};
 use crate::run::{Options, RunError};
+use crate::tape_engine::TapeEngine;
 
 /// A run before its first step.
 pub(crate) struct Setup {
@@ -52,25 +55,48 @@ impl Setup {
     }
 }
 
-/// The engine for a device and a precision: the processor's own where it can compute what is asked for.
+/// The engine that the recipe names.
 pub(crate) fn engine(
     recipe: &ResolvedRecipe,
     training: TrainingState,
     device: &Device,
 ) -> Result<Box<dyn Engine>, EngineError> {
-    let (model, optimizer) = (&recipe.model, &recipe.optimizer);
-    let matmul = match recipe.train.precision {
-        Precision::F32 if device.is_cpu() => {
-            return Ok(Box::new(TapeEngine::new(
-                model, optimizer, training, device,
-            )?));
+    let train = &recipe.train;
+    build_engine(
+        train.engine,
+        train.precision,
+        &recipe.model,
+        &recipe.optimizer,
+        training,
+        train.micro_batch,
+        device,
+    )
+}
+
+/// An engine for micro-batches of so many images.
+pub(crate) fn build_engine(
+    choice: EngineChoice,
+    precision: Precision,
+    model: &NepaConfig,
+    optimizer: &OptimizerConfig,
+    training: TrainingState,
+    micro_batch: usize,
+    device: &Device,
+) -> Result<Box<dyn Engine>, EngineError> {
+    let matmul = match (choice, precision) {
+        (EngineChoice::Cpu, _) => {
+            let engine = CpuEngine::new(model, optimizer, training, micro_batch)?;
+            return Ok(Box::new(engine));
         }
-        Precision::F32 => DType::F32,
-        Precision::Bf16 => DType::BF16,
+        (EngineChoice::Tape, Precision::F32) if device.is_cpu() => {
+            let engine = TapeEngine::new(model, optimizer, training, device)?;
+            return Ok(Box::new(engine));
+        }
+        (EngineChoice::Tape, Precision::F32) => DType::F32,
+        (EngineChoice::Tape, Precision::Bf16) => DType::BF16,
     };
-    Ok(Box::new(DeviceEngine::new(
-        model, optimizer, training, device, matmul,
-    )?))
+    let engine = DeviceEngine::new(model, optimizer, training, device, matmul)?;
+    Ok(Box::new(engine))
 }
 
 /// The rotary draws of one step, one a micro-batch.

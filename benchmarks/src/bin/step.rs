@@ -7,8 +7,9 @@ use std::time::Instant;
 use clap::Parser;
 use nepa_benchmarks::{median, peak_memory_mib, process_cpu_s};
 use nepa_model::{RopeDraw, init_weights};
-use nepa_trainer::engine::{Engine, Images, TapeEngine, TrainingState};
+use nepa_trainer::engine::{Engine, Images, TrainingState};
 use nepa_trainer::recipe::Recipe;
+use nepa_trainer::tape_engine::TapeEngine;
 
 /// Steps of a recipe's model alone.
 #[derive(Debug, Parser)]

@@ -192,7 +192,7 @@ impl<T: Clone + Default> Scratches<T> {
 }
 
 /// Bytes of memory by purpose.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemoryPlan {
     /// Purpose and bytes, in the order of first use.
     pub parts: Vec<(&'static str, u64)>,
@@ -201,7 +201,7 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// What the explicit engine will allocate for micro-batches of `batch` images on this machine's threads.
     pub(super) fn new(shape: &Shape, value_bytes: usize) -> Self {
-        let mut plan = Self { parts: Vec::new() };
+        let mut plan = Self::default();
         let mut take = |name, len: usize| plan.add(name, (len * value_bytes) as u64);
         Buffers::new(shape, &mut take);
         for _ in 0..rayon::current_num_threads() {
@@ -215,6 +215,13 @@ impl MemoryPlan {
         match self.parts.iter_mut().find(|(part, _)| *part == name) {
             Some((_, sum)) => *sum += bytes,
             None => self.parts.push((name, bytes)),
+        }
+    }
+
+    /// Adds all parts of another plan.
+    pub fn extend(&mut self, other: &Self) {
+        for (name, bytes) in &other.parts {
+            self.add(name, *bytes);
         }
     }
 

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::golden::{Comparison, Measure, compare, grouped};
+use crate::recipe::EngineChoice;
 
 /// Computes a folder's reference again and compares: sequences, loss, every gradient, and the optimiser's trajectory.
 ///
@@ -14,6 +15,9 @@ use crate::golden::{Comparison, Measure, compare, grouped};
 pub struct Args {
     /// Folder with weights and reference.
     pub folder: PathBuf,
+    /// What computes loss, gradients and trajectory.
+    #[arg(long, default_value = "cpu")]
+    pub engine: EngineChoice,
     /// List every weight, not only the worst of each kind.
     #[arg(long)]
     pub all: bool,
@@ -21,7 +25,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let comparisons = compare(&args.folder)?;
+    let comparisons = compare(&args.folder, args.engine)?;
     println!(
         "{:<34} {:>10} {:>10}",
         "greatest error of", "error", "allowed"
