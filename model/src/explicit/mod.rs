@@ -127,7 +127,9 @@ impl<T: Scalar> ExplicitNepa<T> {
                     .zip(scales)
                     .for_each(|(((dot, gradient), weights), scale)| {
                         vectorized::dot_rows(gradient, weights, columns, std::slice::from_mut(dot));
-                        gradient.iter_mut().for_each(|value| *value *= *scale);
+                        for value in gradient {
+                            *value *= *scale;
+                        }
                     });
                 if let Some(bias) = &linear.bias {
                     let values = gradient[bias.clone()]

@@ -18,7 +18,6 @@ macro_rules! vectorized {
             impl<'a, T: Scalar> pulp::NullaryFnOnce for Body<'a, T> {
                 type Output = ();
                 // Only what is inlined into the caller is compiled for its instruction set.
-                #[expect(clippy::inline_always, reason = "see above")]
                 #[inline(always)]
                 fn call(self) {
                     let Self { $($arg,)* lifetime: _ } = self;
@@ -51,7 +50,7 @@ fn sum<T: Scalar>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
-            sums[lane] = sums[lane] + sums[lane + width];
+            sums[lane] += sums[lane + width];
         }
         width /= 2;
     }
