@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
 # Runs every benchmark once and writes benchmarks/results/DATE-cpu.md.
 # NEPA_TEST_DATA names a folder with imagenet-shaped/*.parquet; without it, scenes of `nepa sample-data` are read.
+# NEPA_TORCH_PYTHON names a Python that has torch and safetensors, and NEPA_GOLDEN the golden folders, to race PyTorch as well.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# candle's threads wait for each other in a busy loop by default, which takes the processor from the decode threads.
-export CANDLE_BARRIER_POOL_SPIN_LIMIT=0
 bin="${CARGO_TARGET_DIR:-target}/release"
 work=$(mktemp -d)
 server=""
@@ -71,13 +70,36 @@ HEAD
 
 ## A training step
 
-Forward, backward and update in f32, median of 10 steps after a first one; `CANDLE_BARRIER_POOL_SPIN_LIMIT=0`.
-
-| recipe | weights | batch / micro-batch | ms by the clock | CPU-ms | peak memory, MiB |
-|---|---|---|---|---|---|
+Forward, backward, clipping, AdamW and average in f32 on the same weights, pixels and rotary factors, no loader. Each contestant is a process of its own; they take
+turns, a step each; median of 7 steps after a first one. "explicit" is the default engine, "tape" `train.engine = "tape"`, "PyTorch" a plain one
+(`benchmarks/versus/nepa_torch.py`: scaled_dot_product_attention, fused AdamW) on as many tokens. Ratios are of each round, over the explicit engine's time. Peak memory
+is the process's VmHWM. The last column is the greatest difference of a loss from the explicit engine's.
 HEAD
-    "$bin/step" trainer/recipes/quickstart.toml
-    "$bin/step" trainer/recipes/imagenette-small.toml --steps 3
+    torch=()
+    if [ -n "${NEPA_TORCH_PYTHON:-}" ]; then
+        torch=(--python "$NEPA_TORCH_PYTHON")
+        printf '\nPyTorch %s. ' "$("$NEPA_TORCH_PYTHON" -c 'import torch; print(torch.__version__)')"
+        if [ -n "${NEPA_GOLDEN:-}" ]; then
+            printf 'It agrees with the golden tensors:\n\n```text\n'
+            for folder in gelu gated large_style; do
+                "$NEPA_TORCH_PYTHON" benchmarks/versus/nepa_torch.py check "$NEPA_GOLDEN/$folder" | sed "s|$NEPA_GOLDEN/||"
+            done
+            echo '```'
+        else
+            echo 'Not compared with the golden tensors: NEPA_GOLDEN is not set.'
+        fi
+    else
+        printf '\nPyTorch was not measured: NEPA_TORCH_PYTHON is not set.\n'
+    fi
+    cat <<'HEAD'
+
+| model | batch / micro-batch | threads | engine | ms by the clock | CPU-ms | ratio by the clock | ratio of CPU time | peak memory, MiB | loss off by |
+|---|---|---|---|---|---|---|---|---|---|
+HEAD
+    for recipe in benchmarks/versus/vit-ti.toml benchmarks/versus/vit-b-two-blocks.toml trainer/recipes/quickstart.toml; do
+        "$bin/step" "$recipe" "${torch[@]}"
+    done
+    "$bin/step" benchmarks/versus/vit-ti.toml --threads 1 "${torch[@]}"
 } >"$work/report.md"
 cp "$work/report.md" "$report"
 cat "$report"

@@ -147,16 +147,19 @@ impl<'a, T: Scalar> MatrixMut<'a, T> {
     }
 }
 
-/// Rows of a weight's gradient that one task computes.
-const ROWS_PER_TASK: usize = 96;
+/// Rows of a weight's gradient that one task computes, at the least and at the most: a product's fixed costs are spread over them.
+const ROWS_PER_TASK: (usize, usize) = (96, 192);
+/// Tasks that there should be.
+const TASKS: usize = 4;
 
 /// A weight's gradient `[out, in]`: `sum += grad^T x` over all rows, on all threads.
 pub(super) fn add_weight_gradient<T: Scalar>(sum: &mut [T], grad: Matrix<'_, T>, x: Matrix<'_, T>) {
     let width = x.columns;
-    sum.par_chunks_mut(ROWS_PER_TASK * width)
+    let rows = (sum.len() / width / TASKS).clamp(ROWS_PER_TASK.0, ROWS_PER_TASK.1);
+    sum.par_chunks_mut(rows * width)
         .enumerate()
         .for_each(|(task, sum)| {
-            let part = grad.columns(task * ROWS_PER_TASK, sum.len() / width);
+            let part = grad.columns(task * rows, sum.len() / width);
             MatrixMut::new(sum, width).add_at_b(part, x);
         });
 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::NepaConfig;
 
 /// Rows (tokens) in one piece of work.
-pub(super) const ROWS_PER_PIECE: usize = 128;
+pub(super) const ROWS_PER_PIECE: usize = 256;
 /// Queries whose scores are computed at a time.
 pub(super) const QUERIES: usize = 64;
 

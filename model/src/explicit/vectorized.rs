@@ -247,9 +247,21 @@ vectorized! {
     /// `out = act(x)`.
     fn activate(x: &'a [T], act: HiddenAct, out: &'a mut [T]) {
         match act {
-            HiddenAct::Gelu => out.iter_mut().zip(x).for_each(|(out, x)| *out = HiddenAct::Gelu.value(*x)),
-            HiddenAct::Silu => out.iter_mut().zip(x).for_each(|(out, x)| *out = HiddenAct::Silu.value(*x)),
-            HiddenAct::Relu => out.iter_mut().zip(x).for_each(|(out, x)| *out = HiddenAct::Relu.value(*x)),
+            HiddenAct::Gelu => {
+                for (out, x) in out.iter_mut().zip(x) {
+                    *out = HiddenAct::Gelu.value(*x);
+                }
+            }
+            HiddenAct::Silu => {
+                for (out, x) in out.iter_mut().zip(x) {
+                    *out = HiddenAct::Silu.value(*x);
+                }
+            }
+            HiddenAct::Relu => {
+                for (out, x) in out.iter_mut().zip(x) {
+                    *out = HiddenAct::Relu.value(*x);
+                }
+            }
         }
     }
 
@@ -280,9 +292,21 @@ vectorized! {
     /// `grad *= act'(x)`.
     fn activate_backward(x: &'a [T], act: HiddenAct, grad: &'a mut [T]) {
         match act {
-            HiddenAct::Gelu => grad.iter_mut().zip(x).for_each(|(grad, x)| *grad *= HiddenAct::Gelu.slope(*x)),
-            HiddenAct::Silu => grad.iter_mut().zip(x).for_each(|(grad, x)| *grad *= HiddenAct::Silu.slope(*x)),
-            HiddenAct::Relu => grad.iter_mut().zip(x).for_each(|(grad, x)| *grad *= HiddenAct::Relu.slope(*x)),
+            HiddenAct::Gelu => {
+                for (grad, x) in grad.iter_mut().zip(x) {
+                    *grad *= HiddenAct::Gelu.slope(*x);
+                }
+            }
+            HiddenAct::Silu => {
+                for (grad, x) in grad.iter_mut().zip(x) {
+                    *grad *= HiddenAct::Silu.slope(*x);
+                }
+            }
+            HiddenAct::Relu => {
+                for (grad, x) in grad.iter_mut().zip(x) {
+                    *grad *= HiddenAct::Relu.slope(*x);
+                }
+            }
         }
     }
 

@@ -22,8 +22,12 @@ struct Activation {
     act: HiddenAct,
 }
 
+#[expect(
+    clippy::inline_always,
+    reason = "a call would keep the caller's loop from being vectorised"
+)]
 impl HiddenAct {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn value<T: Real>(self, x: T) -> T {
         match self {
             Self::Gelu => {
@@ -42,7 +46,7 @@ impl HiddenAct {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn slope<T: Real>(self, x: T) -> T {
         let half = T::from_f64(0.5);
         match self {

@@ -1,0 +1,245 @@
+// LayerNorm over rows of the residual stream: forward, alone or after the addition of a block's output; backward, which also writes what the next products
+// read; and the second stage of every sum over rows. The stream and its gradient are f32, what products read and write is bf16.
+// N rows of D values, D a multiple of 4 and at most 1024. The promises are in `tests/promises/engine_kernels.rs`.
+//
+// Launch geometry: `layer_norm_forward`, `residual_norm_forward` 256 threads, ceil(N / 8) blocks; `layer_norm_backward` 256 threads, one block for each
+// piece of `rows_per_piece` rows; `column_sums` 256 threads, a grid of (ceil(columns / 256), pieces); `add_partials` (32, 32) threads,
+// ceil(sums / 32) blocks. No dynamic shared memory.
+#include "rows.cuh"
+
+// Mirrored in Rust, as all structs of arguments: pointers first, then numbers, no padding but at the end.
+struct NormForward {
+    // [N, D]: the stream, and (`residual_norm_forward` only) what the block adds to it.
+    const float *x;
+    const __nv_bfloat16 *y;
+    // [D]: LayerScale; null is 1.
+    const float *scale;
+    // [N, D]: x + scale * y. May be x itself.
+    float *x_out;
+    // [D]. Without a weight there is no norm: only `x_out` is written.
+    const float *weight;
+    const float *bias;
+    // [N, D], and [N] each.
+    __nv_bfloat16 *h;
+    float *mean;
+    float *rstd;
+    uint32_t rows;
+    uint32_t width;
+    float eps;
+};
+
+struct NormBackward {
+    // [N, D]: the gradient of the norm's output, the norm's input, and [N] each its statistics.
+    const __nv_bfloat16 *dh;
+    const float *x;
+    const float *mean;
+    const float *rstd;
+    // [D].
+    const float *weight;
+    // [D]: the LayerScale of the block whose output the stream got before the norm; null is 1.
+    const float *scale;
+    // [N, D]: the gradient of the stream, to which the norm's is added.
+    float *dx;
+    // [N, D]: that sum, and scale times that sum, for the products of the block before; null is not written.
+    __nv_bfloat16 *dx_bf16;
+    __nv_bfloat16 *scaled_dx;
+    // [pieces, 3, D]: gradients of weight and bias, and column sums of the new dx.
+    float *partials;
+    uint32_t rows;
+    uint32_t width;
+    uint32_t rows_per_piece;
+};
+
+struct ColumnSums {
+    // [rows, columns].
+    const __nv_bfloat16 *values;
+    // [pieces, columns].
+    float *partials;
+    uint32_t rows;
+    // A multiple of 8.
+    uint32_t columns;
+    uint32_t rows_per_piece;
+};
+
+// One sum over pieces goes to four places at most: out[j / width][j % width] += the sum over pieces of partials[piece * stride + j], j < outputs * width.
+constexpr int MAX_OUTPUTS = 4;
+struct AddPartials {
+    const float *partials;
+    // Null is left out.
+    float *out[MAX_OUTPUTS];
+    uint64_t stride;
+    uint32_t pieces;
+    uint32_t width;
+    uint32_t outputs;
+};
+
+namespace {
+
+template <bool RESIDUAL> __device__ __forceinline__ void norm_forward(const NormForward &args) {
+    const uint32_t row = blockIdx.x * ROW_WARPS + warp_number(), width = args.width;
+    if (row >= args.rows) {
+        return;
+    }
+    const size_t start = static_cast<size_t>(row) * width;
+    Row x;
+    load_row(x, args.x + start, width);
+    if (RESIDUAL) {
+        for_vectors(width, [&](int i, uint32_t column) {
+            Four y, scale = {{1.0f, 1.0f, 1.0f, 1.0f}};
+            load(y, args.y + start + column);
+            if (args.scale != nullptr) {
+                load(scale, args.scale + column);
+            }
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                x.vector[i].at[j] += scale.at[j] * y.at[j];
+            }
+            store(args.x_out + start + column, x.vector[i]);
+        });
+        if (args.weight == nullptr) {
+            return;
+        }
+    }
+    const Statistics of_row = statistics(x, width, args.eps);
+    for_vectors(width, [&](int i, uint32_t column) {
+        Four weight, bias, h;
+        load(weight, args.weight + column);
+        load(bias, args.bias + column);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            h.at[j] = (x.vector[i].at[j] - of_row.mean) * of_row.rstd * weight.at[j] + bias.at[j];
+        }
+        store(args.h + start + column, h);
+    });
+    if (lane_number() == 0) {
+        args.mean[row] = of_row.mean;
+        args.rstd[row] = of_row.rstd;
+    }
+}
+
+// Columns of a block of `column_sums`, eight a lane.
+constexpr uint32_t SUM_COLUMNS = 8 * WARP;
+// Pieces that `add_partials` adds at once.
+constexpr uint32_t LINES = 32;
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(ROW_THREADS) layer_norm_forward(const __grid_constant__ NormForward args) { norm_forward<false>(args); }
+
+extern "C" __global__ void __launch_bounds__(ROW_THREADS) residual_norm_forward(const __grid_constant__ NormForward args) { norm_forward<true>(args); }
+
+extern "C" __global__ void __launch_bounds__(ROW_THREADS) layer_norm_backward(const __grid_constant__ NormBackward args) {
+    const uint32_t width = args.width, first = blockIdx.x * args.rows_per_piece, end = min(first + args.rows_per_piece, args.rows);
+    Row d_weight, d_bias, sums;
+    clear(d_weight);
+    clear(d_bias);
+    clear(sums);
+    for (uint32_t row = first + warp_number(); row < end; row += ROW_WARPS) {
+        const size_t start = static_cast<size_t>(row) * width;
+        const float mean = args.mean[row], rstd = args.rstd[row];
+        // The input, normalised, and the gradient by it.
+        Row normed, grad;
+        load_row(normed, args.x + start, width);
+        load_row(grad, args.dh + start, width);
+        for_vectors(width, [&](int i, uint32_t column) {
+            Four weight;
+            load(weight, args.weight + column);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                float &n = normed.vector[i].at[j], &g = grad.vector[i].at[j];
+                n = (n - mean) * rstd;
+                d_weight.vector[i].at[j] += g * n;
+                d_bias.vector[i].at[j] += g;
+                g *= weight.at[j];
+            }
+        });
+        const float mean_g = row_sum(width, [&](int i, int j, uint32_t) { return grad.vector[i].at[j]; }) / width;
+        const float mean_gn = row_sum(width, [&](int i, int j, uint32_t) { return grad.vector[i].at[j] * normed.vector[i].at[j]; }) / width;
+        for_vectors(width, [&](int i, uint32_t column) {
+            Four dx;
+            load(dx, args.dx + start + column);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                dx.at[j] += rstd * (grad.vector[i].at[j] - mean_g - normed.vector[i].at[j] * mean_gn);
+                sums.vector[i].at[j] += dx.at[j];
+            }
+            store(args.dx + start + column, dx);
+            if (args.dx_bf16 != nullptr) {
+                store(args.dx_bf16 + start + column, dx);
+            }
+            if (args.scaled_dx != nullptr) {
+                Four scale = {{1.0f, 1.0f, 1.0f, 1.0f}};
+                if (args.scale != nullptr) {
+                    load(scale, args.scale + column);
+                }
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    dx.at[j] *= scale.at[j];
+                }
+                store(args.scaled_dx + start + column, dx);
+            }
+        });
+    }
+    float *const partials = args.partials + static_cast<size_t>(blockIdx.x) * 3 * width;
+    write_partial_row(d_weight, width, partials);
+    write_partial_row(d_bias, width, partials + width);
+    write_partial_row(sums, width, partials + 2 * width);
+}
+
+extern "C" __global__ void __launch_bounds__(ROW_THREADS) column_sums(const __grid_constant__ ColumnSums args) {
+    __shared__ float of_warp[ROW_WARPS][SUM_COLUMNS];
+    const uint32_t first = blockIdx.y * args.rows_per_piece, end = min(first + args.rows_per_piece, args.rows);
+    const uint32_t column = blockIdx.x * SUM_COLUMNS + 8 * lane_number();
+    Eight sums = {};
+    if (column < args.columns) {
+        for (uint32_t row = first + warp_number(); row < end; row += ROW_WARPS) {
+            Eight values;
+            load(values, args.values + static_cast<size_t>(row) * args.columns + column);
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+                sums.at[j] += values.at[j];
+            }
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+        of_warp[warp_number()][8 * lane_number() + j] = sums.at[j];
+    }
+    __syncthreads();
+    const uint32_t own = blockIdx.x * SUM_COLUMNS + threadIdx.x;
+    if (own < args.columns) {
+        float sum = 0.0f;
+        for (uint32_t warp = 0; warp < ROW_WARPS; ++warp) {
+            sum += of_warp[warp][threadIdx.x];
+        }
+        args.partials[static_cast<size_t>(blockIdx.y) * args.columns + own] = sum;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(WARP *LINES) add_partials(const __grid_constant__ AddPartials args) {
+    __shared__ float of_line[LINES][WARP];
+    const uint32_t number = blockIdx.x * WARP + threadIdx.x;
+    const bool exists = number < args.outputs * args.width;
+    float sum = 0.0f;
+    if (exists) {
+#pragma unroll 4
+        for (uint32_t piece = threadIdx.y; piece < args.pieces; piece += LINES) {
+            sum += args.partials[piece * args.stride + number];
+        }
+    }
+    of_line[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y != 0 || !exists) {
+        return;
+    }
+    sum = 0.0f;
+    for (uint32_t line = 0; line < LINES; ++line) {
+        sum += of_line[line][threadIdx.x];
+    }
+    const uint32_t output = number / args.width;
+    // Not an index: that would move the arguments to local memory.
+    float *const out = output == 0 ? args.out[0] : output == 1 ? args.out[1] : output == 2 ? args.out[2] : args.out[3];
+    if (out != nullptr) {
+        out[number % args.width] += sum;
+    }
+}
