@@ -15,9 +15,10 @@ if ! nvcc=$(command -v "$nvcc"); then
     exit 1
 fi
 
-mapfile -t kernels < <(find pipeline/src/cuda/kernels -name '*.cu' | sort)
+folders=(pipeline/src/cuda/kernels model/src/cuda/kernels)
+mapfile -t kernels < <(find "${folders[@]}" -name '*.cu' | sort)
 if [ "${#kernels[@]}" -eq 0 ]; then
-    echo "error: there is no kernel in pipeline/src/cuda/kernels." >&2
+    echo "error: there is no kernel in ${folders[*]}." >&2
     exit 1
 fi
 

@@ -1,6 +1,7 @@
 //! The promises of the project, a module each, in one test binary.
 mod bad_data;
 mod device;
+mod engine_kernels;
 mod example;
 mod golden;
 mod inspect;

@@ -2,8 +2,10 @@
 // kernels use is here. It is no model of a GPU's speed, and not of its races: the threads of a block run one at a time.
 //
 // Every CUDA thread of a block is a fiber, and a block's fibers form a ring. One runs until it reaches a barrier or returns; then the next one runs up to
-// the same barrier, and so on. A fiber that does something else than the first one did in that round is a kernel's bug: the program says so and aborts.
-// Blocks run one after another. Forgotten barriers show as wrong results when the ring also runs backwards (`ThreadOrder`).
+// the same barrier, and so on. What only a warp must reach together (shuffles, `__syncwarp`, the products of mma.h) is a barrier of a smaller ring, its 32
+// threads: a warp runs from one barrier of the block to the next before the following warp does. A fiber that does something else than the first one did in
+// that round is a kernel's bug: the program says so and aborts. Blocks run one after another. Forgotten barriers show as wrong results when the rings also
+// run backwards (`ThreadOrder`).
 #pragma once
 
 #include <ucontext.h>
@@ -15,6 +17,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #define CUDA_CPU_SHIM 1
@@ -22,6 +25,7 @@
 #define __global__
 #define __device__
 #define __host__
+#define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __grid_constant__
 // Blocks of one launch follow each other, so one copy per host thread is enough.
@@ -42,6 +46,18 @@ enum class ThreadOrder { forward, backward };
 // What a fiber stops at: a line of the source that holds a barrier, or its end.
 constexpr int RETURNED = -1;
 
+// Who must reach a barrier together.
+enum class Scope { warp, block };
+
+struct Stop {
+    int line;
+    Scope scope;
+};
+
+constexpr unsigned WARP_SIZE = 32;
+// The most that a thread shows to its warp at once.
+constexpr size_t EXCHANGED_BYTES = 32;
+
 constexpr size_t STACK_BYTES = 64 << 10;
 constexpr size_t GUARD_BYTES = 64;
 constexpr unsigned char GUARD = 0xa5;
@@ -55,6 +71,10 @@ inline bool untouched(const unsigned char *guard) {
 struct Fiber {
     ucontext_t context;
     dim3 index;
+    // Its number in the block, and how often it has shown something to its warp.
+    unsigned linear = 0, num_exchanges = 0;
+    // By turns, so that a thread can show the next value while others still read this one.
+    unsigned char exchanged[2][EXCHANGED_BYTES];
     std::unique_ptr<unsigned char[]> stack;
 };
 
@@ -68,6 +88,11 @@ class Launch {
         for (unsigned i = 0; i < fibers.size(); ++i) {
             const unsigned linear = order == ThreadOrder::forward ? i : static_cast<unsigned>(fibers.size()) - 1 - i;
             fibers[i].index = dim3(linear % block.x, linear / block.x % block.y, linear / block.x / block.y);
+            fibers[i].linear = linear;
+            if (i == 0 || linear / WARP_SIZE != fibers[i - 1].linear / WARP_SIZE) {
+                warps.push_back({i, i});
+            }
+            warps.back().end = i + 1;
         }
     }
 
@@ -93,7 +118,7 @@ class Launch {
         blockDim = block;
         blockIdx = dim3(0, 0, 0);
         start_block();
-        position = 0;
+        position = warp = 0;
         threadIdx = fibers[0].index;
         swapcontext(&host, &fibers[0].context);
         for (const Fiber &fiber : fibers) {
@@ -105,18 +130,30 @@ class Launch {
     }
 
     // A fiber has come to a barrier (or its end) and lets the others come there, too; returns when all have.
-    void stop_at(int line) {
-        if (position == 0) {
-            round_stops_at = line;
-        } else if (line != round_stops_at) {
-            fail("thread (%u, %u, %u) of block (%u, %u, %u) %s, but thread (%u, %u, %u) %s: not all threads reach the barrier", threadIdx.x, threadIdx.y,
-                 threadIdx.z, blockIdx.x, blockIdx.y, blockIdx.z, describe(line, 0), fibers[0].index.x, fibers[0].index.y, fibers[0].index.z,
-                 describe(round_stops_at, 1));
-        }
+    void stop_at(int line, Scope scope) {
         Fiber &self = fibers[position];
-        position = (position + 1) % fibers.size();
-        if (position == 0 && line == RETURNED && !next_block()) {
-            swapcontext(&self.context, &host);
+        const Warp own = warps[warp];
+        const Stop stop{line, scope};
+        if (position == own.first) {
+            warp_stop = stop;
+            if (position == 0 && scope == Scope::block) {
+                block_stop = stop;
+            }
+            if (scope == Scope::block) {
+                check(stop, block_stop, fibers[0]);
+            }
+        }
+        check(stop, warp_stop, fibers[own.first]);
+
+        if (++position == own.end) {
+            position = own.first;
+            if (scope == Scope::block) {
+                warp = (warp + 1) % warps.size();
+                position = warps[warp].first;
+                if (warp == 0 && line == RETURNED && !next_block()) {
+                    swapcontext(&self.context, &host);
+                }
+            }
         }
         Fiber &next = fibers[position];
         threadIdx = next.index;
@@ -124,6 +161,28 @@ class Launch {
             swapcontext(&self.context, &next.context);
         }
     }
+
+    // Shows a value to the warp; returns when all its threads have. `shown` sees the values until the next exchange.
+    template <typename Value> void show(int line, const Value &value) {
+        static_assert(sizeof(Value) <= EXCHANGED_BYTES && std::is_trivially_copyable<Value>::value, "a few plain bytes");
+        Fiber &self = fibers[position];
+        std::memcpy(self.exchanged[++self.num_exchanges % 2], &value, sizeof value);
+        stop_at(line, Scope::warp);
+    }
+
+    template <typename Value> Value shown(unsigned lane) const {
+        const Warp own = warps[warp];
+        if (own.end - own.first != WARP_SIZE || lane >= WARP_SIZE) {
+            fail("lane %u is asked for in a warp of %u threads", lane, static_cast<unsigned>(own.end - own.first));
+        }
+        const bool ascends = fibers[own.first].linear < fibers[own.end - 1].linear;
+        const Fiber &other = fibers[ascends ? own.first + lane : own.end - 1 - lane];
+        Value value;
+        std::memcpy(&value, other.exchanged[fibers[position].num_exchanges % 2], sizeof value);
+        return value;
+    }
+
+    unsigned lane() const { return fibers[position].linear % WARP_SIZE; }
 
     void *dynamic_shared() { return shared.data(); }
 
@@ -133,7 +192,7 @@ class Launch {
     static void run_fiber() {
         for (;;) {
             current->call_body(current->body);
-            current->stop_at(RETURNED);
+            current->stop_at(RETURNED, Scope::block);
         }
     }
 
@@ -160,12 +219,21 @@ class Launch {
         return true;
     }
 
-    static const char *describe(int line, int buffer) {
+    // Whether the running thread stops where the other one did.
+    void check(Stop stop, Stop expected, const Fiber &other) {
+        if (stop.line != expected.line || stop.scope != expected.scope) {
+            fail("thread (%u, %u, %u) of block (%u, %u, %u) %s, but thread (%u, %u, %u) %s: not all threads reach the barrier", threadIdx.x, threadIdx.y,
+                 threadIdx.z, blockIdx.x, blockIdx.y, blockIdx.z, describe(stop, 0), other.index.x, other.index.y, other.index.z, describe(expected, 1));
+        }
+    }
+
+    static const char *describe(Stop stop, int buffer) {
         static thread_local char text[2][64];
-        if (line == RETURNED) {
+        if (stop.line == RETURNED) {
             return "returned";
         }
-        std::snprintf(text[buffer], sizeof text[buffer], "waits at the barrier in line %d", line);
+        std::snprintf(text[buffer], sizeof text[buffer], stop.scope == Scope::warp ? "waits for its warp in line %d" : "waits at the barrier in line %d",
+                      stop.line);
         return text[buffer];
     }
 
@@ -183,8 +251,15 @@ class Launch {
     ucontext_t host;
     void *body = nullptr;
     void (*call_body)(void *) = nullptr;
-    size_t position = 0;
-    int round_stops_at = RETURNED;
+    // Consecutive fibers: the first, and the one behind the last.
+    struct Warp {
+        size_t first, end;
+    };
+    std::vector<Warp> warps;
+    // Of the fiber that runs, and of its warp.
+    size_t position = 0, warp = 0;
+    // Where the first fiber of this round stopped, of the warp and of the block.
+    Stop warp_stop{RETURNED, Scope::block}, block_stop{RETURNED, Scope::block};
 };
 
 // What kernel<<<grid, block, shared_bytes>>>(arguments) does, and a wait for its end; `body` calls the kernel with its arguments.
@@ -194,11 +269,44 @@ template <typename Body> void launch(dim3 grid, dim3 block, size_t shared_bytes,
 
 }  // namespace cuda_cpu_shim
 
-#define __syncthreads() ::cuda_cpu_shim::Launch::current->stop_at(__LINE__)
+#define __syncthreads() ::cuda_cpu_shim::Launch::current->stop_at(__LINE__, ::cuda_cpu_shim::Scope::block)
+#define __syncwarp() ::cuda_cpu_shim::Launch::current->stop_at(__LINE__, ::cuda_cpu_shim::Scope::warp)
+
+// Of all 32 lanes, as our kernels call it: the value of the lane whose number differs in those bits.
+template <typename Value> Value shuffle_xor(int line, unsigned lanes, Value value, unsigned bits) {
+    cuda_cpu_shim::Launch &launch = *cuda_cpu_shim::Launch::current;
+    if (lanes != 0xffffffffu) {
+        std::fprintf(stderr, "cuda_cpu_shim: a shuffle of some lanes, in line %d\n", line);
+        std::abort();
+    }
+    launch.show(line, value);
+    return launch.shown<Value>(launch.lane() ^ bits);
+}
+#define __shfl_xor_sync(lanes, value, bits) shuffle_xor(__LINE__, lanes, value, bits)
 
 // Dynamic shared memory. `extern __shared__` has no meaning to a C++ compiler, so a kernel that uses it declares it through a macro of this name, which
 // means `extern __shared__ type name[]` to nvcc.
 #define DYNAMIC_SHARED_MEMORY(type, name) type *const name = static_cast<type *>(::cuda_cpu_shim::Launch::current->dynamic_shared())
+
+// Vectors of 8 and 16 bytes. They may lie over other types, and build.rs asks for code that ends the program where one is not aligned, as a GPU does.
+struct __attribute__((may_alias, aligned(8))) float2 {
+    float x, y;
+};
+struct __attribute__((may_alias, aligned(16))) float4 {
+    float x, y, z, w;
+};
+struct __attribute__((may_alias, aligned(8))) uint2 {
+    unsigned x, y;
+};
+struct __attribute__((may_alias, aligned(16))) uint4 {
+    unsigned x, y, z, w;
+};
+
+inline float __uint_as_float(unsigned bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
 
 // bfloat16: the upper half of a float.
 struct __nv_bfloat16 {
@@ -221,6 +329,12 @@ inline float __bfloat162float(__nv_bfloat16 value) {
     std::memcpy(&result, &bits, sizeof result);
     return result;
 }
+
+struct __nv_bfloat162 {
+    __nv_bfloat16 x, y;
+};
+
+inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {__float2bfloat16(x), __float2bfloat16(y)}; }
 
 // CUDA's functions are those of <cmath> in the global namespace, and these two.
 using std::max;

@@ -27,6 +27,7 @@ struct NormForward {
     uint32_t width;
     float eps;
 };
+static_assert(sizeof(NormForward) == 88, "the mirror in Rust expects this size");
 
 struct NormBackward {
     // [N, D]: the gradient of the norm's output, the norm's input, and [N] each its statistics.
@@ -49,6 +50,7 @@ struct NormBackward {
     uint32_t width;
     uint32_t rows_per_piece;
 };
+static_assert(sizeof(NormBackward) == 96, "the mirror in Rust expects this size");
 
 struct ColumnSums {
     // [rows, columns].
@@ -60,6 +62,7 @@ struct ColumnSums {
     uint32_t columns;
     uint32_t rows_per_piece;
 };
+static_assert(sizeof(ColumnSums) == 32, "the mirror in Rust expects this size");
 
 // One sum over pieces goes to four places at most: out[j / width][j % width] += the sum over pieces of partials[piece * stride + j], j < outputs * width.
 constexpr int MAX_OUTPUTS = 4;
@@ -72,6 +75,7 @@ struct AddPartials {
     uint32_t width;
     uint32_t outputs;
 };
+static_assert(sizeof(AddPartials) == 64, "the mirror in Rust expects this size");
 
 namespace {
 

@@ -68,7 +68,7 @@ __device__ __forceinline__ Statistics statistics(const Row &row, uint32_t width,
 
 // Adds one quantity over the warps of the block, in order, and writes D sums. All threads call it.
 __device__ __forceinline__ void write_partial_row(const Row &sums, uint32_t width, float *partial) {
-    __shared__ float of_warp[ROW_WARPS][MAX_WIDTH];
+    alignas(16) __shared__ float of_warp[ROW_WARPS][MAX_WIDTH];
     // The quantity before this one has been read.
     __syncthreads();
     for_vectors(width, [&](int i, uint32_t column) { store(&of_warp[warp_number()][column], sums.vector[i]); });

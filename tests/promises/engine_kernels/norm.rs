@@ -1,0 +1,260 @@
+//! LayerNorm, the addition before it, and sums over rows.
+use nepa_tests::engine_kernels::norm::{
+    Affine, NormInput, add_partials, column_sums, layer_norm_backward, layer_norm_forward,
+    residual_norm_forward,
+};
+use nepa_tests::engine_kernels::twins;
+
+use super::{BF16, F32, Random, Wide, assert_close, assert_gradient, assert_sums, dot, launched};
+
+const EPS: f32 = 1e-12;
+/// Rows and width: one row, fewer and more rows than a block takes, widths that no warp divides, the published widths.
+const SHAPES: [(usize, usize); 7] = [
+    (1, 4),
+    (7, 12),
+    (8, 132),
+    (19, 260),
+    (9, 384),
+    (10, 768),
+    (3, 1024),
+];
+
+#[test]
+fn layer_norm_agrees_with_its_twin() {
+    let mut random = Random(1);
+    for (rows, width) in SHAPES {
+        // Far from zero for its spread: one pass over squares would lose the variance.
+        for (mean, deviation) in [(0.0, 1.0), (30.0, 0.1)] {
+            let x = random.f32s(rows * width, mean, deviation);
+            let weight = random.f32s(width, 1.0, 0.3);
+            let bias = random.f32s(width, 0.0, 0.3);
+            let affine = Affine {
+                weight: &weight,
+                bias: &bias,
+            };
+            let got = launched(|launch| layer_norm_forward(launch, &x, affine, EPS));
+            // What the mean in f32 is off by, in deviations.
+            let offset = F32 * (1.0 + mean / deviation);
+            let (mut h, mut means, mut rstds) = (Vec::new(), Vec::new(), Vec::new());
+            for row in x.wide().chunks_exact(width) {
+                h.extend(twins::layer_norm(
+                    row,
+                    &weight.wide(),
+                    &bias.wide(),
+                    f64::from(EPS),
+                ));
+                let (mean, rstd) = twins::statistics(row, f64::from(EPS));
+                means.push(mean);
+                rstds.push(rstd);
+            }
+            assert_close("h", &got.h[..], &h, BF16, 8.0 * offset);
+            assert_close("mean", &got.mean[..], &means, F32, F32 * deviation);
+            assert_close("rstd", &got.rstd[..], &rstds, 4.0 * F32 + offset, 0.0);
+        }
+    }
+}
+
+#[test]
+fn what_a_block_adds_is_scaled_added_and_normed() {
+    let mut random = Random(2);
+    for (number, (rows, width)) in SHAPES.into_iter().enumerate() {
+        let x = random.f32s(rows * width, 0.0, 1.0);
+        let y = random.bf16s(rows * width, 2.0);
+        let scale = random.f32s(width, 0.5, 0.2);
+        let weight = random.f32s(width, 1.0, 0.3);
+        let bias = random.f32s(width, 0.0, 0.3);
+        let affine = Affine {
+            weight: &weight,
+            bias: &bias,
+        };
+        let scale = (number != 2).then_some(&scale[..]);
+        let run = |affine, in_place| {
+            launched(|launch| {
+                residual_norm_forward(launch, &x, &y, scale, affine, width, EPS, in_place)
+            })
+        };
+        let (stream, normed) = run(Some(affine), false);
+        assert!(run(Some(affine), true) == (stream.clone(), normed));
+        assert!(run(None, number % 2 == 0) == (stream.clone(), None));
+
+        let (x, y) = (x.wide(), y.wide());
+        let expected: Vec<f64> = (0..x.len())
+            .map(|i| x[i] + y[i] * scale.map_or(1.0, |scale| f64::from(scale[i % width])))
+            .collect();
+        assert_close("stream", &stream[..], &expected, F32, F32);
+        // The norm is exactly that of the new stream.
+        let (_, normed) = run(Some(affine), false);
+        let alone = launched(|launch| layer_norm_forward(launch, &stream, affine, EPS));
+        assert_eq!(normed, Some(alone));
+    }
+}
+
+#[test]
+fn an_addition_of_the_size_of_a_new_layer_scale_is_not_lost() {
+    let x = Random(3).f32s(768, 0.0, 1.0);
+    let y = Random(4).bf16s(768, 1.0);
+    let scale = vec![1e-5; 768];
+    let (stream, _) = launched(|launch| {
+        residual_norm_forward(launch, &x, &y, Some(&scale), None, 768, EPS, false)
+    });
+    let changed = (0..768)
+        .filter(|&i| stream[i].to_bits() != x[i].to_bits())
+        .count();
+    assert!(changed > 760, "{changed} of 768 values changed");
+}
+
+#[test]
+fn the_backward_twin_of_layer_norm_is_its_gradient() {
+    let mut random = Random(5);
+    let width = 12;
+    let x = random.f32s(width, 0.5, 1.0).wide();
+    let weight = random.f32s(width, 1.0, 0.3).wide();
+    let bias = random.f32s(width, 0.0, 0.3).wide();
+    let grad = random.f32s(width, 0.0, 1.0).wide();
+    let eps = 1e-12;
+    let (dx, d_weight, d_bias) = twins::layer_norm_backward(&x, &weight, eps, &grad);
+    assert_gradient("dx", &x, &dx, |x| {
+        dot(&grad, &twins::layer_norm(x, &weight, &bias, eps))
+    });
+    assert_gradient("weight", &weight, &d_weight, |weight| {
+        dot(&grad, &twins::layer_norm(&x, weight, &bias, eps))
+    });
+    assert_gradient("bias", &bias, &d_bias, |bias| {
+        dot(&grad, &twins::layer_norm(&x, &weight, bias, eps))
+    });
+}
+
+#[test]
+fn layer_norm_backward_agrees_with_its_twin() {
+    let mut random = Random(6);
+    for (number, (rows, width)) in SHAPES.into_iter().enumerate() {
+        let x = random.f32s(rows * width, 0.3, 1.0);
+        let weight = random.f32s(width, 1.0, 0.3);
+        let bias = vec![0.0; width];
+        let dh = random.bf16s(rows * width, 1.0);
+        let before = random.f32s(rows * width, 0.0, 1.0);
+        let scale = random.f32s(width, 0.5, 0.2);
+        let affine = Affine {
+            weight: &weight,
+            bias: &bias,
+        };
+        let statistics = launched(|launch| layer_norm_forward(launch, &x, affine, EPS));
+        let input = NormInput {
+            x: &x,
+            mean: &statistics.mean,
+            rstd: &statistics.rstd,
+            weight: &weight,
+        };
+        let rows_per_piece = [64, 3, 5, 16, 8, 7, 1][number];
+        let scale = (number != 3).then_some(&scale[..]);
+        let got = launched(|launch| {
+            layer_norm_backward(launch, &dh, input, &before, scale, true, rows_per_piece)
+        });
+        let without =
+            launched(|launch| layer_norm_backward(launch, &dh, input, &before, scale, false, 64));
+        assert_eq!(got.dx, without.dx);
+        assert!(without.dx_bf16.is_empty() && without.scaled_dx.is_empty());
+
+        let (mut dx, mut d_weight, mut d_bias) = (Vec::new(), Vec::new(), Vec::new());
+        let (wide_x, wide_dh) = (x.wide(), dh.wide());
+        for (row, grad) in wide_x.chunks_exact(width).zip(wide_dh.chunks_exact(width)) {
+            let (row_dx, row_d_weight, row_d_bias) =
+                twins::layer_norm_backward(row, &weight.wide(), f64::from(EPS), grad);
+            dx.extend(row_dx);
+            d_weight.extend(row_d_weight);
+            d_bias.extend(row_d_bias);
+        }
+        // Rows of four values may have a small deviation, by which all is divided.
+        let most = dx.iter().fold(4.0, |most: f64, dx| most.max(dx.abs()));
+        let dx: Vec<f64> = dx.iter().zip(before.wide()).map(|(a, b)| a + b).collect();
+        assert_close("dx", &got.dx[..], &dx, F32, 4.0 * F32 * most);
+        let exact = got.dx.wide();
+        assert_close("dx_bf16", &got.dx_bf16[..], &exact, BF16, 0.0);
+        let scaled: Vec<f64> = (0..dx.len())
+            .map(|i| exact[i] * scale.map_or(1.0, |scale| f64::from(scale[i % width])))
+            .collect();
+        assert_close("scaled_dx", &got.scaled_dx[..], &scaled, BF16 + F32, 0.0);
+
+        // Each piece, and then all of them together.
+        let pieces = got.partials.len() / (3 * width);
+        let mut sums = vec![0.5; 3 * width];
+        for (quantity, terms) in [&d_weight, &d_bias, &exact].into_iter().enumerate() {
+            for piece in 0..pieces {
+                let part = &got.partials[(piece * 3 + quantity) * width..][..width];
+                let rows = piece * rows_per_piece..((piece + 1) * rows_per_piece).min(rows);
+                let terms = &terms[rows.start * width..rows.end * width];
+                assert_sums(
+                    "partial",
+                    part,
+                    &twins::column_sums(terms, width),
+                    8.0 * F32,
+                );
+            }
+        }
+        let outputs: Vec<Option<&[f32]>> = sums.chunks_exact(width).map(Some).collect();
+        let total =
+            launched(|launch| add_partials(launch, &got.partials, 3 * width, pieces, &outputs));
+        sums = total.into_iter().flatten().flatten().collect();
+        for (quantity, terms) in [&d_weight, &d_bias, &exact].into_iter().enumerate() {
+            let mut expected = twins::column_sums(terms, width);
+            for sum in &mut expected {
+                sum.add(0.5);
+            }
+            let got = &sums[quantity * width..][..width];
+            assert_sums("sum", got, &expected, 8.0 * F32);
+        }
+    }
+}
+
+#[test]
+fn column_sums_agree_with_their_twin() {
+    let mut random = Random(7);
+    for (rows, columns, rows_per_piece) in [(1, 8, 64), (130, 24, 64), (33, 264, 5), (70, 3072, 64)]
+    {
+        let values = random.bf16s(rows * columns, 1.0);
+        let got = launched(|launch| column_sums(launch, &values, columns, rows_per_piece));
+        for (part, rows) in got
+            .chunks_exact(columns)
+            .zip(values.chunks(rows_per_piece * columns))
+        {
+            assert_sums(
+                "part",
+                part,
+                &twins::column_sums(&rows.wide(), columns),
+                0.0,
+            );
+        }
+    }
+}
+
+#[test]
+fn partial_sums_are_added_to_the_outputs_that_are_wanted() {
+    let mut random = Random(8);
+    for (pieces, width, outputs, gap) in
+        [(1, 1, 1, 0), (100, 20, 4, 3), (33, 96, 3, 0), (7, 40, 2, 9)]
+    {
+        let stride = outputs * width + gap;
+        let partials = random.f32s(pieces * stride, 0.0, 1.0);
+        let before = random.f32s(width, 0.0, 1.0);
+        // One is left out, if there are several.
+        let out: Vec<Option<&[f32]>> = (0..outputs)
+            .map(|output| (output != 1).then_some(&before[..]))
+            .collect();
+        let got = launched(|launch| add_partials(launch, &partials, stride, pieces, &out));
+        assert_eq!(got.len(), outputs);
+        for (output, got) in got.into_iter().enumerate() {
+            let Some(got) = got else {
+                assert_eq!(output, 1);
+                continue;
+            };
+            let mut expected = twins::column_sums(&before.wide(), width);
+            for piece in 0..pieces {
+                let part = &partials[piece * stride + output * width..][..width];
+                for (sum, part) in expected.iter_mut().zip(part) {
+                    sum.add(f64::from(*part));
+                }
+            }
+            assert_sums("output", &got, &expected, 0.0);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+// The kernels of the training step (`model/src/cuda/kernels`), compiled for the CPU, and C functions that launch them with the geometry that their files
+// ask for. Built by build.rs, called by `engine_kernels.rs`.
+#include "cuda_cpu_shim.h"
+
+#include "../../../model/src/cuda/kernels/norm.cu"
+
+namespace {
+
+using cuda_cpu_shim::launch;
+using cuda_cpu_shim::ThreadOrder;
+
+ThreadOrder thread_order(bool backward) { return backward ? ThreadOrder::backward : ThreadOrder::forward; }
+
+uint32_t divide_up(uint64_t value, uint64_t by) { return static_cast<uint32_t>((value + by - 1) / by); }
+
+}  // namespace
+
+extern "C" {
+
+void engine_shim_norm_forward(bool residual, const NormForward *args, bool backward) {
+    launch(dim3(divide_up(args->rows, ROW_WARPS)), dim3(ROW_THREADS), 0, thread_order(backward),
+           [=] { (residual ? residual_norm_forward : layer_norm_forward)(*args); });
+}
+
+void engine_shim_norm_backward(const NormBackward *args, bool backward) {
+    launch(dim3(divide_up(args->rows, args->rows_per_piece)), dim3(ROW_THREADS), 0, thread_order(backward), [=] { layer_norm_backward(*args); });
+}
+
+void engine_shim_column_sums(const ColumnSums *args, bool backward) {
+    launch(dim3(divide_up(args->columns, SUM_COLUMNS), divide_up(args->rows, args->rows_per_piece)), dim3(ROW_THREADS), 0, thread_order(backward),
+           [=] { column_sums(*args); });
+}
+
+void engine_shim_add_partials(const AddPartials *args, bool backward) {
+    launch(dim3(divide_up(static_cast<uint64_t>(args->outputs) * args->width, WARP)), dim3(WARP, LINES), 0, thread_order(backward),
+           [=] { add_partials(*args); });
+}
+
+}  // extern "C"

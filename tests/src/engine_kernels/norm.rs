@@ -1,0 +1,337 @@
+//! The kernels of `norm.cu`.
+use super::{Bf16, Launch, optional, optional_mut};
+
+/// Mirror of `NormForward`.
+#[repr(C)]
+#[derive(Debug)]
+struct NormForward {
+    x: *const f32,
+    y: *const Bf16,
+    scale: *const f32,
+    x_out: *mut f32,
+    weight: *const f32,
+    bias: *const f32,
+    h: *mut Bf16,
+    mean: *mut f32,
+    rstd: *mut f32,
+    rows: u32,
+    width: u32,
+    eps: f32,
+}
+const _: () = assert!(size_of::<NormForward>() == 88);
+
+/// Mirror of `NormBackward`.
+#[repr(C)]
+#[derive(Debug)]
+struct NormBackward {
+    dh: *const Bf16,
+    x: *const f32,
+    mean: *const f32,
+    rstd: *const f32,
+    weight: *const f32,
+    scale: *const f32,
+    dx: *mut f32,
+    dx_bf16: *mut Bf16,
+    scaled_dx: *mut Bf16,
+    partials: *mut f32,
+    rows: u32,
+    width: u32,
+    rows_per_piece: u32,
+}
+const _: () = assert!(size_of::<NormBackward>() == 96);
+
+/// Mirror of `ColumnSums`.
+#[repr(C)]
+#[derive(Debug)]
+struct ColumnSums {
+    values: *const Bf16,
+    partials: *mut f32,
+    rows: u32,
+    columns: u32,
+    rows_per_piece: u32,
+}
+const _: () = assert!(size_of::<ColumnSums>() == 32);
+
+/// Mirror of `AddPartials`.
+#[repr(C)]
+#[derive(Debug)]
+struct AddPartials {
+    partials: *const f32,
+    out: [*mut f32; 4],
+    stride: u64,
+    pieces: u32,
+    width: u32,
+    outputs: u32,
+}
+const _: () = assert!(size_of::<AddPartials>() == 64);
+
+/// Weight and bias of a norm.
+#[derive(Debug, Clone, Copy)]
+pub struct Affine<'a> {
+    /// `[D]`.
+    pub weight: &'a [f32],
+    /// `[D]`.
+    pub bias: &'a [f32],
+}
+
+/// What a norm's forward pass leaves.
+#[derive(Debug, PartialEq)]
+pub struct Normed {
+    /// `[N, D]`.
+    pub h: Vec<Bf16>,
+    /// `[N]`.
+    pub mean: Vec<f32>,
+    /// `[N]`.
+    pub rstd: Vec<f32>,
+}
+
+/// `layer_norm_forward`.
+pub fn layer_norm_forward(launch: Launch, x: &[f32], affine: Affine<'_>, eps: f32) -> Normed {
+    let width = affine.weight.len();
+    let rows = x.len() / width;
+    let (x, weight, bias) = (
+        launch.input(x),
+        launch.input(affine.weight),
+        launch.input(affine.bias),
+    );
+    let (mut h, mut mean, mut rstd) = (
+        launch.output(rows * width),
+        launch.output(rows),
+        launch.output(rows),
+    );
+    let args = NormForward {
+        x: x.as_ptr(),
+        y: std::ptr::null(),
+        scale: std::ptr::null(),
+        x_out: std::ptr::null_mut(),
+        weight: weight.as_ptr(),
+        bias: bias.as_ptr(),
+        h: h.as_mut_ptr(),
+        mean: mean.as_mut_ptr(),
+        rstd: rstd.as_mut_ptr(),
+        rows: rows as u32,
+        width: width as u32,
+        eps,
+    };
+    // SAFETY: all memory is as large as the kernel's file says for these rows and this width.
+    unsafe { ffi::engine_shim_norm_forward(false, &raw const args, launch.backward()) };
+    Normed {
+        h: h.written(),
+        mean: mean.written(),
+        rstd: rstd.written(),
+    }
+}
+
+/// `residual_norm_forward`: the new stream, and its norm if there is one. In place, the stream is overwritten.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one call with the kernel's arguments"
+)]
+pub fn residual_norm_forward(
+    launch: Launch,
+    x: &[f32],
+    y: &[Bf16],
+    scale: Option<&[f32]>,
+    affine: Option<Affine<'_>>,
+    width: usize,
+    eps: f32,
+    in_place: bool,
+) -> (Vec<f32>, Option<Normed>) {
+    let rows = x.len() / width;
+    let y = launch.input(y);
+    let scale = scale.map(|scale| launch.input(scale));
+    let weight = affine.map(|affine| launch.input(affine.weight));
+    let bias = affine.map(|affine| launch.input(affine.bias));
+    let mut h = affine.map(|_| launch.output(rows * width));
+    let mut mean = affine.map(|_| launch.output(rows));
+    let mut rstd = affine.map(|_| launch.output(rows));
+    let separate = (!in_place).then(|| launch.input(x));
+    let mut x_out = if in_place {
+        launch.changed(x)
+    } else {
+        launch.output(x.len())
+    };
+    let args = NormForward {
+        x: separate
+            .as_ref()
+            .map_or(x_out.as_ptr(), super::Input::as_ptr),
+        y: y.as_ptr(),
+        scale: optional(scale.as_ref()),
+        x_out: x_out.as_mut_ptr(),
+        weight: optional(weight.as_ref()),
+        bias: optional(bias.as_ref()),
+        h: optional_mut(h.as_mut()),
+        mean: optional_mut(mean.as_mut()),
+        rstd: optional_mut(rstd.as_mut()),
+        rows: rows as u32,
+        width: width as u32,
+        eps,
+    };
+    // SAFETY: all memory is as large as the kernel's file says for these rows and this width.
+    unsafe { ffi::engine_shim_norm_forward(true, &raw const args, launch.backward()) };
+    let normed = match (h, mean, rstd) {
+        (Some(h), Some(mean), Some(rstd)) => Some(Normed {
+            h: h.written(),
+            mean: mean.written(),
+            rstd: rstd.written(),
+        }),
+        _ => None,
+    };
+    (x_out.written(), normed)
+}
+
+/// What `layer_norm_backward` reads beside the gradients.
+#[derive(Debug, Clone, Copy)]
+pub struct NormInput<'a> {
+    /// `[N, D]`.
+    pub x: &'a [f32],
+    /// `[N]`.
+    pub mean: &'a [f32],
+    /// `[N]`.
+    pub rstd: &'a [f32],
+    /// `[D]`.
+    pub weight: &'a [f32],
+}
+
+/// What `layer_norm_backward` leaves.
+#[derive(Debug, PartialEq)]
+pub struct NormGradients {
+    /// `[N, D]`.
+    pub dx: Vec<f32>,
+    /// `[N, D]`.
+    pub dx_bf16: Vec<Bf16>,
+    /// `[N, D]`.
+    pub scaled_dx: Vec<Bf16>,
+    /// `[pieces, 3, D]`.
+    pub partials: Vec<f32>,
+}
+
+/// `layer_norm_backward`; without `copies` no bf16 is written.
+pub fn layer_norm_backward(
+    launch: Launch,
+    dh: &[Bf16],
+    input: NormInput<'_>,
+    dx: &[f32],
+    scale: Option<&[f32]>,
+    copies: bool,
+    rows_per_piece: usize,
+) -> NormGradients {
+    let width = input.weight.len();
+    let rows = dx.len() / width;
+    let pieces = rows.div_ceil(rows_per_piece);
+    let dh = launch.input(dh);
+    let (x, mean, rstd, weight) = (
+        launch.input(input.x),
+        launch.input(input.mean),
+        launch.input(input.rstd),
+        launch.input(input.weight),
+    );
+    let scale = scale.map(|scale| launch.input(scale));
+    let mut dx = launch.changed(dx);
+    let mut dx_bf16 = copies.then(|| launch.output(rows * width));
+    let mut scaled_dx = copies.then(|| launch.output(rows * width));
+    let mut partials = launch.output(pieces * 3 * width);
+    let args = NormBackward {
+        dh: dh.as_ptr(),
+        x: x.as_ptr(),
+        mean: mean.as_ptr(),
+        rstd: rstd.as_ptr(),
+        weight: weight.as_ptr(),
+        scale: optional(scale.as_ref()),
+        dx: dx.as_mut_ptr(),
+        dx_bf16: optional_mut(dx_bf16.as_mut()),
+        scaled_dx: optional_mut(scaled_dx.as_mut()),
+        partials: partials.as_mut_ptr(),
+        rows: rows as u32,
+        width: width as u32,
+        rows_per_piece: rows_per_piece as u32,
+    };
+    // SAFETY: all memory is as large as the kernel's file says for these rows, this width and these pieces.
+    unsafe { ffi::engine_shim_norm_backward(&raw const args, launch.backward()) };
+    NormGradients {
+        dx: dx.written(),
+        dx_bf16: dx_bf16.map_or_else(Vec::new, super::Memory::written),
+        scaled_dx: scaled_dx.map_or_else(Vec::new, super::Memory::written),
+        partials: partials.written(),
+    }
+}
+
+/// `column_sums`: `[pieces, columns]`.
+pub fn column_sums(
+    launch: Launch,
+    values: &[Bf16],
+    columns: usize,
+    rows_per_piece: usize,
+) -> Vec<f32> {
+    let rows = values.len() / columns;
+    let values = launch.input(values);
+    let mut partials = launch.output(rows.div_ceil(rows_per_piece) * columns);
+    let args = ColumnSums {
+        values: values.as_ptr(),
+        partials: partials.as_mut_ptr(),
+        rows: rows as u32,
+        columns: columns as u32,
+        rows_per_piece: rows_per_piece as u32,
+    };
+    // SAFETY: all memory is as large as the kernel's file says for these rows, columns and pieces.
+    unsafe { ffi::engine_shim_column_sums(&raw const args, launch.backward()) };
+    partials.written()
+}
+
+/// `add_partials`: pieces lie `stride` values apart; outputs that are `None` are left out.
+pub fn add_partials(
+    launch: Launch,
+    partials: &[f32],
+    stride: usize,
+    pieces: usize,
+    out: &[Option<&[f32]>],
+) -> Vec<Option<Vec<f32>>> {
+    let width = out
+        .iter()
+        .flatten()
+        .next()
+        .expect("an output is wanted")
+        .len();
+    assert!(
+        partials.len() >= (pieces - 1) * stride + out.len() * width,
+        "too few partial sums"
+    );
+    let partials = launch.input(partials);
+    let mut memory: Vec<_> = out
+        .iter()
+        .map(|out| out.map(|out| launch.changed(out)))
+        .collect();
+    let mut pointers = [std::ptr::null_mut(); 4];
+    for (pointer, memory) in pointers.iter_mut().zip(&mut memory) {
+        *pointer = optional_mut(memory.as_mut());
+    }
+    let args = AddPartials {
+        partials: partials.as_ptr(),
+        out: pointers,
+        stride: stride as u64,
+        pieces: pieces as u32,
+        width: width as u32,
+        outputs: out.len() as u32,
+    };
+    // SAFETY: there are as many partial sums as was checked, and each output that is there has the width.
+    unsafe { ffi::engine_shim_add_partials(&raw const args, launch.backward()) };
+    memory
+        .into_iter()
+        .map(|memory| memory.map(super::Memory::written))
+        .collect()
+}
+
+mod ffi {
+    use super::{AddPartials, ColumnSums, NormBackward, NormForward};
+
+    unsafe extern "C" {
+        pub(super) fn engine_shim_norm_forward(
+            residual: bool,
+            args: *const NormForward,
+            backward: bool,
+        );
+        pub(super) fn engine_shim_norm_backward(args: *const NormBackward, backward: bool);
+        pub(super) fn engine_shim_column_sums(args: *const ColumnSums, backward: bool);
+        pub(super) fn engine_shim_add_partials(args: *const AddPartials, backward: bool);
+    }
+}
