@@ -2,6 +2,7 @@
 // ask for. Built by build.rs, called by `engine_kernels.rs`.
 #include "cuda_cpu_shim.h"
 
+#include "../../../model/src/cuda/kernels/activation.cu"
 #include "../../../model/src/cuda/kernels/norm.cu"
 
 namespace {
@@ -27,13 +28,24 @@ void engine_shim_norm_backward(const NormBackward *args, bool backward) {
 }
 
 void engine_shim_column_sums(const ColumnSums *args, bool backward) {
-    launch(dim3(divide_up(args->columns, SUM_COLUMNS), divide_up(args->rows, args->rows_per_piece)), dim3(ROW_THREADS), 0, thread_order(backward),
+    launch(dim3(divide_up(args->columns, BLOCK_COLUMNS), divide_up(args->rows, args->rows_per_piece)), dim3(COLUMN_THREADS), 0, thread_order(backward),
            [=] { column_sums(*args); });
 }
 
 void engine_shim_add_partials(const AddPartials *args, bool backward) {
     launch(dim3(divide_up(static_cast<uint64_t>(args->outputs) * args->width, WARP)), dim3(WARP, LINES), 0, thread_order(backward),
            [=] { add_partials(*args); });
+}
+
+void engine_shim_activation_forward(bool gated, const Activation *args, bool backward) {
+    const uint64_t vectors = static_cast<uint64_t>(args->rows) * args->width / 8;
+    launch(dim3(divide_up(vectors, COLUMN_THREADS)), dim3(COLUMN_THREADS), 0, thread_order(backward),
+           [=] { (gated ? gated_activation_forward : activation_forward)(*args); });
+}
+
+void engine_shim_activation_backward(bool gated, const Activation *args, bool backward) {
+    launch(dim3(divide_up(args->width, BLOCK_COLUMNS), divide_up(args->rows, args->rows_per_piece)), dim3(COLUMN_THREADS), 0, thread_order(backward),
+           [=] { (gated ? gated_activation_backward : activation_backward)(*args); });
 }
 
 }  // extern "C"

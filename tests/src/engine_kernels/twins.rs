@@ -1,6 +1,8 @@
 //! What the kernels of the training step compute, in f64 and as plain loops. `N` rows of `D` values; a function for one row has no `N`.
 //! Each backward is held to finite differences of its forward by a test.
 
+use super::activation::Kind;
+
 /// Mean and 1 / sqrt(variance + eps).
 pub fn statistics(row: &[f64], eps: f64) -> (f64, f64) {
     let count = row.len() as f64;
@@ -66,4 +68,38 @@ pub fn column_sums(values: &[f64], width: usize) -> Vec<Sum> {
         }
     }
     sums
+}
+
+/// The error function: its series up to 3, beyond that a continued fraction of what is missing to 1.
+pub fn erf(x: f64) -> f64 {
+    let size = x.abs();
+    if size > 3.0 {
+        let fraction = (1..=60)
+            .rev()
+            .fold(size, |below, k| size + f64::from(k) / 2.0 / below);
+        let missing = (-size * size).exp() / (fraction * std::f64::consts::PI.sqrt());
+        return (1.0 - missing).copysign(x);
+    }
+    let (mut term, mut sum) = (x, x);
+    for k in 1..80 {
+        term *= -x * x / f64::from(k);
+        sum += term / f64::from(2 * k + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
+/// An activation's value and slope.
+pub fn activation(kind: Kind, x: f64) -> (f64, f64) {
+    match kind {
+        Kind::Gelu => {
+            let below = 0.5 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
+            let density = (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+            (x * below, below + x * density)
+        }
+        Kind::Silu => {
+            let sigmoid = 1.0 / (1.0 + (-x).exp());
+            (x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid)))
+        }
+        Kind::Relu => (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }),
+    }
 }

@@ -5,6 +5,7 @@
 // Launch geometry: `layer_norm_forward`, `residual_norm_forward` 256 threads, ceil(N / 8) blocks; `layer_norm_backward` 256 threads, one block for each
 // piece of `rows_per_piece` rows; `column_sums` 256 threads, a grid of (ceil(columns / 256), pieces); `add_partials` (32, 32) threads,
 // ceil(sums / 32) blocks. No dynamic shared memory.
+#include "columns.cuh"
 #include "rows.cuh"
 
 // Mirrored in Rust, as all structs of arguments: pointers first, then numbers, no padding but at the end.
@@ -121,8 +122,6 @@ template <bool RESIDUAL> __device__ __forceinline__ void norm_forward(const Norm
     }
 }
 
-// Columns of a block of `column_sums`, eight a lane.
-constexpr uint32_t SUM_COLUMNS = 8 * WARP;
 // Pieces that `add_partials` adds at once.
 constexpr uint32_t LINES = 32;
 
@@ -190,13 +189,11 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) layer_norm_backward(co
     write_partial_row(sums, width, partials + 2 * width);
 }
 
-extern "C" __global__ void __launch_bounds__(ROW_THREADS) column_sums(const __grid_constant__ ColumnSums args) {
-    __shared__ float of_warp[ROW_WARPS][SUM_COLUMNS];
-    const uint32_t first = blockIdx.y * args.rows_per_piece, end = min(first + args.rows_per_piece, args.rows);
-    const uint32_t column = blockIdx.x * SUM_COLUMNS + 8 * lane_number();
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) column_sums(const __grid_constant__ ColumnSums args) {
+    const uint32_t first = blockIdx.y * args.rows_per_piece, end = min(first + args.rows_per_piece, args.rows), column = lane_column();
     Eight sums = {};
     if (column < args.columns) {
-        for (uint32_t row = first + warp_number(); row < end; row += ROW_WARPS) {
+        for (uint32_t row = first + threadIdx.x / WARP; row < end; row += COLUMN_WARPS) {
             Eight values;
             load(values, args.values + static_cast<size_t>(row) * args.columns + column);
 #pragma unroll
@@ -205,19 +202,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) column_sums(const __gr
             }
         }
     }
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-        of_warp[warp_number()][8 * lane_number() + j] = sums.at[j];
-    }
-    __syncthreads();
-    const uint32_t own = blockIdx.x * SUM_COLUMNS + threadIdx.x;
-    if (own < args.columns) {
-        float sum = 0.0f;
-        for (uint32_t warp = 0; warp < ROW_WARPS; ++warp) {
-            sum += of_warp[warp][threadIdx.x];
-        }
-        args.partials[static_cast<size_t>(blockIdx.y) * args.columns + own] = sum;
-    }
+    write_partial_columns(sums, args.columns, args.partials + static_cast<size_t>(blockIdx.y) * args.columns);
 }
 
 extern "C" __global__ void __launch_bounds__(WARP *LINES) add_partials(const __grid_constant__ AddPartials args) {
