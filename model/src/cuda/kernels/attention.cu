@@ -1,6 +1,6 @@
 // Attention of heads of 64 values, fused with QK-norm (a LayerNorm over each head's query and key), rotary positions, causal mask and softmax; no T x T matrix
 // in memory, no atomics. Queries, keys and values are bf16 as the projection wrote them, statistics and sums f32. Rotary and norm are those of
-// `explicit/vectorized.rs`, whose attention is the CPU's; the promises are in `tests/promises/attention_kernels.rs`.
+// `explicit/vectorized.rs`, whose attention is the CPU's; the promises are in `tests/promises/engine_kernels/attention.rs`.
 //
 // Launch geometry: a grid of (heads, images), 256 threads. Dynamic shared memory, with R = tokens rounded up to 32: forward 3 * R * 144 bytes (at most
 // 512 tokens), backward 4 * R * 144 + 8 * R (at most 352).
