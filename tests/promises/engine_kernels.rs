@@ -6,6 +6,7 @@ use nepa_tests::engine_kernels::twins::Sum;
 use nepa_tests::engine_kernels::{Bf16, Launch, bf16, widen};
 
 mod activation;
+mod embed;
 mod norm;
 
 /// Half a unit in the last place of a bf16, relative to its value.

@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 pub use crate::kernels::{Bf16, GuardedEnd, ThreadOrder};
 
 pub mod activation;
+pub mod embed;
 pub mod norm;
 pub mod twins;
 

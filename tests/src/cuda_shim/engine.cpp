@@ -3,6 +3,7 @@
 #include "cuda_cpu_shim.h"
 
 #include "../../../model/src/cuda/kernels/activation.cu"
+#include "../../../model/src/cuda/kernels/embed.cu"
 #include "../../../model/src/cuda/kernels/norm.cu"
 
 namespace {
@@ -46,6 +47,22 @@ void engine_shim_activation_forward(bool gated, const Activation *args, bool bac
 void engine_shim_activation_backward(bool gated, const Activation *args, bool backward) {
     launch(dim3(divide_up(args->width, BLOCK_COLUMNS), divide_up(args->rows, args->rows_per_piece)), dim3(COLUMN_THREADS), 0, thread_order(backward),
            [=] { (gated ? gated_activation_backward : activation_backward)(*args); });
+}
+
+void engine_shim_patchify(bool bf16, const Patchify *args, bool backward) {
+    const uint64_t across = args->side / args->patch, vectors = args->batch * across * across * args->columns / 8;
+    launch(dim3(divide_up(vectors, EMBED_THREADS)), dim3(EMBED_THREADS), 0, thread_order(backward),
+           [=] { (bf16 ? patchify_bf16 : patchify_f32)(*args); });
+}
+
+void engine_shim_assemble(const Assemble *args, bool backward) {
+    const uint64_t vectors = static_cast<uint64_t>(args->batch) * args->tokens * args->width / 4;
+    launch(dim3(divide_up(vectors, EMBED_THREADS)), dim3(EMBED_THREADS), 0, thread_order(backward), [=] { assemble(*args); });
+}
+
+void engine_shim_disassemble(const Disassemble *args, bool backward) {
+    const uint32_t pieces = divide_up(static_cast<uint64_t>(args->batch) * args->patches, args->rows_per_piece);
+    launch(dim3(divide_up(args->width, BLOCK_COLUMNS), pieces), dim3(COLUMN_THREADS), 0, thread_order(backward), [=] { disassemble(*args); });
 }
 
 }  // extern "C"

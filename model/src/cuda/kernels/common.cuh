@@ -30,7 +30,7 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
     return word;
 }
 
-// `Values` consecutive values of a row, aligned to all of them.
+// `Values` consecutive values of a row, aligned to all of them or to 16 bytes.
 template <int Values> struct Pack {
     float at[Values];
 };
@@ -48,6 +48,10 @@ __device__ __forceinline__ void load(Four &values, const __nv_bfloat16 *from) {
 __device__ __forceinline__ void load(Eight &values, const __nv_bfloat16 *from) {
     const uint4 raw = *reinterpret_cast<const uint4 *>(from);
     values = {{low_half(raw.x), high_half(raw.x), low_half(raw.y), high_half(raw.y), low_half(raw.z), high_half(raw.z), low_half(raw.w), high_half(raw.w)}};
+}
+__device__ __forceinline__ void load(Eight &values, const float *from) {
+    const float4 low = reinterpret_cast<const float4 *>(from)[0], high = reinterpret_cast<const float4 *>(from)[1];
+    values = {{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
 }
 __device__ __forceinline__ void store(float *to, const Four &values) {
     *reinterpret_cast<float4 *>(to) = {values.at[0], values.at[1], values.at[2], values.at[3]};
