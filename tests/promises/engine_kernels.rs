@@ -7,6 +7,7 @@ use nepa_tests::engine_kernels::{Bf16, Launch, bf16, widen};
 
 mod activation;
 mod embed;
+mod loss;
 mod norm;
 
 /// Half a unit in the last place of a bf16, relative to its value.

@@ -14,6 +14,7 @@ pub use crate::kernels::{Bf16, GuardedEnd, ThreadOrder};
 
 pub mod activation;
 pub mod embed;
+pub mod loss;
 pub mod norm;
 pub mod twins;
 

@@ -4,6 +4,7 @@
 
 #include "../../../model/src/cuda/kernels/activation.cu"
 #include "../../../model/src/cuda/kernels/embed.cu"
+#include "../../../model/src/cuda/kernels/loss.cu"
 #include "../../../model/src/cuda/kernels/norm.cu"
 
 namespace {
@@ -63,6 +64,10 @@ void engine_shim_assemble(const Assemble *args, bool backward) {
 void engine_shim_disassemble(const Disassemble *args, bool backward) {
     const uint32_t pieces = divide_up(static_cast<uint64_t>(args->batch) * args->patches, args->rows_per_piece);
     launch(dim3(divide_up(args->width, BLOCK_COLUMNS), pieces), dim3(COLUMN_THREADS), 0, thread_order(backward), [=] { disassemble(*args); });
+}
+
+void engine_shim_cosine_loss(const Loss *args, bool backward) {
+    launch(dim3(divide_up(args->rows, args->rows_per_piece)), dim3(ROW_THREADS), 0, thread_order(backward), [=] { cosine_loss(*args); });
 }
 
 }  // extern "C"

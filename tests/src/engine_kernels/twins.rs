@@ -103,3 +103,30 @@ pub fn activation(kind: Kind, x: f64) -> (f64, f64) {
         Kind::Relu => (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }),
     }
 }
+
+/// Shorter vectors are divided by this.
+pub const LEAST_LENGTH: f64 = 1e-12;
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Cosine of two vectors, neither taken to be shorter than [`LEAST_LENGTH`].
+pub fn cosine(p: &[f64], z: &[f64]) -> f64 {
+    let length = |v: &[f64]| dot(v, v).sqrt().max(LEAST_LENGTH);
+    dot(p, z) / length(p) / length(z)
+}
+
+/// Gradient of [`cosine`] by p.
+pub fn cosine_backward(p: &[f64], z: &[f64]) -> Vec<f64> {
+    let (p_length, z_length) = (dot(p, p).sqrt(), dot(z, z).sqrt().max(LEAST_LENGTH));
+    let along = if p_length > LEAST_LENGTH {
+        dot(p, z) / z_length / p_length.powi(3)
+    } else {
+        0.0
+    };
+    p.iter()
+        .zip(z)
+        .map(|(p, z)| z / z_length / p_length.max(LEAST_LENGTH) - along * p)
+        .collect()
+}

@@ -156,31 +156,17 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) layer_norm_backward(co
                 g *= weight.at[j];
             }
         });
-        const float mean_g = row_sum(width, [&](int i, int j, uint32_t) { return grad.vector[i].at[j]; }) / width;
-        const float mean_gn = row_sum(width, [&](int i, int j, uint32_t) { return grad.vector[i].at[j] * normed.vector[i].at[j]; }) / width;
+        norm_gradient(grad, normed, rstd, width);
         for_vectors(width, [&](int i, uint32_t column) {
             Four dx;
             load(dx, args.dx + start + column);
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-                dx.at[j] += rstd * (grad.vector[i].at[j] - mean_g - normed.vector[i].at[j] * mean_gn);
+                dx.at[j] += grad.vector[i].at[j];
                 sums.vector[i].at[j] += dx.at[j];
             }
             store(args.dx + start + column, dx);
-            if (args.dx_bf16 != nullptr) {
-                store(args.dx_bf16 + start + column, dx);
-            }
-            if (args.scaled_dx != nullptr) {
-                Four scale = {{1.0f, 1.0f, 1.0f, 1.0f}};
-                if (args.scale != nullptr) {
-                    load(scale, args.scale + column);
-                }
-#pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    dx.at[j] *= scale.at[j];
-                }
-                store(args.scaled_dx + start + column, dx);
-            }
+            store_copies(dx, args.scale, args.dx_bf16, args.scaled_dx, start, column);
         });
     }
     float *const partials = args.partials + static_cast<size_t>(blockIdx.x) * 3 * width;

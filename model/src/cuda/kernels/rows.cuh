@@ -66,6 +66,38 @@ __device__ __forceinline__ Statistics statistics(const Row &row, uint32_t width,
     return {mean, 1.0f / sqrtf(variance + eps)};
 }
 
+// From the gradient by the normalised row (before weight and bias) to that by the row itself: rstd * (g - mean(g) - n * mean(g n)).
+__device__ __forceinline__ void norm_gradient(Row &grad, const Row &normed, float rstd, uint32_t width) {
+    const float mean_g = row_sum(width, [&](int i, int j, uint32_t) { return grad.vector[i].at[j]; }) / width;
+    const float mean_gn = row_sum(width, [&](int i, int j, uint32_t) { return grad.vector[i].at[j] * normed.vector[i].at[j]; }) / width;
+    for_vectors(width, [&](int i, uint32_t) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            float &g = grad.vector[i].at[j];
+            g = rstd * (g - mean_g - normed.vector[i].at[j] * mean_gn);
+        }
+    });
+}
+
+// The stream's gradient as the products of the block before read it: alone, and times its LayerScale (null is 1). What is null is not written.
+__device__ __forceinline__ void store_copies(Four dx, const float *scale, __nv_bfloat16 *alone, __nv_bfloat16 *scaled, size_t start, uint32_t column) {
+    if (alone != nullptr) {
+        store(alone + start + column, dx);
+    }
+    if (scaled == nullptr) {
+        return;
+    }
+    if (scale != nullptr) {
+        Four factor;
+        load(factor, scale + column);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            dx.at[j] *= factor.at[j];
+        }
+    }
+    store(scaled + start + column, dx);
+}
+
 // Adds one quantity over the warps of the block, in order, and writes D sums. All threads call it.
 __device__ __forceinline__ void write_partial_row(const Row &sums, uint32_t width, float *partial) {
     alignas(16) __shared__ float of_warp[ROW_WARPS][MAX_WIDTH];

@@ -1,0 +1,141 @@
+// The end of the forward pass and the start of the backward one, in one kernel: final LayerNorm, cosine of each prediction with the embedding that comes
+// next, the gradient of minus their mean back to the stream, and the copy diagnostics. Nothing flows back to the embeddings as targets.
+// B images of T tokens, of which the first P predict (T is P or P + 1), D values, a multiple of 4 and at most 1024.
+//
+// Launch geometry: 256 threads, one block for each piece of `rows_per_piece` of the B * T rows. No dynamic shared memory. `add_partials` adds the pieces.
+#include "rows.cuh"
+
+// Mirrored in Rust.
+struct Loss {
+    // [B * T, D]: the stream behind the last block.
+    const float *x;
+    // [D]: of the final norm.
+    const float *weight;
+    const float *bias;
+    // [B * P, D]: the embedding. Row t of an image is what token t predicts.
+    const float *next;
+    // [B * T, D]: the first stream, what token t is.
+    const float *current;
+    // [D]: LayerScale of the last addition to the stream; null is 1.
+    const float *scale;
+    // [B * T, D]: gradient of the stream, and as `layer_norm_backward` writes them its bf16 copies. Zero for a token that predicts nothing.
+    float *dx;
+    __nv_bfloat16 *dx_bf16;
+    __nv_bfloat16 *scaled_dx;
+    // [pieces, 3, D]: gradients of weight and bias, and column sums of dx.
+    float *partials;
+    // [pieces, 3]: sums of the cosines with what comes next and with what is there, and how often the second is greater.
+    float *report;
+    // B * T.
+    uint32_t rows;
+    uint32_t patches;
+    uint32_t tokens;
+    uint32_t width;
+    uint32_t rows_per_piece;
+    float eps;
+    // The gradient of the loss by one cosine: minus the share of this batch over B * P.
+    float factor;
+};
+static_assert(sizeof(Loss) == 120, "the mirror in Rust expects this size");
+
+namespace {
+
+// Shorter vectors are divided by this, as in torch.nn.functional.normalize.
+constexpr float LEAST_LENGTH = 1e-12f;
+
+constexpr int NUM_REPORTED = 3;
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(ROW_THREADS) cosine_loss(const __grid_constant__ Loss args) {
+    __shared__ float of_warp[NUM_REPORTED][ROW_WARPS];
+    const uint32_t width = args.width, first = blockIdx.x * args.rows_per_piece, end = min(first + args.rows_per_piece, args.rows);
+    Row d_weight, d_bias, sums;
+    clear(d_weight);
+    clear(d_bias);
+    clear(sums);
+    // The same in every lane.
+    float reported[NUM_REPORTED] = {};
+    for (uint32_t row = first + warp_number(); row < end; row += ROW_WARPS) {
+        const size_t start = static_cast<size_t>(row) * width;
+        const uint32_t image = row / args.tokens, token = row % args.tokens;
+        Row grad;
+        clear(grad);
+        if (token < args.patches) {
+            const float *const target = args.next + (static_cast<size_t>(image) * args.patches + token) * width;
+            Row normed;
+            load_row(normed, args.x + start, width);
+            const Statistics of_row = statistics(normed, width, args.eps);
+            float p_p = 0.0f, p_z = 0.0f, z_z = 0.0f, p_c = 0.0f, c_c = 0.0f;
+            for_vectors(width, [&](int i, uint32_t column) {
+                Four weight, bias, c;
+                load(weight, args.weight + column);
+                load(bias, args.bias + column);
+                load(c, args.current + start + column);
+                load(grad.vector[i], target + column);
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    float &n = normed.vector[i].at[j];
+                    n = (n - of_row.mean) * of_row.rstd;
+                    const float p = n * weight.at[j] + bias.at[j], z = grad.vector[i].at[j];
+                    p_p += p * p;
+                    p_z += p * z;
+                    z_z += z * z;
+                    p_c += p * c.at[j];
+                    c_c += c.at[j] * c.at[j];
+                }
+            });
+            const float p_length = sqrtf(warp_sum(p_p));
+            const float per_p = 1.0f / fmaxf(p_length, LEAST_LENGTH), per_z = 1.0f / fmaxf(sqrtf(warp_sum(z_z)), LEAST_LENGTH);
+            const float per_c = 1.0f / fmaxf(sqrtf(warp_sum(c_c)), LEAST_LENGTH);
+            const float next = warp_sum(p_z) * per_p * per_z, current = warp_sum(p_c) * per_p * per_c;
+            reported[0] += next;
+            reported[1] += current;
+            reported[2] += current > next ? 1.0f : 0.0f;
+            // d cos / d p = (z / |z| - cos * p / |p|) / |p|; below the least length p is divided by a constant.
+            const float along = p_length > LEAST_LENGTH ? next * per_p : 0.0f;
+            for_vectors(width, [&](int i, uint32_t column) {
+                Four weight, bias;
+                load(weight, args.weight + column);
+                load(bias, args.bias + column);
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    const float n = normed.vector[i].at[j], p = n * weight.at[j] + bias.at[j];
+                    float &g = grad.vector[i].at[j];
+                    g = args.factor * per_p * (g * per_z - along * p);
+                    d_weight.vector[i].at[j] += g * n;
+                    d_bias.vector[i].at[j] += g;
+                    g *= weight.at[j];
+                }
+            });
+            norm_gradient(grad, normed, of_row.rstd, width);
+        }
+        for_vectors(width, [&](int i, uint32_t column) {
+            const Four &dx = grad.vector[i];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                sums.vector[i].at[j] += dx.at[j];
+            }
+            store(args.dx + start + column, dx);
+            store_copies(dx, args.scale, args.dx_bf16, args.scaled_dx, start, column);
+        });
+    }
+    float *const partials = args.partials + static_cast<size_t>(blockIdx.x) * 3 * width;
+    write_partial_row(d_weight, width, partials);
+    write_partial_row(d_bias, width, partials + width);
+    write_partial_row(sums, width, partials + 2 * width);
+    if (lane_number() == 0) {
+#pragma unroll
+        for (int quantity = 0; quantity < NUM_REPORTED; ++quantity) {
+            of_warp[quantity][warp_number()] = reported[quantity];
+        }
+    }
+    __syncthreads();
+    if (threadIdx.x < NUM_REPORTED) {
+        float sum = 0.0f;
+        for (uint32_t warp = 0; warp < ROW_WARPS; ++warp) {
+            sum += of_warp[threadIdx.x][warp];
+        }
+        args.report[blockIdx.x * NUM_REPORTED + threadIdx.x] = sum;
+    }
+}
