@@ -9,6 +9,7 @@ mod activation;
 mod embed;
 mod loss;
 mod norm;
+mod optimizer;
 
 /// Half a unit in the last place of a bf16, relative to its value.
 const BF16: f64 = 1.0 / 256.0;

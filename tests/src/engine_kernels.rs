@@ -16,6 +16,7 @@ pub mod activation;
 pub mod embed;
 pub mod loss;
 pub mod norm;
+pub mod optimizer;
 pub mod twins;
 
 /// Rounds to bf16 as a GPU does: to the nearest, halves to the even one.
@@ -112,6 +113,8 @@ impl Plain for Bf16 {
 /// What lies beside the memory of a kernel in its pages.
 const BESIDE: u8 = 0xa5;
 const PAGE: usize = 4096;
+/// Memory starts at a multiple of this, so that it may end so much before its guarded end.
+const ALIGNMENT: usize = 16;
 
 /// Memory of a kernel.
 struct Memory<T> {
@@ -120,10 +123,33 @@ struct Memory<T> {
     guarded: GuardedEnd,
 }
 
+impl<T> Memory<T> {
+    /// What is mapped for so many values.
+    fn num_bytes(len: usize) -> usize {
+        (len * size_of::<T>()).next_multiple_of(ALIGNMENT)
+    }
+
+    /// The rest of the pages, in front of the memory and behind it. Where a page is larger than `PAGE` these are parts.
+    fn beside(&self) -> [(*mut u8, usize); 2] {
+        let start = self.start.as_ptr().cast::<u8>();
+        let used = self.len * size_of::<T>();
+        let mapped = Self::num_bytes(self.len);
+        let rest = mapped.next_multiple_of(PAGE) - mapped;
+        let (front, behind) = match self.guarded {
+            GuardedEnd::End => (rest, mapped - used),
+            GuardedEnd::Start => (0, mapped - used + rest),
+        };
+        [
+            (start.wrapping_sub(front), front),
+            (start.wrapping_add(used), behind),
+        ]
+    }
+}
+
 impl<T: Plain> Memory<T> {
     fn new(values: &[T], guarded: GuardedEnd) -> Self {
         assert!(!values.is_empty(), "a kernel gets no empty memory");
-        let num_bytes = size_of_val(values);
+        let num_bytes = Self::num_bytes(values.len());
         // SAFETY: only maps fresh memory.
         let start = unsafe { ffi::cuda_shim_guarded_memory(num_bytes, guarded == GuardedEnd::End) };
         let start = NonNull::new(start.cast()).expect("memory for a kernel");
@@ -132,26 +158,16 @@ impl<T: Plain> Memory<T> {
             len: values.len(),
             guarded,
         };
-        let (beside, beside_bytes) = memory.beside();
-        // SAFETY: `values.len()` values and the rest of their last (or first) page were mapped, and nobody else knows of them.
+        // SAFETY: the values and the rest of their first and last page were mapped, and nobody else knows of them.
         unsafe {
-            beside.write_bytes(BESIDE, beside_bytes);
+            for (beside, len) in memory.beside() {
+                beside.write_bytes(BESIDE, len);
+            }
             start
                 .as_ptr()
                 .copy_from_nonoverlapping(values.as_ptr(), values.len());
         }
         memory
-    }
-
-    /// The rest of the pages: before the memory if its end is guarded, else behind it. A page may be larger than `PAGE`, then this is a part.
-    fn beside(&self) -> (*mut u8, usize) {
-        let num_bytes = self.len * size_of::<T>();
-        let rest = num_bytes.next_multiple_of(PAGE) - num_bytes;
-        let start = self.start.as_ptr().cast::<u8>();
-        match self.guarded {
-            GuardedEnd::End => (start.wrapping_sub(rest), rest),
-            GuardedEnd::Start => (start.wrapping_add(num_bytes), rest),
-        }
     }
 
     fn values(&self) -> &[T] {
@@ -179,21 +195,21 @@ impl<T: Plain> Memory<T> {
 
 impl<T> Drop for Memory<T> {
     fn drop(&mut self) {
-        let num_bytes = self.len * size_of::<T>();
-        let rest = num_bytes.next_multiple_of(PAGE) - num_bytes;
-        let start = self.start.as_ptr().cast::<u8>();
-        let beside = match self.guarded {
-            GuardedEnd::End => start.wrapping_sub(rest),
-            GuardedEnd::Start => start.wrapping_add(num_bytes),
-        };
-        // SAFETY: mapped, and written, in `new`; unmapped here with the same size and end, and never again used.
-        let untouched = unsafe {
-            let untouched = std::slice::from_raw_parts(beside, rest)
+        // SAFETY: mapped and written in `new`.
+        let untouched = self.beside().into_iter().all(|(beside, len)| unsafe {
+            std::slice::from_raw_parts(beside, len)
                 .iter()
-                .all(|byte| *byte == BESIDE);
-            ffi::cuda_shim_free_guarded_memory(start, num_bytes, self.guarded == GuardedEnd::End);
-            untouched
-        };
+                .all(|byte| *byte == BESIDE)
+        });
+        let start = self.start.as_ptr().cast();
+        // SAFETY: mapped in `new` with the same size and end, and never again used.
+        unsafe {
+            ffi::cuda_shim_free_guarded_memory(
+                start,
+                Self::num_bytes(self.len),
+                self.guarded == GuardedEnd::End,
+            );
+        }
         if !std::thread::panicking() {
             assert!(untouched, "a kernel wrote beside its memory");
         }

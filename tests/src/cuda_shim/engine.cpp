@@ -6,6 +6,7 @@
 #include "../../../model/src/cuda/kernels/embed.cu"
 #include "../../../model/src/cuda/kernels/loss.cu"
 #include "../../../model/src/cuda/kernels/norm.cu"
+#include "../../../model/src/cuda/kernels/optimizer.cu"
 
 namespace {
 
@@ -68,6 +69,23 @@ void engine_shim_disassemble(const Disassemble *args, bool backward) {
 
 void engine_shim_cosine_loss(const Loss *args, bool backward) {
     launch(dim3(divide_up(args->rows, args->rows_per_piece)), dim3(ROW_THREADS), 0, thread_order(backward), [=] { cosine_loss(*args); });
+}
+
+void engine_shim_layer_scale_finish(const LayerScale *args, uint32_t rows, bool backward) {
+    launch(dim3(rows), dim3(STEP_THREADS), 0, thread_order(backward), [=] { layer_scale_finish(*args); });
+}
+
+void engine_shim_gradient_norm(const GradientNorm *args, bool backward) {
+    launch(dim3(divide_up(args->len, NORM_PIECE)), dim3(STEP_THREADS), 0, thread_order(backward), [=] { norm_partials(*args); });
+    launch(dim3(1), dim3(FINAL_THREADS), 0, thread_order(backward), [=] { norm_final(*args); });
+}
+
+void engine_shim_adamw_update(const AdamW *args, bool backward) {
+    launch(dim3(divide_up(args->len, UPDATE_PIECE)), dim3(STEP_THREADS), 0, thread_order(backward), [=] { adamw_update(*args); });
+}
+
+void engine_shim_copy_to_bf16(const CopyToBf16 *args, bool backward) {
+    launch(dim3(divide_up(args->len, UPDATE_PIECE)), dim3(STEP_THREADS), 0, thread_order(backward), [=] { copy_to_bf16(*args); });
 }
 
 }  // extern "C"

@@ -12,7 +12,7 @@ constexpr uint32_t WARP = 32;
 constexpr uint32_t ALL_LANES = 0xffffffffu;
 
 // The same sum in every lane, and the same bits in every run.
-__device__ __forceinline__ float warp_sum(float value) {
+template <typename Value> __device__ __forceinline__ Value warp_sum(Value value) {
 #pragma unroll
     for (uint32_t bits = WARP / 2; bits > 0; bits /= 2) {
         value += __shfl_xor_sync(ALL_LANES, value, bits);
