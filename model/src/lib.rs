@@ -5,6 +5,7 @@ mod config;
 mod error;
 mod explicit;
 mod init;
+pub mod kernel_step;
 mod nepa;
 mod ops;
 mod rotary;

@@ -11,29 +11,29 @@ pub(super) const QUERIES: usize = 64;
 
 /// Sizes of one micro-batch.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     /// Images B.
-    pub(super) batch: usize,
+    pub(crate) batch: usize,
     /// Patches P of an image.
-    pub(super) patches: usize,
+    pub(crate) patches: usize,
     /// Tokens T of an image: P where attention is causal, because the last one changes nothing, else P + 1.
-    pub(super) tokens: usize,
+    pub(crate) tokens: usize,
     /// Width D.
-    pub(super) width: usize,
+    pub(crate) width: usize,
     /// Heads H.
-    pub(super) heads: usize,
+    pub(crate) heads: usize,
     /// Width of the MLP.
-    pub(super) mlp: usize,
+    pub(crate) mlp: usize,
     /// Width of what the first layer of the MLP makes: twice `mlp` if it is gated.
-    pub(super) up: usize,
+    pub(crate) up: usize,
     /// Values of a patch.
-    pub(super) patch_values: usize,
+    pub(crate) patch_values: usize,
     /// Blocks.
-    pub(super) blocks: usize,
+    pub(crate) blocks: usize,
 }
 
 impl Shape {
-    pub(super) fn new(config: &NepaConfig, batch: usize) -> Self {
+    pub(crate) fn new(config: &NepaConfig, batch: usize) -> Self {
         let patches = config.num_patches();
         Self {
             batch,
@@ -53,12 +53,12 @@ impl Shape {
     }
 
     /// Rows of a token matrix.
-    pub(super) fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.batch * self.tokens
     }
 
     /// Width d of a head.
-    pub(super) fn head(&self) -> usize {
+    pub(crate) fn head(&self) -> usize {
         self.width / self.heads
     }
 }

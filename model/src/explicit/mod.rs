@@ -19,7 +19,8 @@ use crate::{ModelError, NepaConfig, RopeDraw};
 pub use memory::MemoryPlan;
 
 use matmul::Matrix;
-use memory::{Buffers, Scratches, Shape};
+pub(crate) use memory::Shape;
+use memory::{Buffers, Scratches};
 use places::{Linear, Norm, Places};
 use vectorized::{Affine, HeadNorm, Rotary};
 

@@ -1,0 +1,522 @@
+//! Arguments of the kernels in `cuda/kernels/*.cu`, mirrors of their structs, and how each is launched. Plain numbers, here and not behind the feature
+//! `cuda`, so that a test can launch the very same on the CPU. Addresses are of the device; 0 is none.
+#![expect(
+    missing_docs,
+    reason = "the fields are those of the kernels' structs, and are explained there"
+)]
+/// Grid and block of a launch, and bytes of dynamic shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Bytes of dynamic shared memory of a block.
+    pub shared_bytes: u32,
+}
+
+/// One launch of a kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Launch<A> {
+    /// The kernel's name.
+    pub kernel: &'static str,
+    /// How it is launched.
+    pub geometry: Geometry,
+    /// Its only argument, passed by value.
+    pub arguments: A,
+}
+
+fn launch<A>(kernel: &'static str, geometry: Geometry, arguments: A) -> Launch<A> {
+    Launch {
+        kernel,
+        geometry,
+        arguments,
+    }
+}
+
+const THREADS: u32 = 256;
+/// Rows that a block of the norms works on at once.
+const ROW_WARPS: u32 = 8;
+
+fn blocks(grid: [u32; 2]) -> Geometry {
+    Geometry {
+        grid: [grid[0], grid[1], 1],
+        block: [THREADS, 1, 1],
+        shared_bytes: 0,
+    }
+}
+
+/// A block for every `each` of so many values.
+fn blocks_for(values: u64, each: u64) -> Geometry {
+    blocks([values.div_ceil(each) as u32, 1])
+}
+
+/// Mirror of `NormForward`: `layer_norm_forward`, or with a `y` `residual_norm_forward`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct NormForward {
+    pub x: u64,
+    pub y: u64,
+    pub scale: u64,
+    pub x_out: u64,
+    pub weight: u64,
+    pub bias: u64,
+    pub h: u64,
+    pub mean: u64,
+    pub rstd: u64,
+    pub rows: u32,
+    pub width: u32,
+    pub eps: f32,
+}
+const _: () = assert!(size_of::<NormForward>() == 88);
+
+impl NormForward {
+    /// How it is launched.
+    pub fn launch(self) -> Launch<Self> {
+        let kernel = if self.y == 0 {
+            "layer_norm_forward"
+        } else {
+            "residual_norm_forward"
+        };
+        launch(kernel, blocks([self.rows.div_ceil(ROW_WARPS), 1]), self)
+    }
+}
+
+/// Mirror of `NormBackward`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct NormBackward {
+    pub dh: u64,
+    pub x: u64,
+    pub mean: u64,
+    pub rstd: u64,
+    pub weight: u64,
+    pub scale: u64,
+    pub dx: u64,
+    pub dx_bf16: u64,
+    pub scaled_dx: u64,
+    pub partials: u64,
+    pub rows: u32,
+    pub width: u32,
+    pub rows_per_piece: u32,
+}
+const _: () = assert!(size_of::<NormBackward>() == 96);
+
+impl NormBackward {
+    /// How it is launched.
+    pub fn launch(self) -> Launch<Self> {
+        let pieces = self.rows.div_ceil(self.rows_per_piece);
+        launch("layer_norm_backward", blocks([pieces, 1]), self)
+    }
+}
+
+/// Mirror of `ColumnSums`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct ColumnSums {
+    pub values: u64,
+    pub partials: u64,
+    pub rows: u32,
+    pub columns: u32,
+    pub rows_per_piece: u32,
+}
+const _: () = assert!(size_of::<ColumnSums>() == 32);
+
+impl ColumnSums {
+    /// How it is launched.
+    pub fn launch(self) -> Launch<Self> {
+        let pieces = self.rows.div_ceil(self.rows_per_piece);
+        let grid = [self.columns.div_ceil(256), pieces];
+        launch("column_sums", blocks(grid), self)
+    }
+}
+
+/// Mirror of `AddPartials`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct AddPartials {
+    pub partials: u64,
+    pub out: [u64; 4],
+    pub stride: u64,
+    pub pieces: u32,
+    pub width: u32,
+    pub outputs: u32,
+}
+const _: () = assert!(size_of::<AddPartials>() == 64);
+
+impl AddPartials {
+    /// How it is launched.
+    pub fn launch(self) -> Launch<Self> {
+        let geometry = Geometry {
+            grid: [(self.outputs * self.width).div_ceil(32), 1, 1],
+            block: [32, 32, 1],
+            shared_bytes: 0,
+        };
+        launch("add_partials", geometry, self)
+    }
+}
+
+/// Mirror of `Activation`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Activation {
+    pub x: u64,
+    pub grad: u64,
+    pub result: u64,
+    pub dx: u64,
+    pub partials: u64,
+    pub rows: u32,
+    pub width: u32,
+    pub rows_per_piece: u32,
+    pub kind: u32,
+}
+const _: () = assert!(size_of::<Activation>() == 56);
+
+impl Activation {
+    /// How it is launched: backward if there is a `dx`.
+    pub fn launch(self, gated: bool) -> Launch<Self> {
+        let values = u64::from(self.rows) * u64::from(self.width);
+        let forward = blocks_for(values, 8 * u64::from(THREADS));
+        if self.dx == 0 {
+            let kernel = if gated {
+                "gated_activation_forward"
+            } else {
+                "activation_forward"
+            };
+            return launch(kernel, forward, self);
+        }
+        let pieces = self.rows.div_ceil(self.rows_per_piece);
+        let kernel = if gated {
+            "gated_activation_backward"
+        } else {
+            "activation_backward"
+        };
+        launch(kernel, blocks([self.width.div_ceil(256), pieces]), self)
+    }
+}
+
+/// Mirror of `Patchify`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Patchify {
+    pub pixels: u64,
+    pub patches: u64,
+    pub batch: u32,
+    pub side: u32,
+    pub patch: u32,
+    pub columns: u32,
+    pub layout: u32,
+}
+const _: () = assert!(size_of::<Patchify>() == 40);
+
+impl Patchify {
+    /// How it is launched, of pixels in bf16 or f32.
+    pub fn launch(self, bf16: bool) -> Launch<Self> {
+        let across = u64::from(self.side / self.patch);
+        let values = u64::from(self.batch) * across * across * u64::from(self.columns);
+        let kernel = if bf16 {
+            "patchify_bf16"
+        } else {
+            "patchify_f32"
+        };
+        launch(kernel, blocks_for(values, 8 * u64::from(THREADS)), self)
+    }
+}
+
+/// Mirror of `Assemble`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Assemble {
+    pub embedding: u64,
+    pub class_token: u64,
+    pub x: u64,
+    pub batch: u32,
+    pub patches: u32,
+    pub tokens: u32,
+    pub width: u32,
+}
+const _: () = assert!(size_of::<Assemble>() == 40);
+
+impl Assemble {
+    /// How it is launched.
+    pub fn launch(self) -> Launch<Self> {
+        let values = u64::from(self.batch) * u64::from(self.tokens) * u64::from(self.width);
+        launch("assemble", blocks_for(values, 4 * u64::from(THREADS)), self)
+    }
+}
+
+/// Mirror of `Disassemble`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Disassemble {
+    pub dx: u64,
+    pub d_embedding: u64,
+    pub partials: u64,
+    pub batch: u32,
+    pub patches: u32,
+    pub tokens: u32,
+    pub width: u32,
+    pub rows_per_piece: u32,
+}
+const _: () = assert!(size_of::<Disassemble>() == 48);
+
+impl Disassemble {
+    /// How it is launched.
+    pub fn launch(self) -> Launch<Self> {
+        let pieces = (self.batch * self.patches).div_ceil(self.rows_per_piece);
+        let grid = [self.width.div_ceil(256), pieces];
+        launch("disassemble", blocks(grid), self)
+    }
+}
+
+/// Mirror of `HeadNorms`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct HeadNorms {
+    pub weight: [u64; 2],
+    pub bias: [u64; 2],
+}
+
+/// Width of the heads that the kernels are written for.
+pub const HEAD: usize = 64;
+/// Most tokens of the backward kernel: its rows must fit into a block's shared memory.
+pub const MAX_TOKENS: usize = 352;
+
+/// A block for every head of every image; in shared memory rows of 144 bytes, and `row_bytes` more of each.
+fn heads_of_images(tokens: u32, heads: u32, batch: u32, arrays: u32, row_bytes: u32) -> Geometry {
+    Geometry {
+        grid: [heads, batch, 1],
+        block: [THREADS, 1, 1],
+        shared_bytes: tokens.next_multiple_of(32) * (144 * arrays + row_bytes),
+    }
+}
+
+/// Mirror of `AttentionForward`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct AttentionForward {
+    pub qkv: u64,
+    pub norms: HeadNorms,
+    pub cos: u64,
+    pub sin: u64,
+    pub out: u64,
+    pub lse: u64,
+    pub tokens: u32,
+    pub heads: u32,
+    pub qk_norm: u32,
+    pub causal: u32,
+    pub eps: f32,
+    pub scale: f32,
+}
+const _: () = assert!(size_of::<AttentionForward>() == 96);
+
+impl AttentionForward {
+    /// How it is launched, for so many images.
+    pub fn launch(self, batch: u32) -> Launch<Self> {
+        let geometry = heads_of_images(self.tokens, self.heads, batch, 3, 0);
+        launch("attention_forward", geometry, self)
+    }
+}
+
+/// Mirror of `AttentionBackward`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct AttentionBackward {
+    pub qkv: u64,
+    pub norms: HeadNorms,
+    pub cos: u64,
+    pub sin: u64,
+    pub out: u64,
+    pub lse: u64,
+    pub d_out: u64,
+    pub d_qkv: u64,
+    pub partials: u64,
+    pub tokens: u32,
+    pub heads: u32,
+    pub qk_norm: u32,
+    pub causal: u32,
+    pub eps: f32,
+    pub scale: f32,
+}
+const _: () = assert!(size_of::<AttentionBackward>() == 120);
+
+impl AttentionBackward {
+    /// How it is launched, for so many images.
+    pub fn launch(self, batch: u32) -> Launch<Self> {
+        let geometry = heads_of_images(self.tokens, self.heads, batch, 4, 8);
+        launch("attention_backward", geometry, self)
+    }
+}
+
+/// Mirror of `Loss`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Loss {
+    pub x: u64,
+    pub weight: u64,
+    pub bias: u64,
+    pub next: u64,
+    pub current: u64,
+    pub scale: u64,
+    pub dx: u64,
+    pub dx_bf16: u64,
+    pub scaled_dx: u64,
+    pub partials: u64,
+    pub report: u64,
+    pub rows: u32,
+    pub patches: u32,
+    pub tokens: u32,
+    pub width: u32,
+    pub rows_per_piece: u32,
+    pub eps: f32,
+    pub factor: f32,
+}
+const _: () = assert!(size_of::<Loss>() == 120);
+
+impl Loss {
+    /// How it is launched.
+    pub fn launch(self) -> Launch<Self> {
+        let pieces = self.rows.div_ceil(self.rows_per_piece);
+        launch("cosine_loss", blocks([pieces, 1]), self)
+    }
+}
+
+/// Mirror of `LayerScale`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct LayerScale {
+    pub weight: u64,
+    pub d_weight: u64,
+    pub bias: u64,
+    pub d_bias: u64,
+    pub scale: u64,
+    pub d_scale: u64,
+    pub columns: u32,
+}
+const _: () = assert!(size_of::<LayerScale>() == 56);
+
+impl LayerScale {
+    /// How it is launched, for a layer of so many outputs.
+    pub fn launch(self, outputs: u32) -> Launch<Self> {
+        launch("layer_scale_finish", blocks([outputs, 1]), self)
+    }
+}
+
+/// Values of one partial sum of the norm.
+pub const NORM_PIECE: u64 = 16_384;
+/// Bytes of `NormResult`: the norm (f64), the clip factor (f32), whether it is finite (u32).
+pub const NORM_RESULT_BYTES: usize = 16;
+
+/// Mirror of `GradientNorm`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct GradientNorm {
+    pub gradient: u64,
+    pub partials: u64,
+    pub result: u64,
+    pub max_norm: f64,
+    pub len: u64,
+}
+const _: () = assert!(size_of::<GradientNorm>() == 40);
+
+impl GradientNorm {
+    /// Both launches, one after the other.
+    pub fn launches(self) -> [Launch<Self>; 2] {
+        let one_block = Geometry {
+            grid: [1, 1, 1],
+            block: [1024, 1, 1],
+            shared_bytes: 0,
+        };
+        [
+            launch("norm_partials", blocks_for(self.len, NORM_PIECE), self),
+            launch("norm_final", one_block, self),
+        ]
+    }
+}
+
+/// Mirror of `Segment`: consecutive weights with the same settings.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Segment {
+    pub start: u64,
+    pub end: u64,
+    pub weight_decay: f64,
+    pub lr_factor: f64,
+}
+const _: () = assert!(size_of::<Segment>() == 32);
+
+impl Segment {
+    /// As it lies in memory.
+    pub fn bytes(&self) -> [u8; 32] {
+        let words = [
+            self.start,
+            self.end,
+            self.weight_decay.to_bits(),
+            self.lr_factor.to_bits(),
+        ];
+        let mut bytes = [0; 32];
+        for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
+}
+
+/// Mirror of `AdamW`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct AdamW {
+    pub weights: u64,
+    pub gradient: u64,
+    pub m: u64,
+    pub v: u64,
+    pub average: u64,
+    pub copy: u64,
+    pub segments: u64,
+    pub norm: u64,
+    pub len: u64,
+    pub lr: f64,
+    pub correction1: f64,
+    pub correction2: f32,
+    pub beta1: f32,
+    pub rest1: f32,
+    pub beta2: f32,
+    pub rest2: f32,
+    pub eps: f32,
+    pub decay: f32,
+    pub rest: f32,
+    pub num_segments: u32,
+}
+const _: () = assert!(size_of::<AdamW>() == 128);
+
+impl AdamW {
+    /// How it is launched.
+    pub fn launch(self) -> Launch<Self> {
+        launch(
+            "adamw_update",
+            blocks_for(self.len, 4 * u64::from(THREADS)),
+            self,
+        )
+    }
+}
+
+/// Mirror of `CopyToBf16`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct CopyToBf16 {
+    pub values: u64,
+    pub copy: u64,
+    pub len: u64,
+}
+const _: () = assert!(size_of::<CopyToBf16>() == 24);
+
+impl CopyToBf16 {
+    /// How it is launched.
+    pub fn launch(self) -> Launch<Self> {
+        launch(
+            "copy_to_bf16",
+            blocks_for(self.len, 4 * u64::from(THREADS)),
+            self,
+        )
+    }
+}
