@@ -6,10 +6,12 @@ use nepa_tests::engine_kernels::twins::Sum;
 use nepa_tests::engine_kernels::{Bf16, Launch, bf16, widen};
 
 mod activation;
+mod attention;
 mod embed;
 mod loss;
 mod norm;
 mod optimizer;
+mod shim;
 
 /// Half a unit in the last place of a bf16, relative to its value.
 const BF16: f64 = 1.0 / 256.0;

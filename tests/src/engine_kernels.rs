@@ -13,10 +13,13 @@ use std::ptr::NonNull;
 pub use crate::kernels::{Bf16, GuardedEnd, ThreadOrder};
 
 pub mod activation;
+pub mod attention;
+pub mod attention_twin;
 pub mod embed;
 pub mod loss;
 pub mod norm;
 pub mod optimizer;
+pub mod shim;
 pub mod twins;
 
 /// Rounds to bf16 as a GPU does: to the nearest, halves to the even one.

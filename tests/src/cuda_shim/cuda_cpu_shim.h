@@ -288,12 +288,15 @@ template <typename Value> Value shuffle_xor(int line, unsigned lanes, Value valu
 // means `extern __shared__ type name[]` to nvcc.
 #define DYNAMIC_SHARED_MEMORY(type, name) type *const name = static_cast<type *>(::cuda_cpu_shim::Launch::current->dynamic_shared())
 
-// Vectors of 8 and 16 bytes. They may lie over other types, and build.rs asks for code that ends the program where one is not aligned, as a GPU does.
+// Vectors of 4, 8 and 16 bytes. They may lie over other types, and build.rs asks for code that ends the program where one is not aligned, as a GPU does.
 struct __attribute__((may_alias, aligned(8))) float2 {
     float x, y;
 };
 struct __attribute__((may_alias, aligned(16))) float4 {
     float x, y, z, w;
+};
+struct __attribute__((may_alias, aligned(4))) uint1 {
+    unsigned x;
 };
 struct __attribute__((may_alias, aligned(8))) uint2 {
     unsigned x, y;
