@@ -2,6 +2,8 @@
 //! (arXiv 2512.16922), on candle. Tensors only; of files, its own weights only.
 
 mod config;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod error;
 mod explicit;
 mod init;

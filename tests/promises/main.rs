@@ -5,6 +5,7 @@ mod engine_kernels;
 mod example;
 mod golden;
 mod inspect;
+mod kernel_step;
 mod kernels;
 mod layering;
 mod loader;

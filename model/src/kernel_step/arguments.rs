@@ -15,15 +15,27 @@ pub struct Geometry {
     pub shared_bytes: u32,
 }
 
-/// One launch of a kernel.
+/// One launch of a kernel; only the structs below make one, so kernel and argument belong together.
 #[derive(Debug, Clone, Copy)]
 pub struct Launch<A> {
+    kernel: &'static str,
+    geometry: Geometry,
+    arguments: A,
+}
+
+impl<A> Launch<A> {
     /// The kernel's name.
-    pub kernel: &'static str,
+    pub fn kernel(&self) -> &'static str {
+        self.kernel
+    }
     /// How it is launched.
-    pub geometry: Geometry,
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
     /// Its only argument, passed by value.
-    pub arguments: A,
+    pub fn arguments(&self) -> &A {
+        &self.arguments
+    }
 }
 
 fn launch<A>(kernel: &'static str, geometry: Geometry, arguments: A) -> Launch<A> {
@@ -107,27 +119,6 @@ impl NormBackward {
     pub fn launch(self) -> Launch<Self> {
         let pieces = self.rows.div_ceil(self.rows_per_piece);
         launch("layer_norm_backward", blocks([pieces, 1]), self)
-    }
-}
-
-/// Mirror of `ColumnSums`.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(C)]
-pub struct ColumnSums {
-    pub values: u64,
-    pub partials: u64,
-    pub rows: u32,
-    pub columns: u32,
-    pub rows_per_piece: u32,
-}
-const _: () = assert!(size_of::<ColumnSums>() == 32);
-
-impl ColumnSums {
-    /// How it is launched.
-    pub fn launch(self) -> Launch<Self> {
-        let pieces = self.rows.div_ceil(self.rows_per_piece);
-        let grid = [self.columns.div_ceil(256), pieces];
-        launch("column_sums", blocks(grid), self)
     }
 }
 
@@ -269,82 +260,51 @@ impl Disassemble {
     }
 }
 
-/// Mirror of `HeadNorms`.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(C)]
-pub struct HeadNorms {
-    pub weight: [u64; 2],
-    pub bias: [u64; 2],
-}
-
-/// Width of the heads that the kernels are written for.
+/// Width of the heads that the attention kernels are written for.
 pub const HEAD: usize = 64;
-/// Most tokens of the backward kernel: its rows must fit into a block's shared memory.
-pub const MAX_TOKENS: usize = 352;
+/// Most tokens of an image: a head's keys and values must fit into a block's shared memory.
+pub const MAX_TOKENS: usize = 512;
 
-/// A block for every head of every image; in shared memory rows of 144 bytes, and `row_bytes` more of each.
-fn heads_of_images(tokens: u32, heads: u32, batch: u32, arrays: u32, row_bytes: u32) -> Geometry {
-    Geometry {
-        grid: [heads, batch, 1],
-        block: [THREADS, 1, 1],
-        shared_bytes: tokens.next_multiple_of(32) * (144 * arrays + row_bytes),
-    }
-}
-
-/// Mirror of `AttentionForward`.
+/// Mirror of `Attention`: forward, or with a `d_qkv` backward.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-pub struct AttentionForward {
+pub struct Attention {
     pub qkv: u64,
-    pub norms: HeadNorms,
     pub cos: u64,
     pub sin: u64,
-    pub out: u64,
-    pub lse: u64,
-    pub tokens: u32,
-    pub heads: u32,
-    pub qk_norm: u32,
-    pub causal: u32,
-    pub eps: f32,
-    pub scale: f32,
-}
-const _: () = assert!(size_of::<AttentionForward>() == 96);
-
-impl AttentionForward {
-    /// How it is launched, for so many images.
-    pub fn launch(self, batch: u32) -> Launch<Self> {
-        let geometry = heads_of_images(self.tokens, self.heads, batch, 3, 0);
-        launch("attention_forward", geometry, self)
-    }
-}
-
-/// Mirror of `AttentionBackward`.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(C)]
-pub struct AttentionBackward {
-    pub qkv: u64,
-    pub norms: HeadNorms,
-    pub cos: u64,
-    pub sin: u64,
+    pub query_weight: u64,
+    pub query_bias: u64,
+    pub key_weight: u64,
+    pub key_bias: u64,
     pub out: u64,
     pub lse: u64,
     pub d_out: u64,
     pub d_qkv: u64,
-    pub partials: u64,
+    pub bias_partials: u64,
+    pub norm_partials: u64,
     pub tokens: u32,
     pub heads: u32,
-    pub qk_norm: u32,
     pub causal: u32,
+    pub qk_norm: u32,
     pub eps: f32,
-    pub scale: f32,
 }
-const _: () = assert!(size_of::<AttentionBackward>() == 120);
+const _: () = assert!(size_of::<Attention>() == 128);
 
-impl AttentionBackward {
+impl Attention {
     /// How it is launched, for so many images.
     pub fn launch(self, batch: u32) -> Launch<Self> {
-        let geometry = heads_of_images(self.tokens, self.heads, batch, 4, 8);
-        launch("attention_backward", geometry, self)
+        let rows = self.tokens.next_multiple_of(16);
+        let (kernel, shared_bytes) = if self.d_qkv == 0 {
+            ("attention_forward", 288 * rows)
+        } else {
+            ("attention_backward", 296 * rows + 14_336)
+        };
+        let geometry = Geometry {
+            grid: [self.heads, batch, 1],
+            block: [THREADS, 1, 1],
+            shared_bytes,
+        };
+        launch(kernel, geometry, self)
     }
 }
 

@@ -242,7 +242,9 @@ mod tests {
         for config in configs() {
             let layout = Layout::new(&config);
             let num_weights = ParamSpec::all(&config).iter().map(ParamSpec::len).sum();
-            let flat: Vec<f32> = (0..num_weights).map(|i| (1 + i % 8_000_000) as f32).collect();
+            let flat: Vec<f32> = (0..num_weights)
+                .map(|i| (1 + i % 8_000_000) as f32)
+                .collect();
             let arena = layout.to_arena(&flat);
             assert_eq!(layout.from_arena(&arena), flat);
             assert_eq!(arena.iter().filter(|v| **v != 0.0).count(), num_weights);

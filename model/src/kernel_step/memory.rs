@@ -142,8 +142,8 @@ impl Regions {
         let pieces = rows
             .max(shape.batch * shape.patches)
             .div_ceil(ROWS_PER_PIECE);
-        let sums =
-            (pieces * (3 * width).max(shape.up)).max(shape.batch * shape.heads * 4 * shape.head());
+        let of_heads = shape.batch * (3 * width + shape.heads * 4 * shape.head());
+        let sums = (pieces * (3 * width).max(shape.up)).max(of_heads);
         let image = config.num_channels * config.image_size * config.image_size;
         let regions = Self {
             flat,

@@ -10,8 +10,8 @@ use crate::explicit::Shape;
 use crate::{HiddenAct, MemoryPlan, ModelError, NepaConfig, PretrainReport, RopeDraw};
 
 use arguments::{
-    Activation, AddPartials, Assemble, AttentionBackward, AttentionForward, ColumnSums,
-    Disassemble, HEAD, HeadNorms, Launch, Loss, MAX_TOKENS, NormBackward, NormForward, Patchify,
+    Activation, AddPartials, Assemble, Attention, Disassemble, HEAD, Launch, Loss, MAX_TOKENS,
+    NormBackward, NormForward, Patchify,
 };
 use layout::Layout;
 use memory::{ROWS_PER_PIECE, Regions};
@@ -68,7 +68,7 @@ pub struct Product {
 pub trait StepDevice {
     /// What can go wrong.
     type Error;
-    /// Takes memory, all zero, once; its address.
+    /// Takes memory, once; its address, a multiple of 256. It may hold anything.
     fn allocate(&mut self, num_bytes: u64) -> Result<u64, Self::Error>;
     /// Launches a kernel.
     fn launch<A: Copy>(&mut self, launch: Launch<A>) -> Result<(), Self::Error>;
@@ -144,12 +144,29 @@ impl<D: StepDevice> KernelStep<D> {
         &mut self.device
     }
 
-    /// Where pixels from the host go: see [`StepDevice::write`].
-    pub fn staging(&self) -> Pixels {
-        Pixels {
+    /// Copies images from the host, `[3, S, S]` each.
+    pub fn stage(&mut self, images: &[&[f32]]) -> Result<Pixels, D::Error>
+    where
+        D::Error: From<ModelError>,
+    {
+        let (channels, size) = (self.config.num_channels, self.config.image_size);
+        let len = channels * size * size;
+        if images.len() != self.shape.batch || images.iter().any(|image| image.len() != len) {
+            let got = images.iter().map(|image| image.len()).collect();
+            return Err(D::Error::from(ModelError::PixelShape {
+                got,
+                channels,
+                image_size: size,
+            }));
+        }
+        for (number, image) in images.iter().enumerate() {
+            let address = self.regions.pixels + (4 * number * len) as u64;
+            self.device.write(address, bytemuck::cast_slice(image))?;
+        }
+        Ok(Pixels {
             address: self.regions.pixels,
             bf16: false,
-        }
+        })
     }
 
     /// Forgets the gradient.
@@ -252,19 +269,23 @@ impl<D: StepDevice> KernelStep<D> {
         })
     }
 
-    /// Adds the sums of all pieces, `width` values for each of `outputs`.
-    fn add_partials(
+    /// Adds the sums of all pieces in `partials`, `width` values for each of `outputs`, to the gradients of those that are there.
+    fn add_sums(
         &mut self,
+        partials: u64,
         pieces: usize,
         width: usize,
         outputs: &[Option<usize>],
     ) -> Result<(), D::Error> {
+        if outputs.iter().all(Option::is_none) {
+            return Ok(());
+        }
         let mut out = [0; 4];
         for (out, offset) in out.iter_mut().zip(outputs) {
             *out = offset.map_or(0, |offset| self.gradient(offset));
         }
         let sums = AddPartials {
-            partials: self.regions.partials,
+            partials,
             out,
             stride: (outputs.len() * width) as u64,
             pieces: pieces as u32,
@@ -272,6 +293,15 @@ impl<D: StepDevice> KernelStep<D> {
             outputs: outputs.len() as u32,
         };
         self.device.launch(sums.launch())
+    }
+
+    fn add_partials(
+        &mut self,
+        pieces: usize,
+        width: usize,
+        outputs: &[Option<usize>],
+    ) -> Result<(), D::Error> {
+        self.add_sums(self.regions.partials, pieces, width, outputs)
     }
 
     fn pieces(&self) -> usize {
@@ -365,20 +395,7 @@ impl<D: StepDevice> KernelStep<D> {
             places.qkv_bias,
             block.qkv,
         )?;
-        let attention = AttentionForward {
-            qkv: block.qkv,
-            norms: self.head_norms(&places.head_norms),
-            cos: self.regions.cos,
-            sin: self.regions.sin,
-            out: block.attention,
-            lse: block.lse,
-            tokens: shape.tokens as u32,
-            heads: shape.heads as u32,
-            qk_norm: self.config.qk_norm.into(),
-            causal: self.config.is_causal.into(),
-            eps: self.eps(),
-            scale: score_scale(),
-        };
+        let attention = self.attention(index);
         self.device.launch(attention.launch(shape.batch as u32))?;
         let [weight, bias] = places.attention_output;
         self.linear(
@@ -454,12 +471,28 @@ impl<D: StepDevice> KernelStep<D> {
         self.device.launch(arguments.launch())
     }
 
-    fn head_norms(&self, places: &[Option<usize>; 4]) -> HeadNorms {
-        let [query_weight, query_bias, key_weight, key_bias] =
-            places.map(|place| place.map_or(0, |place| self.weight(place)));
-        HeadNorms {
-            weight: [query_weight, key_weight],
-            bias: [query_bias, key_bias],
+    /// What both directions of a block's attention share.
+    fn attention(&self, index: usize) -> Attention {
+        let block = self.regions.blocks[index];
+        let [query_weight, query_bias, key_weight, key_bias] = self.layout.blocks[index]
+            .head_norms
+            .map(|place| place.map_or(0, |place| self.weight(place)));
+        Attention {
+            qkv: block.qkv,
+            cos: self.regions.cos,
+            sin: self.regions.sin,
+            query_weight,
+            query_bias,
+            key_weight,
+            key_bias,
+            out: block.attention,
+            lse: block.lse,
+            tokens: self.shape.tokens as u32,
+            heads: self.shape.heads as u32,
+            causal: self.config.is_causal.into(),
+            qk_norm: self.config.qk_norm.into(),
+            eps: self.eps(),
+            ..Attention::default()
         }
     }
 
@@ -607,43 +640,21 @@ impl<D: StepDevice> KernelStep<D> {
         let (square, weight) = ((width, width), places.attention_output[0]);
         self.weight_gradient(rows, square, self.regions.dx_bf16, block.attention, weight)?;
         self.linear_backward(rows, square, self.regions.scaled_dx, weight, product)?;
-        let has_parameters = places.head_norms.iter().any(Option::is_some);
-        let attention = AttentionBackward {
-            qkv: block.qkv,
-            norms: self.head_norms(&places.head_norms),
-            cos: self.regions.cos,
-            sin: self.regions.sin,
-            out: block.attention,
-            lse: block.lse,
+        // Both sums of the attention kernel, one behind the other.
+        let [biases, norms] = [0, shape.batch * 3 * width].map(|skipped| {
+            let skipped = 4 * skipped as u64;
+            self.regions.partials + skipped
+        });
+        let attention = Attention {
             d_out: product,
             d_qkv,
-            partials: if has_parameters {
-                self.regions.partials
-            } else {
-                0
-            },
-            tokens: shape.tokens as u32,
-            heads: shape.heads as u32,
-            qk_norm: self.config.qk_norm.into(),
-            causal: self.config.is_causal.into(),
-            eps: self.eps(),
-            scale: score_scale(),
+            bias_partials: biases,
+            norm_partials: norms,
+            ..self.attention(index)
         };
         self.device.launch(attention.launch(shape.batch as u32))?;
-        if has_parameters {
-            self.add_partials(shape.batch * shape.heads, HEAD, &places.head_norms)?;
-        }
-        if let Some(bias) = places.qkv_bias {
-            let sums = ColumnSums {
-                values: d_qkv,
-                partials: self.regions.partials,
-                rows: rows as u32,
-                columns: 3 * width as u32,
-                rows_per_piece: ROWS_PER_PIECE as u32,
-            };
-            self.device.launch(sums.launch())?;
-            self.add_partials(self.pieces(), 3 * width, &[Some(bias)])?;
-        }
+        self.add_sums(biases, shape.batch, 3 * width, &[places.qkv_bias])?;
+        self.add_sums(norms, shape.batch * shape.heads, HEAD, &places.head_norms)?;
         let qkv = (width, 3 * width);
         self.weight_gradient(rows, qkv, d_qkv, block.normed_before, places.qkv)?;
         self.linear_backward(rows, qkv, d_qkv, places.qkv, product)?;
@@ -697,11 +708,6 @@ fn transposed(address: u64, stride: usize) -> Operand {
     }
 }
 
-/// Of the scores of heads of [`HEAD`] values.
-fn score_scale() -> f32 {
-    1.0 / (HEAD as f32).sqrt()
-}
-
 /// What the kernels are written for.
 fn check(config: &NepaConfig) -> Result<(), ModelError> {
     config.validate()?;
@@ -729,7 +735,7 @@ fn check(config: &NepaConfig) -> Result<(), ModelError> {
             tokens <= MAX_TOKENS,
             "image_size",
             config.image_size,
-            "the attention kernels take at most 352 tokens an image: choose larger patches or smaller images",
+            "the attention kernels take at most 512 tokens an image: choose larger patches or smaller images",
         ),
         (
             config.num_channels == 3,

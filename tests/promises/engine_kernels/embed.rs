@@ -68,7 +68,7 @@ fn the_stream_is_the_class_token_and_the_patches_and_its_gradient_goes_back() {
             let class_token = random.f32s(width, 0.0, 1.0);
             let got =
                 launched(|launch| assemble(launch, &embedding, &class_token, patches, tokens));
-            let mut expected = Vec::new();
+            let mut expected = Vec::<f32>::new();
             for image in embedding.chunks_exact(patches * width) {
                 expected.extend(&class_token);
                 expected.extend(&image[..(tokens - 1) * width]);

@@ -134,3 +134,5 @@ void engine_shim_multiply(const __nv_bfloat16 *a, const __nv_bfloat16 *b, float 
 void engine_shim_shuffle_in_a_branch() { launch(dim3(1), dim3(64), 0, ThreadOrder::forward, shuffle_in_a_branch); }
 
 }  // extern "C"
+
+#include "step_launch.h"

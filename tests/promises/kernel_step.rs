@@ -1,0 +1,289 @@
+//! The GPU's pretraining step, launch by launch on an emulated device: loss, gradients and training are those of the f32 engine, up to bf16's rounding.
+use nepa_model::kernel_step::{FlatState, KernelStep, Update};
+use nepa_model::{ExplicitNepa, HiddenAct, NepaConfig, ParamSpec, RopeDraw, Weights, init_weights};
+use nepa_tests::emulated_device::EmulatedDevice;
+use nepa_trainer::cpu_engine::CpuEngine;
+use nepa_trainer::engine::{Engine, Images, TrainingState};
+use nepa_trainer::optimizer::{OptimizerConfig, decays};
+
+/// Two heads of 64, 16 patches, two blocks; LayerScale such that the blocks matter.
+fn small() -> NepaConfig {
+    NepaConfig {
+        hidden_size: 128,
+        num_attention_heads: 2,
+        num_hidden_layers: 2,
+        intermediate_size: 192,
+        layerscale_value: 0.5,
+        ..NepaConfig::tiny()
+    }
+}
+
+fn variants() -> [(&'static str, NepaConfig); 4] {
+    [
+        ("gelu", small()),
+        (
+            "gated, norms of heads with parameters",
+            NepaConfig {
+                use_gated_mlp: true,
+                hidden_act: HiddenAct::Silu,
+                qk_norm_affine: true,
+                qk_norm_bias: true,
+                ..small()
+            },
+        ),
+        (
+            "bidirectional",
+            NepaConfig {
+                is_causal: false,
+                ..small()
+            },
+        ),
+        (
+            "no biases, no norms of heads",
+            NepaConfig {
+                qkv_bias: false,
+                qk_norm: false,
+                ..small()
+            },
+        ),
+    ]
+}
+
+fn pixels(config: &NepaConfig, batch: usize) -> Vec<Vec<f32>> {
+    let (side, mut number) = (config.image_size, 1u32);
+    let mut noise = || {
+        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (number >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    let image = |image: usize| {
+        (0..3 * side * side)
+            .map(|i| ((i * (image + 3)) as f32 / 97.0).sin() * 0.7 + noise() * 0.6)
+            .collect()
+    };
+    (0..batch).map(image).collect()
+}
+
+fn weights(config: &NepaConfig) -> Weights {
+    let mut weights = init_weights(config, 3);
+    let mut number = 7u32;
+    for spec in weights.specs.clone() {
+        let vector = spec.shape.len() == 1;
+        for value in &mut weights.flat[spec.range()] {
+            number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            if vector {
+                *value += ((number >> 8) as f32 / (1 << 24) as f32 - 0.5) * 0.3;
+            } else {
+                *value *= 3.0;
+            }
+        }
+    }
+    weights
+}
+
+/// A step that holds these weights.
+fn step(config: &NepaConfig, weights: &Weights, micro_batch: usize) -> KernelStep<EmulatedDevice> {
+    let mut step = KernelStep::new(config, micro_batch, EmulatedDevice::default()).unwrap();
+    let zeros = vec![0.0; weights.flat.len()];
+    step.load(&FlatState {
+        weights: weights.flat.clone(),
+        m: zeros.clone(),
+        v: zeros,
+        average: Vec::new(),
+    })
+    .unwrap();
+    step
+}
+
+fn norm(values: impl Iterator<Item = f32>) -> f64 {
+    values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
+}
+
+/// The norm of the difference over the norm.
+fn off(found: &[f32], expected: &[f32]) -> f64 {
+    norm(found.iter().zip(expected).map(|(a, b)| a - b)) / norm(expected.iter().copied())
+}
+
+#[test]
+fn loss_and_gradients_are_those_of_the_f32_step() {
+    for (name, config) in variants() {
+        let (weights, pixels) = (weights(&config), pixels(&config, 4));
+        let mut explicit = ExplicitNepa::<f32>::new(&config, 2).unwrap();
+        let mut expected = vec![0.0; weights.flat.len()];
+        let mut kernels = step(&config, &weights, 2);
+        kernels.clear_gradient().unwrap();
+        for (number, images) in pixels.chunks(2).enumerate() {
+            let rope = RopeDraw::draw(&config, 1, 1, number as u64);
+            let slices = images.iter().map(Vec::as_slice).collect::<Vec<_>>();
+            let reference = explicit
+                .add_gradient(&weights.flat, &slices, &rope, 0.5, &mut expected)
+                .unwrap();
+            let staging = kernels.stage(&slices).unwrap();
+            let found = kernels.add_gradient(staging, &rope, 0.5).unwrap();
+            for (what, found, reference) in [
+                ("loss", found.loss, reference.loss),
+                ("cos_target", found.cos_target, reference.cos_target),
+                ("cos_previous", found.cos_previous, reference.cos_previous),
+            ] {
+                assert!(
+                    (found - reference).abs() < 5e-3,
+                    "{name}: {what} {found}, in f32 {reference}"
+                );
+            }
+            // A win by less than bf16 can tell may be lost.
+            assert!(
+                (found.copy_win - reference.copy_win).abs() <= 2.0 / 32.0,
+                "{name}"
+            );
+        }
+        explicit.finish(&weights.flat, &mut expected);
+        let found_norm = kernels.finish(Some(1.0)).unwrap();
+        let gradient = kernels.read_gradient().unwrap();
+        let expected_norm = norm(expected.iter().copied());
+        assert!(
+            (found_norm / expected_norm - 1.0).abs() < 2e-2,
+            "{name}: {found_norm} {expected_norm}"
+        );
+        assert!(
+            (found_norm - norm(gradient.iter().copied())).abs() < 1e-5 * found_norm,
+            "{name}: the norm is that of the gradient"
+        );
+        assert!(off(&gradient, &expected) < 2e-2, "{name}");
+        for spec in &weights.specs {
+            let off = off(&gradient[spec.range()], &expected[spec.range()]);
+            if is_rounding_only(&config, spec) {
+                continue;
+            }
+            println!("{name}: {} {off:.1e}", spec.name);
+            assert!(off < 6e-2, "{name}: {}: {off}", spec.name);
+        }
+    }
+}
+
+/// Without a norm behind it, a key's bias moves all scores of a query alike and has no gradient but rounding.
+fn is_rounding_only(config: &NepaConfig, spec: &ParamSpec) -> bool {
+    (!config.qk_norm && spec.name.ends_with("key.bias")) || spec.name.ends_with("k_norm.bias")
+}
+
+#[test]
+fn training_in_bf16_follows_training_in_f32() {
+    let config = NepaConfig {
+        num_hidden_layers: 1,
+        ..small()
+    };
+    let settings = OptimizerConfig {
+        ema_decay: Some(0.9),
+        ..OptimizerConfig::default()
+    };
+    let (weights, pixels) = (init_weights(&config, 5), pixels(&config, 4));
+    let slices = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
+    let mut kernels = step(&config, &weights, 4);
+    kernels
+        .set_groups(|name| {
+            (
+                if decays(name) {
+                    settings.weight_decay
+                } else {
+                    0.0
+                },
+                1.0,
+            )
+        })
+        .unwrap();
+    let mut engine = CpuEngine::new(&config, &settings, TrainingState::new(weights), 4).unwrap();
+    let (steps, mut first, mut last) = (200, 0.0, 0.0);
+    for step in 1..=steps {
+        let rope = RopeDraw::draw(&config, 9, step, 0);
+        let expected = engine.step(&Images::Host(&slices), &[rope]).unwrap();
+        kernels.clear_gradient().unwrap();
+        let staging = kernels.stage(&slices).unwrap();
+        let found = kernels.add_gradient(staging, &rope, 1.0).unwrap();
+        kernels.finish(settings.max_grad_norm).unwrap();
+        assert!(
+            (found.loss - expected.loss).abs() <= 1e-2 * expected.loss.abs().max(0.1),
+            "step {step}: loss {}, in f32 {}",
+            found.loss,
+            expected.loss
+        );
+        let lr = 1e-3 * (step as f64 / 20.0).min(1.0);
+        engine.update(lr).unwrap();
+        kernels
+            .update(&Update {
+                step,
+                lr,
+                beta1: settings.beta1,
+                beta2: settings.beta2,
+                eps: settings.eps,
+                average_decay: settings.ema_decay,
+            })
+            .unwrap();
+        if step == 1 {
+            first = found.loss;
+            // The average starts as a copy.
+            let state = kernels.export().unwrap();
+            assert!(state.average == state.weights);
+        }
+        last = found.loss;
+    }
+    assert!(last < first - 0.2, "it learns: {first} {last}");
+    let (found, expected) = (kernels.export().unwrap(), engine.export().unwrap());
+    for (name, found, expected) in [
+        ("weights", &found.weights, &expected.weights.flat),
+        ("average", &found.average, &expected.optimizer.ema),
+    ] {
+        assert!(
+            off(found, expected) < 5e-2,
+            "{name}: {}",
+            off(found, expected)
+        );
+    }
+}
+
+#[test]
+fn every_launch_gives_the_same_bits_again() {
+    let (_, config) = &variants()[1];
+    let (weights, pixels) = (weights(config), pixels(config, 3));
+    let slices = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
+    let run = || {
+        let mut kernels = step(config, &weights, 3);
+        kernels.clear_gradient().unwrap();
+        let staging = kernels.stage(&slices).unwrap();
+        let report = kernels
+            .add_gradient(staging, &RopeDraw::default(), 1.0)
+            .unwrap();
+        kernels.finish(None).unwrap();
+        (report, kernels.read_gradient().unwrap())
+    };
+    assert!(run() == run());
+}
+
+#[test]
+fn what_the_kernels_cannot_compute_is_refused() {
+    for (part, config) in [
+        (
+            "heads of 64 values",
+            NepaConfig {
+                num_attention_heads: 4,
+                ..small()
+            },
+        ),
+        (
+            "at most 512 tokens",
+            NepaConfig {
+                image_size: 168,
+                ..small()
+            },
+        ),
+        (
+            "multiple of 8",
+            NepaConfig {
+                intermediate_size: 100,
+                ..small()
+            },
+        ),
+    ] {
+        let error = KernelStep::new(&config, 1, EmulatedDevice::default())
+            .map(|_| ())
+            .unwrap_err();
+        assert!(error.to_string().contains(part), "{part} in {error}");
+    }
+}
