@@ -241,6 +241,8 @@ fn attention_agrees_with_its_twin_at_the_published_lengths() {
     for (shape, causal, norms) in [
         ((1, 256, 1), true, Norms::Plain),
         ((1, 257, 1), false, Norms::Weight),
+        // The longest.
+        ((1, 512, 1), true, Norms::None),
     ] {
         check(&Case::new(&mut random, shape, causal, norms), &mut random);
     }

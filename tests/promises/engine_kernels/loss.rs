@@ -49,8 +49,15 @@ fn the_loss_agrees_with_its_twin() {
             let mut x = random.f32s(rows * width, 0.3, 1.0);
             let mut next = random.f32s(batch * patches * width, 0.0, 0.02);
             let mut current = random.f32s(rows * width, 0.0, 0.02);
-            let weight = random.f32s(width, 1.0, 0.3);
+            let mut weight = random.f32s(width, 1.0, 0.3);
             let mut bias = random.f32s(width, 0.0, 0.3);
+            if number == 4 {
+                // Predictions with a length, but less than the least.
+                for weight in &mut weight {
+                    *weight *= 1e-14;
+                }
+                bias.fill(0.0);
+            }
             if number == 1 {
                 // Without a length: a target, an input, and (all the same, so normalised to zero) a prediction.
                 next[2 * width..3 * width].fill(0.0);

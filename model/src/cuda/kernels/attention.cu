@@ -251,7 +251,7 @@ __device__ __forceinline__ void query_gradient(const Attention &args, const Head
     HeadTile grad = tile_of(gradient);
     load_tile(tile, head.qkv[0], head.qkv_stride, first, head.tokens);
     norm_and_rotate_backward(grad, tile, head.query_norm, head.rotary, first, head.tokens, sums + QUERY_WEIGHT_SUMS * HEAD, sums + QUERY_BIAS_SUMS * HEAD);
-    add_column_sums(grad, sums + QUERY_SUMS * HEAD);
+    add_column_sums(sums + QUERY_SUMS * HEAD, [&](int r, int i) { return grad.at[r][i]; });
     store_tile(grad, args.d_qkv + (head.qkv[0] - args.qkv), head.qkv_stride, first, head.tokens);
 }
 
@@ -287,12 +287,12 @@ __device__ __forceinline__ void key_gradient(const Attention &args, const Head &
         add_product_over_rows(d_key, left_scores, queries, start);
     }
     HeadTile grad = tile_of(d_value);
-    add_column_sums(grad, sums + VALUE_SUMS * HEAD);
+    add_column_sums(sums + VALUE_SUMS * HEAD, [&](int r, int i) { return grad.at[r][i]; });
     store_tile(grad, args.d_qkv + (head.qkv[2] - args.qkv), head.qkv_stride, first, head.tokens);
     grad = tile_of(d_key);
     load_tile(tile, head.qkv[1], head.qkv_stride, first, head.tokens);
     norm_and_rotate_backward(grad, tile, head.key_norm, head.rotary, first, head.tokens, sums + KEY_WEIGHT_SUMS * HEAD, sums + KEY_BIAS_SUMS * HEAD);
-    add_column_sums(grad, sums + KEY_SUMS * HEAD);
+    add_column_sums(sums + KEY_SUMS * HEAD, [&](int r, int i) { return grad.at[r][i]; });
     store_tile(grad, args.d_qkv + (head.qkv[1] - args.qkv), head.qkv_stride, first, head.tokens);
 }
 
@@ -313,7 +313,7 @@ extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attention_for
     }
 }
 
-extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS) attention_backward(const __grid_constant__ Attention args) {
+extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attention_backward(const __grid_constant__ Attention args) {
     DYNAMIC_SHARED_MEMORY(uint4, memory);
     const Head head = head_of(args);
     __nv_bfloat16 *const first = reinterpret_cast<__nv_bfloat16 *>(memory), *const second = first + head.rows * PITCH;

@@ -201,11 +201,11 @@ __device__ __forceinline__ void norm_and_rotate(HeadTile &tile, const HeadNorm &
     rotate(tile, rotary, first, rows, 1.0f);
 }
 
-// Adds a tile's column sums to 64 numbers of this warp in shared memory.
-__device__ __forceinline__ void add_column_sums(const HeadTile &tile, float *sums) {
+// Adds the sums of columns of `value(row, place)` to 64 numbers of this warp in shared memory.
+template <typename Value> __device__ __forceinline__ void add_column_sums(float *sums, Value value) {
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-        float sum = tile.at[0][i] + tile.at[1][i];
+        float sum = value(0, i) + value(1, i);
 #pragma unroll
         for (uint32_t bits = 4; bits < WARP; bits *= 2) {
             sum += __shfl_xor_sync(ALL_LANES, sum, bits);
@@ -216,37 +216,35 @@ __device__ __forceinline__ void add_column_sums(const HeadTile &tile, float *sum
     }
 }
 
-// The backward of `norm_and_rotate`: `grad` becomes the gradient of `x`, the rows before. The norm's gradients are added to 64 numbers each.
-__device__ __forceinline__ void norm_and_rotate_backward(HeadTile &grad, const HeadTile &x, const HeadNorm &norm, const Rotary &rotary, uint32_t first,
+// The backward of `norm_and_rotate`: `grad` becomes the gradient of `x`, the rows before, which is used up. The norm's gradients are added to 64 numbers
+// each.
+__device__ __forceinline__ void norm_and_rotate_backward(HeadTile &grad, HeadTile &x, const HeadNorm &norm, const Rotary &rotary, uint32_t first,
                                                          uint32_t rows, float *d_weight, float *d_bias) {
     rotate(grad, rotary, first, rows, -1.0f);
     if (!norm.exists) {
         return;
     }
     const RowStatistics of_row = row_statistics(x, norm.eps);
-    HeadTile normed = x;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
-            normed.at[r][i] = (x.at[r][i] - of_row.mean[r]) * of_row.rstd[r];
+            x.at[r][i] = (x.at[r][i] - of_row.mean[r]) * of_row.rstd[r];
         }
     }
     if (norm.bias != nullptr) {
-        add_column_sums(grad, d_bias);
+        add_column_sums(d_bias, [&](int r, int i) { return grad.at[r][i]; });
     }
     if (norm.weight != nullptr) {
-        HeadTile terms;
+        add_column_sums(d_weight, [&](int r, int i) { return grad.at[r][i] * x.at[r][i]; });
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
             const float weight = norm.weight[lane_column_of(i / 2) + i % 2];
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
-                terms.at[r][i] = grad.at[r][i] * normed.at[r][i];
                 grad.at[r][i] *= weight;
             }
         }
-        add_column_sums(terms, d_weight);
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -254,12 +252,12 @@ __device__ __forceinline__ void norm_and_rotate_backward(HeadTile &grad, const H
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
             sum += grad.at[r][i];
-            along += grad.at[r][i] * normed.at[r][i];
+            along += grad.at[r][i] * x.at[r][i];
         }
         const float mean_g = sum_of_row(sum) / HEAD, mean_gn = sum_of_row(along) / HEAD;
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
-            grad.at[r][i] = of_row.rstd[r] * (grad.at[r][i] - mean_g - normed.at[r][i] * mean_gn);
+            grad.at[r][i] = of_row.rstd[r] * (grad.at[r][i] - mean_g - x.at[r][i] * mean_gn);
         }
     }
 }
