@@ -164,6 +164,9 @@ fn is_rounding_only(config: &NepaConfig, spec: &ParamSpec) -> bool {
     (!config.qk_norm && spec.name.ends_with("key.bias")) || spec.name.ends_with("k_norm.bias")
 }
 
+/// Steps whose mean losses are compared.
+const WINDOW: u64 = 20;
+
 #[test]
 fn training_in_bf16_follows_training_in_f32() {
     let config = NepaConfig {
@@ -193,7 +196,6 @@ fn training_in_bf16_follows_training_in_f32() {
         })
         .unwrap();
     let mut engine = CpuEngine::new(&config, &settings, TrainingState::new(weights), 3).unwrap();
-    const WINDOW: u64 = 20;
     let (steps, mut first, mut last, mut sums) = (200, 0.0, 0.0, (0.0, 0.0));
     for step in 1..=steps {
         let rope = RopeDraw::draw(&config, 9, step, 0);

@@ -57,27 +57,10 @@ impl CpuEngine {
             optimizer: optimizer_state,
         } = state;
         let plan_for = |images| plan(config, optimizer, weights.flat.len(), images);
-        let plan = plan_for(micro_batch);
-        if let Some(available) = available_bytes()
-            && plan.total_bytes() > available
-        {
-            // The plan grows with the images, so the largest that fits is found by halving.
-            let (mut fits, mut too_many) = (0, micro_batch);
-            while too_many - fits > 1 {
-                let images = fits.midpoint(too_many);
-                if plan_for(images).total_bytes() > available {
-                    too_many = images;
-                } else {
-                    fits = images;
-                }
-            }
-            return Err(EngineError::Memory {
-                plan,
-                available_mib: available >> 20,
-                micro_batch,
-                fits,
-            });
+        if let Some(available) = available_bytes() {
+            EngineError::check_memory(plan_for, micro_batch, available)?;
         }
+        let plan = plan_for(micro_batch);
         Ok(Self {
             model: ExplicitNepa::new(config, micro_batch)?,
             micro_batch,
@@ -135,14 +118,14 @@ impl Engine for CpuEngine {
         Ok(())
     }
 
-    fn export(&self) -> Result<TrainingState, EngineError> {
+    fn export(&mut self) -> Result<TrainingState, EngineError> {
         Ok(TrainingState {
             weights: self.weights.clone(),
             optimizer: self.optimizer.state().clone(),
         })
     }
 
-    fn gradient(&self) -> Result<Vec<f32>, EngineError> {
+    fn gradient(&mut self) -> Result<Vec<f32>, EngineError> {
         Ok(self.gradient.clone())
     }
 

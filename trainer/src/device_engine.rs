@@ -167,7 +167,7 @@ impl Engine for DeviceEngine {
         Ok(self.model.set_weights_from(&buffers.weights)?)
     }
 
-    fn export(&self) -> Result<TrainingState, EngineError> {
+    fn export(&mut self) -> Result<TrainingState, EngineError> {
         let Buffers {
             weights,
             m,
@@ -193,7 +193,7 @@ impl Engine for DeviceEngine {
         })
     }
 
-    fn gradient(&self) -> Result<Vec<f32>, EngineError> {
+    fn gradient(&mut self) -> Result<Vec<f32>, EngineError> {
         match &self.gradient {
             Some(gradient) => Ok(gradient.to_vec1()?),
             None => Ok(vec![0.0; self.buffers.weights.elem_count()]),

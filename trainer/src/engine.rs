@@ -78,9 +78,47 @@ pub enum EngineError {
         /// Most of them that fit; 0 if not even one does.
         fits: usize,
     },
+    /// The device refused something.
+    #[error("the training step failed on the device")]
+    Device(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// An engine that is for another device.
+    #[error(
+        "the engine `cuda` computes on an NVIDIA GPU only: take device = \"cuda\", in a program built by `make cuda`"
+    )]
+    NeedsCuda,
     /// A tensor cannot be made.
     #[error("the batch cannot become a tensor")]
     Tensor(#[from] candle_core::Error),
+}
+
+impl EngineError {
+    /// Refuses a plan for `micro_batch` images that takes more than what is available, and says how many images would fit.
+    pub(crate) fn check_memory(
+        plan_for: impl Fn(usize) -> MemoryPlan,
+        micro_batch: usize,
+        available_bytes: u64,
+    ) -> Result<(), Self> {
+        let plan = plan_for(micro_batch);
+        if plan.total_bytes() <= available_bytes {
+            return Ok(());
+        }
+        // A plan grows with the images, so the largest that fits is found by halving.
+        let (mut fits, mut too_many) = (0, micro_batch);
+        while too_many - fits > 1 {
+            let images = fits.midpoint(too_many);
+            if plan_for(images).total_bytes() > available_bytes {
+                too_many = images;
+            } else {
+                fits = images;
+            }
+        }
+        Err(Self::Memory {
+            plan,
+            available_mib: available_bytes >> 20,
+            micro_batch,
+            fits,
+        })
+    }
 }
 
 fn advice(micro_batch: usize, fits: usize) -> String {
@@ -146,10 +184,10 @@ pub trait Engine {
     fn update(&mut self, lr: f64) -> Result<(), EngineError>;
 
     /// A copy of weights, moments and average.
-    fn export(&self) -> Result<TrainingState, EngineError>;
+    fn export(&mut self) -> Result<TrainingState, EngineError>;
 
     /// A copy of the gradient of the last step, before clipping; for comparisons.
-    fn gradient(&self) -> Result<Vec<f32>, EngineError>;
+    fn gradient(&mut self) -> Result<Vec<f32>, EngineError>;
 
     /// The memory that it took at its start, where that is known.
     fn memory(&self) -> Option<&MemoryPlan> {

@@ -78,6 +78,8 @@ impl std::fmt::Display for Precision {
 pub enum EngineChoice {
     /// Explicit forward and backward on the processor, in f32.
     Cpu,
+    /// Our kernels on an NVIDIA GPU, in bf16 with an f32 residual stream.
+    Cuda,
     /// Candle's tape, on any device: slower.
     #[default]
     Tape,
@@ -94,7 +96,7 @@ pub struct TrainSection {
     /// Type of the operands of matrix products.
     #[serde(default)]
     pub precision: Precision,
-    /// What computes a step; left out: `cpu` where it can, which is in f32 on the processor, else `tape`.
+    /// What computes a step; left out: `cpu` in f32 on the processor, `cuda` in bf16 on a GPU if its kernels can compute the model, else `tape`.
     pub engine: Option<EngineChoice>,
     /// Length of the run in epochs; give this or `steps`.
     pub epochs: Option<u64>,
@@ -341,10 +343,14 @@ pub enum RecipeError {
     },
     /// An engine that cannot do what the recipe asks for.
     #[error(
-        "train.engine = \"cpu\" computes in f32 on the processor only, not with device = \"{device}\" and train.precision = \"{precision}\"; \
+        "train.engine = \"{engine}\" computes {rule}, not with device = \"{device}\" and train.precision = \"{precision}\"; \
          leave train.engine out to get the engine that can"
     )]
     Engine {
+        /// Its name.
+        engine: &'static str,
+        /// What it computes.
+        rule: &'static str,
         /// Where the model is to be trained.
         device: DeviceChoice,
         /// Type of the operands of matrix products.
@@ -539,12 +545,7 @@ impl Recipe {
             )?;
         }
 
-        if train.engine == Some(EngineChoice::Cpu) && self.default_engine() != EngineChoice::Cpu {
-            return Err(RecipeError::Engine {
-                device: self.device,
-                precision: train.precision,
-            });
-        }
+        self.check_engine()?;
         self.optimizer.validate()?;
         let checkpoint = &self.checkpoint;
         range(
@@ -582,9 +583,41 @@ impl Recipe {
         }
     }
 
+    fn check_engine(&self) -> Result<(), RecipeError> {
+        let (device, precision) = (self.device, self.train.precision);
+        let on_gpu = device != DeviceChoice::Cpu;
+        let (fits, engine, rule) = match self.train.engine {
+            Some(EngineChoice::Cpu) => (
+                !on_gpu && precision == Precision::F32,
+                "cpu",
+                "in f32 on the processor only",
+            ),
+            Some(EngineChoice::Cuda) => {
+                nepa_model::kernel_step::check(&self.model)?;
+                (
+                    on_gpu && precision == Precision::Bf16,
+                    "cuda",
+                    "in bf16 on a GPU only",
+                )
+            }
+            Some(EngineChoice::Tape) | None => return Ok(()),
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(RecipeError::Engine {
+            engine,
+            rule,
+            device,
+            precision,
+        })
+    }
+
     fn default_engine(&self) -> EngineChoice {
+        let kernels_can = || nepa_model::kernel_step::check(&self.model).is_ok();
         match (self.device, self.train.precision) {
             (DeviceChoice::Cpu, Precision::F32) => EngineChoice::Cpu,
+            (DeviceChoice::Cuda(_), Precision::Bf16) if kernels_can() => EngineChoice::Cuda,
             _ => EngineChoice::Tape,
         }
     }

@@ -88,6 +88,13 @@ pub(crate) fn build_engine(
             let engine = CpuEngine::new(model, optimizer, training, micro_batch)?;
             return Ok(Box::new(engine));
         }
+        #[cfg(feature = "cuda")]
+        (EngineChoice::Cuda, _) if device.is_cuda() => {
+            let engine =
+                crate::cuda::CudaEngine::new(model, optimizer, training, micro_batch, device)?;
+            return Ok(Box::new(engine));
+        }
+        (EngineChoice::Cuda, _) => return Err(EngineError::NeedsCuda),
         (EngineChoice::Tape, Precision::F32) if device.is_cpu() => {
             let engine = TapeEngine::new(model, optimizer, training, device)?;
             return Ok(Box::new(engine));

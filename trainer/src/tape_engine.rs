@@ -72,14 +72,14 @@ impl Engine for TapeEngine {
         Ok(self.model.set_weights(&self.weights.flat)?)
     }
 
-    fn export(&self) -> Result<TrainingState, EngineError> {
+    fn export(&mut self) -> Result<TrainingState, EngineError> {
         Ok(TrainingState {
             weights: self.weights.clone(),
             optimizer: self.optimizer.state().clone(),
         })
     }
 
-    fn gradient(&self) -> Result<Vec<f32>, EngineError> {
+    fn gradient(&mut self) -> Result<Vec<f32>, EngineError> {
         Ok(self.gradient.clone())
     }
 }

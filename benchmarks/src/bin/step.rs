@@ -76,6 +76,7 @@ fn work(folder: &Path, engine: EngineChoice) -> anyhow::Result<()> {
     let state = TrainingState::new(weights);
     let mut engine: Box<dyn Engine> = match engine {
         EngineChoice::Cpu => Box::new(CpuEngine::new(&config, &optimizer, state, micro_batch)?),
+        EngineChoice::Cuda => bail!("this benchmark is the processor's"),
         EngineChoice::Tape => Box::new(TapeEngine::new(&config, &optimizer, state, &Device::Cpu)?),
     };
     // Any pixels do: the time does not depend on their values.

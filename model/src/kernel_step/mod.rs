@@ -708,8 +708,8 @@ fn transposed(address: u64, stride: usize) -> Operand {
     }
 }
 
-/// What the kernels are written for.
-fn check(config: &NepaConfig) -> Result<(), ModelError> {
+/// Whether the kernels can compute a model.
+pub fn check(config: &NepaConfig) -> Result<(), ModelError> {
     config.validate()?;
     let tokens = Shape::new(config, 1).tokens;
     let rules = [

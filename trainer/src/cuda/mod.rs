@@ -3,6 +3,8 @@
     unsafe_code,
     reason = "a candle tensor is made of memory that the loader owns"
 )]
+mod engine;
+
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -16,6 +18,8 @@ use nepa_pipeline::device::{PixelLayout, PixelType};
 use nepa_pipeline::{Batch, Dataset, Loader, LoaderConfig, LoaderError, LoaderState, SampleRecord};
 
 use crate::recipe::Precision;
+
+pub use engine::CudaEngine;
 
 /// The loader of a run on a GPU. Batches are filled on streams of the loader's own and handed over to candle's stream by events.
 pub struct CudaBatches {

@@ -202,7 +202,7 @@ __device__ __forceinline__ void attend(const Attention &args, const Head &head, 
 
 // Gradient of sixteen queries, from `first` on; leaves the numbers of their rows for the other pass. `keys` and `values` are shared.
 __device__ __forceinline__ void query_gradient(const Attention &args, const Head &head, uint32_t first, const __nv_bfloat16 *keys,
-                                               const __nv_bfloat16 *values, float *shared_lse, float *shared_delta, float *sums) {
+                                               const __nv_bfloat16 *values, float2 *numbers, float *sums) {
     HeadTile tile, d_out;
     load_tile(d_out, args.d_out + head.out_start, head.out_stride, first, head.tokens);
     load_tile(tile, args.out + head.out_start, head.out_stride, first, head.tokens);
@@ -219,8 +219,7 @@ __device__ __forceinline__ void query_gradient(const Attention &args, const Head
         // In powers of two; a row that does not exist has probabilities of zero.
         lse[r] = row < head.tokens ? args.lse[head.lse_start + row] * LOG2_E : INFINITY;
         if (threadIdx.x % 4 == 0) {
-            shared_lse[row] = lse[r];
-            shared_delta[row] = delta[r];
+            numbers[row] = {lse[r], delta[r]};
         }
     }
     const LeftTile left_d_out = left_tile(d_out);
@@ -257,7 +256,7 @@ __device__ __forceinline__ void query_gradient(const Attention &args, const Head
 
 // Gradients of sixteen keys and their values, from `first` on. `queries` and `d_out` are shared; products are transposed, with keys as rows.
 __device__ __forceinline__ void key_gradient(const Attention &args, const Head &head, uint32_t first, const __nv_bfloat16 *queries,
-                                             const __nv_bfloat16 *d_out, const float *shared_lse, const float *shared_delta, float *sums) {
+                                             const __nv_bfloat16 *d_out, const float2 *numbers, float *sums) {
     HeadTile tile;
     load_tile(tile, head.qkv[2], head.qkv_stride, first, head.tokens);
     const LeftTile left_values = left_tile(tile);
@@ -271,13 +270,16 @@ __device__ __forceinline__ void key_gradient(const Attention &args, const Head &
         for (int n = 0; n < 2; ++n) {
             add_product_with_rows(scores[n], left, queries, start + 8 * n);
             add_product_with_rows(d_scores[n], left_values, d_out, start + 8 * n);
+            // Of two queries: lse and delta, lse and delta.
+            const float4 two = *reinterpret_cast<const float4 *>(numbers + start + lane_column_of(n));
 #pragma unroll
             for (int place = 0; place < 4; ++place) {
                 const uint32_t row = start + lane_column_of(n) + place % 2, key = first + lane_row() + place / 2 * 8;
                 const bool seen = key < head.tokens && (!head.causal || key <= row);
-                const float probability = seen ? exp2f(scores[n][place] * (SCALE * LOG2_E) - shared_lse[row]) : 0.0f;
+                const float lse = place % 2 == 0 ? two.x : two.z, delta = place % 2 == 0 ? two.y : two.w;
+                const float probability = seen ? exp2f(scores[n][place] * (SCALE * LOG2_E) - lse) : 0.0f;
                 scores[n][place] = probability;
-                d_scores[n][place] = probability * (d_scores[n][place] - shared_delta[row]) * SCALE;
+                d_scores[n][place] = probability * (d_scores[n][place] - delta) * SCALE;
             }
         }
         uint32_t left_scores[4];
@@ -317,7 +319,9 @@ extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attention_bac
     DYNAMIC_SHARED_MEMORY(uint4, memory);
     const Head head = head_of(args);
     __nv_bfloat16 *const first = reinterpret_cast<__nv_bfloat16 *>(memory), *const second = first + head.rows * PITCH;
-    float *const lse = reinterpret_cast<float *>(second + head.rows * PITCH), *const delta = lse + head.rows, *const of_warp = delta + head.rows;
+    // By query: the logarithm of its sum of exponentials, in powers of two, and its output times the gradient of that.
+    float2 *const numbers = reinterpret_cast<float2 *>(second + head.rows * PITCH);
+    float *const of_warp = reinterpret_cast<float *>(numbers + head.rows);
     float *const sums = of_warp + threadIdx.x / WARP * (NUM_SUMS * HEAD);
     for (uint32_t i = threadIdx.x % WARP; i < NUM_SUMS * HEAD; i += WARP) {
         sums[i] = 0.0f;
@@ -328,7 +332,7 @@ extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attention_bac
     for (uint32_t round = 0; round * ATTENTION_WARPS < head.tiles; ++round) {
         const uint32_t tile = tile_of_round(round);
         if (tile < head.tiles) {
-            query_gradient(args, head, tile * TILE_ROWS, first, second, lse, delta, sums);
+            query_gradient(args, head, tile * TILE_ROWS, first, second, numbers, sums);
         }
     }
     // Keys and values make room for queries and the gradient of the output.
@@ -339,7 +343,7 @@ extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attention_bac
     for (uint32_t round = 0; round * ATTENTION_WARPS < head.tiles; ++round) {
         const uint32_t tile = tile_of_round(round);
         if (tile < head.tiles) {
-            key_gradient(args, head, tile * TILE_ROWS, first, second, lse, delta, sums);
+            key_gradient(args, head, tile * TILE_ROWS, first, second, numbers, sums);
         }
     }
     __syncthreads();
