@@ -1,7 +1,8 @@
 //! Attention with what belongs to it, and its backward.
 //!
 //! How near is near: the twin rounds normalised and rotated queries and keys as the kernels do. What is left are the roundings of probabilities, of the
-//! gradients of scores and of the output, 2^-8 of each term, and those of the results. The twin adds up what they may do.
+//! gradients of scores and of the output, at most 2^-8 of each, and those of the results. The roundings of many terms do not conspire, so the twin says what
+//! is the root of the sum of their squares; the bound is [`DEVIATIONS`] times that.
 use nepa_tests::engine_kernels::attention::{
     AttentionInput, HEAD, HeadAffine, attention_backward, attention_forward,
 };
@@ -11,6 +12,8 @@ use nepa_tests::engine_kernels::{Bf16, bf16, widen};
 use super::{BF16, F32, Random, Wide, assert_gradient, dot, launched};
 
 const EPS: f32 = 1e-12;
+/// One rounding is off by 0.4 of its most on average.
+const DEVIATIONS: f64 = 4.0;
 
 /// Everything that attention reads.
 struct Case {
@@ -147,7 +150,7 @@ fn check(case: &Case, random: &mut Random) {
         let expected = twin.forward();
         let got = case.head_of(&out, place, (0, 1)).wide();
         assert_within("out", &got, &expected.out, |i| {
-            BF16 * (expected.out[i].abs() + 2.0 * expected.size[i]) + F32
+            BF16 * (expected.out[i].abs() + DEVIATIONS * expected.size[i]) + F32
         });
         // A query or key that lies between two bf16 may be rounded the other way, which moves a score a little.
         let got = lse[(image * heads + head) * tokens..][..tokens].wide();
@@ -158,12 +161,12 @@ fn check(case: &Case, random: &mut Random) {
             let name = ["d query", "d key", "d value"][part];
             let (value, size) = (&expected.d_qkv[part], &expected.sizes[part]);
             let got = case.head_of(&gradients.d_qkv, place, (part, 3)).wide();
-            let bound = |i: usize| BF16 * (value[i].abs() + 2.0 * size[i]) + F32;
+            let bound = |i: usize| BF16 * (value[i].abs() + DEVIATIONS * size[i]) + F32;
             assert_within(name, &got, value, bound);
-            let mut sums = [(0.0, 0.0); HEAD];
+            let mut sums = [(0.0, F32); HEAD];
             for (i, value) in value.iter().enumerate() {
                 sums[i % HEAD].0 += value;
-                sums[i % HEAD].1 += bound(i);
+                sums[i % HEAD].1 += DEVIATIONS * BF16 * size[i];
             }
             let got = &gradients.bias_partials[((image * 3 + part) * heads + head) * HEAD..];
             assert_within(name, &got[..HEAD].wide(), &sums.map(|sum| sum.0), |i| {
@@ -181,7 +184,7 @@ fn check(case: &Case, random: &mut Random) {
             }
             let size = &expected.norm_sizes[quantity];
             assert_within("norm", &got.wide(), &expected.norms[quantity], |i| {
-                2.0 * BF16 * size[i] + F32
+                DEVIATIONS * BF16 * size[i] + F32
             });
         }
     }
@@ -230,6 +233,9 @@ fn attention_agrees_with_its_twin() {
         ((1, 33, 2), false, Norms::Affine),
         ((1, 65, 1), true, Norms::None),
         ((1, 100, 1), false, Norms::Plain),
+        // What is behind the last key has a bias, too.
+        ((2, 1, 2), false, Norms::Affine),
+        ((1, 18, 1), false, Norms::Affine),
     ] {
         check(&Case::new(&mut random, shape, causal, norms), &mut random);
     }

@@ -33,7 +33,7 @@ pub struct TwinHead {
 pub struct TwinForward {
     /// `[T, 64]`.
     pub out: Vec<f64>,
-    /// `[T, 64]`: sums of the absolute terms of `out`.
+    /// `[T, 64]`: what `out` is off by if each probability is off by its whole self, one this way and one the other: the root of the sum of squares.
     pub size: Vec<f64>,
     /// `[T]`.
     pub lse: Vec<f64>,
@@ -46,7 +46,7 @@ pub struct TwinForward {
 pub struct TwinGradients {
     /// `[T, 64]` each: of queries, keys, values.
     pub d_qkv: [Vec<f64>; 3],
-    /// `[T, 64]` each: by how many roundings' worth the kernels' may be off, if each rounding is off by the whole of its term.
+    /// `[T, 64]` each: what they are off by if probabilities, gradients of scores and outputs are off by their whole selves, each its own way.
     pub sizes: [Vec<f64>; 3],
     /// `[64]` each: query's weight and bias, key's weight and bias.
     pub norms: [Vec<f64>; 4],
@@ -58,6 +58,12 @@ const SCALE: f64 = 0.125;
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn roots(values: &mut [f64]) {
+    for value in values {
+        *value = value.sqrt();
+    }
 }
 
 fn row(values: &[f64], token: usize) -> &[f64] {
@@ -124,10 +130,11 @@ impl TwinHead {
                 for c in 0..HEAD {
                     let term = probability * row(&self.qkv[2], key)[c];
                     result.out[query * HEAD + c] += term;
-                    result.size[query * HEAD + c] += term.abs();
+                    result.size[query * HEAD + c] += term * term;
                 }
             }
         }
+        roots(&mut result.size);
         result
     }
 
@@ -142,24 +149,34 @@ impl TwinHead {
         for query in 0..tokens {
             let grad = row(d_out, query);
             let delta = dot(grad, row(&forward.out, query));
-            // The kernels take the output as bf16.
-            let delta_size: f64 = (0..HEAD)
-                .map(|c| (grad[c] * row(&forward.out, query)[c]).abs())
-                .sum();
+            // The kernels take the output as bf16; what that makes of `delta` goes to all keys of the query, which add up.
+            let delta_size = (0..HEAD)
+                .map(|c| (grad[c] * row(&forward.out, query)[c]).powi(2))
+                .sum::<f64>()
+                .sqrt();
+            let mut along = vec![0.0; HEAD];
             for key in (0..tokens).filter(|&key| self.sees(query, key)) {
                 let probability = forward.probabilities[query * tokens + key];
                 let d_score = SCALE * probability * (dot(grad, row(&self.qkv[2], key)) - delta);
-                let d_score_size = d_score.abs() + SCALE * probability * delta_size;
+                let by_delta = SCALE * probability * delta_size;
                 for (c, grad) in grad.iter().enumerate() {
                     let (at_query, at_key) = (query * HEAD + c, key * HEAD + c);
                     d_prepared[0][at_query] += d_score * keys[at_key];
-                    sizes[0][at_query] += d_score_size * keys[at_key].abs();
+                    sizes[0][at_query] += (d_score * keys[at_key]).powi(2);
+                    along[c] += by_delta * keys[at_key];
                     d_prepared[1][at_key] += d_score * queries[at_query];
-                    sizes[1][at_key] += d_score_size * queries[at_query].abs();
+                    sizes[1][at_key] +=
+                        (d_score.powi(2) + by_delta.powi(2)) * queries[at_query].powi(2);
                     d_prepared[2][at_key] += probability * grad;
-                    sizes[2][at_key] += probability * grad.abs();
+                    sizes[2][at_key] += (probability * grad).powi(2);
                 }
             }
+            for (size, along) in sizes[0][query * HEAD..][..HEAD].iter_mut().zip(along) {
+                *size += along * along;
+            }
+        }
+        for sizes in &mut sizes {
+            roots(sizes);
         }
         let [d_query, d_key, d_value] = d_prepared;
         let sums = || vec![0.0; HEAD];
@@ -173,8 +190,8 @@ impl TwinHead {
             for token in 0..tokens {
                 let range = token * HEAD..(token + 1) * HEAD;
                 let mut grad = self.turned(token, &result.d_qkv[part][range.clone()], -1.0);
-                // The greatest of the row stands for all, which turning and normalising mix; each may come from two.
-                let mut most = 2.0
+                // The greatest of the row stands for all, which turning and normalising mix.
+                let mut most = 1.5
                     * result.sizes[part][range.clone()]
                         .iter()
                         .fold(0.0, |most: f64, size| most.max(*size));
@@ -186,17 +203,20 @@ impl TwinHead {
                         layer_norm_backward(x, &norm.weight, norm.eps, &grad);
                     for c in 0..HEAD {
                         result.norms[2 * part][c] += d_weight[c];
-                        result.norm_sizes[2 * part][c] += most * ((x[c] - mean) * rstd).abs();
+                        result.norm_sizes[2 * part][c] += (most * (x[c] - mean) * rstd).powi(2);
                         result.norms[2 * part + 1][c] += d_bias[c];
-                        result.norm_sizes[2 * part + 1][c] += most;
+                        result.norm_sizes[2 * part + 1][c] += most * most;
                     }
                     grad = dx;
                     let weight = norm.weight.iter().fold(0.0, |a: f64, w| a.max(w.abs()));
-                    most *= 3.0 * rstd * weight;
+                    most *= 1.2 * rstd * weight;
                 }
                 result.d_qkv[part][range.clone()].copy_from_slice(&grad);
                 result.sizes[part][range].fill(most);
             }
+        }
+        for sizes in &mut result.norm_sizes {
+            roots(sizes);
         }
         result
     }
