@@ -37,15 +37,18 @@ struct Activated {
     float value, slope;
 };
 
-// GELU is the one with erf; what is not used is not computed.
+// What is not used is not computed. GELU is the one with erf: x times the normal distribution's share below x. That is made of the density, which the slope
+// needs as well, by Abramowitz and Stegun 26.2.17, to 1e-7; `erff` takes more instructions than the memory takes time.
 template <uint32_t KIND> __device__ __forceinline__ Activated activated(float x) {
     if (KIND == ACTIVATION_GELU) {
-        const float below = 0.5f * (1.0f + erff(x * 0.70710678f));
-        const float density = 0.39894228f * expf(-0.5f * x * x);
+        const float density = 0.39894228f * exp2f(-0.72134752f * x * x);
+        const float t = __fdividef(1.0f, 1.0f + 0.2316419f * fabsf(x));
+        const float tail = density * t * (0.31938153f + t * (-0.356563782f + t * (1.781477937f + t * (-1.821255978f + t * 1.330274429f))));
+        const float below = x < 0.0f ? tail : 1.0f - tail;
         return {x * below, below + x * density};
     }
     if (KIND == ACTIVATION_SILU) {
-        const float sigmoid = 1.0f / (1.0f + expf(-x));
+        const float sigmoid = __fdividef(1.0f, 1.0f + __expf(-x));
         return {x * sigmoid, sigmoid * (1.0f + x * (1.0f - sigmoid))};
     }
     return {fmaxf(x, 0.0f), x > 0.0f ? 1.0f : 0.0f};
