@@ -3,6 +3,7 @@
   nepa_torch.py check FOLDER      compares loss and gradients with a golden folder's tensors, so that the race is between equals
   nepa_torch.py work FOLDER       one step for each line of standard input, "ROPE_SCALE LR"; answers with one line of JSON.
                                   FOLDER holds config.json, model.safetensors and step.json, as the benchmark `step` writes them
+  nepa_torch.py rate RECIPE       images a second and peak memory of whole steps with random weights, for --batches
 
 Like our engines it runs the blocks on P tokens, because the last one changes neither the loss nor a gradient; the published code runs P + 1.
 """
@@ -13,6 +14,8 @@ import os
 import resource
 import sys
 import time
+
+import tomllib
 
 import torch
 import torch.nn.functional as F
@@ -29,15 +32,50 @@ def decays(name):
 class Nepa(torch.nn.Module):
     """Weights under their published names, dots replaced, since PyTorch allows none in a parameter's name."""
 
-    def __init__(self, folder):
+    def __init__(self, config, weights):
         super().__init__()
-        self.config = json.load(open(os.path.join(folder, "config.json")))
-        for name, value in load_file(os.path.join(folder, "model.safetensors")).items():
+        self.config = config
+        for name, value in weights.items():
             self.register_parameter(name.replace(".", "/"), torch.nn.Parameter(value))
-        config = self.config
         self.act = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}[config["hidden_act"]]
         self.side = config["image_size"] // config["patch_size"]
         self.head = config["hidden_size"] // config["num_attention_heads"]
+
+    @classmethod
+    def read(cls, folder):
+        return cls(json.load(open(os.path.join(folder, "config.json"))), load_file(os.path.join(folder, "model.safetensors")))
+
+    @classmethod
+    def random(cls, config):
+        config = {"num_channels": 3, "image_size": 224, "patch_size": 14, "hidden_act": "gelu"} | config
+        d, mlp, patch, embeddings = config["hidden_size"], config["intermediate_size"], config["patch_size"], "vit_nepa.embeddings"
+        weights = {f"{embeddings}.cls_token": torch.randn(1, 1, d) * 0.02}
+
+        def linear(name, out, *inputs):
+            weights[f"{name}.weight"] = torch.randn(out, *inputs) * 0.02
+            weights[f"{name}.bias"] = torch.zeros(out)
+
+        def norm(name, width):
+            weights[f"{name}.weight"], weights[f"{name}.bias"] = torch.ones(width), torch.zeros(width)
+
+        linear(f"{embeddings}.patch_embeddings.projection", d, config["num_channels"], patch, patch)
+        norm("vit_nepa.layernorm", d)
+        for n in range(config["num_hidden_layers"]):
+            layer = f"vit_nepa.encoder.layer.{n}"
+            for part in ("query", "key", "value"):
+                linear(f"{layer}.attention.attention.{part}", d, d)
+            if config.get("qk_norm_affine", False):
+                for part in ("q_norm", "k_norm"):
+                    weights[f"{layer}.attention.attention.{part}.weight"] = torch.ones(d // config["num_attention_heads"])
+            linear(f"{layer}.attention.output.dense", d, d)
+            for part in ("up_proj", "gate_proj") if config.get("use_gated_mlp", False) else ("up_proj",):
+                linear(f"{layer}.intermediate.{part}", mlp, d)
+            linear(f"{layer}.output.dense", d, mlp)
+            for part in ("layernorm_before", "layernorm_after"):
+                norm(f"{layer}.{part}", d)
+            for part in ("layer_scale", "output.layer_scale"):
+                weights[f"{layer}.{part}.lambda1"] = torch.full((d,), 1e-5)
+        return cls(config, weights)
 
     def __getitem__(self, name):
         return self._parameters.get(name.replace(".", "/"))
@@ -97,7 +135,7 @@ class Nepa(torch.nn.Module):
 
 
 def check(args):
-    model, reference = Nepa(args.folder), load_file(os.path.join(args.folder, "reference.safetensors"))
+    model, reference = Nepa.read(args.folder), load_file(os.path.join(args.folder, "reference.safetensors"))
     pixels, scale = reference["pixel_values"], reference["rope_scale"].item()
     cos, sin = model.rotary(scale, model.side**2, "cpu")
     loss = model(pixels, cos, sin)
@@ -121,64 +159,104 @@ def cpu_s():
     return usage.ru_utime + usage.ru_stime
 
 
+class Trainer:
+    """Forward, backward, clipping, AdamW and average of whole steps on one batch."""
+
+    def __init__(self, model, run, pixels, args):
+        self.model, self.run, self.pixels, self.bf16 = model, run, pixels, args.bf16
+        self.names = model.named()
+        groups = [
+            {"params": [value for name, value in self.names.items() if decays(name)], "weight_decay": run["weight_decay"]},
+            {"params": [value for name, value in self.names.items() if not decays(name)], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(run["beta1"], run["beta2"]), eps=run["eps"], fused=True)
+        self.weights = [value.data for value in self.names.values()]
+        self.average = None
+        self.forward = torch.compile(model) if args.compile else model
+
+    def step(self, scale, lr):
+        model, run, device = self.model, self.run, self.pixels.device
+        cos, sin = model.rotary(scale, model.side**2, device)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = 0.0
+        for part in self.pixels.split(run["micro_batch"]):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+                part = self.forward(part, cos, sin) * (run["micro_batch"] / run["batch"])
+            part.backward()
+            loss = loss + part.detach()
+        torch.nn.utils.clip_grad_norm_(self.names.values(), run["max_grad_norm"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        if self.average is None:
+            self.average = [value.clone() for value in self.weights]
+        else:
+            torch._foreach_lerp_(self.average, self.weights, 1 - run["ema_decay"])
+        # Waits for the device.
+        return loss.item()
+
+
 def work(args):
     device = torch.device(args.device)
-    model = Nepa(args.folder).to(device)
+    model = Nepa.read(args.folder).to(device)
     run = json.load(open(os.path.join(args.folder, "step.json")))
-    names = model.named()
-    groups = [
-        {"params": [value for name, value in names.items() if decays(name)], "weight_decay": run["weight_decay"]},
-        {"params": [value for name, value in names.items() if not decays(name)], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(run["beta1"], run["beta2"]), eps=run["eps"], fused=True)
-    weights = [value.data for value in names.values()]
-    average = None
-    side, batch, micro_batch = model.config["image_size"], run["batch"], run["micro_batch"]
-    length = 3 * side * side
+    side, batch = model.config["image_size"], run["batch"]
     # The pixels of the benchmark `step`.
-    pixels = (torch.arange(length).unsqueeze(0) * 31 + torch.arange(batch).unsqueeze(1) * 7919) % 255
+    pixels = (torch.arange(3 * side * side).unsqueeze(0) * 31 + torch.arange(batch).unsqueeze(1) * 7919) % 255
     pixels = (pixels.float() / 127.5 - 1).view(batch, 3, side, side).to(device)
-    forward = torch.compile(model) if args.compile else model
-    gpu = device.type == "cuda"
+    trainer = Trainer(model, run, pixels, args)
     print("ready", flush=True)
     for line in sys.stdin:
         scale, lr = map(float, line.split())
-        if gpu:
-            torch.cuda.synchronize()
         wall, cpu = time.perf_counter(), cpu_s()
-        cos, sin = model.rotary(scale, model.side**2, device)
-        optimizer.zero_grad(set_to_none=True)
-        loss = 0.0
-        for part in pixels.split(micro_batch):
-            with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-                part = forward(part, cos, sin) * (micro_batch / batch)
-            part.backward()
-            loss = loss + part.detach()
-        torch.nn.utils.clip_grad_norm_(names.values(), run["max_grad_norm"])
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.step()
-        if average is None:
-            average = [value.clone() for value in weights]
-        else:
-            torch._foreach_lerp_(average, weights, 1 - run["ema_decay"])
-        loss = loss.item()
+        loss = trainer.step(scale, lr)
         print(json.dumps({"wall_ms": 1e3 * (time.perf_counter() - wall), "cpu_ms": 1e3 * (cpu_s() - cpu), "peak_mib": peak_mib(), "loss": loss}), flush=True)
+    return True
+
+
+def rate(args):
+    device = torch.device(args.device)
+    recipe = tomllib.load(open(args.folder, "rb"))
+    run = {"weight_decay": 0.05, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "max_grad_norm": 1.0, "ema_decay": 0.9999}
+    name = f"PyTorch {torch.__version__}{', compiled' if args.compile else ''}"
+    for batch in map(int, args.batches.split(",")):
+        try:
+            model = Nepa.random(recipe["model"]).to(device)
+            side = model.config["image_size"]
+            pixels = torch.rand(batch, 3, side, side, device=device) * 2 - 1
+            trainer = Trainer(model, run | {"batch": batch, "micro_batch": batch}, pixels, args)
+            times = []
+            for number in range(args.steps + 5):
+                start = time.perf_counter()
+                trainer.step(1.0, 1e-5)
+                if number >= 5:
+                    times.append(time.perf_counter() - start)
+            seconds = sorted(times)[len(times) // 2]
+            memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else peak_mib() / 1024
+            print(f"| {recipe['name']} | {name} | {batch} | {1e3 * seconds:.1f} | {batch / seconds:.0f} | {memory:.1f} |", flush=True)
+        except torch.OutOfMemoryError:
+            print(f"| {recipe['name']} | {name} | {batch} | out of memory | | |", flush=True)
+        trainer = model = pixels = None
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
     return True
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["check", "work"])
-    parser.add_argument("folder")
+    parser.add_argument("command", choices=["check", "work", "rate"])
+    parser.add_argument("folder", help="for `rate` a recipe")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--batches", default="64,128,256")
+    parser.add_argument("--steps", type=int, default=10)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    sys.exit(0 if {"check": check, "work": work}[args.command](args) else 1)
+    sys.exit(0 if {"check": check, "work": work, "rate": rate}[args.command](args) else 1)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,30 @@ pub struct Geometry {
 pub struct Launch<A> {
     kernel: &'static str,
     geometry: Geometry,
+    work: Work,
     arguments: A,
+}
+
+/// What a launch must do at the least, for its distance from what the device can.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Bytes between memory and the device: each value read or written once.
+    pub bytes: u64,
+    /// Operations of products of matrices, two for a multiplication and an addition.
+    pub flops: u64,
+}
+
+/// So many bytes for each of some values.
+fn moves(values: u64, bytes_each: u64) -> Work {
+    Work {
+        bytes: values * bytes_each,
+        flops: 0,
+    }
+}
+
+/// The product of two numbers that fit.
+fn times(a: u32, b: u32) -> u64 {
+    u64::from(a) * u64::from(b)
 }
 
 impl<A> Launch<A> {
@@ -32,16 +55,21 @@ impl<A> Launch<A> {
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
+    /// What it must do at the least.
+    pub fn work(&self) -> Work {
+        self.work
+    }
     /// Its only argument, passed by value.
     pub fn arguments(&self) -> &A {
         &self.arguments
     }
 }
 
-fn launch<A>(kernel: &'static str, geometry: Geometry, arguments: A) -> Launch<A> {
+fn launch<A>(kernel: &'static str, geometry: Geometry, work: Work, arguments: A) -> Launch<A> {
     Launch {
         kernel,
         geometry,
+        work,
         arguments,
     }
 }
@@ -90,7 +118,15 @@ impl NormForward {
         } else {
             "residual_norm_forward"
         };
-        launch(kernel, blocks([self.rows.div_ceil(ROW_WARPS), 1]), self)
+        // x; with a y, that and the new x; with a weight, h.
+        let each = 4 + if self.y == 0 { 0 } else { 6 } + if self.weight == 0 { 0 } else { 2 };
+        let work = moves(times(self.rows, self.width), each);
+        launch(
+            kernel,
+            blocks([self.rows.div_ceil(ROW_WARPS), 1]),
+            work,
+            self,
+        )
     }
 }
 
@@ -118,7 +154,9 @@ impl NormBackward {
     /// How it is launched.
     pub fn launch(self) -> Launch<Self> {
         let pieces = self.rows.div_ceil(self.rows_per_piece);
-        launch("layer_norm_backward", blocks([pieces, 1]), self)
+        // dh, x, dx twice, both copies.
+        let work = moves(times(self.rows, self.width), 2 + 4 + 8 + 4);
+        launch("layer_norm_backward", blocks([pieces, 1]), work, self)
     }
 }
 
@@ -143,7 +181,8 @@ impl AddPartials {
             block: [32, 32, 1],
             shared_bytes: 0,
         };
-        launch("add_partials", geometry, self)
+        let work = moves(times(self.pieces, self.outputs * self.width), 4);
+        launch("add_partials", geometry, work, self)
     }
 }
 
@@ -174,7 +213,8 @@ impl Activation {
             } else {
                 "activation_forward"
             };
-            return launch(kernel, forward, self);
+            let work = moves(values, if gated { 4 + 2 } else { 2 + 2 });
+            return launch(kernel, forward, work, self);
         }
         let pieces = self.rows.div_ceil(self.rows_per_piece);
         let kernel = if gated {
@@ -182,7 +222,10 @@ impl Activation {
         } else {
             "activation_backward"
         };
-        launch(kernel, blocks([self.width.div_ceil(256), pieces]), self)
+        // x, its gradient, the result's gradient, the result.
+        let work = moves(values, if gated { 4 + 4 + 2 + 2 } else { 2 + 2 + 2 + 2 });
+        let grid = [self.width.div_ceil(256), pieces];
+        launch(kernel, blocks(grid), work, self)
     }
 }
 
@@ -210,7 +253,17 @@ impl Patchify {
         } else {
             "patchify_f32"
         };
-        launch(kernel, blocks_for(values, 8 * u64::from(THREADS)), self)
+        let pixels = 3 * times(self.side, self.side) * u64::from(self.batch);
+        let work = Work {
+            bytes: pixels * if bf16 { 2 } else { 4 } + 2 * values,
+            flops: 0,
+        };
+        launch(
+            kernel,
+            blocks_for(values, 8 * u64::from(THREADS)),
+            work,
+            self,
+        )
     }
 }
 
@@ -232,7 +285,8 @@ impl Assemble {
     /// How it is launched.
     pub fn launch(self) -> Launch<Self> {
         let values = u64::from(self.batch) * u64::from(self.tokens) * u64::from(self.width);
-        launch("assemble", blocks_for(values, 4 * u64::from(THREADS)), self)
+        let geometry = blocks_for(values, 4 * u64::from(THREADS));
+        launch("assemble", geometry, moves(values, 8), self)
     }
 }
 
@@ -256,7 +310,9 @@ impl Disassemble {
     pub fn launch(self) -> Launch<Self> {
         let pieces = (self.batch * self.patches).div_ceil(self.rows_per_piece);
         let grid = [self.width.div_ceil(256), pieces];
-        launch("disassemble", blocks(grid), self)
+        let rows = 4 * self.batch * self.tokens + 2 * self.batch * self.patches;
+        let work = moves(times(rows, self.width), 1);
+        launch("disassemble", blocks(grid), work, self)
     }
 }
 
@@ -304,7 +360,18 @@ impl Attention {
             block: [THREADS, 1, 1],
             shared_bytes,
         };
-        launch(kernel, geometry, self)
+        // Queries, keys, values and the output; backward their gradients too.
+        let values = times(batch * self.tokens, self.heads * HEAD as u32);
+        let backward = self.d_qkv != 0;
+        let bytes = values * if backward { 16 } else { 8 };
+        // Two products of each query with the keys that it sees, backward seven.
+        let seen = if self.causal == 0 {
+            2 * self.tokens
+        } else {
+            self.tokens + 1
+        };
+        let flops = values * u64::from(seen) * if backward { 7 } else { 2 };
+        launch(kernel, geometry, Work { bytes, flops }, self)
     }
 }
 
@@ -337,7 +404,9 @@ impl Loss {
     /// How it is launched.
     pub fn launch(self) -> Launch<Self> {
         let pieces = self.rows.div_ceil(self.rows_per_piece);
-        launch("cosine_loss", blocks([pieces, 1]), self)
+        // x, both embeddings, dx and its copies.
+        let work = moves(times(self.rows, self.width), 12 + 8);
+        launch("cosine_loss", blocks([pieces, 1]), work, self)
     }
 }
 
@@ -358,7 +427,8 @@ const _: () = assert!(size_of::<LayerScale>() == 56);
 impl LayerScale {
     /// How it is launched, for a layer of so many outputs.
     pub fn launch(self, outputs: u32) -> Launch<Self> {
-        launch("layer_scale_finish", blocks([outputs, 1]), self)
+        let work = moves(times(outputs, self.columns), 4 + 8);
+        launch("layer_scale_finish", blocks([outputs, 1]), work, self)
     }
 }
 
@@ -388,8 +458,18 @@ impl GradientNorm {
             shared_bytes: 0,
         };
         [
-            launch("norm_partials", blocks_for(self.len, NORM_PIECE), self),
-            launch("norm_final", one_block, self),
+            launch(
+                "norm_partials",
+                blocks_for(self.len, NORM_PIECE),
+                moves(self.len, 4),
+                self,
+            ),
+            launch(
+                "norm_final",
+                one_block,
+                moves(self.len.div_ceil(NORM_PIECE), 8),
+                self,
+            ),
         ]
     }
 }
@@ -452,9 +532,12 @@ const _: () = assert!(size_of::<AdamW>() == 128);
 impl AdamW {
     /// How it is launched.
     pub fn launch(self) -> Launch<Self> {
+        // Weights, moments and average twice, the gradient, the copy.
+        let average = if self.average == 0 { 0 } else { 8 };
         launch(
             "adamw_update",
             blocks_for(self.len, 4 * u64::from(THREADS)),
+            moves(self.len, 8 + 16 + average + 4 + 2),
             self,
         )
     }
@@ -476,6 +559,7 @@ impl CopyToBf16 {
         launch(
             "copy_to_bf16",
             blocks_for(self.len, 4 * u64::from(THREADS)),
+            moves(self.len, 4 + 2),
             self,
         )
     }
