@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 programs=(--package nepa-trainer --bin nepa --features nepa-trainer/cuda)
 if [ "${1:-}" = --benchmark ]; then
-    programs+=(--package nepa-benchmarks --bin gpu --features nepa-benchmarks/cuda)
+    programs+=(--package nepa-benchmarks --bin gpu --bin gpu_step --features nepa-benchmarks/cuda)
 fi
 max_megabytes=40
 prefix="${XDG_CACHE_HOME:-$HOME/.cache}/nepa-cuda-13.0"
