@@ -2,7 +2,7 @@
 use nepa_tests::engine_kernels::activation::{Kind, activation_backward, activation_forward};
 use nepa_tests::engine_kernels::{Bf16, bf16, twins};
 
-use super::{BF16, F32, Random, Wide, assert_close, assert_gradient, assert_sums, launched};
+use super::{BF16, F32, Random, Wide, assert_close, assert_gradient, assert_sums, dot, launched};
 
 const KINDS: [Kind; 3] = [Kind::Gelu, Kind::Silu, Kind::Relu];
 /// Rows, width, rows of a piece.
@@ -38,6 +38,11 @@ fn the_twins_of_the_activations_are_right() {
             let slope = twins::activation(kind, x).1;
             assert_gradient("slope", &[x], &[slope], |x| twins::activation(kind, x[0]).0);
         }
+        let (row, grad) = ([0.7, -1.1, -0.4, 1.3], [0.9, -0.2]);
+        let gradient = twins::gated_activation_backward(kind, &row, &grad);
+        assert_gradient("gated", &row, &gradient, |row| {
+            dot(&grad, &twins::gated_activation(kind, row))
+        });
     }
 }
 
@@ -52,14 +57,11 @@ fn activations_agree_with_their_twins() {
                 let got = launched(|launch| activation_forward(launch, kind, gated, &x, width));
                 let mut expected = Vec::new();
                 for row in x.wide().chunks_exact(columns) {
-                    let (up, gate) = row.split_at(width);
-                    expected.extend((0..width).map(|i| {
-                        if gated {
-                            twins::activation(kind, gate[i]).0 * up[i]
-                        } else {
-                            twins::activation(kind, up[i]).0
-                        }
-                    }));
+                    if gated {
+                        expected.extend(twins::gated_activation(kind, row));
+                    } else {
+                        expected.extend(row.iter().map(|x| twins::activation(kind, *x).0));
+                    }
                 }
                 assert_close("result", &got[..], &expected, BF16 + F32, 2.0 * F32);
             }
@@ -99,15 +101,10 @@ fn activation_backward_agrees_with_its_twin() {
                 let grad = grad.wide();
                 let mut dx = Vec::new();
                 for (row, grad) in x.wide().chunks_exact(columns).zip(grad.chunks_exact(width)) {
-                    let (up, gate) = row.split_at(width);
                     if gated {
-                        dx.extend((0..width).map(|i| grad[i] * twins::activation(kind, gate[i]).0));
-                        dx.extend(
-                            (0..width)
-                                .map(|i| grad[i] * up[i] * twins::activation(kind, gate[i]).1),
-                        );
+                        dx.extend(twins::gated_activation_backward(kind, row, grad));
                     } else {
-                        dx.extend((0..width).map(|i| grad[i] * twins::activation(kind, up[i]).1));
+                        dx.extend((0..width).map(|i| grad[i] * twins::activation(kind, row[i]).1));
                     }
                 }
                 assert_close("dx", &got.dx[..], &dx, BF16 + F32, 8.0 * F32);

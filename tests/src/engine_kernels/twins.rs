@@ -130,3 +130,23 @@ pub fn cosine_backward(p: &[f64], z: &[f64]) -> Vec<f64> {
         .map(|(p, z)| z / z_length / p_length.max(LEAST_LENGTH) - along * p)
         .collect()
 }
+
+/// `act(gate) * up` of a row that holds all of up, then all of gate.
+pub fn gated_activation(kind: Kind, row: &[f64]) -> Vec<f64> {
+    let (up, gate) = row.split_at(row.len() / 2);
+    up.iter()
+        .zip(gate)
+        .map(|(up, gate)| activation(kind, *gate).0 * up)
+        .collect()
+}
+
+/// Its backward: the gradient of such a row.
+pub fn gated_activation_backward(kind: Kind, row: &[f64], grad: &[f64]) -> Vec<f64> {
+    let (up, gate) = row.split_at(row.len() / 2);
+    let d_up = grad
+        .iter()
+        .zip(gate)
+        .map(|(grad, gate)| grad * activation(kind, *gate).0);
+    let d_gate = (0..grad.len()).map(|i| grad[i] * up[i] * activation(kind, gate[i]).1);
+    d_up.chain(d_gate).collect()
+}
