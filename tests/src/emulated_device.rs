@@ -8,15 +8,13 @@ use std::ffi::{CString, c_char, c_void};
 
 use nepa_model::ModelError;
 use nepa_model::kernel_step::arguments::Launch;
-use nepa_model::kernel_step::{Into, Operand, Product, StepDevice};
+use nepa_model::kernel_step::{Operand, Output, Product, StepDevice};
 
 /// The emulation.
 #[derive(Debug, Default)]
 pub struct EmulatedDevice {
     /// 16 bytes each, as the kernels' widest loads want.
     memory: Vec<[u64; 2]>,
-    /// Names of the kernels that were launched, in order.
-    pub launched: Vec<&'static str>,
 }
 
 /// What goes wrong is a mistake of the step; only an impossible model is an error.
@@ -101,7 +99,6 @@ impl StepDevice for EmulatedDevice {
     }
 
     fn launch<A: Copy>(&mut self, launch: Launch<A>) -> Result<(), EmulatedError> {
-        self.launched.push(launch.kernel());
         let kernel = CString::new(launch.kernel()).expect("a name");
         let geometry = launch.geometry();
         // SAFETY: the arguments are those of the kernel of this name, and their addresses lie in the memory of this device, which is borrowed for
@@ -127,7 +124,7 @@ impl StepDevice for EmulatedDevice {
             a,
             b,
             c,
-            into,
+            output,
         } = product;
         let a = self.matrix(a, m, k);
         let b = self.matrix(b, k, n);
@@ -139,9 +136,9 @@ impl StepDevice for EmulatedDevice {
                 }
             }
         }
-        let bias = match into {
-            Into::Bf16 { bias } if bias != 0 => self.bf16s(bias, n),
-            Into::F32 { bias } if bias != 0 => self.floats(bias, n),
+        let bias = match output {
+            Output::Bf16 { bias } if bias != 0 => self.bf16s(bias, n),
+            Output::F32 { bias } if bias != 0 => self.floats(bias, n),
             _ => vec![0.0; n],
         };
         for row in sums.chunks_exact_mut(n) {
@@ -149,13 +146,13 @@ impl StepDevice for EmulatedDevice {
                 *value += bias;
             }
         }
-        if into == Into::SumF32 {
+        if output == Output::SumF32 {
             let before = self.floats(c, m * n);
             for (value, before) in sums.iter_mut().zip(before) {
                 *value += before;
             }
         }
-        if let Into::Bf16 { .. } = into {
+        if let Output::Bf16 { .. } = output {
             let to = self.bytes(c, 2 * m * n).as_chunks_mut::<2>().0;
             for (to, value) in to.iter_mut().zip(sums) {
                 *to = to_bf16(value);

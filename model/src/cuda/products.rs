@@ -12,7 +12,7 @@ use cudarc::driver::CudaStream;
 use cudarc::driver::sys::CUevent_flags;
 
 use super::{CudaStepError, Memory, failed};
-use crate::kernel_step::{Into, Product};
+use crate::kernel_step::{Output, Product};
 
 /// NVIDIA's advice for Hopper.
 const WORKSPACE_BYTES: usize = 32 << 20;
@@ -41,7 +41,7 @@ impl Shape {
             k,
             a,
             b,
-            into,
+            output,
             ..
         } = *product;
         Self {
@@ -50,17 +50,17 @@ impl Shape {
             k,
             strides: [a.stride, b.stride],
             transposed: [a.transposed, b.transposed],
-            into_f32: !matches!(into, Into::Bf16 { .. }),
-            adds: into == Into::SumF32,
-            has_bias: bias(into) != 0,
+            into_f32: !matches!(output, Output::Bf16 { .. }),
+            adds: output == Output::SumF32,
+            has_bias: bias(output) != 0,
         }
     }
 }
 
-fn bias(into: Into) -> u64 {
-    match into {
-        Into::Bf16 { bias } | Into::F32 { bias } => bias,
-        Into::SumF32 => 0,
+fn bias(output: Output) -> u64 {
+    match output {
+        Output::Bf16 { bias } | Output::F32 { bias } => bias,
+        Output::SumF32 => 0,
     }
 }
 
@@ -149,7 +149,7 @@ impl Products {
         product: &Product,
         c: u64,
     ) -> Result<(), CublasError> {
-        let bias = bias(product.into);
+        let bias = bias(product.output);
         if bias != 0 {
             let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
             // SAFETY: the description is live, and the attribute is an address.
@@ -164,7 +164,7 @@ impl Products {
         }
         let (one, beta) = (
             1.0f32,
-            if product.into == Into::SumF32 {
+            if product.output == Output::SumF32 {
                 1.0
             } else {
                 0.0f32
