@@ -1,7 +1,6 @@
 //! LayerNorm, the addition before it, and sums over rows.
 use nepa_tests::engine_kernels::norm::{
-    Affine, NormInput, add_partials, column_sums, layer_norm_backward, layer_norm_forward,
-    residual_norm_forward,
+    Affine, NormInput, add_partials, layer_norm_backward, layer_norm_forward, residual_norm_forward,
 };
 use nepa_tests::engine_kernels::twins;
 
@@ -202,27 +201,6 @@ fn layer_norm_backward_agrees_with_its_twin() {
             }
             let got = &sums[quantity * width..][..width];
             assert_sums("sum", got, &expected, 8.0 * F32);
-        }
-    }
-}
-
-#[test]
-fn column_sums_agree_with_their_twin() {
-    let mut random = Random(7);
-    for (rows, columns, rows_per_piece) in [(1, 8, 64), (130, 24, 64), (33, 264, 5), (70, 3072, 64)]
-    {
-        let values = random.bf16s(rows * columns, 1.0);
-        let got = launched(|launch| column_sums(launch, &values, columns, rows_per_piece));
-        for (part, rows) in got
-            .chunks_exact(columns)
-            .zip(values.chunks(rows_per_piece * columns))
-        {
-            assert_sums(
-                "part",
-                part,
-                &twins::column_sums(&rows.wide(), columns),
-                0.0,
-            );
         }
     }
 }

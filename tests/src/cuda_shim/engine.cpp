@@ -62,11 +62,6 @@ void engine_shim_norm_backward(const NormBackward *args, bool backward) {
     launch(dim3(divide_up(args->rows, args->rows_per_piece)), dim3(ROW_THREADS), 0, thread_order(backward), [=] { layer_norm_backward(*args); });
 }
 
-void engine_shim_column_sums(const ColumnSums *args, bool backward) {
-    launch(dim3(divide_up(args->columns, BLOCK_COLUMNS), divide_up(args->rows, args->rows_per_piece)), dim3(COLUMN_THREADS), 0, thread_order(backward),
-           [=] { column_sums(*args); });
-}
-
 void engine_shim_add_partials(const AddPartials *args, bool backward) {
     launch(dim3(divide_up(static_cast<uint64_t>(args->outputs) * args->width, WARP)), dim3(WARP, LINES), 0, thread_order(backward),
            [=] { add_partials(*args); });

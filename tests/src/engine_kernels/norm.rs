@@ -40,18 +40,6 @@ struct NormBackward {
 }
 const _: () = assert!(size_of::<NormBackward>() == 96);
 
-/// Mirror of `ColumnSums`.
-#[repr(C)]
-#[derive(Debug)]
-struct ColumnSums {
-    values: *const Bf16,
-    partials: *mut f32,
-    rows: u32,
-    columns: u32,
-    rows_per_piece: u32,
-}
-const _: () = assert!(size_of::<ColumnSums>() == 32);
-
 /// Mirror of `AddPartials`.
 #[repr(C)]
 #[derive(Debug)]
@@ -256,28 +244,6 @@ pub fn layer_norm_backward(
     }
 }
 
-/// `column_sums`: `[pieces, columns]`.
-pub fn column_sums(
-    launch: Launch,
-    values: &[Bf16],
-    columns: usize,
-    rows_per_piece: usize,
-) -> Vec<f32> {
-    let rows = values.len() / columns;
-    let values = launch.input(values);
-    let mut partials = launch.output(rows.div_ceil(rows_per_piece) * columns);
-    let args = ColumnSums {
-        values: values.as_ptr(),
-        partials: partials.as_mut_ptr(),
-        rows: rows as u32,
-        columns: columns as u32,
-        rows_per_piece: rows_per_piece as u32,
-    };
-    // SAFETY: all memory is as large as the kernel's file says for these rows, columns and pieces.
-    unsafe { ffi::engine_shim_column_sums(&raw const args, launch.backward()) };
-    partials.written()
-}
-
 /// `add_partials`: pieces lie `stride` values apart; outputs that are `None` are left out.
 pub fn add_partials(
     launch: Launch,
@@ -322,7 +288,7 @@ pub fn add_partials(
 }
 
 mod ffi {
-    use super::{AddPartials, ColumnSums, NormBackward, NormForward};
+    use super::{AddPartials, NormBackward, NormForward};
 
     unsafe extern "C" {
         pub(super) fn engine_shim_norm_forward(
@@ -331,7 +297,6 @@ mod ffi {
             backward: bool,
         );
         pub(super) fn engine_shim_norm_backward(args: *const NormBackward, backward: bool);
-        pub(super) fn engine_shim_column_sums(args: *const ColumnSums, backward: bool);
         pub(super) fn engine_shim_add_partials(args: *const AddPartials, backward: bool);
     }
 }

@@ -3,9 +3,7 @@
 // N rows of D values, D a multiple of 4 and at most 1024. The promises are in `tests/promises/engine_kernels.rs`.
 //
 // Launch geometry: `layer_norm_forward`, `residual_norm_forward` 256 threads, ceil(N / 8) blocks; `layer_norm_backward` 256 threads, one block for each
-// piece of `rows_per_piece` rows; `column_sums` 256 threads, a grid of (ceil(columns / 256), pieces); `add_partials` (32, 32) threads,
-// ceil(sums / 32) blocks. No dynamic shared memory.
-#include "columns.cuh"
+// piece of `rows_per_piece` rows; `add_partials` (32, 32) threads, ceil(sums / 32) blocks. No dynamic shared memory.
 #include "rows.cuh"
 
 // Mirrored in Rust, as all structs of arguments: pointers first, then numbers, no padding but at the end.
@@ -52,18 +50,6 @@ struct NormBackward {
     uint32_t rows_per_piece;
 };
 static_assert(sizeof(NormBackward) == 96, "the mirror in Rust expects this size");
-
-struct ColumnSums {
-    // [rows, columns].
-    const __nv_bfloat16 *values;
-    // [pieces, columns].
-    float *partials;
-    uint32_t rows;
-    // A multiple of 8.
-    uint32_t columns;
-    uint32_t rows_per_piece;
-};
-static_assert(sizeof(ColumnSums) == 32, "the mirror in Rust expects this size");
 
 // One sum over pieces goes to four places at most: out[j / width][j % width] += the sum over pieces of partials[piece * stride + j], j < outputs * width.
 constexpr int MAX_OUTPUTS = 4;
@@ -173,22 +159,6 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) layer_norm_backward(co
     write_partial_row(d_weight, width, partials);
     write_partial_row(d_bias, width, partials + width);
     write_partial_row(sums, width, partials + 2 * width);
-}
-
-extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) column_sums(const __grid_constant__ ColumnSums args) {
-    const uint32_t first = blockIdx.y * args.rows_per_piece, end = min(first + args.rows_per_piece, args.rows), column = lane_column();
-    Eight sums = {};
-    if (column < args.columns) {
-        for (uint32_t row = first + threadIdx.x / WARP; row < end; row += COLUMN_WARPS) {
-            Eight values;
-            load(values, args.values + static_cast<size_t>(row) * args.columns + column);
-#pragma unroll
-            for (int j = 0; j < 8; ++j) {
-                sums.at[j] += values.at[j];
-            }
-        }
-    }
-    write_partial_columns(sums, args.columns, args.partials + static_cast<size_t>(blockIdx.y) * args.columns);
 }
 
 extern "C" __global__ void __launch_bounds__(WARP *LINES) add_partials(const __grid_constant__ AddPartials args) {
