@@ -110,6 +110,7 @@ impl StepDevice for EmulatedDevice {
                 geometry.grid.as_ptr(),
                 geometry.block.as_ptr(),
                 geometry.shared_bytes,
+                false,
             )
         };
         assert!(known, "no kernel {kernel:?}");
@@ -192,6 +193,7 @@ mod ffi {
             grid: *const u32,
             block: *const u32,
             shared_bytes: u32,
+            backward: bool,
         ) -> bool;
     }
 }

@@ -1,5 +1,5 @@
-//! The CUDA kernels of the training step, run on the CPU by the shim in `cuda_shim/`: safe functions that launch them with the geometry that their files
-//! ask for, and plain f64 twins of what they compute.
+//! The CUDA kernels of the training step, run on the CPU by the shim in `cuda_shim/`: safe functions that launch them as the training step does, with its own
+//! arguments and geometry, and plain f64 twins of what they compute.
 //!
 //! Slow (every CUDA thread is a fiber) and for tests only. All memory that a kernel gets ends, or starts, at a page that nobody may touch; what lies at
 //! its other end is looked at after the launch, and so are the inputs.
@@ -7,8 +7,11 @@
     unsafe_code,
     reason = "the kernels are C++ and take raw pointers; each gets memory of the size that its file documents"
 )]
+use std::ffi::{CString, c_char, c_void};
 use std::fmt::Debug;
 use std::ptr::NonNull;
+
+use nepa_model::kernel_step::arguments;
 
 pub use crate::kernels::{Bf16, GuardedEnd, ThreadOrder};
 
@@ -56,6 +59,25 @@ impl Launch {
 
     fn backward(self) -> bool {
         self.order == ThreadOrder::Backward
+    }
+
+    /// Launches a kernel as the training step does, with its own geometry.
+    fn run<A>(self, launch: arguments::Launch<A>) {
+        let kernel = CString::new(launch.kernel()).expect("a name");
+        let geometry = launch.geometry();
+        // SAFETY: the argument is that of the kernel of this name, and its addresses are of memory made here, of the size that the kernel's file
+        // asks for: each function that calls this sees to it. The shim returns when the kernel is done.
+        let known = unsafe {
+            ffi::engine_shim_launch(
+                kernel.as_ptr(),
+                std::ptr::from_ref(launch.arguments()).cast(),
+                geometry.grid.as_ptr(),
+                geometry.block.as_ptr(),
+                geometry.shared_bytes,
+                self.backward(),
+            )
+        };
+        assert!(known, "no kernel {kernel:?}");
     }
 
     fn input<T: Plain>(self, values: &[T]) -> Input<T> {
@@ -182,6 +204,16 @@ impl<T: Plain> Memory<T> {
         self.start.as_ptr()
     }
 
+    /// For a kernel that reads it.
+    fn address(&self) -> u64 {
+        self.as_ptr().expose_provenance() as u64
+    }
+
+    /// For a kernel that writes it.
+    fn address_mut(&mut self) -> u64 {
+        self.as_mut_ptr().expose_provenance() as u64
+    }
+
     fn as_mut_ptr(&mut self) -> *mut T {
         self.start.as_ptr()
     }
@@ -226,6 +258,10 @@ struct Input<T: Plain> {
 }
 
 impl<T: Plain> Input<T> {
+    fn address(&self) -> u64 {
+        self.memory.address()
+    }
+
     fn as_ptr(&self) -> *const T {
         self.memory.as_ptr()
     }
@@ -242,17 +278,27 @@ impl<T: Plain> Drop for Input<T> {
     }
 }
 
-/// A pointer to what may not be there.
-fn optional<T: Plain>(input: Option<&Input<T>>) -> *const T {
-    input.map_or(std::ptr::null(), Input::as_ptr)
+/// The address of what may not be there.
+fn optional<T: Plain>(input: Option<&Input<T>>) -> u64 {
+    input.map_or(0, Input::address)
 }
 
-fn optional_mut<T: Plain>(memory: Option<&mut Memory<T>>) -> *mut T {
-    memory.map_or(std::ptr::null_mut(), Memory::as_mut_ptr)
+fn optional_mut<T: Plain>(memory: Option<&mut Memory<T>>) -> u64 {
+    memory.map_or(0, Memory::address_mut)
 }
 
 mod ffi {
+    use super::{c_char, c_void};
+
     unsafe extern "C" {
+        pub(super) fn engine_shim_launch(
+            kernel: *const c_char,
+            arguments: *const c_void,
+            grid: *const u32,
+            block: *const u32,
+            shared_bytes: u32,
+            backward: bool,
+        ) -> bool;
         pub(super) fn cuda_shim_guarded_memory(bytes: usize, at_end: bool) -> *mut u8;
         pub(super) fn cuda_shim_free_guarded_memory(memory: *mut u8, bytes: usize, at_end: bool);
     }

@@ -475,7 +475,7 @@ impl GradientNorm {
 }
 
 /// Mirror of `Segment`: consecutive weights with the same settings.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[repr(C)]
 pub struct Segment {
     pub start: u64,

@@ -1,12 +1,12 @@
-// Launches any kernel of the training step by its name, as the step asks for it (`model/src/kernel_step`). Included by engine.cpp; called by
-// `emulated_device.rs`.
+// Launches any kernel of the training step by its name, as the step asks for it (`model/src/kernel_step`). Included by engine.cpp.
 #pragma once
 
-extern "C" bool engine_shim_launch(const char *kernel, const void *args, const uint32_t grid[3], const uint32_t block[3], uint32_t shared_bytes) {
+extern "C" bool engine_shim_launch(const char *kernel, const void *args, const uint32_t grid[3], const uint32_t block[3], uint32_t shared_bytes,
+                                   bool backward) {
 #define NEPA_KERNEL(name, Arguments)                                                                                                                       \
     if (std::strcmp(kernel, #name) == 0) {                                                                                                                 \
         const Arguments own = *static_cast<const Arguments *>(args);                                                                                       \
-        launch(dim3(grid[0], grid[1], grid[2]), dim3(block[0], block[1], block[2]), shared_bytes, ThreadOrder::forward, [=] { name(own); });               \
+        launch(dim3(grid[0], grid[1], grid[2]), dim3(block[0], block[1], block[2]), shared_bytes, thread_order(backward), [=] { name(own); });               \
         return true;                                                                                                                                       \
     }
     NEPA_KERNEL(layer_norm_forward, NormForward)

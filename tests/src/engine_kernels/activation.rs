@@ -1,21 +1,7 @@
 //! The kernels of `activation.cu`.
-use super::{Bf16, Launch, Memory, optional_mut};
+use nepa_model::kernel_step::arguments::Activation;
 
-/// Mirror of `Activation`.
-#[repr(C)]
-#[derive(Debug)]
-struct Activation {
-    x: *const Bf16,
-    grad: *const Bf16,
-    result: *mut Bf16,
-    dx: *mut Bf16,
-    partials: *mut f32,
-    rows: u32,
-    width: u32,
-    rows_per_piece: u32,
-    kind: u32,
-}
-const _: () = assert!(size_of::<Activation>() == 56);
+use super::{Bf16, Launch, Memory, optional_mut};
 
 /// Which function; the numbers are the kernels'.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,18 +27,17 @@ pub fn activation_forward(
     let x = launch.input(x);
     let mut result = launch.output(rows * width);
     let args = Activation {
-        x: x.as_ptr(),
-        grad: std::ptr::null(),
-        result: result.as_mut_ptr(),
-        dx: std::ptr::null_mut(),
-        partials: std::ptr::null_mut(),
+        x: x.address(),
+        grad: 0,
+        result: result.address_mut(),
+        dx: 0,
+        partials: 0,
         rows: rows as u32,
         width: width as u32,
         rows_per_piece: 0,
         kind: kind as u32,
     };
-    // SAFETY: all memory is as large as the kernel's file says for these rows and this width.
-    unsafe { ffi::engine_shim_activation_forward(gated, &raw const args, launch.backward()) };
+    launch.run(args.launch(gated));
     result.written()
 }
 
@@ -95,38 +80,22 @@ pub fn activation_backward(
     let mut result = in_place_and_again.then(|| launch.output(rows * width));
     let mut partials = launch.output(rows.div_ceil(rows_per_piece) * x_len / rows);
     let args = Activation {
-        x: x.as_ptr(),
-        grad: separate.as_ref().map_or(dx.as_ptr(), super::Input::as_ptr),
+        x: x.address(),
+        grad: separate
+            .as_ref()
+            .map_or(dx.address(), super::Input::address),
         result: optional_mut(result.as_mut()),
-        dx: dx.as_mut_ptr(),
-        partials: partials.as_mut_ptr(),
+        dx: dx.address_mut(),
+        partials: partials.address_mut(),
         rows: rows as u32,
         width: width as u32,
         rows_per_piece: rows_per_piece as u32,
         kind: kind as u32,
     };
-    // SAFETY: all memory is as large as the kernel's file says for these rows, this width and these pieces.
-    unsafe { ffi::engine_shim_activation_backward(gated, &raw const args, launch.backward()) };
+    launch.run(args.launch(gated));
     ActivationGradients {
         dx: dx.written(),
         result: result.map(Memory::written),
         partials: partials.written(),
-    }
-}
-
-mod ffi {
-    use super::Activation;
-
-    unsafe extern "C" {
-        pub(super) fn engine_shim_activation_forward(
-            gated: bool,
-            args: *const Activation,
-            backward: bool,
-        );
-        pub(super) fn engine_shim_activation_backward(
-            gated: bool,
-            args: *const Activation,
-            backward: bool,
-        );
     }
 }

@@ -1,33 +1,10 @@
 //! The kernels of `attention.cu`. B images of T tokens, H heads of 64 values.
+use nepa_model::kernel_step::arguments::Attention;
+
 use super::{Bf16, Launch, Memory, optional, optional_mut};
 
 /// Values of a head.
 pub const HEAD: usize = 64;
-
-/// Mirror of `Attention`.
-#[repr(C)]
-#[derive(Debug)]
-struct Attention {
-    qkv: *const Bf16,
-    cos: *const f32,
-    sin: *const f32,
-    query_weight: *const f32,
-    query_bias: *const f32,
-    key_weight: *const f32,
-    key_bias: *const f32,
-    out: *mut Bf16,
-    lse: *mut f32,
-    d_out: *const Bf16,
-    d_qkv: *mut Bf16,
-    bias_partials: *mut f32,
-    norm_partials: *mut f32,
-    tokens: u32,
-    heads: u32,
-    causal: u32,
-    qk_norm: u32,
-    eps: f32,
-}
-const _: () = assert!(size_of::<Attention>() == 128);
 
 /// Of a norm of queries or keys, `[64]` each.
 #[derive(Debug, Clone, Copy, Default)]
@@ -114,26 +91,22 @@ fn run(
     });
     let (d_qkv, bias_partials, norm_partials) = match &mut backward {
         Some(outputs) => (
-            outputs.d_qkv.as_mut_ptr(),
-            outputs.bias.as_mut_ptr(),
+            outputs.d_qkv.address_mut(),
+            outputs.bias.address_mut(),
             optional_mut(outputs.norms.as_mut()),
         ),
-        None => (
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-        ),
+        None => (0, 0, 0),
     };
     let args = Attention {
-        qkv: qkv.as_ptr(),
-        cos: cos.as_ptr(),
-        sin: sin.as_ptr(),
+        qkv: qkv.address(),
+        cos: cos.address(),
+        sin: sin.address(),
         query_weight,
         query_bias,
         key_weight,
         key_bias,
-        out: out.as_mut_ptr(),
-        lse: lse.as_mut_ptr(),
+        out: out.address_mut(),
+        lse: lse.address_mut(),
         d_out: optional(d_out.as_ref()),
         d_qkv,
         bias_partials,
@@ -144,15 +117,7 @@ fn run(
         qk_norm: input.norms.is_some().into(),
         eps: input.eps,
     };
-    // SAFETY: all memory is as large as the kernel's file says for these images, tokens and heads.
-    unsafe {
-        ffi::engine_shim_attention(
-            saved.is_some(),
-            &raw const args,
-            batch as u32,
-            launch.backward(),
-        );
-    }
+    launch.run(args.launch(batch as u32));
     Outputs { out, lse, backward }
 }
 
@@ -179,18 +144,5 @@ pub fn attention_backward(
         d_qkv: gradients.d_qkv.written(),
         bias_partials: gradients.bias.written(),
         norm_partials: gradients.norms.map(Memory::written),
-    }
-}
-
-mod ffi {
-    use super::Attention;
-
-    unsafe extern "C" {
-        pub(super) fn engine_shim_attention(
-            gradient: bool,
-            args: *const Attention,
-            batch: u32,
-            backward: bool,
-        );
     }
 }

@@ -1,48 +1,7 @@
 //! The kernels of `embed.cu`. B images of side S, P patches of side p, T tokens, D values.
+use nepa_model::kernel_step::arguments::{Assemble, Disassemble, Patchify};
+
 use super::{Bf16, Launch, Plain};
-
-/// Mirror of `Patchify`.
-#[repr(C)]
-#[derive(Debug)]
-struct Patchify {
-    pixels: *const std::ffi::c_void,
-    patches: *mut Bf16,
-    batch: u32,
-    side: u32,
-    patch: u32,
-    columns: u32,
-    in_patches: u32,
-}
-const _: () = assert!(size_of::<Patchify>() == 40);
-
-/// Mirror of `Assemble`.
-#[repr(C)]
-#[derive(Debug)]
-struct Assemble {
-    embedding: *const f32,
-    class_token: *const f32,
-    x: *mut f32,
-    batch: u32,
-    patches: u32,
-    tokens: u32,
-    width: u32,
-}
-const _: () = assert!(size_of::<Assemble>() == 40);
-
-/// Mirror of `Disassemble`.
-#[repr(C)]
-#[derive(Debug)]
-struct Disassemble {
-    dx: *const f32,
-    d_embedding: *mut Bf16,
-    partials: *mut f32,
-    batch: u32,
-    patches: u32,
-    tokens: u32,
-    width: u32,
-    rows_per_piece: u32,
-}
-const _: () = assert!(size_of::<Disassemble>() == 48);
 
 /// How pixels lie; the numbers are the kernels'.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,18 +26,15 @@ pub fn patchify<T: Plain>(
     let pixels = launch.input(pixels);
     let mut result = launch.output(batch * patches * columns);
     let args = Patchify {
-        pixels: pixels.as_ptr().cast(),
-        patches: result.as_mut_ptr(),
+        pixels: pixels.address(),
+        patches: result.address_mut(),
         batch: batch as u32,
         side: side as u32,
         patch: patch as u32,
         columns: columns as u32,
-        in_patches: layout as u32,
+        layout: layout as u32,
     };
-    // SAFETY: all memory is as large as the kernel's file says for these images and columns.
-    unsafe {
-        ffi::engine_shim_patchify(size_of::<T>() == 2, &raw const args, launch.backward());
-    }
+    launch.run(args.launch(size_of::<T>() == 2));
     result.written()
 }
 
@@ -95,16 +51,15 @@ pub fn assemble(
     let (embedding, class_token) = (launch.input(embedding), launch.input(class_token));
     let mut x = launch.output(batch * tokens * width);
     let args = Assemble {
-        embedding: embedding.as_ptr(),
-        class_token: class_token.as_ptr(),
-        x: x.as_mut_ptr(),
+        embedding: embedding.address(),
+        class_token: class_token.address(),
+        x: x.address_mut(),
         batch: batch as u32,
         patches: patches as u32,
         tokens: tokens as u32,
         width: width as u32,
     };
-    // SAFETY: all memory is as large as the kernel's file says for these images, tokens and this width.
-    unsafe { ffi::engine_shim_assemble(&raw const args, launch.backward()) };
+    launch.run(args.launch());
     x.written()
 }
 
@@ -122,26 +77,15 @@ pub fn disassemble(
     let mut d_embedding = launch.output(batch * patches * width);
     let mut partials = launch.output((batch * patches).div_ceil(rows_per_piece) * width);
     let args = Disassemble {
-        dx: dx.as_ptr(),
-        d_embedding: d_embedding.as_mut_ptr(),
-        partials: partials.as_mut_ptr(),
+        dx: dx.address(),
+        d_embedding: d_embedding.address_mut(),
+        partials: partials.address_mut(),
         batch: batch as u32,
         patches: patches as u32,
         tokens: tokens as u32,
         width: width as u32,
         rows_per_piece: rows_per_piece as u32,
     };
-    // SAFETY: all memory is as large as the kernel's file says for these images, tokens, this width and these pieces.
-    unsafe { ffi::engine_shim_disassemble(&raw const args, launch.backward()) };
+    launch.run(args.launch());
     (d_embedding.written(), partials.written())
-}
-
-mod ffi {
-    use super::{Assemble, Disassemble, Patchify};
-
-    unsafe extern "C" {
-        pub(super) fn engine_shim_patchify(bf16: bool, args: *const Patchify, backward: bool);
-        pub(super) fn engine_shim_assemble(args: *const Assemble, backward: bool);
-        pub(super) fn engine_shim_disassemble(args: *const Disassemble, backward: bool);
-    }
 }

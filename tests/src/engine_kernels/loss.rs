@@ -1,31 +1,8 @@
 //! The kernel of `loss.cu`. B images of T tokens, of which P predict, D values.
+use nepa_model::kernel_step::arguments::Loss;
+
 use super::norm::Affine;
 use super::{Bf16, Launch, optional};
-
-/// Mirror of `Loss`.
-#[repr(C)]
-#[derive(Debug)]
-struct Loss {
-    x: *const f32,
-    weight: *const f32,
-    bias: *const f32,
-    next: *const f32,
-    current: *const f32,
-    scale: *const f32,
-    dx: *mut f32,
-    dx_bf16: *mut Bf16,
-    scaled_dx: *mut Bf16,
-    partials: *mut f32,
-    report: *mut f32,
-    rows: u32,
-    patches: u32,
-    tokens: u32,
-    width: u32,
-    rows_per_piece: u32,
-    eps: f32,
-    factor: f32,
-}
-const _: () = assert!(size_of::<Loss>() == 120);
 
 /// What the kernel reads.
 #[derive(Debug, Clone, Copy)]
@@ -88,17 +65,17 @@ pub fn cosine_loss(launch: Launch, input: LossInput<'_>, rows_per_piece: usize) 
     let mut partials = launch.output(pieces * 3 * width);
     let mut report = launch.output(pieces * 3);
     let args = Loss {
-        x: x.as_ptr(),
-        weight: weight.as_ptr(),
-        bias: bias.as_ptr(),
-        next: next.as_ptr(),
-        current: current.as_ptr(),
+        x: x.address(),
+        weight: weight.address(),
+        bias: bias.address(),
+        next: next.address(),
+        current: current.address(),
         scale: optional(scale.as_ref()),
-        dx: dx.as_mut_ptr(),
-        dx_bf16: dx_bf16.as_mut_ptr(),
-        scaled_dx: scaled_dx.as_mut_ptr(),
-        partials: partials.as_mut_ptr(),
-        report: report.as_mut_ptr(),
+        dx: dx.address_mut(),
+        dx_bf16: dx_bf16.address_mut(),
+        scaled_dx: scaled_dx.address_mut(),
+        partials: partials.address_mut(),
+        report: report.address_mut(),
         rows: rows as u32,
         patches: input.patches as u32,
         tokens: input.tokens as u32,
@@ -107,21 +84,12 @@ pub fn cosine_loss(launch: Launch, input: LossInput<'_>, rows_per_piece: usize) 
         eps: input.eps,
         factor: input.factor,
     };
-    // SAFETY: all memory is as large as the kernel's file says for these images, tokens, this width and these pieces.
-    unsafe { ffi::engine_shim_cosine_loss(&raw const args, launch.backward()) };
+    launch.run(args.launch());
     LossGradients {
         dx: dx.written(),
         dx_bf16: dx_bf16.written(),
         scaled_dx: scaled_dx.written(),
         partials: partials.written(),
         report: report.written(),
-    }
-}
-
-mod ffi {
-    use super::Loss;
-
-    unsafe extern "C" {
-        pub(super) fn engine_shim_cosine_loss(args: *const Loss, backward: bool);
     }
 }

@@ -1,57 +1,7 @@
 //! The kernels of `norm.cu`.
+use nepa_model::kernel_step::arguments::{AddPartials, NormBackward, NormForward};
+
 use super::{Bf16, Launch, optional, optional_mut};
-
-/// Mirror of `NormForward`.
-#[repr(C)]
-#[derive(Debug)]
-struct NormForward {
-    x: *const f32,
-    y: *const Bf16,
-    scale: *const f32,
-    x_out: *mut f32,
-    weight: *const f32,
-    bias: *const f32,
-    h: *mut Bf16,
-    mean: *mut f32,
-    rstd: *mut f32,
-    rows: u32,
-    width: u32,
-    eps: f32,
-}
-const _: () = assert!(size_of::<NormForward>() == 88);
-
-/// Mirror of `NormBackward`.
-#[repr(C)]
-#[derive(Debug)]
-struct NormBackward {
-    dh: *const Bf16,
-    x: *const f32,
-    mean: *const f32,
-    rstd: *const f32,
-    weight: *const f32,
-    scale: *const f32,
-    dx: *mut f32,
-    dx_bf16: *mut Bf16,
-    scaled_dx: *mut Bf16,
-    partials: *mut f32,
-    rows: u32,
-    width: u32,
-    rows_per_piece: u32,
-}
-const _: () = assert!(size_of::<NormBackward>() == 96);
-
-/// Mirror of `AddPartials`.
-#[repr(C)]
-#[derive(Debug)]
-struct AddPartials {
-    partials: *const f32,
-    out: [*mut f32; 4],
-    stride: u64,
-    pieces: u32,
-    width: u32,
-    outputs: u32,
-}
-const _: () = assert!(size_of::<AddPartials>() == 64);
 
 /// Weight and bias of a norm.
 #[derive(Debug, Clone, Copy)]
@@ -88,21 +38,20 @@ pub fn layer_norm_forward(launch: Launch, x: &[f32], affine: Affine<'_>, eps: f3
         launch.output(rows),
     );
     let args = NormForward {
-        x: x.as_ptr(),
-        y: std::ptr::null(),
-        scale: std::ptr::null(),
-        x_out: std::ptr::null_mut(),
-        weight: weight.as_ptr(),
-        bias: bias.as_ptr(),
-        h: h.as_mut_ptr(),
-        mean: mean.as_mut_ptr(),
-        rstd: rstd.as_mut_ptr(),
+        x: x.address(),
+        y: 0,
+        scale: 0,
+        x_out: 0,
+        weight: weight.address(),
+        bias: bias.address(),
+        h: h.address_mut(),
+        mean: mean.address_mut(),
+        rstd: rstd.address_mut(),
         rows: rows as u32,
         width: width as u32,
         eps,
     };
-    // SAFETY: all memory is as large as the kernel's file says for these rows and this width.
-    unsafe { ffi::engine_shim_norm_forward(false, &raw const args, launch.backward()) };
+    launch.run(args.launch());
     Normed {
         h: h.written(),
         mean: mean.written(),
@@ -142,10 +91,10 @@ pub fn residual_norm_forward(
     let args = NormForward {
         x: separate
             .as_ref()
-            .map_or(x_out.as_ptr(), super::Input::as_ptr),
-        y: y.as_ptr(),
+            .map_or(x_out.address(), super::Input::address),
+        y: y.address(),
         scale: optional(scale.as_ref()),
-        x_out: x_out.as_mut_ptr(),
+        x_out: x_out.address_mut(),
         weight: optional(weight.as_ref()),
         bias: optional(bias.as_ref()),
         h: optional_mut(h.as_mut()),
@@ -155,8 +104,7 @@ pub fn residual_norm_forward(
         width: width as u32,
         eps,
     };
-    // SAFETY: all memory is as large as the kernel's file says for these rows and this width.
-    unsafe { ffi::engine_shim_norm_forward(true, &raw const args, launch.backward()) };
+    launch.run(args.launch());
     let normed = match (h, mean, rstd) {
         (Some(h), Some(mean), Some(rstd)) => Some(Normed {
             h: h.written(),
@@ -220,22 +168,21 @@ pub fn layer_norm_backward(
     let mut scaled_dx = copies.then(|| launch.output(rows * width));
     let mut partials = launch.output(pieces * 3 * width);
     let args = NormBackward {
-        dh: dh.as_ptr(),
-        x: x.as_ptr(),
-        mean: mean.as_ptr(),
-        rstd: rstd.as_ptr(),
-        weight: weight.as_ptr(),
+        dh: dh.address(),
+        x: x.address(),
+        mean: mean.address(),
+        rstd: rstd.address(),
+        weight: weight.address(),
         scale: optional(scale.as_ref()),
-        dx: dx.as_mut_ptr(),
+        dx: dx.address_mut(),
         dx_bf16: optional_mut(dx_bf16.as_mut()),
         scaled_dx: optional_mut(scaled_dx.as_mut()),
-        partials: partials.as_mut_ptr(),
+        partials: partials.address_mut(),
         rows: rows as u32,
         width: width as u32,
         rows_per_piece: rows_per_piece as u32,
     };
-    // SAFETY: all memory is as large as the kernel's file says for these rows, this width and these pieces.
-    unsafe { ffi::engine_shim_norm_backward(&raw const args, launch.backward()) };
+    launch.run(args.launch());
     NormGradients {
         dx: dx.written(),
         dx_bf16: dx_bf16.map_or_else(Vec::new, super::Memory::written),
@@ -267,36 +214,21 @@ pub fn add_partials(
         .iter()
         .map(|out| out.map(|out| launch.changed(out)))
         .collect();
-    let mut pointers = [std::ptr::null_mut(); 4];
+    let mut pointers = [0; 4];
     for (pointer, memory) in pointers.iter_mut().zip(&mut memory) {
         *pointer = optional_mut(memory.as_mut());
     }
     let args = AddPartials {
-        partials: partials.as_ptr(),
+        partials: partials.address(),
         out: pointers,
         stride: stride as u64,
         pieces: pieces as u32,
         width: width as u32,
         outputs: out.len() as u32,
     };
-    // SAFETY: there are as many partial sums as was checked, and each output that is there has the width.
-    unsafe { ffi::engine_shim_add_partials(&raw const args, launch.backward()) };
+    launch.run(args.launch());
     memory
         .into_iter()
         .map(|memory| memory.map(super::Memory::written))
         .collect()
-}
-
-mod ffi {
-    use super::{AddPartials, NormBackward, NormForward};
-
-    unsafe extern "C" {
-        pub(super) fn engine_shim_norm_forward(
-            residual: bool,
-            args: *const NormForward,
-            backward: bool,
-        );
-        pub(super) fn engine_shim_norm_backward(args: *const NormBackward, backward: bool);
-        pub(super) fn engine_shim_add_partials(args: *const AddPartials, backward: bool);
-    }
 }

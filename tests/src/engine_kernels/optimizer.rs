@@ -1,19 +1,8 @@
 //! The kernels of `optimizer.cu`.
-use super::{Bf16, Launch, Plain, optional, optional_mut};
+pub use nepa_model::kernel_step::arguments::Segment;
+use nepa_model::kernel_step::arguments::{AdamW, CopyToBf16, GradientNorm, LayerScale};
 
-/// Mirror of `LayerScale`.
-#[repr(C)]
-#[derive(Debug)]
-struct LayerScale {
-    weight: *const f32,
-    d_weight: *mut f32,
-    bias: *const f32,
-    d_bias: *mut f32,
-    scale: *const f32,
-    d_scale: *mut f32,
-    columns: u32,
-}
-const _: () = assert!(size_of::<LayerScale>() == 56);
+use super::{Bf16, Launch, Plain, optional, optional_mut};
 
 /// Mirror of `NormResult`.
 #[repr(C)]
@@ -40,33 +29,6 @@ impl Plain for NormResult {
     }
 }
 
-/// Mirror of `GradientNorm`.
-#[repr(C)]
-#[derive(Debug)]
-struct GradientNorm {
-    gradient: *const f32,
-    partials: *mut f64,
-    result: *mut NormResult,
-    max_norm: f64,
-    len: u64,
-}
-const _: () = assert!(size_of::<GradientNorm>() == 40);
-
-/// Mirror of `Segment`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Segment {
-    /// First element.
-    pub start: u64,
-    /// Behind the last one.
-    pub end: u64,
-    /// Decoupled.
-    pub weight_decay: f64,
-    /// Of the learning rate.
-    pub lr_factor: f64,
-}
-const _: () = assert!(size_of::<Segment>() == 32);
-
 impl super::sealed::Sealed for Segment {}
 impl Plain for Segment {
     const UNWRITTEN: Self = Self {
@@ -79,43 +41,6 @@ impl Plain for Segment {
         self == Self::UNWRITTEN
     }
 }
-
-/// Mirror of `AdamW`.
-#[repr(C)]
-#[derive(Debug)]
-struct AdamW {
-    weights: *mut f32,
-    gradient: *const f32,
-    m: *mut f32,
-    v: *mut f32,
-    average: *mut f32,
-    copy: *mut Bf16,
-    segments: *const Segment,
-    norm: *const NormResult,
-    len: u64,
-    lr: f64,
-    correction1: f64,
-    correction2: f32,
-    beta1: f32,
-    rest1: f32,
-    beta2: f32,
-    rest2: f32,
-    eps: f32,
-    decay: f32,
-    rest: f32,
-    num_segments: u32,
-}
-const _: () = assert!(size_of::<AdamW>() == 128);
-
-/// Mirror of `CopyToBf16`.
-#[repr(C)]
-#[derive(Debug)]
-struct CopyToBf16 {
-    values: *const f32,
-    copy: *mut Bf16,
-    len: u64,
-}
-const _: () = assert!(size_of::<CopyToBf16>() == 24);
 
 /// A linear layer `[D, K]`, or its gradient.
 #[derive(Debug, Clone, PartialEq)]
@@ -142,18 +67,15 @@ pub fn layer_scale_finish(
     let mut d_bias = gradient.bias.as_ref().map(|bias| launch.changed(bias));
     let mut d_scale = launch.changed(&gradient.scale);
     let args = LayerScale {
-        weight: weight.as_ptr(),
-        d_weight: d_weight.as_mut_ptr(),
+        weight: weight.address(),
+        d_weight: d_weight.address_mut(),
         bias: optional(bias.as_ref()),
         d_bias: optional_mut(d_bias.as_mut()),
-        scale: scale.as_ptr(),
-        d_scale: d_scale.as_mut_ptr(),
+        scale: scale.address(),
+        d_scale: d_scale.address_mut(),
         columns: (linear.weight.len() / rows) as u32,
     };
-    // SAFETY: all memory is as large as the kernel's file says for these rows and columns.
-    unsafe {
-        ffi::engine_shim_layer_scale_finish(&raw const args, rows as u32, launch.backward());
-    }
+    launch.run(args.launch(rows as u32));
     ScaledLinear {
         weight: d_weight.written(),
         bias: d_bias.map(super::Memory::written),
@@ -165,17 +87,18 @@ pub fn layer_scale_finish(
 pub fn gradient_norm(launch: Launch, gradient: &[f32], max_norm: f64) -> NormResult {
     // Not the other way round: a gradient may hold a NaN, which is not what it was.
     let mut memory = launch.changed(gradient);
-    let mut partials = launch.output(gradient.len().div_ceil(16384));
-    let mut result = launch.output(1);
+    let mut partials = launch.output::<f64>(gradient.len().div_ceil(16384));
+    let mut result = launch.output::<NormResult>(1);
     let args = GradientNorm {
-        gradient: memory.as_mut_ptr(),
-        partials: partials.as_mut_ptr(),
-        result: result.as_mut_ptr(),
+        gradient: memory.address_mut(),
+        partials: partials.address_mut(),
+        result: result.address_mut(),
         max_norm,
         len: gradient.len() as u64,
     };
-    // SAFETY: all memory is as large as the kernels' file says for this length.
-    unsafe { ffi::engine_shim_gradient_norm(&raw const args, launch.backward()) };
+    for kernel in args.launches() {
+        launch.run(kernel);
+    }
     partials.written();
     result.written()[0]
 }
@@ -240,14 +163,14 @@ pub fn adamw_update(
     } = numbers;
     let decay = if step == 1 { 0.0 } else { decay };
     let args = AdamW {
-        weights: weights.as_mut_ptr(),
-        gradient: gradient.as_ptr(),
-        m: m.as_mut_ptr(),
-        v: v.as_mut_ptr(),
+        weights: weights.address_mut(),
+        gradient: gradient.address(),
+        m: m.address_mut(),
+        v: v.address_mut(),
         average: optional_mut(average.as_mut()),
         copy: optional_mut(copy.as_mut()),
-        segments: segments_memory.as_ptr(),
-        norm: norm.as_ptr(),
+        segments: segments_memory.address(),
+        norm: norm.address(),
         len: len as u64,
         lr,
         correction1: 1.0 - beta1.powf(step as f64),
@@ -261,8 +184,7 @@ pub fn adamw_update(
         rest: (1.0 - decay) as f32,
         num_segments: segments.len() as u32,
     };
-    // SAFETY: all memory is as large as the kernel's file says for this length, and the segments cover it.
-    unsafe { ffi::engine_shim_adamw_update(&raw const args, launch.backward()) };
+    launch.run(args.launch());
     Updated {
         weights: weights.written(),
         m: m.written(),
@@ -278,26 +200,10 @@ pub fn copy_to_bf16(launch: Launch, values: &[f32]) -> Vec<Bf16> {
     let values = launch.input(values);
     let mut copy = launch.output(len);
     let args = CopyToBf16 {
-        values: values.as_ptr(),
-        copy: copy.as_mut_ptr(),
+        values: values.address(),
+        copy: copy.address_mut(),
         len: len as u64,
     };
-    // SAFETY: both hold `len` values.
-    unsafe { ffi::engine_shim_copy_to_bf16(&raw const args, launch.backward()) };
+    launch.run(args.launch());
     copy.written()
-}
-
-mod ffi {
-    use super::{AdamW, CopyToBf16, GradientNorm, LayerScale};
-
-    unsafe extern "C" {
-        pub(super) fn engine_shim_layer_scale_finish(
-            args: *const LayerScale,
-            rows: u32,
-            backward: bool,
-        );
-        pub(super) fn engine_shim_gradient_norm(args: *const GradientNorm, backward: bool);
-        pub(super) fn engine_shim_adamw_update(args: *const AdamW, backward: bool);
-        pub(super) fn engine_shim_copy_to_bf16(args: *const CopyToBf16, backward: bool);
-    }
 }
