@@ -4,8 +4,6 @@
     unsafe_code,
     reason = "kernels take addresses; all of them lie in the one allocation that is made here"
 )]
-use std::ffi::{CString, c_char, c_void};
-
 use nepa_model::ModelError;
 use nepa_model::kernel_step::arguments::Launch;
 use nepa_model::kernel_step::{Operand, Output, Product, StepDevice};
@@ -99,21 +97,8 @@ impl StepDevice for EmulatedDevice {
     }
 
     fn launch<A: Copy>(&mut self, launch: Launch<A>) -> Result<(), EmulatedError> {
-        let kernel = CString::new(launch.kernel()).expect("a name");
-        let geometry = launch.geometry();
-        // SAFETY: the arguments are those of the kernel of this name, and their addresses lie in the memory of this device, which is borrowed for
-        // the whole call; the shim returns when the kernel is done.
-        let known = unsafe {
-            ffi::engine_shim_launch(
-                kernel.as_ptr(),
-                std::ptr::from_ref(launch.arguments()).cast(),
-                geometry.grid.as_ptr(),
-                geometry.block.as_ptr(),
-                geometry.shared_bytes,
-                false,
-            )
-        };
-        assert!(known, "no kernel {kernel:?}");
+        // SAFETY: all addresses lie in the memory of this device, which is borrowed for the whole call, where the step has planned them.
+        unsafe { crate::engine_kernels::run(&launch, false) };
         Ok(())
     }
 
@@ -180,20 +165,5 @@ impl StepDevice for EmulatedDevice {
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), EmulatedError> {
         bytes.copy_from_slice(self.bytes(address, bytes.len()));
         Ok(())
-    }
-}
-
-mod ffi {
-    use super::{c_char, c_void};
-
-    unsafe extern "C" {
-        pub(super) fn engine_shim_launch(
-            kernel: *const c_char,
-            arguments: *const c_void,
-            grid: *const u32,
-            block: *const u32,
-            shared_bytes: u32,
-            backward: bool,
-        ) -> bool;
     }
 }

@@ -61,23 +61,10 @@ impl Launch {
         self.order == ThreadOrder::Backward
     }
 
-    /// Launches a kernel as the training step does, with its own geometry.
+    /// Launches a kernel as the training step does.
     fn run<A>(self, launch: arguments::Launch<A>) {
-        let kernel = CString::new(launch.kernel()).expect("a name");
-        let geometry = launch.geometry();
-        // SAFETY: the argument is that of the kernel of this name, and its addresses are of memory made here, of the size that the kernel's file
-        // asks for: each function that calls this sees to it. The shim returns when the kernel is done.
-        let known = unsafe {
-            ffi::engine_shim_launch(
-                kernel.as_ptr(),
-                std::ptr::from_ref(launch.arguments()).cast(),
-                geometry.grid.as_ptr(),
-                geometry.block.as_ptr(),
-                geometry.shared_bytes,
-                self.backward(),
-            )
-        };
-        assert!(known, "no kernel {kernel:?}");
+        // SAFETY: the addresses are of memory made here, of the size that the kernel's file asks for: each function that calls this sees to it.
+        unsafe { run(&launch, self.backward()) };
     }
 
     fn input<T: Plain>(self, values: &[T]) -> Input<T> {
@@ -96,6 +83,28 @@ impl Launch {
     fn output<T: Plain>(self, len: usize) -> Memory<T> {
         Memory::new(&vec![T::UNWRITTEN; len], self.guarded)
     }
+}
+
+/// Launches a kernel of the training step by its name and with its own geometry; returns when it is done.
+///
+/// # Safety
+///
+/// The addresses in its argument are of memory of the size that the kernel's file asks for, and nobody else uses it meanwhile.
+pub(crate) unsafe fn run<A>(launch: &arguments::Launch<A>, backward: bool) {
+    let kernel = CString::new(launch.kernel()).expect("a name");
+    let geometry = launch.geometry();
+    // SAFETY: only the mirrors of the kernels' structs make a launch, so the argument is that of the kernel; the caller answers for what it points to.
+    let known = unsafe {
+        ffi::engine_shim_launch(
+            kernel.as_ptr(),
+            std::ptr::from_ref(launch.arguments()).cast(),
+            geometry.grid.as_ptr(),
+            geometry.block.as_ptr(),
+            geometry.shared_bytes,
+            backward,
+        )
+    };
+    assert!(known, "no kernel {kernel:?}");
 }
 
 /// Values of kernels, with one that none writes.
