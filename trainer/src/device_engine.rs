@@ -6,9 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use nepa_model::{Arithmetic, Nepa, NepaConfig, ParamSpec, RopeDraw, Weights};
 
 use crate::engine::{Engine, EngineError, Images, StepReport, TrainingState};
-use crate::optimizer::{
-    Optimizer, OptimizerConfig, OptimizerState, clip_factor, decays, is_embedding,
-};
+use crate::optimizer::{Optimizer, OptimizerConfig, OptimizerState, clip_factor};
 
 /// All that training changes, on the device.
 #[derive(Debug)]
@@ -76,19 +74,10 @@ impl DeviceEngine {
             let len = values.len();
             Tensor::from_vec(values, len, device)
         };
-        let lr_factor = |spec: &ParamSpec| {
-            if is_embedding(&spec.name) {
-                optimizer.embedding_lr_factor
-            } else {
-                1.0
-            }
-        };
+        let lr_factor = |spec: &ParamSpec| optimizer.group(&spec.name).1;
         let decay = |spec: &ParamSpec| {
-            if decays(&spec.name) {
-                lr_factor(spec) * optimizer.weight_decay
-            } else {
-                0.0
-            }
+            let (decay, lr_factor) = optimizer.group(&spec.name);
+            lr_factor * decay
         };
         Ok(Self {
             lr_factor: each(&lr_factor)?,

@@ -166,19 +166,12 @@ impl Optimizer {
         config.validate()?;
         let mut runs: Vec<Run> = Vec::new();
         for spec in specs {
+            let (decay, lr_factor) = config.group(&spec.name);
             let run = Run {
                 start: spec.offset,
                 end: spec.range().end,
-                decay: if decays(&spec.name) {
-                    config.weight_decay
-                } else {
-                    0.0
-                },
-                lr_factor: if is_embedding(&spec.name) {
-                    config.embedding_lr_factor
-                } else {
-                    1.0
-                },
+                decay,
+                lr_factor,
             };
             match runs.last_mut() {
                 Some(last) if (last.decay, last.lr_factor) == (run.decay, run.lr_factor) => {
@@ -299,6 +292,17 @@ impl Optimizer {
 }
 
 impl OptimizerConfig {
+    /// Weight decay, and factor of the learning rate, of the weight of that name.
+    pub fn group(&self, name: &str) -> (f64, f64) {
+        let decay = if decays(name) { self.weight_decay } else { 0.0 };
+        let lr_factor = if is_embedding(name) {
+            self.embedding_lr_factor
+        } else {
+            1.0
+        };
+        (decay, lr_factor)
+    }
+
     /// Checks the values.
     pub fn validate(&self) -> Result<(), OptimizerError> {
         let fraction = "it must be at least 0 and less than 1";

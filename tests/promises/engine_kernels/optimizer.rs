@@ -6,9 +6,7 @@ use nepa_tests::engine_kernels::optimizer::{
 };
 use nepa_tests::engine_kernels::twins::Sum;
 use nepa_tests::engine_kernels::{Bf16, bf16};
-use nepa_trainer::optimizer::{
-    Optimizer, OptimizerConfig, clip_factor, decays, global_norm, is_embedding,
-};
+use nepa_trainer::optimizer::{Optimizer, OptimizerConfig, clip_factor, global_norm};
 
 use super::{Random, assert_gradient, assert_sums, dot, launched};
 
@@ -60,19 +58,14 @@ fn the_update_is_the_trainers_bit_for_bit() {
         };
         let segments: Vec<Segment> = specs
             .iter()
-            .map(|spec| Segment {
-                start: spec.offset as u64,
-                end: spec.range().end as u64,
-                weight_decay: if decays(&spec.name) {
-                    config.weight_decay
-                } else {
-                    0.0
-                },
-                lr_factor: if is_embedding(&spec.name) {
-                    config.embedding_lr_factor
-                } else {
-                    1.0
-                },
+            .map(|spec| {
+                let (weight_decay, lr_factor) = config.group(&spec.name);
+                Segment {
+                    start: spec.offset as u64,
+                    end: spec.range().end as u64,
+                    weight_decay,
+                    lr_factor,
+                }
             })
             .collect();
         let mut optimizer = Optimizer::new(&config, &specs).unwrap();

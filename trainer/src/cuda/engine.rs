@@ -9,7 +9,7 @@ use nepa_model::kernel_step::{FlatState, KernelStep, Pixels, Update};
 use nepa_model::{MemoryPlan, NepaConfig, ParamSpec, RopeDraw, Weights};
 
 use crate::engine::{Engine, EngineError, Images, StepReport, TrainingState};
-use crate::optimizer::{Optimizer, OptimizerConfig, OptimizerState, decays, is_embedding};
+use crate::optimizer::{Optimizer, OptimizerConfig, OptimizerState};
 
 /// The kernel step on one GPU.
 #[derive(Debug)]
@@ -55,22 +55,8 @@ impl CudaEngine {
             micro_batch,
             updates: 0,
         };
-        engine
-            .step
-            .set_groups(|name| {
-                let decay = if decays(name) {
-                    optimizer.weight_decay
-                } else {
-                    0.0
-                };
-                let lr_factor = if is_embedding(name) {
-                    optimizer.embedding_lr_factor
-                } else {
-                    1.0
-                };
-                (decay, lr_factor)
-            })
-            .map_err(failed)?;
+        let groups = engine.step.set_groups(|name| optimizer.group(name));
+        groups.map_err(failed)?;
         engine.load(state)?;
         Ok(engine)
     }
