@@ -57,10 +57,9 @@ impl CpuEngine {
             optimizer: optimizer_state,
         } = state;
         let plan_for = |images| plan(config, optimizer, weights.flat.len(), images);
-        if let Some(available) = available_bytes() {
-            EngineError::check_memory(plan_for, micro_batch, available)?;
-        }
-        let plan = plan_for(micro_batch);
+        // Where the system does not say, nothing is refused.
+        let available = available_bytes().unwrap_or(u64::MAX);
+        let plan = EngineError::check_memory(plan_for, micro_batch, available)?;
         Ok(Self {
             model: ExplicitNepa::new(config, micro_batch)?,
             micro_batch,

@@ -1,6 +1,7 @@
 //! What trains: a batch in, a loss out, then an update. The run does not know which engine it drives.
 //!
-//! [`crate::cpu_engine`] is the processor's, [`crate::tape_engine`] its oracle; [`crate::device_engine`] keeps everything on one device.
+//! [`crate::cpu_engine`] is the processor's, [`crate::tape_engine`] its oracle; [`crate::device_engine`] keeps everything on one device; with
+//! the feature `cuda`, `crate::cuda` has the GPU's.
 use candle_core::{Device, Tensor};
 use nepa_model::{MemoryPlan, ModelError, PretrainReport, RopeDraw, Weights};
 
@@ -92,15 +93,15 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Refuses a plan for `micro_batch` images that takes more than what is available, and says how many images would fit.
+    /// The plan for `micro_batch` images; refused if it takes more than what is available, with how many images would fit.
     pub(crate) fn check_memory(
         plan_for: impl Fn(usize) -> MemoryPlan,
         micro_batch: usize,
         available_bytes: u64,
-    ) -> Result<(), Self> {
+    ) -> Result<MemoryPlan, Self> {
         let plan = plan_for(micro_batch);
         if plan.total_bytes() <= available_bytes {
-            return Ok(());
+            return Ok(plan);
         }
         // A plan grows with the images, so the largest that fits is found by halving.
         let (mut fits, mut too_many) = (0, micro_batch);
