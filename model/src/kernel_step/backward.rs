@@ -94,7 +94,7 @@ impl<D: StepDevice> KernelStep<D> {
     }
 
     pub(super) fn mlp_backward(&mut self, index: usize) -> Result<(), D::Error> {
-        let (shape, places) = (self.shape, self.layout.blocks[index].clone());
+        let (shape, places) = (self.shape, self.layout.blocks[index]);
         let (rows, width) = (shape.rows(), shape.width);
         let block = self.regions.blocks[index];
         let (product, hidden, d_hidden, d_up) = (
@@ -127,7 +127,7 @@ impl<D: StepDevice> KernelStep<D> {
     }
 
     pub(super) fn attention_backward(&mut self, index: usize) -> Result<(), D::Error> {
-        let (shape, places) = (self.shape, self.layout.blocks[index].clone());
+        let (shape, places) = (self.shape, self.layout.blocks[index]);
         let (rows, width) = (shape.rows(), shape.width);
         let block = self.regions.blocks[index];
         let (product, d_qkv) = (self.regions.product, self.regions.d_qkv);
@@ -135,10 +135,8 @@ impl<D: StepDevice> KernelStep<D> {
         self.weight_gradient(rows, square, self.regions.dx_bf16, block.attention, weight)?;
         self.linear_backward(rows, square, self.regions.scaled_dx, weight, product)?;
         // Both sums of the attention kernel, one behind the other.
-        let [biases, norms] = [0, shape.batch * 3 * width].map(|skipped| {
-            let skipped = 4 * skipped as u64;
-            self.regions.partials + skipped
-        });
+        let biases = self.regions.partials;
+        let norms = biases + 4 * (shape.batch * 3 * width) as u64;
         let attention = Attention {
             d_out: product,
             d_qkv,

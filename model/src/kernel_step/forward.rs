@@ -75,7 +75,7 @@ impl<D: StepDevice> KernelStep<D> {
     }
 
     pub(super) fn block(&mut self, index: usize) -> Result<(), D::Error> {
-        let (shape, places) = (self.shape, self.layout.blocks[index].clone());
+        let (shape, places) = (self.shape, self.layout.blocks[index]);
         let (rows, width) = (shape.rows(), shape.width);
         let block = self.regions.blocks[index];
         let product = self.regions.product;
@@ -99,12 +99,11 @@ impl<D: StepDevice> KernelStep<D> {
             Some(bias),
             product,
         )?;
-        let after = [places.norm_after[0], places.norm_after[1]];
         self.add_to_stream(
             block.input,
             places.attention_scale,
             block.middle,
-            Some((after, block.normed_after, block.after)),
+            Some((places.norm_after, block.normed_after, block.after)),
         )?;
 
         let [weight, bias] = places.up;

@@ -23,7 +23,7 @@ struct Place {
 }
 
 /// Where a block's weights start; an absent one is `None`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BlockPlaces {
     pub(super) norm_before: [usize; 2],
     /// Weights of query, key and value, one below the other, and their biases.

@@ -15,6 +15,19 @@ pub struct FlatState {
     pub average: Vec<f32>,
 }
 
+impl FlatState {
+    /// The state before the first step.
+    pub fn new(weights: Vec<f32>) -> Self {
+        let zeros = vec![0.0; weights.len()];
+        Self {
+            weights,
+            m: zeros.clone(),
+            v: zeros,
+            average: Vec::new(),
+        }
+    }
+}
+
 /// One update of AdamW.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Update {
@@ -105,7 +118,7 @@ impl<D: StepDevice> KernelStep<D> {
     pub fn finish(&mut self, max_norm: Option<f64>) -> Result<f64, D::Error> {
         let (width, mlp) = (self.shape.width, self.shape.mlp);
         for index in 0..self.shape.blocks {
-            let places = self.layout.blocks[index].clone();
+            let places = self.layout.blocks[index];
             for ([weight, bias], scale, columns) in [
                 (places.attention_output, places.attention_scale, width),
                 (places.down, places.mlp_scale, mlp),
