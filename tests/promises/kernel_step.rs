@@ -1,10 +1,11 @@
 //! The GPU's pretraining step, launch by launch on an emulated device: loss, gradients and training are those of the f32 engine, up to bf16's rounding.
 use nepa_model::kernel_step::{FlatState, KernelStep, Update};
-use nepa_model::{ExplicitNepa, HiddenAct, NepaConfig, ParamSpec, RopeDraw, Weights, init_weights};
+use nepa_model::{ExplicitNepa, NepaConfig, ParamSpec, RopeDraw, Weights, init_weights};
 use nepa_tests::emulated_device::EmulatedDevice;
+use nepa_tests::step_variants::{norm, off, variants_of};
 use nepa_trainer::cpu_engine::CpuEngine;
 use nepa_trainer::engine::{Engine, Images, TrainingState};
-use nepa_trainer::optimizer::{OptimizerConfig, decays};
+use nepa_trainer::optimizer::OptimizerConfig;
 
 /// Two heads of 64, 16 patches, two blocks; LayerScale such that the blocks matter.
 fn small() -> NepaConfig {
@@ -19,25 +20,11 @@ fn small() -> NepaConfig {
 }
 
 fn variants() -> [(&'static str, NepaConfig); 4] {
+    let [gelu, gated, bidirectional] = variants_of(&small());
     [
-        ("gelu", small()),
-        (
-            "gated, norms of heads with parameters",
-            NepaConfig {
-                use_gated_mlp: true,
-                hidden_act: HiddenAct::Silu,
-                qk_norm_affine: true,
-                qk_norm_bias: true,
-                ..small()
-            },
-        ),
-        (
-            "bidirectional",
-            NepaConfig {
-                is_causal: false,
-                ..small()
-            },
-        ),
+        gelu,
+        gated,
+        bidirectional,
         (
             "no biases, no norms of heads",
             NepaConfig {
@@ -83,24 +70,8 @@ fn weights(config: &NepaConfig) -> Weights {
 /// A step that holds these weights.
 fn step(config: &NepaConfig, weights: &Weights, micro_batch: usize) -> KernelStep<EmulatedDevice> {
     let mut step = KernelStep::new(config, micro_batch, EmulatedDevice::default()).unwrap();
-    let zeros = vec![0.0; weights.flat.len()];
-    step.load(&FlatState {
-        weights: weights.flat.clone(),
-        m: zeros.clone(),
-        v: zeros,
-        average: Vec::new(),
-    })
-    .unwrap();
+    step.load(&FlatState::new(weights.flat.clone())).unwrap();
     step
-}
-
-fn norm(values: impl Iterator<Item = f32>) -> f64 {
-    values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
-}
-
-/// The norm of the difference over the norm.
-fn off(found: &[f32], expected: &[f32]) -> f64 {
-    norm(found.iter().zip(expected).map(|(a, b)| a - b)) / norm(expected.iter().copied())
 }
 
 #[test]
@@ -183,18 +154,7 @@ fn training_in_bf16_follows_training_in_f32() {
     let (weights, pixels) = (init_weights(&config, 5), pixels(&config, 3));
     let slices = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
     let mut kernels = step(&config, &weights, 3);
-    kernels
-        .set_groups(|name| {
-            (
-                if decays(name) {
-                    settings.weight_decay
-                } else {
-                    0.0
-                },
-                1.0,
-            )
-        })
-        .unwrap();
+    kernels.set_groups(|name| settings.group(name)).unwrap();
     let mut engine = CpuEngine::new(&config, &settings, TrainingState::new(weights), 3).unwrap();
     let (steps, mut first, mut last, mut sums) = (200, 0.0, 0.0, (0.0, 0.0));
     for step in 1..=steps {

@@ -1,7 +1,6 @@
 //! The CUDA kernels, run on the CPU: a crop made by them agrees with the CPU path's from the same decoded pixels, and they write their slots and nothing else.
 use std::fs::File;
 use std::path::Path;
-use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
 use nepa_pipeline::image_decode::{Decoder, Orientation};
@@ -11,7 +10,7 @@ use nepa_pipeline::{AugmentConfig, CropPlan, CropRect, EdgeSupport, Filter, Samp
 use nepa_schemas::{ColumnMapping, SchemaOptions, ShardBatch};
 use nepa_tests::kernels::{
     Bf16, Crop, GuardedEnd, Layout, Normalization, StoredImage, ThreadOrder, barrier_in_a_branch,
-    convert, crop, reverse_blocks,
+    convert, crop, message_of_abort, reverse_blocks,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -681,19 +680,7 @@ fn the_shim_runs_barriers_and_shared_memory_as_a_gpu_does() {
 
 #[test]
 fn the_shim_aborts_where_not_all_threads_reach_a_barrier() {
-    const CHILD: &str = "NEPA_TEST_BARRIER_IN_A_BRANCH";
-    if std::env::var_os(CHILD).is_some() {
-        barrier_in_a_branch();
-        return;
-    }
-    let name = std::thread::current().name().unwrap().to_owned();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args([&name, "--exact", "--nocapture"])
-        .env(CHILD, "1")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success(), "{said}");
+    let said = message_of_abort("NEPA_TEST_BARRIER_IN_A_BRANCH", barrier_in_a_branch);
     assert!(
         said.contains("cuda_cpu_shim: thread (7, 0, 0) of block (0, 0, 0) returned, but thread (0, 0, 0) waits at the barrier in line"),
         "{said}"

@@ -6,6 +6,7 @@
     reason = "the kernels are C++ and take raw pointers; what they may touch is checked here before each call"
 )]
 use std::ffi::c_void;
+use std::process::Command;
 use std::ptr::NonNull;
 
 use nepa_pipeline::CropPlan;
@@ -286,6 +287,29 @@ fn slots<T: Value>(
         .iter()
         .map(|&start| output[start..].as_mut_ptr().cast())
         .collect()
+}
+
+/// What a program says on standard error that runs `body` and is ended by it. In the test that calls this the program is the test itself, once
+/// more, with the environment variable set.
+///
+/// # Panics
+///
+/// If the program ends well.
+pub fn message_of_abort(variable: &str, body: impl FnOnce()) -> String {
+    if std::env::var_os(variable).is_some() {
+        body();
+        std::process::exit(0);
+    }
+    let name = std::thread::current().name().map(str::to_owned);
+    let program = std::env::current_exe().expect("this program");
+    let output = Command::new(program)
+        .args([&name.expect("a test's thread"), "--exact", "--nocapture"])
+        .env(variable, "1")
+        .output()
+        .expect("this program starts again");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{said}");
+    said
 }
 
 /// Runs a kernel of the shim's own test whose threads do not all reach its barrier: the program aborts.

@@ -8,3 +8,4 @@ pub mod photos;
 pub mod program;
 pub mod s3;
 pub mod shards;
+pub mod step_variants;

@@ -14,10 +14,9 @@ use nepa_benchmarks::median;
 use nepa_model::cuda::{CudaStepDevice, CudaStepError};
 use nepa_model::kernel_step::arguments::{Launch, Work};
 use nepa_model::kernel_step::{FlatState, KernelStep, Product, StepDevice};
-use nepa_model::{
-    ExplicitNepa, HiddenAct, MemoryPlan, NepaConfig, RopeDraw, Weights, init_weights,
-};
+use nepa_model::{ExplicitNepa, MemoryPlan, NepaConfig, RopeDraw, Weights, init_weights};
 use nepa_pipeline::cuda::cudarc::driver::{CudaContext, CudaEvent, CudaStream, sys};
+use nepa_tests::step_variants::{off, variants_of};
 use nepa_trainer::cpu_engine::CpuEngine;
 use nepa_trainer::cuda::CudaEngine;
 use nepa_trainer::engine::{Engine, Images, TrainingState};
@@ -99,25 +98,11 @@ fn small() -> NepaConfig {
 }
 
 fn variants() -> [(&'static str, NepaConfig); 4] {
+    let [gelu, gated, bidirectional] = variants_of(&small());
     [
-        ("gelu", small()),
-        (
-            "gated, norms of heads with parameters",
-            NepaConfig {
-                use_gated_mlp: true,
-                hidden_act: HiddenAct::Silu,
-                qk_norm_affine: true,
-                qk_norm_bias: true,
-                ..small()
-            },
-        ),
-        (
-            "bidirectional",
-            NepaConfig {
-                is_causal: false,
-                ..small()
-            },
-        ),
+        gelu,
+        gated,
+        bidirectional,
         (
             "256 tokens",
             NepaConfig {
@@ -162,29 +147,8 @@ fn step(
     batch: usize,
 ) -> anyhow::Result<KernelStep<CudaStepDevice>> {
     let mut step = KernelStep::new(config, batch, CudaStepDevice::new(stream()?)?)?;
-    load(&mut step, weights)?;
+    step.load(&FlatState::new(weights.flat.clone()))?;
     Ok(step)
-}
-
-fn load<D: StepDevice>(step: &mut KernelStep<D>, weights: &Weights) -> anyhow::Result<()>
-where
-    anyhow::Error: From<D::Error>,
-{
-    let zeros = vec![0.0; weights.flat.len()];
-    let state = FlatState {
-        weights: weights.flat.clone(),
-        m: zeros.clone(),
-        v: zeros,
-        average: Vec::new(),
-    };
-    Ok(step.load(&state)?)
-}
-
-fn off(found: &[f32], expected: &[f32]) -> f64 {
-    let norm = |values: &mut dyn Iterator<Item = f32>| {
-        values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
-    };
-    norm(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied())
 }
 
 /// Loss and gradients of each variant.
@@ -408,7 +372,7 @@ fn profile(config: &NepaConfig, batch: usize) -> anyhow::Result<()> {
         spent: Rc::clone(&spent),
     };
     let mut step = KernelStep::new(config, batch, device)?;
-    load(&mut step, &init_weights(config, 1))?;
+    step.load(&FlatState::new(init_weights(config, 1).flat))?;
     let pixels = pixels(config, batch);
     let slices = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
     let staged = step.stage(&slices)?;

@@ -1,8 +1,7 @@
 //! What the shim does with a warp.
-use std::process::Command;
-
 use nepa_tests::engine_kernels::shim::{multiply, shuffle_in_a_branch};
 use nepa_tests::engine_kernels::twins::Sum;
+use nepa_tests::kernels::message_of_abort;
 
 use super::{Random, Wide, assert_sums, launched};
 
@@ -27,19 +26,7 @@ fn a_warp_multiplies_matrices() {
 
 #[test]
 fn the_shim_aborts_where_not_all_threads_of_a_warp_shuffle() {
-    const CHILD: &str = "NEPA_TEST_SHUFFLE_IN_A_BRANCH";
-    if std::env::var_os(CHILD).is_some() {
-        shuffle_in_a_branch();
-        return;
-    }
-    let name = std::thread::current().name().unwrap().to_owned();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args([&name, "--exact", "--nocapture"])
-        .env(CHILD, "1")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success(), "{said}");
+    let said = message_of_abort("NEPA_TEST_SHUFFLE_IN_A_BRANCH", shuffle_in_a_branch);
     // The first warp is whole.
     assert!(
         said.contains("cuda_cpu_shim: thread (40, 0, 0) of block (0, 0, 0) returned, but thread (32, 0, 0) waits for its warp in line"),
