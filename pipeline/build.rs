@@ -1,11 +1,12 @@
-//! With the feature `cuda`: compiles the kernels, and links the stand-ins of NVIDIA's libraries where `NEPA_CUDA_STUBS` names
-//! them. Without it: nothing.
+//! Compiles the C shim over libjpeg-turbo. With the feature `cuda`: compiles the kernels, and links the stand-ins of NVIDIA's libraries where `NEPA_CUDA_STUBS` names
+//! them.
 #[path = "../scripts/cuda_kernels.rs"]
 mod cuda_kernels;
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(cuda_stubs)");
     println!("cargo::rerun-if-changed=build.rs");
+    libjpeg_shim();
     if std::env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
@@ -16,4 +17,17 @@ fn main() {
         println!("cargo::rustc-link-search=native={}", folder.display());
         println!("cargo::rustc-cfg=cuda_stubs");
     }
+}
+
+/// The headers are those of the library that `turbojpeg-sys` builds or finds.
+fn libjpeg_shim() {
+    let source = "src/image_decode/libjpeg/shim.c";
+    println!("cargo::rerun-if-changed={source}");
+    let includes = std::env::var("DEP_TURBOJPEG_INCLUDE").unwrap_or_default();
+    cc::Build::new()
+        .file(source)
+        .includes(includes.split(',').filter(|path| !path.is_empty()))
+        .std("c11")
+        .opt_level(2)
+        .compile("nepa_jpeg_shim");
 }

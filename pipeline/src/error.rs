@@ -393,7 +393,7 @@ pub enum ImageError {
     },
     /// libjpeg-turbo refuses it.
     #[error("the JPEG cannot be decoded")]
-    Jpeg(#[source] turbojpeg::Error),
+    Jpeg(#[source] crate::image_decode::LibjpegError),
     /// A decoder other than the JPEG one refuses it.
     #[error("the {format} cannot be decoded")]
     Decode {

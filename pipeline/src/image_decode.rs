@@ -6,12 +6,14 @@ use crate::ImageError;
 
 mod jpeg;
 mod jpeg_facts;
+mod libjpeg;
 mod orientation;
 mod still;
 #[cfg(test)]
 mod tests;
 
 pub use jpeg_facts::{JpegFacts, JpegProcess};
+pub use libjpeg::LibjpegError;
 pub use orientation::Orientation;
 
 /// Most pixels that an image may have: Pillow's limit against decompression bombs (twice its warning level, 128 MiB of RGB, is an error there).
@@ -89,6 +91,42 @@ pub struct ImageHeader {
     pub orientation: Orientation,
 }
 
+/// Whole pixels of a stored image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PixelRect {
+    /// First column.
+    pub left: u32,
+    /// First row.
+    pub top: u32,
+    /// Number of columns.
+    pub width: u32,
+    /// Number of rows.
+    pub height: u32,
+}
+
+impl PixelRect {
+    /// All of an image.
+    pub fn whole(width: u32, height: u32) -> Self {
+        Self {
+            left: 0,
+            top: 0,
+            width,
+            height,
+        }
+    }
+
+    /// With `margin` more columns on both sides, as far as an image of `width` columns has them.
+    fn wider(self, margin: u32, width: u32) -> Self {
+        let left = self.left.saturating_sub(margin);
+        let end = (self.left + self.width).saturating_add(margin).min(width);
+        Self {
+            left,
+            width: end - left,
+            ..self
+        }
+    }
+}
+
 /// 8-bit RGB pixels, row by row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RgbImage {
@@ -152,7 +190,7 @@ impl Decoder {
         let format = format_of(bytes)?;
         let ((width, height), orientation) = match format {
             ImageFormat::Jpeg => {
-                let size = jpeg::size(bytes)?;
+                let size = self.jpeg.size(bytes)?;
                 (
                     size,
                     if exif_orientation {
@@ -184,9 +222,24 @@ impl Decoder {
         bytes: &[u8],
         rgb: &mut Vec<u8>,
     ) -> Result<(u32, u32), ImageError> {
+        let (size, _) = self.decode_part(bytes, PixelRect::whole, rgb)?;
+        Ok(size)
+    }
+
+    /// Decodes at least the part that `wanted` says of the stored width and height, which it lies in. `rgb` then holds what was decoded,
+    /// `[part.height, part.width, 3]`; the pixels are those of the whole image. Returns the stored width and height, and that part.
+    pub fn decode_part(
+        &mut self,
+        bytes: &[u8],
+        wanted: impl FnOnce(u32, u32) -> PixelRect,
+        rgb: &mut Vec<u8>,
+    ) -> Result<((u32, u32), PixelRect), ImageError> {
         match format_of(bytes)? {
-            ImageFormat::Jpeg => self.jpeg.decode(bytes, rgb),
-            format => still::decode(bytes, format, rgb),
+            ImageFormat::Jpeg => self.jpeg.decode(bytes, wanted, rgb),
+            format => {
+                let (width, height) = still::decode(bytes, format, rgb)?;
+                Ok(((width, height), PixelRect::whole(width, height)))
+            }
         }
     }
 }

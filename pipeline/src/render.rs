@@ -4,12 +4,11 @@
 //! to 8 bits between its two passes included. The stored image is never turned upright: the crop is turned the other way instead.
 use rand_chacha::ChaCha8Rng;
 
-use crate::image_decode::{Decoder, ImageHeader};
+use crate::image_decode::{Decoder, ImageHeader, PixelRect};
 use crate::{Augment, CropPlan, ImageError};
 
 mod resample;
 
-pub use resample::PixelRect;
 use resample::Resampler;
 
 /// Pixel normalisation, per channel: `(rgb / 255 - mean) / std`.
@@ -50,8 +49,8 @@ pub struct CpuRenderer {
     exif_orientation: bool,
     decoder: Decoder,
     resampler: Resampler,
-    /// The decoded image as stored, `[height, width, 3]`.
-    stored: Vec<u8>,
+    /// The decoded part of the image as stored, `[height, width, 3]`.
+    decoded: Vec<u8>,
 }
 
 impl Default for CpuRenderer {
@@ -72,7 +71,7 @@ impl CpuRenderer {
             exif_orientation,
             decoder: Decoder::default(),
             resampler: Resampler::default(),
-            stored: Vec::new(),
+            decoded: Vec::new(),
         }
     }
 
@@ -160,15 +159,19 @@ impl CpuRenderer {
                 image_height: header.height,
             });
         }
-        let (width, height) = self.decoder.decode_stored(encoded, &mut self.stored)?;
+        let (size, part) = self.decoder.decode_part(
+            encoded,
+            |width, height| PixelRect::read_by(plan, header.orientation, (width, height)),
+            &mut self.decoded,
+        )?;
         self.resampler
-            .resample(&self.stored, (width, height), header.orientation, plan);
+            .resample(&self.decoded, part, size, header.orientation, plan);
         Ok(())
     }
 
     /// Gives back the scratch memory of a huge image.
     fn trim(&mut self) {
-        if self.stored.capacity() > MAX_KEPT_BYTES {
+        if self.decoded.capacity() > MAX_KEPT_BYTES {
             *self = Self {
                 tables: self.tables,
                 exif_orientation: self.exif_orientation,

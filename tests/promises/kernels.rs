@@ -3,9 +3,10 @@ use std::fs::File;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use nepa_pipeline::image_decode::PixelRect;
 use nepa_pipeline::image_decode::{Decoder, Orientation};
 use nepa_pipeline::random::{Purpose, below, sample_stream, unit};
-use nepa_pipeline::render::{CpuRenderer, Normalize, PixelRect};
+use nepa_pipeline::render::{CpuRenderer, Normalize};
 use nepa_pipeline::{AugmentConfig, CropPlan, CropRect, EdgeSupport, Filter, SampleId};
 use nepa_schemas::{ColumnMapping, SchemaOptions, ShardBatch};
 use nepa_tests::kernels::{

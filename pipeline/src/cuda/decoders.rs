@@ -14,8 +14,8 @@ use crate::device::{
     Accelerator, CpuCropsDecoder, DeviceBatchDecoder, DeviceDecoder, DeviceDecoders, PixelLayout,
     Target,
 };
+use crate::image_decode::PixelRect;
 use crate::image_decode::{ImageFormat, ImageHeader, JpegFacts};
-use crate::render::PixelRect;
 
 /// Most pixels of an image that is decoded on the device; larger ones are rare, and memory for them would lie idle.
 const MAX_PIXELS: u64 = (MAX_SIZE.0 * MAX_SIZE.1) as u64;

@@ -11,7 +11,7 @@ use cudarc::driver::sys;
 use nvjpeg_sys as nv;
 
 use super::accelerator::CudaStreamRef;
-use crate::render::PixelRect;
+use crate::image_decode::PixelRect;
 
 /// nvJPEG refused something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -497,3 +497,77 @@ fn no_bytes_make_it_panic() {
         let _ = decode_rgb(&bytes, true);
     }
 }
+
+/// A part has the very pixels of the whole, whatever the sampling of chroma and wherever it begins and ends.
+#[test]
+fn a_part_has_the_pixels_of_the_whole() {
+    let seed = 7;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let (width, height) = (203usize, 149usize);
+    // Blocks of 5 x 5 pixels of random colour: hard edges, also in chroma.
+    let tiles: Vec<[u8; 3]> = (0..41 * 30)
+        .map(|_| std::array::from_fn(|_| below(&mut rng, 256) as u8))
+        .collect();
+    let pixels: Vec<u8> = (0..height)
+        .flat_map(|y| (0..width).map(move |x| (x, y)))
+        .flat_map(|(x, y)| tiles[y / 5 * 41 + x / 5])
+        .collect();
+    let mut decoder = Decoder::default();
+    for (subsamp, progressive) in [
+        Subsamp::None,
+        Subsamp::Sub2x1,
+        Subsamp::Sub2x2,
+        Subsamp::Sub1x2,
+        Subsamp::Sub4x1,
+        Subsamp::Gray,
+    ]
+    .into_iter()
+    .flat_map(|subsamp| [(subsamp, false), (subsamp, true)])
+    {
+        let mut compressor = Compressor::new().unwrap();
+        compressor.set_quality(90).unwrap();
+        compressor.set_subsamp(subsamp).unwrap();
+        compressor.set_progressive(progressive).unwrap();
+        let jpeg = compressor
+            .compress_to_vec(Image {
+                pixels: &pixels[..],
+                width,
+                pitch: width * 3,
+                height,
+                format: PixelFormat::RGB,
+            })
+            .unwrap();
+        let whole = decode_rgb(&jpeg, false).unwrap().data;
+        for _ in 0..100 {
+            let mut span = |length: usize| {
+                let start = below(&mut rng, length as u64) as u32;
+                (
+                    start,
+                    1 + below(&mut rng, length as u64 - u64::from(start)) as u32,
+                )
+            };
+            let ((left, columns), (top, rows)) = (span(width), span(height));
+            let wanted = PixelRect {
+                left,
+                top,
+                width: columns,
+                height: rows,
+            };
+            let mut part_pixels = Vec::new();
+            let (size, part) = decoder
+                .decode_part(&jpeg, |_, _| wanted, &mut part_pixels)
+                .unwrap();
+            assert_eq!(size, (width as u32, height as u32));
+            for y in top..top + rows {
+                let in_part = ((y - part.top) * part.width + left - part.left) as usize * 3;
+                let in_whole = (y as usize * width + left as usize) * 3;
+                let length = columns as usize * 3;
+                assert_eq!(
+                    part_pixels[in_part..in_part + length],
+                    whole[in_whole..in_whole + length],
+                    "{subsamp:?}, progressive {progressive}, {wanted:?} decoded as {part:?}, row {y}, seed {seed}"
+                );
+            }
+        }
+    }
+}

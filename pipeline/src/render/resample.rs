@@ -4,7 +4,7 @@
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
-use crate::image_decode::Orientation;
+use crate::image_decode::{Orientation, PixelRect};
 use crate::{CropPlan, EdgeSupport, Filter};
 
 /// Resizes with the same scratch memory again and again.
@@ -51,19 +51,6 @@ impl Span {
             length: self.length.min(f64::from(length) - start),
         }
     }
-}
-
-/// Whole pixels of a stored image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PixelRect {
-    /// First column.
-    pub left: u32,
-    /// First row.
-    pub top: u32,
-    /// Number of columns.
-    pub width: u32,
-    /// Number of rows.
-    pub height: u32,
 }
 
 impl PixelRect {
@@ -124,28 +111,35 @@ fn filter(plan: &CropPlan) -> (FilterType, f64) {
 }
 
 impl Resampler {
-    /// Renders the plan from a stored image into [`Self::square`].
+    /// Renders the plan from `decoded`, which holds the pixels of `part` of a stored image of `width` x `height`, into [`Self::square`].
     pub(super) fn resample(
         &mut self,
-        stored: &[u8],
+        decoded: &[u8],
+        part: PixelRect,
         (width, height): (u32, u32),
         orientation: Orientation,
         plan: &CropPlan,
     ) {
         // The first pass is needed only for what the second one reads.
-        let part = PixelRect::read_by(plan, orientation, (width, height));
+        let read = PixelRect::read_by(plan, orientation, (width, height));
         let (across, down) = stored_spans(plan, orientation, (width, height));
         let (across, down) = (
-            across.within(part.left, part.width),
-            down.within(part.top, part.height),
+            across.within(read.left, read.width),
+            down.within(read.top, read.height),
         );
         let filter = filter(plan).0;
         let side = plan.output_size;
 
-        let image = ImageRef::new(width, height, stored, PixelType::U8x3)
-            .expect("the decoder filled the whole image");
-        let view = CroppedImage::new(&image, part.left, part.top, part.width, part.height)
-            .expect("the plan lies inside the image");
+        let image = ImageRef::new(part.width, part.height, decoded, PixelType::U8x3)
+            .expect("the decoder filled the whole part");
+        let view = CroppedImage::new(
+            &image,
+            read.left - part.left,
+            read.top - part.top,
+            read.width,
+            read.height,
+        )
+        .expect("what the plan reads was decoded");
         // Pillow sees the upright image, cut to the rectangle only if it is cropped first; its rows are columns here if the axes are swapped.
         let seen = match plan.edge {
             EdgeSupport::Rect => (plan.rect.width, plan.rect.height),
@@ -156,18 +150,18 @@ impl Resampler {
         };
         let rows_first = rows_come_first(seen, f64::from(side)) != orientation.swaps_axes();
         let (halfway_width, halfway_height) = if rows_first {
-            (side, part.height)
+            (side, read.height)
         } else {
-            (part.width, side)
+            (read.width, side)
         };
         let whole = |length: u32| Span {
             start: 0.0,
             length: f64::from(length),
         };
         let (first, second) = if rows_first {
-            ((across, whole(part.height)), (whole(side), down))
+            ((across, whole(read.height)), (whole(side), down))
         } else {
-            ((whole(part.width), down), (across, whole(side)))
+            ((whole(read.width), down), (across, whole(side)))
         };
         resize(
             &mut self.resizer,

@@ -203,7 +203,14 @@ fn a_turned_image_renders_like_the_upright_one() {
         let mut resampler = Resampler::default();
         let tables = Normalize::default().tables();
         for plan in plans() {
-            resampler.resample(&stored, (stored_width, stored_height), orientation, &plan);
+            let whole = PixelRect::whole(stored_width, stored_height);
+            resampler.resample(
+                &stored,
+                whole,
+                (stored_width, stored_height),
+                orientation,
+                &plan,
+            );
             let mut output = vec![0.0; 3 * 13 * 13];
             write_planes(resampler.square(), orientation, &plan, &tables, &mut output);
             assert_matches(
