@@ -18,12 +18,13 @@ mod columns;
 mod counters;
 mod fetch;
 mod footer;
+mod parts;
 mod runtime;
 mod unpack;
 
 pub use columns::ColumnInfo;
 pub use counters::IoCounters;
-pub use fetch::RowGroupBytes;
+pub use fetch::PartBytes;
 pub use runtime::IoRuntime;
 
 /// How the store is used.
@@ -38,6 +39,9 @@ pub struct IoConfig {
     pub coalesce_gap_bytes: u64,
     /// Larger ranges are split into requests of this size, in bytes.
     pub request_bytes: u64,
+    /// Larger row groups are read in parts of about this size (decompressed, in bytes), if the file has an offset index, which says where their
+    /// pages lie. Smaller parts mix better and cost more requests. Decides the order of samples.
+    pub part_bytes: u64,
     /// Time for one attempt of a request, in seconds.
     pub request_timeout_s: f64,
     /// Attempts after the first.
@@ -54,6 +58,7 @@ impl Default for IoConfig {
             max_bytes: 1 << 30,
             coalesce_gap_bytes: 1 << 20,
             request_bytes: 16 << 20,
+            part_bytes: 32 << 20,
             request_timeout_s: 30.0,
             max_retries: 8,
             store_options: StoreOptions::default(),
@@ -72,9 +77,13 @@ pub struct DatasetConfig {
     pub schema: SchemaOptions,
 }
 
-/// Size of a row group.
+/// Rows that are fetched together: a row group, or the rows of some pages of a large one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RowGroupInfo {
+pub struct PartInfo {
+    /// The row group in the file.
+    pub row_group: u32,
+    /// First row in the row group; 0 unless that has several parts.
+    pub first_row: u32,
     /// Rows.
     pub num_rows: u32,
     /// Bytes to fetch for the columns that are read (compressed).
@@ -92,14 +101,14 @@ pub struct Shard {
     pub size: u64,
     /// ETag, if the store gives one.
     pub e_tag: Option<String>,
-    /// Its row groups.
-    pub row_groups: Vec<RowGroupInfo>,
+    /// Its row groups, or parts of them, in the order of the file.
+    pub parts: Vec<PartInfo>,
     /// Its columns.
     pub mapping: ColumnMapping,
 }
 
-/// Called once for each row group of a fetch: shard, row group, bytes.
-pub type Deliver = Arc<dyn Fn(u32, u32, Result<RowGroupBytes, DatasetError>) + Send + Sync>;
+/// Called once for each part of a fetch: shard, part, bytes.
+pub type Deliver = Arc<dyn Fn(u32, u32, Result<PartBytes, DatasetError>) + Send + Sync>;
 
 /// An opened data set: cheap to share.
 #[derive(Debug)]
@@ -135,6 +144,7 @@ impl Dataset {
                         footer::read_shard(
                             object,
                             options,
+                            io.part_bytes,
                             io.max_retries + 1,
                             Arc::clone(&counting),
                         )
@@ -148,12 +158,10 @@ impl Dataset {
         for shard in &shards[1..] {
             same_mapping(&shards[0], shard)?;
         }
-        if shards.iter().all(|shard| {
-            shard
-                .row_groups
-                .iter()
-                .all(|row_group| row_group.num_rows == 0)
-        }) {
+        if shards
+            .iter()
+            .all(|shard| shard.parts.iter().all(|part| part.num_rows == 0))
+        {
             return Err(DatasetError::NoRows {
                 url: shards[0].url.clone(),
             });
@@ -182,12 +190,12 @@ impl Dataset {
     pub fn num_samples(&self) -> u64 {
         self.shards
             .iter()
-            .flat_map(|shard| &shard.row_groups)
-            .map(|row_group| u64::from(row_group.num_rows))
+            .flat_map(|shard| &shard.parts)
+            .map(|part| u64::from(part.num_rows))
             .sum()
     }
 
-    /// A digest (hex) of what decides the order: names relative to the data set's root, sizes, rows of each row group,
+    /// A digest (hex) of what decides the order: names relative to the data set's root, sizes, rows of each part,
     /// columns read. The same data set on disk and in a bucket has the same fingerprint.
     pub fn fingerprint(&self) -> String {
         let mut digest = Sha256::new();
@@ -200,9 +208,9 @@ impl Dataset {
             update_text(&mut digest, &shard.url[root..]);
             let mut number = |number: u64| digest.update(number.to_le_bytes());
             number(shard.size);
-            number(shard.row_groups.len() as u64);
-            for row_group in &shard.row_groups {
-                number(u64::from(row_group.num_rows));
+            number(shard.parts.len() as u64);
+            for part in &shard.parts {
+                number(u64::from(part.num_rows));
             }
         }
         format!("{:x}", digest.finalize())
@@ -228,16 +236,16 @@ impl Dataset {
         )
     }
 
-    /// Fetches the columns of `row_groups` = (shard, row group), concurrently within the limits. `deliver` is called on an
+    /// Fetches the columns of `parts` = (shard, index in [`Shard::parts`]), concurrently within the limits. `deliver` is called on an
     /// I/O thread once for each, in completion order, with the raw bytes; it must not block. Unpacking is for the CPU pool.
     ///
     /// The budget of `max_bytes` is taken in the order of the list, so whoever consumes in that order never waits for
     /// bytes that its own later row groups hold.
-    pub fn fetch(self: &Arc<Self>, row_groups: &[(u32, u32)], deliver: Deliver) -> FetchHandle {
-        let chunks = |shard: u32, row_group: u32| -> Vec<Range<u64>> {
-            self.readers[shard as usize].chunks[row_group as usize].clone()
+    pub fn fetch(self: &Arc<Self>, parts: &[(u32, u32)], deliver: Deliver) -> FetchHandle {
+        let chunks = |shard: u32, part: u32| -> Vec<Range<u64>> {
+            self.readers[shard as usize].chunks[part as usize].clone()
         };
-        let runs = fetch::plan(row_groups, chunks, &self.io);
+        let runs = fetch::plan(parts, chunks, &self.io);
         let task = self
             .runtime
             .spawn(fetch::run_all(Arc::clone(self), runs, deliver));
@@ -246,26 +254,28 @@ impl Dataset {
         }
     }
 
-    /// Decompresses and proves a fetched row group (CPU work; never on an I/O thread).
-    pub fn unpack(&self, bytes: RowGroupBytes) -> Result<ShardBatch, DatasetError> {
+    /// Decompresses and proves a fetched part (CPU work; never on an I/O thread).
+    pub fn unpack(&self, bytes: PartBytes) -> Result<ShardBatch, DatasetError> {
         let shard = &self.shards[bytes.shard as usize];
-        let num_rows = shard.row_groups[bytes.row_group as usize].num_rows;
-        let place = self.place(bytes.shard, bytes.row_group);
+        let part = shard.parts[bytes.part as usize];
+        let place = self.place(bytes.shard, bytes.part);
         let batch = unpack::unpack(
             &bytes,
             &self.readers[bytes.shard as usize],
             &shard.mapping,
-            num_rows,
+            part,
             place,
         );
         drop(bytes);
         batch
     }
 
-    fn place(&self, shard: u32, row_group: u32) -> Place {
+    /// Where a part lies, for messages.
+    pub(crate) fn place(&self, shard: u32, part: u32) -> Place {
+        let shard = &self.shards[shard as usize];
         Place {
-            object: self.shards[shard as usize].url.clone(),
-            row_group: Some(row_group as usize),
+            object: shard.url.clone(),
+            row_group: Some(shard.parts[part as usize].row_group as usize),
             ..Place::default()
         }
     }

@@ -610,7 +610,7 @@ fn a_state_of_another_run_is_refused() {
         },
     );
     assert!(
-        text.contains("version was 9") && text.contains("is 1 now"),
+        text.contains("version was 9") && text.contains("is 2 now"),
         "{text}"
     );
 }

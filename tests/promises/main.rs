@@ -10,6 +10,7 @@ mod kernels;
 mod layering;
 mod loader;
 mod pack;
+mod parts;
 mod pretrain;
 mod profile;
 mod resume;

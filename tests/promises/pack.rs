@@ -66,7 +66,7 @@ type RowGroup = Vec<(Vec<u8>, i64)>;
 fn read(dataset: &Arc<Dataset>) -> Result<Vec<RowGroup>, DatasetError> {
     let shards = dataset.shards().iter().enumerate();
     let places = shards.flat_map(|(shard, found)| {
-        (0..found.row_groups.len()).map(move |group| (shard as u32, group as u32))
+        (0..found.parts.len()).map(move |group| (shard as u32, group as u32))
     });
     let places = places.collect::<Vec<_>>();
     let (sender, receiver) = mpsc::channel();
@@ -133,7 +133,7 @@ fn every_image_is_kept_with_its_label_in_bounded_row_groups() {
             shard.url,
             shard.size
         );
-        assert!(shard.row_groups.len() > 1, "{}", shard.url);
+        assert!(shard.parts.len() > 1, "{}", shard.url);
     }
     // Classes are mixed, not one after the other.
     let first = groups[0]

@@ -4,7 +4,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime, RowGroupBytes};
+use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime, PartBytes};
 use nepa_tests::s3::{Fault, LoggedRequest, Options, Rule, S3Server};
 use nepa_tests::shards::{fake_image, flat_shard, hugging_face_shard};
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -31,7 +31,7 @@ fn open(url: &str, io: &IoConfig) -> Result<Arc<Dataset>, DatasetError> {
 fn fetch(
     dataset: &Arc<Dataset>,
     row_groups: &[(u32, u32)],
-) -> Vec<((u32, u32), Result<RowGroupBytes, DatasetError>)> {
+) -> Vec<((u32, u32), Result<PartBytes, DatasetError>)> {
     let (sender, receiver) = mpsc::channel();
     dataset.fetch(
         row_groups,
@@ -427,5 +427,5 @@ fn a_flat_shard_is_read_by_two_columns() {
     server.put("bucket", "flat.parquet", flat_shard(ROWS));
     let dataset = open("s3://bucket/flat.parquet", &io(&server)).unwrap();
     check_rows(&dataset, &[(0, 0)]);
-    assert_eq!(dataset.shards()[0].row_groups[0].num_rows, ROWS);
+    assert_eq!(dataset.shards()[0].parts[0].num_rows, ROWS);
 }

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 
 /// Bytes that stand for the image in row `row`: not decodable, but all different and of different length.
 pub fn fake_image(shard: u32, row: u32) -> Vec<u8> {
@@ -54,6 +54,31 @@ pub type LabelledRow = (Option<Vec<u8>>, Option<String>, i64);
 ///
 /// If there is no row group.
 pub fn labelled_shard(row_groups: impl IntoIterator<Item = Vec<LabelledRow>>) -> Vec<u8> {
+    let batches = labelled_batches(row_groups);
+    write(&batches[0].schema(), batches)
+}
+
+/// The same in pages of `rows_per_page` rows, with or without an index of where they lie.
+///
+/// # Panics
+///
+/// If there is no row group.
+pub fn labelled_shard_in_pages(
+    row_groups: impl IntoIterator<Item = Vec<LabelledRow>>,
+    rows_per_page: usize,
+    offset_index: bool,
+) -> Vec<u8> {
+    let batches = labelled_batches(row_groups);
+    let properties = properties()
+        .set_data_page_row_count_limit(rows_per_page)
+        .set_write_batch_size(rows_per_page)
+        .set_offset_index_disabled(!offset_index)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .build();
+    write_with(&batches[0].schema(), batches, properties)
+}
+
+fn labelled_batches(row_groups: impl IntoIterator<Item = Vec<LabelledRow>>) -> Vec<RecordBatch> {
     let batches = row_groups.into_iter().map(|rows| {
         let labels = rows.iter().map(|row| row.2).collect::<Vec<_>>();
         let (bytes, paths): (Vec<_>, Vec<_>) = rows
@@ -62,8 +87,7 @@ pub fn labelled_shard(row_groups: impl IntoIterator<Item = Vec<LabelledRow>>) ->
             .unzip();
         batch(vec![image_column(bytes, paths), label_column(labels)])
     });
-    let batches = batches.collect::<Vec<_>>();
-    write(&batches[0].schema(), batches)
+    batches.collect()
 }
 
 /// A Hugging Face shard (`image: struct<bytes, path>`, `note`, `label`) of `row_groups` row groups of `rows` rows.
@@ -107,11 +131,21 @@ pub fn flat_shard(rows: u32) -> Vec<u8> {
 
 /// Writes batches as one row group each, uncompressed, without page checksums.
 pub fn write(schema: &Arc<Schema>, batches: impl IntoIterator<Item = RecordBatch>) -> Vec<u8> {
-    let properties = WriterProperties::builder()
+    write_with(schema, batches, properties().build())
+}
+
+fn properties() -> WriterPropertiesBuilder {
+    WriterProperties::builder()
         .set_compression(Compression::UNCOMPRESSED)
         .set_dictionary_enabled(false)
         .set_write_page_header_statistics(false)
-        .build();
+}
+
+fn write_with(
+    schema: &Arc<Schema>,
+    batches: impl IntoIterator<Item = RecordBatch>,
+    properties: WriterProperties,
+) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut writer =
         ArrowWriter::try_new(&mut bytes, Arc::clone(schema), Some(properties)).expect("a writer");

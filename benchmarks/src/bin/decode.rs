@@ -108,18 +108,18 @@ fn samples(dataset: &Arc<Dataset>, limit: usize) -> anyhow::Result<Vec<(Vec<u8>,
     }
     let mut found = Vec::new();
     for (shard, info) in (0..).zip(dataset.shards()) {
-        for row_group in 0..info.row_groups.len() as u32 {
+        for (part, info) in (0..).zip(&info.parts) {
             let (sender, receiver) = std::sync::mpsc::channel();
             // Whoever no longer listens has failed already.
             let deliver: Deliver = Arc::new(move |_, _, bytes| drop(sender.send(bytes)));
-            dataset.fetch(&[(shard, row_group)], deliver);
+            dataset.fetch(&[(shard, part)], deliver);
             let batch = dataset.unpack(receiver.recv().context("the fetch gave nothing")??)?;
             for row in 0..batch.num_rows() {
                 // A sample without a plan was bad and is no part of the question.
                 if let Some(plan) = plans.get(&SampleId {
                     shard,
-                    row_group,
-                    row: row as u32,
+                    row_group: info.row_group,
+                    row: info.first_row + row as u32,
                 }) {
                     found.push((batch.image(row)?.to_vec(), *plan));
                 }

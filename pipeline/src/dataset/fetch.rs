@@ -1,4 +1,4 @@
-//! Which bytes are asked for, in which requests: neighbouring columns and row groups as one, large ranges in parts.
+//! Which bytes are asked for, in which requests: neighbouring columns and parts as one, large ranges in several requests.
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,26 +14,26 @@ use crate::DatasetError;
 use crate::error::Place;
 use crate::store::classify;
 
-/// The fetched column chunks of one row group; holds its share of the byte budget until dropped.
+/// The fetched columns of one part; holds its share of the byte budget until dropped.
 #[derive(Debug)]
-pub struct RowGroupBytes {
+pub struct PartBytes {
     pub(super) shard: u32,
-    pub(super) row_group: u32,
-    /// Pieces by their start in the object, sorted, together covering the row group's column chunks.
+    pub(super) part: u32,
+    /// Pieces by their start in the object, sorted, together covering the part's columns.
     pub(super) pieces: Vec<(u64, Bytes)>,
-    /// Shared with the row groups that were fetched in the same requests, whose bytes lie in the same buffers.
+    /// Shared with the parts that were fetched in the same requests, whose bytes lie in the same buffers.
     _held: Arc<HeldBytes>,
 }
 
-impl RowGroupBytes {
+impl PartBytes {
     /// Index of the shard.
     pub fn shard(&self) -> u32 {
         self.shard
     }
 
-    /// Index of the row group in the shard.
-    pub fn row_group(&self) -> u32 {
-        self.row_group
+    /// Index of the part in the shard.
+    pub fn part(&self) -> u32 {
+        self.part
     }
 
     /// Number of bytes in memory, gaps included.
@@ -45,11 +45,11 @@ impl RowGroupBytes {
     }
 }
 
-/// Row groups of one shard that are fetched together, and the ranges that hold them.
+/// Parts of one shard that are fetched together, and the ranges that hold them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Run {
     pub shard: u32,
-    pub row_groups: Vec<u32>,
+    pub parts: Vec<u32>,
     pub ranges: Vec<Range<u64>>,
 }
 
@@ -65,13 +65,13 @@ impl Run {
 /// Puts neighbours of the list that lie close together in one shard into one run. Only neighbours of the list: whoever
 /// consumes in its order must never hold back the budget for something later.
 pub(super) fn plan(
-    row_groups: &[(u32, u32)],
+    parts: &[(u32, u32)],
     chunks: impl Fn(u32, u32) -> Vec<Range<u64>>,
     io: &IoConfig,
 ) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    for &(shard, row_group) in row_groups {
-        let ranges = coalesce(chunks(shard, row_group), io.coalesce_gap_bytes);
+    for &(shard, part) in parts {
+        let ranges = coalesce(chunks(shard, part), io.coalesce_gap_bytes);
         if let Some(last) = runs.last_mut()
             && last.shard == shard
             && last.num_bytes() < io.request_bytes
@@ -79,13 +79,13 @@ pub(super) fn plan(
             && next.start >= before.end
             && next.start - before.end <= io.coalesce_gap_bytes
         {
-            last.row_groups.push(row_group);
+            last.parts.push(part);
             let joined = last.ranges.drain(..).chain(ranges).collect();
             last.ranges = coalesce(joined, io.coalesce_gap_bytes);
         } else {
             runs.push(Run {
                 shard,
-                row_groups: vec![row_group],
+                parts: vec![part],
                 ranges,
             });
         }
@@ -107,12 +107,12 @@ fn coalesce(ranges: Vec<Range<u64>>, gap: u64) -> Vec<Range<u64>> {
     joined
 }
 
-/// Cuts a range into parts of nearly the same size, at most `request_bytes` each.
+/// Cuts a range into requests of nearly the same size, at most `request_bytes` each.
 fn split(range: &Range<u64>, request_bytes: u64) -> Vec<Range<u64>> {
     let length = range.end - range.start;
-    let parts = length.div_ceil(request_bytes.max(1)).max(1);
-    (0..parts)
-        .map(|part| range.start + length * part / parts..range.start + length * (part + 1) / parts)
+    let count = length.div_ceil(request_bytes.max(1)).max(1);
+    (0..count)
+        .map(|i| range.start + length * i / count..range.start + length * (i + 1) / count)
         .collect()
 }
 
@@ -132,62 +132,66 @@ pub(super) async fn run_all(dataset: Arc<Dataset>, runs: Vec<Run>, deliver: Deli
 
 async fn run_one(dataset: &Dataset, run: &Run, held: Arc<HeldBytes>, deliver: &Deliver) {
     let reader = &dataset.readers[run.shard as usize];
-    let parts: Vec<_> = run
+    let requests: Vec<_> = run
         .ranges
         .iter()
         .flat_map(|range| split(range, dataset.io.request_bytes))
         .collect();
     let fetched = try_join_all(
-        parts
+        requests
             .iter()
-            .map(|part| read_part(reader, part.clone(), &dataset.requests)),
+            .map(|range| read_part(reader, range.clone(), &dataset.requests)),
     )
     .await;
     match fetched {
         Ok(buffers) => {
-            let row_groups: Vec<_> = run
-                .row_groups
+            let parts: Vec<_> = run
+                .parts
                 .iter()
-                .map(|&row_group| RowGroupBytes {
+                .map(|&part| PartBytes {
                     shard: run.shard,
-                    row_group,
-                    pieces: pieces_of(&reader.chunks[row_group as usize], &parts, &buffers),
+                    part,
+                    pieces: pieces_of(&reader.chunks[part as usize], &requests, &buffers),
                     _held: Arc::clone(&held),
                 })
                 .collect();
             // From here on only the consumer holds the bytes and their budget.
             drop((buffers, held));
-            for bytes in row_groups {
-                deliver(bytes.shard, bytes.row_group, Ok(bytes));
+            for bytes in parts {
+                deliver(bytes.shard, bytes.part, Ok(bytes));
             }
         }
         Err(error) => {
             drop(held);
             let mut error = Some(error);
-            for &row_group in &run.row_groups {
-                // An error is not cloneable: the first row group carries it, the others say which one that was.
+            for &part in &run.parts {
+                // An error is not cloneable: the first part carries it, the others say which one that was.
                 let error = error.take().unwrap_or_else(|| DatasetError::SameRequest {
-                    place: dataset.place(run.shard, row_group),
-                    first: run.row_groups[0],
+                    place: dataset.place(run.shard, part),
+                    first: run.parts[0],
                 });
-                deliver(run.shard, row_group, Err(error));
+                deliver(run.shard, part, Err(error));
             }
         }
     }
 }
 
-/// What of `parts` one row group needs.
-fn pieces_of(chunks: &[Range<u64>], parts: &[Range<u64>], buffers: &[Bytes]) -> Vec<(u64, Bytes)> {
+/// What of `requests` one part needs.
+fn pieces_of(
+    chunks: &[Range<u64>],
+    requests: &[Range<u64>],
+    buffers: &[Bytes],
+) -> Vec<(u64, Bytes)> {
     let Some(start) = chunks.first().map(|range| range.start) else {
         return Vec::new();
     };
     let end = chunks.iter().map(|range| range.end).max().unwrap_or(start);
     let mut pieces = Vec::new();
-    for (part, buffer) in parts.iter().zip(buffers) {
-        let from = part.start.max(start);
-        let to = part.end.min(end);
+    for (range, buffer) in requests.iter().zip(buffers) {
+        let from = range.start.max(start);
+        let to = range.end.min(end);
         if from < to {
-            let slice = buffer.slice((from - part.start) as usize..(to - part.start) as usize);
+            let slice = buffer.slice((from - range.start) as usize..(to - range.start) as usize);
             pieces.push((from, slice));
         }
     }
@@ -290,23 +294,23 @@ mod tests {
     }
 
     #[test]
-    fn parts_cover_a_range_exactly() {
+    fn requests_cover_a_range_exactly() {
         for (length, size) in [(0u64, 4u64), (1, 4), (4, 4), (5, 4), (1003, 100), (7, 1)] {
-            let parts = split(&(100..100 + length), size);
-            assert_eq!(parts.first().unwrap().start, 100);
-            assert_eq!(parts.last().unwrap().end, 100 + length);
-            assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
+            let requests = split(&(100..100 + length), size);
+            assert_eq!(requests.first().unwrap().start, 100);
+            assert_eq!(requests.last().unwrap().end, 100 + length);
+            assert!(requests.windows(2).all(|pair| pair[0].end == pair[1].start));
             assert!(
-                parts.iter().all(|part| part.end - part.start <= size),
-                "{parts:?}"
+                requests.iter().all(|range| range.end - range.start <= size),
+                "{requests:?}"
             );
         }
     }
 
     #[test]
     fn only_neighbours_of_the_list_share_a_run() {
-        let chunks = |_: u32, row_group: u32| {
-            let start = 4 + u64::from(row_group) * 100;
+        let chunks = |_: u32, part: u32| {
+            let start = 4 + u64::from(part) * 100;
             vec![start..start + 60, start + 62..start + 100]
         };
         let io = IoConfig {
@@ -321,7 +325,7 @@ mod tests {
         );
         let shapes: Vec<_> = runs
             .iter()
-            .map(|run| (run.shard, run.row_groups.clone()))
+            .map(|run| (run.shard, run.parts.clone()))
             .collect();
         assert_eq!(
             shapes,
@@ -337,9 +341,7 @@ mod tests {
         // A run stops growing at the size of a request.
         let runs = plan(&[(0, 0), (0, 1), (0, 2), (0, 3)], chunks, &io);
         assert_eq!(
-            runs.iter()
-                .map(|run| run.row_groups.len())
-                .collect::<Vec<_>>(),
+            runs.iter().map(|run| run.parts.len()).collect::<Vec<_>>(),
             [3, 1]
         );
     }

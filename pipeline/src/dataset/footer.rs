@@ -1,4 +1,4 @@
-//! A shard's footer: read in one request as a rule, and every way it can be wrong told apart.
+//! A shard's footer: read in one request as a rule, and every way it can be wrong told apart. Which parts its row groups are read in is `parts`.
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -7,10 +7,13 @@ use object_store::{GetOptions, GetRange, ObjectStore};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{
+    ColumnChunkMask, FooterTail, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader,
+};
 
 use super::counters::Counting;
-use super::{RowGroupInfo, Shard};
+use super::unpack::Pieces;
+use super::{PartInfo, Shard, parts};
 use crate::DatasetError;
 use crate::error::Place;
 use crate::store::{classify, list::ListedObject};
@@ -20,8 +23,8 @@ const TAIL_BYTES: u64 = 64 << 10;
 /// The footer's length and its magic.
 const FOOTER_TAIL_BYTES: usize = 8;
 
-/// Sizes of the row groups and the byte ranges of their projected column chunks.
-type RowGroupLayout = (Vec<RowGroupInfo>, Vec<Vec<Range<u64>>>);
+/// The parts, and the byte ranges of each one's projected columns.
+pub(super) type Layout = (Vec<PartInfo>, Vec<Vec<Range<u64>>>);
 
 /// What reading a shard needs beside what [`Shard`] shows.
 #[derive(Debug)]
@@ -29,7 +32,7 @@ pub(super) struct ShardReader {
     pub object: ListedObject,
     pub metadata: ArrowReaderMetadata,
     pub projection: ProjectionMask,
-    /// Byte ranges of the projected column chunks, by row group, in the order of the file.
+    /// Byte ranges of the projected columns, by part, in the order of the file.
     pub chunks: Vec<Vec<Range<u64>>>,
     /// For stores without ETags.
     pub last_modified_ms: i64,
@@ -44,6 +47,7 @@ pub(super) struct ShardReader {
 pub(super) async fn read_shard(
     object: ListedObject,
     options: &nepa_schemas::SchemaOptions,
+    part_bytes: u64,
     attempts: usize,
     counting: Arc<Counting>,
 ) -> Result<(Shard, ShardReader), DatasetError> {
@@ -71,12 +75,24 @@ pub(super) async fn read_shard(
     let leaves = mapping.leaf_paths();
     let projection =
         ProjectionMask::columns(metadata.parquet_schema(), leaves.iter().map(String::as_str));
-    let (row_groups, chunks) = row_groups(metadata.metadata(), &projection, &reader)?;
+    let (whole, chunks) = row_groups(metadata.metadata(), &projection, &reader)?;
+    let (metadata, (parts, chunks)) = if whole.iter().any(|info| info.memory_bytes > part_bytes) {
+        let metadata = reader.with_offset_index(metadata, &projection).await?;
+        let layout = parts::split(
+            (whole, chunks),
+            metadata.metadata(),
+            &projection,
+            part_bytes,
+        );
+        (metadata, layout)
+    } else {
+        (metadata, (whole, chunks))
+    };
     let shard = Shard {
         url: reader.object.url.clone(),
         size: reader.object.size,
         e_tag: reader.e_tag.clone(),
-        row_groups,
+        parts,
         mapping,
     };
     let FooterReader {
@@ -104,7 +120,7 @@ fn row_groups(
     metadata: &ParquetMetaData,
     projection: &ProjectionMask,
     reader: &FooterReader,
-) -> Result<RowGroupLayout, DatasetError> {
+) -> Result<Layout, DatasetError> {
     let mut infos = Vec::with_capacity(metadata.num_row_groups());
     let mut all_chunks = Vec::with_capacity(metadata.num_row_groups());
     for (index, row_group) in metadata.row_groups().iter().enumerate() {
@@ -145,7 +161,9 @@ fn row_groups(
         let num_rows = u32::try_from(row_group.num_rows())
             .map_err(|_| bad("the number of rows is negative or above 4 billion"))?;
         chunks.sort_by_key(|range| range.start);
-        infos.push(RowGroupInfo {
+        infos.push(PartInfo {
+            row_group: index as u32,
+            first_row: 0,
             num_rows,
             fetch_bytes: chunks.iter().map(|range| range.end - range.start).sum(),
             memory_bytes,
@@ -237,6 +255,49 @@ impl FooterReader {
                 }
             }
         })
+    }
+
+    /// The metadata with the places of the projected columns' pages, as far as the file has them.
+    async fn with_offset_index(
+        &mut self,
+        metadata: ArrowReaderMetadata,
+        projection: &ProjectionMask,
+    ) -> Result<ArrowReaderMetadata, DatasetError> {
+        let file = metadata.metadata();
+        let ranges = file.row_groups().iter().flat_map(|row_group| {
+            let columns = row_group.columns().iter().enumerate();
+            columns
+                .filter(|(leaf, _)| projection.leaf_included(*leaf))
+                .filter_map(|(_, column)| column.offset_index_range())
+        });
+        let Some(range) =
+            ranges.reduce(|all, range| all.start.min(range.start)..all.end.max(range.end))
+        else {
+            return Ok(metadata);
+        };
+        if range.end > self.object.size || range.is_empty() {
+            return Err(DatasetError::Truncated {
+                place: self.place(),
+                what: "its footer places an index beyond its end",
+                size: self.object.size,
+            });
+        }
+        let bytes = self.read(range.clone()).await?;
+        let place = self.place();
+        let bad = |source| DatasetError::BadFooter { place, source };
+        let columns = (0..metadata.parquet_schema().num_columns())
+            .filter(|&leaf| projection.leaf_included(leaf));
+        let mut reader = ParquetMetaDataReader::new_with_metadata(file.as_ref().clone())
+            .with_offset_index_policy(PageIndexPolicy::Optional)
+            .with_offset_index_mask(ColumnChunkMask::columns(columns));
+        let pieces = Pieces::new(vec![(range.start, bytes)], self.object.size);
+        reader
+            .read_page_indexes(&pieces)
+            .and_then(|()| {
+                let file = Arc::new(reader.finish()?);
+                ArrowReaderMetadata::try_new(file, ArrowReaderOptions::new())
+            })
+            .map_err(bad)
     }
 
     async fn read(&mut self, range: Range<u64>) -> Result<Bytes, DatasetError> {

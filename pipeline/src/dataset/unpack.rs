@@ -3,31 +3,27 @@ use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
 use bytes::{Buf, Bytes, BytesMut};
 use nepa_schemas::{ColumnMapping, ShardBatch};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::RowGroupBytes;
 use super::footer::ShardReader;
+use super::{PartBytes, PartInfo};
 use crate::DatasetError;
 use crate::error::Place;
 
-/// Reads the row group and proves it.
+/// Reads the part and proves it.
 pub(super) fn unpack(
-    bytes: &RowGroupBytes,
+    bytes: &PartBytes,
     reader: &ShardReader,
     mapping: &ColumnMapping,
-    num_rows: u32,
+    part: PartInfo,
     place: Place,
 ) -> Result<ShardBatch, DatasetError> {
-    let pieces = Pieces {
-        pieces: bytes.pieces.clone(),
-        size: reader.object.size,
-    };
-    let batch = read(pieces, reader, bytes.row_group as usize, num_rows as usize)
-        .map_err(|source| page_error(source, place.clone()))?;
-    if batch.num_rows() != num_rows as usize {
-        let (expected, found) = (u64::from(num_rows), batch.num_rows() as u64);
+    let pieces = Pieces::new(bytes.pieces.clone(), reader.object.size);
+    let batch = read(pieces, reader, part).map_err(|source| page_error(source, place.clone()))?;
+    if batch.num_rows() != part.num_rows as usize {
+        let (expected, found) = (u64::from(part.num_rows), batch.num_rows() as u64);
         return Err(DatasetError::RowCount {
             place,
             expected,
@@ -40,18 +36,25 @@ pub(super) fn unpack(
     })
 }
 
-fn read(
-    pieces: Pieces,
-    reader: &ShardReader,
-    row_group: usize,
-    num_rows: usize,
-) -> ParquetResult<RecordBatch> {
-    let batches =
+fn read(pieces: Pieces, reader: &ShardReader, part: PartInfo) -> ParquetResult<RecordBatch> {
+    let mut builder =
         ParquetRecordBatchReaderBuilder::new_with_metadata(pieces, reader.metadata.clone())
             .with_projection(reader.projection.clone())
-            .with_row_groups(vec![row_group])
-            .with_batch_size(num_rows.max(1))
-            .build()?;
+            .with_row_groups(vec![part.row_group as usize])
+            .with_batch_size(part.num_rows.max(1) as usize);
+    let in_row_group = reader
+        .metadata
+        .metadata()
+        .row_group(part.row_group as usize)
+        .num_rows();
+    if i64::from(part.num_rows) != in_row_group {
+        // With the offset index, pages before and after the selected rows are not read.
+        builder = builder.with_row_selection(RowSelection::from(vec![
+            RowSelector::skip(part.first_row as usize),
+            RowSelector::select(part.num_rows as usize),
+        ]));
+    }
+    let batches = builder.build()?;
     let schema = arrow::array::RecordBatchReader::schema(&batches);
     let batches = batches.collect::<Result<Vec<_>, _>>()?;
     // More than one comes where a binary column exceeds 2 GiB, whose offsets one array cannot hold.
@@ -75,12 +78,17 @@ fn page_error(source: ParquetError, place: Place) -> DatasetError {
 
 /// The fetched pieces, addressed as the whole object.
 #[derive(Debug)]
-struct Pieces {
+pub(super) struct Pieces {
     pieces: Vec<(u64, Bytes)>,
     size: u64,
 }
 
 impl Pieces {
+    /// Pieces by their start, sorted, of an object of `size` bytes.
+    pub(super) fn new(pieces: Vec<(u64, Bytes)>, size: u64) -> Self {
+        Self { pieces, size }
+    }
+
     /// The piece that holds `position`, from there to its end.
     fn from(&self, position: u64) -> Option<Bytes> {
         let after = self.pieces.partition_point(|(start, _)| *start <= position);
@@ -133,7 +141,7 @@ impl ChunkReader for Pieces {
 
 /// Reads on through the pieces.
 #[derive(Debug)]
-struct PieceReader {
+pub(super) struct PieceReader {
     pieces: Vec<(u64, Bytes)>,
     position: u64,
     current: Bytes,

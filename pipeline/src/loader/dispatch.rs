@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, select};
 
-use super::order::{EpochOrder, RowGroup, Window};
+use super::order::{EpochOrder, Part, Window};
 use super::window::{LoadedWindow, LoadingWindow};
 use super::worker::{Done, Fetched, Job, Unpacked};
 use super::{LoaderConfig, batches_per_epoch};
@@ -40,7 +40,7 @@ pub(super) enum Ended {
 pub(super) struct Dispatcher<S> {
     pub dataset: Arc<Dataset>,
     pub config: LoaderConfig,
-    pub row_groups: Vec<RowGroup>,
+    pub parts: Vec<Part>,
     pub num_samples: u64,
     pub pool: BatchPool<S>,
     pub counters: Arc<PipelineCounters>,
@@ -185,7 +185,7 @@ impl<'a, S> WindowWalk<'a, S> {
     fn order(dispatcher: &Dispatcher<S>, epoch: u64) -> EpochOrder {
         let config = &dispatcher.config;
         EpochOrder::new(
-            &dispatcher.row_groups,
+            &dispatcher.parts,
             config.seed,
             epoch,
             config.shuffle,
@@ -233,7 +233,7 @@ impl<'a, S> WindowWalk<'a, S> {
             {
                 ahead
                     .loading
-                    .arrive(unpacked.shard, unpacked.row_group, unpacked.batch);
+                    .arrive(unpacked.shard, unpacked.part, unpacked.batch);
             }
         }
         self.dispatcher.counters.dispatch.blocked_in(waiting);
@@ -275,13 +275,13 @@ impl<'a, S> WindowWalk<'a, S> {
             let sequence = self.next_sequence;
             let fetched = self.dispatcher.fetched.clone();
             let fetch = self.dispatcher.dataset.fetch(
-                &loading.row_groups(),
-                Arc::new(move |shard, row_group, bytes| {
+                &loading.parts(),
+                Arc::new(move |shard, part, bytes| {
                     // Nobody listens while the loader stops.
                     let _ = fetched.send(Fetched {
                         window: sequence,
                         shard,
-                        row_group,
+                        part,
                         bytes,
                     });
                 }),

@@ -55,7 +55,7 @@ pub struct LoaderConfig {
     pub decode_threads: usize,
     /// Finished batches ahead of the consumer.
     pub prefetch_batches: usize,
-    /// Bytes (decompressed) of row groups whose samples are mixed with each other.
+    /// Bytes (decompressed) of row groups, or parts of them, whose samples are mixed with each other. The first windows of a run are smaller.
     pub shuffle_window_bytes: u64,
     /// Share of bad samples at which the run ends, judged after the first 1,000.
     pub max_bad_fraction: f64,
@@ -67,7 +67,7 @@ pub struct LoaderConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoaderState {
-    /// Format version, 1.
+    /// Format version, 2.
     pub version: u32,
     /// [`Dataset::fingerprint`].
     pub dataset: String,
@@ -184,7 +184,7 @@ impl<B: ImageBackend> Loader<B> {
 
         let dispatcher = Dispatcher {
             dataset: Arc::clone(&dataset),
-            row_groups: order::row_groups(dataset.shards()),
+            parts: order::parts(dataset.shards()),
             config: config.clone(),
             num_samples,
             pool: pool.clone(),
@@ -431,7 +431,7 @@ impl<B: ImageBackend> Drop for Loader<B> {
 }
 
 /// Version of [`LoaderState`].
-const STATE_VERSION: u32 = 1;
+const STATE_VERSION: u32 = 2;
 
 fn check(config: &LoaderConfig, num_samples: u64) -> Result<(), LoaderError> {
     let wrong = |setting, value: String, why: &str| {

@@ -1,6 +1,6 @@
-//! The order of samples: a pure function of (sizes of the row groups, seed, epoch), entered at any position.
+//! The order of samples: a pure function of (sizes of the parts, seed, epoch), entered at any position.
 //!
-//! All row groups of an epoch are permuted over all shards; consecutive ones form a window of bounded bytes; all samples
+//! All parts of an epoch (row groups, or pieces of large ones) are permuted over all shards; consecutive ones form a window of bounded bytes; all samples
 //! of a window are permuted together. So samples mix over shards and within row groups, and memory stays bounded.
 use crate::random::{Purpose, epoch_stream, shuffle};
 use crate::{SampleId, Shard};
@@ -8,25 +8,44 @@ use crate::{SampleId, Shard};
 /// Fewest samples in a window of an epoch that has as many, so that a bad sample finds others to replace it.
 const MIN_WINDOW_SAMPLES: u64 = 16;
 
-/// A row group as the order sees it.
+/// The first window of a run; each later one may be twice as large, up to the full size. So a run starts before a full window has come.
+const FIRST_WINDOW_BYTES: u64 = 16 << 20;
+
+/// A part of a shard as the order sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::struct_field_names, reason = "the names are those of SampleId")]
-pub(super) struct RowGroup {
+pub(super) struct Part {
     pub shard: u32,
+    /// Index in [`Shard::parts`].
+    pub index: u32,
     pub row_group: u32,
+    pub first_row: u32,
     pub num_rows: u32,
     pub memory_bytes: u64,
 }
 
-/// All row groups with rows, in the order of the data set.
-pub(super) fn row_groups(shards: &[Shard]) -> Vec<RowGroup> {
+impl Part {
+    /// Its samples, in the order of the file.
+    pub(super) fn samples(&self) -> impl Iterator<Item = SampleId> + use<> {
+        let part = *self;
+        (0..part.num_rows).map(move |row| SampleId {
+            shard: part.shard,
+            row_group: part.row_group,
+            row: part.first_row + row,
+        })
+    }
+}
+
+/// All parts with rows, in the order of the data set.
+pub(super) fn parts(shards: &[Shard]) -> Vec<Part> {
     let mut all = Vec::new();
-    for (shard, info) in shards.iter().enumerate() {
-        for (row_group, info) in info.row_groups.iter().enumerate() {
+    for (shard, content) in (0..).zip(shards) {
+        for (index, info) in (0..).zip(&content.parts) {
             if info.num_rows > 0 {
-                all.push(RowGroup {
-                    shard: shard as u32,
-                    row_group: row_group as u32,
+                all.push(Part {
+                    shard,
+                    index,
+                    row_group: info.row_group,
+                    first_row: info.first_row,
                     num_rows: info.num_rows,
                     memory_bytes: info.memory_bytes.max(info.fetch_bytes),
                 });
@@ -36,22 +55,19 @@ pub(super) fn row_groups(shards: &[Shard]) -> Vec<RowGroup> {
     all
 }
 
-/// Row groups whose samples are mixed with each other.
+/// Parts whose samples are mixed with each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Window {
     /// Number of the window in its epoch.
     pub index: u64,
     /// Samples of the epoch before this window.
     pub start: u64,
-    pub row_groups: Vec<RowGroup>,
+    pub parts: Vec<Part>,
 }
 
 impl Window {
     pub(super) fn num_samples(&self) -> u64 {
-        self.row_groups
-            .iter()
-            .map(|row_group| u64::from(row_group.num_rows))
-            .sum()
+        self.parts.iter().map(|part| u64::from(part.num_rows)).sum()
     }
 }
 
@@ -65,49 +81,55 @@ pub(super) struct EpochOrder {
 }
 
 impl EpochOrder {
-    /// The windows of `epoch`. One that would hold more than `window_bytes` with the next row group ends before it, unless
-    /// it has too few samples; the last of the epoch joins the one before it if it has too few.
+    /// The windows of `epoch`. One that would hold more than `window_bytes` with the next part ends before it, unless
+    /// it has too few samples; the last of the epoch joins the one before it if it has too few. The first windows of epoch 0 are smaller.
     pub(super) fn new(
-        row_groups: &[RowGroup],
+        parts: &[Part],
         seed: u64,
         epoch: u64,
         shuffled: bool,
         window_bytes: u64,
     ) -> Self {
-        let mut row_groups = row_groups.to_vec();
+        let mut parts = parts.to_vec();
         if shuffled {
             shuffle(
                 &mut epoch_stream(seed, epoch, u64::MAX, Purpose::Order),
-                &mut row_groups,
+                &mut parts,
             );
         }
         let mut windows: Vec<Window> = Vec::new();
         let (mut start, mut bytes, mut samples) = (0, 0, 0);
-        for row_group in row_groups {
-            let fits = bytes + row_group.memory_bytes <= window_bytes;
+        let mut limit = if epoch == 0 {
+            window_bytes.min(FIRST_WINDOW_BYTES)
+        } else {
+            window_bytes
+        };
+        for part in parts {
+            let fits = bytes + part.memory_bytes <= limit;
             match windows.last_mut() {
-                Some(window) if fits || samples < MIN_WINDOW_SAMPLES => {
-                    window.row_groups.push(row_group);
-                }
-                _ => {
+                Some(window) if fits || samples < MIN_WINDOW_SAMPLES => window.parts.push(part),
+                last => {
+                    if last.is_some() {
+                        limit = limit.saturating_mul(2).min(window_bytes);
+                    }
                     (bytes, samples) = (0, 0);
                     windows.push(Window {
                         index: windows.len() as u64,
                         start,
-                        row_groups: vec![row_group],
+                        parts: vec![part],
                     });
                 }
             }
-            bytes += row_group.memory_bytes;
-            samples += u64::from(row_group.num_rows);
-            start += u64::from(row_group.num_rows);
+            bytes += part.memory_bytes;
+            samples += u64::from(part.num_rows);
+            start += u64::from(part.num_rows);
         }
         if samples < MIN_WINDOW_SAMPLES
             && windows.len() > 1
             && let Some(last) = windows.pop()
             && let Some(window) = windows.last_mut()
         {
-            window.row_groups.extend(last.row_groups);
+            window.parts.extend(last.parts);
         }
         Self {
             seed,
@@ -129,17 +151,7 @@ impl EpochOrder {
 
     /// The samples of a window, in order.
     pub(super) fn samples(&self, window: &Window) -> Vec<SampleId> {
-        let mut samples: Vec<SampleId> = window
-            .row_groups
-            .iter()
-            .flat_map(|group| {
-                (0..group.num_rows).map(|row| SampleId {
-                    shard: group.shard,
-                    row_group: group.row_group,
-                    row,
-                })
-            })
-            .collect();
+        let mut samples: Vec<SampleId> = window.parts.iter().flat_map(Part::samples).collect();
         if self.shuffled {
             shuffle(
                 &mut epoch_stream(self.seed, self.epoch, window.index, Purpose::Order),
@@ -156,12 +168,14 @@ mod tests {
 
     use super::*;
 
-    fn sizes(seed: u64) -> Vec<RowGroup> {
+    fn sizes(seed: u64) -> Vec<Part> {
         let mut rng = epoch_stream(seed, 0, 0, Purpose::Replace);
         (0..37)
-            .map(|i| RowGroup {
+            .map(|i| Part {
                 shard: i / 5,
+                index: i % 5,
                 row_group: i % 5,
+                first_row: 0,
                 num_rows: 1 + crate::random::below(&mut rng, 40) as u32,
                 memory_bytes: 1 + crate::random::below(&mut rng, 100),
             })
@@ -198,11 +212,11 @@ mod tests {
             let order = EpochOrder::new(&sizes(seed), seed, 0, true, 150);
             let last = order.windows.last().unwrap();
             for (i, window) in order.windows.iter().enumerate() {
-                let groups = &window.row_groups;
-                let bytes = |groups: &[RowGroup]| -> u64 {
+                let groups = &window.parts;
+                let bytes = |groups: &[Part]| -> u64 {
                     groups.iter().map(|group| group.memory_bytes).sum()
                 };
-                let rows = |groups: &[RowGroup]| -> u64 {
+                let rows = |groups: &[Part]| -> u64 {
                     groups.iter().map(|group| u64::from(group.num_rows)).sum()
                 };
                 assert!(rows(groups) >= MIN_WINDOW_SAMPLES, "seed {seed}");
@@ -224,9 +238,11 @@ mod tests {
 
     #[test]
     fn an_epoch_with_few_samples_is_one_window() {
-        let groups = [3, 2, 1].map(|num_rows| RowGroup {
+        let groups = [3, 2, 1].map(|num_rows| Part {
             shard: 0,
+            index: num_rows,
             row_group: num_rows,
+            first_row: 0,
             num_rows,
             memory_bytes: 1000,
         });
@@ -248,10 +264,12 @@ mod tests {
 
     #[test]
     fn samples_mix_over_shards_and_within_row_groups() {
-        let groups: Vec<RowGroup> = (0..8)
-            .map(|i| RowGroup {
+        let groups: Vec<Part> = (0..8)
+            .map(|i| Part {
                 shard: i,
+                index: 0,
                 row_group: 0,
+                first_row: 0,
                 num_rows: 100,
                 memory_bytes: 10,
             })
@@ -270,5 +288,31 @@ mod tests {
             neighbours.count() < 20,
             "rows that lie side by side are torn apart"
         );
+    }
+
+    #[test]
+    fn a_run_begins_with_small_windows() {
+        let groups: Vec<Part> = (0..400)
+            .map(|i| Part {
+                shard: i,
+                index: 0,
+                row_group: 0,
+                first_row: 0,
+                num_rows: 100,
+                memory_bytes: 8 << 20,
+            })
+            .collect();
+        let sizes = |epoch, window_bytes| -> Vec<usize> {
+            let order = EpochOrder::new(&groups, 7, epoch, true, window_bytes);
+            order
+                .windows
+                .iter()
+                .map(|window| window.parts.len())
+                .collect()
+        };
+        assert_eq!(sizes(0, 1 << 30)[..6], [2, 4, 8, 16, 32, 64]);
+        assert_eq!(sizes(0, 1 << 30)[6], 128);
+        assert_eq!(sizes(1, 1 << 30)[0], 128);
+        assert_eq!(sizes(0, 8 << 20), [1; 400]);
     }
 }

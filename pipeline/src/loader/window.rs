@@ -1,68 +1,68 @@
-//! A window of row groups in memory, and the replacement of its bad samples.
+//! A window of parts in memory, and the replacement of its bad samples.
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use nepa_schemas::{Label, ShardBatch};
+use nepa_schemas::{Label, RowError, ShardBatch};
 
-use super::order::Window;
+use super::order::{Part, Window};
 use crate::random::{Purpose, sample_stream, shuffle};
 use crate::{DatasetError, SampleId};
 
-/// All row groups of a window, unpacked.
+/// All parts of a window, unpacked.
 #[derive(Debug)]
 pub(super) struct LoadedWindow {
-    batches: Vec<(SampleIdPrefix, ShardBatch)>,
-    by_id: HashMap<SampleIdPrefix, usize>,
+    /// Sorted as the samples' ids are, so that a sample's part is found by search.
+    parts: Vec<(Part, ShardBatch)>,
 }
 
-/// (shard, row group).
-type SampleIdPrefix = (u32, u32);
-
 impl LoadedWindow {
-    /// The encoded image and its label.
-    pub(super) fn image(
-        &self,
-        id: SampleId,
-    ) -> Result<(Bytes, Option<Label>), nepa_schemas::RowError> {
-        let (_, batch) = &self.batches[self.by_id[&(id.shard, id.row_group)]];
-        Ok((batch.image(id.row as usize)?, batch.label(id.row as usize)))
+    /// The index of the part that holds a sample of the window.
+    fn part_of(&self, id: SampleId) -> usize {
+        let first = |part: &Part| (part.shard, part.row_group, part.first_row);
+        self.parts
+            .partition_point(|(part, _)| first(part) <= (id.shard, id.row_group, id.row))
+            - 1
     }
 
-    /// Who may stand in for a bad sample, in order: the other rows of its row group by the sample's own random stream, then
-    /// the rows of the window's other row groups. A pure function of (seed, epoch, id) and the order.
+    /// The encoded image and its label.
+    pub(super) fn image(&self, id: SampleId) -> Result<(Bytes, Option<Label>), RowError> {
+        let (part, batch) = &self.parts[self.part_of(id)];
+        let row = (id.row - part.first_row) as usize;
+        Ok((batch.image(row)?, batch.label(row)))
+    }
+
+    /// Who may stand in for a bad sample, in order: the other rows of its part by the sample's own random stream, then
+    /// the rows of the window's other parts. A pure function of (seed, epoch, id) and the order.
     pub(super) fn replacements(
         &self,
         seed: u64,
         epoch: u64,
         id: SampleId,
     ) -> impl Iterator<Item = SampleId> + '_ {
-        let own = self.by_id[&(id.shard, id.row_group)];
-        let mut rows: Vec<u32> = (0..self.batches[own].1.num_rows() as u32)
-            .filter(|&row| row != id.row)
+        let own = self.part_of(id);
+        let mut near: Vec<SampleId> = self.parts[own]
+            .0
+            .samples()
+            .filter(|&other| other != id)
             .collect();
         shuffle(
             &mut sample_stream(seed, epoch, id, Purpose::Replace),
-            &mut rows,
+            &mut near,
         );
-        let others = (1..self.batches.len()).map(move |i| (own + i) % self.batches.len());
-        let near = rows.into_iter().map(move |row| SampleId { row, ..id });
-        let far = others.flat_map(|i| {
-            let ((shard, row_group), batch) = &self.batches[i];
-            (0..batch.num_rows() as u32).map(|row| SampleId {
-                shard: *shard,
-                row_group: *row_group,
-                row,
-            })
-        });
-        near.chain(far)
+        let others = (1..self.parts.len()).map(move |i| (own + i) % self.parts.len());
+        near.into_iter()
+            .chain(others.flat_map(|i| self.parts[i].0.samples()))
     }
 }
+
+/// (shard, index of the part).
+type PartKey = (u32, u32);
 
 /// A window that is being fetched and unpacked.
 #[derive(Debug)]
 pub(super) struct LoadingWindow {
     window: Window,
-    arrived: HashMap<SampleIdPrefix, ShardBatch>,
+    arrived: HashMap<PartKey, ShardBatch>,
     failed: Option<DatasetError>,
 }
 
@@ -76,23 +76,23 @@ impl LoadingWindow {
     }
 
     /// What to fetch.
-    pub(super) fn row_groups(&self) -> Vec<SampleIdPrefix> {
+    pub(super) fn parts(&self) -> Vec<PartKey> {
         self.window
-            .row_groups
+            .parts
             .iter()
-            .map(|group| (group.shard, group.row_group))
+            .map(|part| (part.shard, part.index))
             .collect()
     }
 
     pub(super) fn arrive(
         &mut self,
         shard: u32,
-        row_group: u32,
+        part: u32,
         batch: Result<ShardBatch, DatasetError>,
     ) {
         match batch {
             Ok(batch) => {
-                self.arrived.insert((shard, row_group), batch);
+                self.arrived.insert((shard, part), batch);
             }
             // The first failure tells most; later ones often only follow from it.
             Err(error) => {
@@ -103,7 +103,7 @@ impl LoadingWindow {
 
     /// Whether nothing more is to be waited for.
     pub(super) fn is_settled(&self) -> bool {
-        self.failed.is_some() || self.arrived.len() == self.window.row_groups.len()
+        self.failed.is_some() || self.arrived.len() == self.window.parts.len()
     }
 
     /// The settled window.
@@ -111,20 +111,17 @@ impl LoadingWindow {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let batches: Vec<_> = self
+        let mut parts: Vec<_> = self
             .window
-            .row_groups
+            .parts
             .iter()
-            .map(|group| {
-                let id = (group.shard, group.row_group);
-                (id, self.arrived.remove(&id).expect("the window is settled"))
+            .map(|part| {
+                let key = (part.shard, part.index);
+                let batch = self.arrived.remove(&key).expect("the window is settled");
+                (*part, batch)
             })
             .collect();
-        let by_id = batches
-            .iter()
-            .enumerate()
-            .map(|(i, (id, _))| (*id, i))
-            .collect();
-        Ok((self.window, LoadedWindow { batches, by_id }))
+        parts.sort_by_key(|(part, _)| (part.shard, part.row_group, part.first_row));
+        Ok((self.window, LoadedWindow { parts }))
     }
 }

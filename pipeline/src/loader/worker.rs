@@ -11,27 +11,27 @@ use super::batch_decode::BatchJob;
 use super::window::LoadedWindow;
 use crate::backend::{BackendError, ImageBackend, PlannedImage, RenderError, Renderer, Router};
 use crate::batch::SampleRecord;
-use crate::dataset::RowGroupBytes;
+use crate::dataset::PartBytes;
 use crate::image_decode::ImageHeader;
 use crate::random::{Purpose, sample_stream};
 use crate::stats::PipelineCounters;
-use crate::{Augment, CropPlan, Dataset, DatasetError, Place, SampleId};
+use crate::{Augment, CropPlan, Dataset, DatasetError, SampleId};
 
-/// A row group that came from the store, or why it did not; `window` is the sequence number of its window.
+/// A part that came from the store, or why it did not; `window` is the sequence number of its window.
 #[derive(Debug)]
 pub(super) struct Fetched {
     pub window: u64,
     pub shard: u32,
-    pub row_group: u32,
-    pub bytes: Result<RowGroupBytes, DatasetError>,
+    pub part: u32,
+    pub bytes: Result<PartBytes, DatasetError>,
 }
 
-/// A row group that is unpacked, or why it is not.
+/// A part that is unpacked, or why it is not.
 #[derive(Debug)]
 pub(super) struct Unpacked {
     pub window: u64,
     pub shard: u32,
-    pub row_group: u32,
+    pub part: u32,
     pub batch: Result<ShardBatch, DatasetError>,
 }
 
@@ -200,21 +200,15 @@ fn unpack<B>(shared: &Shared<B>, fetched: Fetched) -> Unpacked {
     let Fetched {
         window,
         shard,
-        row_group,
+        part,
         bytes,
     } = fetched;
-    let object = &shared.dataset.shards()[shard as usize];
-    let info = object.row_groups[row_group as usize];
+    let info = shared.dataset.shards()[shard as usize].parts[part as usize];
     let batch = bytes.and_then(|bytes| {
-        // A panic here would leave the walk waiting for a row group that never comes.
+        // A panic here would leave the walk waiting for a part that never comes.
         catch_unwind(AssertUnwindSafe(|| shared.dataset.unpack(bytes))).unwrap_or_else(|_| {
-            let place = Place {
-                object: object.url.clone(),
-                row_group: Some(row_group as usize),
-                ..Place::default()
-            };
             Err(DatasetError::BadPage {
-                place,
+                place: shared.dataset.place(shard, part),
                 source: "the Parquet reader panicked on these bytes".into(),
             })
         })
@@ -224,7 +218,7 @@ fn unpack<B>(shared: &Shared<B>, fetched: Fetched) -> Unpacked {
     Unpacked {
         window,
         shard,
-        row_group,
+        part,
         batch,
     }
 }

@@ -91,7 +91,7 @@ fn print_layout(dataset: &Dataset) {
         shards[0].url
     );
     println!("rows         {}", dataset.num_samples());
-    let groups = shards.iter().flat_map(|shard| &shard.row_groups);
+    let groups = shards.iter().flat_map(|shard| &shard.parts);
     let mut sizes = groups.map(|info| info.fetch_bytes).collect::<Vec<_>>();
     sizes.sort_unstable();
     let (least, median, most) = spread(&sizes);

@@ -75,17 +75,17 @@ impl Sample {
 pub fn take_sample(dataset: &Arc<Dataset>, num_images: usize, seed: u64) -> Sample {
     let chosen = choose(dataset, num_images as u64, seed);
     let (sender, receiver) = mpsc::channel();
-    let deliver = move |shard, row_group, bytes| {
+    let deliver = move |shard, part, bytes| {
         // Nobody listens any more only when the program ends.
-        let _ = sender.send((shard, row_group, bytes));
+        let _ = sender.send((shard, part, bytes));
     };
     dataset.fetch(&chosen, Arc::new(deliver));
     let mut sample = Sample::default();
     let mut batches = BTreeMap::new();
-    for (shard, row_group, bytes) in receiver.iter().take(chosen.len()) {
+    for (shard, part, bytes) in receiver.iter().take(chosen.len()) {
         match bytes.and_then(|bytes| dataset.unpack(bytes)) {
             Ok(batch) => {
-                batches.insert((shard, row_group), batch);
+                batches.insert((shard, part), batch);
             }
             Err(error) => sample.failed.push(full_text(&error)),
         }
@@ -93,22 +93,22 @@ pub fn take_sample(dataset: &Arc<Dataset>, num_images: usize, seed: u64) -> Samp
     sample.failed.sort();
     let has_labels = dataset.shards()[0].mapping.label.is_some();
     let mut ids = Vec::new();
-    for (&(shard, row_group), batch) in &batches {
-        count_rows(&mut sample, (shard, row_group), batch, has_labels);
-        let rows = 0..batch.num_rows() as u32;
-        let present = rows.filter(|&row| batch.image(row as usize).is_ok());
-        ids.extend(present.map(|row| SampleId {
-            shard,
-            row_group,
-            row,
-        }));
+    for (&(shard, part), batch) in &batches {
+        let info = dataset.shards()[shard as usize].parts[part as usize];
+        count_rows(&mut sample, (shard, info.row_group), batch, has_labels);
+        for row in 0..info.num_rows {
+            if let Ok(bytes) = batch.image(row as usize) {
+                let id = SampleId {
+                    shard,
+                    row_group: info.row_group,
+                    row: info.first_row + row,
+                };
+                ids.push((id, bytes));
+            }
+        }
     }
     shuffle(&mut epoch_stream(seed, 0, 1, Purpose::Order), &mut ids);
-    for id in ids.into_iter().take(num_images) {
-        let batch = &batches[&(id.shard, id.row_group)];
-        let Ok(bytes) = batch.image(id.row as usize) else {
-            continue;
-        };
+    for (id, bytes) in ids.into_iter().take(num_images) {
         match examine(&bytes) {
             Ok(header) => sample.images.push(SampledImage { id, bytes, header }),
             Err(reason) => sample.unreadable.push((id, reason)),
@@ -118,13 +118,13 @@ pub fn take_sample(dataset: &Arc<Dataset>, num_images: usize, seed: u64) -> Samp
     sample
 }
 
-/// Row groups in random order until there are enough of them and of their rows, or too many bytes.
+/// Row groups (or parts of large ones) in random order until there are enough of them and of their rows, or too many bytes.
 fn choose(dataset: &Dataset, num_images: u64, seed: u64) -> Vec<(u32, u32)> {
     let mut all = Vec::new();
     for (shard, content) in dataset.shards().iter().enumerate() {
-        let groups = content.row_groups.iter().enumerate();
-        let filled = groups.filter(|(_, info)| info.num_rows > 0);
-        all.extend(filled.map(|(row_group, info)| ((shard as u32, row_group as u32), *info)));
+        let parts = content.parts.iter().enumerate();
+        let filled = parts.filter(|(_, info)| info.num_rows > 0);
+        all.extend(filled.map(|(part, info)| ((shard as u32, part as u32), *info)));
     }
     shuffle(&mut epoch_stream(seed, 0, 0, Purpose::Order), &mut all);
     let (mut rows, mut bytes) = (0, 0);

@@ -105,7 +105,7 @@ fn labels_in(group: &SampledRowGroup) -> u64 {
 
 fn sizes(dataset: &Dataset) -> Vec<String> {
     let mut found = Vec::new();
-    let groups = dataset.shards().iter().flat_map(|shard| &shard.row_groups);
+    let groups = dataset.shards().iter().flat_map(|shard| &shard.parts);
     let groups = groups.collect::<Vec<_>>();
     let largest = groups
         .iter()
@@ -113,8 +113,8 @@ fn sizes(dataset: &Dataset) -> Vec<String> {
         .max();
     if let Some(bytes) = largest.filter(|&bytes| bytes > HUGE) {
         found.push(format!(
-            "huge row groups: the largest takes {:.0} MiB; a row group is fetched and held whole, so the loader needs much \
-             memory and starts late: write row groups of about 8 MiB (row_group_size of pyarrow and DuckDB, in rows; \
+            "huge row groups without an offset index: the largest takes {:.0} MiB and is fetched and held whole, so the loader \
+             needs much memory and starts late: write row groups of about 8 MiB (row_group_size of pyarrow and DuckDB, in rows; \
              --row-group-mib of `nepa pack`)",
             bytes as f64 / MIB as f64
         ));
