@@ -27,6 +27,6 @@ pub use dataset::{
     PartInfo, Shard,
 };
 pub use error::{DatasetError, ImageError, LoaderError, Place};
-pub use loader::{Loader, LoaderConfig, LoaderState};
+pub use loader::{EpochReport, Loader, LoaderConfig, LoaderState, MixingForecast};
 pub use sample::{EncodedImage, SampleId};
 pub use store::{StoreOptions, StoreUrl, open_url};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nepa_model::init_weights;
-use nepa_pipeline::{Dataset, DatasetError, LoaderError, LoaderState, SampleId};
+use nepa_pipeline::{Dataset, DatasetError, LoaderError, LoaderState, MixingForecast, SampleId};
 
 use crate::batches::{Batches, TrainBatch};
 use crate::checkpoint::{Checkpoint, CheckpointError, FileLengths, RunState};
@@ -243,9 +243,13 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
         position,
         &dataset,
     )?;
+    let loader_config = loader_config(&recipe, Some(output.folder().join(BAD_SAMPLES)));
+    if let Some(forecast) = MixingForecast::new(&dataset, &loader_config) {
+        println!("{forecast}");
+    }
     let loader = Batches::open(
         dataset,
-        loader_config(&recipe, Some(output.folder().join(BAD_SAMPLES))),
+        loader_config,
         position.map(|state| &state.loader),
         &device,
         recipe.train.precision,

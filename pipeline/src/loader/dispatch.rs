@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, select};
 
+use super::config::{LoaderConfig, batches_per_epoch};
 use super::order::{EpochOrder, Part, Window};
 use super::window::{LoadedWindow, LoadingWindow};
 use super::worker::{Done, Fetched, Job, Unpacked};
-use super::{LoaderConfig, batches_per_epoch};
 use crate::batch::BatchPool;
 use crate::dataset::FetchHandle;
 use crate::stats::PipelineCounters;

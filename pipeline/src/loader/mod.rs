@@ -2,101 +2,36 @@
 //!
 //! Fetching runs on the I/O runtime, unpacking and decoding on a fixed pool of threads, the walk along the order on a thread
 //! of its own. A batch is handed out when all its samples are rendered or replaced, strictly in order.
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
-use serde::{Deserialize, Serialize};
-
 use crate::backend::{BatchRenderer, CpuBackend, ImageBackend, Router};
 use crate::batch::{Batch, BatchPool};
-use crate::render::Normalize;
 use crate::stats::{PipelineCounters, PipelineStats, Sizes};
-use crate::{AugmentConfig, Dataset, LoaderError, SampleId};
+use crate::{Dataset, LoaderError, SampleId};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 mod bad_samples;
 mod batch_decode;
+mod config;
 mod dispatch;
+mod mixing;
 mod order;
 mod window;
 mod worker;
 
+pub use config::{LoaderConfig, LoaderState};
+pub use mixing::{EpochReport, MixingForecast};
+
 use bad_samples::{BadSample, BadSamples, Replacement};
+use config::{STATE_VERSION, batches_per_epoch, check, check_state};
 use dispatch::{Dispatcher, Ended, PendingBatch};
+use mixing::EpochMeter;
 use worker::{Done, Outcome};
-
-/// How a data set becomes batches.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LoaderConfig {
-    /// Seed of order and augmentation.
-    pub seed: u64,
-    /// Samples in one batch over all ranks.
-    pub global_batch: usize,
-    /// This rank.
-    pub rank: usize,
-    /// Number of ranks; divides `global_batch`.
-    pub world_size: usize,
-    /// Epochs to run; `None` means without end.
-    pub epochs: Option<u64>,
-    /// Whether samples are shuffled; off for evaluation.
-    pub shuffle: bool,
-    /// Whether an epoch's last incomplete batch is dropped.
-    pub drop_last: bool,
-    /// Augmentation.
-    pub augment: AugmentConfig,
-    /// Normalisation.
-    pub normalize: Normalize,
-    /// Whether EXIF orientation is applied.
-    pub exif_orientation: bool,
-    /// Decode threads.
-    pub decode_threads: usize,
-    /// Finished batches ahead of the consumer.
-    pub prefetch_batches: usize,
-    /// Bytes (decompressed) of row groups, or parts of them, whose samples are mixed with each other. The first windows of a run are smaller.
-    pub shuffle_window_bytes: u64,
-    /// Share of bad samples at which the run ends, judged after the first 1,000.
-    pub max_bad_fraction: f64,
-    /// Where bad samples are listed, one JSON line each.
-    pub bad_samples_path: Option<PathBuf>,
-}
-
-/// Where a loader stands: small, versioned; a loader restored from it yields the very batches that would have come next.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LoaderState {
-    /// Format version, 2.
-    pub version: u32,
-    /// [`Dataset::fingerprint`].
-    pub dataset: String,
-    /// Seed.
-    pub seed: u64,
-    /// Samples in one batch over all ranks.
-    pub global_batch: u64,
-    /// Epoch of the next batch.
-    pub epoch: u64,
-    /// Global batches of that epoch already handed out.
-    pub batch_in_epoch: u64,
-    /// Samples tried so far (over all epochs), for the budget of bad ones.
-    pub samples_tried: u64,
-    /// Bad samples so far.
-    pub samples_bad: u64,
-}
 
 /// Samples that wait for a decode thread, per thread: enough that none idles, few enough to stop at once.
 const JOBS_PER_THREAD: usize = 4;
-
-/// Global batches in an epoch of `num_samples`.
-fn batches_per_epoch(num_samples: u64, config: &LoaderConfig) -> u64 {
-    let global = config.global_batch as u64;
-    if config.drop_last {
-        num_samples / global
-    } else {
-        num_samples.div_ceil(global)
-    }
-}
 
 /// Runs the stages and hands out batches in order. Dropping it stops and joins all its threads.
 ///
@@ -114,6 +49,8 @@ pub struct Loader<B: ImageBackend = CpuBackend> {
     bad_samples: BadSamples,
     /// Epoch and batch that come next.
     next: (u64, u64),
+    meter: EpochMeter,
+    last_epoch: Option<EpochReport>,
     counters: Arc<PipelineCounters>,
     sizes: Sizes,
     started: Instant,
@@ -213,6 +150,8 @@ impl<B: ImageBackend> Loader<B> {
             failure,
             bad_samples,
             next,
+            meter: EpochMeter::starting_at(next.1),
+            last_epoch: None,
             counters,
             sizes,
             started: Instant::now(),
@@ -362,13 +301,38 @@ impl<B: ImageBackend> Loader<B> {
             Arc::clone(&self.backend),
         );
         self.counters.consume.item(0);
-        self.next = if pending.batch_in_epoch + 1 == self.per_epoch {
-            (pending.epoch + 1, 0)
+        let labels = batch.samples().iter().map(|sample| sample.label.as_ref());
+        self.meter.batch(labels, bad.len() as u64);
+        if pending.batch_in_epoch + 1 == self.per_epoch {
+            self.next = (pending.epoch + 1, 0);
+            self.end_epoch(pending.epoch);
         } else {
-            (pending.epoch, pending.batch_in_epoch + 1)
-        };
+            self.next = (pending.epoch, pending.batch_in_epoch + 1);
+        }
         self.bad_samples.record(batch.len() as u64, bad)?;
         Ok(Some(batch))
+    }
+
+    /// Says what became of the epoch's samples.
+    fn end_epoch(&mut self, epoch: u64) {
+        let report = self
+            .meter
+            .report(epoch, self.dataset.num_samples(), &self.config);
+        if self.config.shuffle && report.is_badly_mixed() {
+            tracing::warn!(
+                "{report}: the rows are sorted more than the shuffle window can mix; enlarge shuffle_window_bytes, or shuffle the rows \
+                 before writing the shards (`nepa pack` does)"
+            );
+        } else {
+            tracing::info!("{report}");
+        }
+        self.last_epoch = Some(report);
+        self.meter = EpochMeter::default();
+    }
+
+    /// What became of the samples of the last epoch that ended.
+    pub fn last_epoch(&self) -> Option<&EpochReport> {
+        self.last_epoch.as_ref()
     }
 
     fn place(&self, id: SampleId) -> crate::Place {
@@ -428,109 +392,4 @@ impl<B: ImageBackend> Drop for Loader<B> {
             let _ = thread.join();
         }
     }
-}
-
-/// Version of [`LoaderState`].
-const STATE_VERSION: u32 = 2;
-
-fn check(config: &LoaderConfig, num_samples: u64) -> Result<(), LoaderError> {
-    let wrong = |setting, value: String, why: &str| {
-        Err(LoaderError::Setting {
-            setting,
-            value,
-            why: why.to_owned(),
-        })
-    };
-    if config.global_batch == 0 {
-        return wrong(
-            "global_batch",
-            "0".to_owned(),
-            "a batch holds at least one sample",
-        );
-    }
-    if config.world_size == 0 || config.rank >= config.world_size {
-        let value = format!("{} of {}", config.rank, config.world_size);
-        return wrong("rank", value, "ranks count from 0 to world_size - 1");
-    }
-    if !config.global_batch.is_multiple_of(config.world_size) {
-        let why = format!(
-            "it does not divide evenly among {} ranks",
-            config.world_size
-        );
-        return wrong("global_batch", config.global_batch.to_string(), &why);
-    }
-    if config.decode_threads == 0 {
-        return wrong(
-            "decode_threads",
-            "0".to_owned(),
-            "at least one thread has to decode",
-        );
-    }
-    if config.prefetch_batches == 0 {
-        return wrong(
-            "prefetch_batches",
-            "0".to_owned(),
-            "at least one batch has to be under way",
-        );
-    }
-    if !(0.0..=1.0).contains(&config.max_bad_fraction) {
-        return wrong(
-            "max_bad_fraction",
-            config.max_bad_fraction.to_string(),
-            "it is a share from 0 to 1",
-        );
-    }
-    if config
-        .normalize
-        .std
-        .iter()
-        .any(|std| std.is_nan() || *std <= 0.0)
-    {
-        return wrong(
-            "normalize.std",
-            format!("{:?}", config.normalize.std),
-            "each must be positive",
-        );
-    }
-    if batches_per_epoch(num_samples, config) == 0 {
-        let why = format!(
-            "the data set holds {num_samples} samples, fewer than one batch; use a smaller batch, or keep incomplete batches (drop_last = false)"
-        );
-        return wrong("global_batch", config.global_batch.to_string(), &why);
-    }
-    Ok(())
-}
-
-fn check_state(
-    state: &LoaderState,
-    dataset: &Dataset,
-    config: &LoaderConfig,
-) -> Result<(), LoaderError> {
-    let same = |field, saved: String, current: String| {
-        if saved == current {
-            Ok(())
-        } else {
-            Err(LoaderError::StateMismatch {
-                field,
-                saved,
-                current,
-            })
-        }
-    };
-    same(
-        "state version",
-        state.version.to_string(),
-        STATE_VERSION.to_string(),
-    )?;
-    same(
-        "data set (fingerprint)",
-        state.dataset.clone(),
-        dataset.fingerprint(),
-    )?;
-    same("seed", state.seed.to_string(), config.seed.to_string())?;
-    same(
-        "batch size",
-        state.global_batch.to_string(),
-        config.global_batch.to_string(),
-    )
 }

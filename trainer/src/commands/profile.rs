@@ -11,6 +11,7 @@ use nepa_pipeline::render::Normalize;
 use nepa_pipeline::stats::{PipelineStats, Stage, StageStats};
 use nepa_pipeline::{
     AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
+    MixingForecast,
 };
 use nepa_schemas::SchemaOptions;
 use serde::Serialize;
@@ -200,6 +201,9 @@ fn measure(
 ) -> anyhow::Result<Report> {
     let (batch, decode_threads) = (config.global_batch, config.decode_threads);
     let shuffle_window_bytes = config.shuffle_window_bytes;
+    if let Some(forecast) = MixingForecast::new(&dataset, &config) {
+        eprintln!("{forecast}");
+    }
     let started = Instant::now();
     let mut loader = Loader::new(dataset, config, None)?;
     let image_size = loader

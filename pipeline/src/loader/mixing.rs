@@ -1,0 +1,429 @@
+//! How well batches mix: the divergence of their class histograms from the classes' frequencies, beside that of a true permutation.
+//!
+//! The divergence of a batch is the Kullback-Leibler divergence in nats, `sum q ln(q / p)`, of the histogram q of its classes from their frequencies p in the
+//! epoch. Over an epoch its mean is the entropy of p less the mean entropy of the batches, so nothing but entropies is summed. A small batch diverges even
+//! in a true permutation; that is the measure.
+use std::collections::{BTreeMap, HashMap};
+
+use nepa_schemas::Label;
+
+use super::config::{LoaderConfig, batches_per_epoch};
+use super::order::{self, EpochOrder};
+use crate::{Dataset, SampleId};
+
+/// Batches that a prediction looks at.
+const BATCHES: u64 = 48;
+/// Windows up to so many times the configured one are tried.
+const LARGEST_WINDOW: u64 = 64;
+/// Excess over a true permutation that counts as well mixed.
+const WELL_MIXED: f64 = 0.05;
+
+/// `-sum q ln q` of a histogram.
+fn entropy(counts: impl IntoIterator<Item = u64>, total: u64) -> f64 {
+    counts
+        .into_iter()
+        .filter(|&count| count > 0)
+        .map(|count| {
+            let share = count as f64 / total as f64;
+            -share * share.ln()
+        })
+        .sum()
+}
+
+/// `sum q ln(q / p)` of a batch of members of groups, p being the groups' shares of all.
+fn divergence(members: impl IntoIterator<Item = usize>, sizes: &[u64]) -> f64 {
+    let total: u64 = sizes.iter().sum();
+    let mut counts = HashMap::new();
+    let mut batch = 0u64;
+    for group in members {
+        *counts.entry(group).or_insert(0u64) += 1;
+        batch += 1;
+    }
+    counts
+        .into_iter()
+        .map(|(group, count)| {
+            let share = count as f64 / batch as f64;
+            share * (share * total as f64 / sizes[group] as f64).ln()
+        })
+        .sum()
+}
+
+/// Mean divergence of batches of `batch` samples of a true permutation of classes with these `sizes`: each count is hypergeometric.
+fn ideal_divergence(sizes: &[u64], batch: u64) -> f64 {
+    let total: u64 = sizes.iter().sum();
+    let batch = batch.min(total);
+    let mut by_size = BTreeMap::new();
+    for &size in sizes {
+        *by_size.entry(size).or_insert(0u64) += 1;
+    }
+    let ln_factorial = |n: u64| libm::lgamma(n as f64 + 1.0);
+    let ln_choose = |n: u64, k: u64| ln_factorial(n) - ln_factorial(k) - ln_factorial(n - k);
+    let all = ln_choose(total, batch);
+    let batch_entropy: f64 = by_size
+        .iter()
+        .map(|(&size, &number)| {
+            let least = (size + batch).saturating_sub(total).max(1);
+            let terms = (least..=size.min(batch)).map(|count| {
+                let probability =
+                    (ln_choose(size, count) + ln_choose(total - size, batch - count) - all).exp();
+                let share = count as f64 / batch as f64;
+                -probability * share * share.ln()
+            });
+            number as f64 * terms.sum::<f64>()
+        })
+        .sum();
+    // Rounding must not make it negative.
+    (entropy(sizes.iter().copied(), total) - batch_entropy).max(0.0)
+}
+
+/// How batches of a class-sorted data set would mix, by the shuffle window: the worst case of the same layout.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MixingForecast {
+    /// Groups whose histograms are compared: classes, each in rows side by side; shards, where no classes are named.
+    pub num_groups: usize,
+    /// Whether the groups are classes.
+    pub by_class: bool,
+    /// Samples in one batch over all ranks.
+    pub global_batch: u64,
+    /// Mean divergence in a true permutation, in nats.
+    pub ideal: f64,
+    /// Bytes of a window and mean divergence, in nats: the configured window first, then larger ones until batches are well mixed.
+    pub windows: Vec<(u64, f64)>,
+}
+
+impl MixingForecast {
+    /// The forecast for a data set; `None` where nothing is shuffled or there is but one group. Looks at the order only, at no data; for a large data set
+    /// it takes some tenths of a second.
+    pub fn new(dataset: &Dataset, config: &LoaderConfig) -> Option<Self> {
+        let num_samples = dataset.num_samples();
+        let global_batch = (config.global_batch as u64).min(num_samples);
+        let parts = order::parts(dataset.shards());
+        let first_rows: HashMap<(u32, u32), u64> = parts
+            .iter()
+            .scan(0, |row, part| {
+                let first = *row - u64::from(part.first_row);
+                *row += u64::from(part.num_rows);
+                Some(((part.shard, part.row_group), first))
+            })
+            .collect();
+        let classes = dataset.class_names().map(<[String]>::len);
+        let num_groups = classes.unwrap_or(dataset.shards().len());
+        if !config.shuffle || num_groups < 2 {
+            return None;
+        }
+        let group = |id: SampleId| -> usize {
+            if classes.is_none() {
+                return id.shard as usize;
+            }
+            let row = first_rows[&(id.shard, id.row_group)] + u64::from(id.row);
+            (row * num_groups as u64 / num_samples) as usize
+        };
+        let mut sizes = vec![0u64; num_groups];
+        for part in &parts {
+            for id in part.samples() {
+                sizes[group(id)] += 1;
+            }
+        }
+        let ideal = ideal_divergence(&sizes, global_batch);
+        let memory: u64 = parts.iter().map(|part| part.memory_bytes).sum();
+        let mut windows: Vec<(u64, f64)> = Vec::new();
+        let mut window_bytes = config.shuffle_window_bytes;
+        loop {
+            let order = EpochOrder::new(&parts, config.seed, 1, true, window_bytes);
+            let mean = mean_divergence(&order, num_samples, global_batch, &sizes, group);
+            windows.push((window_bytes, mean));
+            if mean <= ideal * (1.0 + WELL_MIXED)
+                || window_bytes >= memory
+                || window_bytes / config.shuffle_window_bytes.max(1) >= LARGEST_WINDOW
+            {
+                break;
+            }
+            window_bytes = window_bytes.saturating_mul(2);
+        }
+        Some(Self {
+            num_groups,
+            by_class: classes.is_some(),
+            global_batch,
+            ideal,
+            windows,
+        })
+    }
+
+    /// Excess of the divergence over a true permutation's, with the configured window: 0.05 is 5 %.
+    pub fn excess(&self) -> f64 {
+        excess(self.windows[0].1, self.ideal)
+    }
+}
+
+/// Mean divergence of some batches, spread over an epoch with full windows.
+fn mean_divergence(
+    order: &EpochOrder,
+    num_samples: u64,
+    batch: u64,
+    sizes: &[u64],
+    group: impl Fn(SampleId) -> usize,
+) -> f64 {
+    let num_batches = num_samples / batch;
+    let looked_at = num_batches.min(BATCHES);
+    let mut window: Option<(usize, Vec<SampleId>)> = None;
+    let sum: f64 = (0..looked_at)
+        .map(|i| {
+            let start = i * num_batches / looked_at * batch;
+            let groups = (start..start + batch).map(|position| {
+                let index = order.window_at(position);
+                if window.as_ref().is_none_or(|(held, _)| *held != index) {
+                    window = Some((index, order.samples(&order.windows[index])));
+                }
+                let (_, samples) = window.as_ref().expect("it was set");
+                group(samples[(position - order.windows[index].start) as usize])
+            });
+            divergence(groups, sizes)
+        })
+        .sum();
+    sum / looked_at as f64
+}
+
+fn excess(divergence: f64, ideal: f64) -> f64 {
+    if divergence <= ideal {
+        0.0
+    } else {
+        divergence / ideal.max(f64::MIN_POSITIVE) - 1.0
+    }
+}
+
+impl std::fmt::Display for MixingForecast {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let groups = if self.by_class { "classes" } else { "shards" };
+        write!(
+            f,
+            "shuffle: if the rows were sorted by {}, batches of {} would diverge from the {} {groups}' frequencies by",
+            if self.by_class { "class" } else { "shard" },
+            self.global_batch,
+            self.num_groups,
+        )?;
+        for (i, (bytes, divergence)) in self.windows.iter().enumerate() {
+            let mib = *bytes as f64 / f64::from(1 << 20);
+            let size = if mib >= 1024.0 {
+                format!("{:.3} GiB", mib / 1024.0)
+            } else {
+                format!("{mib:.0} MiB")
+            };
+            let size = size.replace(".000 GiB", " GiB");
+            let separator = if i == 0 { "" } else { "," };
+            write!(
+                f,
+                "{separator} {divergence:.3} nats with a window of {size} ({:.2} times the ideal)",
+                1.0 + excess(*divergence, self.ideal)
+            )?;
+        }
+        write!(f, "; a true permutation's {:.3} is the ideal", self.ideal)
+    }
+}
+
+/// What became of an epoch's samples, and how its batches mixed. Of this rank, since the loader started.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EpochReport {
+    /// The epoch, from 0.
+    pub epoch: u64,
+    /// Samples in the data set.
+    pub num_samples: u64,
+    /// Global batches in the epoch.
+    pub batches: u64,
+    /// The first of them that this loader gave; not 0 where it was resumed.
+    pub first_batch: u64,
+    /// Samples of this rank that were given.
+    pub given: u64,
+    /// Bad ones among the samples that were due, in whose place others were given.
+    pub replaced: u64,
+    /// Samples at the end of the epoch's order that no batch holds (`drop_last`), of all ranks.
+    pub left_out: u64,
+    /// Mean divergence of the batches' labels, and what it would be in a true permutation, in nats; `None` without labels or with one class.
+    pub divergence: Option<(f64, f64)>,
+}
+
+impl EpochReport {
+    /// Excess of the divergence over a true permutation's: 0.05 is 5 %.
+    pub fn excess(&self) -> Option<f64> {
+        self.divergence
+            .map(|(divergence, ideal)| excess(divergence, ideal))
+    }
+
+    /// Whether batches hold fewer classes than they should.
+    pub(super) fn is_badly_mixed(&self) -> bool {
+        self.excess().is_some_and(|excess| excess > WELL_MIXED)
+    }
+}
+
+impl std::fmt::Display for EpochReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "epoch {}: batches {} to {} of {}, {} of {} samples given, {} of them in the place of bad ones, {} left out",
+            self.epoch,
+            self.first_batch + 1,
+            self.batches,
+            self.batches,
+            self.given,
+            self.num_samples,
+            self.replaced,
+            self.left_out
+        )?;
+        if let Some((divergence, ideal)) = self.divergence {
+            write!(
+                f,
+                "; batches diverge from the classes' frequencies by {divergence:.3} nats, {:.2} times a true permutation's {ideal:.3}",
+                1.0 + excess(divergence, ideal)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Counts an epoch while it goes on.
+#[derive(Debug, Default)]
+pub(super) struct EpochMeter {
+    first_batch: u64,
+    given: u64,
+    replaced: u64,
+    classes: HashMap<Label, u64>,
+    labelled: u64,
+    batches: u64,
+    entropy_sum: f64,
+}
+
+impl EpochMeter {
+    pub(super) fn starting_at(first_batch: u64) -> Self {
+        Self {
+            first_batch,
+            ..Self::default()
+        }
+    }
+
+    /// Counts one batch by the labels of its samples.
+    pub(super) fn batch<'a>(
+        &mut self,
+        labels: impl Iterator<Item = Option<&'a Label>>,
+        replaced: u64,
+    ) {
+        self.replaced += replaced;
+        let mut in_batch = HashMap::new();
+        let mut labelled = 0;
+        for label in labels {
+            self.given += 1;
+            if let Some(label) = label {
+                *in_batch.entry(label).or_insert(0u64) += 1;
+                labelled += 1;
+            }
+        }
+        if labelled == 0 {
+            return;
+        }
+        self.batches += 1;
+        self.labelled += labelled;
+        self.entropy_sum += entropy(in_batch.values().copied(), labelled);
+        for (label, count) in in_batch {
+            if let Some(sum) = self.classes.get_mut(label) {
+                *sum += count;
+            } else {
+                self.classes.insert(label.clone(), count);
+            }
+        }
+    }
+
+    /// The epoch's report.
+    pub(super) fn report(
+        &self,
+        epoch: u64,
+        num_samples: u64,
+        config: &LoaderConfig,
+    ) -> EpochReport {
+        let batches = batches_per_epoch(num_samples, config);
+        let used = (batches * config.global_batch as u64).min(num_samples);
+        let divergence = (self.classes.len() > 1).then(|| {
+            let sizes: Vec<u64> = self.classes.values().copied().collect();
+            let mean = self.entropy_sum / self.batches as f64;
+            let divergence = entropy(sizes.iter().copied(), self.labelled) - mean;
+            let batch = self.labelled / self.batches;
+            (divergence.max(0.0), ideal_divergence(&sizes, batch))
+        });
+        EpochReport {
+            epoch,
+            num_samples,
+            batches,
+            first_batch: self.first_batch,
+            given: self.given,
+            replaced: self.replaced,
+            left_out: num_samples - used,
+            divergence,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Purpose, epoch_stream, shuffle};
+
+    #[test]
+    fn the_ideal_is_that_of_random_permutations() {
+        let sizes = [300u64, 100, 50, 50, 7, 5, 5, 5];
+        for batch in [8u64, 64, 200] {
+            let mut classes: Vec<usize> = sizes
+                .iter()
+                .enumerate()
+                .flat_map(|(class, &size)| (0..size).map(move |_| class))
+                .collect();
+            let mut rng = epoch_stream(3, batch, 0, Purpose::Order);
+            let rounds = 2_000;
+            let sum: f64 = (0..rounds)
+                .map(|_| {
+                    shuffle(&mut rng, &mut classes);
+                    divergence(classes[..batch as usize].iter().copied(), &sizes)
+                })
+                .sum();
+            let (measured, ideal) = (sum / f64::from(rounds), ideal_divergence(&sizes, batch));
+            assert!(
+                (measured / ideal - 1.0).abs() < 0.03,
+                "batch {batch}: {measured} measured, {ideal} computed"
+            );
+        }
+        assert!(
+            ideal_divergence(&[3, 5], 8) < 1e-12,
+            "a batch of everything"
+        );
+    }
+
+    #[test]
+    fn a_meter_tells_sorted_from_mixed() {
+        let config = LoaderConfig {
+            global_batch: 10,
+            ..crate::loader::config::tests::config()
+        };
+        let mut labels: Vec<Label> = (0..1000).map(|i| Label::Index(i / 100)).collect();
+        let report = |labels: &[Label]| {
+            let mut meter = EpochMeter::starting_at(0);
+            for batch in labels.chunks(10) {
+                meter.batch(batch.iter().map(Some), 1);
+            }
+            meter.report(4, 1003, &config)
+        };
+        let sorted = report(&labels);
+        assert_eq!(
+            (
+                sorted.given,
+                sorted.replaced,
+                sorted.left_out,
+                sorted.batches
+            ),
+            (1000, 100, 3, 100)
+        );
+        let (divergence, ideal) = sorted.divergence.unwrap();
+        assert!((divergence - 10f64.ln()).abs() < 1e-9 && divergence > 2.0 * ideal);
+        assert!(sorted.is_badly_mixed());
+        shuffle(&mut epoch_stream(1, 0, 0, Purpose::Order), &mut labels);
+        let mixed = report(&labels);
+        assert!(!mixed.is_badly_mixed(), "{mixed}");
+        let none = EpochMeter::starting_at(0).report(0, 10, &config);
+        assert_eq!((none.given, none.divergence), (0, None));
+    }
+}
