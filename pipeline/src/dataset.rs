@@ -66,7 +66,7 @@ impl Default for IoConfig {
     }
 }
 
-/// Which data set.
+/// Which data set, or which mixture of several.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DatasetConfig {
@@ -75,6 +75,33 @@ pub struct DatasetConfig {
     /// Column choices.
     #[serde(flatten)]
     pub schema: SchemaOptions,
+    /// Instead of `urls`: several data sets that are read together, each with its share of every batch.
+    pub mixture: Vec<MixtureSource>,
+}
+
+/// One data set of a mixture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MixtureSource {
+    /// URLs, local paths, prefixes or globs.
+    pub urls: Vec<String>,
+    /// Its share of every batch, relative to the other weights.
+    pub weight: f64,
+    /// Column choices.
+    #[serde(flatten)]
+    pub schema: SchemaOptions,
+}
+
+/// An opened data set of a mixture; the only one where nothing is mixed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Source {
+    /// Its shards, as indices in [`Dataset::shards`].
+    pub shards: Range<u32>,
+    /// Rows in them.
+    pub num_samples: u64,
+    /// Its weight as configured; 1 where nothing is mixed.
+    pub weight: f64,
+    /// Class names, which its shards agree on.
+    pub class_names: Option<Vec<String>>,
 }
 
 /// Rows that are fetched together: a row group, or the rows of some pages of a large one.
@@ -115,7 +142,7 @@ pub type Deliver = Arc<dyn Fn(u32, u32, Result<PartBytes, DatasetError>) + Send 
 pub struct Dataset {
     shards: Vec<Shard>,
     readers: Vec<footer::ShardReader>,
-    class_names: Option<Vec<String>>,
+    sources: Vec<Source>,
     io: IoConfig,
     runtime: IoRuntime,
     connector: CountingConnector,
@@ -133,45 +160,23 @@ impl Dataset {
     ) -> Result<Arc<Self>, DatasetError> {
         let connector = CountingConnector::default();
         let counting = Arc::new(counters::Counting::default());
-        let opened = runtime.block_on({
-            let (config, io) = (config.clone(), io.clone());
-            let (connector, counting) = (connector.clone(), Arc::clone(&counting));
-            async move {
-                let objects = list::list(&config.urls, &io, &connector).await?;
-                let options = &config.schema;
-                futures::stream::iter(objects)
-                    .map(|object| {
-                        footer::read_shard(
-                            object,
-                            options,
-                            io.part_bytes,
-                            io.max_retries + 1,
-                            Arc::clone(&counting),
-                        )
-                    })
-                    .buffered(io.max_requests.max(1))
-                    .try_collect::<Vec<_>>()
-                    .await
-            }
-        });
-        let (shards, readers): (Vec<_>, Vec<_>) = opened?.into_iter().unzip();
-        for shard in &shards[1..] {
-            same_mapping(&shards[0], shard)?;
-        }
-        if shards
-            .iter()
-            .all(|shard| shard.parts.iter().all(|part| part.num_rows == 0))
-        {
-            return Err(DatasetError::NoRows {
-                url: shards[0].url.clone(),
+        let (mut shards, mut readers, mut sources) = (Vec::new(), Vec::new(), Vec::new());
+        for source in sources_of(config)? {
+            let (urls, schema) = (source.urls.clone(), source.schema);
+            let (io, connector, counting) = (io.clone(), connector.clone(), Arc::clone(&counting));
+            let opened = runtime.block_on(async move {
+                read_shards(&urls, schema, &io, &connector, &counting).await
             });
+            let (more, more_readers): (Vec<_>, Vec<_>) = opened?.into_iter().unzip();
+            sources.push(opened_source(&more, shards.len() as u32, source.weight)?);
+            shards.extend(more);
+            readers.extend(more_readers);
         }
-        let class_names = shards[0].mapping.class_names.clone();
         let budget = counters::ByteBudget::new(io.max_bytes, Arc::clone(&counting));
         Ok(Arc::new(Self {
-            class_names,
             shards,
             readers,
+            sources,
             io: io.clone(),
             runtime: runtime.clone(),
             connector,
@@ -181,44 +186,72 @@ impl Dataset {
         }))
     }
 
-    /// The shards, sorted by URL.
+    /// The data sets that are mixed; one where nothing is.
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+
+    /// The index in [`Self::sources`] of the data set that a shard belongs to.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub fn source_of(&self, shard: u32) -> usize {
+        self.sources
+            .iter()
+            .position(|source| source.shards.contains(&shard))
+            .expect("every shard belongs to a data set")
+    }
+
+    /// The shards, sorted by URL within each data set.
     pub fn shards(&self) -> &[Shard] {
         &self.shards
     }
 
     /// Number of samples in all shards.
     pub fn num_samples(&self) -> u64 {
-        self.shards
-            .iter()
-            .flat_map(|shard| &shard.parts)
-            .map(|part| u64::from(part.num_rows))
-            .sum()
+        self.sources.iter().map(|source| source.num_samples).sum()
     }
 
     /// A digest (hex) of what decides the order: names relative to the data set's root, sizes, rows of each part,
     /// columns read. The same data set on disk and in a bucket has the same fingerprint.
     pub fn fingerprint(&self) -> String {
-        let mut digest = Sha256::new();
-        digest.update(b"nepa data set 1");
-        for path in self.shards[0].mapping.leaf_paths() {
-            update_text(&mut digest, &path);
-        }
-        let root = common_root(&self.shards);
-        for shard in &self.shards {
-            update_text(&mut digest, &shard.url[root..]);
-            let mut number = |number: u64| digest.update(number.to_le_bytes());
-            number(shard.size);
-            number(shard.parts.len() as u64);
-            for part in &shard.parts {
-                number(u64::from(part.num_rows));
+        let digest_of = |source: &Source| {
+            let shards = &self.shards[source.shards.start as usize..source.shards.end as usize];
+            let mut digest = Sha256::new();
+            digest.update(b"nepa data set 1");
+            for path in shards[0].mapping.leaf_paths() {
+                update_text(&mut digest, &path);
             }
+            let root = common_root(shards);
+            for shard in shards {
+                update_text(&mut digest, &shard.url[root..]);
+                let mut number = |number: u64| digest.update(number.to_le_bytes());
+                number(shard.size);
+                number(shard.parts.len() as u64);
+                for part in &shard.parts {
+                    number(u64::from(part.num_rows));
+                }
+            }
+            digest.finalize()
+        };
+        if let [source] = &self.sources[..] {
+            return format!("{:x}", digest_of(source));
+        }
+        let mut digest = Sha256::new();
+        digest.update(b"nepa mixture 1");
+        for source in &self.sources {
+            digest.update(source.weight.to_le_bytes());
+            digest.update(digest_of(source));
         }
         format!("{:x}", digest.finalize())
     }
 
-    /// Class names, which the shards agree on.
+    /// Class names, if there is one data set and its shards name them. For a mixture: [`Source::class_names`].
     pub fn class_names(&self) -> Option<&[String]> {
-        self.class_names.as_deref()
+        match &self.sources[..] {
+            [source] => source.class_names.as_deref(),
+            _ => None,
+        }
     }
 
     /// How the store is used.
@@ -292,6 +325,76 @@ impl FetchHandle {
     pub fn cancel(&self) {
         self.task.abort();
     }
+}
+
+/// The data sets that a configuration asks for.
+fn sources_of(config: &DatasetConfig) -> Result<Vec<MixtureSource>, DatasetError> {
+    if config.mixture.is_empty() {
+        return Ok(vec![MixtureSource {
+            urls: config.urls.clone(),
+            weight: 1.0,
+            schema: config.schema.clone(),
+        }]);
+    }
+    if !config.urls.is_empty() {
+        return Err(DatasetError::UrlsBesideMixture {
+            urls: config.urls.clone(),
+        });
+    }
+    for source in &config.mixture {
+        if !(source.weight.is_finite() && source.weight > 0.0) {
+            return Err(DatasetError::MixtureWeight {
+                urls: source.urls.clone(),
+                weight: source.weight,
+            });
+        }
+    }
+    Ok(config.mixture.clone())
+}
+
+/// Lists the URLs of one data set and reads all footers.
+async fn read_shards(
+    urls: &[String],
+    schema: SchemaOptions,
+    io: &IoConfig,
+    connector: &CountingConnector,
+    counting: &Arc<counters::Counting>,
+) -> Result<Vec<(Shard, footer::ShardReader)>, DatasetError> {
+    let objects = list::list(urls, io, connector).await?;
+    let schema = &schema;
+    futures::stream::iter(objects)
+        .map(|object| {
+            footer::read_shard(
+                object,
+                schema,
+                io.part_bytes,
+                io.max_retries + 1,
+                Arc::clone(counting),
+            )
+        })
+        .buffered(io.max_requests.max(1))
+        .try_collect()
+        .await
+}
+
+/// Checks that the shards of one data set, the first of which has number `first`, read alike and hold rows.
+fn opened_source(shards: &[Shard], first: u32, weight: f64) -> Result<Source, DatasetError> {
+    for shard in &shards[1..] {
+        same_mapping(&shards[0], shard)?;
+    }
+    let parts = shards.iter().flat_map(|shard| &shard.parts);
+    let num_samples = parts.map(|part| u64::from(part.num_rows)).sum();
+    if num_samples == 0 {
+        return Err(DatasetError::NoRows {
+            url: shards[0].url.clone(),
+        });
+    }
+    Ok(Source {
+        shards: first..first + shards.len() as u32,
+        num_samples,
+        weight,
+        class_names: shards[0].mapping.class_names.clone(),
+    })
 }
 
 /// Shards of one data set must read alike, or a sample would mean different things in different shards.

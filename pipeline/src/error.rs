@@ -64,6 +64,23 @@ pub enum DatasetError {
         "no data set is named: give at least one path or URL, such as s3://bucket/train-*.parquet"
     )]
     NoUrls,
+    /// A data set and a mixture are named at once.
+    #[error(
+        "both a data set ({}) and a mixture are named: name the data set as one more source of the mixture, or leave the mixture out",
+        urls.join(", ")
+    )]
+    UrlsBesideMixture {
+        /// The data set's URLs.
+        urls: Vec<String>,
+    },
+    /// A weight of a mixture is of no use.
+    #[error("the weight of {} in the mixture is {weight}, but it must be positive and finite; leave a data set out to read nothing of it", urls.join(", "))]
+    MixtureWeight {
+        /// The data set's URLs.
+        urls: Vec<String>,
+        /// Its weight.
+        weight: f64,
+    },
     /// The URL has no usable form.
     #[error("cannot read the URL {url}: {problem}")]
     BadUrl {

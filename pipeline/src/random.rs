@@ -14,6 +14,8 @@ pub enum Purpose {
     Augment = 2,
     /// The choice of a replacement for a bad sample.
     Replace = 3,
+    /// The order of data sets within a batch of a mixture.
+    Mix = 4,
 }
 
 /// The stream of one sample in one epoch.

@@ -1,6 +1,7 @@
 //! The promises of the project, a module each, in one test binary.
 mod bad_data;
 mod device;
+mod elastic;
 mod engine_kernels;
 mod example;
 mod golden;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nepa_model::{ModelError, NepaConfig};
 use nepa_pipeline::augment::AugmentError;
 use nepa_pipeline::render::Normalize;
-use nepa_pipeline::{AugmentConfig, IoConfig};
+use nepa_pipeline::{AugmentConfig, IoConfig, MixtureSource};
 use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceChoice;
@@ -21,6 +21,9 @@ pub struct DataConfig {
     /// URLs, local paths, prefixes or globs; `--data` replaces them.
     #[serde(default)]
     pub urls: Vec<String>,
+    /// Instead of `urls`: several data sets, each with its share of every batch; `--data` replaces them, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mixture: Vec<MixtureSource>,
     /// Name of the image column; left out: automatic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_column: Option<String>,
@@ -576,7 +579,7 @@ impl Recipe {
         ] {
             range(threads != Some(0), key, &0, "at least 1")?;
         }
-        if self.data.urls.is_empty() {
+        if self.data.urls.is_empty() && self.data.mixture.is_empty() {
             Err(RecipeError::NoData)
         } else {
             Ok(())

@@ -484,6 +484,7 @@ fn same_run(place: &str, saved: &ResolvedRecipe, current: &ResolvedRecipe) -> Re
         (recipe.train.accumulation, recipe.train.steps_per_epoch) = (0, 0);
         // Where the data lies may change; `dataset` tells whether it is the same.
         recipe.data.urls = Vec::new();
+        recipe.data.mixture = Vec::new();
         serde_json::to_value(recipe).expect("a resolved recipe is plain data with string keys")
     };
     match first_difference("", &numbers_only(saved), &numbers_only(current)) {

@@ -30,6 +30,7 @@ impl Setup {
         let mut recipe = Recipe::read(&options.recipe, &options.sets)?;
         if !options.data.is_empty() {
             recipe.data.urls.clone_from(&options.data);
+            recipe.data.mixture.clear();
         }
         recipe.check(1)?;
         let device = device::open(recipe.device)?;
@@ -40,10 +41,14 @@ impl Setup {
             // Pretraining reads no labels.
             label_column: Some(String::new()),
         };
-        let dataset_config = DatasetConfig {
+        let mut dataset_config = DatasetConfig {
             urls: recipe.data.urls.clone(),
             schema,
+            mixture: recipe.data.mixture.clone(),
         };
+        for source in &mut dataset_config.mixture {
+            source.schema.label_column = Some(String::new());
+        }
         let dataset = Dataset::open(&dataset_config, &recipe.io, &runtime)?;
         let recipe = recipe.resolve(dataset.num_samples(), dataset.fingerprint())?;
         Ok(Self {

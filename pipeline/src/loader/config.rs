@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::mixture::Mixture;
 use crate::render::Normalize;
 use crate::{AugmentConfig, Dataset, LoaderError};
 
@@ -64,20 +65,14 @@ pub struct LoaderState {
     pub samples_bad: u64,
 }
 
-/// Global batches in an epoch of `num_samples`.
-pub(super) fn batches_per_epoch(num_samples: u64, config: &LoaderConfig) -> u64 {
-    let global = config.global_batch as u64;
-    if config.drop_last {
-        num_samples / global
-    } else {
-        num_samples.div_ceil(global)
-    }
-}
-
 /// Version of [`LoaderState`].
 pub(super) const STATE_VERSION: u32 = 2;
 
-pub(super) fn check(config: &LoaderConfig, num_samples: u64) -> Result<(), LoaderError> {
+pub(super) fn check(
+    config: &LoaderConfig,
+    mixture: &Mixture,
+    dataset: &Dataset,
+) -> Result<(), LoaderError> {
     let wrong = |setting, value: String, why: &str| {
         Err(LoaderError::Setting {
             setting,
@@ -136,7 +131,8 @@ pub(super) fn check(config: &LoaderConfig, num_samples: u64) -> Result<(), Loade
             "each must be positive",
         );
     }
-    if batches_per_epoch(num_samples, config) == 0 {
+    if mixture.batches_per_epoch(config) == 0 {
+        let num_samples = dataset.num_samples();
         let why = format!(
             "the data set holds {num_samples} samples, fewer than one batch; use a smaller batch, or keep incomplete batches (drop_last = false)"
         );

@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, select};
 
-use super::config::{LoaderConfig, batches_per_epoch};
-use super::order::{EpochOrder, Part, Window};
+use super::config::LoaderConfig;
+use super::mixture::{Mixture, SamplePlace, WalkSource};
+use super::order::{EpochOrder, Window};
 use super::window::{LoadedWindow, LoadingWindow};
-use super::worker::{Done, Fetched, Job, Unpacked};
+use super::worker::{Done, Fetched, Job, Unpacked, WindowId};
 use crate::batch::BatchPool;
 use crate::dataset::FetchHandle;
 use crate::stats::PipelineCounters;
@@ -40,8 +41,7 @@ pub(super) enum Ended {
 pub(super) struct Dispatcher<S> {
     pub dataset: Arc<Dataset>,
     pub config: LoaderConfig,
-    pub parts: Vec<Part>,
-    pub num_samples: u64,
+    pub mixture: Mixture,
     pub pool: BatchPool<S>,
     pub counters: Arc<PipelineCounters>,
     pub stop: Receiver<()>,
@@ -53,6 +53,7 @@ pub(super) struct Dispatcher<S> {
 
 /// The window that is walked.
 struct Current {
+    epoch: u64,
     window: Window,
     loaded: Arc<LoadedWindow>,
     samples: Vec<SampleId>,
@@ -60,7 +61,7 @@ struct Current {
 
 /// A window on its way.
 struct Ahead {
-    sequence: u64,
+    id: WindowId,
     order: Arc<EpochOrder>,
     loading: LoadingWindow,
     fetch: FetchHandle,
@@ -75,36 +76,38 @@ impl Drop for Ahead {
 impl<S> Dispatcher<S> {
     /// Walks from (epoch, batch) to the end of the last epoch.
     pub(super) fn run(&self, first_epoch: u64, first_batch: u64) -> Result<(), Ended> {
-        let per_epoch = batches_per_epoch(self.num_samples, &self.config);
-        let mut walk = WindowWalk::new(
-            self,
-            first_epoch,
-            first_batch * self.config.global_batch as u64,
-        );
+        let per_epoch = self.mixture.batches_per_epoch(&self.config);
+        let mut walks: Vec<_> = self
+            .mixture
+            .sources(&self.config, &self.dataset)
+            .into_iter()
+            .enumerate()
+            .map(|(index, source)| {
+                let (epoch, position) =
+                    self.mixture
+                        .position(index, first_epoch, first_batch, &self.config);
+                WindowWalk::new(self, index, source, epoch, position)
+            })
+            .collect();
         let mut epoch = first_epoch;
         let mut first_batch = first_batch;
         while self.config.epochs.is_none_or(|epochs| epoch < epochs) {
             for batch in first_batch..per_epoch {
-                self.dispatch_batch(&mut walk, epoch, batch)?;
+                self.dispatch_batch(&mut walks, epoch, batch)?;
             }
             (epoch, first_batch) = (epoch + 1, 0);
-            walk.current = None;
         }
         Ok(())
     }
 
     fn dispatch_batch(
         &self,
-        walk: &mut WindowWalk<S>,
+        walks: &mut [WindowWalk<S>],
         epoch: u64,
         batch: u64,
     ) -> Result<(), Ended> {
-        let global = self.config.global_batch as u64;
-        let start = batch * global;
-        let length = global.min(self.num_samples - start);
-        let (rank, world) = (self.config.rank as u64, self.config.world_size as u64);
-        let mine = start + length * rank / world..start + length * (rank + 1) / world;
-        let num_samples = (mine.end - mine.start) as usize;
+        let mine = self.mixture.slice(epoch, batch, &self.config);
+        let num_samples = mine.len();
 
         let waiting = Instant::now();
         let mut slots = select! {
@@ -126,11 +129,15 @@ impl<S> Dispatcher<S> {
         }
         self.counters.dispatch.blocked_out(waiting);
 
-        for (position, (slot, index)) in slots.into_iter().zip(mine).enumerate() {
-            let current = walk.window_of(epoch, index)?;
+        for (position, (slot, place)) in slots.into_iter().zip(mine).enumerate() {
+            self.enter_window(walks, place)?;
+            let current = walks[place.source]
+                .current
+                .as_ref()
+                .expect("it was entered");
             let job = Job {
-                epoch,
-                id: current.samples[(index - current.window.start) as usize],
+                epoch: place.epoch,
+                id: current.samples[(place.index - current.window.start) as usize],
                 window: Arc::clone(&current.loaded),
                 position,
                 slot,
@@ -146,13 +153,31 @@ impl<S> Dispatcher<S> {
         self.counters.dispatch.item(0);
         Ok(())
     }
+
+    /// Makes the window that holds `place` its walk's current one; called with growing places of each data set.
+    fn enter_window(&self, walks: &mut [WindowWalk<S>], place: SamplePlace) -> Result<(), Ended> {
+        while !walks[place.source].holds(place) {
+            walks[place.source].leave(place.epoch);
+            let waiting = Instant::now();
+            while !walks[place.source].next_is_settled() {
+                let unpacked = select! {
+                    recv(self.unpacked) -> unpacked => unpacked.map_err(|_| Ended::Stopped)?,
+                    recv(self.stop) -> _ => return Err(Ended::Stopped),
+                };
+                walks[unpacked.window.source].arrive(unpacked);
+            }
+            self.counters.dispatch.blocked_in(waiting);
+            walks[place.source].enter()?;
+        }
+        Ok(())
+    }
 }
 
-/// The windows of all epochs in order, some of them fetched ahead.
+/// The windows of all epochs of one data set in order, some of them fetched ahead.
 struct WindowWalk<'a, S> {
     dispatcher: &'a Dispatcher<S>,
-    /// Samples of an epoch that some batch uses.
-    used_samples: u64,
+    index: usize,
+    source: WalkSource,
     ahead: VecDeque<Ahead>,
     current: Option<Current>,
     /// The next window to fetch: epoch, its order, index of the window.
@@ -163,16 +188,19 @@ struct WindowWalk<'a, S> {
 }
 
 impl<'a, S> WindowWalk<'a, S> {
-    fn new(dispatcher: &'a Dispatcher<S>, epoch: u64, position: u64) -> Self {
-        let config = &dispatcher.config;
-        let used_samples = (batches_per_epoch(dispatcher.num_samples, config)
-            * config.global_batch as u64)
-            .min(dispatcher.num_samples);
-        let order = Arc::new(Self::order(dispatcher, epoch));
+    fn new(
+        dispatcher: &'a Dispatcher<S>,
+        index: usize,
+        source: WalkSource,
+        epoch: u64,
+        position: u64,
+    ) -> Self {
+        let order = Arc::new(source.order(&dispatcher.config, epoch));
         let next_window = order.window_at(position);
         Self {
             dispatcher,
-            used_samples,
+            index,
+            source,
             ahead: VecDeque::new(),
             current: None,
             next_epoch: epoch,
@@ -182,61 +210,46 @@ impl<'a, S> WindowWalk<'a, S> {
         }
     }
 
-    fn order(dispatcher: &Dispatcher<S>, epoch: u64) -> EpochOrder {
-        let config = &dispatcher.config;
-        EpochOrder::new(
-            &dispatcher.parts,
-            config.seed,
-            epoch,
-            config.shuffle,
-            config.shuffle_window_bytes,
-        )
+    fn holds(&self, place: SamplePlace) -> bool {
+        self.current.as_ref().is_some_and(|current| {
+            let window = &current.window;
+            current.epoch == place.epoch
+                && (window.start..window.start + window.num_samples()).contains(&place.index)
+        })
     }
 
-    /// The window that holds the `index`-th sample of `epoch`; called with growing positions.
-    fn window_of(&mut self, epoch: u64, index: u64) -> Result<&Current, Ended> {
-        loop {
-            let holds = self.current.as_ref().is_some_and(|current| {
-                (current.window.start..current.window.start + current.window.num_samples())
-                    .contains(&index)
-            });
-            if holds {
-                return Ok(self.current.as_ref().expect("it was looked at"));
-            }
-            self.current = None;
-            self.current = Some(self.advance(epoch)?);
-            // The next window comes while this one is decoded.
-            self.fetch_ahead();
-        }
-    }
-
-    fn advance(&mut self, epoch: u64) -> Result<Current, Ended> {
+    /// Gives the current window up for the next one, of `epoch` or a later one.
+    fn leave(&mut self, epoch: u64) {
+        self.current = None;
         // A rank's last slice may end before the epoch's last window.
         self.ahead.retain(|ahead| ahead.order.epoch() >= epoch);
         if self.next_epoch < epoch {
             self.next_epoch = epoch;
-            self.next_order = Arc::new(Self::order(self.dispatcher, epoch));
+            self.next_order = Arc::new(self.source.order(&self.dispatcher.config, epoch));
             self.next_window = 0;
         }
         self.fetch_ahead();
-        let waiting = Instant::now();
-        while !self.ahead[0].loading.is_settled() {
-            let unpacked = select! {
-                recv(self.dispatcher.unpacked) -> unpacked => unpacked.map_err(|_| Ended::Stopped)?,
-                recv(self.dispatcher.stop) -> _ => return Err(Ended::Stopped),
-            };
-            // Deliveries of a window that failed and was left are of no use.
-            if let Some(ahead) = self
-                .ahead
-                .iter_mut()
-                .find(|ahead| ahead.sequence == unpacked.window)
-            {
-                ahead
-                    .loading
-                    .arrive(unpacked.shard, unpacked.part, unpacked.batch);
-            }
+    }
+
+    fn next_is_settled(&self) -> bool {
+        self.ahead[0].loading.is_settled()
+    }
+
+    /// Takes a part of one of the windows ahead; that of a window that failed and was left is of no use.
+    fn arrive(&mut self, unpacked: Unpacked) {
+        if let Some(ahead) = self
+            .ahead
+            .iter_mut()
+            .find(|ahead| ahead.id == unpacked.window)
+        {
+            ahead
+                .loading
+                .arrive(unpacked.shard, unpacked.part, unpacked.batch);
         }
-        self.dispatcher.counters.dispatch.blocked_in(waiting);
+    }
+
+    /// Makes the next window, which is settled, the current one.
+    fn enter(&mut self) -> Result<(), Ended> {
         let mut ahead = self.ahead.pop_front().expect("the first was looked at");
         let order = Arc::clone(&ahead.order);
         let loading = std::mem::replace(&mut ahead.loading, LoadingWindow::new(Window::default()));
@@ -244,42 +257,50 @@ impl<'a, S> WindowWalk<'a, S> {
             .finish()
             .map_err(|error| Ended::Failed(error.into()))?;
         let samples = order.samples(&window);
-        Ok(Current {
+        self.current = Some(Current {
+            epoch: order.epoch(),
             window,
             loaded: Arc::new(loaded),
             samples,
-        })
+        });
+        // The next window comes while this one is decoded.
+        self.fetch_ahead();
+        Ok(())
     }
 
     fn fetch_ahead(&mut self) {
-        let config = &self.dispatcher.config;
         while self.ahead.len() + usize::from(self.current.is_some()) < WINDOWS_AHEAD {
             let exhausted = self
                 .next_order
                 .windows
                 .get(self.next_window)
-                .is_none_or(|window| window.start >= self.used_samples);
+                .is_none_or(|window| window.start >= self.source.used_samples);
             if exhausted {
-                if config
+                if self
+                    .source
                     .epochs
                     .is_some_and(|epochs| self.next_epoch + 1 >= epochs)
                 {
                     return;
                 }
                 self.next_epoch += 1;
-                self.next_order = Arc::new(Self::order(self.dispatcher, self.next_epoch));
+                self.next_order =
+                    Arc::new(self.source.order(&self.dispatcher.config, self.next_epoch));
                 self.next_window = 0;
                 continue;
             }
             let loading = LoadingWindow::new(self.next_order.windows[self.next_window].clone());
-            let sequence = self.next_sequence;
+            let id = WindowId {
+                source: self.index,
+                sequence: self.next_sequence,
+            };
             let fetched = self.dispatcher.fetched.clone();
             let fetch = self.dispatcher.dataset.fetch(
                 &loading.parts(),
                 Arc::new(move |shard, part, bytes| {
                     // Nobody listens while the loader stops.
                     let _ = fetched.send(Fetched {
-                        window: sequence,
+                        window: id,
                         shard,
                         part,
                         bytes,
@@ -287,7 +308,7 @@ impl<'a, S> WindowWalk<'a, S> {
                 }),
             );
             self.ahead.push_back(Ahead {
-                sequence,
+                id,
                 order: Arc::clone(&self.next_order),
                 loading,
                 fetch,

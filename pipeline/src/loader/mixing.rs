@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use nepa_schemas::Label;
 
-use super::config::{LoaderConfig, batches_per_epoch};
+use super::config::LoaderConfig;
 use super::order::{self, EpochOrder};
+use crate::batch::SampleRecord;
 use crate::{Dataset, SampleId};
 
 /// Batches that a prediction looks at.
@@ -92,7 +93,7 @@ pub struct MixingForecast {
 }
 
 impl MixingForecast {
-    /// The forecast for a data set; `None` where nothing is shuffled or there is but one group. Looks at the order only, at no data; for a large data set
+    /// The forecast for a data set; `None` where nothing is shuffled, where there is but one group, and for a mixture. Looks at the order only, at no data; for a large data set
     /// it takes some tenths of a second.
     pub fn new(dataset: &Dataset, config: &LoaderConfig) -> Option<Self> {
         let num_samples = dataset.num_samples();
@@ -108,7 +109,7 @@ impl MixingForecast {
             .collect();
         let classes = dataset.class_names().map(<[String]>::len);
         let num_groups = classes.unwrap_or(dataset.shards().len());
-        if !config.shuffle || num_groups < 2 {
+        if !config.shuffle || num_groups < 2 || dataset.sources().len() > 1 {
             return None;
         }
         let group = |id: SampleId| -> usize {
@@ -237,7 +238,9 @@ pub struct EpochReport {
     pub replaced: u64,
     /// Samples at the end of the epoch's order that no batch holds (`drop_last`), of all ranks.
     pub left_out: u64,
-    /// Mean divergence of the batches' labels, and what it would be in a true permutation, in nats; `None` without labels or with one class.
+    /// Whether the divergence is that of classes; of shards otherwise.
+    pub by_class: bool,
+    /// Mean divergence of the batches, and what it would be in a true permutation, in nats; `None` where there is but one class or shard.
     pub divergence: Option<(f64, f64)>,
 }
 
@@ -271,7 +274,8 @@ impl std::fmt::Display for EpochReport {
         if let Some((divergence, ideal)) = self.divergence {
             write!(
                 f,
-                "; batches diverge from the classes' frequencies by {divergence:.3} nats, {:.2} times a true permutation's {ideal:.3}",
+                "; batches diverge from the {}' frequencies by {divergence:.3} nats, {:.2} times a true permutation's {ideal:.3}",
+                if self.by_class { "classes" } else { "shards" },
                 1.0 + excess(divergence, ideal)
             )?;
         }
@@ -280,53 +284,58 @@ impl std::fmt::Display for EpochReport {
 }
 
 /// Counts an epoch while it goes on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct EpochMeter {
+    by_class: bool,
     first_batch: u64,
     given: u64,
     replaced: u64,
-    classes: HashMap<Label, u64>,
-    labelled: u64,
+    /// Samples by their class, or by their shard as if it were one.
+    groups: HashMap<Label, u64>,
+    grouped: u64,
     batches: u64,
     entropy_sum: f64,
 }
 
 impl EpochMeter {
-    pub(super) fn starting_at(first_batch: u64) -> Self {
+    /// A meter of classes or, where there are none, of shards.
+    pub(super) fn new(by_class: bool, first_batch: u64) -> Self {
         Self {
+            by_class,
             first_batch,
-            ..Self::default()
+            given: 0,
+            replaced: 0,
+            groups: HashMap::new(),
+            grouped: 0,
+            batches: 0,
+            entropy_sum: 0.0,
         }
     }
 
-    /// Counts one batch by the labels of its samples.
-    pub(super) fn batch<'a>(
-        &mut self,
-        labels: impl Iterator<Item = Option<&'a Label>>,
-        replaced: u64,
-    ) {
+    /// Counts one batch.
+    pub(super) fn batch(&mut self, samples: &[SampleRecord], replaced: u64) {
+        self.given += samples.len() as u64;
         self.replaced += replaced;
         let mut in_batch = HashMap::new();
-        let mut labelled = 0;
-        for label in labels {
-            self.given += 1;
-            if let Some(label) = label {
-                *in_batch.entry(label).or_insert(0u64) += 1;
-                labelled += 1;
+        for sample in samples {
+            let group = if self.by_class {
+                sample.label.clone()
+            } else {
+                Some(Label::Index(i64::from(sample.id.shard)))
+            };
+            if let Some(group) = group {
+                *in_batch.entry(group).or_insert(0u64) += 1;
             }
         }
-        if labelled == 0 {
+        let grouped: u64 = in_batch.values().sum();
+        if grouped == 0 {
             return;
         }
         self.batches += 1;
-        self.labelled += labelled;
-        self.entropy_sum += entropy(in_batch.values().copied(), labelled);
-        for (label, count) in in_batch {
-            if let Some(sum) = self.classes.get_mut(label) {
-                *sum += count;
-            } else {
-                self.classes.insert(label.clone(), count);
-            }
+        self.grouped += grouped;
+        self.entropy_sum += entropy(in_batch.values().copied(), grouped);
+        for (group, count) in in_batch {
+            *self.groups.entry(group).or_insert(0) += count;
         }
     }
 
@@ -335,25 +344,25 @@ impl EpochMeter {
         &self,
         epoch: u64,
         num_samples: u64,
+        used_samples: u64,
         config: &LoaderConfig,
     ) -> EpochReport {
-        let batches = batches_per_epoch(num_samples, config);
-        let used = (batches * config.global_batch as u64).min(num_samples);
-        let divergence = (self.classes.len() > 1).then(|| {
-            let sizes: Vec<u64> = self.classes.values().copied().collect();
+        let divergence = (self.groups.len() > 1).then(|| {
+            let sizes: Vec<u64> = self.groups.values().copied().collect();
             let mean = self.entropy_sum / self.batches as f64;
-            let divergence = entropy(sizes.iter().copied(), self.labelled) - mean;
-            let batch = self.labelled / self.batches;
+            let divergence = entropy(sizes.iter().copied(), self.grouped) - mean;
+            let batch = self.grouped / self.batches;
             (divergence.max(0.0), ideal_divergence(&sizes, batch))
         });
         EpochReport {
             epoch,
             num_samples,
-            batches,
+            batches: used_samples.div_ceil(config.global_batch as u64),
             first_batch: self.first_batch,
             given: self.given,
             replaced: self.replaced,
-            left_out: num_samples - used,
+            left_out: num_samples - used_samples,
+            by_class: self.by_class,
             divergence,
         }
     }
@@ -399,15 +408,31 @@ mod tests {
             global_batch: 10,
             ..crate::loader::config::tests::config()
         };
-        let mut labels: Vec<Label> = (0..1000).map(|i| Label::Index(i / 100)).collect();
-        let report = |labels: &[Label]| {
-            let mut meter = EpochMeter::starting_at(0);
-            for batch in labels.chunks(10) {
-                meter.batch(batch.iter().map(Some), 1);
+        let plan = config.augment.build().unwrap().draw(
+            8,
+            8,
+            &mut epoch_stream(1, 0, 0, Purpose::Augment),
+        );
+        let mut samples: Vec<SampleRecord> = (0..1000)
+            .map(|i| SampleRecord {
+                id: SampleId {
+                    shard: i % 2,
+                    row_group: 0,
+                    row: i,
+                },
+                plan,
+                label: Some(Label::Index(i64::from(i / 100))),
+                replaces: None,
+            })
+            .collect();
+        let report = |samples: &[SampleRecord], by_class| {
+            let mut meter = EpochMeter::new(by_class, 0);
+            for batch in samples.chunks(10) {
+                meter.batch(batch, 1);
             }
-            meter.report(4, 1003, &config)
+            meter.report(4, 1003, 1000, &config)
         };
-        let sorted = report(&labels);
+        let sorted = report(&samples, true);
         assert_eq!(
             (
                 sorted.given,
@@ -420,10 +445,12 @@ mod tests {
         let (divergence, ideal) = sorted.divergence.unwrap();
         assert!((divergence - 10f64.ln()).abs() < 1e-9 && divergence > 2.0 * ideal);
         assert!(sorted.is_badly_mixed());
-        shuffle(&mut epoch_stream(1, 0, 0, Purpose::Order), &mut labels);
-        let mixed = report(&labels);
+        let (divergence, _) = report(&samples, false).divergence.unwrap();
+        assert!(divergence < 1e-9, "each batch holds both shards alike");
+        shuffle(&mut epoch_stream(1, 0, 0, Purpose::Order), &mut samples);
+        let mixed = report(&samples, true);
         assert!(!mixed.is_badly_mixed(), "{mixed}");
-        let none = EpochMeter::starting_at(0).report(0, 10, &config);
+        let none = EpochMeter::new(true, 0).report(0, 10, 10, &config);
         assert_eq!((none.given, none.divergence), (0, None));
     }
 }

@@ -17,6 +17,7 @@ mod batch_decode;
 mod config;
 mod dispatch;
 mod mixing;
+mod mixture;
 mod order;
 mod window;
 mod worker;
@@ -25,9 +26,10 @@ pub use config::{LoaderConfig, LoaderState};
 pub use mixing::{EpochReport, MixingForecast};
 
 use bad_samples::{BadSample, BadSamples, Replacement};
-use config::{STATE_VERSION, batches_per_epoch, check, check_state};
+use config::{STATE_VERSION, check, check_state};
 use dispatch::{Dispatcher, Ended, PendingBatch};
 use mixing::EpochMeter;
+use mixture::Mixture;
 use worker::{Done, Outcome};
 
 /// Samples that wait for a decode thread, per thread: enough that none idles, few enough to stop at once.
@@ -49,6 +51,7 @@ pub struct Loader<B: ImageBackend = CpuBackend> {
     bad_samples: BadSamples,
     /// Epoch and batch that come next.
     next: (u64, u64),
+    mixture: Mixture,
     meter: EpochMeter,
     last_epoch: Option<EpochReport>,
     counters: Arc<PipelineCounters>,
@@ -83,11 +86,11 @@ impl<B: ImageBackend> Loader<B> {
         state: Option<&LoaderState>,
         backend: Arc<B>,
     ) -> Result<Self, LoaderError> {
-        let num_samples = dataset.num_samples();
-        check(&config, num_samples)?;
+        let mixture = Mixture::of(&dataset);
+        check(&config, &mixture, &dataset)?;
         let augment = config.augment.build()?;
         let image_size = augment.output_size();
-        let per_epoch = batches_per_epoch(num_samples, &config);
+        let per_epoch = mixture.batches_per_epoch(&config);
         if let Some(state) = state {
             check_state(state, &dataset, &config)?;
         }
@@ -121,9 +124,8 @@ impl<B: ImageBackend> Loader<B> {
 
         let dispatcher = Dispatcher {
             dataset: Arc::clone(&dataset),
-            parts: order::parts(dataset.shards()),
             config: config.clone(),
-            num_samples,
+            mixture: mixture.clone(),
             pool: pool.clone(),
             counters: Arc::clone(&counters),
             stop: stop.clone(),
@@ -140,6 +142,7 @@ impl<B: ImageBackend> Loader<B> {
             seed: config.seed,
             counters: Arc::clone(&counters),
         });
+        let has_classes = has_classes(&dataset);
         let mut loader = Self {
             dataset,
             image_size,
@@ -150,7 +153,8 @@ impl<B: ImageBackend> Loader<B> {
             failure,
             bad_samples,
             next,
-            meter: EpochMeter::starting_at(next.1),
+            mixture,
+            meter: EpochMeter::new(has_classes, next.1),
             last_epoch: None,
             counters,
             sizes,
@@ -301,8 +305,7 @@ impl<B: ImageBackend> Loader<B> {
             Arc::clone(&self.backend),
         );
         self.counters.consume.item(0);
-        let labels = batch.samples().iter().map(|sample| sample.label.as_ref());
-        self.meter.batch(labels, bad.len() as u64);
+        self.meter.batch(batch.samples(), bad.len() as u64);
         if pending.batch_in_epoch + 1 == self.per_epoch {
             self.next = (pending.epoch + 1, 0);
             self.end_epoch(pending.epoch);
@@ -315,9 +318,12 @@ impl<B: ImageBackend> Loader<B> {
 
     /// Says what became of the epoch's samples.
     fn end_epoch(&mut self, epoch: u64) {
-        let report = self
-            .meter
-            .report(epoch, self.dataset.num_samples(), &self.config);
+        let report = self.meter.report(
+            epoch,
+            self.dataset.num_samples(),
+            self.mixture.used_samples(&self.config),
+            &self.config,
+        );
         if self.config.shuffle && report.is_badly_mixed() {
             tracing::warn!(
                 "{report}: the rows are sorted more than the shuffle window can mix; enlarge shuffle_window_bytes, or shuffle the rows \
@@ -327,7 +333,7 @@ impl<B: ImageBackend> Loader<B> {
             tracing::info!("{report}");
         }
         self.last_epoch = Some(report);
-        self.meter = EpochMeter::default();
+        self.meter = EpochMeter::new(has_classes(&self.dataset), 0);
     }
 
     /// What became of the samples of the last epoch that ended.
@@ -381,6 +387,11 @@ impl<B: ImageBackend> Loader<B> {
             &self.dataset.io_counters(),
         )
     }
+}
+
+/// Whether equal labels mean equal classes: not in two data sets.
+fn has_classes(dataset: &Dataset) -> bool {
+    dataset.sources().len() == 1 && dataset.shards()[0].mapping.label.is_some()
 }
 
 impl<B: ImageBackend> Drop for Loader<B> {

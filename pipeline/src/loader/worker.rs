@@ -17,10 +17,19 @@ use crate::random::{Purpose, sample_stream};
 use crate::stats::PipelineCounters;
 use crate::{Augment, CropPlan, Dataset, DatasetError, SampleId};
 
-/// A part that came from the store, or why it did not; `window` is the sequence number of its window.
+/// A window of one walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WindowId {
+    /// Index of the data set.
+    pub source: usize,
+    /// Number of the window in that walk.
+    pub sequence: u64,
+}
+
+/// A part that came from the store, or why it did not.
 #[derive(Debug)]
 pub(super) struct Fetched {
-    pub window: u64,
+    pub window: WindowId,
     pub shard: u32,
     pub part: u32,
     pub bytes: Result<PartBytes, DatasetError>,
@@ -29,7 +38,7 @@ pub(super) struct Fetched {
 /// A part that is unpacked, or why it is not.
 #[derive(Debug)]
 pub(super) struct Unpacked {
-    pub window: u64,
+    pub window: WindowId,
     pub shard: u32,
     pub part: u32,
     pub batch: Result<ShardBatch, DatasetError>,
@@ -162,14 +171,10 @@ pub(super) fn run<B: ImageBackend>(shared: &Shared<B>, mut queues: Queues<B::Slo
             recv(queues.stop) -> _ => return,
             recv(queues.fetched) -> fetched => {
                 shared.counters.decode.blocked_in(waiting);
-                let Ok(fetched) = fetched else {
-                    // The walk has ended and fetches no more; the samples that it handed out are still to be rendered.
+                let sent = fetched.is_ok_and(|fetched| queues.unpacked.send(unpack(shared, fetched)).is_ok());
+                if !sent {
+                    // The walk has ended and wants no more; the samples that it handed out are still to be rendered.
                     queues.fetched = never();
-                    continue;
-                };
-                let unpacked = unpack(shared, fetched);
-                if queues.unpacked.send(unpacked).is_err() {
-                    return;
                 }
             }
             recv(queues.returned) -> job => {

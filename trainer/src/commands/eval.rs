@@ -243,6 +243,7 @@ fn features(
     let dataset = DatasetConfig {
         urls: urls.to_vec(),
         schema,
+        ..DatasetConfig::default()
     };
     let dataset = Dataset::open(&dataset, &IoConfig::default(), runtime)?;
     let names = dataset.class_names().map(<[String]>::to_vec);

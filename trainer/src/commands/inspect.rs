@@ -49,6 +49,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             image_column: args.image_column,
             label_column: args.label_column,
         },
+        ..DatasetConfig::default()
     };
     let dataset = Dataset::open(&config, &IoConfig::default(), &runtime)?;
     print_layout(&dataset);

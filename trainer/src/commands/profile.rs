@@ -108,6 +108,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         &DatasetConfig {
             urls: args.urls.clone(),
             schema,
+            ..DatasetConfig::default()
         },
         &io,
         &runtime,

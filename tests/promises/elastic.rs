@@ -1,0 +1,191 @@
+//! A run that stops anywhere, by SIGKILL too, goes on with any number of ranks: the same global batches, sample by sample and pixel by pixel.
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nepa_pipeline::random::{Purpose, below, epoch_stream};
+use nepa_pipeline::{
+    Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime, Loader, LoaderState, MixtureSource,
+    SampleRecord,
+};
+use nepa_tests::ranks;
+
+use crate::loader::{all_good, some_bad};
+
+fn mixture(folders: &[(&Path, f64)]) -> Result<Arc<Dataset>, DatasetError> {
+    let mixture = folders.iter().map(|(folder, weight)| MixtureSource {
+        urls: vec![folder.to_str().unwrap().to_owned()],
+        weight: *weight,
+        schema: nepa_schemas::SchemaOptions::default(),
+    });
+    let config = DatasetConfig {
+        mixture: mixture.collect(),
+        ..DatasetConfig::default()
+    };
+    Dataset::open(&config, &IoConfig::default(), &IoRuntime::new(1).unwrap())
+}
+
+/// The next `count` global batches of `world_size` ranks that start at `state`, and the state after them.
+fn batches(
+    dataset: &Arc<Dataset>,
+    world_size: usize,
+    state: Option<&LoaderState>,
+    count: usize,
+) -> (Vec<Vec<SampleRecord>>, LoaderState) {
+    let mut loaders: Vec<Loader> = (0..world_size)
+        .map(|rank| {
+            Loader::new(Arc::clone(dataset), ranks::config(rank, world_size), state).unwrap()
+        })
+        .collect();
+    let batches = (0..count)
+        .map(|_| {
+            loaders
+                .iter_mut()
+                .flat_map(|loader| loader.next_batch().unwrap().unwrap().samples().to_vec())
+                .collect()
+        })
+        .collect();
+    (batches, loaders[0].state())
+}
+
+#[test]
+fn ranks_may_come_and_go() {
+    let (good, bad) = (all_good(), some_bad());
+    for dataset in [
+        mixture(&[(bad.path(), 1.0)]).unwrap(),
+        mixture(&[(bad.path(), 3.0), (good.path(), 1.0)]).unwrap(),
+    ] {
+        let (whole, _) = batches(&dataset, 1, None, 20);
+        // 1 rank, then 8, then 3, then 24, then 1.
+        let (mut joined, mut state) = batches(&dataset, 1, None, 3);
+        for world_size in [8, 3, 24, 1] {
+            let json = serde_json::to_string(&state).unwrap();
+            assert!(json.len() <= 4096, "{} bytes of state", json.len());
+            let (more, next) = batches(&dataset, world_size, Some(&state), 4);
+            joined.extend(more);
+            state = next;
+        }
+        assert!(joined == whole[..19]);
+    }
+}
+
+#[test]
+fn a_mixture_gives_each_data_set_its_share() {
+    let (good, bad) = (all_good(), some_bad());
+    let dataset = mixture(&[(bad.path(), 3.0), (good.path(), 1.0)]).unwrap();
+    assert_eq!(dataset.sources().len(), 2);
+    let (batches, _) = batches(&dataset, 2, None, 22);
+    for batch in &batches {
+        let from_first = batch
+            .iter()
+            .filter(|sample| dataset.source_of(sample.id.shard) == 0);
+        assert_eq!(from_first.count(), 18, "3 of 4 in 24");
+    }
+    // In one epoch of a data set each of its samples comes once, or another one of the same data set stands for it.
+    let mut first: Vec<_> = batches
+        .iter()
+        .flatten()
+        .map(|sample| sample.replaces.unwrap_or(sample.id))
+        .filter(|id| dataset.source_of(id.shard) == 1)
+        .take(66)
+        .collect();
+    first.sort_unstable();
+    first.dedup();
+    assert_eq!(first.len(), 66);
+    let other = mixture(&[(bad.path(), 2.0), (good.path(), 1.0)]).unwrap();
+    assert_ne!(dataset.fingerprint(), other.fingerprint());
+}
+
+#[test]
+fn a_mixture_that_cannot_be_is_refused() {
+    let good = all_good();
+    let text = mixture(&[(good.path(), 1.0), (good.path(), 0.0)])
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("weight") && text.contains(" 0,"), "{text}");
+    let config = DatasetConfig {
+        urls: vec!["/somewhere".to_owned()],
+        mixture: vec![MixtureSource {
+            urls: vec!["/elsewhere".to_owned()],
+            weight: 1.0,
+            schema: nepa_schemas::SchemaOptions::default(),
+        }],
+        ..DatasetConfig::default()
+    };
+    let text = Dataset::open(&config, &IoConfig::default(), &IoRuntime::new(1).unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("/somewhere") && text.contains("mixture"),
+        "{text}"
+    );
+}
+
+/// Starts `nepa-test-ranks`.
+fn start(folder: &Path, world_size: usize, sources: &[String]) -> std::process::Child {
+    Command::new(env!("CARGO_BIN_EXE_nepa-test-ranks"))
+        .arg(folder)
+        .arg(world_size.to_string())
+        .args(sources)
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap()
+}
+
+/// `NEPA_KILLS` says how often; 100 without it.
+#[test]
+fn a_run_killed_at_random_points_gives_the_same_batches() {
+    let kills: u64 = std::env::var("NEPA_KILLS").map_or(100, |text| text.parse().unwrap());
+    let seed: u64 = std::env::var("NEPA_SEED").map_or_else(
+        |_| u64::from(std::process::id()),
+        |text| text.parse().unwrap(),
+    );
+    println!("NEPA_SEED={seed}, {kills} kills");
+    let (good, bad) = (all_good(), some_bad());
+    let sources = [
+        format!("{}:3", bad.path().display()),
+        format!("{}:1", good.path().display()),
+    ];
+    let output = tempfile::tempdir().unwrap();
+    let started = Instant::now();
+    assert!(start(output.path(), 1, &sources).wait().unwrap().success());
+    let whole_run = started.elapsed();
+    let expected = std::fs::read_to_string(output.path().join("trace.jsonl")).unwrap();
+    assert_eq!(expected.lines().count(), 40 * (132 / 24));
+
+    let mut rng = epoch_stream(seed, 0, 0, Purpose::Order);
+    let mut killed = 0;
+    let (mut in_progress, mut grown) = (0, 0);
+    while killed < kills {
+        let output = tempfile::tempdir().unwrap();
+        loop {
+            let world_size = [1, 2, 3, 4, 8, 24][below(&mut rng, 6) as usize];
+            let mut child = start(output.path(), world_size, &sources);
+            let limit = whole_run.as_micros() as u64 / 2;
+            std::thread::sleep(Duration::from_micros(below(&mut rng, limit.max(1))));
+            if killed < kills && child.try_wait().unwrap().is_none() {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                killed += 1;
+                let lines = std::fs::read_to_string(output.path().join("trace.jsonl"))
+                    .map_or(0, |text| text.lines().count());
+                in_progress += u64::from(lines > 0);
+                grown = grown.max(lines);
+                continue;
+            }
+            assert!(child.wait().unwrap().success(), "seed {seed}");
+            break;
+        }
+        let trace = std::fs::read_to_string(output.path().join("trace.jsonl")).unwrap();
+        assert!(
+            trace == expected,
+            "another trace after {killed} kills, seed {seed}"
+        );
+    }
+    println!(
+        "{killed} kills, {in_progress} of them after the first batch, the latest after {grown} batches"
+    );
+    assert!(in_progress * 4 >= kills, "too few kills met a run at work");
+}
