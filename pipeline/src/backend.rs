@@ -22,6 +22,8 @@ pub struct PlannedImage<'a> {
     pub header: ImageHeader,
     /// The crop.
     pub plan: CropPlan,
+    /// Further views from the same decode; empty but for backends that take them.
+    pub more_views: &'a [CropPlan],
 }
 
 /// Decodes one image at a time; each decode thread has one.
@@ -73,8 +75,13 @@ pub trait ImageBackend: Send + Sync + std::fmt::Debug + 'static {
     /// The batch decoder.
     type BatchRenderer: BatchRenderer<Slot = Self::Slot>;
 
-    /// Slots for one batch of `batch_size` images of 3 x `image_size` x `image_size`.
-    fn slots(&self, batch_size: usize, image_size: u32) -> Result<Vec<Self::Slot>, BackendError>;
+    /// Slots for one batch of `batch_size` samples of square views with these sides in pixels; one, unless [`Self::takes_more_views`].
+    fn slots(&self, batch_size: usize, sides: &[u32]) -> Result<Vec<Self::Slot>, BackendError>;
+
+    /// Whether it renders several views of a sample.
+    fn takes_more_views(&self) -> bool {
+        false
+    }
 
     /// A decoder for one thread; called on that thread.
     fn renderer(&self) -> Result<Self::Renderer, BackendError>;

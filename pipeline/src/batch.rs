@@ -8,6 +8,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use nepa_schemas::Label;
 
 use crate::backend::{CpuBackend, ImageBackend};
+use crate::render::Pixel;
 use crate::{CropPlan, SampleId};
 
 /// What became of one position of a batch.
@@ -17,6 +18,8 @@ pub struct SampleRecord {
     pub id: SampleId,
     /// Its plan.
     pub plan: CropPlan,
+    /// The plans of its further views.
+    pub more_views: Vec<CropPlan>,
     /// Its label.
     pub label: Option<Label>,
     /// The bad sample that stood here, if this one replaces it.
@@ -63,7 +66,7 @@ impl<S> BatchPool<S> {
 #[derive(Debug)]
 pub struct Batch<B: ImageBackend> {
     epoch: u64,
-    image_size: u32,
+    sides: Arc<[u32]>,
     samples: Vec<SampleRecord>,
     /// At least as many as samples; the last batch of an epoch may leave some unused.
     slots: Vec<B::Slot>,
@@ -72,12 +75,12 @@ pub struct Batch<B: ImageBackend> {
 }
 
 /// A batch in ordinary memory.
-pub type HostBatch = Batch<CpuBackend>;
+pub type HostBatch<P = f32> = Batch<CpuBackend<P>>;
 
 impl<B: ImageBackend> Batch<B> {
     pub(crate) fn new(
         epoch: u64,
-        image_size: u32,
+        sides: Arc<[u32]>,
         samples: Vec<SampleRecord>,
         slots: Vec<B::Slot>,
         pool: BatchPool<B::Slot>,
@@ -85,7 +88,7 @@ impl<B: ImageBackend> Batch<B> {
     ) -> Self {
         Self {
             epoch,
-            image_size,
+            sides,
             samples,
             slots,
             pool,
@@ -113,9 +116,36 @@ impl<B: ImageBackend> Batch<B> {
         &self.samples
     }
 
-    /// Side of the square images in pixels.
+    /// Side of the square images in pixels; of the first view, if there are several.
     pub fn image_size(&self) -> u32 {
-        self.image_size
+        self.sides[0]
+    }
+
+    /// Sides of all views in pixels.
+    pub fn view_sides(&self) -> &[u32] {
+        &self.sides
+    }
+
+    /// The samples whose pixels these are, in order.
+    pub fn ids(&self) -> impl ExactSizeIterator<Item = SampleId> + '_ {
+        self.samples.iter().map(|sample| sample.id)
+    }
+
+    /// The class index of each sample, in order.
+    pub fn class_indices(&self) -> Result<Vec<u32>, NoClassIndex> {
+        let index = |sample: &SampleRecord| match &sample.label {
+            Some(Label::Index(index)) => u32::try_from(*index).ok(),
+            _ => None,
+        };
+        self.samples
+            .iter()
+            .map(|sample| {
+                index(sample).ok_or_else(|| NoClassIndex {
+                    id: sample.id,
+                    label: sample.label.clone(),
+                })
+            })
+            .collect()
     }
 
     /// Where the samples' pixels lie, in order.
@@ -124,15 +154,40 @@ impl<B: ImageBackend> Batch<B> {
     }
 }
 
-impl HostBatch {
-    /// Pixels of sample `i`, `[3, S, S]`.
-    pub fn pixels(&self, i: usize) -> &[f32] {
-        &self.slots()[i]
+/// A sample has no class index.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{id} has the label {label:?}, which is no class index from 0; choose a column of integers with label_column, or read the labels one by one"
+)]
+pub struct NoClassIndex {
+    /// The sample.
+    pub id: SampleId,
+    /// Its label.
+    pub label: Option<Label>,
+}
+
+impl<P: Pixel> HostBatch<P> {
+    /// Pixels of sample `i`, `[3, S, S]`, or `[P, 3 * p * p]` where patches were asked for; of its first view, if there are several.
+    pub fn pixels(&self, i: usize) -> &[P] {
+        self.view(i, 0)
     }
 
-    /// All pixels, `[B, 3, S, S]`, in one new vector.
-    pub fn to_vec(&self) -> Vec<f32> {
-        self.slots().concat()
+    /// Pixels of view `view` of sample `i`.
+    pub fn view(&self, i: usize, view: usize) -> &[P] {
+        let values = |side: &u32| 3 * (*side as usize).pow(2);
+        let start = self.sides[..view].iter().map(values).sum();
+        &self.slots()[i][start..start + values(&self.sides[view])]
+    }
+
+    /// All pixels of the first view, `[B, 3, S, S]` (or `[B, P, 3 * p * p]`), in one new vector.
+    pub fn to_vec(&self) -> Vec<P> {
+        self.view_to_vec(0)
+    }
+
+    /// All pixels of view `view`, `[B, 3, S, S]` (or `[B, P, 3 * p * p]`), in one new vector.
+    pub fn view_to_vec(&self, view: usize) -> Vec<P> {
+        let all = (0..self.len()).map(|i| self.view(i, view));
+        all.collect::<Vec<_>>().concat()
     }
 }
 

@@ -245,13 +245,10 @@ impl<A: Accelerator, D: DeviceDecoders<A>> ImageBackend for DeviceBackend<A, D> 
     type Renderer = DeviceRenderer<A, D::Decoder>;
     type BatchRenderer = DeviceBatchRenderer<A, D::BatchDecoder>;
 
-    fn slots(
-        &self,
-        batch_size: usize,
-        image_size: u32,
-    ) -> Result<Vec<DeviceSlot<A>>, BackendError> {
+    fn slots(&self, batch_size: usize, sides: &[u32]) -> Result<Vec<DeviceSlot<A>>, BackendError> {
         assert_eq!(
-            image_size, self.layout.image_size,
+            sides,
+            [self.layout.image_size],
             "the augmentation and the layout give the image another size"
         );
         let slot_bytes = self.layout.slot_bytes();

@@ -115,6 +115,19 @@ impl PixelRect {
         }
     }
 
+    /// The smallest one that holds both.
+    pub(crate) fn around(self, other: Self) -> Self {
+        let (left, top) = (self.left.min(other.left), self.top.min(other.top));
+        let right = (self.left + self.width).max(other.left + other.width);
+        let bottom = (self.top + self.height).max(other.top + other.height);
+        Self {
+            left,
+            top,
+            width: right - left,
+            height: bottom - top,
+        }
+    }
+
     /// With `margin` more columns on both sides, as far as an image of `width` columns has them.
     fn wider(self, margin: u32, width: u32) -> Self {
         let left = self.left.saturating_sub(margin);

@@ -21,12 +21,12 @@ pub mod store;
 
 pub use augment::{Augment, AugmentConfig, CropPlan, CropRect, EdgeSupport, Filter};
 pub use backend::{CpuBackend, ImageBackend};
-pub use batch::{Batch, HostBatch, SampleRecord};
+pub use batch::{Batch, HostBatch, NoClassIndex, SampleRecord};
 pub use dataset::{
     Dataset, DatasetConfig, Deliver, FetchHandle, IoConfig, IoCounters, IoRuntime, MixtureSource,
     PartBytes, PartInfo, Shard, Source,
 };
 pub use error::{DatasetError, ImageError, LoaderError, Place};
-pub use loader::{EpochReport, Loader, LoaderConfig, LoaderState, MixingForecast};
+pub use loader::{EpochReport, Loader, LoaderBuilder, LoaderConfig, LoaderState, MixingForecast};
 pub use sample::{EncodedImage, SampleId};
 pub use store::{StoreOptions, StoreUrl, open_url};

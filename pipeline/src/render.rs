@@ -31,12 +31,39 @@ impl Default for Normalize {
     }
 }
 
+/// A pixel value in host memory.
+pub trait Pixel: Copy + Default + PartialEq + Send + Sync + std::fmt::Debug + 'static {
+    /// The value of an 8-bit channel value, given its normalised one.
+    fn new(value: u8, normalized: f32) -> Self;
+}
+
+impl Pixel for f32 {
+    fn new(_value: u8, normalized: f32) -> Self {
+        normalized
+    }
+}
+
+impl Pixel for half::bf16 {
+    /// Rounded to nearest even.
+    fn new(_value: u8, normalized: f32) -> Self {
+        Self::from_f32(normalized)
+    }
+}
+
+impl Pixel for u8 {
+    /// As it is, not normalised.
+    fn new(value: u8, _normalized: f32) -> Self {
+        value
+    }
+}
+
 impl Normalize {
-    /// The normalised value of each 8-bit value, a table a channel.
-    fn tables(&self) -> [[f32; 256]; 3] {
+    /// The pixel of each 8-bit value, a table a channel.
+    fn tables<P: Pixel>(&self) -> [[P; 256]; 3] {
         std::array::from_fn(|channel| {
             std::array::from_fn(|value| {
-                (value as f32 / 255.0 - self.mean[channel]) / self.std[channel]
+                let normalized = (value as f32 / 255.0 - self.mean[channel]) / self.std[channel];
+                P::new(value as u8, normalized)
             })
         })
     }
@@ -44,9 +71,10 @@ impl Normalize {
 
 /// What one thread needs to render samples on the CPU; holds its scratch memory.
 #[derive(Debug)]
-pub struct CpuRenderer {
-    tables: [[f32; 256]; 3],
+pub struct CpuRenderer<P: Pixel = f32> {
+    tables: Box<[[P; 256]; 3]>,
     exif_orientation: bool,
+    patch_size: Option<u32>,
     decoder: Decoder,
     resampler: Resampler,
     /// The decoded part of the image as stored, `[height, width, 3]`.
@@ -63,16 +91,23 @@ impl Default for CpuRenderer {
 /// Scratch memory above this is given back after a sample, so that one huge image does not stay for the whole run.
 const MAX_KEPT_BYTES: usize = 64 << 20;
 
-impl CpuRenderer {
+impl<P: Pixel> CpuRenderer<P> {
     /// A renderer; `exif_orientation` says whether the EXIF orientation is applied.
     pub fn new(normalize: Normalize, exif_orientation: bool) -> Self {
         Self {
-            tables: normalize.tables(),
+            tables: Box::new(normalize.tables()),
             exif_orientation,
+            patch_size: None,
             decoder: Decoder::default(),
             resampler: Resampler::default(),
             decoded: Vec::new(),
         }
+    }
+
+    /// Writes views as patches: `[P, 3 * p * p]` for `Some(p)`, which must divide their sides.
+    #[must_use]
+    pub fn in_patches(self, patch_size: Option<u32>) -> Self {
+        Self { patch_size, ..self }
     }
 
     /// Reads the header, draws the plan, decodes and renders into `output` (`[3, S, S]`, S = the plan's output side).
@@ -81,7 +116,7 @@ impl CpuRenderer {
         encoded: &[u8],
         augment: &dyn Augment,
         rng: &mut ChaCha8Rng,
-        output: &mut [f32],
+        output: &mut [P],
     ) -> Result<CropPlan, ImageError> {
         let header = self.read_header(encoded)?;
         let plan = augment.draw(header.width, header.height, rng);
@@ -99,7 +134,7 @@ impl CpuRenderer {
         &mut self,
         encoded: &[u8],
         plan: &CropPlan,
-        output: &mut [f32],
+        output: &mut [P],
     ) -> Result<(), ImageError> {
         let header = self.read_header(encoded)?;
         self.render_header_and_plan(encoded, header, plan, output)
@@ -111,11 +146,41 @@ impl CpuRenderer {
         encoded: &[u8],
         header: ImageHeader,
         plan: &CropPlan,
-        output: &mut [f32],
+        output: &mut [P],
     ) -> Result<(), ImageError> {
-        self.render_square(encoded, header, plan)?;
-        let square = self.resampler.square();
-        write_planes(square, header.orientation, plan, &self.tables, output);
+        self.render_views(encoded, header, *plan, &[], output)
+    }
+
+    /// Renders several views from one decode, one after the other into `output`: the one of `plan`, then those of `more`.
+    pub fn render_views(
+        &mut self,
+        encoded: &[u8],
+        header: ImageHeader,
+        plan: CropPlan,
+        more: &[CropPlan],
+        output: &mut [P],
+    ) -> Result<(), ImageError> {
+        let views = || std::iter::once(&plan).chain(more);
+        let (size, part) = self.decode(encoded, header, views())?;
+        let mut rest = output;
+        for plan in views() {
+            self.resampler
+                .resample(&self.decoded, part, size, header.orientation, plan);
+            let (view, further) = rest.split_at_mut(3 * (plan.output_size as usize).pow(2));
+            rest = further;
+            write_pixels(
+                self.resampler.square(),
+                header.orientation,
+                plan,
+                &self.tables,
+                self.patch_size,
+                view,
+            );
+        }
+        assert!(
+            rest.is_empty(),
+            "the output slot holds another size than the plans'"
+        );
         self.trim();
         Ok(())
     }
@@ -128,55 +193,55 @@ impl CpuRenderer {
         plan: &CropPlan,
         output: &mut [u8],
     ) -> Result<(), ImageError> {
-        self.render_square(encoded, header, plan)?;
+        let (size, part) = self.decode(encoded, header, std::iter::once(plan))?;
+        self.resampler
+            .resample(&self.decoded, part, size, header.orientation, plan);
         let square = self.resampler.square();
         write_crop(square, header.orientation, plan, output);
         self.trim();
         Ok(())
     }
 
-    /// Decodes, crops and resizes into the resampler's square.
-    fn render_square(
+    /// Decodes what the plans read. Returns the stored size and the part that is decoded.
+    fn decode<'a>(
         &mut self,
         encoded: &[u8],
         header: ImageHeader,
-        plan: &CropPlan,
-    ) -> Result<(), ImageError> {
-        let rect = plan.rect;
+        plans: impl Iterator<Item = &'a CropPlan> + Clone,
+    ) -> Result<((u32, u32), PixelRect), ImageError> {
         let lies_inside = |start: f64, length: f64, limit: u32| {
             // Products of a ratio and a length may exceed the limit by the last bit.
             start >= 0.0 && length > 0.0 && start + length <= f64::from(limit) * (1.0 + 1e-9)
         };
-        if !lies_inside(rect.x, rect.width, header.width)
-            || !lies_inside(rect.y, rect.height, header.height)
-        {
-            return Err(ImageError::CropOutside {
-                x: rect.x,
-                y: rect.y,
-                width: rect.width,
-                height: rect.height,
-                image_width: header.width,
-                image_height: header.height,
-            });
+        for rect in plans.clone().map(|plan| plan.rect) {
+            if !lies_inside(rect.x, rect.width, header.width)
+                || !lies_inside(rect.y, rect.height, header.height)
+            {
+                return Err(ImageError::CropOutside {
+                    x: rect.x,
+                    y: rect.y,
+                    width: rect.width,
+                    height: rect.height,
+                    image_width: header.width,
+                    image_height: header.height,
+                });
+            }
         }
-        let (size, part) = self.decoder.decode_part(
-            encoded,
-            |width, height| PixelRect::read_by(plan, header.orientation, (width, height)),
-            &mut self.decoded,
-        )?;
-        self.resampler
-            .resample(&self.decoded, part, size, header.orientation, plan);
-        Ok(())
+        let wanted = |width, height| {
+            plans
+                .map(|plan| PixelRect::read_by(plan, header.orientation, (width, height)))
+                .reduce(PixelRect::around)
+                .expect("at least one plan")
+        };
+        self.decoder.decode_part(encoded, wanted, &mut self.decoded)
     }
 
     /// Gives back the scratch memory of a huge image.
     fn trim(&mut self) {
         if self.decoded.capacity() > MAX_KEPT_BYTES {
-            *self = Self {
-                tables: self.tables,
-                exif_orientation: self.exif_orientation,
-                ..Self::default()
-            };
+            self.decoder = Decoder::default();
+            self.resampler = Resampler::default();
+            self.decoded = Vec::new();
         }
     }
 }
@@ -221,35 +286,39 @@ fn write_crop(
     }
 }
 
-/// Turns the stored-way `square` (`[S, S, 3]`) upright, flips it, normalises it and writes it as `[3, S, S]`.
-fn write_planes(
+/// Turns the stored-way `square` (`[S, S, 3]`) upright, flips it, normalises it and writes it as `[3, S, S]`, or as patches.
+fn write_pixels<P: Pixel>(
     square: &[u8],
     orientation: crate::image_decode::Orientation,
     plan: &CropPlan,
-    tables: &[[f32; 256]; 3],
-    output: &mut [f32],
+    tables: &[[P; 256]; 3],
+    patch_size: Option<u32>,
+    output: &mut [P],
 ) {
     let side = plan.output_size as usize;
-    assert_eq!(
-        output.len(),
-        3 * side * side,
-        "the output slot holds another size than the plan's"
-    );
-    let (red, rest) = output.split_at_mut(side * side);
-    let (green, blue) = rest.split_at_mut(side * side);
+    // A view that is not cut is one patch.
+    let patch = patch_size.map_or(side, |size| size as usize);
+    let patches_per_row = side / patch;
+    let plane = patch * patch;
     for y in 0..side {
-        let row = y * side..(y + 1) * side;
-        let planes = red[row.clone()]
-            .iter_mut()
-            .zip(&mut green[row.clone()])
-            .zip(&mut blue[row]);
         let (mut source, step) = row_in_square(side, orientation, plan, y);
-        for ((red, green), blue) in planes {
-            let pixel = &square[source as usize..source as usize + 3];
-            *red = tables[0][usize::from(pixel[0])];
-            *green = tables[1][usize::from(pixel[1])];
-            *blue = tables[2][usize::from(pixel[2])];
-            source += step;
+        let patch_row = y / patch * patches_per_row;
+        for patch_column in 0..patches_per_row {
+            let start = (patch_row + patch_column) * 3 * plane;
+            let (red, rest) = output[start..start + 3 * plane].split_at_mut(plane);
+            let (green, blue) = rest.split_at_mut(plane);
+            let row = y % patch * patch..(y % patch + 1) * patch;
+            let planes = red[row.clone()]
+                .iter_mut()
+                .zip(&mut green[row.clone()])
+                .zip(&mut blue[row]);
+            for ((red, green), blue) in planes {
+                let pixel = &square[source as usize..source as usize + 3];
+                *red = tables[0][usize::from(pixel[0])];
+                *green = tables[1][usize::from(pixel[1])];
+                *blue = tables[2][usize::from(pixel[2])];
+                source += step;
+            }
         }
     }
 }

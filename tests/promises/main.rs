@@ -1,4 +1,5 @@
 //! The promises of the project, a module each, in one test binary.
+mod api;
 mod bad_data;
 mod device;
 mod elastic;

@@ -380,6 +380,11 @@ pub enum RecipeError {
         #[from]
         source: AugmentError,
     },
+    /// Several views of an image.
+    #[error(
+        "data.augment.kind = \"multi_crop\" gives several views of an image, but NEPA is trained on one; use \"random_resized_crop\""
+    )]
+    SeveralViews,
     /// No data given.
     #[error(
         "no data: give --data URL (a folder, an s3:// prefix or a glob of Parquet files), or data.urls in the recipe"
@@ -475,7 +480,11 @@ impl Recipe {
             });
         }
         model.validate()?;
-        let augment_size = self.data.augment.build()?.output_size();
+        let augment = self.data.augment.build()?;
+        if !augment.more_views().is_empty() {
+            return Err(RecipeError::SeveralViews);
+        }
+        let augment_size = augment.output_size();
         if augment_size as usize != model.image_size {
             return Err(RecipeError::ImageSizesDiffer {
                 augment_size,

@@ -4,9 +4,11 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 mod center_crop;
+mod multi_crop;
 mod random_resized_crop;
 
 pub use center_crop::CenterCrop;
+pub use multi_crop::{MAX_VIEWS, MultiCrop};
 pub use random_resized_crop::RandomResizedCrop;
 
 /// Interpolation, always antialiased when shrinking, as Pillow's.
@@ -63,6 +65,14 @@ pub trait Augment: Send + Sync + std::fmt::Debug {
     fn draw(&self, width: u32, height: u32, rng: &mut ChaCha8Rng) -> CropPlan;
     /// Side of the square output in pixels.
     fn output_size(&self) -> u32;
+    /// Sides of the further views of a sample that are rendered from one decode, in pixels; none as a rule.
+    fn more_views(&self) -> &[u32] {
+        &[]
+    }
+    /// Draws the further views, after [`Self::draw`] and from the same stream.
+    fn draw_more(&self, _width: u32, _height: u32, _rng: &mut ChaCha8Rng) -> Vec<CropPlan> {
+        Vec::new()
+    }
 }
 
 /// The augmentations there are; each variant is built by [`AugmentConfig::build`].
@@ -77,6 +87,34 @@ pub enum AugmentConfig {
         #[serde(default = "default_scale")]
         scale: [f64; 2],
         /// Range of the crop's aspect ratio.
+        #[serde(default = "default_ratio")]
+        ratio: [f64; 2],
+        /// Probability of a horizontal flip.
+        #[serde(default = "default_flip")]
+        flip: f64,
+        /// Interpolation.
+        #[serde(default = "default_filter")]
+        filter: Filter,
+    },
+    /// Several random crops of each image from one decode, for models that compare views; each with a horizontal flip.
+    MultiCrop {
+        /// Output side of the global views in pixels.
+        global_size: u32,
+        /// Number of global views.
+        #[serde(default = "default_global_views")]
+        global_views: u32,
+        /// Range of a global crop's share of the area.
+        #[serde(default = "default_global_scale")]
+        global_scale: [f64; 2],
+        /// Output side of the local views in pixels.
+        local_size: u32,
+        /// Number of local views.
+        #[serde(default = "default_local_views")]
+        local_views: u32,
+        /// Range of a local crop's share of the area.
+        #[serde(default = "default_local_scale")]
+        local_scale: [f64; 2],
+        /// Range of the crops' aspect ratio.
         #[serde(default = "default_ratio")]
         ratio: [f64; 2],
         /// Probability of a horizontal flip.
@@ -104,6 +142,18 @@ fn default_scale() -> [f64; 2] {
 fn default_ratio() -> [f64; 2] {
     [3.0 / 4.0, 4.0 / 3.0]
 }
+fn default_global_views() -> u32 {
+    2
+}
+fn default_global_scale() -> [f64; 2] {
+    [0.4, 1.0]
+}
+fn default_local_views() -> u32 {
+    8
+}
+fn default_local_scale() -> [f64; 2] {
+    [0.05, 0.4]
+}
 fn default_flip() -> f64 {
     0.5
 }
@@ -111,7 +161,52 @@ fn default_filter() -> Filter {
     Filter::Bilinear
 }
 
+impl Default for AugmentConfig {
+    /// torchvision's `RandomResizedCrop(224)` and a horizontal flip.
+    fn default() -> Self {
+        Self::random_resized_crop(224, default_scale())
+    }
+}
+
 impl AugmentConfig {
+    /// Random crops of this share of the area, resized to `size` pixels, half of them mirrored.
+    pub fn random_resized_crop(size: u32, scale: [f64; 2]) -> Self {
+        Self::RandomResizedCrop {
+            size,
+            scale,
+            ratio: default_ratio(),
+            flip: default_flip(),
+            filter: default_filter(),
+        }
+    }
+
+    /// The shorter side resized to `resize` pixels, then the central `size` pixels.
+    pub fn center_crop(size: u32, resize: u32) -> Self {
+        Self::CenterCrop {
+            size,
+            resize,
+            filter: default_filter(),
+        }
+    }
+
+    /// `global_views` and `local_views` random crops of each image, with the shares of the area that DINO takes.
+    pub fn multi_crop(
+        (global_views, global_size): (u32, u32),
+        (local_views, local_size): (u32, u32),
+    ) -> Self {
+        Self::MultiCrop {
+            global_size,
+            global_views,
+            global_scale: default_global_scale(),
+            local_size,
+            local_views,
+            local_scale: default_local_scale(),
+            ratio: default_ratio(),
+            flip: default_flip(),
+            filter: default_filter(),
+        }
+    }
+
     /// Checks the values and builds the augmentation; the error names the field and the rule.
     pub fn build(&self) -> Result<Box<dyn Augment>, AugmentError> {
         Ok(match *self {
@@ -122,6 +217,23 @@ impl AugmentConfig {
                 flip,
                 filter,
             } => Box::new(RandomResizedCrop::new(size, scale, ratio, flip, filter)?),
+            Self::MultiCrop {
+                global_size,
+                global_views,
+                global_scale,
+                local_size,
+                local_views,
+                local_scale,
+                ratio,
+                flip,
+                filter,
+            } => {
+                let kind = |size, scale| RandomResizedCrop::new(size, scale, ratio, flip, filter);
+                Box::new(MultiCrop::new(
+                    (kind(global_size, global_scale)?, global_views),
+                    (kind(local_size, local_scale)?, local_views),
+                )?)
+            }
             Self::CenterCrop {
                 size,
                 resize,
@@ -165,6 +277,16 @@ pub enum AugmentError {
     Flip {
         /// What it was set to.
         value: f64,
+    },
+    /// The number of views.
+    #[error(
+        "augment asks for {num_global} global and {num_local} local views, but there must be at least one global view and at most {MAX_VIEWS} in all"
+    )]
+    Views {
+        /// Global views.
+        num_global: u32,
+        /// Local views.
+        num_local: u32,
     },
     /// The centre crop would not fit in the resized image.
     #[error(

@@ -43,6 +43,30 @@ pub struct LoaderConfig {
     pub bad_samples_path: Option<PathBuf>,
 }
 
+impl Default for LoaderConfig {
+    /// One rank, batches of 256 without end, shuffled in windows of 512 MiB, torchvision's `RandomResizedCrop(224)` with a flip, a decode thread for each
+    /// processor core.
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            global_batch: 256,
+            rank: 0,
+            world_size: 1,
+            epochs: None,
+            shuffle: true,
+            drop_last: true,
+            augment: AugmentConfig::default(),
+            normalize: Normalize::default(),
+            exif_orientation: true,
+            decode_threads: std::thread::available_parallelism().map_or(1, usize::from),
+            prefetch_batches: 2,
+            shuffle_window_bytes: 512 << 20,
+            max_bad_fraction: 0.01,
+            bad_samples_path: None,
+        }
+    }
+}
+
 /// Where a loader stands: small, versioned; a loader restored from it yields the very batches that would have come next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -421,6 +421,7 @@ mod tests {
                     row: i,
                 },
                 plan,
+                more_views: Vec::new(),
                 label: Some(Label::Index(i64::from(i / 100))),
                 replaces: None,
             })

@@ -11,9 +11,11 @@ use crate::batch::{Batch, BatchPool};
 use crate::stats::{PipelineCounters, PipelineStats, Sizes};
 use crate::{Dataset, LoaderError, SampleId};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use futures::Stream;
 
 mod bad_samples;
 mod batch_decode;
+mod builder;
 mod config;
 mod dispatch;
 mod mixing;
@@ -22,6 +24,7 @@ mod order;
 mod window;
 mod worker;
 
+pub use builder::LoaderBuilder;
 pub use config::{LoaderConfig, LoaderState};
 pub use mixing::{EpochReport, MixingForecast};
 
@@ -42,7 +45,8 @@ const JOBS_PER_THREAD: usize = 4;
 pub struct Loader<B: ImageBackend = CpuBackend> {
     dataset: Arc<Dataset>,
     config: LoaderConfig,
-    image_size: u32,
+    /// Sides of the views.
+    sides: Arc<[u32]>,
     per_epoch: u64,
     backend: Arc<B>,
     pool: BatchPool<B::Slot>,
@@ -69,10 +73,7 @@ impl Loader {
         config: LoaderConfig,
         state: Option<&LoaderState>,
     ) -> Result<Self, LoaderError> {
-        let backend = CpuBackend {
-            normalize: config.normalize,
-            exif_orientation: config.exif_orientation,
-        };
+        let backend = CpuBackend::new(config.normalize, config.exif_orientation, None);
         Self::with_backend(dataset, config, state, Arc::new(backend))
     }
 }
@@ -89,7 +90,16 @@ impl<B: ImageBackend> Loader<B> {
         let mixture = Mixture::of(&dataset);
         check(&config, &mixture, &dataset)?;
         let augment = config.augment.build()?;
-        let image_size = augment.output_size();
+        let sides: Arc<[u32]> = std::iter::once(augment.output_size())
+            .chain(augment.more_views().iter().copied())
+            .collect();
+        if sides.len() > 1 && !backend.takes_more_views() {
+            return Err(LoaderError::Setting {
+                setting: "augment.kind",
+                value: "multi_crop".to_owned(),
+                why: "this image backend renders one view of a sample".to_owned(),
+            });
+        }
         let per_epoch = mixture.batches_per_epoch(&config);
         if let Some(state) = state {
             check_state(state, &dataset, &config)?;
@@ -111,7 +121,7 @@ impl<B: ImageBackend> Loader<B> {
             batch_queue: config.prefetch_batches,
         };
         let local_batch = config.global_batch / config.world_size;
-        let sets = (0..config.prefetch_batches + 2).map(|_| backend.slots(local_batch, image_size));
+        let sets = (0..config.prefetch_batches + 2).map(|_| backend.slots(local_batch, &sides));
         let pool = BatchPool::new(sets.collect::<Result<_, _>>()?);
         let batch_renderer = backend.batch_renderer()?;
         let (stop_sender, stop) = bounded::<()>(0);
@@ -145,7 +155,7 @@ impl<B: ImageBackend> Loader<B> {
         let has_classes = has_classes(&dataset);
         let mut loader = Self {
             dataset,
-            image_size,
+            sides,
             per_epoch,
             backend,
             pool,
@@ -215,6 +225,11 @@ impl<B: ImageBackend> Loader<B> {
             .map_err(LoaderError::Thread)?;
         self.threads.push(thread);
         Ok(())
+    }
+
+    /// What is read.
+    pub fn dataset(&self) -> &Arc<Dataset> {
+        &self.dataset
     }
 
     /// Who decodes.
@@ -298,7 +313,7 @@ impl<B: ImageBackend> Loader<B> {
         self.backend.hand_over(&mut slots[..samples.len()])?;
         let batch = Batch::new(
             pending.epoch,
-            self.image_size,
+            Arc::clone(&self.sides),
             samples,
             slots,
             self.pool.clone(),
@@ -386,6 +401,33 @@ impl<B: ImageBackend> Loader<B> {
             self.sizes,
             &self.dataset.io_counters(),
         )
+    }
+}
+
+impl<B: ImageBackend> Iterator for Loader<B> {
+    type Item = Result<Batch<B>, LoaderError>;
+
+    /// [`Loader::next_batch`].
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_batch().transpose()
+    }
+}
+
+impl<B: ImageBackend> Loader<B> {
+    /// The batches as a stream, for asynchronous programs on tokio; each is waited for on a thread for blocking work. Ends after the first error.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Batch<B>, LoaderError>> {
+        futures::stream::unfold(Some(self), async |loader| {
+            let mut loader = loader?;
+            let waited = tokio::task::spawn_blocking(move || {
+                let batch = loader.next_batch();
+                (batch, loader)
+            });
+            match waited.await {
+                Ok((Ok(batch), loader)) => batch.map(|batch| (Ok(batch), Some(loader))),
+                Ok((Err(error), _)) => Some((Err(error), None)),
+                Err(_) => Some((Err(LoaderError::ThreadDied), None)),
+            }
+        })
     }
 }
 

@@ -76,6 +76,7 @@ pub(super) struct Planned {
     label: Option<Label>,
     header: ImageHeader,
     plan: CropPlan,
+    more_views: Vec<CropPlan>,
 }
 
 impl Planned {
@@ -84,6 +85,7 @@ impl Planned {
             bytes: &self.bytes,
             header: self.header,
             plan: self.plan,
+            more_views: &self.more_views,
         }
     }
 
@@ -92,6 +94,7 @@ impl Planned {
         SampleRecord {
             id: self.id,
             plan: self.plan,
+            more_views: self.more_views.clone(),
             label: self.label.clone(),
             replaces: (self.id != asked_for).then_some(asked_for),
         }
@@ -304,16 +307,16 @@ impl<'a, B: ImageBackend> RenderThread<'a, B> {
         let header = self.guarded(|renderer| Ok(renderer.header(&bytes)?))?;
         // The random numbers stay those of the position's own sample, so that a replacement is not a plain repetition.
         let mut rng = sample_stream(self.shared.seed, job.epoch, job.id, Purpose::Augment);
-        let plan = self
-            .shared
-            .augment
-            .draw(header.width, header.height, &mut rng);
+        let augment = &self.shared.augment;
+        let plan = augment.draw(header.width, header.height, &mut rng);
+        let more_views = augment.draw_more(header.width, header.height, &mut rng);
         Ok(Planned {
             id: candidate,
             bytes,
             label,
             header,
             plan,
+            more_views,
         })
     }
 

@@ -212,7 +212,14 @@ fn a_turned_image_renders_like_the_upright_one() {
                 &plan,
             );
             let mut output = vec![0.0; 3 * 13 * 13];
-            write_planes(resampler.square(), orientation, &plan, &tables, &mut output);
+            write_pixels(
+                resampler.square(),
+                orientation,
+                &plan,
+                &tables,
+                None,
+                &mut output,
+            );
             assert_matches(
                 &output,
                 &reference(&upright, width, height, &plan),

@@ -179,7 +179,10 @@ fn settings(args: &Args, recipe: Option<&Recipe>) -> (IoConfig, LoaderConfig, us
     }
     if let Some(new) = args.image_size {
         match &mut config.augment {
-            AugmentConfig::RandomResizedCrop { size, .. } => *size = new,
+            AugmentConfig::RandomResizedCrop { size, .. }
+            | AugmentConfig::MultiCrop {
+                global_size: size, ..
+            } => *size = new,
             AugmentConfig::CenterCrop { size, resize, .. } => {
                 *resize = (u64::from(*resize) * u64::from(new)).div_ceil(u64::from((*size).max(1)))
                     as u32;
