@@ -61,8 +61,10 @@ Same crops, batches of 32, shuffled, 2 decode threads, 3 epochs, batches thrown 
 memory is VmHWM. "S3" is `nepa-test-s3`, our test server, in memory, a process of its own on the same machine: it says what S3's protocol costs
 the client, not what a real network does.
 
-| from | images | images/s of one core | CPU-ms an image | images/s by the clock | peak memory, MiB |
-|---|---|---|---|---|---|
+Times, allocations (of Rust code) and page faults are counted from the first batch on.
+
+| from | images | images/s of one core | CPU-ms an image | images/s by the clock | peak memory, MiB | first batch after, s | allocations an image | page faults an image |
+|---|---|---|---|---|---|---|---|---|
 HEAD
     "$bin/loader" "$data" --name disk
     env "${s3_environment[@]}" "$bin/loader" s3://bench --name S3

@@ -1,4 +1,4 @@
-//! What the benchmarks share: processor time, peak memory, medians, and a loader with the settings of the recipes.
+//! What the benchmarks share: processor time, memory, allocations and page faults, medians, and a loader with the settings of the recipes.
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -6,6 +6,10 @@ use nepa_pipeline::render::Normalize;
 use nepa_pipeline::{
     AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
 };
+
+mod allocations;
+
+pub use allocations::CountingAllocator;
 
 /// Side of the crops in pixels.
 pub const IMAGE_SIZE: u32 = 224;
@@ -68,35 +72,54 @@ pub fn thread_cpu_s() -> anyhow::Result<f64> {
 
 /// Seconds that all threads of this process, ended ones included, have been on a processor; in steps of 10 ms.
 pub fn process_cpu_s() -> anyhow::Result<f64> {
+    // utime and stime.
+    let ticks = stat_fields(11, 2)?;
+    Ok(ticks.iter().sum::<u64>() as f64 / 100.0)
+}
+
+/// Pages that this process got from the kernel without reading a disk (minor faults).
+pub fn page_faults() -> anyhow::Result<u64> {
+    Ok(stat_fields(7, 1)?[0])
+}
+
+/// `count` numbers of `/proc/self/stat`, from field `first` after the program's name, which may hold spaces.
+fn stat_fields(first: usize, count: usize) -> anyhow::Result<Vec<u64>> {
     let path = "/proc/self/stat";
-    let text = std::fs::read_to_string(path)
-        .context("processor time is read from /proc, on Linux only")?;
-    // The fields after the program's name, which may hold spaces: utime and stime are the 12th and 13th of them.
+    let text = std::fs::read_to_string(path).context("this is read from /proc, on Linux only")?;
     let (_, fields) = text.rsplit_once(')').context(path)?;
-    let ticks: Vec<u64> = fields
+    let numbers: Vec<u64> = fields
         .split_whitespace()
-        .skip(11)
-        .take(2)
+        .skip(first)
+        .take(count)
         .map(str::parse)
         .collect::<Result<_, _>>()
         .context(path)?;
-    ensure!(ticks.len() == 2, "{path} holds too few fields");
-    Ok(ticks.iter().sum::<u64>() as f64 / 100.0)
+    ensure!(numbers.len() == count, "{path} holds too few fields");
+    Ok(numbers)
 }
 
 /// The greatest resident memory of this process so far (VmHWM), in MiB.
 pub fn peak_memory_mib() -> anyhow::Result<f64> {
+    status_mib("VmHWM")
+}
+
+/// The resident memory of this process now (VmRSS), in MiB.
+pub fn memory_mib() -> anyhow::Result<f64> {
+    status_mib("VmRSS")
+}
+
+fn status_mib(field: &str) -> anyhow::Result<f64> {
     let text = std::fs::read_to_string("/proc/self/status")
-        .context("peak memory is read from /proc, on Linux only")?;
-    let line = text
+        .context("memory is read from /proc, on Linux only")?;
+    let value = text
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .context("no VmHWM in /proc/self/status")?;
-    let kib: f64 = line
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .with_context(|| format!("no {field} in /proc/self/status"))?;
+    let kib: f64 = value
         .trim()
         .trim_end_matches(" kB")
         .parse()
-        .context("VmHWM")?;
+        .context(field.to_owned())?;
     Ok(kib / 1024.0)
 }
 

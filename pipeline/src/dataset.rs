@@ -31,7 +31,7 @@ pub use runtime::IoRuntime;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IoConfig {
-    /// Most requests in flight.
+    /// Most requests in flight; eight times as many while the footers are read, which are small.
     pub max_requests: usize,
     /// Most bytes held: in flight, fetched and not yet released.
     pub max_bytes: u64,
@@ -352,6 +352,9 @@ fn sources_of(config: &DatasetConfig) -> Result<Vec<MixtureSource>, DatasetError
     Ok(config.mixture.clone())
 }
 
+/// Footers that are read at once, for each request that may be in flight later: they are small, and nothing starts before the last of them.
+const FOOTERS_AT_ONCE: usize = 8;
+
 /// Lists the URLs of one data set and reads all footers.
 async fn read_shards(
     urls: &[String],
@@ -372,7 +375,7 @@ async fn read_shards(
                 Arc::clone(counting),
             )
         })
-        .buffered(io.max_requests.max(1))
+        .buffered(io.max_requests.max(1).saturating_mul(FOOTERS_AT_ONCE))
         .try_collect()
         .await
 }

@@ -9,9 +9,12 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Parser;
-use nepa_benchmarks::{loader, median, open, thread_cpu_s};
+use nepa_benchmarks::{CountingAllocator, loader, median, open, page_faults, thread_cpu_s};
 use nepa_pipeline::render::CpuRenderer;
 use nepa_pipeline::{CropPlan, Dataset, Deliver, IoRuntime, SampleId};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Decode and crop on one core, ours against Pillow's.
 #[derive(Debug, Parser)]
@@ -27,6 +30,9 @@ struct Args {
     /// Most images taken.
     #[arg(long, default_value_t = 200)]
     limit: usize,
+    /// Print ours as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Images of one turn: some hundred milliseconds, many ticks of the clock of processor time.
@@ -42,13 +48,19 @@ fn main() -> anyhow::Result<()> {
     let side = nepa_benchmarks::IMAGE_SIZE as usize;
     let mut output = vec![0f32; 3 * side * side];
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut allocations, mut faults) = (0, 0);
     // The first round warms caches and is not counted.
     for round in 0..=args.rounds {
         let (mut our_s, mut their_s) = (0.0, 0.0);
         for block in samples.chunks(BLOCK) {
             let start = thread_cpu_s()?;
+            let before = (CountingAllocator::count(), page_faults()?);
             for (bytes, plan) in block {
                 renderer.render_plan(bytes, plan, &mut output)?;
+            }
+            if round > 0 {
+                allocations += CountingAllocator::count() - before.0;
+                faults += page_faults()? - before.1;
             }
             our_s += thread_cpu_s()? - start;
             if let Some(pillow) = &mut pillow {
@@ -61,6 +73,16 @@ fn main() -> anyhow::Result<()> {
             ours.push(samples.len() as f64 / our_s);
             theirs.push(samples.len() as f64 / their_s);
         }
+    }
+    let per_image = |count: u64| count as f64 / (samples.len() * args.rounds) as f64;
+    let (allocations, faults) = (per_image(allocations), per_image(faults));
+    if args.json {
+        let result = serde_json::json!({
+            "images": samples.len(), "rounds": args.rounds, "cpu_s": samples.len() as f64 / median(&ours),
+            "allocations_per_image": allocations, "page_faults_per_image": faults,
+        });
+        println!("{result}");
+        return Ok(());
     }
     let range = |rates: &[f64]| {
         let (low, high) = rates.iter().fold((f64::MAX, 0f64), |(low, high), &rate| {
@@ -91,6 +113,9 @@ fn main() -> anyhow::Result<()> {
     } else {
         println!("| Pillow | not measured: no Python with it | |");
     }
+    println!(
+        "\nOurs, an image after the first round: {allocations:.1} allocations (of Rust code), {faults:.2} page faults."
+    );
     Ok(())
 }
 
