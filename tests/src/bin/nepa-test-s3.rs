@@ -1,5 +1,6 @@
 //! Serves a folder as an S3 bucket from memory, for scripts: prints the environment variables that lead a client here,
 //! then runs until it is killed. `--help` names the options.
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ struct Args {
     /// Most requests served at once; others wait, as for a free connection.
     #[arg(long)]
     max_connections: Option<usize>,
+    /// File to append a line to for each request: method, key, bytes asked for, status.
+    #[arg(long)]
+    log: Option<PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -52,7 +56,24 @@ fn main() -> anyhow::Result<()> {
         println!("{name}={value}");
     }
     println!("ready");
+    let Some(path) = args.log else {
+        loop {
+            std::thread::park();
+        }
+    };
+    let mut log = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)?;
     loop {
-        std::thread::park();
+        for request in server.take_log() {
+            let num_bytes = request.range.map_or(0, |range| range.end - range.start);
+            writeln!(
+                log,
+                "{} {} {num_bytes} {}",
+                request.method, request.key, request.status
+            )?;
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
