@@ -1,14 +1,14 @@
 //! A data set: the sorted shards behind URLs, their footers and schemas, and reading row groups from them.
 //! The loader asks for row groups; which requests that makes is decided in `fetch`.
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use nepa_schemas::{ColumnMapping, SchemaOptions, ShardBatch};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
 
 use crate::DatasetError;
 use crate::error::Place;
@@ -19,6 +19,7 @@ mod counters;
 mod fetch;
 mod footer;
 mod parts;
+mod request;
 mod runtime;
 mod unpack;
 
@@ -42,10 +43,12 @@ pub struct IoConfig {
     /// Larger row groups are read in parts of about this size (decompressed, in bytes), if the file has an offset index, which says where their
     /// pages lie. Smaller parts mix better and cost more requests. Decides the order of samples.
     pub part_bytes: u64,
-    /// Time for one attempt of a request, in seconds.
+    /// Longest time without a byte for one attempt of a request, in seconds; it is shorter once the store is known to be faster.
     pub request_timeout_s: f64,
-    /// Attempts after the first.
+    /// Attempts after the first, in a row and without a new byte.
     pub max_retries: usize,
+    /// After how many seconds without a byte, while ranges are being asked for, the log says what is in flight.
+    pub stall_report_s: f64,
     /// Settings above the clouds' environment variables; not part of a recipe.
     #[serde(skip)]
     pub store_options: StoreOptions,
@@ -61,6 +64,7 @@ impl Default for IoConfig {
             part_bytes: 32 << 20,
             request_timeout_s: 30.0,
             max_retries: 8,
+            stall_report_s: 30.0,
             store_options: StoreOptions::default(),
         }
     }
@@ -148,7 +152,7 @@ pub struct Dataset {
     connector: CountingConnector,
     counting: Arc<counters::Counting>,
     budget: counters::ByteBudget,
-    requests: Semaphore,
+    requests: request::Requests,
 }
 
 impl Dataset {
@@ -173,7 +177,7 @@ impl Dataset {
             readers.extend(more_readers);
         }
         let budget = counters::ByteBudget::new(io.max_bytes, Arc::clone(&counting));
-        Ok(Arc::new(Self {
+        let dataset = Arc::new(Self {
             shards,
             readers,
             sources,
@@ -182,8 +186,10 @@ impl Dataset {
             connector,
             counting,
             budget,
-            requests: Semaphore::new(io.max_requests.max(1)),
-        }))
+            requests: request::Requests::new(io),
+        });
+        runtime.spawn(watch(Arc::downgrade(&dataset), io.stall_report_s));
+        Ok(dataset)
     }
 
     /// The data sets that are mixed; one where nothing is.
@@ -261,11 +267,31 @@ impl Dataset {
 
     /// What the I/O did so far.
     pub fn io_counters(&self) -> IoCounters {
-        self.counting.read(
+        let counters = self.counting.read(
             self.connector
                 .counters
                 .range_attempts
                 .load(Ordering::Relaxed),
+        );
+        IoCounters {
+            hedges: self.requests.hedges.load(Ordering::Relaxed),
+            hedges_won: self.requests.hedges_won.load(Ordering::Relaxed),
+            resumed: self.requests.resumed.load(Ordering::Relaxed),
+            throttled: self.requests.throttled.load(Ordering::Relaxed),
+            ..counters
+        }
+    }
+
+    /// What is in flight now, for people: ranges with their age and failures, windows of requests, bytes held.
+    pub fn io_report(&self) -> String {
+        let counters = self.io_counters();
+        format!(
+            "{}\n  {} bytes held of at most {}; {} requests done, {} bytes received",
+            self.requests.report(),
+            counters.held_bytes,
+            self.io.max_bytes,
+            counters.requests,
+            counters.bytes
         )
     }
 
@@ -324,6 +350,28 @@ impl FetchHandle {
     /// Stops what is still waiting or in flight; nothing more is delivered after a call that is already running.
     pub fn cancel(&self) {
         self.task.abort();
+    }
+}
+
+/// Says what is in flight whenever nothing has come for `after_s` seconds though ranges are being asked for; ends with the data set.
+async fn watch(dataset: Weak<Dataset>, after_s: f64) {
+    let after = Duration::from_secs_f64(after_s.max(0.1));
+    let (mut seen, mut since) = (None, tokio::time::Instant::now());
+    loop {
+        tokio::time::sleep(after / 4).await;
+        let Some(dataset) = dataset.upgrade() else {
+            return;
+        };
+        let progress = dataset.requests.progress();
+        if progress.is_none() || progress != seen {
+            (seen, since) = (progress, tokio::time::Instant::now());
+        } else if since.elapsed() >= after {
+            tracing::warn!(
+                "nothing came from the store for {after_s} s: {}",
+                dataset.io_report()
+            );
+            since = tokio::time::Instant::now();
+        }
     }
 }
 

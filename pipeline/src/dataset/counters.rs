@@ -12,8 +12,16 @@ pub struct IoCounters {
     pub requests: u64,
     /// Bytes received.
     pub bytes: u64,
-    /// Requests that the store's client sent again.
+    /// Requests above one for each range, whatever they were sent for.
     pub retries: u64,
+    /// Second requests that were sent because the first was late.
+    pub hedges: u64,
+    /// Those of them that answered first.
+    pub hedges_won: u64,
+    /// Answers that broke off and were gone on with in the middle.
+    pub resumed: u64,
+    /// Answers by which the store asked to be asked less (503, 429).
+    pub throttled: u64,
     /// Requests in flight now.
     pub in_flight: u64,
     /// Sum over requests of the time in flight, in nanoseconds.
@@ -48,6 +56,7 @@ impl Counting {
             busy_ns: self.busy_ns.load(Relaxed),
             budget_wait_ns: self.budget_wait_ns.load(Relaxed),
             held_bytes: self.held_bytes.load(Relaxed),
+            ..IoCounters::default()
         }
     }
 

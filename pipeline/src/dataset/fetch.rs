@@ -4,15 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
-use object_store::{GetOptions, GetRange, ObjectStore};
-use tokio::sync::Semaphore;
 
 use super::counters::HeldBytes;
-use super::footer::ShardReader;
 use super::{Dataset, Deliver, IoConfig};
 use crate::DatasetError;
-use crate::error::Place;
-use crate::store::classify;
 
 /// The fetched columns of one part; holds its share of the byte budget until dropped.
 #[derive(Debug)]
@@ -140,7 +135,7 @@ async fn run_one(dataset: &Dataset, run: &Run, held: Arc<HeldBytes>, deliver: &D
     let fetched = try_join_all(
         requests
             .iter()
-            .map(|range| read_part(reader, range.clone(), &dataset.requests)),
+            .map(|range| dataset.requests.read(reader, range.clone())),
     )
     .await;
     match fetched {
@@ -196,87 +191,6 @@ fn pieces_of(
         }
     }
     pieces
-}
-
-/// One request, bound to the very object whose footer was read.
-async fn read_part(
-    reader: &ShardReader,
-    range: Range<u64>,
-    requests: &Semaphore,
-) -> Result<Bytes, DatasetError> {
-    if range.is_empty() {
-        return Ok(Bytes::new());
-    }
-    let _slot = requests
-        .acquire()
-        .await
-        .expect("the semaphore of requests is never closed");
-    let guard = reader.counting.request();
-    let object = &reader.object;
-    let place = Place {
-        object: object.url.clone(),
-        bytes: Some(range.clone()),
-        ..Place::default()
-    };
-    let expected = || match &reader.e_tag {
-        Some(e_tag) => format!("ETag {e_tag}"),
-        None => format!(
-            "{} bytes, as last modified when the data set was opened",
-            object.size
-        ),
-    };
-    let replaced = || DatasetError::Replaced {
-        place: place.clone(),
-        expected: expected(),
-    };
-    let fail = |error: &object_store::Error| match classify(
-        error,
-        &object.location,
-        place.clone(),
-        reader.attempts,
-    ) {
-        DatasetError::Replaced { .. } => replaced(),
-        other => other,
-    };
-    let options = GetOptions {
-        range: Some(GetRange::Bounded(range.clone())),
-        if_match: reader.e_tag.clone(),
-        ..GetOptions::default()
-    };
-    let answer = object
-        .store
-        .get_opts(&object.path, options)
-        .await
-        .map_err(|error| fail(&error))?;
-    // A server may not know If-Match, and has then told us by its headers what it sends.
-    let same_version = match (&reader.e_tag, &answer.meta.e_tag) {
-        (Some(ours), Some(theirs)) => ours == theirs,
-        _ => answer.meta.last_modified.timestamp_millis() == reader.last_modified_ms,
-    };
-    if !same_version || answer.meta.size != object.size {
-        return Err(replaced());
-    }
-    if answer.range != range {
-        let what = crate::error::UnexpectedRange {
-            asked: range,
-            got: answer.range.clone(),
-        };
-        return Err(DatasetError::WrongRange {
-            place,
-            source: crate::error::StoreCause::new(&what),
-        });
-    }
-    let bytes = answer.bytes().await.map_err(|error| fail(&error))?;
-    guard.received(bytes.len() as u64);
-    if bytes.len() as u64 != range.end - range.start {
-        let got = range.start..range.start + bytes.len() as u64;
-        let what = crate::error::UnexpectedRange { asked: range, got };
-        return Err(DatasetError::WrongRange {
-            place,
-            source: crate::error::StoreCause::new(&what),
-        });
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -38,8 +38,6 @@ pub(super) struct ShardReader {
     pub last_modified_ms: i64,
     /// ETag when the footer was read.
     pub e_tag: Option<String>,
-    /// Attempts of a request, for messages.
-    pub attempts: usize,
     pub counting: Arc<Counting>,
 }
 
@@ -97,10 +95,10 @@ pub(super) async fn read_shard(
     };
     let FooterReader {
         object,
-        attempts,
         counting,
         e_tag,
         last_modified_ms,
+        ..
     } = reader;
     let reader = ShardReader {
         object,
@@ -109,7 +107,6 @@ pub(super) async fn read_shard(
         chunks,
         last_modified_ms,
         e_tag,
-        attempts,
         counting,
     };
     Ok((shard, reader))

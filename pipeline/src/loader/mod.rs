@@ -4,13 +4,13 @@
 //! of its own. A batch is handed out when all its samples are rendered or replaced, strictly in order.
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::backend::{BatchRenderer, CpuBackend, ImageBackend, Router};
 use crate::batch::{Batch, BatchPool};
 use crate::stats::{PipelineCounters, PipelineStats, Sizes};
 use crate::{Dataset, LoaderError, SampleId};
-use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam::channel::{Receiver, RecvError, RecvTimeoutError, Sender, bounded, unbounded};
 use futures::Stream;
 
 mod bad_samples;
@@ -256,7 +256,7 @@ impl<B: ImageBackend> Loader<B> {
     }
 
     fn assemble(&mut self) -> Result<Option<Batch<B>>, LoaderError> {
-        let Ok(pending) = self.pending.recv() else {
+        let Ok(pending) = self.next_pending() else {
             return match self.failure.try_recv() {
                 Ok(error) => Err(error),
                 Err(_)
@@ -329,6 +329,23 @@ impl<B: ImageBackend> Loader<B> {
         }
         self.bad_samples.record(batch.len() as u64, bad)?;
         Ok(Some(batch))
+    }
+
+    /// Waits for the next batch on its way, and says what every stage does where that takes long.
+    fn next_pending(&self) -> Result<PendingBatch<B::Slot>, RecvError> {
+        let after = Duration::from_secs_f64(self.dataset.io().stall_report_s.max(0.1));
+        loop {
+            match self.pending.recv_timeout(after) {
+                Ok(pending) => return Ok(pending),
+                Err(RecvTimeoutError::Disconnected) => return Err(RecvError),
+                Err(RecvTimeoutError::Timeout) => tracing::warn!(
+                    "no batch for {} s\n{:#?}\n{}",
+                    after.as_secs_f64(),
+                    self.stats(),
+                    self.dataset.io_report()
+                ),
+            }
+        }
     }
 
     /// Says what became of the epoch's samples.

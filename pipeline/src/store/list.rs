@@ -15,6 +15,8 @@ use crate::{DatasetError, IoConfig};
 pub struct ListedObject {
     /// Its store; one for each bucket, so that connections are reused.
     pub store: Arc<dyn ObjectStore>,
+    /// The same without retries of its own, for whoever repeats requests itself.
+    pub single: Arc<dyn ObjectStore>,
     /// Where it comes from, for messages.
     pub location: Arc<Location>,
     /// Its path in the store.
@@ -29,6 +31,7 @@ pub struct ListedObject {
 struct Stores {
     patient: Arc<dyn ObjectStore>,
     hasty: Arc<dyn ObjectStore>,
+    single: Arc<dyn ObjectStore>,
 }
 
 /// How often the first request is tried before a refused connection is taken for a wrong endpoint.
@@ -53,9 +56,14 @@ pub async fn list(
                 max_retries: HASTY_RETRIES.min(io.max_retries),
                 ..io.clone()
             };
+            let single_io = IoConfig {
+                max_retries: 0,
+                ..io.clone()
+            };
             let pair = Stores {
                 patient: build(&location, io, connector)?,
                 hasty: build(&location, &hasty_io, connector)?,
+                single: build(&location, &single_io, connector)?,
             };
             stores.insert(key.clone(), pair);
         }
@@ -73,6 +81,7 @@ pub async fn list(
         };
         objects.extend(found.into_iter().map(|object| ListedObject {
             store: Arc::clone(&pair.patient),
+            single: Arc::clone(&pair.single),
             ..object
         }));
     }
@@ -191,6 +200,7 @@ impl Lister {
     fn object(&self, path: Path, size: u64) -> ListedObject {
         ListedObject {
             store: Arc::clone(&self.store),
+            single: Arc::clone(&self.store),
             location: Arc::clone(&self.location),
             url: self.location.display_key(path.as_ref()),
             path,
