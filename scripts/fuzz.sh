@@ -11,7 +11,8 @@ targets=("$@")
 command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 seeds=$(mktemp -d)
 trap 'rm -rf "$seeds"' EXIT
-cargo run --quiet --locked --workspace --bin nepa-test-seeds -- "$seeds"
+cargo build --quiet --locked --workspace --bins
+"${CARGO_TARGET_DIR:-target}/debug/nepa-test-seeds" "$seeds"
 if [ -n "${NEPA_TEST_DATA:-}" ]; then
     # Small ones teach the fuzzer as much as large ones.
     zstd -dc "$NEPA_TEST_DATA/jpeg-zoo/zoo.tar.zst" | tar -x -C "$seeds" --one-top-level=zoo

@@ -5,6 +5,7 @@ mod device;
 mod elastic;
 mod engine_kernels;
 mod example;
+mod fire;
 mod golden;
 mod inspect;
 mod kernel_step;

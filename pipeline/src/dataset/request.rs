@@ -37,7 +37,7 @@ use pace::Pace;
 #[derive(Debug)]
 pub(super) struct Requests {
     total: Semaphore,
-    max_requests: usize,
+    most_at_once: usize,
     max_failures: usize,
     timeout: Duration,
     pace: Pace,
@@ -79,10 +79,10 @@ struct Silence(Duration);
 
 impl Requests {
     pub(super) fn new(io: &IoConfig) -> Self {
-        let max_requests = io.max_requests.max(1);
+        let most_at_once = io.max_requests.max(1);
         Self {
-            total: Semaphore::new(max_requests),
-            max_requests,
+            total: Semaphore::new(most_at_once),
+            most_at_once,
             max_failures: io.max_retries,
             timeout: Duration::from_secs_f64(io.request_timeout_s.max(0.001)),
             pace: Pace::default(),
@@ -104,7 +104,7 @@ impl Requests {
         if let Some(limiter) = limiters.get(folder) {
             return Arc::clone(limiter);
         }
-        let limiter = Arc::new(Limiter::new(self.max_requests));
+        let limiter = Arc::new(Limiter::new(self.most_at_once));
         limiters.insert(folder.to_owned(), Arc::clone(&limiter));
         limiter
     }
@@ -297,34 +297,38 @@ impl Requests {
     /// What is in flight, for people.
     pub(super) fn report(&self) -> String {
         let listed: Vec<_> = lock(&self.in_flight).values().cloned().collect();
-        let mut text = format!("{} ranges being asked for", listed.len());
-        for InFlight {
-            object,
-            range,
-            since,
-            received,
-            failures,
-        } in listed.iter().take(REPORTED)
-        {
-            text += &format!(
-                "\n  {object}, bytes {} to {}: for {:.1} s, {received} bytes came, {failures} failures in a row",
+        let ranges = listed.iter().take(REPORTED).map(|listed| {
+            let InFlight {
+                object,
+                range,
+                since,
+                received,
+                failures,
+            } = listed;
+            format!(
+                "{object}, bytes {} to {}: for {:.1} s, {received} bytes came, {failures} failures in a row",
                 range.start,
                 range.end,
                 since.elapsed().as_secs_f64()
-            );
-        }
-        if listed.len() > REPORTED {
-            text += &format!("\n  ... and {} more", listed.len() - REPORTED);
-        }
+            )
+        });
+        let more = listed.len().saturating_sub(REPORTED);
+        let more = (more > 0).then(|| format!("... and {more} more"));
         let mut limiters: Vec<_> = lock(&self.limiters)
             .iter()
             .map(|(folder, limiter)| (folder.clone(), limiter.window()))
             .collect();
         limiters.sort();
-        for (folder, (window, in_use)) in limiters.iter().take(REPORTED) {
-            text += &format!("\n  {folder}: {in_use} of at most {window} requests");
-        }
-        text
+        let windows = limiters.iter().take(REPORTED).map(|(folder, window)| {
+            let (most, in_use) = window;
+            format!("{folder}: {in_use} of at most {most} requests")
+        });
+        std::iter::once(format!("{} ranges being asked for", listed.len()))
+            .chain(ranges)
+            .chain(more)
+            .chain(windows)
+            .collect::<Vec<_>>()
+            .join("\n  ")
     }
 }
 

@@ -29,6 +29,9 @@ struct Args {
     /// Most requests served at once; others wait, as for a free connection.
     #[arg(long)]
     max_connections: Option<usize>,
+    /// Most megabytes a second of one answer.
+    #[arg(long)]
+    mbps: Option<f64>,
     /// File to append a line to for each request: method, key, bytes asked for, status.
     #[arg(long)]
     log: Option<PathBuf>,
@@ -40,6 +43,7 @@ fn main() -> anyhow::Result<()> {
         port: args.port,
         latency: Duration::from_millis(args.latency_ms),
         max_connections: args.max_connections,
+        bytes_per_s: args.mbps.map(|rate| rate * 1e6),
         ..Options::default()
     })?;
     server.create_bucket(&args.bucket);

@@ -32,6 +32,8 @@ pub struct Rule {
     /// Empty for all objects.
     key: String,
     requests: Range<u64>,
+    /// Of these requests, those that a coin hits: its seed and the chance.
+    chance: Option<(u64, f64)>,
     fault: Fault,
 }
 
@@ -43,8 +45,24 @@ impl Rule {
             method: "GET",
             key: key.to_owned(),
             requests,
+            chance: None,
             fault,
         }
+    }
+
+    /// A fault of each GET request with this chance; the same requests for the same seed.
+    pub fn randomly(seed: u64, chance: f64, fault: Fault) -> Self {
+        Self {
+            chance: Some((seed, chance)),
+            ..Self::get("", 0..u64::MAX, fault)
+        }
+    }
+
+    fn hits(&self, number: u64) -> bool {
+        self.requests.contains(&number)
+            && self
+                .chance
+                .is_none_or(|(seed, chance)| coin(seed, number) < chance)
     }
 
     /// The same for PUT requests.
@@ -62,6 +80,14 @@ impl Rule {
             ..Self::get("", requests, fault)
         }
     }
+}
+
+/// Uniform in `[0, 1)`, a function of both numbers (SplitMix64).
+fn coin(seed: u64, number: u64) -> f64 {
+    let mut z = seed ^ (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// All rules, with the number of requests that each has seen.
@@ -85,7 +111,7 @@ impl Plan {
         let mut faults = Vec::new();
         for (rule, seen) in &mut self.rules {
             if rule.method == method && (rule.key.is_empty() || rule.key == key) {
-                if rule.requests.contains(seen) {
+                if rule.hits(*seen) {
                     faults.push(rule.fault.clone());
                 }
                 *seen += 1;
@@ -106,6 +132,12 @@ pub(super) struct BodyFaults {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_coin_hits_as_often_as_it_should() {
+        let hits = (0..100_000).filter(|&number| coin(7, number) < 0.01);
+        assert!((900..1100).contains(&hits.count()));
+    }
 
     #[test]
     fn rules_count_their_own_requests() {

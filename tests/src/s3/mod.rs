@@ -27,6 +27,8 @@ pub struct Options {
     pub latency: Duration,
     /// Most requests served at once; others wait, as for a free connection.
     pub max_connections: Option<usize>,
+    /// Most bytes a second of one answer.
+    pub bytes_per_s: Option<f64>,
     /// Access key id.
     pub access_key: String,
     /// Secret access key.
@@ -39,6 +41,7 @@ impl Default for Options {
             port: 0,
             latency: Duration::ZERO,
             max_connections: None,
+            bytes_per_s: None,
             access_key: "test-key".to_owned(),
             secret_key: "test-secret".to_owned(),
         }

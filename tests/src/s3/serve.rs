@@ -1,8 +1,9 @@
 //! Connections, the log, and the faults that concern a whole answer.
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
@@ -110,13 +111,43 @@ async fn answer(
                 let _until_sent = &slot;
                 part.map_err(|error| std::io::Error::other(error.to_string()))
             });
-            match length {
-                Some(0) => Body::empty(),
-                _ => Body::from(StreamingBlob::wrap(stream)),
+            match (length, shared.options.bytes_per_s) {
+                (Some(0), _) => Body::empty(),
+                (_, None) => Body::from(StreamingBlob::wrap(stream)),
+                (_, Some(rate)) => Body::from(StreamingBlob::wrap(Box::pin(paced(stream, rate)))),
             }
         })
     })
 }
+
+/// Pieces of a body, none earlier than `rate` bytes a second allow.
+fn paced(
+    stream: impl Stream<Item = std::io::Result<Bytes>> + Send + Sync,
+    rate: f64,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send + Sync {
+    let start = tokio::time::Instant::now();
+    let pieces = stream.flat_map(|part| {
+        let pieces: Vec<std::io::Result<Bytes>> = match part {
+            Ok(bytes) => (0..bytes.len())
+                .step_by(PIECE)
+                .map(|from| Ok(bytes.slice(from..(from + PIECE).min(bytes.len()))))
+                .collect(),
+            Err(error) => vec![Err(error)],
+        };
+        futures::stream::iter(pieces)
+    });
+    let timed = pieces.scan(0, |sent, piece: std::io::Result<Bytes>| {
+        *sent += piece.as_ref().map_or(0, Bytes::len);
+        std::future::ready(Some((*sent, piece)))
+    });
+    timed.then(move |(sent, piece)| async move {
+        tokio::time::sleep_until(start + Duration::from_secs_f64(sent as f64 / rate)).await;
+        piece
+    })
+}
+
+/// Bytes that a paced answer sends at once.
+const PIECE: usize = 256 << 10;
 
 fn refusal(status: u16, code: &str, message: &str) -> HttpResponse {
     let xml = format!(
