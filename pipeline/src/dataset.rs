@@ -1,7 +1,8 @@
 //! A data set: the sorted shards behind URLs, their footers and schemas, and reading row groups from them.
 //! The loader asks for row groups; which requests that makes is decided in `fetch`.
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::DatasetError;
 use crate::error::Place;
 use crate::store::{CountingConnector, StoreOptions, list};
 
+mod cache;
 mod columns;
 mod counters;
 mod fetch;
@@ -49,6 +51,11 @@ pub struct IoConfig {
     pub max_retries: usize,
     /// After how many seconds without a byte, while ranges are being asked for, the log says what is in flight.
     pub stall_report_s: f64,
+    /// Folder on a local disk that keeps what was fetched, for later epochs and other processes; none without it. Local files are not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_dir: Option<PathBuf>,
+    /// Most bytes in that folder.
+    pub cache_bytes: u64,
     /// Settings above the clouds' environment variables; not part of a recipe.
     #[serde(skip)]
     pub store_options: StoreOptions,
@@ -65,6 +72,8 @@ impl Default for IoConfig {
             request_timeout_s: 30.0,
             max_retries: 8,
             stall_report_s: 30.0,
+            cache_dir: None,
+            cache_bytes: 64 << 30,
             store_options: StoreOptions::default(),
         }
     }
@@ -153,6 +162,7 @@ pub struct Dataset {
     counting: Arc<counters::Counting>,
     budget: counters::ByteBudget,
     requests: request::Requests,
+    cache: Option<Arc<cache::Cache>>,
 }
 
 impl Dataset {
@@ -162,6 +172,10 @@ impl Dataset {
         io: &IoConfig,
         runtime: &IoRuntime,
     ) -> Result<Arc<Self>, DatasetError> {
+        let cache = match &io.cache_dir {
+            Some(folder) => Some(Arc::new(cache::Cache::open(folder, io.cache_bytes)?)),
+            None => None,
+        };
         let connector = CountingConnector::default();
         let counting = Arc::new(counters::Counting::default());
         let (mut shards, mut readers, mut sources) = (Vec::new(), Vec::new(), Vec::new());
@@ -187,6 +201,7 @@ impl Dataset {
             counting,
             budget,
             requests: request::Requests::new(io),
+            cache,
         });
         runtime.spawn(watch(Arc::downgrade(&dataset), io.stall_report_s));
         Ok(dataset)
@@ -273,11 +288,18 @@ impl Dataset {
                 .range_attempts
                 .load(Ordering::Relaxed),
         );
+        let cached = |counter: fn(&cache::Cache) -> &AtomicU64| {
+            let cache = self.cache.as_ref();
+            cache.map_or(0, |cache| counter(cache).load(Ordering::Relaxed))
+        };
         IoCounters {
             hedges: self.requests.hedges.load(Ordering::Relaxed),
             hedges_won: self.requests.hedges_won.load(Ordering::Relaxed),
             resumed: self.requests.resumed.load(Ordering::Relaxed),
             throttled: self.requests.throttled.load(Ordering::Relaxed),
+            cache_hits: cached(|cache| &cache.hits),
+            cache_hit_bytes: cached(|cache| &cache.hit_bytes),
+            cache_damaged: cached(|cache| &cache.damaged),
             ..counters
         }
     }

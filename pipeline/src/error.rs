@@ -73,6 +73,26 @@ pub enum DatasetError {
         /// The data set's URLs.
         urls: Vec<String>,
     },
+    /// The folder of the cache cannot be used.
+    #[error("cannot use {} as io.cache_dir; name a folder that may be written, or none", folder.display())]
+    CacheFolder {
+        /// The folder.
+        folder: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The folder of the cache holds something else.
+    #[error(
+        "{} holds {} and is no cache of nepa: name an empty or a new folder as io.cache_dir",
+        folder.display(),
+        found.display()
+    )]
+    ForeignCache {
+        /// The folder.
+        folder: std::path::PathBuf,
+        /// One of the files in it.
+        found: std::path::PathBuf,
+    },
     /// A weight of a mixture is of no use.
     #[error("the weight of {} in the mixture is {weight}, but it must be positive and finite; leave a data set out to read nothing of it", urls.join(", "))]
     MixtureWeight {

@@ -1,6 +1,7 @@
 //! The promises of the project, a module each, in one test binary.
 mod api;
 mod bad_data;
+mod cache;
 mod device;
 mod elastic;
 mod engine_kernels;

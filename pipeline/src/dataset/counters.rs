@@ -22,6 +22,12 @@ pub struct IoCounters {
     pub resumed: u64,
     /// Answers by which the store asked to be asked less (503, 429).
     pub throttled: u64,
+    /// Parts that came from the local cache.
+    pub cache_hits: u64,
+    /// Their bytes.
+    pub cache_hit_bytes: u64,
+    /// Entries of the cache that were damaged, and fetched again.
+    pub cache_damaged: u64,
     /// Requests in flight now.
     pub in_flight: u64,
     /// Sum over requests of the time in flight, in nanoseconds.

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::try_join_all;
 
+use super::cache::Cache;
 use super::counters::HeldBytes;
 use super::{Dataset, Deliver, IoConfig};
 use crate::DatasetError;
+use crate::store::Provider;
 
 /// The fetched columns of one part; holds its share of the byte budget until dropped.
 #[derive(Debug)]
@@ -127,6 +129,25 @@ pub(super) async fn run_all(dataset: Arc<Dataset>, runs: Vec<Run>, deliver: Deli
 
 async fn run_one(dataset: &Dataset, run: &Run, held: Arc<HeldBytes>, deliver: &Deliver) {
     let reader = &dataset.readers[run.shard as usize];
+    let cached = cached(dataset, run).await;
+    if cached.iter().all(Option::is_some) {
+        let parts: Vec<_> = run
+            .parts
+            .iter()
+            .zip(cached)
+            .map(|(&part, pieces)| PartBytes {
+                shard: run.shard,
+                part,
+                pieces: pieces.unwrap_or_default(),
+                _held: Arc::clone(&held),
+            })
+            .collect();
+        drop(held);
+        for bytes in parts {
+            deliver(bytes.shard, bytes.part, Ok(bytes));
+        }
+        return;
+    }
     let requests: Vec<_> = run
         .ranges
         .iter()
@@ -150,6 +171,7 @@ async fn run_one(dataset: &Dataset, run: &Run, held: Arc<HeldBytes>, deliver: &D
                     _held: Arc::clone(&held),
                 })
                 .collect();
+            keep(dataset, &parts, &cached).await;
             // From here on only the consumer holds the bytes and their budget.
             drop((buffers, held));
             for bytes in parts {
@@ -169,6 +191,85 @@ async fn run_one(dataset: &Dataset, run: &Run, held: Arc<HeldBytes>, deliver: &D
             }
         }
     }
+}
+
+/// The cache, where a shard's parts are kept in it, and the version that they are of.
+fn cache_of(dataset: &Dataset, shard: u32) -> Option<(Arc<Cache>, String, String)> {
+    let cache = dataset.cache.as_ref()?;
+    let reader = &dataset.readers[shard as usize];
+    if reader.object.location.provider == Provider::Local {
+        return None;
+    }
+    let version = match &reader.e_tag {
+        Some(e_tag) => e_tag.clone(),
+        None => format!("{} {}", reader.object.size, reader.last_modified_ms),
+    };
+    Some((Arc::clone(cache), reader.object.url.clone(), version))
+}
+
+/// The pieces of each part of a run that the cache holds.
+async fn cached(dataset: &Dataset, run: &Run) -> Vec<Option<Vec<(u64, Bytes)>>> {
+    let Some((cache, url, version)) = cache_of(dataset, run.shard) else {
+        return vec![None; run.parts.len()];
+    };
+    let chunks = &dataset.readers[run.shard as usize].chunks;
+    let ranges: Vec<_> = run
+        .parts
+        .iter()
+        .map(|&part| chunks[part as usize].clone())
+        .collect();
+    let count = ranges.len();
+    let read = move || -> Vec<_> {
+        let read = |ranges: &Vec<Range<u64>>| cache.read(&url, &version, ranges);
+        ranges.iter().map(read).collect()
+    };
+    // A reader that panicked or was cancelled has found nothing.
+    tokio::task::spawn_blocking(read)
+        .await
+        .unwrap_or_else(|_| vec![None; count])
+}
+
+/// Puts the parts that the cache did not hold into it.
+async fn keep(dataset: &Dataset, parts: &[PartBytes], cached: &[Option<Vec<(u64, Bytes)>>]) {
+    let Some(shard) = parts.first().map(|part| part.shard) else {
+        return;
+    };
+    let Some((cache, url, version)) = cache_of(dataset, shard) else {
+        return;
+    };
+    let chunks = &dataset.readers[shard as usize].chunks;
+    let entries: Vec<_> = parts
+        .iter()
+        .zip(cached)
+        .filter(|(_, cached)| cached.is_none())
+        .map(|(part, _)| {
+            let ranges = chunks[part.part as usize].clone();
+            (ranges, part.pieces.clone())
+        })
+        .collect();
+    let write = move || {
+        for (ranges, pieces) in entries {
+            let bytes = cut_out(&ranges, &pieces);
+            cache.write(&url, &version, &ranges, &bytes);
+        }
+    };
+    // Whatever goes wrong there, the parts are here.
+    let _ = tokio::task::spawn_blocking(write).await;
+}
+
+/// The bytes of `ranges`, one after the other, which sorted `pieces` cover.
+fn cut_out(ranges: &[Range<u64>], pieces: &[(u64, Bytes)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for range in ranges {
+        for (start, piece) in pieces {
+            let from = range.start.max(*start);
+            let to = range.end.min(start + piece.len() as u64);
+            if from < to {
+                bytes.extend_from_slice(&piece[(from - start) as usize..(to - start) as usize]);
+            }
+        }
+    }
+    bytes
 }
 
 /// What of `requests` one part needs.

@@ -1,6 +1,7 @@
 //! Runs a loader as so many ranks and writes down every global batch and the state after it, until it is killed: for tests of exact, elastic resumption.
 //!
 //! `nepa-test-ranks FOLDER WORLD_SIZE DATA:WEIGHT...`: the trace is FOLDER/trace.jsonl, a line a batch; the state FOLDER/state.json. It goes on from the state, if there is one.
+//! `NEPA_TEST_CACHE` names a folder as `io.cache_dir`.
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
@@ -39,7 +40,11 @@ fn main() -> anyhow::Result<()> {
         mixture: mixture.collect::<anyhow::Result<_>>()?,
         ..DatasetConfig::default()
     };
-    let dataset = Dataset::open(&config, &IoConfig::default(), &IoRuntime::new(1)?)?;
+    let io = IoConfig {
+        cache_dir: std::env::var_os("NEPA_TEST_CACHE").map(Into::into),
+        ..IoConfig::default()
+    };
+    let dataset = Dataset::open(&config, &io, &IoRuntime::new(1)?)?;
     let state_path = folder.join("state.json");
     let mut saved: Option<Saved> = match std::fs::read(&state_path) {
         Ok(bytes) => Some(serde_json::from_slice(&bytes)?),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 /// Weight of the newest answer in the share of throttled ones.
-const MEMORY: f64 = 0.02;
+const MEMORY: f64 = 0.01;
 /// Share of throttled answers that shrinks the window.
 const TOLERATED: f64 = 0.05;
 /// What is left of the window then.

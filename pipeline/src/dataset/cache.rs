@@ -1,0 +1,274 @@
+//! Parts of shards on a local disk, so that later epochs and other processes do not fetch them again.
+//!
+//! - An entry is one file, `KEY.part`: the bytes of one part's columns, then their length and checksum. The key is a digest of the object's URL, its version and the byte ranges,
+//!   so an object that was replaced has other entries.
+//! - Entries are written beside their place and renamed into it. After a crash or a power cut some may be torn; each is checked when it is read, and removed if it is damaged.
+//! - The folder is marked. One that holds files and no mark is refused, and only files of our own names are ever removed.
+//! - Several processes may share it: whatever vanishes under a reader is fetched.
+//! - It is bounded: a new entry takes the place of those that nobody has used since this data set was opened; where all are in use, it is not kept. In a walk that reads everything once an
+//!   epoch, that keeps as many hits as fit, where discarding the oldest would leave none.
+use std::io::{ErrorKind, Read, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use crate::DatasetError;
+
+/// Says whose folder it is; its content is for people.
+const MARK: &str = "NEPA-CACHE";
+const MARK_TEXT: &str = "Parts of Parquet shards, kept by nepa (io.cache_dir). The folder may be removed at any time.\n";
+const ENDING: &str = ".part";
+/// Length and checksum after the bytes.
+const TRAILER_BYTES: usize = 12;
+
+/// A cache in one folder.
+#[derive(Debug)]
+pub(super) struct Cache {
+    folder: PathBuf,
+    most_bytes: u64,
+    opened: SystemTime,
+    /// Bytes in the folder, as far as this process knows.
+    held: Mutex<u64>,
+    next: AtomicU64,
+    pub(super) hits: AtomicU64,
+    pub(super) hit_bytes: AtomicU64,
+    pub(super) damaged: AtomicU64,
+}
+
+impl Cache {
+    /// Opens the folder, or makes and marks it.
+    pub(super) fn open(folder: &Path, most_bytes: u64) -> Result<Self, DatasetError> {
+        let failed = |source| DatasetError::CacheFolder {
+            folder: folder.to_owned(),
+            source,
+        };
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let mark = folder.join(MARK);
+        if !mark.exists() {
+            let mut entries = std::fs::read_dir(folder).map_err(failed)?;
+            if let Some(other) = entries.next() {
+                return Err(DatasetError::ForeignCache {
+                    folder: folder.to_owned(),
+                    found: other.map_err(failed)?.file_name().into(),
+                });
+            }
+            std::fs::write(&mark, MARK_TEXT).map_err(failed)?;
+        }
+        let cache = Self {
+            folder: folder.to_owned(),
+            most_bytes,
+            opened: SystemTime::now(),
+            held: Mutex::new(0),
+            next: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            hit_bytes: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
+        };
+        *cache.held() = cache.entries().iter().map(|entry| entry.num_bytes).sum();
+        Ok(cache)
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, u64> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file of a part.
+    fn path(&self, url: &str, version: &str, ranges: &[Range<u64>]) -> PathBuf {
+        let mut digest = Sha256::new();
+        for text in [url, version] {
+            digest.update((text.len() as u64).to_le_bytes());
+            digest.update(text);
+        }
+        for range in ranges {
+            digest.update(range.start.to_le_bytes());
+            digest.update(range.end.to_le_bytes());
+        }
+        self.folder.join(format!("{:x}{ENDING}", digest.finalize()))
+    }
+
+    /// The bytes of a part by its ranges, if it is there and undamaged. Blocks.
+    pub(super) fn read(
+        &self,
+        url: &str,
+        version: &str,
+        ranges: &[Range<u64>],
+    ) -> Option<Vec<(u64, Bytes)>> {
+        let path = self.path(url, version, ranges);
+        let mut file = std::fs::File::open(&path).ok()?;
+        let num_bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        let mut content = Vec::with_capacity(num_bytes as usize + TRAILER_BYTES);
+        let whole = file.read_to_end(&mut content).is_ok()
+            && content.len() == num_bytes as usize + TRAILER_BYTES;
+        let body = num_bytes as usize;
+        if !whole || content[body..] != trailer(&content[..body]) {
+            self.damaged.fetch_add(1, Relaxed);
+            // It may be gone already.
+            let _ = std::fs::remove_file(&path);
+            return None;
+        }
+        // Used: it is not the next to go. Where that cannot be written, it only goes earlier.
+        let _ = file.set_modified(SystemTime::now());
+        self.hits.fetch_add(1, Relaxed);
+        self.hit_bytes.fetch_add(num_bytes, Relaxed);
+        let content = Bytes::from(content);
+        let mut from = 0;
+        let pieces = ranges.iter().map(|range| {
+            let length = (range.end - range.start) as usize;
+            let piece = content.slice(from..from + length);
+            from += length;
+            (range.start, piece)
+        });
+        Some(pieces.collect())
+    }
+
+    /// Keeps the bytes of a part, if there is room. A disk that fails only means that they are fetched again. Blocks.
+    pub(super) fn write(&self, url: &str, version: &str, ranges: &[Range<u64>], bytes: &[u8]) {
+        let num_bytes = (bytes.len() + TRAILER_BYTES) as u64;
+        if !self.make_room(num_bytes) {
+            return;
+        }
+        let path = self.path(url, version, ranges);
+        let number = self.next.fetch_add(1, Relaxed);
+        let new = path.with_extension(format!("new-{}-{number}", std::process::id()));
+        let written = std::fs::File::create(&new).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.write_all(&trailer(bytes))
+        });
+        if written.and_then(|()| std::fs::rename(&new, &path)).is_ok() {
+            *self.held() += num_bytes;
+        } else {
+            let _ = std::fs::remove_file(&new);
+        }
+    }
+
+    /// Whether an entry of `num_bytes` fits, after removing what nobody has used since this cache was opened.
+    fn make_room(&self, num_bytes: u64) -> bool {
+        if num_bytes > self.most_bytes {
+            return false;
+        }
+        let mut held = self.held();
+        if *held + num_bytes <= self.most_bytes {
+            return true;
+        }
+        // Other processes write and remove, too.
+        let mut entries = self.entries();
+        *held = entries.iter().map(|entry| entry.num_bytes).sum();
+        entries.sort_by_key(|entry| entry.used);
+        for entry in entries {
+            if *held + num_bytes <= self.most_bytes || entry.used >= self.opened {
+                break;
+            }
+            match std::fs::remove_file(&entry.path) {
+                Ok(()) => *held -= entry.num_bytes,
+                Err(error) if error.kind() == ErrorKind::NotFound => *held -= entry.num_bytes,
+                Err(_) => {}
+            }
+        }
+        *held + num_bytes <= self.most_bytes
+    }
+
+    /// The files of our own names, those left by a killed writer included.
+    fn entries(&self) -> Vec<Entry> {
+        let Ok(folder) = std::fs::read_dir(&self.folder) else {
+            return Vec::new();
+        };
+        folder
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                if !is_ours(entry.file_name().to_str()?) {
+                    return None;
+                }
+                let meta = entry.metadata().ok()?;
+                Some(Entry {
+                    path: entry.path(),
+                    num_bytes: meta.len(),
+                    used: meta.modified().ok()?,
+                })
+            })
+            .collect()
+    }
+}
+
+struct Entry {
+    path: PathBuf,
+    num_bytes: u64,
+    used: SystemTime,
+}
+
+/// A digest, then the ending of an entry or of one that is being written.
+fn is_ours(name: &str) -> bool {
+    name.split_once('.').is_some_and(|(digest, ending)| {
+        digest.len() == 64
+            && digest.bytes().all(|byte| byte.is_ascii_hexdigit())
+            && (ending == &ENDING[1..] || ending.starts_with("new-"))
+    })
+}
+
+fn trailer(bytes: &[u8]) -> [u8; TRAILER_BYTES] {
+    let mut trailer = [0; TRAILER_BYTES];
+    trailer[..8].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+    trailer[8..].copy_from_slice(&crc32fast::hash(bytes).to_le_bytes());
+    trailer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("nepa-cache-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        folder
+    }
+
+    #[test]
+    #[expect(
+        clippy::single_range_in_vec_init,
+        reason = "a part of one column has one range"
+    )]
+    fn what_is_in_use_stays_and_what_is_not_makes_room() {
+        let folder = folder("room");
+        let entry = 100 + TRAILER_BYTES as u64;
+        let cache = Cache::open(&folder, 2 * entry).unwrap();
+        let ranges = [0..100];
+        let write = |cache: &Cache, url: &str| cache.write(url, "v", &ranges, &[7; 100]);
+        let reads = |cache: &Cache, url: &str| cache.read(url, "v", &ranges).is_some();
+        write(&cache, "a");
+        write(&cache, "b");
+        write(&cache, "c");
+        assert!(reads(&cache, "a") && reads(&cache, "b") && !reads(&cache, "c"));
+        assert!(cache.read("a", "another version", &ranges).is_none());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        // The next run uses only one of the two.
+        let cache = Cache::open(&folder, 2 * entry).unwrap();
+        assert!(reads(&cache, "b"));
+        write(&cache, "c");
+        assert!(reads(&cache, "b") && reads(&cache, "c") && !reads(&cache, "a"));
+        write(&cache, "d");
+        assert!(!reads(&cache, "d"));
+        // Limits below one entry, and none at all.
+        for limit in [0, entry - 1] {
+            let cache = Cache::open(&folder, limit).unwrap();
+            write(&cache, "e");
+            assert!(!reads(&cache, "e"));
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_foreign_folder_is_refused_and_nothing_foreign_removed() {
+        let folder = folder("foreign");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("thesis.txt"), "work").unwrap();
+        let text = Cache::open(&folder, 10).unwrap_err().to_string();
+        assert!(text.contains("thesis.txt"), "{text}");
+        assert!(folder.join("thesis.txt").exists() && !folder.join(MARK).exists());
+        assert!(!is_ours("thesis.txt") && !is_ours(MARK) && !is_ours("abc.part"));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
