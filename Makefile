@@ -1,6 +1,6 @@
 # All commands of the project. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build cuda test lint kernels bench quickstart
+.PHONY: help setup build cuda test lint kernels bench versus fuzz quickstart
 SHELL := /bin/bash
 
 help: ## Show this list
@@ -26,6 +26,13 @@ kernels: ## Compile our CUDA kernels with nvcc (fetched, 110 MB, where CUDA_HOME
 
 bench: setup ## Measure decoding, loading and training; writes a report into benchmarks/results
 	@scripts/bench.sh
+
+versus: setup ## Race the loader against its peers from PyPI (7 GB in ~/.cache), and measure start-up and memory; writes two reports
+	@scripts/versus.sh
+	@scripts/bench-loader.sh
+
+fuzz: setup ## Fuzz the decoders and the shard reader for 20 minutes each; needs a nightly Rust
+	@scripts/fuzz.sh
 
 quickstart: setup ## From nothing to a small pretrained model on rendered scenes, in ./quickstart
 	@scripts/quickstart.sh
