@@ -40,6 +40,7 @@ report="benchmarks/results/$(date -u +%F)-versus.md"
 Random resized crop to 224 (scale 0.08 to 1), flip, normalise, f32 [3, 224, 224]. Contestants take turns, $rounds rounds; each is a process of its own. Ratios are of each round, medians of the
 rounds. Whole loaders give batches of 32 with two workers; times are read from the first batch on, processor time is that of all processes of a contestant. The S3 server is ours, in memory,
 in a process of its own on the same two cores, so rates by the clock are those of both. OpenCV's INTER_LINEAR does not antialias; all else but it does.
+"MiB asked for" counts byte ranges; LitData asks for whole objects.
 
 HEAD
     "$venv/bin/python" benchmarks/versus/race.py "$bin" "$data" "$rounds"

@@ -1,6 +1,6 @@
 //! Does the loader's memory stay flat over many samples? Runs it over small images and fits a line to the resident memory.
 //!
-//! The images are tiny, so that a million samples take minutes, not hours: what grows by the sample shows, whatever its size. Prints Markdown.
+//! The images are tiny, so that millions of samples take minutes, not hours: what grows by the sample shows, whatever its size. Prints Markdown.
 use std::time::Instant;
 
 use clap::Parser;
@@ -16,7 +16,7 @@ struct Args {
     /// Shards of small images.
     url: String,
     /// Samples in all.
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 3_000_000)]
     samples: u64,
 }
 
