@@ -87,7 +87,11 @@ impl JpegDecoder {
                 format: ImageFormat::Jpeg,
             });
         }
-        let wanted = wanted(size.0, size.1).wider(CHROMA_MARGIN, size.0);
+        let wanted = if is_lossless(bytes) {
+            PixelRect::whole(size.0, size.1)
+        } else {
+            wanted(size.0, size.1).wider(CHROMA_MARGIN, size.0)
+        };
         let is_cmyk = image.is_cmyk();
         let pixels = if is_cmyk { &mut cmyk } else { &mut *rgb };
         let part = image.decode(wanted, pixels).map_err(ImageError::Jpeg)?;
@@ -124,6 +128,7 @@ pub(super) fn orientation(bytes: &[u8]) -> Orientation {
     Orientation::from_metadata(exif, xmp)
 }
 
+const SOF3: u8 = 0xc3;
 const SOI: u8 = 0xd8;
 const EOI: u8 = 0xd9;
 const SOS: u8 = 0xda;
@@ -172,6 +177,11 @@ fn segments(bytes: &[u8]) -> impl Iterator<Item = Segment<'_>> {
         }
         None
     })
+}
+
+/// Whether pixels are predicted from their neighbours (SOF3), of which libjpeg decodes no part alone.
+fn is_lossless(bytes: &[u8]) -> bool {
+    segments(bytes).any(|segment| segment.marker == SOF3)
 }
 
 /// Whether no end-of-image marker follows the first scan's header. Pillow refuses such a file even if only the marker is missing.

@@ -513,7 +513,7 @@ fn a_part_has_the_pixels_of_the_whole() {
         .flat_map(|(x, y)| tiles[y / 5 * 41 + x / 5])
         .collect();
     let mut decoder = Decoder::default();
-    for (subsamp, progressive) in [
+    let kinds = [
         Subsamp::None,
         Subsamp::Sub2x1,
         Subsamp::Sub2x2,
@@ -522,12 +522,14 @@ fn a_part_has_the_pixels_of_the_whole() {
         Subsamp::Gray,
     ]
     .into_iter()
-    .flat_map(|subsamp| [(subsamp, false), (subsamp, true)])
-    {
+    .flat_map(|subsamp| [(subsamp, false, false), (subsamp, true, false)])
+    .chain([(Subsamp::None, false, true)]);
+    for (subsamp, progressive, lossless) in kinds {
         let mut compressor = Compressor::new().unwrap();
         compressor.set_quality(90).unwrap();
         compressor.set_subsamp(subsamp).unwrap();
         compressor.set_progressive(progressive).unwrap();
+        compressor.set_lossless(lossless).unwrap();
         let jpeg = compressor
             .compress_to_vec(Image {
                 pixels: &pixels[..],
@@ -565,7 +567,7 @@ fn a_part_has_the_pixels_of_the_whole() {
                 assert_eq!(
                     part_pixels[in_part..in_part + length],
                     whole[in_whole..in_whole + length],
-                    "{subsamp:?}, progressive {progressive}, {wanted:?} decoded as {part:?}, row {y}, seed {seed}"
+                    "{subsamp:?}, progressive {progressive}, lossless {lossless}, {wanted:?} decoded as {part:?}, row {y}, seed {seed}"
                 );
             }
         }

@@ -1,4 +1,4 @@
-//! Any bytes as an image and any crop of it: an image or an error, and a part has the pixels of the whole.
+//! Any bytes as an image and any crop of it: an image or an error, whose pixels do not depend on what was decoded before.
 #![no_main]
 
 use libfuzzer_sys::{arbitrary, arbitrary::Arbitrary, fuzz_target};
@@ -61,7 +61,7 @@ fuzz_target!(|input: Input| {
     let rendered = CpuRenderer::default().render_plan(input.bytes, &plan, &mut output);
 
     let mut decoder = Decoder::default();
-    let (mut whole, mut part) = (Vec::new(), Vec::new());
+    let mut whole = Vec::new();
     let all = decoder.decode_stored(input.bytes, &mut whole);
     if all.is_ok() {
         assert!(
@@ -87,19 +87,24 @@ fuzz_target!(|input: Input| {
             height: rows,
         }
     };
-    // Twice with one decoder: the second time its memory is used again.
-    let again = decoder.decode_part(input.bytes, wanted, &mut part);
-    if let (Ok((width, height)), Ok((size, rect))) = (all, again) {
-        assert_eq!(size, (width, height));
-        let wanted = wanted(width, height);
-        for y in wanted.top..wanted.top + wanted.height {
-            let length = wanted.width as usize * 3;
-            let in_part = ((y - rect.top) * rect.width + wanted.left - rect.left) as usize * 3;
-            let in_whole = (y as usize * width as usize + wanted.left as usize) * 3;
-            assert_eq!(
-                part[in_part..in_part + length],
-                whole[in_whole..in_whole + length]
-            );
-        }
+    // Twice with one decoder, whose memory is used again, and once with a fresh one: the same pixels. (Those of the whole, too, where no data is missing; which files
+    // these are is not known here, so that is the unit tests' matter.)
+    let mut decoded = || {
+        let mut part = Vec::new();
+        let rect = decoder.decode_part(input.bytes, wanted, &mut part);
+        (rect.ok(), part)
+    };
+    let (first, second) = (decoded(), decoded());
+    let mut part = Vec::new();
+    let fresh = Decoder::default()
+        .decode_part(input.bytes, wanted, &mut part)
+        .ok();
+    if let (Ok(size), Some((found, rect))) = (all, fresh) {
+        assert_eq!(size, found);
+        assert_eq!(part.len(), rect.width as usize * rect.height as usize * 3);
+        assert!(
+            first == (fresh, part.clone()) && second == (fresh, part),
+            "it depends on what was decoded before"
+        );
     }
 });
