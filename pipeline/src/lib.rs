@@ -27,6 +27,8 @@ pub use dataset::{
     PartBytes, PartInfo, Shard, Source,
 };
 pub use error::{DatasetError, ImageError, LoaderError, Place};
-pub use loader::{EpochReport, Loader, LoaderBuilder, LoaderConfig, LoaderState, MixingForecast};
+pub use loader::{
+    EpochReport, Loader, LoaderBuilder, LoaderConfig, LoaderState, Mixing, MixingForecast,
+};
 pub use sample::{EncodedImage, SampleId};
 pub use store::{StoreOptions, StoreUrl, open_url};

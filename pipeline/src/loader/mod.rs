@@ -26,7 +26,7 @@ mod worker;
 
 pub use builder::LoaderBuilder;
 pub use config::{LoaderConfig, LoaderState};
-pub use mixing::{EpochReport, MixingForecast};
+pub use mixing::{EpochReport, Mixing, MixingForecast};
 
 use bad_samples::{BadSample, BadSamples, Replacement};
 use config::{STATE_VERSION, check, check_state};
