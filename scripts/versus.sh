@@ -4,15 +4,23 @@
 # 7 GB, most of it PyTorch); spdl needs FFmpeg's libraries.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-rounds=${1:-5}
+rounds=${1:-3}
 bin="${CARGO_TARGET_DIR:-target}/release"
 venv="${XDG_CACHE_HOME:-$HOME/.cache}/nepa-versus"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 cargo build --locked --release --workspace --bins
+# Its pixels are compared with the peers'.
+cargo build --locked --release --package nepa-pipeline --example render_dump
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet --requirement benchmarks/versus/requirements-loaders.txt
+requirements=benchmarks/versus/requirements-loaders.txt
+if ! "$venv/bin/python" -m pip install --quiet --requirement "$requirements"; then
+    # One peer that cannot be had must not stop the others; its row will say that it is missing.
+    grep -v '^#' "$requirements" | while read -r package; do
+        "$venv/bin/python" -m pip install --quiet "$package" || echo "$package could not be installed" >&2
+    done
+fi
 if ! command -v ffmpeg >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get install -y -qq ffmpeg >/dev/null || echo "FFmpeg could not be installed: spdl will not run" >&2
 fi
@@ -37,10 +45,18 @@ report="benchmarks/results/$(date -u +%F)-versus.md"
 - Load average at the start: $(cut -d' ' -f1-3 /proc/loadavg)
 - Peers: $("$venv/bin/python" -m pip freeze | grep -iE '^(datago|datasets|litdata|nvidia-dali|opencv|pillow|pyarrow|s3fs|simplejpeg|spdl|torch|torchvision)[-_a-z0-9]*==' | paste -sd' ')
 
-Random resized crop to 224 (scale 0.08 to 1), flip, normalise, f32 [3, 224, 224]. Contestants take turns, $rounds rounds; each is a process of its own. Ratios are of each round, medians of the
-rounds. Whole loaders give batches of 32 with two workers; times are read from the first batch on, processor time is that of all processes of a contestant. The S3 server is ours, in memory,
-in a process of its own on the same two cores, so rates by the clock are those of both. OpenCV's INTER_LINEAR does not antialias; all else but it does.
-"MiB asked for" counts byte ranges; LitData asks for whole objects.
+Random resized crop to 224 (scale 0.08 to 1), bilinear, flip, normalise, f32 [3, 224, 224]. Contestants take turns, $rounds rounds; each is a process of its own. Ratios are of each round,
+medians of the rounds.
+
+One thread: the first 200 images, into memory that is used again (DALI has its own); crops are drawn before the clock runs, ours by our own stream, DALI's inside its decoder and within the time. The last column is of 50 images with the same
+crops: how far the picture is from Pillow's (\`benchmarks/versus/same_output.py\`). OpenCV's INTER_LINEAR does not antialias, so it does less than the others. FFmpeg moves a crop to even pixels
+where chroma is subsampled, hence spdl's difference; exact crops would be slower.
+
+Whole loaders: batches of 32, two workers, one pass over eight copies of the shards. Rates and processor time (user and system, of all processes of a contestant) are read from the first batch
+on; what was prepared behind the first batch, at most some batches of a hundred, is not in them. Memory is ours at its peak (VmHWM) and that of the peers by samples (PSS), which may
+miss a peak. The first batch is timed from the start of our program and from before the import of a peer. Left out: the 5 s that Hugging Face's datasets sleeps at the end of each pass.
+LitData's index of the shards is made in the first round and found there later. The S3 server is ours, in memory, in a process of its own on the same cores, so rates by the clock are
+those of both.
 
 HEAD
     "$venv/bin/python" benchmarks/versus/race.py "$bin" "$data" "$rounds"

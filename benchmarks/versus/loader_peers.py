@@ -1,7 +1,8 @@
 """A whole loader: random resized crops to 224 as f32 [32, 3, 224, 224] batches from Parquet shards or files, two workers, by one peer.
 
 Called by scripts/versus.sh as `loader_peers.py PEER SOURCE EPOCHS`, SOURCE being a folder or an s3:// URL (AWS_ENDPOINT_URL and keys from the environment). Prints one line of JSON with
-the keys of `target/release/loader --json`. Times are read from the first batch on; processor time and memory are those of the process and all its children.
+the keys of `target/release/loader --json`. Times are read from the first batch on, and the first batch's from before the peer is imported; processor time and memory are those of the
+process and all its children.
 """
 import json
 import os
@@ -56,24 +57,28 @@ def memory_mib():
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:
             continue
-        total += int(text.split("\nPss:", 1)[1].split()[0])
+        if "\nPss:" in text:
+            total += int(text.split("\nPss:", 1)[1].split()[0])
     return total / 1024
 
 
-def measure(start, batches, check=True):
-    images, peak, first = 0, 0.0, None
+def measure(batches):
+    images, peak, sampling_s, first_batch_s = 0, 0.0, 0.0, None
     for batch in batches:
-        if first is None:
-            if check:
-                shape, low, high = tuple(batch.shape), float(batch.min()), float(batch.max())
-                assert shape[1:] == (3, SIDE, SIDE) and low >= -1.01 and high <= 1.01 and high > low, (shape, low, high)
-            first, wall, cpu = time.perf_counter() - start, time.perf_counter(), cpu_s()
+        if first_batch_s is None:
+            first_batch_s = time.perf_counter() - START
+            dtype, shape, low, high = str(batch.dtype), tuple(batch.shape), float(batch.min()), float(batch.max())
+            assert dtype.endswith("float32") and shape[1:] == (3, SIDE, SIDE) and -1.01 < low < -0.5 and 0.5 < high < 1.01, (dtype, shape, low, high)
+            wall, cpu = time.perf_counter(), cpu_s()
             continue
         images += len(batch)
-        if images // 256 != (images - len(batch)) // 256:
+        if images // 1024 != (images - len(batch)) // 1024:
+            # Reading memory takes tens of milliseconds, which are ours and not the peer's.
+            sampling = time.thread_time()
             peak = max(peak, memory_mib())
-    result = {"images": images, "wall_s": time.perf_counter() - wall, "cpu_s": cpu_s() - cpu, "peak_mib": max(peak, memory_mib()), "first_batch_s": first}
-    print(json.dumps(result), flush=True)
+            sampling_s += time.thread_time() - sampling
+    wall_s, cpu_used_s = time.perf_counter() - wall, cpu_s() - cpu - sampling_s
+    print(json.dumps({"images": images, "wall_s": wall_s, "cpu_s": cpu_used_s, "peak_mib": max(peak, memory_mib()), "first_batch_s": first_batch_s}), flush=True)
 
 
 # ---- what several of them need ----
@@ -104,15 +109,12 @@ def encoded_images(source, worker=0, num_workers=1):
     import pyarrow.parquet as pq
 
     system, paths = filesystem(source)
-    groups = []
-    for path in paths:
-        file = pq.ParquetFile(system.open_input_file(path))
-        groups += [(path, group) for group in range(file.num_row_groups)]
+    files = [pq.ParquetFile(system.open_input_file(path)) for path in paths]
+    groups = [(file, group) for file in files for group in range(file.num_row_groups)]
     rng = random.Random(worker)
     mine = groups[worker::num_workers]
     rng.shuffle(mine)
-    for path, group in mine:
-        file = pq.ParquetFile(system.open_input_file(path))
+    for file, group in mine:
         rows = file.read_row_group(group, columns=["image"]).column("image").to_pylist()
         rng.shuffle(rows)
         for row in rows:
@@ -155,24 +157,43 @@ def render_row(row):
 # ---- the peers ----
 
 
+def torch_tensors(source, epochs):
+    """torchvision's advice for speed: decode to tensors, transforms v2 on uint8."""
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+    from torchvision.transforms import v2
+
+    steps = [v2.RandomResizedCrop(SIDE, antialias=True), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)]
+    render = v2.Compose(steps)
+    return torch_loader(source, epochs, lambda data: render(decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)))
+
+
 def torch_pillow(source, epochs):
+    render = transform()
+    return torch_loader(source, epochs, lambda data: render(opened(data)))
+
+
+def torch_loader(source, epochs, render):
     import torch
 
     class Shards(torch.utils.data.IterableDataset):
         def __iter__(self):
             torch.set_num_threads(1)
-            info, render = torch.utils.data.get_worker_info(), transform()
+            info = torch.utils.data.get_worker_info()
             for _ in range(epochs):
                 for data in encoded_images(source, info.id, info.num_workers):
-                    yield render(opened(data))
+                    yield render(data)
 
     return torch.utils.data.DataLoader(Shards(), batch_size=BATCH, num_workers=WORKERS)
 
 
 def hf_streaming(source, epochs):
+    import datasets
     import torch
     from datasets import load_dataset
 
+    # It sleeps for 5 s at the end of each pass, so that PyArrow's threads may end. With passes as short as these that would be most of its time.
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
     options = {}
     if source.startswith("s3://"):
         options = {"storage_options": {"endpoint_url": os.environ["AWS_ENDPOINT_URL"], "key": os.environ["AWS_ACCESS_KEY_ID"], "secret": os.environ["AWS_SECRET_ACCESS_KEY"]}}
@@ -218,30 +239,27 @@ def litdata(source, epochs):
 
 def spdl(source, epochs):
     import decode_peers
+    import spdl.io
     from spdl.pipeline import PipelineBuilder
 
-    _, render = decode_peers.spdl()
     rng = random.Random(7)
 
     def sources():
         for _ in range(epochs):
             yield from encoded_images(source)
 
-    pipeline = (
-        PipelineBuilder()
-        .add_source(sources())
-        .pipe(lambda data: render(data, rng), concurrency=WORKERS)
-        .aggregate(BATCH)
-        .pipe(np.stack)
-        .add_sink(3)
-        .build(num_threads=WORKERS)
-    )
+    def render(data):
+        packets = spdl.io.demux_image(data)
+        return decode_peers.spdl_render(packets, decode_peers.crop(packets.width, packets.height, rng))
+
+    pipeline = PipelineBuilder().add_source(sources()).pipe(render, concurrency=WORKERS).aggregate(BATCH).pipe(np.stack).add_sink(3).build(num_threads=WORKERS)
     with pipeline.auto_stop():
         yield from pipeline.get_iterator(timeout=60)
 
 
 def dali(source, epochs):
-    from nvidia.dali import fn, pipeline_def, types
+    import decode_peers
+    from nvidia.dali import fn, pipeline_def
 
     def blocks():
         block = []
@@ -254,12 +272,7 @@ def dali(source, epochs):
 
     @pipeline_def(batch_size=BATCH, num_threads=WORKERS, device_id=None, seed=1)
     def pipeline():
-        encoded = fn.external_source(source=blocks)
-        image = fn.decoders.image_random_crop(encoded, device="cpu", output_type=types.RGB, random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3])
-        image = fn.resize(image, size=[SIDE, SIDE], interp_type=types.INTERP_TRIANGULAR)
-        return fn.crop_mirror_normalize(
-            image, dtype=types.FLOAT, output_layout="CHW", mean=[127.5] * 3, std=[127.5] * 3, mirror=fn.random.coin_flip(probability=0.5)
-        )
+        return decode_peers.dali_random_crop(fn.external_source(source=blocks))
 
     runner = pipeline()
     runner.build()
@@ -275,6 +288,7 @@ def datago(source, epochs):
     """Reads files only, resizes and crops to a size by aspect ratio; no random crop. The nearest it offers: a square of 224."""
     import tempfile
 
+    import decode_peers
     from datago import DatagoClient, initialize_logging
 
     initialize_logging("warn")
@@ -290,13 +304,13 @@ def datago(source, epochs):
             "samples_buffer_size": 64,
             "limit": count,
         }
+        # The files are not its work.
         global START
         START = time.perf_counter()
         for _ in range(epochs):
             client, batch = DatagoClient(json.dumps(config)), []
             while (sample := client.get_sample()) is not None and sample.id:
-                pixels = sample.image.to_numpy_array()
-                batch.append((pixels.astype(np.float32) * (2 / 255) - 1).transpose(2, 0, 1))
+                batch.append(decode_peers.normalise(sample.image.to_numpy_array(), False))
                 if len(batch) == BATCH:
                     yield np.stack(batch)
                     batch = []
@@ -309,7 +323,7 @@ if sys.argv[1:2] == ["litdata"]:
 
     downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True
 
-PEERS = {"torch": torch_pillow, "hf": hf_streaming, "litdata": litdata, "spdl": spdl, "dali": dali, "datago": datago}
+PEERS = {"torch": torch_pillow, "torch-tensors": torch_tensors, "hf": hf_streaming, "litdata": litdata, "spdl": spdl, "dali": dali, "datago": datago}
 START = 0.0
 
 
@@ -317,7 +331,7 @@ def main():
     global START
     peer, source, epochs = sys.argv[1], sys.argv[2], int(sys.argv[3])
     START = time.perf_counter()
-    measure(START, PEERS[peer](source, epochs))
+    measure(PEERS[peer](source, epochs))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Runs all loaders by turns and prints the tables of scripts/versus.sh, which sets everything up and calls this.
 
 `race.py BIN DATA ROUNDS`: BIN holds our programs, DATA the shards. Ratios are of each round, a peer's processor time an image over ours; medians of the rounds.
+A peer that fails is not run again, and its row says why.
 """
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -11,20 +13,31 @@ import tempfile
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 HERE = Path(__file__).parent
-EPOCHS = 3
+# One pass over copies of the shards, not several over the shards, so that what a loader does once a pass weighs little, and no cache of an earlier pass serves a later one.
+COPIES, EPOCHS, BATCH = 8, 1, 32
+LIMIT_S = 120
 
 
 def run(command, environment=None):
-    """The last lines of JSON that a command prints, or the reason why there are none."""
+    """The lines of JSON that a command prints, or the reason why there are none."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True, env={**os.environ, **(environment or {})}
+    )
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **(environment or {})})
+        output, errors = process.communicate(timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
-        return None, "took more than five minutes"
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        errors = [line.strip() for line in done.stderr.splitlines() if "Error" in line and not line.startswith(" ")]
-        return None, (errors[-1] if errors else "printed nothing")[:120].replace("|", "/")
+        # Its workers, too.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return None, f"took more than {LIMIT_S} s"
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    if process.returncode or not lines:
+        named = [line.strip() for line in errors.splitlines() if "Error" in line and not line.startswith(" ")]
+        reason = named[-1] if named else (errors.strip().splitlines() or [f"ended with {process.returncode}"])[-1]
+        return None, reason[:160].replace("|", "/")
     return lines, None
 
 
@@ -38,7 +51,7 @@ def median_and_range(values):
 
 def decode_table(binaries, data, rounds):
     shard = sorted(Path(data).glob("*.parquet"))[0]
-    peers = ["simplejpeg", "simplejpeg-linear", "torchvision", "pillow", "spdl", "dali"]
+    peers = ["simplejpeg-scaled", "simplejpeg-linear", "simplejpeg-area", "dali", "torchvision", "spdl", "pillow"]
     ours, theirs, names, reasons = [], {peer: [] for peer in peers}, {}, {}
     for _ in range(rounds):
         lines, reason = run([f"{binaries}/decode", str(shard), "--rounds", "2", "--json"])
@@ -46,53 +59,81 @@ def decode_table(binaries, data, rounds):
             sys.exit(f"our own benchmark failed: {reason}")
         ours.append(1000 * lines[0]["cpu_s"] / lines[0]["images"])
         for peer in peers:
-            lines, reasons[peer] = run(python("decode_peers.py", peer, shard, 2))
-            if lines:
-                names[peer] = lines[0]["peer"]
-                theirs[peer].append(min(1000 * line["cpu_s"] / line["images"] for line in lines))
-            else:
-                theirs[peer].append(None)
-    print("| decode, crop, resize, flip, normalise, one thread | CPU-ms an image | range | peer / ours |\n|---|---|---|---|")
-    print(f"| ours | {median_and_range(ours)} | 1.00 |")
+            if peer in reasons:
+                continue
+            lines, reason = run(python("decode_peers.py", peer, shard, 2))
+            if reason:
+                reasons[peer] = reason
+                continue
+            names[peer] = lines[0]["peer"]
+            theirs[peer].append(statistics.median(1000 * line["cpu_s"] / line["images"] for line in lines))
+
+    def difference(contestant):
+        lines, reason = run(python("same_output.py", contestant, shard, f"{binaries}/examples/render_dump"))
+        return f"not compared: {reason}" if reason else f"{lines[0]['mean']:.2f}"
+
+    print("| decode, crop, resize, flip, normalise, one thread | CPU-ms an image | range | peer / ours | mean difference from Pillow, 1/255 |\n|---|---|---|---|---|")
+    print(f"| ours | {median_and_range(ours)} | 1.00 | {difference('ours')} |")
     for peer in peers:
-        if None in theirs[peer]:
-            print(f"| {peer} | not measured: {reasons[peer]} | | |")
+        if peer in reasons:
+            print(f"| {names.get(peer, peer)} | not measured: {reasons[peer]} | | | |")
             continue
         ratio = statistics.median(peer_ms / our_ms for peer_ms, our_ms in zip(theirs[peer], ours))
-        print(f"| {names[peer]} | {median_and_range(theirs[peer])} | {ratio:.2f} |")
+        print(f"| {names[peer]} | {median_and_range(theirs[peer])} | {ratio:.2f} | {difference(peer)} |")
 
 
-def loader_table(title, binaries, source, peers, rounds, environment=None, log=None):
+def bytes_asked_for(log, sizes):
+    """The numbers of bytes that GET requests for shards asked for; without a range it is the whole object."""
+    found = []
+    for line in log.read_text().splitlines():
+        method, key, num_bytes, _ = line.split(" ")
+        if method == "GET":
+            found.append(int(num_bytes) or sizes.get(key.rsplit("/", 1)[-1], 0))
+    return found
+
+
+def loader_table(title, binaries, folder, source, peers, rounds, environment=None, log=None):
     contestants = {"ours": [f"{binaries}/loader", source, "--epochs", str(EPOCHS), "--json"]}
     contestants.update({name: python("loader_peers.py", peer, source, EPOCHS) for peer, name in peers.items()})
+    sizes = {shard.name: shard.stat().st_size for shard in folder.glob("*.parquet")}
+    # All of them but the first batch and what a last, partial batch of each worker may hold.
+    least = EPOCHS * sum(pq.read_metadata(folder / name).num_rows for name in sizes) - 3 * BATCH
     results, reasons = {name: [] for name in contestants}, {}
     for _ in range(rounds):
         for name, command in contestants.items():
+            if name in reasons:
+                continue
             if log:
                 time.sleep(0.2)
                 log.write_text("")
-            lines, reasons[name] = run(command, environment)
-            result = lines[-1] if lines else None
-            if result and log:
+            lines, reason = run(command, environment)
+            if lines and lines[-1]["images"] < least:
+                reason = f"gave {lines[-1]['images']} images, not {least}"
+            if reason:
+                reasons[name] = reason
+                continue
+            result = lines[-1]
+            if log:
                 time.sleep(0.2)
-                requests = [line.split(" ") for line in log.read_text().splitlines()]
-                gets = [int(num_bytes) for method, _, num_bytes, _ in requests if method == "GET"]
-                result["gets"], result["mib"] = len(gets), sum(gets) / 2**20
+                asked = bytes_asked_for(log, sizes)
+                result["gets"], result["mib"] = len(asked), sum(asked) / 2**20
             results[name].append(result)
+        if "ours" in reasons:
+            sys.exit(f"our own benchmark failed: {reasons['ours']}")
     extra = " GETs | MiB asked for |" if log else ""
     print(f"| {title} | CPU-ms an image | range | peer / ours | images/s by the clock | ours / peer | memory, MiB | first batch, s |{extra}")
     print("|---|---|---|---|---|---|---|---|" + ("---|---|" if log else ""))
-    cpu = {name: [1000 * r["cpu_s"] / r["images"] if r else None for r in rounds_] for name, rounds_ in results.items()}
-    rate = {name: [r["images"] / r["wall_s"] if r else None for r in rounds_] for name, rounds_ in results.items()}
+    cpu = {name: [1000 * r["cpu_s"] / r["images"] for r in each] for name, each in results.items()}
+    rate = {name: [r["images"] / r["wall_s"] for r in each] for name, each in results.items()}
     for name in contestants:
-        if None in cpu[name]:
+        if name in reasons:
             print(f"| {name} | not measured: {reasons[name]} | | | | | | |" + (" | |" if log else ""))
             continue
         median = lambda key: statistics.median(r[key] for r in results[name])  # noqa: E731
         ratio = statistics.median(theirs / ours for theirs, ours in zip(cpu[name], cpu["ours"]))
         clock = statistics.median(ours / theirs for theirs, ours in zip(rate[name], rate["ours"]))
         row = f"| {name} | {median_and_range(cpu[name])} | {ratio:.2f} | {statistics.median(rate[name]):.0f} | {clock:.2f} | {median('peak_mib'):.0f} | {median('first_batch_s'):.2f} |"
-        print(row + (f" {median('gets'):.0f} | {median('mib'):.0f} |" if log else ""))
+        print(row + (f" {median('gets'):.0f} | {median('mib'):.0f} |" if log else ""), flush=True)
 
 
 def main():
@@ -103,17 +144,20 @@ def main():
         folder = Path(work, "shards")
         folder.mkdir()
         for shard in Path(data).glob("*.parquet"):
-            (folder / shard.name).symlink_to(shard.resolve())
-        print()
+            for copy in range(COPIES):
+                (folder / f"{copy}-{shard.name}").symlink_to(shard.resolve())
+        print(flush=True)
         peers = {
             "dali": "DALI (CPU) behind pyarrow",
             "datago": "datago, from files; centre crop, no random one",
             "spdl": "spdl behind pyarrow",
+            "torch-tensors": "torch DataLoader + torchvision on tensors, behind pyarrow",
             "torch": "torch DataLoader + Pillow behind pyarrow",
-            "hf": "Hugging Face datasets, streaming",
+            "hf": "Hugging Face datasets, streaming, + Pillow",
             "litdata": "LitData ParquetLoader + Pillow",
         }
-        loader_table("from disk, two workers", binaries, str(folder), peers, rounds)
+        loader_table("from disk, two workers", binaries, folder, str(folder), peers, rounds)
+        (folder / "index.json").unlink(missing_ok=True)
         log = Path(work, "requests")
         server = subprocess.Popen([f"{binaries}/nepa-test-s3", str(folder), "--bucket", "bench", "--log", str(log)], stdout=subprocess.PIPE, text=True)
         try:
@@ -123,9 +167,9 @@ def main():
                     break
                 name, value = line.strip().split("=", 1)
                 environment[name] = value
-            print()
+            print(flush=True)
             del peers["datago"]
-            loader_table("from S3 on this machine, two workers", binaries, "s3://bench", peers, rounds, environment, log)
+            loader_table("from S3 on this machine, two workers", binaries, folder, "s3://bench", peers, rounds, environment, log)
         finally:
             server.kill()
 
