@@ -190,6 +190,23 @@ impl Dataset {
             shards.extend(more);
             readers.extend(more_readers);
         }
+        let shared = (connector, counting, cache);
+        Ok(Self::of(shards, readers, sources, io, runtime, shared))
+    }
+
+    /// A data set of what was read, and its watchdog.
+    fn of(
+        shards: Vec<Shard>,
+        readers: Vec<footer::ShardReader>,
+        sources: Vec<Source>,
+        io: &IoConfig,
+        runtime: &IoRuntime,
+        (connector, counting, cache): (
+            CountingConnector,
+            Arc<counters::Counting>,
+            Option<Arc<cache::Cache>>,
+        ),
+    ) -> Arc<Self> {
         let budget = counters::ByteBudget::new(io.max_bytes, Arc::clone(&counting));
         let dataset = Arc::new(Self {
             shards,
@@ -204,7 +221,29 @@ impl Dataset {
             cache,
         });
         runtime.spawn(watch(Arc::downgrade(&dataset), io.stall_report_s));
-        Ok(dataset)
+        dataset
+    }
+
+    /// One data set of these objects, opened inside async code.
+    #[cfg(test)]
+    pub(crate) async fn of_objects(
+        objects: Vec<list::ListedObject>,
+        io: &IoConfig,
+        runtime: &IoRuntime,
+    ) -> Result<Arc<Self>, DatasetError> {
+        let counting = Arc::new(counters::Counting::default());
+        let schema = SchemaOptions::default();
+        let (mut shards, mut readers) = (Vec::new(), Vec::new());
+        for object in objects {
+            let counting = Arc::clone(&counting);
+            let (shard, reader) =
+                footer::read_shard(object, &schema, io.part_bytes, 1, counting).await?;
+            shards.push(shard);
+            readers.push(reader);
+        }
+        let sources = vec![opened_source(&shards, 0, 1.0)?];
+        let shared = (CountingConnector::default(), counting, None);
+        Ok(Self::of(shards, readers, sources, io, runtime, shared))
     }
 
     /// The data sets that are mixed; one where nothing is.

@@ -39,6 +39,18 @@ impl IoRuntime {
         })
     }
 
+    /// The runtime of the caller, which keeps it.
+    #[cfg(test)]
+    pub(crate) fn current() -> Self {
+        let inner = Inner {
+            runtime: None,
+            handle: Handle::current(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
     /// Runs a future on this runtime and waits for it. Not for use inside async code.
     pub fn block_on<F>(&self, future: F) -> F::Output
     where

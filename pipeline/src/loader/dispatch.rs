@@ -77,18 +77,7 @@ impl<S> Dispatcher<S> {
     /// Walks from (epoch, batch) to the end of the last epoch.
     pub(super) fn run(&self, first_epoch: u64, first_batch: u64) -> Result<(), Ended> {
         let per_epoch = self.mixture.batches_per_epoch(&self.config);
-        let mut walks: Vec<_> = self
-            .mixture
-            .sources(&self.config, &self.dataset)
-            .into_iter()
-            .enumerate()
-            .map(|(index, source)| {
-                let (epoch, position) =
-                    self.mixture
-                        .position(index, first_epoch, first_batch, &self.config);
-                WindowWalk::new(self, index, source, epoch, position)
-            })
-            .collect();
+        let mut walks = self.walks(first_epoch, first_batch);
         let mut epoch = first_epoch;
         let mut first_batch = first_batch;
         while self.config.epochs.is_none_or(|epochs| epoch < epochs) {
@@ -98,6 +87,16 @@ impl<S> Dispatcher<S> {
             (epoch, first_batch) = (epoch + 1, 0);
         }
         Ok(())
+    }
+
+    /// The walks through all data sets from (epoch, batch) on.
+    pub(super) fn walks(&self, epoch: u64, batch: u64) -> Vec<WindowWalk<'_, S>> {
+        let sources = self.mixture.sources(&self.config, &self.dataset);
+        let walk = |(index, source)| {
+            let (own_epoch, position) = self.mixture.position(index, epoch, batch, &self.config);
+            WindowWalk::new(self, index, source, own_epoch, position)
+        };
+        sources.into_iter().enumerate().map(walk).collect()
     }
 
     fn dispatch_batch(
@@ -131,18 +130,7 @@ impl<S> Dispatcher<S> {
 
         for (position, (slot, place)) in slots.into_iter().zip(mine).enumerate() {
             self.enter_window(walks, place)?;
-            let current = walks[place.source]
-                .current
-                .as_ref()
-                .expect("it was entered");
-            let job = Job {
-                epoch: place.epoch,
-                id: current.samples[(place.index - current.window.start) as usize],
-                window: Arc::clone(&current.loaded),
-                position,
-                slot,
-                done: done_sender.clone(),
-            };
+            let job = walks[place.source].job(place, position, slot, done_sender.clone());
             let waiting = Instant::now();
             select! {
                 send(self.jobs, job) -> sent => sent.map_err(|_| Ended::Stopped)?,
@@ -174,7 +162,7 @@ impl<S> Dispatcher<S> {
 }
 
 /// The windows of all epochs of one data set in order, some of them fetched ahead.
-struct WindowWalk<'a, S> {
+pub(super) struct WindowWalk<'a, S> {
     dispatcher: &'a Dispatcher<S>,
     index: usize,
     source: WalkSource,
@@ -210,7 +198,7 @@ impl<'a, S> WindowWalk<'a, S> {
         }
     }
 
-    fn holds(&self, place: SamplePlace) -> bool {
+    pub(super) fn holds(&self, place: SamplePlace) -> bool {
         self.current.as_ref().is_some_and(|current| {
             let window = &current.window;
             current.epoch == place.epoch
@@ -218,8 +206,27 @@ impl<'a, S> WindowWalk<'a, S> {
         })
     }
 
+    /// The job of a sample in the current window.
+    pub(super) fn job(
+        &self,
+        place: SamplePlace,
+        position: usize,
+        slot: S,
+        done: Sender<Done<S>>,
+    ) -> Job<S> {
+        let current = self.current.as_ref().expect("it was entered");
+        Job {
+            epoch: place.epoch,
+            id: current.samples[(place.index - current.window.start) as usize],
+            window: Arc::clone(&current.loaded),
+            position,
+            slot,
+            done,
+        }
+    }
+
     /// Gives the current window up for the next one, of `epoch` or a later one.
-    fn leave(&mut self, epoch: u64) {
+    pub(super) fn leave(&mut self, epoch: u64) {
         self.current = None;
         // A rank's last slice may end before the epoch's last window.
         self.ahead.retain(|ahead| ahead.order.epoch() >= epoch);
@@ -231,12 +238,12 @@ impl<'a, S> WindowWalk<'a, S> {
         self.fetch_ahead();
     }
 
-    fn next_is_settled(&self) -> bool {
+    pub(super) fn next_is_settled(&self) -> bool {
         self.ahead[0].loading.is_settled()
     }
 
     /// Takes a part of one of the windows ahead; that of a window that failed and was left is of no use.
-    fn arrive(&mut self, unpacked: Unpacked) {
+    pub(super) fn arrive(&mut self, unpacked: Unpacked) {
         if let Some(ahead) = self
             .ahead
             .iter_mut()
@@ -249,7 +256,7 @@ impl<'a, S> WindowWalk<'a, S> {
     }
 
     /// Makes the next window, which is settled, the current one.
-    fn enter(&mut self) -> Result<(), Ended> {
+    pub(super) fn enter(&mut self) -> Result<(), Ended> {
         let mut ahead = self.ahead.pop_front().expect("the first was looked at");
         let order = Arc::clone(&ahead.order);
         let loading = std::mem::replace(&mut ahead.loading, LoadingWindow::new(Window::default()));

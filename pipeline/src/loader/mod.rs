@@ -21,6 +21,8 @@ mod dispatch;
 mod mixing;
 mod mixture;
 mod order;
+#[cfg(test)]
+mod simulation;
 mod window;
 mod worker;
 

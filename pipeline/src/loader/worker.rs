@@ -203,7 +203,7 @@ pub(super) fn run<B: ImageBackend>(shared: &Shared<B>, mut queues: Queues<B::Slo
     }
 }
 
-fn unpack<B>(shared: &Shared<B>, fetched: Fetched) -> Unpacked {
+pub(super) fn unpack<B>(shared: &Shared<B>, fetched: Fetched) -> Unpacked {
     let started = Instant::now();
     let Fetched {
         window,
@@ -240,19 +240,23 @@ enum Fault {
 }
 
 /// Decodes and renders with one thread's renderer, which is made anew after a panic.
-struct RenderThread<'a, B: ImageBackend> {
+pub(super) struct RenderThread<'a, B: ImageBackend> {
     shared: &'a Shared<B>,
     renderer: Result<B::Renderer, BackendError>,
 }
 
 impl<'a, B: ImageBackend> RenderThread<'a, B> {
-    fn new(shared: &'a Shared<B>) -> Self {
+    pub(super) fn new(shared: &'a Shared<B>) -> Self {
         let renderer = shared.backend.renderer();
         Self { shared, renderer }
     }
 
     /// Renders a job, or hands it to the batch decoder where there is one and it is the better choice.
-    fn work(&mut self, mut job: Job<B::Slot>, batch: Option<(&Sender<BatchJob<B::Slot>>, usize)>) {
+    pub(super) fn work(
+        &mut self,
+        mut job: Job<B::Slot>,
+        batch: Option<(&Sender<BatchJob<B::Slot>>, usize)>,
+    ) {
         let shared = self.shared;
         let started = Instant::now();
         let planned = self.plan(&job, job.id);
