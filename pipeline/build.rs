@@ -5,6 +5,7 @@ mod cuda_kernels;
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(cuda_stubs)");
+    println!("cargo::rustc-check-cfg=cfg(nepa_interleavings)");
     println!("cargo::rerun-if-changed=build.rs");
     libjpeg_shim();
     if std::env::var_os("CARGO_FEATURE_CUDA").is_none() {

@@ -4,11 +4,11 @@
 //! holds the loader up instead of growing memory. Each slot is moved to the thread that fills it, so they are filled in parallel.
 use std::sync::Arc;
 
-use crossbeam::channel::{Receiver, Sender, bounded};
 use nepa_schemas::Label;
 
 use crate::backend::{CpuBackend, ImageBackend};
 use crate::render::Pixel;
+use crate::sync::{Receiver, Sender, bounded};
 use crate::{CropPlan, SampleId};
 
 /// What became of one position of a batch.

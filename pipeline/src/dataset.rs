@@ -21,6 +21,8 @@ mod counters;
 mod fetch;
 mod footer;
 mod parts;
+#[cfg(nepa_interleavings)]
+mod prefetched;
 mod request;
 mod runtime;
 mod unpack;
@@ -28,6 +30,8 @@ mod unpack;
 pub use columns::ColumnInfo;
 pub use counters::IoCounters;
 pub use fetch::PartBytes;
+#[cfg(nepa_interleavings)]
+pub use prefetched::FetchHandle;
 pub use runtime::IoRuntime;
 
 /// How the store is used.
@@ -163,6 +167,8 @@ pub struct Dataset {
     budget: counters::ByteBudget,
     requests: request::Requests,
     cache: Option<Arc<cache::Cache>>,
+    #[cfg(nepa_interleavings)]
+    prefetched: prefetched::Prefetched,
 }
 
 impl Dataset {
@@ -219,13 +225,15 @@ impl Dataset {
             budget,
             requests: request::Requests::new(io),
             cache,
+            #[cfg(nepa_interleavings)]
+            prefetched: prefetched::Prefetched::new(),
         });
         runtime.spawn(watch(Arc::downgrade(&dataset), io.stall_report_s));
         dataset
     }
 
     /// One data set of these objects, opened inside async code.
-    #[cfg(test)]
+    #[cfg(all(test, not(nepa_interleavings)))]
     pub(crate) async fn of_objects(
         objects: Vec<list::ListedObject>,
         io: &IoConfig,
@@ -361,6 +369,7 @@ impl Dataset {
     ///
     /// The budget of `max_bytes` is taken in the order of the list, so whoever consumes in that order never waits for
     /// bytes that its own later row groups hold.
+    #[cfg(not(nepa_interleavings))]
     pub fn fetch(self: &Arc<Self>, parts: &[(u32, u32)], deliver: Deliver) -> FetchHandle {
         let chunks = |shard: u32, part: u32| -> Vec<Range<u64>> {
             self.readers[shard as usize].chunks[part as usize].clone()
@@ -402,11 +411,13 @@ impl Dataset {
 }
 
 /// A fetch in progress. Dropping it changes nothing; the fetch goes on.
+#[cfg(not(nepa_interleavings))]
 #[derive(Debug, Clone)]
 pub struct FetchHandle {
     task: tokio::task::AbortHandle,
 }
 
+#[cfg(not(nepa_interleavings))]
 impl FetchHandle {
     /// Stops what is still waiting or in flight; nothing more is delivered after a call that is already running.
     pub fn cancel(&self) {

@@ -3,6 +3,15 @@
 //! Bytes go from a bucket to batches of normalised pixels. The order of samples and everything random about each of them
 //! are pure functions of (data set, seed, epoch): thread counts and timing change nothing. No model is known here.
 
+#![cfg_attr(
+    nepa_interleavings,
+    expect(
+        unreachable_code,
+        clippy::diverging_sub_expression,
+        reason = "an arm of the model's selections may return"
+    )
+)]
+
 pub mod augment;
 pub mod backend;
 pub mod batch;
@@ -18,6 +27,7 @@ pub mod render;
 pub mod sample;
 pub mod stats;
 pub mod store;
+mod sync;
 
 pub use augment::{Augment, AugmentConfig, CropPlan, CropRect, EdgeSupport, Filter};
 pub use backend::{CpuBackend, ImageBackend};

@@ -20,6 +20,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "nepa-trainer",
         ],
     ),
+    // The pipeline's own code once more, over a model of threads.
+    ("nepa-interleavings", &["nepa-schemas"]),
     (
         "nepa-benchmarks",
         &[

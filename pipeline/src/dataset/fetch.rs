@@ -13,6 +13,7 @@ use crate::store::Provider;
 
 /// The fetched columns of one part; holds its share of the byte budget until dropped.
 #[derive(Debug)]
+#[cfg_attr(nepa_interleavings, derive(Clone))]
 pub struct PartBytes {
     pub(super) shard: u32,
     pub(super) part: u32,

@@ -2,10 +2,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, select_biased};
-
 use super::worker::{Job, Outcome, Planned, Shared};
 use crate::backend::{BatchOutcome, BatchRenderer, ImageBackend};
+use crate::sync::{Receiver, RecvTimeoutError, Sender, select_biased};
 
 /// How long an incomplete call waits for more images.
 const LINGER: Duration = Duration::from_micros(500);
@@ -32,7 +31,7 @@ pub(super) fn run<B: ImageBackend>(
             recv(queue) -> job => {
                 let Ok(job) = job else { return };
                 jobs.push(job);
-            }
+            },
         }
         let deadline = Instant::now() + LINGER;
         while jobs.len() < decoder.max_images() {

@@ -3,8 +3,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam::channel::{Receiver, Sender, select};
-
 use super::config::LoaderConfig;
 use super::mixture::{Mixture, SamplePlace, WalkSource};
 use super::order::{EpochOrder, Window};
@@ -13,6 +11,7 @@ use super::worker::{Done, Fetched, Job, Unpacked, WindowId};
 use crate::batch::BatchPool;
 use crate::dataset::FetchHandle;
 use crate::stats::PipelineCounters;
+use crate::sync::{Receiver, Sender, bounded, select};
 use crate::{Dataset, LoaderError, SampleId};
 
 /// Windows in memory or on their way, the one that is walked included.
@@ -114,7 +113,7 @@ impl<S> Dispatcher<S> {
             recv(self.stop) -> _ => return Err(Ended::Stopped),
         };
         let spare = slots.split_off(num_samples);
-        let (done_sender, done) = crossbeam::channel::bounded(num_samples);
+        let (done_sender, done) = bounded(num_samples);
         let pending = PendingBatch {
             epoch,
             batch_in_epoch: batch,

@@ -3,14 +3,14 @@
 //! Fetching runs on the I/O runtime, unpacking and decoding on a fixed pool of threads, the walk along the order on a thread
 //! of its own. A batch is handed out when all its samples are rendered or replaced, strictly in order.
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::backend::{BatchRenderer, CpuBackend, ImageBackend, Router};
 use crate::batch::{Batch, BatchPool};
 use crate::stats::{PipelineCounters, PipelineStats, Sizes};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use crate::{Dataset, LoaderError, SampleId};
-use crossbeam::channel::{Receiver, RecvError, RecvTimeoutError, Sender, bounded, unbounded};
 use futures::Stream;
 
 mod bad_samples;
@@ -21,7 +21,7 @@ mod dispatch;
 mod mixing;
 mod mixture;
 mod order;
-#[cfg(test)]
+#[cfg(all(test, not(nepa_interleavings)))]
 mod simulation;
 mod window;
 mod worker;
@@ -221,7 +221,7 @@ impl<B: ImageBackend> Loader<B> {
         name: String,
         body: impl FnOnce() + Send + 'static,
     ) -> Result<(), LoaderError> {
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name(name)
             .spawn(body)
             .map_err(LoaderError::Thread)?;
@@ -258,7 +258,7 @@ impl<B: ImageBackend> Loader<B> {
     }
 
     fn assemble(&mut self) -> Result<Option<Batch<B>>, LoaderError> {
-        let Ok(pending) = self.next_pending() else {
+        let Some(pending) = self.next_pending() else {
             return match self.failure.try_recv() {
                 Ok(error) => Err(error),
                 Err(_)
@@ -333,13 +333,13 @@ impl<B: ImageBackend> Loader<B> {
         Ok(Some(batch))
     }
 
-    /// Waits for the next batch on its way, and says what every stage does where that takes long.
-    fn next_pending(&self) -> Result<PendingBatch<B::Slot>, RecvError> {
+    /// Waits for the next batch on its way, and says what every stage does where that takes long; `None` when there comes none any more.
+    fn next_pending(&self) -> Option<PendingBatch<B::Slot>> {
         let after = Duration::from_secs_f64(self.dataset.io().stall_report_s.max(0.1));
         loop {
             match self.pending.recv_timeout(after) {
-                Ok(pending) => return Ok(pending),
-                Err(RecvTimeoutError::Disconnected) => return Err(RecvError),
+                Ok(pending) => return Some(pending),
+                Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => tracing::warn!(
                     "no batch for {} s\n{:#?}\n{}",
                     after.as_secs_f64(),

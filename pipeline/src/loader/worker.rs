@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use crossbeam::channel::{Receiver, Sender, never, select_biased};
 use nepa_schemas::{Label, ShardBatch};
 
 use super::batch_decode::BatchJob;
@@ -15,6 +14,7 @@ use crate::dataset::PartBytes;
 use crate::image_decode::ImageHeader;
 use crate::random::{Purpose, sample_stream};
 use crate::stats::PipelineCounters;
+use crate::sync::{Receiver, Sender, never, select_biased};
 use crate::{Augment, CropPlan, Dataset, DatasetError, SampleId};
 
 /// A window of one walk.
@@ -179,26 +179,26 @@ pub(super) fn run<B: ImageBackend>(shared: &Shared<B>, mut queues: Queues<B::Slo
                     // The walk has ended and wants no more; the samples that it handed out are still to be rendered.
                     queues.fetched = never();
                 }
-            }
+            },
             recv(queues.returned) -> job => {
                 shared.counters.decode.blocked_in(waiting);
-                let Ok(job) = job else {
+                if let Ok(job) = job {
+                    thread.work(job, None);
+                } else {
                     (queues.returned, returned_end) = (never(), true);
-                    continue;
-                };
-                thread.work(job, None);
-            }
+                }
+            },
             recv(queues.jobs) -> job => {
                 shared.counters.decode.blocked_in(waiting);
-                let Ok(job) = job else {
+                if let Ok(job) = job {
+                    shared.counters.decode.fill(queues.jobs.len());
+                    let batch = queues.batch.as_ref().map(|batch| (batch, queues.batch_size));
+                    thread.work(job, batch);
+                } else {
                     // The batch decoder ends when nobody can give it more, and then gives nothing back any more.
                     (queues.jobs, queues.batch, jobs_end) = (never(), None, true);
-                    continue;
-                };
-                shared.counters.decode.fill(queues.jobs.len());
-                let batch = queues.batch.as_ref().map(|batch| (batch, queues.batch_size));
-                thread.work(job, batch);
-            }
+                }
+            },
         }
     }
 }

@@ -161,6 +161,8 @@ impl World {
             coalesce_gap_bytes: among(&[0, 100, 1 << 20]),
             request_bytes: among(&[64, 700, 16 << 20]),
             part_bytes: among(&[200, 1_000, 32 << 20]),
+            // At half of all answers a fault, no range meets so many of them in a row.
+            max_retries: 40,
             ..IoConfig::default()
         };
         let config = LoaderConfig {
@@ -192,8 +194,8 @@ impl World {
                 most * unit(rng)
             }
         };
-        let (throttled, refused, lost) = (share(0.3), share(0.2), share(0.1));
-        let (cut, stuck) = (share(0.2), share(0.1));
+        let (throttled, refused, lost) = (share(0.2), share(0.1), share(0.05));
+        let (cut, stuck) = (share(0.1), share(0.05));
         let least = below(rng, 100);
         Faults {
             latency_ms: (least, least + [0, 20, 2_000][below(rng, 3) as usize]),
@@ -321,11 +323,11 @@ async fn walk(
 ) -> Result<Run, String> {
     let mixture = Mixture::of(dataset);
     let per_epoch = mixture.batches_per_epoch(config);
-    let (fetched_sender, fetched) = crossbeam::channel::unbounded();
-    let (_unpacked_sender, unpacked) = crossbeam::channel::unbounded();
-    let (_stop_sender, stop) = crossbeam::channel::bounded(0);
-    let (jobs, _jobs) = crossbeam::channel::bounded(1);
-    let (pending, _pending) = crossbeam::channel::bounded(1);
+    let (fetched_sender, fetched) = crate::sync::unbounded();
+    let (_unpacked_sender, unpacked) = crate::sync::unbounded();
+    let (_stop_sender, stop) = crate::sync::bounded(0);
+    let (jobs, _jobs) = crate::sync::bounded(1);
+    let (pending, _pending) = crate::sync::bounded(1);
     let shared = Shared {
         dataset: Arc::clone(dataset),
         augment: config.augment.build().expect("a sound augmentation"),
@@ -376,7 +378,7 @@ async fn walk(
                     return Ok(run);
                 }
             }
-            let (done_sender, done) = crossbeam::channel::bounded(1);
+            let (done_sender, done) = crate::sync::bounded(1);
             thread.work(walk.job(place, position, Vec::new(), done_sender), None);
             let done = done.recv().map_err(|_| "a job was lost".to_owned())?;
             match done.outcome {

@@ -1,5 +1,4 @@
 //! A store in memory whose answers are late, broken off, refused or lost, as its seed says. All its times are simulated.
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,9 +16,6 @@ use object_store::{
 use rand_chacha::ChaCha8Rng;
 
 use crate::random::{below, unit};
-
-/// Faults in a row that one range meets at most, so that they stay below the retries.
-const FAULTS_IN_A_ROW: usize = 5;
 
 /// How the store misbehaves: probabilities for each answer.
 #[derive(Debug, Clone, Default)]
@@ -55,8 +51,6 @@ pub(super) enum Change {
 struct State {
     rng: ChaCha8Rng,
     answers: u64,
-    /// Faults in a row by path and end of the range: a range that goes on keeps its end.
-    faults: HashMap<(Path, u64), usize>,
     log: Vec<String>,
 }
 
@@ -107,7 +101,6 @@ impl FaultyStore {
         let state = State {
             rng,
             answers: 0,
-            faults: HashMap::new(),
             log: Vec::new(),
         };
         Self {
@@ -123,10 +116,8 @@ impl FaultyStore {
         self.state.lock().unwrap().log.clone()
     }
 
-    fn fate(&self, path: &Path, length: u64, end: u64) -> Fate {
+    fn fate(&self, length: u64) -> Fate {
         let mut state = self.state.lock().unwrap();
-        let key = (path.clone(), end);
-        let may_fail = *state.faults.get(&key).unwrap_or(&0) < FAULTS_IN_A_ROW;
         let rng = &mut state.rng;
         let (least, most) = self.faults.latency_ms;
         let latency = Duration::from_millis(least + below(rng, most - least + 1));
@@ -164,9 +155,6 @@ impl FaultyStore {
             pieces.push((piece, after));
             rest -= piece;
         }
-        let fault = fault.filter(|_| may_fail);
-        let faults = state.faults.entry(key).or_default();
-        *faults = if fault.is_some() { *faults + 1 } else { 0 };
         Fate {
             latency,
             fault,
@@ -211,7 +199,7 @@ impl ObjectStore for FaultyStore {
         let refused_for_good = self.change(path).await?;
         let answer = self.objects.get_opts(path, options).await;
         let range = answer.as_ref().map_or(0..0, |answer| answer.range.clone());
-        let fate = self.fate(path, range.end - range.start, range.end);
+        let fate = self.fate(range.end - range.start);
         self.state
             .lock()
             .unwrap()
