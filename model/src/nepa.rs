@@ -68,6 +68,12 @@ pub struct Nepa {
     arithmetic: Arithmetic,
 }
 
+const FINAL_NORM: &str = "vit_nepa.layernorm";
+
+fn block_name(block: usize) -> String {
+    format!("vit_nepa.encoder.layer.{block}")
+}
+
 /// Whether a forward pass is recorded for a backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tape {
@@ -290,6 +296,40 @@ impl Nepa {
         Ok(output.narrow(1, 1, self.config.num_patches())?.mean(1)?)
     }
 
+    /// What every layer holds, `[B, T, D]` each: what goes into the first block (0), the output of block n (n), and last the final norm's
+    /// output (number of blocks + 1). Nothing is recorded.
+    pub fn hidden_states(&self, pixels: &Tensor, causal: bool) -> Result<Vec<Tensor>, ModelError> {
+        let pass = self.whole_pass(causal)?;
+        let mut states = vec![pass.with_class_token(&pass.patch_embeddings(pixels)?)?];
+        for block in 0..self.config.num_hidden_layers {
+            states.push(pass.block(&states[block], &block_name(block))?);
+        }
+        states.push(pass.norm(&states[states.len() - 1], FINAL_NORM)?);
+        Ok(states)
+    }
+
+    /// Attention of one block (from 0) to what goes into it (`[B, T, D]`, one of [`Self::hidden_states`]): `[B, H, T, T]`, rows sum to 1.
+    /// Nothing is recorded.
+    pub fn attention_map(
+        &self,
+        block: usize,
+        input: &Tensor,
+        causal: bool,
+    ) -> Result<Tensor, ModelError> {
+        let pass = self.whole_pass(causal)?;
+        let layer = block_name(block);
+        pass.attention_weights(
+            &pass.norm(input, &format!("{layer}.layernorm_before"))?,
+            &layer,
+        )
+    }
+
+    /// A pass over all tokens without tape or rotary draw, as in evaluation.
+    fn whole_pass(&self, causal: bool) -> Result<Pass<'_>, ModelError> {
+        let tokens = self.config.num_patches() + 1;
+        self.pass(&RopeDraw::default(), tokens, causal, Tape::Off)
+    }
+
     fn check_flat(&self, got: usize) -> Result<(), ModelError> {
         let expected = self.num_weights();
         if got == expected {
@@ -400,9 +440,9 @@ impl Pass<'_> {
     fn encode(&self, input: &Tensor) -> Result<Tensor, ModelError> {
         let mut x = input.clone();
         for n in 0..self.model.config.num_hidden_layers {
-            x = self.block(&x, &format!("vit_nepa.encoder.layer.{n}"))?;
+            x = self.block(&x, &block_name(n))?;
         }
-        self.norm(&x, "vit_nepa.layernorm")
+        self.norm(&x, FINAL_NORM)
     }
 
     fn norm(&self, x: &Tensor, name: &str) -> Result<Tensor, ModelError> {
@@ -443,6 +483,19 @@ impl Pass<'_> {
     }
 
     fn attention(&self, x: &Tensor, layer: &str) -> Result<Tensor, ModelError> {
+        let weights = self.attention_weights(x, layer)?;
+        let v = self.linear(x, &format!("{layer}.attention.attention.value"))?;
+        let v = self
+            .ops
+            .split_heads(&v, self.model.config.num_attention_heads, false)?;
+        self.linear(
+            &self.ops.merge_heads(&self.ops.attend(&weights, &v)?)?,
+            &format!("{layer}.attention.output.dense"),
+        )
+    }
+
+    /// `softmax(q k^T / sqrt(d))` of the normed input `x`, `[B, H, T, T]`.
+    fn attention_weights(&self, x: &Tensor, layer: &str) -> Result<Tensor, ModelError> {
         let config = &self.model.config;
         let heads = config.num_attention_heads;
         let rotated = |part: &str, norm: &str| -> Result<Tensor, ModelError> {
@@ -464,15 +517,8 @@ impl Pass<'_> {
             Ok(self.ops.split_heads(&projected, heads, true)?)
         };
         let (q, k) = (rotated("query", "q_norm")?, rotated("key", "k_norm")?);
-        let v = self.linear(x, &format!("{layer}.attention.attention.value"))?;
-        let v = self.ops.split_heads(&v, heads, false)?;
         let scale = 1.0 / (config.head_size() as f64).sqrt();
-        self.linear(
-            &self
-                .ops
-                .merge_heads(&self.ops.attention(&q, &k, &v, scale)?)?,
-            &format!("{layer}.attention.output.dense"),
-        )
+        Ok(self.ops.attention_weights(&q, &k, scale)?)
     }
 
     fn mlp(&self, x: &Tensor, layer: &str) -> Result<Tensor, ModelError> {

@@ -194,6 +194,14 @@ pub enum CheckpointError {
         /// What stands there.
         found: String,
     },
+    /// No run was started here.
+    #[error(
+        "{place} holds no run: it has no recipe.toml or no metrics.jsonl. Give the --out of a `nepa pretrain`"
+    )]
+    NoRun {
+        /// The folder.
+        place: String,
+    },
     /// No manifest: the checkpoint was never finished, or this is none.
     #[error(
         "{place} is no whole checkpoint: it has no {MANIFEST}. Give a folder such as OUT/checkpoints/step-00000100, or the OUT of a run"

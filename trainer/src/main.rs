@@ -22,6 +22,8 @@ enum Command {
     Pretrain(commands::pretrain::Args),
     /// Evaluate a checkpoint's features.
     Eval(commands::eval::Args),
+    /// Write a learning report of a run: curves, accuracy of its features, attention and predictions.
+    Report(commands::report::Args),
     /// Check the model against tensors computed by the published code.
     Verify(commands::verify::Args),
     /// Write a checkpoint's weights in the published layout.
@@ -47,6 +49,7 @@ fn main() -> std::process::ExitCode {
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Pretrain(args) => commands::pretrain::run(args),
         Command::Eval(args) => commands::eval::run(args),
+        Command::Report(args) => commands::report::run(args),
         Command::Verify(args) => commands::verify::run(args),
         Command::Export(args) => commands::export::run(args),
         Command::SampleData(args) => commands::sample_data::run(args),

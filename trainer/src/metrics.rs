@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressStyle};
 use nepa_pipeline::{SampleId, SampleRecord, Shard};
 use protobuf::Message;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tensorboard_proto::event::Event;
 use tensorboard_rs::record_writer::RecordWriter;
 
 /// One line of `metrics.jsonl`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// Optimiser steps done, this one included.
     pub step: u64,
@@ -57,6 +57,12 @@ impl StepMetrics {
             ("speed/step_ms", self.step_ms),
         ]
     }
+}
+
+/// The lines of a `metrics.jsonl`. A last line without its end, as in a run that is writing it, is left out.
+pub fn parse_metrics(text: &str) -> Result<Vec<StepMetrics>, serde_json::Error> {
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(serde_json::from_str).collect()
 }
 
 /// A file of the run cannot be written, or is not the one that the checkpoint knew.

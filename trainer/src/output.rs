@@ -16,6 +16,8 @@ use crate::checkpoint::{self, Checkpoint, CheckpointError, FILES, MANIFEST, io};
 const CHECKPOINTS: &str = "checkpoints";
 /// Marks an output that holds a run.
 const RUN_FILE: &str = "recipe.toml";
+/// One line a step.
+pub(crate) const METRICS: &str = "metrics.jsonl";
 
 /// The place where one run writes; held by one process at a time if it is local.
 #[derive(Debug)]
@@ -307,6 +309,62 @@ pub fn fetch_checkpoint(
         remote.fetch_checkpoint(&newest.name, &folder)?;
     }
     Ok((folder, Some(scratch)))
+}
+
+/// A run as far as it has come, on the local disk: for reading only, so a run that still goes on may be looked at.
+#[derive(Debug)]
+pub struct RunCopy {
+    /// The recipe as it was run.
+    pub recipe: String,
+    /// Content of `metrics.jsonl`.
+    pub metrics: String,
+    /// Steps and folders of all whole checkpoints, the newest last.
+    pub checkpoints: Vec<(u64, PathBuf)>,
+    _scratch: Option<TempDir>,
+}
+
+/// Finds a run behind a path or URL and brings what a report needs to the local disk.
+pub fn fetch_run(
+    url: &str,
+    io_config: &IoConfig,
+    runtime: &IoRuntime,
+) -> Result<RunCopy, CheckpointError> {
+    let no_run = || CheckpointError::NoRun {
+        place: url.to_owned(),
+    };
+    let text = |bytes: Option<Vec<u8>>| {
+        let bytes = bytes.ok_or_else(no_run)?;
+        Ok::<_, CheckpointError>(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let mut checkpoints;
+    let (recipe, metrics, folder, scratch);
+    if is_local(url) {
+        let run = local_path(url);
+        recipe = text(std::fs::read(run.join(RUN_FILE)).ok())?;
+        metrics = text(std::fs::read(run.join(METRICS)).ok())?;
+        (folder, scratch) = (run.join(CHECKPOINTS), None);
+        checkpoints = local_checkpoints(&folder)?;
+    } else {
+        let (remote, temporary) = (Remote::open(url, io_config, runtime)?, scratch_folder()?);
+        recipe = text(remote.get_if_there(RUN_FILE)?)?;
+        metrics = text(remote.get_if_there(METRICS)?)?;
+        folder = temporary.path().to_owned();
+        checkpoints = remote.checkpoints()?;
+        for checkpoint in &checkpoints {
+            remote.fetch_checkpoint(&checkpoint.name, &folder.join(&checkpoint.name))?;
+        }
+        scratch = Some(temporary);
+    }
+    checkpoints.sort_by_key(|checkpoint| checkpoint.step);
+    let checkpoints = checkpoints
+        .into_iter()
+        .map(|checkpoint| (checkpoint.step, folder.join(checkpoint.name)));
+    Ok(RunCopy {
+        recipe,
+        metrics,
+        checkpoints: checkpoints.collect(),
+        _scratch: scratch,
+    })
 }
 
 fn scratch_folder() -> Result<TempDir, CheckpointError> {

@@ -14,12 +14,11 @@ use crate::checkpoint::{Checkpoint, CheckpointError, FileLengths, RunState};
 use crate::device::DeviceError;
 use crate::engine::{Engine, EngineError, StepReport, TrainingState};
 use crate::metrics::{EventFile, LogError, LogFile, MetricsFile, Progress, StepMetrics, TraceFile};
-use crate::output::{Output, OutputError};
+use crate::output::{METRICS, Output, OutputError};
 use crate::recipe::{RecipeError, ResolvedRecipe};
 use crate::schedule::Schedule;
 use crate::setup::{Setup, engine, loader_config, ropes};
 
-const METRICS: &str = "metrics.jsonl";
 const BAD_SAMPLES: &str = "bad_samples.jsonl";
 /// Ids that an error message shows; the file has all.
 const SHOWN_IDS: usize = 4;

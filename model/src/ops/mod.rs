@@ -65,22 +65,21 @@ impl Ops {
         }
     }
 
-    /// `softmax(scale q k^T) v` for each head, all `[B, H, T, d]`.
-    pub(crate) fn attention(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        scale: f64,
-    ) -> Result<Tensor> {
+    /// `softmax(scale q k^T)` for each head, `[B, H, T, T]` of `[B, H, T, d]`.
+    pub(crate) fn attention_weights(&self, q: &Tensor, k: &Tensor, scale: f64) -> Result<Tensor> {
         match self {
             Self::Own { causal, .. } => {
-                attention::causal_softmax(&attention::attention_scores(q, k)?, scale, *causal)?
-                    .matmul(v)
+                attention::causal_softmax(&attention::attention_scores(q, k)?, scale, *causal)
             }
-            Self::Composed(ops) => {
-                ops.attend(&ops.softmax(&ops.attention_scores(q, k)?, scale)?, v)
-            }
+            Self::Composed(ops) => ops.softmax(&ops.attention_scores(q, k)?, scale),
+        }
+    }
+
+    /// Those weights times `v`, `[B, H, T, d]`.
+    pub(crate) fn attend(&self, weights: &Tensor, v: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Own { .. } => weights.matmul(v),
+            Self::Composed(ops) => ops.attend(weights, v),
         }
     }
 

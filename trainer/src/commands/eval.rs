@@ -1,22 +1,19 @@
 //! `nepa eval`.
-use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, bail, ensure};
-use candle_core::{DType, Device, Tensor};
+use anyhow::{Context, ensure};
 use clap::{Subcommand, ValueEnum};
-use nepa_model::{Nepa, NepaConfig, Weights, init_weights, read_published};
-use nepa_pipeline::render::Normalize;
-use nepa_pipeline::{
-    AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
-};
-use nepa_schemas::{Label, SchemaOptions};
+use nepa_pipeline::IoRuntime;
+use nepa_schemas::SchemaOptions;
+use serde_json::json;
 
-use crate::checkpoint::{read_weights, verify_folder};
 use crate::device::{self, DeviceChoice};
-use crate::knn::{Features, classify};
-use crate::output::fetch_checkpoint;
+use crate::eval::{
+    Classes, Evaluation, ImageSet, Layer, Pool, Pretrained, ReadOptions, ResultTable, Scores,
+    Source,
+};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -28,46 +25,82 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum How {
     /// Classify images by their nearest neighbours in feature space; nothing is trained.
-    Knn(KnnArgs),
+    ///
+    /// The k training images of greatest cosine vote for their class, each with its cosine as weight.
+    #[command(after_help = KNN_EXAMPLES)]
+    Knn {
+        /// Neighbours that vote.
+        #[arg(long, default_value_t = 20)]
+        k: usize,
+        #[command(flatten)]
+        set: SetArgs,
+    },
+    /// Train linear classifiers on the frozen features.
+    ///
+    /// Ridge regression in closed form (a quick answer), and logistic regression by L-BFGS until it converges. Features are scaled to
+    /// mean 0 and variance 1. The penalty is chosen on every tenth training image, then all of them are fitted.
+    #[command(after_help = LINEAR_EXAMPLES)]
+    Linear {
+        /// Leave logistic regression out.
+        #[arg(long)]
+        ridge_only: bool,
+        #[command(flatten)]
+        set: SetArgs,
+    },
+    /// Nearest neighbours and linear classifiers in one table; images go through the model once.
+    All {
+        /// Neighbours that vote.
+        #[arg(long, default_value_t = 20)]
+        k: usize,
+        #[command(flatten)]
+        set: SetArgs,
+    },
 }
 
-/// Classifies test images by the labelled training images whose features are nearest; nothing is trained.
-///
-/// The feature of an image is the mean over the patch tokens of the final norm's output. The k training images of greatest cosine
-/// vote for their class, each with its cosine as weight. Images are resized (shorter side 8/7 of the model's), then cut at the centre.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+const KNN_EXAMPLES: &str = "Examples:
   nepa eval knn --checkpoint runs/quickstart --train '/tmp/scenes/train-*.parquet' --test '/tmp/scenes/val-*.parquet'
-  nepa eval knn --checkpoint runs/quickstart --train '/tmp/scenes/train-*.parquet' --test '/tmp/scenes/val-*.parquet' --init-from-config
-The second evaluates the same architecture before training, to compare with.")]
-pub struct KnnArgs {
+  nepa eval knn --checkpoint runs/quickstart --train '/tmp/scenes/train-*.parquet' --test '/tmp/scenes/val-*.parquet' --features ema --layers all
+The second looks at every layer of the trained model alone.";
+const LINEAR_EXAMPLES: &str = "Example:
+  nepa eval linear --checkpoint runs/quickstart --train '/tmp/scenes/train-*.parquet' --test '/tmp/scenes/val-*.parquet' --layers 2,last";
+
+/// What is evaluated, and on which images. Labels must be there; classes are matched by name where the shards know names.
+#[derive(Debug, clap::Args)]
+pub struct SetArgs {
     /// A checkpoint, a run's output (its newest checkpoint), or a folder in the published layout; a path or URL.
     #[arg(long, value_name = "URL")]
     checkpoint: String,
-    /// Labelled shards that vote.
+    /// Labelled shards that classifiers learn from.
     #[arg(long, value_name = "URL", required = true)]
     train: Vec<String>,
     /// Labelled shards that are classified.
     #[arg(long, value_name = "URL", required = true)]
     test: Vec<String>,
-    /// Which weights of a checkpoint; a published folder has one kind only. Default: ema.
-    #[arg(long, value_enum)]
-    weights: Option<WhichWeights>,
-    /// What a token sees.
-    #[arg(long, value_enum, default_value_t = Attention::Bidirectional)]
-    attention: Attention,
-    /// Neighbours that vote.
-    #[arg(long, default_value_t = 20)]
-    k: usize,
+    #[command(flatten)]
+    images: ImageArgs,
+    /// What features are computed from; a published folder has no moving average. Default: pixels, random and the trained weights.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    features: Option<Vec<Source>>,
+    #[command(flatten)]
+    layers: LayerArgs,
+    /// Seed of random weights. Default: the run's own, else 1337.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Write the results into this JSON file, too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// How images are read and reach a model.
+#[derive(Debug, clap::Args)]
+pub(super) struct ImageArgs {
     /// Most images taken of each set, from its beginning.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Evaluate new random weights of the checkpoint's architecture.
-    #[arg(long, conflicts_with = "weights")]
-    init_from_config: bool,
-    /// Seed of those weights. Default: the run's own, else 1337.
-    #[arg(long, requires = "init_from_config")]
-    seed: Option<u64>,
+    /// Shorter side of an image before the model's square is cut from its centre, in pixels. Default: 8/7 of the model's (256 for 224); for
+    /// models of less than 64 pixels the model's own.
+    #[arg(long, value_name = "PIXELS")]
+    resize: Option<u32>,
     /// Column with the labels.
     #[arg(long, value_name = "NAME")]
     label_column: Option<String>,
@@ -76,7 +109,7 @@ pub struct KnnArgs {
     image_column: Option<String>,
     /// Where features are computed: cpu, cuda or cuda:N. CUDA needs a program built by `make cuda`.
     #[arg(long, default_value_t = DeviceChoice::Cpu)]
-    device: DeviceChoice,
+    pub(super) device: DeviceChoice,
     /// Images in one forward pass.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
@@ -85,12 +118,92 @@ pub struct KnnArgs {
     threads: Option<u16>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum WhichWeights {
-    /// As trained.
-    Raw,
-    /// Their moving average.
-    Ema,
+impl ImageArgs {
+    /// Opens shards.
+    pub(super) fn open(&self, urls: &[String], runtime: &IoRuntime) -> anyhow::Result<ImageSet> {
+        let schema = SchemaOptions {
+            image_column: self.image_column.clone(),
+            label_column: self.label_column.clone(),
+        };
+        ImageSet::open(urls, schema, runtime)
+    }
+
+    /// How images are prepared for a model of `size` pixels.
+    pub(super) fn read_options(&self, size: usize) -> anyhow::Result<ReadOptions> {
+        let size = size as u32;
+        let usual = if size < 64 {
+            size
+        } else {
+            (size * 8).div_ceil(7)
+        };
+        let resize = self.resize.unwrap_or(usual);
+        ensure!(
+            resize >= size,
+            "--resize {resize}: the model takes {size} pixels, which cannot be cut from less"
+        );
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(ReadOptions {
+            resize,
+            size,
+            batch: usize::from(self.batch),
+            threads: self.threads.map_or_else(cores, usize::from),
+            limit: self.limit.unwrap_or(usize::MAX),
+        })
+    }
+}
+
+/// Where in a model features are taken.
+#[derive(Debug, clap::Args)]
+pub(super) struct LayerArgs {
+    /// Layers: numbers of blocks (0: what goes into the first), 'last' (the final norm's output), or 'all'.
+    #[arg(long, value_delimiter = ',', default_value = "last")]
+    layers: Vec<String>,
+    /// How the tokens of a layer become one feature.
+    #[arg(long, value_enum, default_value_t = Pool::PatchMean)]
+    pub(super) pool: Pool,
+    /// What a token sees.
+    #[arg(long, value_enum, default_value_t = Attention::Bidirectional)]
+    attention: Attention,
+}
+
+impl LayerArgs {
+    /// The layers of a model with so many blocks.
+    pub(super) fn of_blocks(&self, num_blocks: usize) -> anyhow::Result<Vec<Layer>> {
+        let mut layers = Vec::new();
+        for text in &self.layers {
+            if text == "all" {
+                layers.extend(Layer::all(num_blocks));
+                continue;
+            }
+            let layer = text.parse::<Layer>();
+            let layer = layer.map_err(|error| anyhow::anyhow!("--layers: {error} nor 'all'"))?;
+            ensure!(
+                layer <= Layer::Block(num_blocks) || layer == Layer::Last,
+                "--layers {layer}: the model has {num_blocks} blocks"
+            );
+            layers.push(layer);
+        }
+        layers.sort_unstable();
+        layers.dedup();
+        Ok(layers)
+    }
+
+    pub(super) fn causal(&self) -> bool {
+        self.attention == Attention::Causal
+    }
+
+    /// For people.
+    pub(super) fn describe(&self) -> String {
+        let pool = match self.pool {
+            Pool::PatchMean => "mean over patches",
+            Pool::ClassToken => "class token",
+        };
+        let attention = match self.attention {
+            Attention::Bidirectional => "bidirectional",
+            Attention::Causal => "causal",
+        };
+        format!("{pool}, {attention} attention")
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -103,209 +216,123 @@ enum Attention {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let How::Knn(args) = args.how;
-    knn(&args)
+    let none = Scores::default();
+    let (set, scores) = match args.how {
+        How::Knn { k, set } => (
+            set,
+            Scores {
+                knn: Some(k),
+                ..none
+            },
+        ),
+        How::Linear { ridge_only, set } => {
+            let logistic = !ridge_only;
+            (
+                set,
+                Scores {
+                    ridge: true,
+                    logistic,
+                    ..none
+                },
+            )
+        }
+        How::All { k, set } => (
+            set,
+            Scores {
+                knn: Some(k),
+                ridge: true,
+                logistic: true,
+            },
+        ),
+    };
+    ensure!(
+        scores.knn != Some(0),
+        "--k 0: at least one neighbour must vote"
+    );
+    evaluate(&set, scores)
 }
 
-fn knn(args: &KnnArgs) -> anyhow::Result<ExitCode> {
-    ensure!(args.k > 0, "--k 0: at least one neighbour must vote");
+fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    let device = device::open(args.device)?;
+    let device = device::open(args.images.device)?;
     let runtime = IoRuntime::new(2).context("cannot start the I/O threads")?;
-    let (config, weights, which) = read_model(args, &runtime)?;
-    let model = Nepa::new(&config, &weights, DType::F32, &device)?;
+    let pretrained = Pretrained::open(&args.checkpoint, &runtime)?;
+    let config = pretrained.config();
+    ensure!(
+        config.num_channels == 3,
+        "the model takes {} channels, images have 3",
+        config.num_channels
+    );
+    let trained = if pretrained.step().is_some() {
+        Source::Ema
+    } else {
+        Source::Raw
+    };
+    let usual = vec![Source::Pixels, Source::Random, trained];
+    let sources = args.features.as_ref().unwrap_or(&usual);
+    let mut models = Vec::new();
+    for source in sources.iter().filter(|source| **source != Source::Pixels) {
+        let name = match (source, pretrained.step()) {
+            (Source::Raw | Source::Ema, Some(step)) => format!("{source}, step {step}"),
+            _ => source.to_string(),
+        };
+        models.push((name, pretrained.model(*source, args.seed, &device)?));
+    }
+    let train = args.images.open(&args.train, &runtime)?;
+    let test = args.images.open(&args.test, &runtime)?;
+    let evaluation = Evaluation {
+        train: &train,
+        test: &test,
+        read: args.images.read_options(config.image_size)?,
+        causal: args.layers.causal(),
+        layers: &args.layers.of_blocks(config.num_hidden_layers)?,
+        pool: args.layers.pool,
+        device: &device,
+    };
     let mut classes = Classes::default();
-    let train = features(args, &args.train, &model, &device, &runtime, &mut classes)?;
-    let num_classes = classes.len();
-    let test = features(args, &args.test, &model, &device, &runtime, &mut classes)?;
-    if classes.len() > num_classes {
+    let mut pairs = Vec::new();
+    if sources.contains(&Source::Pixels) {
+        pairs.push(evaluation.of_pixels(&mut classes)?);
+    }
+    if !models.is_empty() {
+        pairs.extend(evaluation.of_models(&models, &mut classes)?);
+    }
+    let first = pairs.first().context("--features: name at least one")?;
+    let (num_train, num_test) = (first.train.len(), first.test.len());
+    let known = first.train.num_classes();
+    if classes.len() > known {
         eprintln!(
             "warning: {} classes of the test set are not in the training set",
-            classes.len() - num_classes
+            classes.len() - known
         );
     }
-    let accuracy = classify(&train, &test, args.k, threads(args));
-    let (low, high) = accuracy.interval();
+    let measured = pairs
+        .iter()
+        .map(|pair| pair.measure(scores))
+        .collect::<Result<Vec<_>, _>>()?;
+    println!("{}\n", ResultTable::new(&measured, scores));
     println!(
-        "knn accuracy {:.2} % (95 % interval {:.2} to {:.2}; chance {:.2})",
-        100.0 * accuracy.share(),
-        100.0 * low,
-        100.0 * high,
-        100.0 / num_classes.max(1) as f64,
-    );
-    println!(
-        "  {which} of {}, {} attention, k = {}, {} training and {} test images, {num_classes} classes, {:.1} s",
-        args.checkpoint,
-        match args.attention {
-            Attention::Bidirectional => "bidirectional",
-            Attention::Causal => "causal",
-        },
-        args.k.min(train.len()),
-        train.len(),
-        test.len(),
+        "Accuracy in % with its 95 % interval; chance {:.1}. {num_train} training and {num_test} test images, {known} classes; {}; {:.0} s.",
+        100.0 / known.max(1) as f64,
+        args.layers.describe(),
         started.elapsed().as_secs_f64()
     );
-    Ok(ExitCode::SUCCESS)
-}
-
-fn threads(args: &KnnArgs) -> usize {
-    args.threads.map_or_else(
-        || std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        usize::from,
-    )
-}
-
-/// The weights to evaluate, and what they are for people.
-fn read_model(
-    args: &KnnArgs,
-    runtime: &IoRuntime,
-) -> anyhow::Result<(NepaConfig, Weights, &'static str)> {
-    let local = std::path::Path::new(&args.checkpoint);
-    let published = local.join("model.safetensors").exists()
-        && !local.join(crate::checkpoint::MANIFEST).exists();
-    let (folder, _downloaded) = if published {
-        ensure!(
-            args.weights != Some(WhichWeights::Ema),
-            "{} is a folder in the published layout, which has one kind of weights; leave --weights out",
-            local.display()
-        );
-        (local.to_owned(), None)
-    } else {
-        fetch_checkpoint(&args.checkpoint, &IoConfig::default(), runtime)?
-    };
-    if args.init_from_config {
-        let config = nepa_model::read_config(&folder.join("config.json"))?;
-        let seed = args.seed.or_else(|| seed_of_run(&folder)).unwrap_or(1337);
-        let weights = init_weights(&config, seed);
-        return Ok((config, weights, "new random weights in the architecture"));
-    }
-    if published {
-        let (config, weights) = read_published(&folder)?;
-        return Ok((config, weights, "weights"));
-    }
-    verify_folder(&folder)?;
-    let ema = args.weights != Some(WhichWeights::Raw);
-    let (config, weights) = read_weights(&folder, ema)?;
-    Ok((
-        config,
-        weights,
-        if ema { "moving average" } else { "raw weights" },
-    ))
-}
-
-/// The seed in a checkpoint's `state.json`, so that the untrained model is the one that the run started with.
-fn seed_of_run(folder: &std::path::Path) -> Option<u64> {
-    let text = std::fs::read(folder.join("state.json")).ok()?;
-    let state: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    state["recipe"]["seed"].as_u64()
-}
-
-/// Class numbers by label. The same index or name is the same class in both sets.
-#[derive(Debug, Default)]
-struct Classes {
-    numbers: BTreeMap<Label, usize>,
-}
-
-impl Classes {
-    fn len(&self) -> usize {
-        self.numbers.len()
-    }
-
-    fn number(&mut self, label: &Label) -> usize {
-        let next = self.numbers.len();
-        *self.numbers.entry(label.clone()).or_insert(next)
-    }
-}
-
-/// Replaces an index by its class name where the data set knows it, so that sets with differing orders of classes agree.
-fn named(label: Label, names: Option<&[String]>) -> Label {
-    match (&label, names) {
-        (Label::Index(index), Some(names)) => usize::try_from(*index)
-            .ok()
-            .and_then(|index| names.get(index))
-            .map_or(label, |name| Label::Name(name.as_str().into())),
-        _ => label,
-    }
-}
-
-fn features(
-    args: &KnnArgs,
-    urls: &[String],
-    model: &Nepa,
-    device: &Device,
-    runtime: &IoRuntime,
-    classes: &mut Classes,
-) -> anyhow::Result<Features> {
-    let schema = SchemaOptions {
-        image_column: args.image_column.clone(),
-        label_column: args.label_column.clone(),
-    };
-    let dataset = DatasetConfig {
-        urls: urls.to_vec(),
-        schema,
-        ..DatasetConfig::default()
-    };
-    let dataset = Dataset::open(&dataset, &IoConfig::default(), runtime)?;
-    let names = dataset.class_names().map(<[String]>::to_vec);
-    let size = model.config().image_size as u32;
-    ensure!(
-        model.config().num_channels == 3,
-        "the model takes {} channels, images have 3",
-        model.config().num_channels
-    );
-    let total = dataset
-        .num_samples()
-        .min(args.limit.map_or(u64::MAX, |limit| limit as u64)) as usize;
-    ensure!(total > 0, "{}: no image to evaluate", urls.join(", "));
-    let config = LoaderConfig {
-        seed: 0,
-        global_batch: usize::from(args.batch),
-        rank: 0,
-        world_size: 1,
-        epochs: Some(1),
-        shuffle: false,
-        drop_last: false,
-        augment: AugmentConfig::CenterCrop {
-            size,
-            resize: (size * 8).div_ceil(7),
-            filter: Filter::Bicubic,
-        },
-        normalize: Normalize::default(),
-        exif_orientation: true,
-        decode_threads: threads(args),
-        prefetch_batches: 2,
-        shuffle_window_bytes: 64 << 20,
-        max_bad_fraction: 0.01,
-        bad_samples_path: None,
-    };
-    let mut loader = Loader::new(dataset, config, None)?;
-    let width = model.config().hidden_size;
-    let mut features = Features::new(width);
-    while features.len() < total {
-        let Some(batch) = loader.next_batch()? else {
-            break;
-        };
-        let count = batch.samples().len().min(total - features.len());
-        let pixels: Vec<f32> = (0..count).flat_map(|i| batch.pixels(i)).copied().collect();
-        let side = size as usize;
-        let pixels = Tensor::from_vec(pixels, (count, 3, side, side), device)?;
-        let found = model
-            .features(&pixels, args.attention == Attention::Causal)?
-            .to_vec2::<f32>()?;
-        for (feature, sample) in found.iter().zip(batch.samples()) {
-            // A replacement is another sample a second time.
-            if sample.replaces.is_some() {
-                continue;
-            }
-            let Some(label) = sample.label.clone() else {
-                bail!(
-                    "{}, {}: no label; evaluation needs one for every image (choose the column with --label-column)",
-                    urls.join(", "),
-                    sample.id
-                );
-            };
-            features.push(feature, classes.number(&named(label, names.as_deref())));
+    for row in &measured {
+        if row.logistic.is_some_and(|probe| !probe.converged) {
+            eprintln!(
+                "warning: {}: logistic regression did not converge",
+                row.name()
+            );
         }
     }
-    Ok(features)
+    if let Some(path) = &args.json {
+        let value = json!({
+            "checkpoint": args.checkpoint, "step": pretrained.step(),
+            "train_images": num_train, "test_images": num_test, "classes": known,
+            "tokens": args.layers.describe(), "results": measured,
+        });
+        std::fs::write(path, serde_json::to_vec_pretty(&value)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }

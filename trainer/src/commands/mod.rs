@@ -5,5 +5,6 @@ pub mod inspect;
 pub mod pack;
 pub mod pretrain;
 pub mod profile;
+pub mod report;
 pub mod sample_data;
 pub mod verify;

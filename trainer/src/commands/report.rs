@@ -1,0 +1,107 @@
+//! `nepa report`.
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail, ensure};
+use nepa_pipeline::{IoConfig, IoRuntime};
+
+use super::eval::{ImageArgs, LayerArgs};
+use crate::device;
+use crate::eval::{Evaluation, Scores, Source};
+use crate::output::fetch_run;
+use crate::report::{ReportOptions, write_report};
+
+/// Writes a learning report of a run: a page (HTML) that holds all its pictures, and Markdown.
+///
+/// Curves of loss, copy diagnostics, learning rate, gradient norm and speed. With --train and --test: accuracy of the frozen features of
+/// every checkpoint that the run kept (`checkpoint.keep` in the recipe). With --test or --images: what the newest checkpoint predicts and attends to. The run may
+/// still go on.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  nepa report runs/quickstart --train '/tmp/scenes/train-*.parquet' --test '/tmp/scenes/val-*.parquet' --out report")]
+pub struct Args {
+    /// The output of a run, a path or URL.
+    #[arg(value_name = "RUN")]
+    run: String,
+    /// Folder for the report; it is made.
+    #[arg(long, value_name = "FOLDER", default_value = "report")]
+    out: PathBuf,
+    /// Labelled shards that classifiers learn from.
+    #[arg(long, value_name = "URL", requires = "test")]
+    train: Vec<String>,
+    /// Labelled shards that are classified.
+    #[arg(long, value_name = "URL", requires = "train")]
+    test: Vec<String>,
+    /// Shards whose images are drawn, labelled or not. Default: those of --test.
+    #[arg(long, value_name = "URL")]
+    images: Vec<String>,
+    /// Images that are drawn.
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    maps: usize,
+    /// Neighbours that vote.
+    #[arg(long, default_value_t = 20)]
+    k: usize,
+    /// Leave logistic regression out: ridge regression is quicker.
+    #[arg(long)]
+    ridge_only: bool,
+    /// Raw weights or their moving average.
+    #[arg(long, value_enum, default_value_t = Source::Ema)]
+    weights: Source,
+    #[command(flatten)]
+    layers: LayerArgs,
+    #[command(flatten)]
+    read: ImageArgs,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    ensure!(
+        matches!(args.weights, Source::Raw | Source::Ema),
+        "--weights: take raw or ema"
+    );
+    ensure!(args.k > 0, "--k 0: at least one neighbour must vote");
+    let device = device::open(args.read.device)?;
+    let runtime = IoRuntime::new(2).context("cannot start the I/O threads")?;
+    let run = fetch_run(&args.run, &IoConfig::default(), &runtime)?;
+    let Some((_, newest)) = run.checkpoints.last() else {
+        bail!("{} has no checkpoint yet", args.run);
+    };
+    let config = nepa_model::read_config(&newest.join("config.json"))?;
+    let read = args.read.read_options(config.image_size)?;
+    let layers = args.layers.of_blocks(config.num_hidden_layers)?;
+    let open = |urls: &[String]| {
+        (!urls.is_empty())
+            .then(|| args.read.open(urls, &runtime))
+            .transpose()
+    };
+    let (train, test, images) = (open(&args.train)?, open(&args.test)?, open(&args.images)?);
+    let evaluation = train
+        .as_ref()
+        .zip(test.as_ref())
+        .map(|(train, test)| Evaluation {
+            train,
+            test,
+            read,
+            causal: args.layers.causal(),
+            layers: &layers,
+            pool: args.layers.pool,
+            device: &device,
+        });
+    let drawn = images.as_ref().or(test.as_ref()).filter(|_| args.maps > 0);
+    let options = ReportOptions {
+        evaluation,
+        scores: Scores {
+            knn: Some(args.k),
+            ridge: args.ridge_only,
+            logistic: !args.ridge_only,
+        },
+        tokens: args.layers.describe(),
+        weights: args.weights,
+        maps: drawn.map(|images| (images, read, args.maps)),
+        device: &device,
+    };
+    write_report(&run, &args.run, &options, &runtime, &args.out)?;
+    println!("{}", args.out.join("index.html").display());
+    println!("{}", args.out.join("report.md").display());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,200 @@
+//! Features of images: a model's layers, pooled, or the pixels themselves.
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::{DType, Tensor};
+use nepa_model::{ModelError, Nepa};
+
+/// One row an image, `[N, width]`, with its class.
+#[derive(Debug, Clone, Default)]
+pub struct Features {
+    values: Vec<f32>,
+    width: usize,
+    classes: Vec<usize>,
+}
+
+impl Features {
+    /// An empty set of features of that width.
+    pub fn new(width: usize) -> Self {
+        Self {
+            values: Vec::new(),
+            width,
+            classes: Vec::new(),
+        }
+    }
+
+    /// Adds one image.
+    pub fn push(&mut self, feature: &[f32], class: usize) {
+        assert_eq!(feature.len(), self.width, "features of one kind");
+        self.values.extend(feature);
+        self.classes.push(class);
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.classes.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.classes.is_empty()
+    }
+
+    /// Values of one image.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// All values, row by row.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// The class of each row.
+    pub fn classes(&self) -> &[usize] {
+        &self.classes
+    }
+
+    /// Number of classes, as seen here.
+    pub fn num_classes(&self) -> usize {
+        self.classes.iter().max().map_or(0, |class| class + 1)
+    }
+}
+
+/// Where in the model a feature is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Layer {
+    /// The output of block N, from 1; 0 is what goes into the first block.
+    Block(usize),
+    /// The output of the norm after the last block.
+    Last,
+}
+
+impl Layer {
+    /// Every layer of a model with so many blocks.
+    pub fn all(num_blocks: usize) -> Vec<Self> {
+        (0..=num_blocks)
+            .map(Self::Block)
+            .chain([Self::Last])
+            .collect()
+    }
+
+    /// Its place in [`Nepa::hidden_states`] of a model with so many blocks.
+    fn index(self, num_blocks: usize) -> usize {
+        match self {
+            Self::Block(block) => block,
+            Self::Last => num_blocks + 1,
+        }
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Block(block) => f.pad(&block.to_string()),
+            Self::Last => f.pad("last"),
+        }
+    }
+}
+
+impl FromStr for Layer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "last" => Ok(Self::Last),
+            number => number
+                .parse()
+                .map(Self::Block)
+                .map_err(|_| format!("'{text}' is neither the number of a block nor 'last'")),
+        }
+    }
+}
+
+/// How the tokens of a layer become one feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Pool {
+    /// Mean over the patch tokens.
+    PatchMean,
+    /// The class token, which sees nothing but itself under causal attention.
+    ClassToken,
+}
+
+/// Features of a batch, `[B, D]` a layer. `pixels` is `[B, 3, S, S]`, normalised, on the model's device.
+pub fn layer_features(
+    model: &Nepa,
+    pixels: &Tensor,
+    causal: bool,
+    layers: &[Layer],
+    pool: Pool,
+) -> Result<Vec<Vec<Vec<f32>>>, ModelError> {
+    let config = model.config();
+    let states = model.hidden_states(pixels, causal)?;
+    layers
+        .iter()
+        .map(|layer| {
+            let state = &states[layer.index(config.num_hidden_layers)];
+            let pooled = match pool {
+                Pool::PatchMean => state.narrow(1, 1, config.num_patches())?.mean(1)?,
+                Pool::ClassToken => state.narrow(1, 0, 1)?.squeeze(1)?,
+            };
+            Ok(pooled.to_dtype(DType::F32)?.to_vec2::<f32>()?)
+        })
+        .collect()
+}
+
+/// The pixels of a batch as features, `[B, 3 S S]`.
+pub fn pixel_features(pixels: &Tensor) -> Result<Vec<Vec<f32>>, ModelError> {
+    Ok(pixels.flatten_from(1)?.to_vec2::<f32>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use nepa_model::{NepaConfig, init_weights};
+
+    use super::*;
+
+    #[test]
+    fn layers_and_pools() {
+        let config = NepaConfig::tiny();
+        let blocks = config.num_hidden_layers;
+        let model = Nepa::new(&config, &init_weights(&config, 3), DType::F32, &Device::Cpu)
+            .expect("a model");
+        let side = config.image_size;
+        let pixels = Tensor::randn(0f32, 1.0, (2, 3, side, side), &Device::Cpu).expect("pixels");
+        let layers = Layer::all(blocks);
+        assert_eq!(layers.len(), blocks + 2);
+        let found =
+            layer_features(&model, &pixels, false, &layers, Pool::PatchMean).expect("features");
+        let last = model.features(&pixels, false).expect("features");
+        assert_eq!(
+            found[blocks + 1],
+            last.to_vec2::<f32>().expect("values"),
+            "the last layer is the model's own feature"
+        );
+        assert_ne!(found[blocks], found[blocks + 1], "the norm comes between");
+        // Under causal attention, the class token is the same for every image.
+        let class =
+            layer_features(&model, &pixels, true, &layers, Pool::ClassToken).expect("features");
+        assert!(class.iter().all(|layer| layer[0] == layer[1]));
+        let class =
+            layer_features(&model, &pixels, false, &layers, Pool::ClassToken).expect("features");
+        assert_ne!(class[1][0], class[1][1]);
+        let flat = pixel_features(&pixels).expect("pixels");
+        assert_eq!((flat.len(), flat[0].len()), (2, 3 * side * side));
+    }
+
+    #[test]
+    fn names_of_layers() {
+        for (text, layer) in [
+            ("last", Layer::Last),
+            ("0", Layer::Block(0)),
+            ("12", Layer::Block(12)),
+        ] {
+            assert_eq!(text.parse(), Ok(layer));
+            assert_eq!(layer.to_string(), text);
+        }
+        assert!("first".parse::<Layer>().is_err());
+    }
+}

@@ -1,0 +1,223 @@
+//! Reads two labelled sets through any number of models and scores their features.
+use candle_core::{Device, Tensor};
+use comfy_table::{CellAlignment, Table, presets};
+use nepa_model::Nepa;
+use serde::Serialize;
+
+use super::{
+    Accuracy, Classes, Features, ImageSet, Layer, Pool, Probe, ReadOptions, classify,
+    layer_features, logistic_regression, pixel_features, ridge,
+};
+
+/// Side to which images are reduced before their pixels are features.
+const PIXEL_SIDE: u32 = 32;
+
+/// What is computed for each set of features.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Scores {
+    /// Nearest neighbours that vote; left out: none do.
+    pub knn: Option<usize>,
+    /// Whether ridge regression is fitted.
+    pub ridge: bool,
+    /// Whether logistic regression is fitted.
+    pub logistic: bool,
+}
+
+/// Features of the training and test images, of one kind.
+#[derive(Debug)]
+pub struct FeaturePair {
+    /// What they are computed from, for people.
+    pub source: String,
+    /// Where in the model.
+    pub layer: Option<Layer>,
+    /// Of the images that classifiers see.
+    pub train: Features,
+    /// Of those that they are asked about.
+    pub test: Features,
+}
+
+/// One row of the table of results.
+#[derive(Debug, Clone, Serialize)]
+pub struct Measurement {
+    /// What the features are computed from.
+    pub source: String,
+    /// Where in the model; none for pixels.
+    pub layer: Option<String>,
+    /// Values of a feature.
+    pub width: usize,
+    /// Nearest neighbours.
+    pub knn: Option<Accuracy>,
+    /// Ridge regression.
+    pub ridge: Option<Probe>,
+    /// Logistic regression.
+    pub logistic: Option<Probe>,
+}
+
+impl Measurement {
+    /// Source and layer, for people.
+    pub fn name(&self) -> String {
+        match &self.layer {
+            Some(layer) => format!("{}, layer {layer}", self.source),
+            None => self.source.clone(),
+        }
+    }
+}
+
+/// Measurements as people read them.
+#[derive(Debug, Clone, Default)]
+pub struct ResultTable {
+    /// Names of the columns.
+    pub header: Vec<String>,
+    /// One row a measurement.
+    pub rows: Vec<Vec<String>>,
+}
+
+impl ResultTable {
+    /// Accuracies in per cent with their intervals.
+    pub fn new(measured: &[Measurement], scores: Scores) -> Self {
+        let mut header = ["features", "layer", "width"].map(str::to_owned).to_vec();
+        header.extend(scores.knn.map(|k| format!("kNN (k = {k})")));
+        header.extend(scores.ridge.then(|| "ridge".to_owned()));
+        header.extend(scores.logistic.then(|| "logistic regression".to_owned()));
+        let row = |row: &Measurement| {
+            let layer = row.layer.as_deref().unwrap_or("-").to_owned();
+            let probes = [row.ridge, row.logistic].map(|probe| probe.map(|probe| probe.accuracy));
+            let cells = [row.knn].into_iter().chain(probes).flatten();
+            let mut line = vec![row.source.clone(), layer, row.width.to_string()];
+            line.extend(cells.map(|accuracy| accuracy.to_string()));
+            line
+        };
+        Self {
+            header,
+            rows: measured.iter().map(row).collect(),
+        }
+    }
+}
+
+/// In Markdown.
+impl std::fmt::Display for ResultTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut table = Table::new();
+        table
+            .load_style(presets::ASCII_MARKDOWN)
+            .set_header(&self.header)
+            .add_rows(&self.rows);
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        f.write_str(&table.trim_fmt())
+    }
+}
+
+impl FeaturePair {
+    /// Scores one kind of features.
+    pub fn measure(&self, scores: Scores) -> anyhow::Result<Measurement> {
+        let (train, test) = (&self.train, &self.test);
+        Ok(Measurement {
+            source: self.source.clone(),
+            layer: self.layer.map(|layer| layer.to_string()),
+            width: train.width(),
+            knn: scores.knn.map(|k| classify(train, test, k)),
+            ridge: scores.ridge.then(|| ridge(train, test)).transpose()?,
+            logistic: scores
+                .logistic
+                .then(|| logistic_regression(train, test))
+                .transpose()?,
+        })
+    }
+}
+
+/// Two labelled sets, and how they are looked at.
+#[derive(Debug)]
+pub struct Evaluation<'a> {
+    /// Images that classifiers see.
+    pub train: &'a ImageSet,
+    /// Images that they are asked about.
+    pub test: &'a ImageSet,
+    /// How images are prepared.
+    pub read: ReadOptions,
+    /// What a token sees.
+    pub causal: bool,
+    /// Where features are taken.
+    pub layers: &'a [Layer],
+    /// How tokens become one feature.
+    pub pool: Pool,
+    /// Where models are.
+    pub device: &'a Device,
+}
+
+impl Evaluation<'_> {
+    /// Features of every layer of every model, in this order. Images are decoded once for all models.
+    pub fn of_models(
+        &self,
+        models: &[(String, Nepa)],
+        classes: &mut Classes,
+    ) -> anyhow::Result<Vec<FeaturePair>> {
+        let mut pairs = Vec::new();
+        for (name, model) in models {
+            for layer in self.layers {
+                let empty = || Features::new(model.config().hidden_size);
+                pairs.push(FeaturePair {
+                    source: name.clone(),
+                    layer: Some(*layer),
+                    train: empty(),
+                    test: empty(),
+                });
+            }
+        }
+        for (set, side) in self.sides() {
+            set.read(self.read, Some(&mut *classes), |pixels, numbers| {
+                let pixels = pixels.to_device(self.device)?;
+                let mut pairs = pairs.iter_mut();
+                for (_, model) in models {
+                    let found =
+                        layer_features(model, &pixels, self.causal, self.layers, self.pool)?;
+                    for (rows, pair) in found.into_iter().zip(pairs.by_ref()) {
+                        push_all(side(pair), &rows, numbers);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(pairs)
+    }
+
+    /// The pixels as features.
+    pub fn of_pixels(&self, classes: &mut Classes) -> anyhow::Result<FeaturePair> {
+        let (size, resize) = (self.read.size, self.read.resize);
+        let small = size.min(PIXEL_SIDE);
+        let read = ReadOptions {
+            size: small,
+            resize: (resize * small).div_ceil(size),
+            ..self.read
+        };
+        let width = 3 * (small * small) as usize;
+        let mut pair = FeaturePair {
+            source: format!("pixels, {small} x {small}"),
+            layer: None,
+            train: Features::new(width),
+            test: Features::new(width),
+        };
+        for (set, side) in self.sides() {
+            set.read(read, Some(&mut *classes), |pixels: &Tensor, numbers| {
+                push_all(side(&mut pair), &pixel_features(pixels)?, numbers);
+                Ok(())
+            })?;
+        }
+        Ok(pair)
+    }
+
+    /// Both sets, and where their features go.
+    fn sides(&self) -> [(&ImageSet, fn(&mut FeaturePair) -> &mut Features); 2] {
+        [
+            (self.train, |pair| &mut pair.train),
+            (self.test, |pair| &mut pair.test),
+        ]
+    }
+}
+
+fn push_all(features: &mut Features, rows: &[Vec<f32>], classes: &[usize]) {
+    for (row, class) in rows.iter().zip(classes) {
+        features.push(row, *class);
+    }
+}
