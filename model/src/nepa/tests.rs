@@ -353,6 +353,57 @@ fn features_are_the_mean_of_the_patch_tokens() {
 }
 
 #[test]
+fn hidden_states_and_attention_are_those_of_the_forward_pass() {
+    let config = NepaConfig::tiny();
+    let (model, pixels) = (model(&config, DType::F64), pixels(&config, 2));
+    let (blocks, heads) = (config.num_hidden_layers, config.num_attention_heads);
+    for causal in [true, false] {
+        let output = model
+            .forward(&pixels, &RopeDraw::default(), causal)
+            .expect("forward");
+        let states = model.hidden_states(&pixels, causal).expect("states");
+        assert_eq!(states.len(), blocks + 2);
+        assert!(relative(&states[0], &output.sequence_input) < 1e-14);
+        assert!(relative(&states[blocks + 1], &output.sequence_output) < 1e-14);
+        for block in 0..blocks {
+            let map = model
+                .attention_map(block, &states[block], causal)
+                .expect("a map");
+            assert!(!map.track_op(), "nothing is recorded");
+            assert_eq!(map.dims(), [2, heads, 17, 17]);
+            let rows = map.flatten_to(2).and_then(|map| map.to_vec2::<f64>());
+            for (row, weights) in rows.expect("rows").iter().enumerate() {
+                assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+                let unseen = &weights[row % 17 + 1..];
+                assert_eq!(
+                    unseen.iter().all(|weight| *weight == 0.0),
+                    causal || unseen.is_empty()
+                );
+            }
+            // What the block adds after attention, from the map and the values.
+            let layer = block_name(block);
+            let pass = model.whole_pass(causal).expect("a pass");
+            let normed = pass
+                .norm(&states[block], &format!("{layer}.layernorm_before"))
+                .expect("normed");
+            let value = pass
+                .linear(&normed, &format!("{layer}.attention.attention.value"))
+                .and_then(|value| Ok(value.reshape((2, 17, heads, ()))?.transpose(1, 2)?))
+                .expect("values");
+            let seen = map
+                .matmul(&value.contiguous().expect("values"))
+                .and_then(|seen| seen.transpose(1, 2)?.flatten_from(2))
+                .expect("seen");
+            let expected = pass
+                .linear(&seen, &format!("{layer}.attention.output.dense"))
+                .expect("output");
+            let found = pass.attention(&normed, &layer).expect("attention");
+            assert!(relative(&found, &expected) < 1e-13);
+        }
+    }
+}
+
+#[test]
 fn new_weights_reach_the_next_pass() {
     let config = NepaConfig::tiny();
     let pixels = pixels(&config, 1);

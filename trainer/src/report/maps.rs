@@ -17,15 +17,15 @@ const NEXT: Rgb<u8> = Rgb([255, 40, 40]);
 
 /// One image with its maps.
 #[derive(Debug)]
-pub struct MapSheet {
+pub(super) struct MapSheet {
     /// Tiles: a row for each chosen patch, a column for each of [`columns`].
-    pub picture: RgbImage,
+    pub(super) picture: RgbImage,
     /// For each row: cosine of the prediction with the next patch's embedding, and its rank among all patches (1: the nearest).
-    pub predictions: Vec<(f32, usize)>,
+    pub(super) predictions: Vec<(f32, usize)>,
 }
 
 /// What the columns of a sheet show.
-pub fn columns(config: &NepaConfig) -> Vec<String> {
+pub(super) fn columns(config: &NepaConfig) -> Vec<String> {
     let mut names = vec!["image".to_owned(), "prediction".to_owned()];
     names.extend(
         blocks(config)
@@ -56,7 +56,7 @@ fn chosen_patches(side: usize) -> Vec<usize> {
 }
 
 /// Draws one image, `[3, S, S]`, normalised. Attention is causal, as in pretraining.
-pub fn draw_sheet(model: &Nepa, image: &Tensor, normalize: &Normalize) -> anyhow::Result<MapSheet> {
+pub(super) fn draw_sheet(model: &Nepa, image: &Tensor, normalize: &Normalize) -> anyhow::Result<MapSheet> {
     let config = model.config();
     let (side, size) = (config.patches_per_side(), config.image_size as u32);
     let patches = chosen_patches(side);

@@ -25,25 +25,25 @@ pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .83rem; 
 
 /// Everything in a report.
 #[derive(Debug)]
-pub struct Page {
+pub(super) struct Page {
     /// Name of the run.
-    pub title: String,
+    pub(super) title: String,
     /// Where it is, and how far.
-    pub lead: String,
+    pub(super) lead: String,
     /// Facts about the run: name and value.
-    pub facts: Vec<(String, String)>,
+    pub(super) facts: Vec<(String, String)>,
     /// The curves.
-    pub plots: Vec<Plot>,
+    pub(super) plots: Vec<Plot>,
     /// Accuracies of the newest checkpoint and what it is compared with.
-    pub scores: ResultTable,
+    pub(super) scores: ResultTable,
     /// What the accuracies are.
-    pub scores_caption: String,
+    pub(super) scores_caption: String,
     /// Columns of the maps.
-    pub map_columns: Vec<String>,
+    pub(super) map_columns: Vec<String>,
     /// The maps.
-    pub maps: Vec<MapSheet>,
+    pub(super) maps: Vec<MapSheet>,
     /// The recipe as it was run.
-    pub recipe: String,
+    pub(super) recipe: String,
 }
 
 const MAPS: &str = "Each row looks at one patch (white frame). Prediction: the cosine of the embedding predicted after that patch with \
@@ -69,7 +69,7 @@ fn predictions(sheet: &MapSheet) -> String {
 
 impl Page {
     /// Writes `index.html`, `report.md` and the pictures into `folder`.
-    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
+    pub(super) fn write(&self, folder: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
         let write = |name: &str, bytes: &[u8]| {

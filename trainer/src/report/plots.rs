@@ -3,7 +3,6 @@ use std::ops::Range;
 
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
-use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 /// Size of a plot, in pixels.
@@ -25,7 +24,7 @@ const COLOURS: [RGBColor; 7] = [
 
 /// How a curve is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Style {
+pub(super) enum Style {
     /// A line through the mean of each piece of the curve.
     Line,
     /// A line with a mark and an interval at each point.
@@ -36,18 +35,18 @@ pub enum Style {
 
 /// One curve.
 #[derive(Debug, Clone)]
-pub struct Curve {
+pub(super) struct Curve {
     /// Name in the legend.
-    pub name: String,
+    pub(super) name: String,
     /// How it is drawn.
-    pub style: Style,
+    pub(super) style: Style,
     /// x, y, and for marked ones the interval of y.
-    pub points: Vec<(f64, f64, Range<f64>)>,
+    pub(super) points: Vec<(f64, f64, Range<f64>)>,
 }
 
 impl Curve {
     /// A plain line.
-    pub fn line(name: &str, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
+    pub(super) fn line(name: &str, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
         let points = points.into_iter().map(|(x, y)| (x, y, y..y));
         Self {
             name: name.to_owned(),
@@ -59,22 +58,22 @@ impl Curve {
 
 /// Curves over optimiser steps.
 #[derive(Debug, Clone)]
-pub struct Plot {
+pub(super) struct Plot {
     /// File name without extension.
-    pub name: &'static str,
+    pub(super) name: &'static str,
     /// What is drawn.
-    pub title: &'static str,
+    pub(super) title: &'static str,
     /// What it means, in a sentence.
-    pub caption: &'static str,
+    pub(super) caption: &'static str,
     /// Whether the y axis is logarithmic.
-    pub logarithmic: bool,
+    pub(super) logarithmic: bool,
     /// The curves.
-    pub curves: Vec<Curve>,
+    pub(super) curves: Vec<Curve>,
 }
 
 impl Plot {
     /// The plot as SVG; none if there is nothing to draw.
-    pub fn svg(&self) -> anyhow::Result<Option<String>> {
+    pub(super) fn svg(&self) -> anyhow::Result<Option<String>> {
         let curves = self.curves.iter().map(Curve::thinned).collect::<Vec<_>>();
         let finite = |value: &f64| value.is_finite() && (!self.logarithmic || *value > 0.0);
         let all = || curves.iter().flat_map(|curve| &curve.points);
