@@ -56,7 +56,11 @@ fn chosen_patches(side: usize) -> Vec<usize> {
 }
 
 /// Draws one image, `[3, S, S]`, normalised. Attention is causal, as in pretraining.
-pub(super) fn draw_sheet(model: &Nepa, image: &Tensor, normalize: &Normalize) -> anyhow::Result<MapSheet> {
+pub(super) fn draw_sheet(
+    model: &Nepa,
+    image: &Tensor,
+    normalize: &Normalize,
+) -> anyhow::Result<MapSheet> {
     let config = model.config();
     let (side, size) = (config.patches_per_side(), config.image_size as u32);
     let patches = chosen_patches(side);

@@ -215,7 +215,7 @@ fn curves(metrics: &[StepMetrics]) -> Vec<Plot> {
         plot(
             "gradient-norm",
             "Gradient norm",
-            "Global norm before clipping, logarithmic.",
+            "Global norm before clipping.",
             true,
             vec![curve("gradient norm", |m| m.grad_norm)],
         ),
@@ -260,6 +260,7 @@ impl<'a> Progress<'a> {
     }
 
     fn model(&mut self, step: u64, name: &str, model: Nepa) -> anyhow::Result<()> {
+        tracing::info!("features of {name}");
         let models = [(name.to_owned(), model)];
         let pairs = self.evaluation.of_models(&models, &mut self.classes)?;
         let measured = pairs.iter().map(|pair| pair.measure(self.options.scores));
@@ -270,11 +271,9 @@ impl<'a> Progress<'a> {
 
     fn finish(self, page: &mut Page) {
         let kinds: [(&str, fn(&Measurement) -> Option<Accuracy>); 3] = [
-            ("nearest neighbours", |m| m.knn),
+            ("kNN", |m| m.knn),
             ("ridge", |m| m.ridge.map(|probe| probe.accuracy)),
-            ("logistic regression", |m| {
-                m.logistic.map(|probe| probe.accuracy)
-            }),
+            ("logistic", |m| m.logistic.map(|probe| probe.accuracy)),
         ];
         let mut curves = Vec::new();
         for (kind, value) in kinds {

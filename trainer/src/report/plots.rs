@@ -6,7 +6,9 @@ use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
 /// Size of a plot, in pixels.
-const SIZE: (u32, u32) = (640, 340);
+const SIZE: (u32, u32) = (660, 330);
+/// Width of the legend beside the curves.
+const LEGEND: u32 = 190;
 /// Curves with more points are drawn by means of this many pieces.
 const POINTS: usize = 400;
 const FONT: &str = "sans-serif";
@@ -29,7 +31,7 @@ pub(super) enum Style {
     Line,
     /// A line with a mark and an interval at each point.
     Marked,
-    /// Grey and dashed, at one height: something to compare with.
+    /// Dashed, at one height: something to compare with.
     Level,
 }
 
@@ -65,7 +67,7 @@ pub(super) struct Plot {
     pub(super) title: &'static str,
     /// What it means, in a sentence.
     pub(super) caption: &'static str,
-    /// Whether the y axis is logarithmic.
+    /// Whether the y axis is logarithmic where values differ by much.
     pub(super) logarithmic: bool,
     /// The curves.
     pub(super) curves: Vec<Curve>,
@@ -88,7 +90,7 @@ impl Plot {
         };
         let mut text = String::new();
         let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-        if self.logarithmic {
+        if self.logarithmic && y.end > 30.0 * y.start {
             let y = (y.start * 0.9)..(y.end * 1.1);
             self.draw(&area, &curves, x, y.log_scale())?;
         } else {
@@ -112,7 +114,9 @@ impl Plot {
         Y::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
     {
         area.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(area)
+        let beside = if curves.len() > 1 { LEGEND } else { 0 };
+        let (left, right) = area.split_horizontally(SIZE.0 - beside);
+        let mut chart = ChartBuilder::on(&left)
             .caption(self.title, (FONT, 17))
             .margin(10)
             .margin_right(18)
@@ -133,71 +137,47 @@ impl Plot {
             .x_label_formatter(&|step| format_number(*step))
             .y_label_formatter(&|value| format_number(*value))
             .draw()?;
-        let mut colours = COLOURS.into_iter().cycle();
-        for curve in curves {
-            let (colour, points) = match curve.style {
-                Style::Level => (GREY, {
+        for (curve, colour) in curves.iter().zip(COLOURS.into_iter().cycle()) {
+            let points = match curve.style {
+                Style::Level => {
                     let y = curve.points.first().map_or(f64::NAN, |(_, y, _)| *y);
-                    vec![(x.start, y), (x.end, y)]
-                }),
-                Style::Line | Style::Marked => (
-                    colours.next().expect("a cycle has no end"),
-                    curve.points.iter().map(|(x, y, _)| (*x, *y)).collect(),
-                ),
+                    let ends = [(x.start, y), (x.end, y)];
+                    let dashes = DashedLineSeries::new(ends, 6, 4, colour.stroke_width(1));
+                    chart.draw_series(dashes)?;
+                    continue;
+                }
+                Style::Line | Style::Marked => curve.points.iter().map(|(x, y, _)| (*x, *y)),
             };
-            let legend = move |(x, y): (i32, i32)| {
-                PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2))
-            };
-            if curve.style == Style::Level {
-                let dashes = DashedLineSeries::new(points, 6, 4, colour.stroke_width(1));
-                chart.draw_series(dashes)?.label(&curve.name).legend(legend);
-                continue;
-            }
-            chart
-                .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
-                .label(&curve.name)
-                .legend(legend);
+            chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?;
             if curve.style == Style::Marked {
-                chart.draw_series(points.iter().map(|at| Circle::new(*at, 3, colour.filled())))?;
+                chart.draw_series(points.map(|at| Circle::new(at, 3, colour.filled())))?;
                 let whiskers = curve.points.iter().map(|(x, _, interval)| {
                     PathElement::new([(*x, interval.start), (*x, interval.end)], colour)
                 });
                 chart.draw_series(whiskers)?;
             }
         }
-        if curves.len() > 1 {
-            chart
-                .configure_series_labels()
-                .position(self.legend_position(curves))
-                .background_style(WHITE.mix(0.85))
-                .border_style(RGBColor(210, 210, 210))
-                .label_font((FONT, 12))
-                .draw()?;
+        if beside > 0 {
+            draw_legend(&right, curves)?;
         }
         Ok(())
     }
+}
 
-    /// The right corner that the curves' ends leave free.
-    fn legend_position(&self, curves: &[Curve]) -> SeriesLabelPosition {
-        let all = || {
-            curves
-                .iter()
-                .flat_map(|curve| &curve.points)
-                .map(|(_, y, _)| *y)
-        };
-        let Some(range) = bounds(all()) else {
-            return SeriesLabelPosition::UpperRight;
-        };
-        let ends = curves.iter().filter_map(|curve| curve.points.last());
-        let high = ends
-            .clone()
-            .filter(|(_, y, _)| *y > f64::midpoint(range.start, range.end));
-        if 2 * high.count() > ends.count() {
-            SeriesLabelPosition::LowerRight
+/// Names of the curves, one below the other.
+fn draw_legend(area: &DrawingArea<SVGBackend<'_>, Shift>, curves: &[Curve]) -> anyhow::Result<()> {
+    for (index, (curve, colour)) in curves.iter().zip(COLOURS.into_iter().cycle()).enumerate() {
+        let y = 48 + 20 * index as i32;
+        let dash = |x| PathElement::new([(x, y), (x + 6, y)], colour.stroke_width(2));
+        if curve.style == Style::Level {
+            area.draw(&dash(2))?;
+            area.draw(&dash(12))?;
         } else {
-            SeriesLabelPosition::UpperRight
+            area.draw(&PathElement::new([(2, y), (18, y)], colour.stroke_width(2)))?;
         }
+        area.draw(&Text::new(curve.name.clone(), (24, y - 6), (FONT, 12)))?;
     }
+    Ok(())
 }
 
 impl Curve {
