@@ -25,11 +25,18 @@ def processor_seconds():
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
+def synchronize(device):
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
 def row(name, images, wall, processor):
     print(f"| {name} | {images / wall:.0f} | {images / processor:.0f} |", flush=True)
 
 
-def torchvision_on_gpu(images, seconds, batch=256):
+def torchvision_on_gpu(images, seconds, device, batch=256):
     """Batched nvJPEG decoding, then each image's crop, flip and normalisation on the GPU."""
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -41,21 +48,21 @@ def torchvision_on_gpu(images, seconds, batch=256):
 
     def one_batch(start):
         chosen = [encoded[(start + i) % len(encoded)] for i in range(batch)]
-        decoded = decode_jpeg(chosen, mode=ImageReadMode.RGB, device="cuda")
+        decoded = decode_jpeg(chosen, mode=ImageReadMode.RGB, device=device)
         crops = torch.stack([draw(image) for image in decoded])
-        flips = torch.rand(batch, device="cuda") < 0.5
+        flips = torch.rand(batch, device=device) < 0.5
         crops = torch.where(flips[:, None, None, None], crops.flip(3), crops)
         return F.normalize(crops.to(torch.bfloat16) / 255, [0.5] * 3, [0.5] * 3)
 
     for i in range(3):
         one_batch(i * batch)
-    torch.cuda.synchronize()
+    synchronize(device)
     done, started, processor = 0, time.perf_counter(), processor_seconds()
     while time.perf_counter() - started < seconds:
         one_batch(done)
         done += batch
-    torch.cuda.synchronize()
-    row("torchvision decode_jpeg on the GPU, batched, + GPU crop", done, time.perf_counter() - started, processor_seconds() - processor)
+    synchronize(device)
+    row(f"torchvision decode_jpeg on {device}, batched, + crop there", done, time.perf_counter() - started, processor_seconds() - processor)
 
 
 class Pillow:
@@ -84,19 +91,19 @@ class Pillow:
         return self.transform(image.convert("RGB"))
 
 
-def data_loader(images, seconds, workers, batch=256):
+def data_loader(images, seconds, workers, device, batch=256):
     import torch
 
-    loader = torch.utils.data.DataLoader(Pillow(images), batch_size=batch, num_workers=workers, pin_memory=True, prefetch_factor=4)
+    loader = torch.utils.data.DataLoader(Pillow(images), batch_size=batch, num_workers=workers, pin_memory=device == "cuda", prefetch_factor=4)
     batches = iter(loader)
     for _ in range(4):
-        next(batches).to("cuda", torch.bfloat16, non_blocking=True)
-    torch.cuda.synchronize()
+        next(batches).to(device, torch.bfloat16, non_blocking=True)
+    synchronize(device)
     done, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
-        next(batches).to("cuda", torch.bfloat16, non_blocking=True)
+        next(batches).to(device, torch.bfloat16, non_blocking=True)
         done += batch
-    torch.cuda.synchronize()
+    synchronize(device)
     wall = time.perf_counter() - started
     # Processor time of the workers is known only when they end; all cores are busy, so that is what is counted.
     row(f"torch DataLoader + Pillow, {workers} workers", done, wall, wall * workers)
@@ -108,11 +115,13 @@ def main():
     arguments.add_argument("folder")
     arguments.add_argument("--workers", type=int, default=16)
     arguments.add_argument("--seconds", type=float, default=15)
+    arguments.add_argument("--device", default="cuda", help="cpu: to try this file out where there is no GPU")
+    arguments.add_argument("--batch", type=int, default=256)
     arguments = arguments.parse_args()
     images = images_of(arguments.folder)
     for peer in (
-        lambda: torchvision_on_gpu(images, arguments.seconds),
-        lambda: data_loader(images, arguments.seconds, arguments.workers),
+        lambda: torchvision_on_gpu(images, arguments.seconds, arguments.device, arguments.batch),
+        lambda: data_loader(images, arguments.seconds, arguments.workers, arguments.device, arguments.batch),
     ):
         try:
             peer()

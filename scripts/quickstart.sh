@@ -26,15 +26,16 @@ before=$(head -10 "$out/run/metrics.jsonl" | mean_loss)
 after=$(tail -10 "$out/run/metrics.jsonl" | mean_loss)
 printf '\nloss, mean of ten steps: %s at the start, %s at the end\n' "$before" "$after"
 
-knn=("$nepa" eval knn --checkpoint "$out/run" --train "$train" --test "$val")
-step "Classify by nearest neighbours: the model before training" "${knn[@]}" --init-from-config
-step "The same after training" "${knn[@]}"
+step "How good are its features? Pixels, the model before training, and after" \
+    "$nepa" eval all --checkpoint "$out/run" --train "$train" --test "$val"
+step "Draw what it learned" "$nepa" report "$out/run" --train "$train" --test "$val" --out "$out/report" --ridge-only
 step "Write the weights in the published layout" "$nepa" export "$out/run" "$out/model" --ema
 
 cat <<MESSAGE
 
 Everything lies in ./$out:
   scenes/            shards, train and val        grid.png   images as the model sees them
+  report/index.html  curves, accuracies, what it predicts and attends to
   run/metrics.jsonl  one line a step              run/       checkpoints, recipe; tensorboard --logdir $out/run
   model/             config.json, model.safetensors
 Next, with your own folder of images (one subfolder a class):

@@ -5,6 +5,7 @@ mod cache;
 mod device;
 mod elastic;
 mod engine_kernels;
+mod eval;
 mod example;
 mod fire;
 mod golden;

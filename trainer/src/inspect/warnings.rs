@@ -35,7 +35,7 @@ pub fn warnings(dataset: &Dataset, sample: &Sample) -> Vec<String> {
     if sample.unlabelled > 0 {
         let count = sample.unlabelled;
         found.push(format!(
-            "{count} of {rows} sampled rows have no label: pretraining reads none, `nepa eval knn` needs all"
+            "{count} of {rows} sampled rows have no label: pretraining reads none, `nepa eval` needs all"
         ));
     }
     found

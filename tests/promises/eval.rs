@@ -1,0 +1,309 @@
+//! `nepa eval` and `nepa report`: right on images whose classes are known to be easy, and clear about what they cannot do.
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use image::{ImageFormat, Rgb, RgbImage};
+use nepa_tests::program::{nepa, newest_checkpoint, text, tiny_recipe};
+use nepa_tests::shards::labelled_shard;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A picture of one hue a class, with a pattern that differs from picture to picture.
+fn picture(class: u32, number: u32) -> Vec<u8> {
+    let image = RgbImage::from_fn(40, 36, |x, y| {
+        let pattern = ((x * (3 + number % 5) + y * (1 + number % 7) + number * 31) % 64) as u8;
+        let mut pixel = [60 + pattern; 3];
+        pixel[class as usize] += 120;
+        Rgb(pixel)
+    });
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bytes, ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+/// A run of `tiny.toml` on three hues, with its data.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        for (name, first, rows) in [("train-0", 0, 60), ("train-1", 60, 60), ("test", 120, 45)] {
+            let rows = (first..first + rows).map(|number| {
+                (
+                    Some(picture(number % 3, number)),
+                    None,
+                    i64::from(number % 3),
+                )
+            });
+            let shard = labelled_shard([rows.collect::<Vec<_>>()]);
+            std::fs::write(place.path(&format!("{name}.parquet")), shard).unwrap();
+        }
+        succeed(
+            nepa()
+                .arg("pretrain")
+                .arg(tiny_recipe())
+                .args([
+                    "--data",
+                    &place.glob("train-*"),
+                    "--out",
+                    &place.glob("run"),
+                ])
+                .args(["--set", "checkpoint.every_steps=5"]),
+        );
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn glob(&self, name: &str) -> String {
+        let path = self.path(name).display().to_string();
+        if name == "run" {
+            path
+        } else {
+            format!("{path}.parquet")
+        }
+    }
+
+    fn eval(&self, how: &str) -> Command {
+        let mut command = nepa();
+        command
+            .args(["eval", how, "--checkpoint", &self.glob("run")])
+            .args([
+                "--train",
+                &self.glob("train-*"),
+                "--test",
+                &self.glob("test"),
+            ]);
+        command
+    }
+
+    fn report(&self) -> Command {
+        let mut command = nepa();
+        command
+            .args(["report", &self.glob("run"), "--out"])
+            .arg(self.path("report"));
+        command
+    }
+}
+
+fn succeed(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}\n{}", text(&output));
+    output
+}
+
+#[track_caller]
+fn refuse(command: &mut Command, parts: &[&str]) {
+    let output = command.output().unwrap();
+    let said = text(&output);
+    assert!(!output.status.success(), "{said}");
+    for part in parts {
+        assert!(said.contains(part), "{part:?} is not in:\n{said}");
+    }
+}
+
+fn read_json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn share(value: &Value) -> f64 {
+    value["right"].as_f64().unwrap() / value["total"].as_f64().unwrap()
+}
+
+#[test]
+fn one_table_compares_pixels_random_weights_and_the_checkpoint() {
+    let place = Place::new();
+    let file = place.path("all.json");
+    let mut command = place.eval("all");
+    command
+        .args(["--layers", "all", "--attention", "causal", "--json"])
+        .arg(&file);
+    let said = text(&succeed(&mut command));
+    // Two blocks: the embedding, each block, the final norm; of two models; and the pixels.
+    let rows = said.lines().filter(|line| line.starts_with("| ")).count();
+    assert_eq!(rows, 1 + 1 + 2 * 4, "{said}");
+    for part in [
+        "pixels, 28 x 28",
+        "random weights",
+        "moving average, step 12",
+        "2352",
+        "causal",
+        "3 classes",
+        "120 training and 45 test",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in:\n{said}");
+    }
+    let found = read_json(&file);
+    let results = found["results"].as_array().unwrap();
+    assert_eq!(results.len(), 9);
+    for result in results {
+        // A hue is the mean of the pixels of one channel: every linear probe must find it, in any layer.
+        let (ridge, logistic) = (&result["ridge"], &result["logistic"]);
+        assert!(share(&ridge["accuracy"]) > 0.97, "{result}");
+        assert!(share(&logistic["accuracy"]) > 0.97, "{result}");
+        assert_eq!(logistic["converged"], true, "{result}");
+        assert_eq!(ridge["held_out"]["total"], 12);
+        assert!(share(&result["knn"]) > 0.6, "{result}");
+    }
+
+    // The random weights are those that the run began with: another seed gives others, the same seed the same.
+    let random = |seed: &[&str]| {
+        let file = place.path("random.json");
+        let mut command = place.eval("knn");
+        command
+            .args(["--features", "random", "--k", "1", "--json"])
+            .arg(&file)
+            .args(seed);
+        succeed(&mut command);
+        read_json(&file)["results"][0].clone()
+    };
+    assert_eq!(random(&[]), random(&["--seed", "1337"]));
+
+    // A checkpoint in the published layout has one kind of weights.
+    let model = place.path("model");
+    succeed(
+        nepa()
+            .arg("export")
+            .arg(newest_checkpoint(&place.path("run")))
+            .arg(&model)
+            .arg("--ema"),
+    );
+    let linear = |checkpoint: &Path, features: &str| {
+        let mut command = nepa();
+        command
+            .args([
+                "eval",
+                "linear",
+                "--ridge-only",
+                "--features",
+                features,
+                "--checkpoint",
+            ])
+            .arg(checkpoint)
+            .args([
+                "--train",
+                &place.glob("train-*"),
+                "--test",
+                &place.glob("test"),
+            ]);
+        command
+    };
+    let cells = |command: &mut Command| {
+        let said = text(&succeed(command));
+        let line = said.lines().find(|line| line.contains("last")).unwrap();
+        line.split('|').nth(4).unwrap().trim().to_owned()
+    };
+    assert_eq!(
+        cells(&mut linear(&place.path("run"), "ema")),
+        cells(&mut linear(&model, "raw")),
+        "the exported moving average is the run's"
+    );
+    refuse(&mut linear(&model, "ema"), &["one kind of weights", "raw"]);
+}
+
+#[test]
+fn what_cannot_be_evaluated_is_refused_with_what_to_do() {
+    let place = Place::new();
+    refuse(
+        place.eval("knn").args(["--layers", "3"]),
+        &["--layers 3", "2 blocks"],
+    );
+    refuse(
+        place.eval("knn").args(["--layers", "first"]),
+        &["first", "last", "all"],
+    );
+    refuse(
+        place.eval("knn").args(["--resize", "20"]),
+        &["--resize 20", "28"],
+    );
+    refuse(place.eval("knn").args(["--k", "0"]), &["--k 0"]);
+    refuse(
+        place.eval("linear").args(["--limit", "5"]),
+        &["5 training images", "10"],
+    );
+    refuse(
+        place.eval("linear").args(["--label-column", "nothing"]),
+        &["nothing"],
+    );
+    refuse(
+        nepa().args(["report", "/no/such/run"]),
+        &["/no/such/run", "no run", "nepa pretrain"],
+    );
+    refuse(
+        place.report().args(["--train", &place.glob("train-*")]),
+        &["--test"],
+    );
+    refuse(
+        place.report().args(["--weights", "pixels"]),
+        &["--weights", "raw or ema"],
+    );
+}
+
+#[test]
+fn a_report_shows_curves_accuracies_and_maps() {
+    let place = Place::new();
+    let mut command = place.report();
+    command
+        .args([
+            "--train",
+            &place.glob("train-*"),
+            "--test",
+            &place.glob("test"),
+        ])
+        .args(["--maps", "2", "--layers", "1,last"]);
+    let said = text(&succeed(&mut command));
+    assert!(
+        said.contains("index.html") && said.contains("report.md"),
+        "{said}"
+    );
+    let folder = place.path("report");
+    let page = std::fs::read_to_string(folder.join("index.html")).unwrap();
+    let markdown = std::fs::read_to_string(folder.join("report.md")).unwrap();
+    for name in [
+        "accuracy",
+        "loss",
+        "copying",
+        "learning-rate",
+        "gradient-norm",
+        "speed",
+    ] {
+        let svg = std::fs::read_to_string(folder.join(format!("{name}.svg"))).unwrap();
+        assert!(svg.contains("<polyline") && page.contains(&svg), "{name}");
+        assert!(markdown.contains(&format!("({name}.svg)")), "{name}");
+    }
+    for number in [1, 2] {
+        let name = format!("maps-{number}.png");
+        let map = image::open(folder.join(&name)).unwrap();
+        // A picture, a prediction and two blocks, 6 pixels apart.
+        assert_eq!(map.width(), 4 * 168 + 3 * 6);
+        assert!(markdown.contains(&format!("({name})")));
+    }
+    assert_eq!(page.matches("data:image/png;base64,").count(), 2);
+    assert!(!folder.join("maps-3.png").exists());
+    // Steps 0 (random), 5, 10 and 12 of two layers and two classifiers, each point with its mark.
+    let accuracy = std::fs::read_to_string(folder.join("accuracy.svg")).unwrap();
+    assert_eq!(accuracy.matches("<circle").count(), 4 * 2 * 2);
+    for part in [
+        "random weights",
+        "moving average, step 12",
+        "12 of 12",
+        "kNN (k = 20)",
+    ] {
+        assert!(page.contains(part), "{part:?} is not in the page");
+        assert!(markdown.contains(part), "{part:?} is not in the Markdown");
+    }
+
+    // Without labels: curves and maps of any images.
+    std::fs::remove_dir_all(&folder).unwrap();
+    succeed(place.report().args([
+        "--maps",
+        "1",
+        "--images",
+        &place.glob("test"),
+        "--label-column",
+        "",
+    ]));
+    assert!(folder.join("maps-1.png").exists() && !folder.join("accuracy.svg").exists());
+}
