@@ -365,10 +365,8 @@ fn hidden_states_and_attention_are_those_of_the_forward_pass() {
         assert_eq!(states.len(), blocks + 2);
         assert!(relative(&states[0], &output.sequence_input) < 1e-14);
         assert!(relative(&states[blocks + 1], &output.sequence_output) < 1e-14);
-        for block in 0..blocks {
-            let map = model
-                .attention_map(block, &states[block], causal)
-                .expect("a map");
+        for (block, state) in states[..blocks].iter().enumerate() {
+            let map = model.attention_map(block, state, causal).expect("a map");
             assert!(!map.track_op(), "nothing is recorded");
             assert_eq!(map.dims(), [2, heads, 17, 17]);
             let rows = map.flatten_to(2).and_then(|map| map.to_vec2::<f64>());
@@ -384,7 +382,7 @@ fn hidden_states_and_attention_are_those_of_the_forward_pass() {
             let layer = block_name(block);
             let pass = model.whole_pass(causal).expect("a pass");
             let normed = pass
-                .norm(&states[block], &format!("{layer}.layernorm_before"))
+                .norm(state, &format!("{layer}.layernorm_before"))
                 .expect("normed");
             let value = pass
                 .linear(&normed, &format!("{layer}.attention.attention.value"))

@@ -106,7 +106,7 @@ mod tests {
         train.push(&[1.0, 0.0], 0);
         train.push(&[0.0, 1.0], 1);
         let mut test = Features::new(2);
-        for question in 0..3 * QUESTIONS + 1 {
+        for question in 0..=3 * QUESTIONS {
             let class = question % 2;
             test.push(&[1.0 - class as f32, class as f32], class);
         }

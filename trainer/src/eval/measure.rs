@@ -127,6 +127,9 @@ impl FeaturePair {
     }
 }
 
+/// Where the features of one set go.
+type Side = fn(&mut FeaturePair) -> &mut Features;
+
 /// Two labelled sets, and how they are looked at.
 #[derive(Debug)]
 pub struct Evaluation<'a> {
@@ -208,7 +211,7 @@ impl Evaluation<'_> {
     }
 
     /// Both sets, and where their features go.
-    fn sides(&self) -> [(&ImageSet, fn(&mut FeaturePair) -> &mut Features); 2] {
+    fn sides(&self) -> [(&ImageSet, Side); 2] {
         [
             (self.train, |pair| &mut pair.train),
             (self.test, |pair| &mut pair.test),

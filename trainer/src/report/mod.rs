@@ -229,6 +229,9 @@ fn curves(metrics: &[StepMetrics]) -> Vec<Plot> {
     ]
 }
 
+/// What one classifier found.
+type Score = fn(&Measurement) -> Option<Accuracy>;
+
 /// Accuracies while training goes on.
 struct Progress<'a> {
     evaluation: &'a Evaluation<'a>,
@@ -270,7 +273,7 @@ impl<'a> Progress<'a> {
     }
 
     fn finish(self, page: &mut Page) {
-        let kinds: [(&str, fn(&Measurement) -> Option<Accuracy>); 3] = [
+        let kinds: [(&str, Score); 3] = [
             ("kNN", |m| m.knn),
             ("ridge", |m| m.ridge.map(|probe| probe.accuracy)),
             ("logistic", |m| m.logistic.map(|probe| probe.accuracy)),
