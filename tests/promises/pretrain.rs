@@ -210,6 +210,17 @@ fn a_run_whose_output_is_a_bucket_resumes_from_it() {
         3,
         "{keys:?}"
     );
+    // A report reads the run from the bucket, and draws its newest checkpoint.
+    let report = place.path("report");
+    let mut command = nepa();
+    command
+        .args(["report", out, "--maps", "1", "--images"])
+        .arg(&data)
+        .arg("--out")
+        .arg(&report);
+    succeed(command.envs(server.env()));
+    let page = std::fs::read_to_string(report.join("report.md")).unwrap();
+    assert_says(&page, &["s3://runs/a, step 12 of 12", "maps-1.png"]);
 }
 
 #[test]

@@ -238,7 +238,7 @@ pub struct EpochReport {
     pub left_out: u64,
     /// Whether the divergence is that of classes; of shards otherwise.
     pub by_class: bool,
-    /// How the batches mixed; `None` where there is but one class or shard.
+    /// How the batches mixed; `None` where nothing is shuffled, or there is but one class or shard.
     pub mixing: Option<Mixing>,
 }
 
@@ -366,7 +366,7 @@ impl EpochMeter {
         used_samples: u64,
         config: &LoaderConfig,
     ) -> EpochReport {
-        let mixing = (self.groups.len() > 1).then(|| {
+        let mixing = (config.shuffle && self.groups.len() > 1).then(|| {
             let sizes: Vec<u64> = self.groups.values().copied().collect();
             let count = self.batches as f64;
             let mean = self.entropy_sum / count;

@@ -358,7 +358,7 @@ impl<B: ImageBackend> Loader<B> {
             self.mixture.used_samples(&self.config),
             &self.config,
         );
-        if self.config.shuffle && report.is_badly_mixed() {
+        if report.is_badly_mixed() {
             tracing::warn!(
                 "{report}: the rows are sorted more than the shuffle window can mix; enlarge shuffle_window_bytes, or shuffle the rows \
                  before writing the shards (`nepa pack` does)"
