@@ -358,7 +358,11 @@ impl<B: ImageBackend> Loader<B> {
             self.mixture.used_samples(&self.config),
             &self.config,
         );
-        if report.is_badly_mixed() {
+        // The first windows of a run are small: where they are much of the epoch, it says little about the later ones.
+        let parts = self.dataset.shards().iter().flat_map(|shard| &shard.parts);
+        let bytes = parts.map(|part| part.memory_bytes).sum::<u64>();
+        let settled = epoch > 0 || bytes / 20 > self.config.shuffle_window_bytes;
+        if settled && report.is_badly_mixed() {
             tracing::warn!(
                 "{report}: the rows are sorted more than the shuffle window can mix; enlarge shuffle_window_bytes, or shuffle the rows \
                  before writing the shards (`nepa pack` does)"
