@@ -321,13 +321,8 @@ impl<'a> Progress<'a> {
                 curves,
             },
         );
-        let first = self.models.first().into_iter();
-        let rows = self.pixels.iter().cloned();
-        let rows = rows.chain(
-            first
-                .chain(self.models.last())
-                .flat_map(|(_, rows)| rows.clone()),
-        );
+        let models = self.models.iter().flat_map(|(_, rows)| rows);
+        let rows = self.pixels.iter().chain(models).cloned();
         page.scores = ResultTable::new(&rows.collect::<Vec<_>>(), self.options.scores);
         page.scores_caption = format!(
             "In %, with 95 % intervals; {} training and {} test images, {} classes, chance {:.1} %; {}.",

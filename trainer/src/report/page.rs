@@ -34,7 +34,7 @@ pub(super) struct Page {
     pub(super) facts: Vec<(String, String)>,
     /// The curves.
     pub(super) plots: Vec<Plot>,
-    /// Accuracies of the newest checkpoint and what it is compared with.
+    /// Accuracies of every checkpoint and what they are compared with.
     pub(super) scores: ResultTable,
     /// What the accuracies are.
     pub(super) scores_caption: String,
