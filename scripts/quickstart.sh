@@ -27,7 +27,7 @@ after=$(tail -10 "$out/run/metrics.jsonl" | mean_loss)
 printf '\nloss, mean of ten steps: %s at the start, %s at the end\n' "$before" "$after"
 
 step "How good are its features? Pixels, the model before training, and after" \
-    "$nepa" eval all --checkpoint "$out/run" --train "$train" --test "$val"
+    "$nepa" eval all --checkpoint "$out/run" --train "$train" --test "$val" --layers 2,last --attention causal
 step "Draw what it learned" "$nepa" report "$out/run" --train "$train" --test "$val" --out "$out/report" --ridge-only
 step "Write the weights in the published layout" "$nepa" export "$out/run" "$out/model" --ema
 
