@@ -2,12 +2,14 @@
 //! them.
 #[path = "../scripts/cuda_kernels.rs"]
 mod cuda_kernels;
+#[path = "../scripts/jpeg_shim.rs"]
+mod jpeg_shim;
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(cuda_stubs)");
     println!("cargo::rustc-check-cfg=cfg(nepa_interleavings)");
     println!("cargo::rerun-if-changed=build.rs");
-    libjpeg_shim();
+    jpeg_shim::compile("src/image_decode/libjpeg/shim.c", "nepa_jpeg_shim");
     if std::env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
@@ -18,17 +20,4 @@ fn main() {
         println!("cargo::rustc-link-search=native={}", folder.display());
         println!("cargo::rustc-cfg=cuda_stubs");
     }
-}
-
-/// The headers are those of the library that `turbojpeg-sys` builds or finds.
-fn libjpeg_shim() {
-    let source = "src/image_decode/libjpeg/shim.c";
-    println!("cargo::rerun-if-changed={source}");
-    let includes = std::env::var("DEP_TURBOJPEG_INCLUDE").unwrap_or_default();
-    cc::Build::new()
-        .file(source)
-        .includes(includes.split(',').filter(|path| !path.is_empty()))
-        .std("c11")
-        .opt_level(2)
-        .compile("nepa_jpeg_shim");
 }
