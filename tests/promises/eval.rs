@@ -1,9 +1,9 @@
 //! `nepa eval` and `nepa report`: right on images whose classes are known to be easy, and clear about what they cannot do.
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use image::{ImageFormat, Rgb, RgbImage};
-use nepa_tests::program::{nepa, newest_checkpoint, text, tiny_recipe};
+use nepa_tests::program::{assert_says, nepa, newest_checkpoint, succeed, text, tiny_recipe};
 use nepa_tests::shards::labelled_shard;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -42,12 +42,8 @@ impl Place {
             nepa()
                 .arg("pretrain")
                 .arg(tiny_recipe())
-                .args([
-                    "--data",
-                    &place.glob("train-*"),
-                    "--out",
-                    &place.glob("run"),
-                ])
+                .args(["--data", &place.shards("train-*"), "--out"])
+                .arg(place.run())
                 .args(["--set", "checkpoint.every_steps=5"]),
         );
         place
@@ -57,41 +53,45 @@ impl Place {
         self.0.path().join(name)
     }
 
-    fn glob(&self, name: &str) -> String {
-        let path = self.path(name).display().to_string();
-        if name == "run" {
-            path
-        } else {
-            format!("{path}.parquet")
-        }
+    fn run(&self) -> PathBuf {
+        self.path("run")
+    }
+
+    fn shards(&self, name: &str) -> String {
+        format!("{}.parquet", self.path(name).display())
     }
 
     fn eval(&self, how: &str) -> Command {
+        self.eval_of(how, &self.run())
+    }
+
+    fn eval_of(&self, how: &str, checkpoint: &Path) -> Command {
         let mut command = nepa();
         command
-            .args(["eval", how, "--checkpoint", &self.glob("run")])
-            .args([
-                "--train",
-                &self.glob("train-*"),
-                "--test",
-                &self.glob("test"),
-            ]);
+            .args(["eval", how, "--checkpoint"])
+            .arg(checkpoint)
+            .args(self.sets());
         command
+    }
+
+    fn sets(&self) -> [String; 4] {
+        [
+            "--train".to_owned(),
+            self.shards("train-*"),
+            "--test".to_owned(),
+            self.shards("test"),
+        ]
     }
 
     fn report(&self) -> Command {
         let mut command = nepa();
         command
-            .args(["report", &self.glob("run"), "--out"])
+            .arg("report")
+            .arg(self.run())
+            .arg("--out")
             .arg(self.path("report"));
         command
     }
-}
-
-fn succeed(command: &mut Command) -> Output {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}\n{}", text(&output));
-    output
 }
 
 #[track_caller]
@@ -99,9 +99,7 @@ fn refuse(command: &mut Command, parts: &[&str]) {
     let output = command.output().unwrap();
     let said = text(&output);
     assert!(!output.status.success(), "{said}");
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is not in:\n{said}");
-    }
+    assert_says(&said, parts);
 }
 
 fn read_json(path: &Path) -> Value {
@@ -166,28 +164,13 @@ fn one_table_compares_pixels_random_weights_and_the_checkpoint() {
     succeed(
         nepa()
             .arg("export")
-            .arg(newest_checkpoint(&place.path("run")))
+            .arg(newest_checkpoint(&place.run()))
             .arg(&model)
             .arg("--ema"),
     );
     let linear = |checkpoint: &Path, features: &str| {
-        let mut command = nepa();
-        command
-            .args([
-                "eval",
-                "linear",
-                "--ridge-only",
-                "--features",
-                features,
-                "--checkpoint",
-            ])
-            .arg(checkpoint)
-            .args([
-                "--train",
-                &place.glob("train-*"),
-                "--test",
-                &place.glob("test"),
-            ]);
+        let mut command = place.eval_of("linear", checkpoint);
+        command.args(["--ridge-only", "--features", features]);
         command
     };
     let cells = |command: &mut Command| {
@@ -196,7 +179,7 @@ fn one_table_compares_pixels_random_weights_and_the_checkpoint() {
         line.split('|').nth(4).unwrap().trim().to_owned()
     };
     assert_eq!(
-        cells(&mut linear(&place.path("run"), "ema")),
+        cells(&mut linear(&place.run(), "ema")),
         cells(&mut linear(&model, "raw")),
         "the exported moving average is the run's"
     );
@@ -232,7 +215,7 @@ fn what_cannot_be_evaluated_is_refused_with_what_to_do() {
         &["/no/such/run", "no run", "nepa pretrain"],
     );
     refuse(
-        place.report().args(["--train", &place.glob("train-*")]),
+        place.report().args(["--train", &place.shards("train-*")]),
         &["--test"],
     );
     refuse(
@@ -246,12 +229,7 @@ fn a_report_shows_curves_accuracies_and_maps() {
     let place = Place::new();
     let mut command = place.report();
     command
-        .args([
-            "--train",
-            &place.glob("train-*"),
-            "--test",
-            &place.glob("test"),
-        ])
+        .args(place.sets())
         .args(["--maps", "2", "--layers", "1,last"]);
     let said = text(&succeed(&mut command));
     assert!(
@@ -301,7 +279,7 @@ fn a_report_shows_curves_accuracies_and_maps() {
         "--maps",
         "1",
         "--images",
-        &place.glob("test"),
+        &place.shards("test"),
         "--label-column",
         "",
     ]));

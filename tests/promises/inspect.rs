@@ -5,20 +5,13 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray, Int64Array, StringArray, StructArray};
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use arrow::record_batch::RecordBatch;
-use nepa_tests::program::{jpeg, nepa, text, write_photo_shards};
+use nepa_tests::program::{assert_says, jpeg, nepa, text, write_photo_shards};
 
 /// Runs `nepa inspect` with success and gives all that it says.
 fn inspect(arguments: &[&str]) -> String {
     let output = nepa().arg("inspect").args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
     text(&output)
-}
-
-#[track_caller]
-fn assert_says(said: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is not in:\n{said}");
-    }
 }
 
 /// A shard whose row group `i` holds ten images of class `i`; in the first one stand a broken image, a null and a path alone.

@@ -1,10 +1,11 @@
 //! Pretraining end to end: the same numbers from disk and from S3 with any number of decode threads, outputs in a bucket,
 //! and a clear message for everything that cannot be run.
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use nepa_tests::program::{
-    nepa, newest_checkpoint, text, timeless_metrics, tiny_recipe, write_photo_shards,
+    assert_says, nepa, newest_checkpoint, succeed, text, timeless_metrics, tiny_recipe,
+    write_photo_shards,
 };
 use nepa_tests::s3::S3Server;
 use tempfile::TempDir;
@@ -43,16 +44,6 @@ impl Place {
     }
 }
 
-fn succeed(command: &mut Command) -> Output {
-    let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?} failed:\n{}",
-        text(&output)
-    );
-    output
-}
-
 /// Runs what must fail with code 1 and gives what it says on standard error.
 fn fail(command: &mut Command) -> String {
     let output = command.output().unwrap();
@@ -66,13 +57,6 @@ fn fail(command: &mut Command) -> String {
     assert!(message.contains("error: "), "{message}");
     assert!(!message.contains("panicked"), "{message}");
     message
-}
-
-#[track_caller]
-fn assert_says(message: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(message.contains(part), "{part:?} is not in: {message}");
-    }
 }
 
 /// Runs on disk once and on S3 with 1 and 4 decode threads; all traces and losses must be the same.

@@ -30,6 +30,34 @@ pub fn nepa() -> Command {
     command
 }
 
+/// Runs a command that must succeed.
+///
+/// # Panics
+///
+/// If it does not, with what it said.
+#[track_caller]
+pub fn succeed(command: &mut Command) -> Output {
+    let output = command.output().expect("the command starts");
+    assert!(
+        output.status.success(),
+        "{command:?} failed:\n{}",
+        text(&output)
+    );
+    output
+}
+
+/// Each of `parts` must be in what was said.
+///
+/// # Panics
+///
+/// If one is not.
+#[track_caller]
+pub fn assert_says(said: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(said.contains(part), "{part:?} is not in:\n{said}");
+    }
+}
+
 /// The smallest recipe that comes with the program.
 pub fn tiny_recipe() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/recipes/tiny.toml")
