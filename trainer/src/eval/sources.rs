@@ -79,7 +79,7 @@ impl Pretrained {
         self.step
     }
 
-    /// The model with weights of that source, and the source's name for people. `seed` is that of random weights; left out: the run's own.
+    /// The model with weights of that source. `seed` is that of random weights; left out: the run's own.
     pub fn model(
         &self,
         source: Source,

@@ -9,7 +9,7 @@ use plotters::prelude::{ColorMap, RGBColor, ViridisRGB};
 /// Least side of one tile, in pixels; images are enlarged by whole factors to reach it.
 const TILE: u32 = 160;
 /// Pixels between tiles.
-const GAP: u32 = 6;
+pub(super) const GAP: u32 = 6;
 /// Share of the colour in a map; the rest is the image in grey.
 const INK: f32 = 0.65;
 const HERE: Rgb<u8> = Rgb([255, 255, 255]);

@@ -353,9 +353,7 @@ fn draw_maps(
     images.read(read, None, |pixels, _| {
         for row in 0..pixels.dim(0)? {
             if (at + row) % stride == 0 && sheets.len() < count {
-                let image = pixels
-                    .get(row)?
-                    .to_device(&model.vars[0].device().clone())?;
+                let image = pixels.get(row)?.to_device(model.vars[0].device())?;
                 sheets.push(draw_sheet(model, &image, &Normalize::default())?);
             }
         }

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::maps::MapSheet;
+use super::maps::{GAP, MapSheet};
 use super::plots::Plot;
 use crate::eval::ResultTable;
 
@@ -20,7 +20,7 @@ figure { margin: 0; } figure svg { width: 100%; height: auto; } figcaption { col
 table { border-collapse: collapse; } th, td { padding: .25rem .9rem .25rem 0; text-align: left; border-bottom: 1px solid #eee; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .maps { margin-bottom: 1.6rem; overflow-x: auto; } .maps img { display: block; }
-.heads { display: grid; column-gap: 6px; font-size: .85rem; color: #555; }
+.heads { display: grid; font-size: .85rem; color: #555; }
 pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .83rem; }";
 
 /// Everything in a report.
@@ -147,9 +147,9 @@ impl Page {
 
     /// Names of the columns as wide as the tiles below them.
     fn head_columns(&self, sheet: &MapSheet) -> String {
-        let columns = self.map_columns.len().max(1);
-        let width = (sheet.picture.width() as usize + 6) / columns - 6;
-        format!("grid-template-columns: repeat({columns}, {width}px)")
+        let columns = self.map_columns.len().max(1) as u32;
+        let width = (sheet.picture.width() + GAP) / columns - GAP;
+        format!("column-gap: {GAP}px; grid-template-columns: repeat({columns}, {width}px)")
     }
 
     fn markdown(&self, plots: &[(&Plot, String)]) -> String {
