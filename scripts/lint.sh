@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Formatting, clippy with warnings denied, with and without the feature `cuda`, and the CUDA fence: the default build must not
-# hold a CUDA crate.
+# Formatting, clippy with warnings denied, with and without the feature `cuda`, and two fences: the default build must not hold a
+# CUDA crate, and no build matrix products that are wrong (Cargo.toml says which).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo fmt --all --check
@@ -10,6 +10,10 @@ if cargo tree --locked --workspace --edges normal,build | grep -E '\b(cudarc|can
     exit 1
 fi
 echo "The default build is free of CUDA."
+if cargo tree --locked --workspace --features nepa-trainer/cuda,nepa-benchmarks/cuda --edges normal | grep private-gemm; then
+    echo "error: private-gemm-x86 (above) multiplies row-major matrices wrongly on some processors; faer must stay without its feature 'std'." >&2
+    exit 1
+fi
 
 # The feature is checked with a stand-in for nvcc, so that no toolkit is needed. The target folder is that of the default build,
 # whose dependencies it shares (a folder of its own costs nine minutes); cargo keeps what the feature changes apart. The

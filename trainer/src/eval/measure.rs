@@ -5,8 +5,8 @@ use nepa_model::Nepa;
 use serde::Serialize;
 
 use super::{
-    Accuracy, Classes, Features, ImageSet, Layer, Pool, Probe, ReadOptions, classify,
-    layer_features, logistic_regression, pixel_features, ridge,
+    Accuracy, Classes, Features, ImageSet, Layer, LinearProbes, Pool, Probe, ReadOptions, classify,
+    layer_features, pixel_features,
 };
 
 /// Side to which images are reduced before their pixels are features.
@@ -113,16 +113,20 @@ impl FeaturePair {
     /// Scores one kind of features.
     pub fn measure(&self, scores: Scores) -> anyhow::Result<Measurement> {
         let (train, test) = (&self.train, &self.test);
+        let (mut ridge, mut logistic) = (None, None);
+        if scores.ridge || scores.logistic {
+            let probes = LinearProbes::new(train, test)?;
+            ridge = scores.ridge.then(|| probes.ridge());
+            let fit = scores.logistic.then(|| probes.logistic_regression());
+            logistic = fit.transpose()?;
+        }
         Ok(Measurement {
             source: self.source.clone(),
             layer: self.layer.map(|layer| layer.to_string()),
             width: train.width(),
             knn: scores.knn.map(|k| classify(train, test, k)),
-            ridge: scores.ridge.then(|| ridge(train, test)).transpose()?,
-            logistic: scores
-                .logistic
-                .then(|| logistic_regression(train, test))
-                .transpose()?,
+            ridge,
+            logistic,
         })
     }
 }

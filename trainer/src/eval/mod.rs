@@ -12,6 +12,6 @@ pub use accuracy::Accuracy;
 pub use features::{Features, Layer, Pool, layer_features, pixel_features};
 pub use images::{Classes, ImageSet, ReadOptions};
 pub use knn::classify;
-pub use linear::{Probe, ProbeError, logistic_regression, ridge};
+pub use linear::{LinearProbes, Probe, ProbeError};
 pub use measure::{Evaluation, FeaturePair, Measurement, ResultTable, Scores};
 pub use sources::{Pretrained, Source};
