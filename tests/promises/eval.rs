@@ -186,6 +186,33 @@ fn one_table_compares_pixels_random_weights_and_the_checkpoint() {
     refuse(&mut linear(&model, "ema"), &["one kind of weights", "raw"]);
 }
 
+/// A model sees pixels as in its training: where the recipe's mean is so large that rounding makes all images alike, no class is found.
+#[test]
+fn pixels_are_normalised_as_the_recipe_says() {
+    let place = Place::new();
+    let other = place.path("other");
+    succeed(
+        nepa()
+            .arg("pretrain")
+            .arg(tiny_recipe())
+            .args(["--data", &place.shards("train-*"), "--out"])
+            .arg(&other)
+            .args([
+                "--set",
+                "data.normalize={mean=[1e9, 1e9, 1e9], std=[1.0, 1.0, 1.0]}",
+                "--max-steps",
+                "1",
+            ]),
+    );
+    let held_out = |run: &Path| {
+        let file = place.path("random.json");
+        let mut command = place.eval_of("all", run);
+        succeed(command.args(["--features", "random", "--json"]).arg(&file));
+        read_json(&file)["results"].to_string()
+    };
+    assert_ne!(held_out(&place.run()), held_out(&other));
+}
+
 #[test]
 fn what_cannot_be_evaluated_is_refused_with_what_to_do() {
     let place = Place::new();
@@ -220,7 +247,7 @@ fn what_cannot_be_evaluated_is_refused_with_what_to_do() {
     );
     refuse(
         place.report().args(["--weights", "pixels"]),
-        &["--weights", "raw or ema"],
+        &["--weights", "possible values: raw, ema"],
     );
 }
 

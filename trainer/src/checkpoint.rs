@@ -340,13 +340,7 @@ pub fn write_folder(folder: &Path, checkpoint: &Checkpoint) -> Result<(), Checkp
 pub fn read_folder(folder: &Path) -> Result<Checkpoint, CheckpointError> {
     verify_folder(folder)?;
     let place = folder.display().to_string();
-    let path = folder.join("state.json");
-    let text = std::fs::read(&path).map_err(io("read", &path))?;
-    let state: RunState =
-        serde_json::from_slice(&text).map_err(|source| CheckpointError::Json {
-            path: path.display().to_string(),
-            source,
-        })?;
+    let state = read_state(folder)?;
     let (_, weights) =
         read_published(folder).map_err(|source| CheckpointError::Model { place, source })?;
     let mut ema = read_tensors(&folder.join("ema.safetensors"), &weights.specs, &[""])?;
@@ -368,6 +362,16 @@ pub fn read_folder(folder: &Path) -> Result<Checkpoint, CheckpointError> {
     };
     let training = TrainingState { weights, optimizer };
     Ok(Checkpoint { state, training })
+}
+
+/// Reads where the run of a checkpoint stands.
+pub fn read_state(folder: &Path) -> Result<RunState, CheckpointError> {
+    let path = folder.join("state.json");
+    let text = std::fs::read(&path).map_err(io("read", &path))?;
+    serde_json::from_slice(&text).map_err(|source| CheckpointError::Json {
+        path: path.display().to_string(),
+        source,
+    })
 }
 
 /// Reads a checkpoint's architecture and weights, or its moving average, without the optimiser.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use clap::{Subcommand, ValueEnum};
 use nepa_pipeline::IoRuntime;
+use nepa_pipeline::render::Normalize;
 use nepa_schemas::SchemaOptions;
 use serde_json::json;
 
@@ -38,7 +39,7 @@ enum How {
     /// Train linear classifiers on the frozen features.
     ///
     /// Ridge regression in closed form (a quick answer), and logistic regression by L-BFGS until it converges. Features are scaled to
-    /// mean 0 and variance 1. The penalty is chosen on every tenth training image, then all of them are fitted.
+    /// mean 0 and variance 1. The penalty is chosen on a tenth of the training images, then all of them are fitted.
     #[command(after_help = LINEAR_EXAMPLES)]
     Linear {
         /// Leave logistic regression out.
@@ -128,9 +129,10 @@ impl ImageArgs {
         ImageSet::open(urls, schema, runtime)
     }
 
-    /// How images are prepared for a model of `size` pixels.
-    pub(super) fn read_options(&self, size: usize) -> anyhow::Result<ReadOptions> {
-        let size = size as u32;
+    /// How images are prepared for a model; pixels are normalised as in its training.
+    pub(super) fn read_options(&self, pretrained: &Pretrained) -> anyhow::Result<ReadOptions> {
+        let size = pretrained.config().image_size as u32;
+        let data = pretrained.recipe().map(|recipe| &recipe.data);
         let usual = if size < 64 {
             size
         } else {
@@ -145,6 +147,8 @@ impl ImageArgs {
         Ok(ReadOptions {
             resize,
             size,
+            normalize: data.map_or_else(Normalize::default, |data| data.normalize),
+            exif_orientation: data.is_none_or(|data| data.exif_orientation),
             batch: usize::from(self.batch),
             threads: self.threads.map_or_else(cores, usize::from),
             limit: self.limit.unwrap_or(usize::MAX),
@@ -283,7 +287,7 @@ fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
     let evaluation = Evaluation {
         train: &train,
         test: &test,
-        read: args.images.read_options(config.image_size)?,
+        read: args.images.read_options(&pretrained)?,
         causal: args.layers.causal(),
         layers: &args.layers.of_blocks(config.num_hidden_layers)?,
         pool: args.layers.pool,

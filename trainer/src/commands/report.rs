@@ -3,11 +3,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use nepa_pipeline::{IoConfig, IoRuntime};
 
 use super::eval::{ImageArgs, LayerArgs};
 use crate::device;
-use crate::eval::{Evaluation, Scores, Source};
+use crate::eval::{Evaluation, Pretrained, Scores, Source};
 use crate::output::fetch_run;
 use crate::report::{ReportOptions, write_report};
 
@@ -45,7 +46,7 @@ pub struct Args {
     #[arg(long)]
     ridge_only: bool,
     /// Raw weights or their moving average.
-    #[arg(long, value_enum, default_value_t = Source::Ema)]
+    #[arg(long, value_parser = trained(), default_value = "ema")]
     weights: Source,
     #[command(flatten)]
     layers: LayerArgs,
@@ -53,12 +54,16 @@ pub struct Args {
     read: ImageArgs,
 }
 
+/// The sources that a run trained.
+fn trained() -> impl TypedValueParser<Value = Source> {
+    PossibleValuesParser::new(["raw", "ema"]).map(|name| match name.as_str() {
+        "raw" => Source::Raw,
+        _ => Source::Ema,
+    })
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    ensure!(
-        matches!(args.weights, Source::Raw | Source::Ema),
-        "--weights: take raw or ema"
-    );
     ensure!(args.k > 0, "--k 0: at least one neighbour must vote");
     let device = device::open(args.read.device)?;
     let runtime = IoRuntime::new(2).context("cannot start the I/O threads")?;
@@ -66,9 +71,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Some((_, newest)) = run.checkpoints.last() else {
         bail!("{} has no checkpoint yet", args.run);
     };
-    let config = nepa_model::read_config(&newest.join("config.json"))?;
-    let read = args.read.read_options(config.image_size)?;
-    let layers = args.layers.of_blocks(config.num_hidden_layers)?;
+    let newest = Pretrained::open(&newest.to_string_lossy(), &runtime)?;
+    let read = args.read.read_options(&newest)?;
+    let layers = args.layers.of_blocks(newest.config().num_hidden_layers)?;
     let open = |urls: &[String]| {
         (!urls.is_empty())
             .then(|| args.read.open(urls, &runtime))
@@ -100,7 +105,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         maps: drawn.map(|images| (images, read, args.maps)),
         device: &device,
     };
-    write_report(&run, &args.run, &options, &runtime, &args.out)?;
+    write_report(&run, &args.run, &newest, &options, &runtime, &args.out)?;
     println!("{}", args.out.join("index.html").display());
     println!("{}", args.out.join("report.md").display());
     Ok(ExitCode::SUCCESS)

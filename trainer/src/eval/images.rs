@@ -51,6 +51,10 @@ pub struct ReadOptions {
     pub resize: u32,
     /// Side of the square cut from the centre.
     pub size: u32,
+    /// Normalisation of pixels.
+    pub normalize: Normalize,
+    /// Whether EXIF orientation is applied.
+    pub exif_orientation: bool,
     /// Images in one batch.
     pub batch: usize,
     /// Decode threads.
@@ -120,8 +124,8 @@ impl ImageSet {
                 resize: options.resize,
                 filter: Filter::Bicubic,
             },
-            normalize: Normalize::default(),
-            exif_orientation: true,
+            normalize: options.normalize,
+            exif_orientation: options.exif_orientation,
             decode_threads: options.threads,
             prefetch_batches: 2,
             shuffle_window_bytes: 64 << 20,

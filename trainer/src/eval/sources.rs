@@ -8,8 +8,9 @@ use nepa_model::{Nepa, NepaConfig, init_weights, read_config, read_published};
 use nepa_pipeline::{IoConfig, IoRuntime};
 use tempfile::TempDir;
 
-use crate::checkpoint::{MANIFEST, read_manifest, read_weights, verify_folder};
+use crate::checkpoint::{MANIFEST, RunState, read_state, read_weights, verify_folder};
 use crate::output::fetch_checkpoint;
+use crate::recipe::ResolvedRecipe;
 
 /// Seed of random weights where no run gives one.
 const SEED: u64 = 1337;
@@ -42,7 +43,8 @@ impl fmt::Display for Source {
 #[derive(Debug)]
 pub struct Pretrained {
     folder: PathBuf,
-    step: Option<u64>,
+    /// Of a checkpoint.
+    state: Option<RunState>,
     config: NepaConfig,
     _downloaded: Option<TempDir>,
 }
@@ -53,7 +55,7 @@ impl Pretrained {
         let local = Path::new(url);
         if local.join("model.safetensors").exists() && !local.join(MANIFEST).exists() {
             return Ok(Self {
-                step: None,
+                state: None,
                 config: read_config(&local.join("config.json"))?,
                 folder: local.to_owned(),
                 _downloaded: None,
@@ -62,7 +64,7 @@ impl Pretrained {
         let (folder, downloaded) = fetch_checkpoint(url, &IoConfig::default(), runtime)?;
         verify_folder(&folder)?;
         Ok(Self {
-            step: Some(read_manifest(&folder)?.step),
+            state: Some(read_state(&folder)?),
             config: read_config(&folder.join("config.json"))?,
             folder,
             _downloaded: downloaded,
@@ -76,7 +78,12 @@ impl Pretrained {
 
     /// Optimiser steps done, of a checkpoint.
     pub fn step(&self) -> Option<u64> {
-        self.step
+        self.state.as_ref().map(|state| state.step)
+    }
+
+    /// The recipe that a checkpoint was trained by.
+    pub fn recipe(&self) -> Option<&ResolvedRecipe> {
+        self.state.as_ref().map(|state| &state.recipe)
     }
 
     /// The model with weights of that source. `seed` is that of random weights; left out: the run's own.
@@ -89,10 +96,11 @@ impl Pretrained {
         let weights = match source {
             Source::Pixels => anyhow::bail!("pixels are no model"),
             Source::Random => {
-                let seed = seed.or_else(|| self.seed_of_run()).unwrap_or(SEED);
+                let seed = seed.or(self.recipe().map(|recipe| recipe.seed));
+                let seed = seed.unwrap_or(SEED);
                 init_weights(&self.config, seed)
             }
-            Source::Raw | Source::Ema if self.step.is_some() => {
+            Source::Raw | Source::Ema if self.state.is_some() => {
                 read_weights(&self.folder, source == Source::Ema)?.1
             }
             Source::Raw | Source::Ema => {
@@ -105,12 +113,5 @@ impl Pretrained {
             }
         };
         Ok(Nepa::new(&self.config, &weights, DType::F32, device)?)
-    }
-
-    /// The seed in a checkpoint's `state.json`, so that the untrained model is the one that the run started with.
-    fn seed_of_run(&self) -> Option<u64> {
-        let text = std::fs::read(self.folder.join("state.json")).ok()?;
-        let state: serde_json::Value = serde_json::from_slice(&text).ok()?;
-        state["recipe"]["seed"].as_u64()
     }
 }

@@ -10,11 +10,11 @@ use anyhow::Context;
 use candle_core::Device;
 use nepa_model::Nepa;
 use nepa_pipeline::IoRuntime;
-use nepa_pipeline::render::Normalize;
 
 use self::maps::{MapSheet, columns, draw_sheet};
 use self::page::Page;
 use self::plots::{Curve, Plot, Style};
+use crate::checkpoint::MANIFEST;
 use crate::eval::{
     Accuracy, Classes, Evaluation, ImageSet, Measurement, Pretrained, ReadOptions, ResultTable,
     Scores, Source,
@@ -40,10 +40,11 @@ pub struct ReportOptions<'a> {
     pub device: &'a Device,
 }
 
-/// Writes the report of a run into `folder`.
+/// Writes the report of a run into `folder`; `newest` is its newest checkpoint.
 pub fn write_report(
     run: &RunCopy,
     place: &str,
+    newest: &Pretrained,
     options: &ReportOptions<'_>,
     runtime: &IoRuntime,
     folder: &Path,
@@ -63,32 +64,28 @@ pub fn write_report(
         maps: Vec::new(),
         recipe: run.recipe.clone(),
     };
-    let opened = run
-        .checkpoints
-        .iter()
-        .map(|(_, folder)| Pretrained::open(&folder.to_string_lossy(), runtime));
-    let checkpoints = opened.collect::<Result<Vec<_>, _>>()?;
-    if let (Some(evaluation), [.., newest]) = (&options.evaluation, &checkpoints[..]) {
+    // Loaded now: a run that goes on may remove it meanwhile.
+    let model = newest.model(options.weights, None, options.device)?;
+    if let Some(evaluation) = &options.evaluation {
         let mut progress = Progress::new(evaluation, options);
         progress.pixels()?;
-        progress.model(
-            0,
-            "random weights",
-            newest.model(Source::Random, None, options.device)?,
-        )?;
-        for checkpoint in &checkpoints {
-            let step = checkpoint.step().unwrap_or(0);
+        let random = newest.model(Source::Random, None, options.device)?;
+        progress.model(0, "random weights", random)?;
+        for (step, checkpoint) in &run.checkpoints {
             let name = format!("{}, step {step}", options.weights);
-            progress.model(
-                step,
-                &name,
-                checkpoint.model(options.weights, None, options.device)?,
-            )?;
+            let model = Pretrained::open(&checkpoint.to_string_lossy(), runtime)
+                .and_then(|opened| opened.model(options.weights, None, options.device));
+            match model {
+                Ok(model) => progress.model(*step, &name, model)?,
+                Err(_) if !checkpoint.join(MANIFEST).exists() => {
+                    tracing::warn!("step {step} is left out: the run has removed its checkpoint");
+                }
+                Err(error) => return Err(error),
+            }
         }
         progress.finish(&mut page);
     }
-    if let (Some((images, read, count)), [.., newest]) = (options.maps, &checkpoints[..]) {
-        let model = newest.model(options.weights, None, options.device)?;
+    if let Some((images, read, count)) = options.maps {
         page.maps = draw_maps(&model, images, read, count)?;
     }
     page.write(folder)
@@ -354,7 +351,7 @@ fn draw_maps(
         for row in 0..pixels.dim(0)? {
             if (at + row) % stride == 0 && sheets.len() < count {
                 let image = pixels.get(row)?.to_device(model.vars[0].device())?;
-                sheets.push(draw_sheet(model, &image, &Normalize::default())?);
+                sheets.push(draw_sheet(model, &image, &read.normalize)?);
             }
         }
         at += pixels.dim(0)?;
