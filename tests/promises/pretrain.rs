@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nepa_tests::program::{
-    assert_says, nepa, newest_checkpoint, succeed, text, timeless_metrics, tiny_recipe,
+    assert_says, jpeg, nepa, newest_checkpoint, succeed, text, timeless_metrics, tiny_recipe,
     write_photo_shards,
 };
 use nepa_tests::s3::S3Server;
+use nepa_tests::shards::labelled_shard;
 use tempfile::TempDir;
 
 /// A folder with shards in `data` and room for outputs.
@@ -293,6 +294,66 @@ fn a_loss_that_is_not_finite_stops_with_the_step_before_and_the_batch() {
     let manifest = std::fs::read_to_string(newest_checkpoint(&out).join("manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
     assert_eq!(manifest["step"], metrics.len());
+}
+
+#[test]
+fn too_many_bad_images_end_a_saved_run_that_goes_on_with_a_larger_budget() {
+    let place = Place::new();
+    let rows = (0..100).map(|row| {
+        let image = if row % 20 == 7 {
+            b"no image".to_vec()
+        } else {
+            jpeg(row)
+        };
+        (Some(image), None, i64::from(row))
+    });
+    let data = place.path("dirty.parquet");
+    std::fs::write(&data, labelled_shard([rows.collect()])).unwrap();
+    let server = S3Server::start();
+    server.create_bucket("runs");
+    let run = |out: &str, more: &[&str]| {
+        let mut command = place.pretrain(data.to_str().unwrap(), out);
+        command
+            .envs(server.env())
+            .args(["--set", "train.steps=130"])
+            .args(more);
+        command
+    };
+    // The budget is judged after 1,000 samples, with the 126th batch of 8.
+    let message = fail(&mut run("s3://runs/a", &[]));
+    assert_says(
+        &message,
+        &[
+            "samples are bad",
+            "max_bad_fraction",
+            "row 27",
+            "All are in s3://runs/a/bad_samples.jsonl",
+        ],
+    );
+    let keys = server.keys("runs");
+    assert!(
+        keys.iter()
+            .any(|key| key == "a/checkpoints/step-00000124/manifest.json"),
+        "{keys:?}"
+    );
+    let listed = server.get("runs", "a/bad_samples.jsonl").unwrap();
+    assert!(
+        String::from_utf8_lossy(&listed).lines().count() >= 50,
+        "{listed:?}"
+    );
+    let larger = ["--set", "data.max_bad_fraction=0.1"];
+    succeed(&mut run(
+        "s3://runs/a",
+        &[&larger[..], &["--resume"]].concat(),
+    ));
+    let whole = place.path("whole");
+    succeed(&mut run(whole.to_str().unwrap(), &larger));
+    let joined = place.path("metrics");
+    std::fs::write(&joined, server.get("runs", "a/metrics.jsonl").unwrap()).unwrap();
+    assert_eq!(
+        timeless_metrics(&joined),
+        timeless_metrics(&whole.join("metrics.jsonl"))
+    );
 }
 
 #[test]

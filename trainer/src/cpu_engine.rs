@@ -230,7 +230,7 @@ mod tests {
         assert!(fits > 0 && fits < micro_batch, "{message}");
         for part in [
             "MLP activations",
-            &format!("train.micro_batch = {fits}"),
+            &format!("train.micro_batch={fits}"),
             "moments",
         ] {
             assert!(message.contains(part), "{part} in {message}");

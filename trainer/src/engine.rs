@@ -127,7 +127,7 @@ fn advice(micro_batch: usize, fits: usize) -> String {
         "Not even one image fits: take a smaller model or a larger machine".to_owned()
     } else {
         format!(
-            "Instead of {micro_batch} images at a time take --set train.micro_batch = {fits} or less, a divisor of train.batch: the result is the same but for rounding"
+            "Instead of {micro_batch} images at a time take --set train.micro_batch={fits} or less, a divisor of train.batch. Nothing was started"
         )
     }
 }

@@ -17,13 +17,13 @@ pub struct OptimizerConfig {
     pub eps: f64,
     /// Decoupled weight decay, for the names that [`decays`].
     pub weight_decay: f64,
-    /// Global norm to which gradients are clipped; `None` does not clip.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Global norm to which gradients are clipped; `None`, in a recipe 0, does not clip.
+    #[serde(with = "zero_is_none")]
     pub max_grad_norm: Option<f64>,
     /// Factor of the learning rate for `vit_nepa.embeddings.*`; 1 is the same rate.
     pub embedding_lr_factor: f64,
-    /// Decay of the moving average; `None` keeps no average.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Decay of the moving average; `None`, in a recipe 0, keeps no average.
+    #[serde(with = "zero_is_none")]
     pub ema_decay: Option<f64>,
 }
 
@@ -38,6 +38,28 @@ impl Default for OptimizerConfig {
             embedding_lr_factor: 1.0,
             ema_decay: Some(0.9999),
         }
+    }
+}
+
+/// An optional number of a recipe that 0 switches off; left out, it has its default.
+pub(crate) mod zero_is_none {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(
+        clippy::ref_option,
+        reason = "serde calls it with a reference to the field"
+    )]
+    pub(crate) fn serialize<S: Serializer>(
+        value: &Option<f64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(value.unwrap_or(0.0))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<f64>, D::Error> {
+        Ok(Some(f64::deserialize(deserializer)?).filter(|value| *value != 0.0))
     }
 }
 

@@ -215,11 +215,22 @@ impl Output {
                 source,
             }
         })?;
+        if let Err(error) = self.remove_all_but(keep) {
+            // The new one is safe; another save may remove what is left now.
+            tracing::warn!(
+                "cannot remove old checkpoints: {:#}",
+                anyhow::Error::from(error)
+            );
+        }
+        Ok(())
+    }
+
+    fn remove_all_but(&self, keep: usize) -> Result<(), CheckpointError> {
         let checkpoints = self.checkpoints()?;
         for old in &checkpoints[..checkpoints.len().saturating_sub(keep)] {
             match &self.remote {
                 Some(remote) => remote.delete_checkpoint(&old.name)?,
-                None => remove_checkpoint_files(&folder.join(&old.name)),
+                None => remove_checkpoint_files(&self.folder.join(CHECKPOINTS).join(&old.name)),
             }
         }
         Ok(())
@@ -237,13 +248,17 @@ impl Output {
         let name = folder_name(checkpoint.state.step);
         if let Some(remote) = &self.remote {
             // The manifest makes the checkpoint whole, so it goes last.
-            for file in FILES.into_iter().chain([MANIFEST]) {
-                remote.put(
-                    &format!("{CHECKPOINTS}/{name}/{file}"),
-                    &temporary.join(file),
-                )?;
+            let put = FILES.into_iter().chain([MANIFEST]).try_for_each(|file| {
+                let object = format!("{CHECKPOINTS}/{name}/{file}");
+                remote.put(&object, &temporary.join(file))
+            });
+            if put.is_err()
+                && let Err(error) = remote.delete_checkpoint(&name)
+            {
+                let error = anyhow::Error::from(error);
+                tracing::warn!("the part written so far cannot be removed: {error:#}");
             }
-            return Ok(());
+            return put;
         }
         let target = folder.join(&name);
         if target.exists() {

@@ -122,8 +122,8 @@ pub struct CheckpointSection {
     /// Saved after this many steps; left out: by time only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub every_steps: Option<u64>,
-    /// Saved after this many minutes; left out: by steps only.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Saved after this many minutes; left out: 30. `None`, in a recipe 0: by steps only.
+    #[serde(with = "crate::optimizer::zero_is_none")]
     pub every_minutes: Option<f64>,
     /// Newest checkpoints that stay.
     pub keep: usize,
@@ -497,6 +497,12 @@ impl Recipe {
             "data.max_bad_fraction",
             &bad,
             "between 0 and 1",
+        )?;
+        range(
+            self.data.shuffle_window_bytes > 0,
+            "data.shuffle_window_bytes",
+            &0,
+            "at least 1",
         )?;
 
         let train = &self.train;

@@ -221,19 +221,25 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
     } else {
         None
     };
+    let position = saved.as_ref().map(|checkpoint| checkpoint.state.clone());
+    let training = match saved {
+        Some(checkpoint) => checkpoint.training,
+        None => TrainingState::new(init_weights(&recipe.model, recipe.seed)),
+    };
+    // Before anything is written: where the memory does not fit, the output stays as it was.
+    let engine = engine(&recipe, training, &device)?;
+    if let Some(plan) = engine.memory() {
+        println!("memory of the engine: {plan}");
+    }
     if !holds_run {
         output.write_recipe(&recipe.to_toml())?;
     }
-    match &saved {
-        Some(checkpoint) => println!(
-            "going on in {} after step {}",
-            output.place(),
-            checkpoint.state.step
-        ),
+    let position = position.as_ref();
+    match position {
+        Some(state) => println!("going on in {} after step {}", output.place(), state.step),
         None => println!("starting at step 0 in {}", output.place()),
     }
 
-    let position = saved.as_ref().map(|checkpoint| &checkpoint.state);
     let logs = open_logs(
         &output,
         &recipe,
@@ -254,14 +260,6 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
         recipe.train.precision,
     )?;
     let (step, samples) = position.map_or((0, 0), |state| (state.step, state.samples));
-    let training = match saved {
-        Some(checkpoint) => checkpoint.training,
-        None => TrainingState::new(init_weights(&recipe.model, recipe.seed)),
-    };
-    let engine = engine(&recipe, training, &device)?;
-    if let Some(plan) = engine.memory() {
-        println!("memory of the engine: {plan}");
-    }
     let run = Run {
         schedule: recipe.train.schedule(),
         progress: Progress::new(step, recipe.train.steps, recipe.log.every_steps),
@@ -286,7 +284,10 @@ impl Run {
         while self.step < stop_at {
             let position = self.loader.state();
             let started = Instant::now();
-            let batch = self.loader.next_batch()?;
+            let batch = match self.loader.next_batch() {
+                Ok(batch) => batch,
+                Err(error) => return Err(self.stop_without_batch(position, error).into()),
+            };
             let batch = batch.ok_or(RunError::LoaderEnded {
                 step: self.step,
                 steps: self.recipe.train.steps,
@@ -399,6 +400,28 @@ impl Run {
         Ok(())
     }
 
+    /// Saves the step before the batch that the loader could not give, and tells where bad samples are listed; gives back why it could not.
+    fn stop_without_batch(&mut self, position: LoaderState, mut error: LoaderError) -> LoaderError {
+        if let LoaderError::TooManyBad { file, .. } = &mut error {
+            *file = format!(" All are in {}/{BAD_SAMPLES}.", self.output.place());
+        }
+        let saved = self
+            .save(position)
+            .and_then(|()| Ok(self.output.upload(&[BAD_SAMPLES])?));
+        match saved {
+            Ok(()) => self.progress.say(&format!(
+                "the loader has failed; saved after step {}",
+                self.step
+            )),
+            Err(failure) => tracing::warn!(
+                "step {} cannot be saved: {:#}",
+                self.step,
+                anyhow::Error::from(failure)
+            ),
+        }
+        error
+    }
+
     /// Saves the step before, lists the batch, and says so in an error.
     fn stop_before(
         &mut self,
@@ -484,6 +507,8 @@ fn same_run(place: &str, saved: &ResolvedRecipe, current: &ResolvedRecipe) -> Re
         // Where the data lies may change; `dataset` tells whether it is the same.
         recipe.data.urls = Vec::new();
         recipe.data.mixture = Vec::new();
+        // It only decides whether the run ends.
+        recipe.data.max_bad_fraction = 0.0;
         serde_json::to_value(recipe).expect("a resolved recipe is plain data with string keys")
     };
     match first_difference("", &numbers_only(saved), &numbers_only(current)) {

@@ -72,30 +72,19 @@ impl Remote {
                 .block_on(async move { store.put(&object, bytes.into()).await });
             return put.map(drop).map_err(self.failed("write", name));
         }
-        let file_name = file.to_owned();
         let put = self.runtime.block_on(async move {
-            let mut upload = WriteMultipart::new_with_chunk_size(
-                store.put_multipart(&object).await?,
-                PART_BYTES,
-            );
-            let mut buffer = vec![0u8; PART_BYTES];
-            loop {
-                upload.wait_for_capacity(4).await?;
-                let read = match reader.read(&mut buffer) {
-                    Ok(read) => read,
-                    Err(source) => {
-                        upload.abort().await?;
-                        return Ok(Err(io("read", &file_name)(source)));
-                    }
-                };
-                if read == 0 {
-                    break;
+            let upload = store.put_multipart(&object).await?;
+            let mut upload = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
+            match write_all(&mut upload, reader).await {
+                Ok(()) => upload.finish().await.map(drop),
+                Err(error) => {
+                    // Parts that stay would be paid for; why writing failed tells more than why this did.
+                    let _ = upload.abort().await;
+                    Err(error)
                 }
-                upload.write(&buffer[..read]);
             }
-            upload.finish().await.map(|_| Ok(()))
         });
-        put.map_err(self.failed("write", name))?
+        put.map_err(self.failed("write", name))
     }
 
     pub(super) fn get_if_there(&self, name: &str) -> Result<Option<Vec<u8>>, CheckpointError> {
@@ -185,5 +174,23 @@ impl Remote {
             }
         }
         Ok(())
+    }
+}
+
+/// Puts a file in parts, few of them at a time.
+async fn write_all(upload: &mut WriteMultipart, mut reader: File) -> object_store::Result<()> {
+    let mut buffer = vec![0u8; PART_BYTES];
+    loop {
+        upload.wait_for_capacity(4).await?;
+        let read = reader
+            .read(&mut buffer)
+            .map_err(|source| object_store::Error::Generic {
+                store: "local file",
+                source: Box::new(source),
+            })?;
+        if read == 0 {
+            return Ok(());
+        }
+        upload.write(&buffer[..read]);
     }
 }
