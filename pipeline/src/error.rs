@@ -552,7 +552,7 @@ pub enum LoaderError {
     },
     /// More samples are bad than the budget allows.
     #[error(
-        "{bad} of {tried} samples are bad, more than the {:.2} % that max_bad_fraction allows. The first:{list}\nMend the shards, or raise max_bad_fraction.{file}",
+        "{bad} of {tried} samples are bad, more than the {:.2} % that max_bad_fraction allows. The first:{list}\nRaise max_bad_fraction and go on, or mend the shards and start anew (mended ones are another data set).{file}",
         max_fraction * 100.0
     )]
     TooManyBad {

@@ -474,13 +474,13 @@ fn too_many_bad_samples_end_the_run_with_the_list() {
     };
     assert_eq!(
         loader.state().samples_tried,
-        1000,
-        "judged after the first 1,000"
+        992,
+        "the batch that was not handed out does not count as handed out"
     );
     let LoaderError::TooManyBad { bad, tried, .. } = &error else {
         panic!("{error}")
     };
-    assert_eq!(*tried, 1000);
+    assert_eq!(*tried, 1000, "judged after the first 1,000");
     assert_eq!(
         std::fs::read_to_string(&list).unwrap().lines().count() as u64,
         *bad
@@ -606,13 +606,37 @@ fn a_state_of_another_run_is_refused() {
         config(),
         &LoaderState {
             version: 9,
-            ..state
+            ..state.clone()
         },
     );
     assert!(
-        text.contains("version was 9") && text.contains("is 2 now"),
+        text.contains("version was 9") && text.contains("is 3 now"),
         "{text}"
     );
+    // Each of these is another order.
+    let window = LoaderConfig {
+        shuffle_window_bytes: config().shuffle_window_bytes + 1,
+        ..config()
+    };
+    let unshuffled = LoaderConfig {
+        shuffle: !config().shuffle,
+        ..config()
+    };
+    let whole = LoaderConfig {
+        drop_last: !config().drop_last,
+        ..config()
+    };
+    for (other, setting) in [
+        (window, "shuffle_window_bytes"),
+        (unshuffled, "shuffle"),
+        (whole, "drop_last"),
+    ] {
+        let text = refused(&dataset, other, &state);
+        assert!(
+            text.contains(&format!("cannot resume: {setting} was")),
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -240,6 +240,26 @@ fn a_web_server_with_ranges_is_enough() {
     assert_eq!(server.take_log()[0].range, Some(0..1));
 }
 
+/// A folder below may be unreadable (here it leads back to itself) or hold much; a glob of one level does not look into it.
+#[test]
+#[cfg(unix)]
+fn a_glob_looks_only_where_it_can_match() {
+    let folder = tempfile::tempdir().unwrap();
+    let deep = folder.path().join("deep");
+    std::fs::create_dir(&deep).unwrap();
+    std::os::unix::fs::symlink("..", deep.join("up")).unwrap();
+    for place in [folder.path(), &deep] {
+        std::fs::write(
+            place.join("train-0.parquet"),
+            hugging_face_shard(0, 1, ROWS),
+        )
+        .unwrap();
+    }
+    let glob = folder.path().join("train-*.parquet");
+    let dataset = open(glob.to_str().unwrap(), &IoConfig::default()).unwrap();
+    assert_eq!(dataset.shards().len(), 1);
+}
+
 #[test]
 fn passing_failures_are_survived() {
     let server = S3Server::start();

@@ -26,10 +26,13 @@ fn sample(step: u64) -> Checkpoint {
     training.optimizer.ema.clone_from(&training.weights.flat);
     training.optimizer.ema[3] = 7.0;
     let loader = LoaderState {
-        version: 1,
+        version: 3,
         dataset: "digest".to_owned(),
         seed: 1337,
         global_batch: 8,
+        shuffle: true,
+        shuffle_window_bytes: 1 << 30,
+        drop_last: true,
         epoch: 0,
         batch_in_epoch: step,
         samples_tried: 8 * step,

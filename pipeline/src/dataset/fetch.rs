@@ -186,7 +186,8 @@ async fn run_one(dataset: &Dataset, run: &Run, held: Arc<HeldBytes>, deliver: &D
                 // An error is not cloneable: the first part carries it, the others say which one that was.
                 let error = error.take().unwrap_or_else(|| DatasetError::SameRequest {
                     place: dataset.place(run.shard, part),
-                    first: run.parts[0],
+                    first: dataset.shards[run.shard as usize].parts[run.parts[0] as usize]
+                        .row_group,
                 });
                 deliver(run.shard, part, Err(error));
             }

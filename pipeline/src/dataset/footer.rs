@@ -2,6 +2,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
 use bytes::Bytes;
 use object_store::{GetOptions, GetRange, ObjectStore};
 use parquet::arrow::ProjectionMask;
@@ -58,8 +59,8 @@ pub(super) async fn read_shard(
     };
     let metadata = reader.metadata().await?;
     let place = reader.place();
-    let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())
-        .map_err(|source| DatasetError::BadFooter {
+    let metadata =
+        with_wide_offsets(Arc::new(metadata)).map_err(|source| DatasetError::BadFooter {
             place: place.clone(),
             source,
         })?;
@@ -110,6 +111,25 @@ pub(super) async fn read_shard(
         counting,
     };
     Ok((shard, reader))
+}
+
+/// A footer whose binary columns are read with 64-bit offsets: a row group may hold more than the 2 GiB that 32 bits can address.
+fn with_wide_offsets(file: Arc<ParquetMetaData>) -> Result<ArrowReaderMetadata, ParquetError> {
+    fn widened(fields: &Fields) -> Fields {
+        let widen = |field: &FieldRef| match field.data_type() {
+            DataType::Binary => with_type(field, DataType::LargeBinary),
+            DataType::Struct(fields) => with_type(field, DataType::Struct(widened(fields))),
+            _ => Arc::clone(field),
+        };
+        fields.iter().map(widen).collect()
+    }
+    fn with_type(field: &FieldRef, data_type: DataType) -> FieldRef {
+        Arc::new(field.as_ref().clone().with_data_type(data_type))
+    }
+    let read = ArrowReaderMetadata::try_new(Arc::clone(&file), ArrowReaderOptions::new())?;
+    let schema = read.schema();
+    let wide = Schema::new_with_metadata(widened(schema.fields()), schema.metadata().clone());
+    ArrowReaderMetadata::try_new(file, ArrowReaderOptions::new().with_schema(Arc::new(wide)))
 }
 
 /// Sizes and byte ranges of the projected columns, checked against the object's size.
@@ -291,8 +311,8 @@ impl FooterReader {
         reader
             .read_page_indexes(&pieces)
             .and_then(|()| {
-                let file = Arc::new(reader.finish()?);
-                ArrowReaderMetadata::try_new(file, ArrowReaderOptions::new())
+                let options = ArrowReaderOptions::new().with_schema(metadata.schema().clone());
+                ArrowReaderMetadata::try_new(Arc::new(reader.finish()?), options)
             })
             .map_err(bad)
     }

@@ -57,7 +57,7 @@ fn read(pieces: Pieces, reader: &ShardReader, part: PartInfo) -> ParquetResult<R
     let batches = builder.build()?;
     let schema = arrow::array::RecordBatchReader::schema(&batches);
     let batches = batches.collect::<Result<Vec<_>, _>>()?;
-    // More than one comes where a binary column exceeds 2 GiB, whose offsets one array cannot hold.
+    // One as a rule, none of an empty part.
     match <[RecordBatch; 1]>::try_from(batches) {
         Ok([batch]) => Ok(batch),
         Err(batches) => Ok(concat_batches(&schema, &batches)?),

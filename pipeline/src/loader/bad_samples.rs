@@ -68,10 +68,9 @@ impl BadSamples {
         })
     }
 
-    /// Counts a batch of `tried` samples, of which `bad` were bad.
+    /// Lists the bad ones of a batch of `tried` samples and counts them, or fails where they are too many.
     pub(super) fn record(&mut self, tried: u64, bad: Vec<BadSample>) -> Result<(), LoaderError> {
-        self.tried += tried;
-        self.bad += bad.len() as u64;
+        let (tried, num_bad) = (self.tried + tried, self.bad + bad.len() as u64);
         for sample in bad {
             if let Some((path, file)) = &mut self.file {
                 let mut line = serde_json::to_vec(&sample).expect("a bad sample is plain data");
@@ -91,10 +90,10 @@ impl BadSamples {
                 self.latest.push(sample);
             }
         }
-        if self.tried >= JUDGED_AFTER && self.bad as f64 > self.max_fraction * self.tried as f64 {
+        if tried >= JUDGED_AFTER && num_bad as f64 > self.max_fraction * tried as f64 {
             return Err(LoaderError::TooManyBad {
-                bad: self.bad,
-                tried: self.tried,
+                bad: num_bad,
+                tried,
                 max_fraction: self.max_fraction,
                 list: self
                     .latest
@@ -113,6 +112,7 @@ impl BadSamples {
                     .unwrap_or_default(),
             });
         }
+        (self.tried, self.bad) = (tried, num_bad);
         Ok(())
     }
 }

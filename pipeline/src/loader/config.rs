@@ -71,7 +71,7 @@ impl Default for LoaderConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoaderState {
-    /// Format version, 2.
+    /// Format version, 3.
     pub version: u32,
     /// [`Dataset::fingerprint`].
     pub dataset: String,
@@ -79,6 +79,12 @@ pub struct LoaderState {
     pub seed: u64,
     /// Samples in one batch over all ranks.
     pub global_batch: u64,
+    /// Whether samples are shuffled.
+    pub shuffle: bool,
+    /// Bytes of a shuffle window; with others the order is another.
+    pub shuffle_window_bytes: u64,
+    /// Whether an epoch's last incomplete batch is dropped.
+    pub drop_last: bool,
     /// Epoch of the next batch.
     pub epoch: u64,
     /// Global batches of that epoch already handed out.
@@ -90,7 +96,7 @@ pub struct LoaderState {
 }
 
 /// Version of [`LoaderState`].
-pub(super) const STATE_VERSION: u32 = 2;
+pub(super) const STATE_VERSION: u32 = 3;
 
 pub(super) fn check(
     config: &LoaderConfig,
@@ -134,6 +140,13 @@ pub(super) fn check(
             "prefetch_batches",
             "0".to_owned(),
             "at least one batch has to be under way",
+        );
+    }
+    if config.shuffle_window_bytes == 0 {
+        return wrong(
+            "shuffle_window_bytes",
+            "0".to_owned(),
+            "a window holds something; the smallest, 1, holds one part of a row group",
         );
     }
     if !(0.0..=1.0).contains(&config.max_bad_fraction) {
@@ -196,6 +209,21 @@ pub(super) fn check_state(
         "batch size",
         state.global_batch.to_string(),
         config.global_batch.to_string(),
+    )?;
+    same(
+        "shuffle",
+        state.shuffle.to_string(),
+        config.shuffle.to_string(),
+    )?;
+    same(
+        "shuffle_window_bytes",
+        state.shuffle_window_bytes.to_string(),
+        config.shuffle_window_bytes.to_string(),
+    )?;
+    same(
+        "drop_last",
+        state.drop_last.to_string(),
+        config.drop_last.to_string(),
     )
 }
 

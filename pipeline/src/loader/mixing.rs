@@ -16,6 +16,8 @@ use crate::{Dataset, SampleId};
 const BATCHES: u64 = 48;
 /// Windows up to so many times the configured one are tried.
 const LARGEST_WINDOW: u64 = 64;
+/// More different labels than this in an epoch are captions or names of images, no classes; they are not counted on.
+const MOST_CLASSES: usize = 1 << 16;
 /// Excess over a true permutation that counts as well mixed.
 const WELL_MIXED: f64 = 0.05;
 
@@ -128,7 +130,7 @@ impl MixingForecast {
         let ideal = ideal_divergence(&sizes, global_batch);
         let memory: u64 = parts.iter().map(|part| part.memory_bytes).sum();
         let mut windows: Vec<(u64, f64)> = Vec::new();
-        let mut window_bytes = config.shuffle_window_bytes;
+        let mut window_bytes = config.shuffle_window_bytes.max(1);
         loop {
             let order = EpochOrder::new(&parts, config.seed, 1, true, window_bytes);
             let mean = mean_divergence(&order, num_samples, global_batch, &sizes, group);
@@ -305,8 +307,8 @@ pub(super) struct EpochMeter {
     first_batch: u64,
     given: u64,
     replaced: u64,
-    /// Samples by their class, or by their shard as if it were one.
-    groups: HashMap<Label, u64>,
+    /// Samples by their class, or by their shard as if it were one. `None`: the labels are too many to be classes.
+    groups: Option<HashMap<Label, u64>>,
     grouped: u64,
     batches: u64,
     entropy_sum: f64,
@@ -321,7 +323,7 @@ impl EpochMeter {
             first_batch,
             given: 0,
             replaced: 0,
-            groups: HashMap::new(),
+            groups: Some(HashMap::new()),
             grouped: 0,
             batches: 0,
             entropy_sum: 0.0,
@@ -333,6 +335,9 @@ impl EpochMeter {
     pub(super) fn batch(&mut self, samples: &[SampleRecord], replaced: u64) {
         self.given += samples.len() as u64;
         self.replaced += replaced;
+        let Some(groups) = &mut self.groups else {
+            return;
+        };
         let mut in_batch = HashMap::new();
         for sample in samples {
             let group = if self.by_class {
@@ -354,7 +359,10 @@ impl EpochMeter {
         self.entropy_sum += entropy;
         self.entropy_square_sum += entropy * entropy;
         for (group, count) in in_batch {
-            *self.groups.entry(group).or_insert(0) += count;
+            *groups.entry(group).or_insert(0) += count;
+        }
+        if self.by_class && groups.len() > MOST_CLASSES {
+            self.groups = None;
         }
     }
 
@@ -366,8 +374,9 @@ impl EpochMeter {
         used_samples: u64,
         config: &LoaderConfig,
     ) -> EpochReport {
-        let mixing = (config.shuffle && self.groups.len() > 1).then(|| {
-            let sizes: Vec<u64> = self.groups.values().copied().collect();
+        let groups = self.groups.as_ref().filter(|groups| groups.len() > 1);
+        let mixing = groups.filter(|_| config.shuffle).map(|groups| {
+            let sizes: Vec<u64> = groups.values().copied().collect();
             let count = self.batches as f64;
             let mean = self.entropy_sum / count;
             let variance = (self.entropy_square_sum / count - mean * mean).max(0.0);
@@ -395,6 +404,52 @@ impl EpochMeter {
 mod tests {
     use super::*;
     use crate::random::{Purpose, epoch_stream, shuffle};
+
+    /// Captions for labels: memory must not grow with the data.
+    #[test]
+    fn labels_that_are_no_classes_are_not_counted_on() {
+        let plan = crate::augment::CropPlan {
+            rect: crate::augment::CropRect {
+                x: 0.0,
+                y: 0.0,
+                width: 1.0,
+                height: 1.0,
+            },
+            flip: false,
+            output_size: 8,
+            filter: crate::Filter::Bilinear,
+            edge: crate::augment::EdgeSupport::Rect,
+        };
+        let sample = |row: u32| SampleRecord {
+            id: SampleId {
+                shard: 0,
+                row_group: 0,
+                row,
+            },
+            plan,
+            more_views: Vec::new(),
+            label: Some(Label::Index(i64::from(row))),
+            replaces: None,
+        };
+        let config = crate::loader::config::tests::config();
+        let mut meter = EpochMeter::new(true, 0);
+        let batches = 100;
+        let batch = MOST_CLASSES as u32 / batches + 1;
+        for number in 0..batches {
+            assert!(meter.groups.is_some());
+            let samples = (number * batch..(number + 1) * batch).map(sample);
+            meter.batch(&samples.collect::<Vec<_>>(), 0);
+        }
+        assert!(meter.groups.is_none());
+        let report = meter.report(
+            0,
+            u64::from(batches * batch),
+            u64::from(batches * batch),
+            &config,
+        );
+        assert_eq!(report.given, u64::from(batches * batch));
+        assert!(report.mixing.is_none());
+    }
 
     #[test]
     fn the_ideal_is_that_of_random_permutations() {

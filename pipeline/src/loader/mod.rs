@@ -321,15 +321,17 @@ impl<B: ImageBackend> Loader<B> {
             self.pool.clone(),
             Arc::clone(&self.backend),
         );
+        let replaced = bad.len() as u64;
+        // First, so that a batch which is not handed out does not count as handed out.
+        self.bad_samples.record(batch.len() as u64, bad)?;
         self.counters.consume.item(0);
-        self.meter.batch(batch.samples(), bad.len() as u64);
+        self.meter.batch(batch.samples(), replaced);
         if pending.batch_in_epoch + 1 == self.per_epoch {
             self.next = (pending.epoch + 1, 0);
             self.end_epoch(pending.epoch);
         } else {
             self.next = (pending.epoch, pending.batch_in_epoch + 1);
         }
-        self.bad_samples.record(batch.len() as u64, bad)?;
         Ok(Some(batch))
     }
 
@@ -410,6 +412,9 @@ impl<B: ImageBackend> Loader<B> {
             dataset: self.dataset.fingerprint(),
             seed: self.config.seed,
             global_batch: self.config.global_batch as u64,
+            shuffle: self.config.shuffle,
+            shuffle_window_bytes: self.config.shuffle_window_bytes,
+            drop_last: self.config.drop_last,
             epoch: self.next.0,
             batch_in_epoch: self.next.1,
             samples_tried: self.bad_samples.tried,

@@ -63,6 +63,7 @@ type PartKey = (u32, u32);
 pub(super) struct LoadingWindow {
     window: Window,
     arrived: HashMap<PartKey, ShardBatch>,
+    num_failed: usize,
     failed: Option<DatasetError>,
 }
 
@@ -71,6 +72,7 @@ impl LoadingWindow {
         Self {
             window,
             arrived: HashMap::new(),
+            num_failed: 0,
             failed: None,
         }
     }
@@ -94,16 +96,24 @@ impl LoadingWindow {
             Ok(batch) => {
                 self.arrived.insert((shard, part), batch);
             }
-            // The first failure tells most; later ones often only follow from it.
+            // The first failure tells most; later ones often only follow from it. Of the parts of one request, one carries the cause.
             Err(error) => {
-                self.failed.get_or_insert(error);
+                self.num_failed += 1;
+                if !self.has_cause() {
+                    self.failed = Some(error);
+                }
             }
         }
     }
 
+    fn has_cause(&self) -> bool {
+        let failed = self.failed.as_ref();
+        failed.is_some_and(|error| !matches!(error, DatasetError::SameRequest { .. }))
+    }
+
     /// Whether nothing more is to be waited for.
     pub(super) fn is_settled(&self) -> bool {
-        self.failed.is_some() || self.arrived.len() == self.window.parts.len()
+        self.has_cause() || self.arrived.len() + self.num_failed == self.window.parts.len()
     }
 
     /// The settled window.
@@ -123,5 +133,61 @@ impl LoadingWindow {
             .collect();
         parts.sort_by_key(|(part, _)| (part.shard, part.row_group, part.first_row));
         Ok((self.window, LoadedWindow { parts }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Place;
+
+    /// Which part's error comes first is a race between threads; the cause is told in any order.
+    #[test]
+    fn the_cause_is_waited_for() {
+        let place = || Place {
+            object: "shard".to_owned(),
+            ..Place::default()
+        };
+        let follows = || {
+            Err(DatasetError::SameRequest {
+                place: place(),
+                first: 0,
+            })
+        };
+        let cause = || {
+            Err(DatasetError::Truncated {
+                place: place(),
+                what: "a test cuts it",
+                size: 3,
+            })
+        };
+        let part = |index| Part {
+            shard: 0,
+            index,
+            row_group: index,
+            first_row: 0,
+            num_rows: 1,
+            memory_bytes: 1,
+        };
+        let window = || Window {
+            index: 0,
+            start: 0,
+            parts: (0..3).map(part).collect(),
+        };
+        let mut loading = LoadingWindow::new(window());
+        loading.arrive(0, 1, follows());
+        assert!(!loading.is_settled());
+        loading.arrive(0, 0, cause());
+        assert!(loading.is_settled());
+        loading.arrive(0, 2, follows());
+        let error = loading.finish().unwrap_err();
+        assert!(matches!(error, DatasetError::Truncated { .. }), "{error}");
+        // Without a cause, all parts are waited for, and no longer.
+        let mut loading = LoadingWindow::new(window());
+        for index in 0..3 {
+            assert!(!loading.is_settled());
+            loading.arrive(0, index, follows());
+        }
+        assert!(loading.is_settled() && loading.finish().is_err());
     }
 }

@@ -1,5 +1,5 @@
 //! From URLs, prefixes and globs to the sorted list of Parquet objects.
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -37,7 +37,7 @@ struct Stores {
 /// How often the first request is tried before a refused connection is taken for a wrong endpoint.
 const HASTY_RETRIES: usize = 2;
 
-/// Lists what `urls` name: sorted by URL, each object once.
+/// Lists what `urls` name: sorted by URL, each object once. Web URLs that differ in their query are different objects.
 pub async fn list(
     urls: &[String],
     io: &IoConfig,
@@ -85,9 +85,15 @@ pub async fn list(
             ..object
         }));
     }
+    Ok(sorted(objects))
+}
+
+/// By URL, each object once.
+fn sorted(mut objects: Vec<ListedObject>) -> Vec<ListedObject> {
     objects.sort_by(|a, b| a.url.cmp(&b.url));
-    objects.dedup_by(|a, b| a.url == b.url);
-    Ok(objects)
+    let mut seen = HashSet::new();
+    objects.retain(|object| seen.insert((object.location.store_key(), object.path.clone())));
+    objects
 }
 
 struct Lister {
@@ -150,7 +156,16 @@ impl Lister {
             })?
             .compile_matcher();
         let folder = self.location.glob_folder();
-        let all = self.list(&self.location.path_of(folder)?).await?;
+        let path = self.location.path_of(folder)?;
+        let rest = self.location.key[folder.len()..].trim_start_matches('/');
+        let all = if rest.contains('/') || rest.contains("**") {
+            self.list(&path).await?
+        } else {
+            // What lies deeper cannot match; it may be much, and some of it unreadable.
+            let prefix = (!path.is_root()).then_some(&path);
+            let listed = self.store.list_with_delimiter(prefix).await;
+            listed.map_err(|error| self.error(&error))?.objects
+        };
         let matches: Vec<_> = all
             .iter()
             .filter(|meta| glob.is_match(meta.location.as_ref()))
@@ -244,4 +259,49 @@ fn is_shard(path: &Path, prefix: &Path) -> bool {
         .prefix_match(prefix)
         .is_some_and(|mut parts| parts.any(|part| part.as_ref().starts_with('.')));
     is_parquet(path) && !hidden
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[test]
+    fn each_object_once_and_none_lost() {
+        let object = |url: &str| {
+            let location = Arc::new(Location::parse(url).unwrap());
+            let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+            ListedObject {
+                single: Arc::clone(&store),
+                store,
+                path: location.store_path().unwrap(),
+                size: 1,
+                url: location.display(),
+                location,
+            }
+        };
+        let urls = [
+            "https://host/get?shard=1",
+            "https://host/get?shard=0",
+            "s3://b/x.parquet",
+            "https://host/get?shard=0",
+            "s3://b/x.parquet",
+            "s3://c/x.parquet",
+        ];
+        let found = sorted(urls.map(object).to_vec());
+        let shown = found
+            .iter()
+            .map(|object| object.url.as_str())
+            .collect::<Vec<_>>();
+        assert_eq!(
+            shown,
+            [
+                "https://host/get",
+                "https://host/get",
+                "s3://b/x.parquet",
+                "s3://c/x.parquet"
+            ]
+        );
+    }
 }

@@ -481,7 +481,7 @@ async fn simulate(seed: u64) -> Result<Shown, String> {
                     (Some((_, Change::Replaced)), DatasetError::Replaced { .. })
                     | (Some((_, Change::Deleted)), DatasetError::NotFound { .. })
                     | (Some((_, Change::Refused)), DatasetError::Request { .. }) => true,
-                    _ => matches!(error, DatasetError::SameRequest { .. }) && changed.is_some(),
+                    _ => false,
                 };
                 return if expected {
                     Ok(Shown {
