@@ -24,6 +24,91 @@ fn message(sets: &[&str]) -> String {
     text(checked(sets).expect_err("must be refused"))
 }
 
+/// `docs/recipe.md` shows every key, and its example is a recipe.
+#[test]
+fn every_key_is_documented() {
+    let page = include_str!("../../docs/recipe.md");
+    let example = page
+        .split("```toml")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    let read = |sets: &[String]| Recipe::parse(example, Path::new("docs/recipe.md"), sets);
+    read(&[]).unwrap().check(1).unwrap();
+    let mut num_keys = 0;
+    for section in [
+        "",
+        "model.",
+        "data.",
+        "data.augment.",
+        "data.normalize.",
+        "train.",
+        "optimizer.",
+        "checkpoint.",
+        "log.",
+        "loader.",
+        "io.",
+    ] {
+        // What an unknown key's error lists is what serde knows.
+        let error = text(read(&[format!("{section}no_such_key=1")]).unwrap_err());
+        let (_, known) = error
+            .rsplit_once("expected one of")
+            .or(error.rsplit_once("[model] are:"))
+            .unwrap_or_else(|| {
+                error
+                    .rsplit_once("expected")
+                    .unwrap_or_else(|| panic!("{error}"))
+            });
+        let keys = known
+            .split([',', '`', ' ', '\n'])
+            .filter(|key| !key.is_empty() && *key != "or");
+        for key in keys {
+            num_keys += 1;
+            let shown = |line: &str| {
+                let line = line.trim_start_matches("# ");
+                line.starts_with(&format!("{key} "))
+                    || line.starts_with(&format!("[{section}{key}]"))
+            };
+            let inline = section == "data.normalize." && example.contains(&format!("{key} = ["));
+            assert!(
+                example.lines().any(shown) || inline,
+                "{section}{key} is not in docs/recipe.md"
+            );
+        }
+    }
+    assert!(num_keys > 80, "only {num_keys} keys were looked for");
+}
+
+#[test]
+fn zero_switches_off_what_is_optional() {
+    let recipe = parse(&[
+        "optimizer.max_grad_norm=0",
+        "optimizer.ema_decay=0.0",
+        "checkpoint.every_minutes=0",
+    ]);
+    let recipe = recipe.unwrap();
+    let off = |recipe: &OptimizerConfig, checkpoint: &CheckpointSection| {
+        (
+            recipe.max_grad_norm,
+            recipe.ema_decay,
+            checkpoint.every_minutes,
+        ) == (None, None, None)
+    };
+    assert!(off(&recipe.optimizer, &recipe.checkpoint));
+    // And stays so in what a run saves.
+    let resolved = recipe.resolve(100, "digest".to_owned()).unwrap();
+    let saved: ResolvedRecipe = toml::from_str(&resolved.to_toml()).unwrap();
+    assert!(off(&saved.optimizer, &saved.checkpoint));
+    let json = serde_json::to_string(&resolved).unwrap();
+    assert_eq!(
+        serde_json::from_str::<ResolvedRecipe>(&json).unwrap(),
+        resolved
+    );
+    assert_eq!(parse(&[]).unwrap().checkpoint.every_minutes, Some(30.0));
+}
+
 #[test]
 fn every_recipe_parses_and_is_sound() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
