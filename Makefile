@@ -6,7 +6,7 @@ SHELL := /bin/bash
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: ## Install what the build needs and is missing (cmake, nasm, a C compiler)
+setup: ## Install what the build needs and is missing (cmake, nasm, a C and C++ compiler)
 	@scripts/setup.sh
 
 build: setup ## Build the nepa program, optimised, into target/release/nepa
