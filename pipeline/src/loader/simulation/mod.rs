@@ -477,12 +477,12 @@ async fn simulate(seed: u64) -> Result<Shown, String> {
                 let LoaderError::Dataset(error) = &error else {
                     return Err(format!("an error of another kind: {error}"));
                 };
-                let expected = match (changed, error) {
+                let expected = matches!(
+                    (changed, error),
                     (Some((_, Change::Replaced)), DatasetError::Replaced { .. })
-                    | (Some((_, Change::Deleted)), DatasetError::NotFound { .. })
-                    | (Some((_, Change::Refused)), DatasetError::Request { .. }) => true,
-                    _ => false,
-                };
+                        | (Some((_, Change::Deleted)), DatasetError::NotFound { .. })
+                        | (Some((_, Change::Refused)), DatasetError::Request { .. })
+                );
                 return if expected {
                     Ok(Shown {
                         log: store.log(),
