@@ -221,10 +221,11 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
     } else {
         None
     };
-    let position = saved.as_ref().map(|checkpoint| checkpoint.state.clone());
-    let training = match saved {
-        Some(checkpoint) => checkpoint.training,
-        None => TrainingState::new(init_weights(&recipe.model, recipe.seed)),
+    let (position, training) = if let Some(Checkpoint { state, training }) = saved {
+        (Some(state), training)
+    } else {
+        let weights = init_weights(&recipe.model, recipe.seed);
+        (None, TrainingState::new(weights))
     };
     // Before anything is written: where the memory does not fit, the output stays as it was.
     let engine = engine(&recipe, training, &device)?;

@@ -65,7 +65,8 @@ pub fn write_report(
         recipe: run.recipe.clone(),
     };
     // Loaded now: a run that goes on may remove it meanwhile.
-    let model = newest.model(options.weights, None, options.device)?;
+    let load = || newest.model(options.weights, None, options.device);
+    let drawn = options.maps.is_some().then(load).transpose()?;
     if let Some(evaluation) = &options.evaluation {
         let mut progress = Progress::new(evaluation, options);
         progress.pixels()?;
@@ -85,7 +86,7 @@ pub fn write_report(
         }
         progress.finish(&mut page);
     }
-    if let Some((images, read, count)) = options.maps {
+    if let (Some(model), Some((images, read, count))) = (drawn, options.maps) {
         page.maps = draw_maps(&model, images, read, count)?;
     }
     page.write(folder)
