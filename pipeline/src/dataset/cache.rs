@@ -249,6 +249,10 @@ fn trailer(bytes: &[u8]) -> [u8; TRAILER_BYTES] {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::single_range_in_vec_init,
+    reason = "a part of one column has one range"
+)]
 mod tests {
     use super::*;
 
@@ -259,10 +263,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(
-        clippy::single_range_in_vec_init,
-        reason = "a part of one column has one range"
-    )]
     fn what_is_in_use_stays_and_what_is_not_makes_room() {
         let folder = folder("room");
         let entry = 100 + TRAILER_BYTES as u64;
@@ -293,10 +293,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(
-        clippy::single_range_in_vec_init,
-        reason = "a part of one column has one range"
-    )]
     fn two_that_share_a_folder_keep_its_bound() {
         let folder = folder("shared");
         let entry = 1000 + TRAILER_BYTES as u64;

@@ -183,48 +183,50 @@ pub(super) fn check_state(
     dataset: &Dataset,
     config: &LoaderConfig,
 ) -> Result<(), LoaderError> {
-    let same = |field, saved: String, current: String| {
-        if saved == current {
-            Ok(())
-        } else {
-            Err(LoaderError::StateMismatch {
-                field,
-                saved,
-                current,
-            })
-        }
-    };
-    same(
-        "state version",
-        state.version.to_string(),
-        STATE_VERSION.to_string(),
-    )?;
-    same(
-        "data set (fingerprint)",
-        state.dataset.clone(),
-        dataset.fingerprint(),
-    )?;
-    same("seed", state.seed.to_string(), config.seed.to_string())?;
-    same(
-        "batch size",
-        state.global_batch.to_string(),
-        config.global_batch.to_string(),
-    )?;
-    same(
-        "shuffle",
-        state.shuffle.to_string(),
-        config.shuffle.to_string(),
-    )?;
-    same(
-        "shuffle_window_bytes",
-        state.shuffle_window_bytes.to_string(),
-        config.shuffle_window_bytes.to_string(),
-    )?;
-    same(
-        "drop_last",
-        state.drop_last.to_string(),
-        config.drop_last.to_string(),
-    )
+    let settings = [
+        (
+            "state version",
+            state.version.to_string(),
+            STATE_VERSION.to_string(),
+        ),
+        (
+            "data set (fingerprint)",
+            state.dataset.clone(),
+            dataset.fingerprint(),
+        ),
+        ("seed", state.seed.to_string(), config.seed.to_string()),
+        (
+            "batch size",
+            state.global_batch.to_string(),
+            config.global_batch.to_string(),
+        ),
+        (
+            "shuffle",
+            state.shuffle.to_string(),
+            config.shuffle.to_string(),
+        ),
+        (
+            "shuffle_window_bytes",
+            state.shuffle_window_bytes.to_string(),
+            config.shuffle_window_bytes.to_string(),
+        ),
+        (
+            "drop_last",
+            state.drop_last.to_string(),
+            config.drop_last.to_string(),
+        ),
+    ];
+    match settings
+        .into_iter()
+        .find(|(_, saved, current)| saved != current)
+    {
+        None => Ok(()),
+        Some((field, saved, current)) => Err(LoaderError::StateMismatch {
+            field,
+            saved,
+            current,
+        }),
+    }
 }
 
 #[cfg(test)]

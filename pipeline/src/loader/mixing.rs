@@ -130,14 +130,15 @@ impl MixingForecast {
         let ideal = ideal_divergence(&sizes, global_batch);
         let memory: u64 = parts.iter().map(|part| part.memory_bytes).sum();
         let mut windows: Vec<(u64, f64)> = Vec::new();
-        let mut window_bytes = config.shuffle_window_bytes.max(1);
+        let configured = config.shuffle_window_bytes.max(1);
+        let mut window_bytes = configured;
         loop {
             let order = EpochOrder::new(&parts, config.seed, 1, true, window_bytes);
             let mean = mean_divergence(&order, num_samples, global_batch, &sizes, group);
             windows.push((window_bytes, mean));
             if mean <= ideal * (1.0 + WELL_MIXED)
                 || window_bytes >= memory
-                || window_bytes / config.shuffle_window_bytes.max(1) >= LARGEST_WINDOW
+                || window_bytes / configured >= LARGEST_WINDOW
             {
                 break;
             }
