@@ -7,6 +7,7 @@
 //! - Several processes may share it: whatever vanishes under a reader is fetched.
 //! - It is bounded: a new entry takes the place of those that nobody has used since this data set was opened; where all are in use, it is not kept. In a walk that reads everything once an
 //!   epoch, that keeps as many hits as fit, where discarding the oldest would leave none. What other processes write is counted from time to time, so each may exceed the bound by a fiftieth.
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,9 @@ const UNCOUNTED_SHARE: u64 = 50;
 /// Where no room could be made, nobody asks again for so long: to find out, all entries are looked at.
 const FULL_FOR: Duration = Duration::from_secs(10);
 
+/// Numbers the files of this process that are being written, whatever cache they are of.
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
+
 /// A cache in one folder.
 #[derive(Debug)]
 pub(super) struct Cache {
@@ -38,7 +42,6 @@ pub(super) struct Cache {
     most_bytes: u64,
     opened: SystemTime,
     room: Mutex<Room>,
-    next: AtomicU64,
     pub(super) hits: AtomicU64,
     pub(super) hit_bytes: AtomicU64,
     pub(super) damaged: AtomicU64,
@@ -49,6 +52,8 @@ pub(super) struct Cache {
 struct Room {
     /// Bytes in it, those of entries that are being written here included.
     held: u64,
+    /// Files that are being written here, and the bytes that they will have. On the disk they may still be shorter, or not there at all.
+    writing: HashMap<PathBuf, u64>,
     /// Bytes that this process has added since it counted.
     uncounted: u64,
     /// Since when all that is there is in use.
@@ -80,7 +85,6 @@ impl Cache {
             most_bytes,
             opened: SystemTime::now(),
             room: Mutex::default(),
-            next: AtomicU64::new(0),
             hits: AtomicU64::new(0),
             hit_bytes: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
@@ -145,25 +149,27 @@ impl Cache {
     /// Keeps the bytes of a part, if there is room. A disk that fails only means that they are fetched again. Blocks.
     pub(super) fn write(&self, url: &str, version: &str, ranges: &[Range<u64>], bytes: &[u8]) {
         let num_bytes = (bytes.len() + TRAILER_BYTES) as u64;
-        if !self.take_room(num_bytes) {
+        let path = self.path(url, version, ranges);
+        let number = WRITTEN.fetch_add(1, Relaxed);
+        let new = path.with_extension(format!("new-{}-{number}", std::process::id()));
+        if !self.take_room(&new, num_bytes) {
             return;
         }
-        let path = self.path(url, version, ranges);
-        let number = self.next.fetch_add(1, Relaxed);
-        let new = path.with_extension(format!("new-{}-{number}", std::process::id()));
         let written = std::fs::File::create(&new).and_then(|mut file| {
             file.write_all(bytes)?;
             file.write_all(&trailer(bytes))
         });
+        // Whoever counts meanwhile sees it either as being written or as an entry.
+        let mut room = self.room();
+        room.writing.remove(&new);
         if written.and_then(|()| std::fs::rename(&new, &path)).is_err() {
             let _ = std::fs::remove_file(&new);
-            let mut room = self.room();
             room.held = room.held.saturating_sub(num_bytes);
         }
     }
 
-    /// Takes room for an entry of `num_bytes`, if need be by removing what nobody has used since this cache was opened; whether there was any.
-    fn take_room(&self, num_bytes: u64) -> bool {
+    /// Takes room for the file `new` of `num_bytes`, if need be by removing what nobody has used since this cache was opened; whether there was any.
+    fn take_room(&self, new: &Path, num_bytes: u64) -> bool {
         if num_bytes > self.most_bytes {
             return false;
         }
@@ -171,7 +177,7 @@ impl Cache {
         let fits = room.held + num_bytes <= self.most_bytes;
         let counted = room.uncounted <= self.most_bytes / UNCOUNTED_SHARE;
         if !(fits && counted) {
-            if room.full.is_some_and(|since| since.elapsed() < FULL_FOR) {
+            if !fits && room.full.is_some_and(|since| since.elapsed() < FULL_FOR) {
                 return false;
             }
             self.make_room(&mut room, num_bytes);
@@ -183,13 +189,16 @@ impl Cache {
         }
         room.held += num_bytes;
         room.uncounted += num_bytes;
+        room.writing.insert(new.to_owned(), num_bytes);
         true
     }
 
     /// Counts what is there, as other processes write and remove, too, and removes what is not in use until `num_bytes` fit.
     fn make_room(&self, room: &mut Room, num_bytes: u64) {
         let mut entries = self.entries();
+        entries.retain(|entry| !room.writing.contains_key(&entry.path));
         room.held = entries.iter().map(|entry| entry.num_bytes).sum();
+        room.held += room.writing.values().sum::<u64>();
         room.uncounted = 0;
         entries.sort_by_key(|entry| entry.used);
         for entry in entries {
@@ -289,6 +298,25 @@ mod tests {
             write(&cache, "e");
             assert!(!reads(&cache, "e"));
         }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn files_that_are_being_written_count_in_full() {
+        let folder = folder("writing");
+        let entry = 100 + TRAILER_BYTES as u64;
+        let cache = Cache::open(&folder, 3 * entry).unwrap();
+        // One that has not come to the disk yet, and one of which half has.
+        let ranges = [0..100];
+        let begun = ["a", "b"].map(|url| cache.path(url, "v", &ranges).with_extension("new-1-2"));
+        assert!(begun.iter().all(|new| cache.take_room(new, entry)));
+        std::fs::write(&begun[1], [7; 50]).unwrap();
+        for url in ["c", "d", "e"] {
+            cache.write(url, "v", &ranges, &[7; 100]);
+        }
+        let kept = ["c", "d", "e"].map(|url| cache.read(url, "v", &ranges).is_some());
+        assert_eq!(kept, [true, false, false]);
+        assert_eq!(cache.room().held, 3 * entry);
         std::fs::remove_dir_all(folder).unwrap();
     }
 

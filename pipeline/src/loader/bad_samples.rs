@@ -38,7 +38,7 @@ pub(super) struct BadSamples {
     pub bad: u64,
     max_fraction: f64,
     file: Option<(PathBuf, File)>,
-    latest: Vec<BadSample>,
+    first: Vec<BadSample>,
 }
 
 impl BadSamples {
@@ -64,7 +64,7 @@ impl BadSamples {
             bad,
             max_fraction,
             file,
-            latest: Vec::new(),
+            first: Vec::new(),
         })
     }
 
@@ -86,8 +86,8 @@ impl BadSamples {
                     sample.reason
                 );
             }
-            if self.latest.len() < LISTED {
-                self.latest.push(sample);
+            if self.first.len() < LISTED {
+                self.first.push(sample);
             }
         }
         if tried >= JUDGED_AFTER && num_bad as f64 > self.max_fraction * tried as f64 {
@@ -96,7 +96,7 @@ impl BadSamples {
                 tried,
                 max_fraction: self.max_fraction,
                 list: self
-                    .latest
+                    .first
                     .iter()
                     .map(|sample| {
                         format!(

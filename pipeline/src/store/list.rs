@@ -162,8 +162,7 @@ impl Lister {
             self.list(&path).await?
         } else {
             // What lies deeper cannot match; it may be much, and some of it unreadable.
-            let prefix = (!path.is_root()).then_some(&path);
-            let listed = self.store.list_with_delimiter(prefix).await;
+            let listed = self.store.list_with_delimiter(below(&path)).await;
             listed.map_err(|error| self.error(&error))?.objects
         };
         let matches: Vec<_> = all
@@ -181,9 +180,8 @@ impl Lister {
     }
 
     async fn list(&self, prefix: &Path) -> Result<Vec<ObjectMeta>, DatasetError> {
-        let prefix = (!prefix.is_root()).then_some(prefix);
         self.store
-            .list(prefix)
+            .list(below(prefix))
             .try_collect()
             .await
             .map_err(|error| self.error(&error))
@@ -242,6 +240,11 @@ impl Lister {
             below: self.location.display_key(key),
         }
     }
+}
+
+/// What a listing is asked for: all below a path, or below none.
+fn below(path: &Path) -> Option<&Path> {
+    (!path.is_root()).then_some(path)
 }
 
 fn is_parquet(path: &Path) -> bool {
