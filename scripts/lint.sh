@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Formatting, clippy with warnings denied, with and without the feature `cuda`, and two fences: the default build must not hold a
-# CUDA crate, and no build matrix products that are wrong (Cargo.toml says which).
+# Formatting, clippy with warnings denied, with and without the feature `cuda`, and three fences: the default build must not hold a
+# CUDA crate, no build matrix products that are wrong (Cargo.toml says which), and all our packages are checked at run time in tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo fmt --all --check
@@ -14,6 +14,14 @@ if cargo tree --locked --workspace --features nepa-trainer/cuda,nepa-benchmarks/
     echo "error: private-gemm-x86 (above) multiplies row-major matrices wrongly on some processors; faer must stay without its feature 'std'." >&2
     exit 1
 fi
+
+members=$(cargo metadata --locked --no-deps --format-version 1 | grep -oE '"name":"[a-z-]+","version"' | cut -d'"' -f4)
+for member in $members; do
+    if ! grep -qE "^$member = .*debug-assertions = true" Cargo.toml; then
+        echo "error: $member is not in [profile.dev.package] of Cargo.toml, so its tests would run without debug assertions and overflow checks." >&2
+        exit 1
+    fi
+done
 
 # The feature is checked with a stand-in for nvcc, so that no toolkit is needed. The target folder is that of the default build,
 # whose dependencies it shares (a folder of its own costs nine minutes); cargo keeps what the feature changes apart. The
