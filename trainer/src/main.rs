@@ -1,4 +1,6 @@
 //! The `nepa` program: reads its arguments, runs one command, turns the error into a message and an exit code.
+use std::io::IsTerminal;
+
 use clap::{Parser, Subcommand};
 use nepa_trainer::commands;
 
@@ -42,6 +44,10 @@ fn main() -> std::process::ExitCode {
                 .unwrap_or_else(|_| "warn,nepa=info".into()),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(
+            std::io::stderr().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        )
         .with_target(false)
         .init();
     let result = match cli.command {
