@@ -1,4 +1,5 @@
 //! The loader's settings and its saved position, and what is refused of both.
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -183,50 +184,31 @@ pub(super) fn check_state(
     dataset: &Dataset,
     config: &LoaderConfig,
 ) -> Result<(), LoaderError> {
-    let settings = [
-        (
-            "state version",
-            state.version.to_string(),
-            STATE_VERSION.to_string(),
-        ),
-        (
-            "data set (fingerprint)",
-            state.dataset.clone(),
-            dataset.fingerprint(),
-        ),
-        ("seed", state.seed.to_string(), config.seed.to_string()),
-        (
-            "batch size",
-            state.global_batch.to_string(),
-            config.global_batch.to_string(),
-        ),
-        (
-            "shuffle",
-            state.shuffle.to_string(),
-            config.shuffle.to_string(),
-        ),
+    let fingerprint = dataset.fingerprint();
+    let settings: [(_, &dyn Display, &dyn Display); 7] = [
+        ("state version", &state.version, &STATE_VERSION),
+        ("data set (fingerprint)", &state.dataset, &fingerprint),
+        ("seed", &state.seed, &config.seed),
+        ("batch size", &state.global_batch, &config.global_batch),
+        ("shuffle", &state.shuffle, &config.shuffle),
         (
             "shuffle_window_bytes",
-            state.shuffle_window_bytes.to_string(),
-            config.shuffle_window_bytes.to_string(),
+            &state.shuffle_window_bytes,
+            &config.shuffle_window_bytes,
         ),
-        (
-            "drop_last",
-            state.drop_last.to_string(),
-            config.drop_last.to_string(),
-        ),
+        ("drop_last", &state.drop_last, &config.drop_last),
     ];
-    match settings
-        .into_iter()
-        .find(|(_, saved, current)| saved != current)
-    {
-        None => Ok(()),
-        Some((field, saved, current)) => Err(LoaderError::StateMismatch {
-            field,
-            saved,
-            current,
-        }),
+    for (field, saved, current) in settings {
+        let (saved, current) = (saved.to_string(), current.to_string());
+        if saved != current {
+            return Err(LoaderError::StateMismatch {
+                field,
+                saved,
+                current,
+            });
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
