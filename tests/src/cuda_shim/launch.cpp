@@ -1,6 +1,6 @@
 // The kernels of `pipeline/src/cuda/kernels`, compiled for the CPU, and C functions that launch them as the pipeline does on a GPU. Built by build.rs,
 // called by `kernels.rs`; also the memory for images, whose ends are guarded, and a kernel with a mistake, which the shim must notice.
-#include "cuda_cpu_shim.h"
+#include "launch_by_name.h"
 
 #include <algorithm>
 
@@ -17,6 +17,12 @@ using cuda_cpu_shim::ThreadOrder;
 // By type (f32, bf16) and layout (nchw, patches).
 constexpr decltype(&crop_f32_nchw) CROP[2][2] = {{crop_f32_nchw, crop_f32_patches}, {crop_bf16_nchw, crop_bf16_patches}};
 constexpr decltype(&convert_f32_nchw) CONVERT[2][2] = {{convert_f32_nchw, convert_f32_patches}, {convert_bf16_nchw, convert_bf16_patches}};
+
+const cuda_cpu_shim::NamedKernel CROP_KERNELS[] = {
+    NAMED_KERNEL(crop_f32_nchw),    NAMED_KERNEL(crop_bf16_nchw),    NAMED_KERNEL(crop_f32_patches),    NAMED_KERNEL(crop_bf16_patches),
+    NAMED_KERNEL(convert_f32_nchw), NAMED_KERNEL(convert_bf16_nchw), NAMED_KERNEL(convert_f32_patches), NAMED_KERNEL(convert_bf16_patches),
+};
+const cuda_cpu_shim::KernelTable CROP_TABLE(CROP_KERNELS);
 
 ThreadOrder thread_order(bool backward) { return backward ? ThreadOrder::backward : ThreadOrder::forward; }
 

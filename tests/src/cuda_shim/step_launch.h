@@ -1,34 +1,46 @@
-// Launches any kernel of the training step by its name, as the step asks for it (`model/src/kernel_step`). Included by engine.cpp.
+// The table of the training step's kernels, and a launch as the step asks for it (`model/src/kernel_step`): each kernel has one parameter, a struct.
+// Included by engine.cpp.
 #pragma once
+#include "launch_by_name.h"
+
+namespace {
+
+const cuda_cpu_shim::NamedKernel STEP_KERNELS[] = {
+    NAMED_KERNEL(layer_norm_forward),
+    NAMED_KERNEL(residual_norm_forward),
+    NAMED_KERNEL(layer_norm_backward),
+    NAMED_KERNEL(add_partials),
+    NAMED_KERNEL(activation_forward),
+    NAMED_KERNEL(activation_backward),
+    NAMED_KERNEL(gated_activation_forward),
+    NAMED_KERNEL(gated_activation_backward),
+    NAMED_KERNEL(patchify_f32),
+    NAMED_KERNEL(patchify_bf16),
+    NAMED_KERNEL(assemble),
+    NAMED_KERNEL(disassemble),
+    NAMED_KERNEL(attention_forward),
+    NAMED_KERNEL(attention_backward),
+    NAMED_KERNEL(cosine_loss),
+    NAMED_KERNEL(layer_scale_finish),
+    NAMED_KERNEL(norm_partials),
+    NAMED_KERNEL(norm_final),
+    NAMED_KERNEL(adamw_update),
+    NAMED_KERNEL(copy_to_bf16),
+};
+const cuda_cpu_shim::KernelTable STEP_TABLE(STEP_KERNELS);
+
+}  // namespace
 
 extern "C" bool engine_shim_launch(const char *kernel, const void *args, const uint32_t grid[3], const uint32_t block[3], uint32_t shared_bytes,
                                    bool backward) {
-#define NEPA_KERNEL(name, Arguments)                                                                                                                       \
-    if (std::strcmp(kernel, #name) == 0) {                                                                                                                 \
-        const Arguments own = *static_cast<const Arguments *>(args);                                                                                       \
-        launch(dim3(grid[0], grid[1], grid[2]), dim3(block[0], block[1], block[2]), shared_bytes, thread_order(backward), [=] { name(own); });               \
-        return true;                                                                                                                                       \
+    void *const params[] = {const_cast<void *>(args)};
+    const cuda_cpu_shim::NamedKernel *const named = cuda_cpu_shim::KernelTable::find(kernel);
+    std::function<void()> bound;
+    if (named == nullptr || named->num_params != 1 ||
+        !cuda_cpu_shim::launch_by_name(kernel, bound, dim3(grid[0], grid[1], grid[2]), dim3(block[0], block[1], block[2]), shared_bytes, params,
+                                       thread_order(backward))) {
+        return false;
     }
-    NEPA_KERNEL(layer_norm_forward, NormForward)
-    NEPA_KERNEL(residual_norm_forward, NormForward)
-    NEPA_KERNEL(layer_norm_backward, NormBackward)
-    NEPA_KERNEL(add_partials, AddPartials)
-    NEPA_KERNEL(activation_forward, Activation)
-    NEPA_KERNEL(activation_backward, Activation)
-    NEPA_KERNEL(gated_activation_forward, Activation)
-    NEPA_KERNEL(gated_activation_backward, Activation)
-    NEPA_KERNEL(patchify_f32, Patchify)
-    NEPA_KERNEL(patchify_bf16, Patchify)
-    NEPA_KERNEL(assemble, Assemble)
-    NEPA_KERNEL(disassemble, Disassemble)
-    NEPA_KERNEL(attention_forward, Attention)
-    NEPA_KERNEL(attention_backward, Attention)
-    NEPA_KERNEL(cosine_loss, Loss)
-    NEPA_KERNEL(layer_scale_finish, LayerScale)
-    NEPA_KERNEL(norm_partials, GradientNorm)
-    NEPA_KERNEL(norm_final, GradientNorm)
-    NEPA_KERNEL(adamw_update, AdamW)
-    NEPA_KERNEL(copy_to_bf16, CopyToBf16)
-#undef NEPA_KERNEL
-    return false;
+    bound();
+    return true;
 }
