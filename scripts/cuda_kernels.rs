@@ -1,13 +1,14 @@
-//! For build scripts: compiles a package's CUDA kernels to PTX, the text that the driver turns into code for its GPU.
+//! For build scripts: compiles a package's CUDA kernels to PTX, the text that the driver turns into code for its GPU, and to the code
+//! of the GPUs in data centres, so that the driver need not.
 //!
-//! `src/cuda/kernels/NAME.cu` becomes `OUT_DIR/NAME.ptx`, which the package embeds with
-//! `include_str!(concat!(env!("OUT_DIR"), "/NAME.ptx"))`.
+//! `src/cuda/kernels/NAME.cu` becomes `NAME.ptx`, `NAME.sm_80.cubin` and `NAME.sm_90.cubin` in `OUT_DIR`, which the package embeds with
+//! `include_str!(concat!(env!("OUT_DIR"), "/NAME.ptx"))` and `include_bytes!`.
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Compiles every `.cu` file of `folder` for the compute capability in `CUDA_COMPUTE_CAP` (default 90: H100, H200).
 pub(crate) fn compile(folder: &str) {
-    for variable in ["NVCC", "CUDA_HOME", "CUDA_COMPUTE_CAP"] {
+    for variable in ["NEPA_NVCC", "NVCC", "CUDA_HOME", "CUDA_COMPUTE_CAP"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     println!("cargo::rerun-if-changed={folder}");
@@ -25,42 +26,50 @@ pub(crate) fn compile(folder: &str) {
         .collect::<Vec<_>>();
     sources.sort();
     for source in sources {
-        let ptx = out
-            .join(source.file_stem().expect("a .cu file has a name"))
-            .with_extension("ptx");
-        let mut command = Command::new(&nvcc);
-        command.arg(format!("-arch=compute_{number}"));
-        command
-            .args(["-std=c++17", "-O3", "-ptx", "-o"])
-            .arg(&ptx)
-            .arg(&source);
-        match command.output() {
-            Ok(output) if output.status.success() => {}
-            Ok(output) => fail(&format!(
-                "nvcc could not compile {} ({command:?}):\n{}{}",
-                source.display(),
-                String::from_utf8_lossy(&output.stdout),
-                String::from_utf8_lossy(&output.stderr)
-            )),
-            Err(error) => fail(&format!(
-                "{} cannot be run: {error}. {WHAT_TO_DO}",
-                nvcc.display()
-            )),
+        let name = out.join(source.file_stem().expect("a .cu file has a name"));
+        for (architecture, kind, ending) in [
+            (&*format!("compute_{number}"), "-ptx", "ptx"),
+            ("sm_80", "-cubin", "sm_80.cubin"),
+            ("sm_90", "-cubin", "sm_90.cubin"),
+        ] {
+            let mut command = Command::new(&nvcc);
+            command
+                .arg(format!("-arch={architecture}"))
+                .args(["-std=c++17", "-O3", kind, "-o"])
+                .arg(name.with_extension(ending))
+                .arg(&source);
+            run(command, &source, &nvcc);
         }
+    }
+}
+
+fn run(mut command: Command, source: &Path, nvcc: &Path) {
+    match command.output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => fail(&format!(
+            "nvcc could not compile {} ({command:?}):\n{}{}",
+            source.display(),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )),
+        Err(error) => fail(&format!(
+            "{} cannot be run: {error}. {WHAT_TO_DO}",
+            nvcc.display()
+        )),
     }
 }
 
 const WHAT_TO_DO: &str = "Run `make cuda`, which fetches the CUDA toolkit where there is none and builds target/cuda/nepa. \
      For a build by hand: `scripts/cuda-toolkit.sh`, then `source` the file that it names. The default build needs no CUDA";
 
-/// `NVCC`, else `CUDA_HOME/bin/nvcc`, else `nvcc` on the path.
+/// `NEPA_NVCC` (for our kernels alone, where candle's are not compiled), else `NVCC`, else `CUDA_HOME/bin/nvcc`, else `nvcc` on the path.
 fn nvcc() -> PathBuf {
     let in_home = std::env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin/nvcc"));
     let on_path = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
         .map(|folder| folder.join("nvcc"))
         .find(|path| path.is_file());
-    let named = std::env::var_os("NVCC").map(PathBuf::from);
-    [named, in_home, on_path]
+    let named = |variable| std::env::var_os(variable).map(PathBuf::from);
+    [named("NEPA_NVCC"), named("NVCC"), in_home, on_path]
         .into_iter()
         .flatten()
         .find(|path| path.is_file())

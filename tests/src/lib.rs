@@ -9,4 +9,6 @@ pub mod program;
 pub mod ranks;
 pub mod s3;
 pub mod shards;
+#[cfg(feature = "cuda")]
+pub mod standins;
 pub mod step_variants;

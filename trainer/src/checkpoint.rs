@@ -59,6 +59,9 @@ pub struct RunState {
     pub files: FileLengths,
     /// The run itself, seed and schedule included.
     pub recipe: ResolvedRecipe,
+    /// How the engine decided to compute, where its results depend on that ([`crate::engine::Engine::choices`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<serde_json::Value>,
 }
 
 impl RunState {

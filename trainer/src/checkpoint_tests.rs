@@ -51,6 +51,7 @@ fn sample(step: u64) -> Checkpoint {
             loader,
             files,
             recipe,
+            engine: Some(serde_json::json!({"chosen": [1, 2]})),
         },
         training,
     }

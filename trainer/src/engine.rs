@@ -190,6 +190,17 @@ pub trait Engine {
     /// A copy of the gradient of the last step, before clipping; for comparisons.
     fn gradient(&mut self) -> Result<Vec<f32>, EngineError>;
 
+    /// What a run's bits depend on beside its state, where there is such a thing: how the engine decided to compute. Saved with each
+    /// checkpoint.
+    fn choices(&self) -> Option<serde_json::Value> {
+        None
+    }
+
+    /// Takes over the choices of a run that goes on. Says whether they hold here; where not, the engine chooses anew.
+    fn take_choices(&mut self, _saved: &serde_json::Value) -> bool {
+        true
+    }
+
     /// The memory that it took at its start, where that is known.
     fn memory(&self) -> Option<&MemoryPlan> {
         None

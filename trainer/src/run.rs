@@ -228,7 +228,14 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
         (None, TrainingState::new(weights))
     };
     // Before anything is written: where the memory does not fit, the output stays as it was.
-    let engine = engine(&recipe, training, &device)?;
+    let mut engine = engine(&recipe, training, &device)?;
+    let choices = position.as_ref().and_then(|state| state.engine.as_ref());
+    if choices.is_some_and(|choices| !engine.take_choices(choices)) {
+        tracing::warn!(
+            "the saved run computed its products by algorithms of another device or another version of cuBLASLt; they are chosen anew, \
+             so the run goes on, but not bit for bit as it would have there"
+        );
+    }
     if let Some(plan) = engine.memory() {
         println!("memory of the engine: {plan}");
     }
@@ -388,6 +395,7 @@ impl Run {
             loader,
             files,
             recipe,
+            engine: self.engine.choices(),
         };
         self.output.save(
             &Checkpoint {

@@ -12,55 +12,68 @@ use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute_enum};
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
 
-use crate::ModelError;
-use crate::kernel_step::arguments::Launch;
+use crate::kernel_step::arguments::{Attention, Launch};
 use crate::kernel_step::{Product, StepDevice};
+use crate::{MemoryPlan, ModelError, NepaConfig};
 use products::Products;
 
-/// Compiled by the build script from `kernels/`, and the kernels in each.
-const MODULES: [(&str, &[&str]); 6] = [
-    (
-        include_str!(concat!(env!("OUT_DIR"), "/activation.ptx")),
-        &[
-            "activation_forward",
-            "activation_backward",
-            "gated_activation_forward",
-            "gated_activation_backward",
-        ],
-    ),
-    (
-        include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")),
-        &["attention_forward", "attention_backward"],
-    ),
-    (
-        include_str!(concat!(env!("OUT_DIR"), "/embed.ptx")),
-        &["patchify_f32", "patchify_bf16", "assemble", "disassemble"],
-    ),
-    (
-        include_str!(concat!(env!("OUT_DIR"), "/loss.ptx")),
-        &["cosine_loss"],
-    ),
-    (
-        include_str!(concat!(env!("OUT_DIR"), "/norm.ptx")),
-        &[
-            "layer_norm_forward",
-            "residual_norm_forward",
-            "layer_norm_backward",
-            "column_sums",
-            "add_partials",
-        ],
-    ),
-    (
-        include_str!(concat!(env!("OUT_DIR"), "/optimizer.ptx")),
-        &[
-            "layer_scale_finish",
-            "norm_partials",
-            "norm_final",
-            "adamw_update",
-            "copy_to_bf16",
-        ],
-    ),
+pub use products::ChosenAlgorithms;
+
+/// The kernels of one file, compiled by the build script.
+struct Module {
+    /// For every device, compiled by the driver when it is loaded.
+    ptx: &'static str,
+    /// Machine code, by the compute capability that it was made for, as 10 x major + minor.
+    machine_code: [(i32, &'static [u8]); 2],
+}
+
+macro_rules! module {
+    ($name:literal) => {
+        Module {
+            ptx: include_str!(concat!(env!("OUT_DIR"), "/", $name, ".ptx")),
+            machine_code: [
+                (
+                    90,
+                    include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".sm_90.cubin")),
+                ),
+                (
+                    80,
+                    include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".sm_80.cubin")),
+                ),
+            ],
+        }
+    };
+}
+
+const MODULES: [Module; 6] = [
+    module!("activation"),
+    module!("attention"),
+    module!("embed"),
+    module!("loss"),
+    module!("norm"),
+    module!("optimizer"),
 ];
+
+impl Module {
+    /// What a device of this compute capability loads: machine code that was made for it or for a smaller one of its generation,
+    /// else PTX, whose compilation takes seconds.
+    fn image(&self, capability: i32) -> Ptx {
+        let runs = |made_for: i32| made_for / 10 == capability / 10 && made_for <= capability;
+        let fitting = self.machine_code.iter().find(|(made_for, _)| runs(*made_for));
+        fitting.map_or_else(
+            || Ptx::from_src(self.ptx),
+            |(_, code)| Ptx::from_binary(code.to_vec()),
+        )
+    }
+
+    /// The names of its kernels: what PTX says between `.entry` and the parameters.
+    fn kernels(&self) -> impl Iterator<Item = &'static str> {
+        self.ptx
+            .split(".entry ")
+            .skip(1)
+            .filter_map(|kernel| kernel.split(['(', ' ', '\n']).next())
+    }
+}
 
 /// The device refused something.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +98,25 @@ pub enum CudaStepError {
         /// What it said.
         detail: String,
     },
+    /// A kernel that the step asks for and no module has; our bug.
+    #[error("the program has no kernel {kernel:?}")]
+    NoKernel {
+        /// Its name.
+        kernel: &'static str,
+    },
+    /// Attention over so many tokens does not fit into a block's shared memory.
+    #[error(
+        "attention over {tokens} tokens needs {needed} bytes of shared memory a block, and this GPU has {available}: \
+         choose larger patches or smaller images, or a GPU of the data centre (A100, H100, H200)"
+    )]
+    SharedMemory {
+        /// Tokens of an image.
+        tokens: usize,
+        /// What the backward pass needs.
+        needed: u32,
+        /// What a block can have.
+        available: u32,
+    },
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -97,6 +129,11 @@ fn failed(doing: &'static str) -> impl FnOnce(DriverError) -> CudaStepError {
     }
 }
 
+/// Kernels whose blocks ask for more shared memory than the 48 KiB that every block may have.
+const LARGE_BLOCKS: [&str; 2] = ["attention_forward", "attention_backward"];
+/// What cuBLASLt and the driver take beside the plan when their kernels are first used; a generous guess until a GPU has said.
+const LIBRARIES_BYTES: u64 = 512 << 20;
+
 /// One GPU for one step. All work goes to one stream, from one thread at a time.
 #[derive(Debug)]
 pub struct CudaStepDevice {
@@ -104,47 +141,87 @@ pub struct CudaStepDevice {
     products: Products,
     memory: Option<Memory>,
     kernels: HashMap<&'static str, CudaFunction>,
+    /// Most shared memory of a block, in bytes.
+    most_shared_bytes: i32,
+    name: String,
     stream: Arc<CudaStream>,
 }
 
 impl CudaStepDevice {
     /// Loads the kernels for the device of `stream`, where everything will run.
     pub fn new(stream: Arc<CudaStream>) -> Result<Self, CudaStepError> {
+        use CUdevice_attribute as Attribute;
         let context = stream.context();
+        let attribute = |attribute| {
+            let value = context.attribute(attribute);
+            value.map_err(failed("asking what the device can do"))
+        };
+        let capability = 10 * attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?
+            + attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let most_shared_bytes =
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let mut kernels = HashMap::new();
-        for (source, names) in MODULES {
+        for source in &MODULES {
             let module = context
-                .load_module(Ptx::from_src(source))
+                .load_module(source.image(capability))
                 .map_err(failed("loading the training step's kernels"))?;
-            for name in names {
+            for name in source.kernels() {
                 let function = module
                     .load_function(name)
                     .map_err(failed("loading a kernel"))?;
-                kernels.insert(*name, function);
+                kernels.insert(name, function);
             }
         }
-        // More than 48 KiB of shared memory must be asked for.
-        let most = context
-            .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
-            .map_err(failed("asking for the size of shared memory"))?;
-        for name in ["attention_forward", "attention_backward"] {
-            let function = &kernels[name];
-            let own = function
-                .get_attribute(CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)
-                .map_err(failed("asking for a kernel's shared memory"))?;
-            function
-                .set_attribute(
-                    CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                    most - own,
-                )
+        for kernel in LARGE_BLOCKS {
+            let function = kernels
+                .get(kernel)
+                .ok_or(CudaStepError::NoKernel { kernel })?;
+            ask_for_shared_memory(function, most_shared_bytes)
                 .map_err(failed("asking for shared memory"))?;
         }
         Ok(Self {
             products: Products::new(&stream)?,
             memory: None,
             kernels,
+            most_shared_bytes,
+            name: context
+                .name()
+                .map_err(failed("asking for the device's name"))?,
             stream,
         })
+    }
+
+    /// Whether the kernels can compute a model on this device; [`crate::kernel_step::check`] says whether they can anywhere.
+    pub fn check(&self, config: &NepaConfig) -> Result<(), CudaStepError> {
+        let tokens = config.num_patches() + usize::from(!config.is_causal);
+        let backward = Attention {
+            tokens: tokens as u32,
+            d_qkv: 1,
+            ..Attention::default()
+        };
+        let needed = backward.launch(1).geometry().shared_bytes;
+        let available = self.most_shared_bytes.unsigned_abs();
+        if needed > available {
+            return Err(CudaStepError::SharedMemory {
+                tokens,
+                needed,
+                available,
+            });
+        }
+        Ok(())
+    }
+
+    /// Memory that a step takes beside its plan, for micro-batches of so many images: the products' workspace, what choosing their
+    /// algorithms takes for a while, and the libraries' own.
+    pub fn plan_beside(config: &NepaConfig, micro_batch: usize) -> MemoryPlan {
+        let rows = (micro_batch * (config.num_patches() + 1)) as u64;
+        let up = config.intermediate_size * if config.use_gated_mlp { 2 } else { 1 };
+        let widest = up.max(3 * config.hidden_size) as u64;
+        let mut plan = MemoryPlan::default();
+        plan.add("workspace of products", products::WORKSPACE_BYTES as u64);
+        plan.add("choosing the products' algorithms", 2 * rows * widest);
+        plan.add("kernels of the libraries", LIBRARIES_BYTES);
+        plan
     }
 
     /// Where everything runs.
@@ -152,10 +229,39 @@ impl CudaStepDevice {
         &self.stream
     }
 
+    /// The products' algorithms so far, to be saved with a run.
+    pub fn chosen_algorithms(&self) -> ChosenAlgorithms {
+        self.products.chosen(&self.name)
+    }
+
+    /// Takes over those of a run that goes on, before its first product. Says whether they hold: those of another device or another
+    /// version of cuBLASLt do not, and are chosen anew.
+    pub fn take_algorithms(&mut self, saved: &ChosenAlgorithms) -> bool {
+        self.products.take(&self.name, saved)
+    }
+
     fn bind(&self) -> Result<(), CudaStepError> {
         let bound = self.stream.context().bind_to_thread();
         bound.map_err(failed("making the context current"))
     }
+}
+
+/// All the shared memory that a block of this kernel can have, and all of a multiprocessor's memory for it.
+fn ask_for_shared_memory(
+    function: &CudaFunction,
+    most_shared_bytes: i32,
+) -> Result<(), DriverError> {
+    use CUfunction_attribute_enum as Attribute;
+    const ALL_PERCENT: i32 = 100;
+    let own = function.get_attribute(Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?;
+    function.set_attribute(
+        Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+        most_shared_bytes - own,
+    )?;
+    function.set_attribute(
+        Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT,
+        ALL_PERCENT,
+    )
 }
 
 /// Device memory.
@@ -200,7 +306,9 @@ impl StepDevice for CudaStepDevice {
 
     fn launch<A: Copy>(&mut self, launch: Launch<A>) -> Result<(), CudaStepError> {
         self.bind()?;
-        let function = &self.kernels[launch.kernel()];
+        let kernel = launch.kernel();
+        let function = self.kernels.get(kernel);
+        let function = function.ok_or(CudaStepError::NoKernel { kernel })?;
         let geometry = launch.geometry();
         let [x, y, z] = geometry.grid;
         let [block_x, block_y, block_z] = geometry.block;
@@ -217,7 +325,7 @@ impl StepDevice for CudaStepDevice {
                 &mut [arguments],
             )
         }
-        .map_err(failed(launch.kernel()))
+        .map_err(failed(kernel))
     }
 
     fn multiply(&mut self, product: Product) -> Result<(), CudaStepError> {

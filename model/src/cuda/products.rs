@@ -1,4 +1,8 @@
-//! Matrix products by cuBLASLt: for each shape the candidates of its heuristic are timed once, and the fastest is kept.
+//! Matrix products by cuBLASLt, each shape by one algorithm for good.
+//!
+//! Another algorithm may sum in another order, so a run repeats bit for bit only with the same ones: what is chosen is saved with the
+//! run ([`ChosenAlgorithms`]) and taken again when it goes on. The choice itself follows a rule: the heuristic's first candidate, unless
+//! another one is clearly faster on this device.
 //!
 //! cuBLASLt thinks in columns: our row-major C = A B is its C^T = B^T A^T over the same memory.
 use std::collections::HashMap;
@@ -10,18 +14,25 @@ use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
 use cudarc::driver::CudaStream;
 use cudarc::driver::sys::CUevent_flags;
+use serde::{Deserialize, Serialize};
 
 use super::{CudaStepError, Memory, failed};
 use crate::kernel_step::{Output, Product};
 
-/// NVIDIA's advice for Hopper.
-const WORKSPACE_BYTES: usize = 32 << 20;
+/// Room for the parts of split sums: a part of 768 x 3072 in f32 takes 9.4 MB.
+pub(super) const WORKSPACE_BYTES: usize = 256 << 20;
 /// Candidates that are timed, and how often.
-const CANDIDATES: usize = 8;
+const CANDIDATES: usize = 32;
 const TIMED: usize = 3;
+/// Another candidate than the heuristic's first must need less than this share of its time. Timings of one and the same algorithm
+/// differ by less, so that two runs on one device choose alike.
+const CLEARLY_FASTER: f32 = 0.97;
+/// Most that an address is said to be aligned to; cuBLASLt knows nothing wider.
+const MOST_ALIGNMENT: u64 = 256;
 
 /// All that decides which algorithm is best.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Shape {
     m: usize,
     n: usize,
@@ -31,6 +42,32 @@ struct Shape {
     into_f32: bool,
     adds: bool,
     has_bias: bool,
+    /// Bytes to whose multiples A, B and C are aligned.
+    alignments: [u32; 3],
+}
+
+/// The algorithm of each product of a run so far. It belongs to one device and one version of cuBLASLt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChosenAlgorithms {
+    /// As NVIDIA calls it.
+    pub device: String,
+    /// Version of cuBLASLt.
+    pub cublaslt: usize,
+    /// In the order of the shapes.
+    chosen: Vec<Chosen>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Chosen {
+    product: Shape,
+    /// `cublasLtMatmulAlgo_t`, which NVIDIA allows to be stored and used again with the same version.
+    algorithm: [u64; 8],
+}
+
+fn alignment(address: u64) -> u32 {
+    (1 << address.trailing_zeros().min(MOST_ALIGNMENT.ilog2())) as u32
 }
 
 impl Shape {
@@ -41,8 +78,8 @@ impl Shape {
             k,
             a,
             b,
+            c,
             output,
-            ..
         } = *product;
         Self {
             m,
@@ -53,7 +90,13 @@ impl Shape {
             into_f32: !matches!(output, Output::Bf16 { .. }),
             adds: output == Output::SumF32,
             has_bias: bias(output) != 0,
+            alignments: [a.address, b.address, c].map(alignment),
         }
+    }
+
+    /// Bytes of the result.
+    fn result_bytes(&self) -> usize {
+        self.m * self.n * if self.into_f32 { 4 } else { 2 }
     }
 }
 
@@ -88,6 +131,8 @@ impl Drop for Plan {
 #[derive(Debug)]
 pub(super) struct Products {
     plans: HashMap<Shape, Plan>,
+    /// Of the run that goes on: taken in place of a choice.
+    saved: HashMap<Shape, sys::cublasLtMatmulAlgo_t>,
     handle: sys::cublasLtHandle_t,
     workspace: Memory,
     stream: Arc<CudaStream>,
@@ -123,6 +168,7 @@ impl Products {
         })?;
         Ok(Self {
             plans: HashMap::new(),
+            saved: HashMap::new(),
             handle,
             workspace,
             stream: Arc::clone(stream),
@@ -133,13 +179,68 @@ impl Products {
         let shape = Shape::of(product);
         if !self.plans.contains_key(&shape) {
             let mut plan = Plan::new(&shape).map_err(wrong(product))?;
-            plan.algorithm = Some(self.fastest(&plan, product)?);
+            plan.algorithm = Some(match self.saved.get(&shape) {
+                Some(saved) if self.serves(&plan, saved) => *saved,
+                _ => self.choose(&plan, &shape, product)?,
+            });
             self.plans.insert(shape, plan);
         }
         let plan = &self.plans[&shape];
         let algorithm = plan.algorithm.as_ref().expect("chosen when it was made");
         self.run(plan, algorithm, product, product.c)
             .map_err(wrong(product))
+    }
+
+    /// What was chosen so far; `device` is its name.
+    pub(super) fn chosen(&self, device: &str) -> ChosenAlgorithms {
+        let chosen = self.plans.iter().filter_map(|(shape, plan)| {
+            Some(Chosen {
+                product: *shape,
+                algorithm: plan.algorithm?.data,
+            })
+        });
+        let mut chosen = chosen.collect::<Vec<_>>();
+        chosen.sort_unstable_by_key(|chosen| chosen.product);
+        ChosenAlgorithms {
+            device: device.to_owned(),
+            cublaslt: version(),
+            chosen,
+        }
+    }
+
+    /// Takes over the choices of a run that goes on. Says whether all of them hold: those of another device or version do not.
+    pub(super) fn take(&mut self, device: &str, saved: &ChosenAlgorithms) -> bool {
+        if saved.device != device || saved.cublaslt != version() {
+            return false;
+        }
+        let algorithms = saved.chosen.iter();
+        self.saved = algorithms
+            .map(|chosen| {
+                let data = chosen.algorithm;
+                (chosen.product, sys::cublasLtMatmulAlgo_t { data })
+            })
+            .collect();
+        true
+    }
+
+    /// Whether cuBLASLt knows a saved algorithm as one for this product.
+    fn serves(&self, plan: &Plan, algorithm: &sys::cublasLtMatmulAlgo_t) -> bool {
+        let [right, left, target] = plan.layouts;
+        // SAFETY: all descriptions are live; the result is a plain struct that any bytes are values of.
+        unsafe {
+            let mut result: sys::cublasLtMatmulHeuristicResult_t = std::mem::zeroed();
+            let checked = sys::cublasLtMatmulAlgoCheck(
+                self.handle,
+                plan.description,
+                right,
+                left,
+                target,
+                target,
+                from_ref(algorithm),
+                &raw mut result,
+            );
+            checked.result().is_ok() && result.workspaceSize <= WORKSPACE_BYTES
+        }
     }
 
     fn run(
@@ -195,22 +296,22 @@ impl Products {
         }
     }
 
-    /// Times the candidates, on the real operands but into memory that is thrown away.
-    fn fastest(
+    /// The first candidate that runs, unless another is clearly faster; timed on the real operands, into memory that is thrown away.
+    fn choose(
         &self,
         plan: &Plan,
+        shape: &Shape,
         product: &Product,
     ) -> Result<sys::cublasLtMatmulAlgo_t, CudaStepError> {
-        let candidates = self.candidates(plan).map_err(wrong(product))?;
-        let value_bytes = if Shape::of(product).into_f32 { 4 } else { 2 };
+        let candidates = self.candidates(plan, shape).map_err(wrong(product))?;
         let context = self.stream.context();
-        let scratch = Memory::new(context, product.m * product.n * value_bytes)?;
+        let scratch = Memory::new(context, shape.result_bytes())?;
         let event = || {
             let event = context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
             event.map_err(failed("making an event"))
         };
         let (start, end) = (event()?, event()?);
-        let mut best: Option<(f32, sys::cublasLtMatmulAlgo_t)> = None;
+        let mut times = Vec::new();
         for algorithm in candidates {
             // The first run is not counted; an algorithm that fails is none.
             if self.run(plan, &algorithm, product, scratch.start).is_err() {
@@ -226,56 +327,112 @@ impl Products {
             end.record(&self.stream)
                 .map_err(failed("recording an event"))?;
             let time = start.elapsed_ms(&end).map_err(failed("timing a product"))?;
-            if best.is_none_or(|(least, _)| time < least) {
-                best = Some((time, algorithm));
-            }
+            times.push((time, algorithm));
         }
-        best.map(|(_, algorithm)| algorithm)
-            .ok_or_else(|| CudaStepError::Product {
-                m: product.m,
-                n: product.n,
-                k: product.k,
-                detail: "cuBLASLt has no algorithm that runs".into(),
-            })
+        by_rule(&times).ok_or_else(|| CudaStepError::Product {
+            m: product.m,
+            n: product.n,
+            k: product.k,
+            detail: "cuBLASLt has no algorithm that runs".into(),
+        })
     }
 
-    fn candidates(&self, plan: &Plan) -> Result<Vec<sys::cublasLtMatmulAlgo_t>, CublasError> {
-        let preference = result::create_matmul_pref()?;
-        let attribute =
-            sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+    fn candidates(
+        &self,
+        plan: &Plan,
+        shape: &Shape,
+    ) -> Result<Vec<sys::cublasLtMatmulAlgo_t>, CublasError> {
+        use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
+        let preference = Preference(result::create_matmul_pref()?);
+        preference.set(
+            Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+            &WORKSPACE_BYTES,
+        )?;
+        // Parts of a sum are added in f32, also where the result is bf16.
+        let reductions =
+            sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        preference.set(
+            Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+            &reductions,
+        )?;
+        // cuBLASLt's A is our B.
+        let [a, b, c] = shape.alignments;
+        for (attribute, alignment) in [
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c),
+        ] {
+            preference.set(attribute, &alignment)?;
+        }
         let [right, left, target] = plan.layouts;
         // SAFETY: all descriptions are live; there is room for as many results as are asked for, plain structs that any bytes are values of.
         unsafe {
             let mut results: [sys::cublasLtMatmulHeuristicResult_t; CANDIDATES] =
                 std::mem::zeroed();
             let mut found: c_int = 0;
-            let asked = result::set_matmul_pref_attribute(
-                preference,
-                attribute,
-                from_ref(&WORKSPACE_BYTES).cast(),
-                size_of::<usize>(),
+            sys::cublasLtMatmulAlgoGetHeuristic(
+                self.handle,
+                plan.description,
+                right,
+                left,
+                target,
+                target,
+                preference.0,
+                CANDIDATES as c_int,
+                results.as_mut_ptr(),
+                &raw mut found,
             )
-            .and_then(|()| {
-                sys::cublasLtMatmulAlgoGetHeuristic(
-                    self.handle,
-                    plan.description,
-                    right,
-                    left,
-                    target,
-                    target,
-                    preference,
-                    CANDIDATES as c_int,
-                    results.as_mut_ptr(),
-                    &raw mut found,
-                )
-                .result()
-            });
-            result::destroy_matmul_pref(preference)?;
-            asked?;
+            .result()?;
             let found = &results[..found as usize];
             Ok(found.iter().map(|result| result.algo).collect())
         }
     }
+}
+
+/// What an algorithm may need, and must be able to count on.
+struct Preference(sys::cublasLtMatmulPreference_t);
+
+impl Preference {
+    fn set<T: Copy>(
+        &self,
+        attribute: sys::cublasLtMatmulPreferenceAttributes_t,
+        value: &T,
+    ) -> Result<(), CublasError> {
+        // SAFETY: the preference is live, and the attributes set above are plain numbers of the types given.
+        unsafe {
+            result::set_matmul_pref_attribute(
+                self.0,
+                attribute,
+                from_ref(value).cast(),
+                size_of::<T>(),
+            )
+        }
+    }
+}
+
+impl Drop for Preference {
+    fn drop(&mut self) {
+        // SAFETY: made once, destroyed once.
+        let _ = unsafe { result::destroy_matmul_pref(self.0) };
+    }
+}
+
+fn version() -> usize {
+    // SAFETY: takes nothing.
+    unsafe { sys::cublasLtGetVersion() }
+}
+
+/// The first one of those that were timed, unless another is clearly faster.
+fn by_rule<A: Copy>(times: &[(f32, A)]) -> Option<A> {
+    let (first, _) = *times.first()?;
+    let fastest = times.iter().min_by(|one, other| one.0.total_cmp(&other.0))?;
+    let chosen = if fastest.0 < CLEARLY_FASTER * first {
+        fastest
+    } else {
+        &times[0]
+    };
+    Some(chosen.1)
 }
 
 impl Plan {

@@ -133,6 +133,16 @@ impl<D: StepDevice> KernelStep<D> {
         Regions::new(config, &shape, &Layout::new(config), 0).1
     }
 
+    /// Where it runs.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// The same, to change how it computes.
+    pub fn device_mut(&mut self) -> &mut D {
+        &mut self.device
+    }
+
     /// The memory that it took.
     pub fn memory(&self) -> &MemoryPlan {
         &self.plan

@@ -5,7 +5,7 @@ use candle_core::{Device, Storage, Tensor};
 use cudarc::driver::{CudaStream, DevicePtr, result};
 use half::bf16;
 use nepa_model::cuda::{CudaStepDevice, CudaStepError};
-use nepa_model::kernel_step::{FlatState, KernelStep, Pixels, Update};
+use nepa_model::kernel_step::{self, FlatState, KernelStep, Pixels, Update};
 use nepa_model::{MemoryPlan, NepaConfig, ParamSpec, RopeDraw, Weights};
 
 use crate::engine::{Engine, EngineError, Images, StepReport, TrainingState};
@@ -40,12 +40,18 @@ impl CudaEngine {
         device: &Device,
     ) -> Result<Self, EngineError> {
         let stream = device.as_cuda_device()?.cuda_stream();
-        let step = CudaStepDevice::new(Arc::clone(&stream)).map_err(failed)?;
-        // The context is current on this thread now.
+        kernel_step::check(config)?;
+        // The context is current on this thread from here on. What others have taken already, the loader its batches perhaps, is not free.
         let (free, _) =
             result::mem_get_info().map_err(|error| EngineError::Device(Box::new(error)))?;
-        let plan_for = |images| KernelStep::<CudaStepDevice>::plan(config, images);
+        let plan_for = |images| {
+            let mut plan = KernelStep::<CudaStepDevice>::plan(config, images);
+            plan.extend(&CudaStepDevice::plan_beside(config, images));
+            plan
+        };
         EngineError::check_memory(plan_for, micro_batch, free as u64)?;
+        let step = CudaStepDevice::new(Arc::clone(&stream)).map_err(failed)?;
+        step.check(config).map_err(failed)?;
         let step = KernelStep::new(config, micro_batch, step).map_err(failed)?;
         let mut engine = Self {
             step,
@@ -163,5 +169,15 @@ impl Engine for CudaEngine {
 
     fn memory(&self) -> Option<&MemoryPlan> {
         Some(self.step.memory())
+    }
+
+    fn choices(&self) -> Option<serde_json::Value> {
+        let chosen = self.step.device().chosen_algorithms();
+        Some(serde_json::to_value(chosen).expect("plain numbers and text"))
+    }
+
+    fn take_choices(&mut self, saved: &serde_json::Value) -> bool {
+        serde_json::from_value(saved.clone())
+            .is_ok_and(|saved| self.step.device_mut().take_algorithms(&saved))
     }
 }

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Runs everything that is written for CUDA on a machine without a GPU: stand-ins play the driver, cuBLASLt and nvJPEG (tests/standins).
+# Fetches the CUDA compiler (110 MB) where CUDA_HOME names none. Arguments go to the test runner.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+prefix="${XDG_CACHE_HOME:-$HOME/.cache}/nepa-cuda-13.0"
+
+status=0
+scripts/cuda-toolkit.sh --compiler "$prefix" || status=$?
+if [ "$status" -eq 75 ]; then
+    echo "SKIPPED: nothing for CUDA was run: there is no nvcc, and PyPI, from which it is fetched, cannot be reached"
+    exit 0
+fi
+[ "$status" -eq 0 ] || exit "$status"
+# shellcheck disable=SC1091
+. "$prefix/env.sh"
+
+target=${CARGO_TARGET_DIR:-target}
+mkdir -p "$target/cuda-stubs/lib"
+stubs=$(cd "$target/cuda-stubs" && pwd)
+cudart=$(find "$CUDA_HOME/" -name libcudart_static.a | head -1)
+scripts/cuda-stubs.py "$stubs/lib" --cudart "$cudart"
+
+# Our kernels by nvcc; candle's, which take minutes and which nothing here calls, are left empty. The setting is lint.sh's, for its reason.
+standin="$PWD/scripts/cuda-standin"
+cuda=(env -u CUDA_PATH -u CUDA_ROOT -u CUDA_TOOLKIT_ROOT_DIR NEPA_NVCC="$NVCC" NVCC="$standin/bin/nvcc" PATH="$standin/bin:$PATH"
+    CUDA_HOME="$stubs" NEPA_CUDA_STUBS="$stubs/lib" CUDA_COMPUTE_CAP=90)
+options=(--locked --workspace --features "nepa-trainer/cuda,nepa-benchmarks/cuda,nepa-tests/cuda"
+    --config 'profile.dev.package.candle-kernels.codegen-units=1')
+"${cuda[@]}" cargo build "${options[@]}" --bins
+"${cuda[@]}" cargo test "${options[@]}" --test gpu -- --show-output "$@"

@@ -1,0 +1,2 @@
+//! Everything that is written for CUDA, run on stand-ins for NVIDIA's libraries (`tests/standins`): one binary, a module each.
+mod step;

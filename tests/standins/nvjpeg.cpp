@@ -1,0 +1,2 @@
+#include "standin.h"
+STANDIN_API int nvjpegNothing() { return standin_fault("x"); }
