@@ -72,6 +72,7 @@ fn standins() {
             .file(source(name).with_extension("cpp"))
             .includes(&includes)
             .opt_level(3)
+            .flag("-fvisibility=hidden")
             .pic(true)
             .cargo_metadata(false)
             .out_dir(folder.join(library).with_extension("objects"))
@@ -96,7 +97,8 @@ fn turbojpeg() -> (Vec<PathBuf>, String) {
 fn link(folder: &Path, library: &str, objects: &[PathBuf], with: &[&str]) {
     let path = folder.join(library);
     let status = Command::new(compiler().get_compiler().path())
-        .args(["-shared", "-Wl,--no-undefined", "-o"])
+        // What a library is made of stays its own: the test has a copy of libjpeg-turbo, too.
+        .args(["-shared", "-Wl,--no-undefined", "-Wl,--exclude-libs,ALL", "-o"])
         .arg(&path)
         .arg(format!("-Wl,-soname,{library}"))
         .args(objects)
