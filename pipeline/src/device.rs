@@ -14,6 +14,7 @@ use crate::batch::Batch;
 use crate::image_decode::ImageHeader;
 
 mod cpu_crops;
+pub mod engine_rules;
 mod kernel_arguments;
 
 pub use cpu_crops::{CpuCrops, CpuCropsDecoder, NoBatchDecoder};
@@ -334,8 +335,10 @@ impl<A: Accelerator, D: DeviceDecoder<A>> Renderer for DeviceRenderer<A, D> {
         slot.before_write(&self.accelerator, &self.stream)?;
         let decoded = self.decoder.decode(image, &slot.target(), &self.stream);
         // After an error too: part of the work may be enqueued already.
-        self.accelerator.record(&slot.written, &self.stream)?;
-        decoded
+        let recorded = self.accelerator.record(&slot.written, &self.stream);
+        // The first error is the cause.
+        decoded?;
+        Ok(recorded?)
     }
 }
 
@@ -367,9 +370,12 @@ impl<A: Accelerator, D: DeviceBatchDecoder<A>> BatchRenderer for DeviceBatchRend
             .collect::<Vec<_>>();
         let decoded = self.decoder.decode(&targets, &self.stream);
         drop(targets);
-        for (_, slot) in images.iter() {
-            self.accelerator.record(&slot.written, &self.stream)?;
-        }
-        decoded
+        let recorded = images
+            .iter()
+            .try_for_each(|(_, slot)| self.accelerator.record(&slot.written, &self.stream));
+        // The first error is the cause.
+        let decoded = decoded?;
+        recorded?;
+        Ok(decoded)
     }
 }

@@ -288,7 +288,8 @@ fn main() -> anyhow::Result<ExitCode> {
     println!("- GPU: {facts:?}");
     let version = nvjpeg::Library::version();
     println!("- nvJPEG: {version:?}");
-    let hardware = nvjpeg::Library::new(nvjpeg::Backend::Hardware).and_then(|it| it.hardware());
+    let hardware =
+        nvjpeg::Library::new(&context, nvjpeg::Backend::Hardware).and_then(|it| it.hardware());
     match &hardware {
         Ok((engines, cores)) => {
             println!("- Hardware JPEG decoder: {engines} engines of {cores} cores");

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaStream, DeviceRepr, DriverError, LaunchConfig,
-    PushKernelArg, result, sys,
+    CudaContext, CudaFunction, CudaStream, DeviceRepr, DriverError, LaunchConfig, PushKernelArg,
+    result, sys,
 };
 use cudarc::nvrtc::Ptx;
 
@@ -38,8 +38,42 @@ unsafe impl DeviceRepr for Normalization {}
 fn failed(doing: &'static str) -> impl FnOnce(DriverError) -> BackendError {
     move |error| BackendError {
         doing,
-        source: error.to_string().into(),
+        source: if is_lost(error.0) {
+            Box::new(DeviceLost(error))
+        } else {
+            error.to_string().into()
+        },
     }
+}
+
+/// The device failed in a way that this process cannot leave behind.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0}. The device is lost to this process, as every later call on it fails too: start a new one, from the last checkpoint \
+     (--resume). If it comes again at the same place, decode without nvJPEG (loader.jpeg = \"cpu\" in a recipe), and look for \
+     Xid lines in the kernel's log (dmesg): they tell failing hardware from a failing program"
+)]
+struct DeviceLost(DriverError);
+
+/// Errors after which a context answers every call with an error ("sticky" in NVIDIA's documentation).
+fn is_lost(error: sys::CUresult) -> bool {
+    use sys::CUresult as Cuda;
+    matches!(
+        error,
+        Cuda::CUDA_ERROR_ECC_UNCORRECTABLE
+            | Cuda::CUDA_ERROR_NVLINK_UNCORRECTABLE
+            | Cuda::CUDA_ERROR_ILLEGAL_ADDRESS
+            | Cuda::CUDA_ERROR_LAUNCH_TIMEOUT
+            | Cuda::CUDA_ERROR_ASSERT
+            | Cuda::CUDA_ERROR_HARDWARE_STACK_ERROR
+            | Cuda::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | Cuda::CUDA_ERROR_MISALIGNED_ADDRESS
+            | Cuda::CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | Cuda::CUDA_ERROR_INVALID_PC
+            | Cuda::CUDA_ERROR_LAUNCH_FAILED
+            | Cuda::CUDA_ERROR_CONTEXT_IS_DESTROYED
+            | Cuda::CUDA_ERROR_UNKNOWN
+    )
 }
 
 /// One CUDA device for the loader.
@@ -92,6 +126,16 @@ impl CudaAccelerator {
             .bind_to_thread()
             .map_err(failed("making the context current"))?;
         Ok(&self.context)
+    }
+
+    /// Waits until all that is enqueued on `stream` is done; `event` marks its end afterwards. An error if the device has failed.
+    pub(super) fn settle(
+        &self,
+        event: &CudaEvent,
+        stream: &CudaStreamRef,
+    ) -> Result<(), BackendError> {
+        self.record(event, stream)?;
+        self.synchronize(event)
     }
 
     /// The crop of a decoded image that lies at `image` as `width` x `height` pixels of interleaved RGB, as it is stored.
@@ -149,6 +193,46 @@ impl CudaAccelerator {
 /// A CUDA stream.
 #[derive(Debug, Clone)]
 pub struct CudaStreamRef(pub Arc<CudaStream>);
+
+/// A point in a stream. A thread that waits for one sleeps: decoding needs the processor more than it needs the microseconds.
+#[derive(Debug)]
+pub struct CudaEvent {
+    raw: sys::CUevent,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: the driver's events are bound to no thread and may be used by several at once.
+unsafe impl Send for CudaEvent {}
+// SAFETY: as above.
+unsafe impl Sync for CudaEvent {}
+
+impl CudaEvent {
+    fn new(context: &Arc<CudaContext>) -> Result<Self, DriverError> {
+        // The driver takes a set of bits; cudarc's enum has no value for two of them at once.
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32
+            | sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
+        context.bind_to_thread()?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: a place for one pointer; the context is current.
+        unsafe { sys::cuEventCreate(&raw mut raw, flags) }.result()?;
+        Ok(Self {
+            raw,
+            context: Arc::clone(context),
+        })
+    }
+}
+
+impl Drop for CudaEvent {
+    fn drop(&mut self) {
+        let destroyed = self.context.bind_to_thread().and_then(|()| {
+            // SAFETY: created once, destroyed once. The driver keeps what is still waited for.
+            unsafe { result::event::destroy(self.raw) }
+        });
+        if let Err(error) = destroyed {
+            tracing::error!("an event of the CUDA device could not be released: {error}");
+        }
+    }
+}
 
 /// Page-locked host memory, cached as ordinary memory is.
 #[derive(Debug)]
@@ -247,14 +331,7 @@ impl Accelerator for CudaAccelerator {
     }
 
     fn event(&self) -> Result<CudaEvent, BackendError> {
-        // A thread that waits for one sleeps: decoding needs the processor more than it needs the microseconds.
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32
-            | sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
-        // SAFETY: both bits are members of the driver's set of flags, whose values are combined by "or".
-        let flags = unsafe { std::mem::transmute::<u32, sys::CUevent_flags>(flags) };
-        self.context
-            .new_event(Some(flags))
-            .map_err(failed("making an event"))
+        CudaEvent::new(&self.context).map_err(failed("making an event"))
     }
 
     fn pinned(&self, num_bytes: usize) -> Result<CudaPinned, BackendError> {
@@ -336,21 +413,23 @@ impl Accelerator for CudaAccelerator {
     }
 
     fn record(&self, event: &CudaEvent, stream: &CudaStreamRef) -> Result<(), BackendError> {
-        event
-            .record(&stream.0)
+        self.bind()?;
+        // SAFETY: both are live, and of the one context that this accelerator makes them in.
+        unsafe { result::event::record(event.raw, stream.0.cu_stream()) }
             .map_err(failed("recording an event"))
     }
 
     fn wait(&self, stream: &CudaStreamRef, event: &CudaEvent) -> Result<(), BackendError> {
-        stream
-            .0
-            .wait(event)
+        self.bind()?;
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: as in `record`.
+        unsafe { result::stream::wait_event(stream.0.cu_stream(), event.raw, flags) }
             .map_err(failed("letting a stream wait for an event"))
     }
 
     fn synchronize(&self, event: &CudaEvent) -> Result<(), BackendError> {
-        event
-            .synchronize()
-            .map_err(failed("waiting for the device"))
+        self.bind()?;
+        // SAFETY: the event is live.
+        unsafe { result::event::synchronize(event.raw) }.map_err(failed("waiting for the device"))
     }
 }

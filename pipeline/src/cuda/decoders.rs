@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use super::CudaAccelerator;
-use super::accelerator::{CudaMemory, CudaStreamRef, MAX_JOBS};
+use super::accelerator::{CudaEvent, CudaMemory, CudaStreamRef, MAX_JOBS};
 use super::nvjpeg::{Backend, BatchedDecoder, DecoupledDecoder, Destination, Library, NvjpegError};
 use crate::ImageError;
 use crate::backend::{BackendError, PlannedImage, RenderError};
+use crate::device::engine_rules::{Blame, Patience};
 use crate::device::{
     Accelerator, CpuCropsDecoder, DeviceBatchDecoder, DeviceDecoder, DeviceDecoders, PixelLayout,
     Target,
@@ -80,6 +81,8 @@ pub struct CudaDecoders {
     config: EngineConfig,
     hybrid: Option<Arc<Library>>,
     hardware: Option<Arc<Library>>,
+    /// Of all decode threads with the hybrid decoder.
+    patience: Arc<Patience>,
     warm_up: Vec<u8>,
 }
 
@@ -93,9 +96,9 @@ fn failed(error: NvjpegError) -> BackendError {
 impl CudaDecoders {
     /// Sets nvJPEG up for the engines that are asked for and are there. Says in the log what is not.
     pub fn new(accelerator: &CudaAccelerator, config: EngineConfig) -> Result<Self, BackendError> {
-        accelerator.bind()?;
+        let context = accelerator.bind()?;
         let open = |wanted: bool, backend: Backend, without: &str| {
-            let opened = wanted.then(|| Library::new(backend)).transpose();
+            let opened = wanted.then(|| Library::new(context, backend)).transpose();
             opened.unwrap_or_else(|error| {
                 tracing::warn!("{error}; {without}");
                 None
@@ -131,6 +134,7 @@ impl CudaDecoders {
             config,
             hybrid,
             hardware,
+            patience: Arc::default(),
         })
     }
 }
@@ -158,16 +162,18 @@ fn stored_size(header: &ImageHeader) -> (u32, u32) {
 pub struct CudaDecoder {
     cpu: CpuCropsDecoder<CudaAccelerator>,
     hybrid: Option<Hybrid>,
+    patience: Arc<Patience>,
     accelerator: Arc<CudaAccelerator>,
 }
 
 /// nvJPEG on one thread.
 #[derive(Debug)]
 struct Hybrid {
-    decoder: DecoupledDecoder,
+    /// The first to be dropped: that waits for the device, which may still work with what is below.
     image: CudaMemory,
+    decoder: DecoupledDecoder,
     /// The last crop from `image`.
-    cropped: <CudaAccelerator as Accelerator>::Event,
+    cropped: CudaEvent,
 }
 
 impl DeviceDecoder<CudaAccelerator> for CudaDecoder {
@@ -182,11 +188,24 @@ impl DeviceDecoder<CudaAccelerator> for CudaDecoder {
         stream: &CudaStreamRef,
     ) -> Result<(), RenderError> {
         if let Some(hybrid) = &mut self.hybrid
+            && !self.patience.is_given_up()
             && facts(&image).is_some_and(|facts| facts.suits_hybrid())
         {
             match hybrid.decode(&self.accelerator, &image, target, stream)? {
-                Ok(()) => return Ok(()),
-                Err(error) => tracing::debug!("{error}; decoded on the CPU instead"),
+                Ok(()) => {
+                    self.patience.decoded();
+                    return Ok(());
+                }
+                Err(refusal) => {
+                    tracing::debug!("{refusal}; decoded on the CPU instead");
+                    if self.patience.refused(refusal.blame()) {
+                        tracing::warn!(
+                            "nvJPEG's hybrid decoder refused many images in a row, the last one as follows: {refusal}. It is not \
+                             used any more, and the decode threads decode alone. Look whether the device has free memory \
+                             (nvidia-smi) and whether libnvjpeg fits the driver"
+                        );
+                    }
+                }
             }
         }
         self.cpu.decode(image, target, stream)
@@ -200,8 +219,8 @@ impl Hybrid {
         warm_up: &[u8],
     ) -> Result<Self, BackendError> {
         let mut hybrid = Self {
-            decoder: DecoupledDecoder::new(library, Backend::Hybrid).map_err(failed)?,
             image: accelerator.memory(image_bytes())?,
+            decoder: DecoupledDecoder::new(library, Backend::Hybrid).map_err(failed)?,
             cropped: accelerator.event()?,
         };
         let stream = accelerator.stream()?;
@@ -222,7 +241,7 @@ impl Hybrid {
                 .decode_on_host(warm_up, whole)
                 .map_err(failed)?;
             accelerator.synchronize(&hybrid.cropped)?;
-            // SAFETY: the device is done with the last image; this one fits, and the file is borrowed until the wait below.
+            // SAFETY: the device is done with the last image; this one fits.
             unsafe { hybrid.decoder.transfer_and_decode(destination, &stream) }.map_err(failed)?;
             accelerator.record(&hybrid.cropped, &stream)?;
         }
@@ -246,18 +265,24 @@ impl Hybrid {
             start: self.image.start(),
             width,
         };
-        if let Err(error) = self.decoder.decode_on_host(image.bytes, part) {
-            return fault(error);
+        if let Err(refusal) = self.decoder.decode_on_host(image.bytes, part) {
+            if refusal.blame().needs_proof() {
+                accelerator.settle(&self.cropped, stream)?;
+            }
+            return Ok(Err(refusal));
         }
         accelerator.synchronize(&self.cropped)?;
         // SAFETY: the wait just above was for the last image; `image` holds any image of MAX_PIXELS, is freed only when the device is
-        // idle, and is used on this stream alone; the file is borrowed for all of this call.
+        // idle, and is used on this stream alone.
         let decoded = unsafe {
             self.decoder
                 .transfer_and_decode(destination.at(part), stream)
         };
-        if let Err(error) = decoded {
-            return fault(error);
+        if let Err(refusal) = decoded {
+            // Part of it may be enqueued, and the decoder must not be used before that is done. Where this wait succeeds, the device
+            // is healthy, and it was the image.
+            accelerator.settle(&self.cropped, stream)?;
+            return Ok(Err(refusal));
         }
         let job = CudaAccelerator::crop_job(image, self.image.start(), (width, height), target);
         // SAFETY: the image was decoded into memory that is large enough, the target is a slot of the layout.
@@ -267,21 +292,13 @@ impl Hybrid {
     }
 }
 
-/// Tells an image's error from a device's.
-fn fault(error: NvjpegError) -> Result<Result<(), NvjpegError>, BackendError> {
-    if error.is_the_image() {
-        Ok(Err(error))
-    } else {
-        Err(failed(error))
-    }
-}
-
 /// The thread that feeds the device's JPEG engines.
 #[derive(Debug)]
 pub struct CudaBatchDecoder {
-    decoder: BatchedDecoder,
+    /// The first to be dropped, as in [`Hybrid`].
     images: Vec<CudaMemory>,
-    done: <CudaAccelerator as Accelerator>::Event,
+    decoder: BatchedDecoder,
+    done: CudaEvent,
     accelerator: Arc<CudaAccelerator>,
 }
 
@@ -297,15 +314,31 @@ impl DeviceBatchDecoder<CudaAccelerator> for CudaBatchDecoder {
     ) -> Result<Vec<Result<(), ImageError>>, BackendError> {
         self.accelerator.bind()?;
         let mut results = Vec::with_capacity(images.len());
-        self.decode_part(images, stream, &mut results)?;
-        // The files are the caller's, and nvJPEG reads them until the device is done.
-        self.accelerator.record(&self.done, stream)?;
-        self.accelerator.synchronize(&self.done)?;
+        let decoded = self.decode_part(images, stream, &mut results);
+        // After an error too: the files are the caller's, and nvJPEG reads them until the device is done; and the engines may write
+        // into the images as soon as they are called again, whoever still crops from them.
+        let settled = self.accelerator.settle(&self.done, stream);
+        decoded?;
+        settled?;
         Ok(results)
     }
 }
 
 impl CudaBatchDecoder {
+    fn new(
+        library: &Arc<Library>,
+        accelerator: &Arc<CudaAccelerator>,
+    ) -> Result<Self, BackendError> {
+        Ok(Self {
+            images: (0..MAX_JOBS)
+                .map(|_| accelerator.memory(image_bytes()))
+                .collect::<Result<_, _>>()?,
+            decoder: BatchedDecoder::new(library).map_err(failed)?,
+            done: accelerator.event()?,
+            accelerator: Arc::clone(accelerator),
+        })
+    }
+
     /// A full call of largest images.
     fn warm_up(&mut self, file: &[u8]) -> Result<(), BackendError> {
         let stream = self.accelerator.stream()?;
@@ -315,10 +348,43 @@ impl CudaBatchDecoder {
         });
         let destinations = destinations.collect::<Vec<_>>();
         let files = vec![file; destinations.len()];
-        // SAFETY: each memory holds an image of this size; the file is borrowed until the wait below.
-        unsafe { self.decoder.decode(&files, &destinations, &stream) }.map_err(failed)?;
-        self.accelerator.record(&self.done, &stream)?;
-        self.accelerator.synchronize(&self.done)
+        // SAFETY: each memory holds an image of this size; the file outlives `self.call`, and it and the memory outlive the wait.
+        let decoded = unsafe { self.call(&files, &destinations, &stream) };
+        let settled = self.accelerator.settle(&self.done, &stream);
+        decoded?.map_err(failed)?;
+        settled
+    }
+
+    /// One call of nvJPEG, with all waits that it needs. The inner error is nvJPEG's, on a device that works; then nothing is under
+    /// way any more.
+    ///
+    /// # Safety
+    ///
+    /// As for [`BatchedDecoder::decode`], but for the state's size and the calls before.
+    unsafe fn call(
+        &mut self,
+        files: &[&[u8]],
+        destinations: &[Destination],
+        stream: &CudaStreamRef,
+    ) -> Result<Result<(), NvjpegError>, BackendError> {
+        let accelerator = Arc::clone(&self.accelerator);
+        let mut decoded = Ok(());
+        if !self.decoder.is_set_up_for(files.len()) {
+            accelerator.settle(&self.done, stream)?;
+            // SAFETY: the device was just waited for.
+            decoded = unsafe { self.decoder.set_up(files.len()) };
+        }
+        if decoded.is_ok() {
+            // SAFETY: set up above or for the call before, which was waited for; the caller answers for the rest.
+            decoded = unsafe { self.decoder.decode(files, destinations, stream) };
+        }
+        if decoded.is_err() {
+            // Part of it may be under way. Where this wait succeeds, the device is healthy.
+            accelerator.settle(&self.done, stream)?;
+            // SAFETY: the device was just waited for.
+            unsafe { self.decoder.reset() }.map_err(failed)?;
+        }
+        Ok(decoded)
     }
 
     /// Decodes some images in one call. Where that fails, both halves alone, down to the image that is to blame.
@@ -342,9 +408,9 @@ impl CudaBatchDecoder {
                 width: stored_size(&image.header).0,
             })
             .collect::<Vec<_>>();
-        // SAFETY: only images of at most MAX_PIXELS come here, and each memory holds one; files and memory stay until `decode` has waited
-        // for the stream.
-        let decoded = unsafe { self.decoder.decode(&files, &destinations, stream) };
+        // SAFETY: only images of at most MAX_PIXELS come here, and each memory holds one; `decode` waited for the crops from them, or
+        // none was made; files and memory stay until `decode` has waited for the stream.
+        let decoded = unsafe { self.call(&files, &destinations, stream)? };
         match decoded {
             Ok(()) => {
                 let jobs = images
@@ -361,7 +427,8 @@ impl CudaBatchDecoder {
                 results.extend(images.iter().map(|_| Ok(())));
                 Ok(())
             }
-            Err(error) if !error.is_the_image() => Err(failed(error)),
+            // No image is to blame, so that looking for it is in vain.
+            Err(error) if error.blame() == Blame::Surroundings => Err(failed(error)),
             Err(error) if images.len() == 1 => {
                 results.push(Err(ImageError::Device {
                     reason: error.to_string(),
@@ -377,6 +444,37 @@ impl CudaBatchDecoder {
     }
 }
 
+/// An error if the device does no work any more.
+fn is_healthy(accelerator: &CudaAccelerator) -> Result<(), BackendError> {
+    accelerator.settle(&accelerator.event()?, &accelerator.stream()?)
+}
+
+impl CudaDecoders {
+    /// A thread's hybrid decoder. Where it cannot be made on a device that works, the CPU decodes in its place.
+    fn hybrid_decoder(
+        &self,
+        accelerator: &Arc<CudaAccelerator>,
+    ) -> Result<Option<Hybrid>, BackendError> {
+        let Some(library) = &self.hybrid else {
+            return Ok(None);
+        };
+        if self.patience.is_given_up() {
+            return Ok(None);
+        }
+        let error = match Hybrid::new(library, accelerator, &self.warm_up) {
+            Ok(hybrid) => return Ok(Some(hybrid)),
+            Err(error) => error,
+        };
+        is_healthy(accelerator)?;
+        tracing::warn!(
+            "a decode thread goes on without nvJPEG and decodes JPEGs alone: {error}: {}. Look whether the device has free memory \
+             (nvidia-smi): the decoder of each thread takes some 100 MB",
+            error.source
+        );
+        Ok(None)
+    }
+}
+
 impl DeviceDecoders<CudaAccelerator> for CudaDecoders {
     type Decoder = CudaDecoder;
     type BatchDecoder = CudaBatchDecoder;
@@ -387,10 +485,10 @@ impl DeviceDecoders<CudaAccelerator> for CudaDecoders {
         layout: PixelLayout,
     ) -> Result<CudaDecoder, BackendError> {
         accelerator.bind()?;
-        let hybrid = |library| Hybrid::new(library, accelerator, &self.warm_up);
         Ok(CudaDecoder {
             cpu: CpuCropsDecoder::new(accelerator, layout, self.config.exif_orientation)?,
-            hybrid: self.hybrid.as_ref().map(hybrid).transpose()?,
+            hybrid: self.hybrid_decoder(accelerator)?,
+            patience: Arc::clone(&self.patience),
             accelerator: Arc::clone(accelerator),
         })
     }
@@ -404,21 +502,20 @@ impl DeviceDecoders<CudaAccelerator> for CudaDecoders {
             return Ok(None);
         };
         accelerator.bind()?;
-        let mut batch = CudaBatchDecoder {
-            decoder: BatchedDecoder::new(library).map_err(failed)?,
-            images: (0..MAX_JOBS)
-                .map(|_| accelerator.memory(image_bytes()))
-                .collect::<Result<_, _>>()?,
-            done: accelerator.event()?,
-            accelerator: Arc::clone(accelerator),
+        let made = CudaBatchDecoder::new(library, accelerator).and_then(|mut batch| {
+            batch.warm_up(&self.warm_up)?;
+            Ok(batch)
+        });
+        let error = match made {
+            Ok(batch) => return Ok(Some(batch)),
+            Err(error) => error,
         };
-        Ok(match batch.warm_up(&self.warm_up) {
-            Ok(()) => Some(batch),
-            Err(error) => {
-                tracing::warn!("the device's JPEG engines are not used: {}", error.source);
-                None
-            }
-        })
+        is_healthy(accelerator)?;
+        tracing::warn!(
+            "the device's JPEG engines are not used: {error}: {}",
+            error.source
+        );
+        Ok(None)
     }
 
     fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool {

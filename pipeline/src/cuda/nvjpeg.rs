@@ -4,13 +4,14 @@
 //! image's state are used by one thread at a time (`&mut self`), which is what nvJPEG asks for; the handle itself may be shared.
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use cudarc::driver::sys;
+use cudarc::driver::{CudaContext, sys};
 use nvjpeg_sys as nv;
 
 use super::accelerator::CudaStreamRef;
+use crate::device::engine_rules::{Blame, HostSides};
 use crate::image_decode::PixelRect;
 
 /// nvJPEG refused something.
@@ -24,15 +25,9 @@ pub struct NvjpegError {
 }
 
 impl NvjpegError {
-    /// Whether the image is at fault, and not the device: the context goes on working.
-    pub fn is_the_image(&self) -> bool {
-        matches!(
-            self.status,
-            nv::nvjpegStatus_t_NVJPEG_STATUS_BAD_JPEG
-                | nv::nvjpegStatus_t_NVJPEG_STATUS_JPEG_NOT_SUPPORTED
-                | nv::nvjpegStatus_t_NVJPEG_STATUS_INCOMPLETE_BITSTREAM
-                | nv::nvjpegStatus_t_NVJPEG_STATUS_INVALID_PARAMETER
-        )
+    /// Whose fault it may be.
+    pub fn blame(&self) -> Blame {
+        Blame::of(self.status)
     }
 }
 
@@ -68,26 +63,47 @@ pub fn allocations() -> usize {
     ALLOCATIONS.load(Ordering::Relaxed)
 }
 
+/// The context of the newest handle, for the allocators: nvJPEG gives them nothing of ours, and may call them on threads of its own.
+static CONTEXT: Mutex<Weak<CudaContext>> = Mutex::new(Weak::new());
+
+/// Runs a call that needs a current context. Where the thread has none, it gets the newest handle's.
+fn in_context(call: impl FnOnce() -> sys::CUresult) -> c_int {
+    let mut current = null_mut();
+    // SAFETY: a place for one pointer.
+    let status = unsafe { sys::cuCtxGetCurrent(&raw mut current) };
+    if status != sys::CUresult::CUDA_SUCCESS || current.is_null() {
+        let context = CONTEXT
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .upgrade();
+        let bound = context.is_some_and(|context| context.bind_to_thread().is_ok());
+        if !bound {
+            return sys::CUresult::CUDA_ERROR_INVALID_CONTEXT as c_int;
+        }
+    }
+    call() as c_int
+}
+
 unsafe extern "C" fn device_malloc(start: *mut *mut c_void, num_bytes: usize) -> c_int {
     ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
     // SAFETY: nvJPEG gives a place for one pointer, and a device address is as wide as one.
-    unsafe { sys::cuMemAlloc_v2(start.cast(), num_bytes) as c_int }
+    in_context(|| unsafe { sys::cuMemAlloc_v2(start.cast(), num_bytes) })
 }
 
 unsafe extern "C" fn device_free(start: *mut c_void) -> c_int {
     // SAFETY: nvJPEG frees what `device_malloc` gave it, once.
-    unsafe { sys::cuMemFree_v2(start as sys::CUdeviceptr) as c_int }
+    in_context(|| unsafe { sys::cuMemFree_v2(start as sys::CUdeviceptr) })
 }
 
 unsafe extern "C" fn pinned_malloc(start: *mut *mut c_void, num_bytes: usize, flags: u32) -> c_int {
     ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
     // SAFETY: as in `device_malloc`.
-    unsafe { sys::cuMemHostAlloc(start, num_bytes, flags) as c_int }
+    in_context(|| unsafe { sys::cuMemHostAlloc(start, num_bytes, flags) })
 }
 
 unsafe extern "C" fn pinned_free(start: *mut c_void) -> c_int {
     // SAFETY: as in `device_free`.
-    unsafe { sys::cuMemFreeHost(start) as c_int }
+    in_context(|| unsafe { sys::cuMemFreeHost(start) })
 }
 
 static mut DEVICE_ALLOCATOR: nv::nvjpegDevAllocator_t = nv::nvjpegDevAllocator_t {
@@ -119,7 +135,11 @@ impl Backend {
 
 /// An nvJPEG handle.
 #[derive(Debug)]
-pub struct Library(nv::nvjpegHandle_t);
+pub struct Library {
+    handle: nv::nvjpegHandle_t,
+    /// The handle belongs to it.
+    _context: Arc<CudaContext>,
+}
 
 // SAFETY: "nvJPEG library handle ... is thread safe" (nvJPEG documentation, "Thread Safety"); it is destroyed once, by its last owner.
 unsafe impl Send for Library {}
@@ -127,8 +147,9 @@ unsafe impl Send for Library {}
 unsafe impl Sync for Library {}
 
 impl Library {
-    /// A handle whose default is this backend. The device's context is current on this thread.
-    pub fn new(backend: Backend) -> Result<Arc<Self>, NvjpegError> {
+    /// A handle whose default is this backend, for the device of `context`, which is current on this thread.
+    pub fn new(context: &Arc<CudaContext>, backend: Backend) -> Result<Arc<Self>, NvjpegError> {
+        *CONTEXT.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(context);
         let mut handle = null_mut();
         // SAFETY: the allocators live as long as the process and nobody writes them; the handle is written on success.
         let status = unsafe {
@@ -141,15 +162,19 @@ impl Library {
             )
         };
         check(status, "be set up")?;
-        Ok(Arc::new(Self(handle)))
+        Ok(Arc::new(Self {
+            handle,
+            _context: Arc::clone(context),
+        }))
     }
 
     /// JPEG engines of the device, and cores in each; an error where there are none.
     pub fn hardware(&self) -> Result<(u32, u32), NvjpegError> {
         let (mut engines, mut cores) = (0, 0);
         // SAFETY: two places for numbers.
-        let status =
-            unsafe { nv::nvjpegGetHardwareDecoderInfo(self.0, &raw mut engines, &raw mut cores) };
+        let status = unsafe {
+            nv::nvjpegGetHardwareDecoderInfo(self.handle, &raw mut engines, &raw mut cores)
+        };
         check(status, "say what hardware there is")?;
         Ok((engines, cores))
     }
@@ -169,7 +194,7 @@ impl Library {
 impl Drop for Library {
     fn drop(&mut self) {
         // SAFETY: created once, destroyed once, and all that was made from it is gone: it held an `Arc`.
-        unsafe { nv::nvjpegDestroy(self.0) };
+        unsafe { nv::nvjpegDestroy(self.handle) };
     }
 }
 
@@ -269,21 +294,24 @@ owned!(
 struct HostSide {
     bitstream: Bitstream,
     pinned: Pinned,
+    /// A copy of the file: nvJPEG keeps a pointer into it, and does not say for how long. It costs some 10 us of an image's 600.
+    file: Vec<u8>,
 }
 
 /// Decodes one image after another in three phases: on the host, over the bus, on the device.
 ///
 /// The host phase of an image may overlap with the device phases of the one before, as each uses a host side of its own; NVIDIA's
 /// sample does the same. Before the next transfer the device must be done with the last image: [`Self::transfer_and_decode`] says so.
+/// It must also be done with it before this is dropped; whoever owns it drops the memory of its images first, which waits.
 #[derive(Debug)]
 pub struct DecoupledDecoder {
     // In this order they are dropped: the state before the buffers attached to it, everything before the handle.
     state: State,
     implementation: Implementation,
     params: Params,
-    sides: [HostSide; 2],
+    host: [HostSide; 2],
     _device: DeviceBuffer,
-    current: usize,
+    sides: HostSides,
     library: Arc<Library>,
 }
 
@@ -293,7 +321,7 @@ unsafe impl Send for DecoupledDecoder {}
 impl DecoupledDecoder {
     /// A decoder of this backend to interleaved RGB.
     pub fn new(library: &Arc<Library>, backend: Backend) -> Result<Self, NvjpegError> {
-        let handle = library.0;
+        let handle = library.handle;
         let mut implementation = null_mut();
         // SAFETY: each call below gets the live handle (or what was just made from it) and a place for one pointer.
         let implementation = unsafe {
@@ -367,23 +395,26 @@ impl DecoupledDecoder {
                 )?;
                 Pinned(pinned)
             };
-            Ok(HostSide { bitstream, pinned })
+            Ok(HostSide {
+                bitstream,
+                pinned,
+                file: Vec::new(),
+            })
         };
         Ok(Self {
-            sides: [side()?, side()?],
+            host: [side()?, side()?],
             state,
             implementation,
             params,
             _device: device,
-            current: 0,
+            sides: HostSides::default(),
             library: Arc::clone(library),
         })
     }
 
     /// The host phase: parses the file and decodes its Huffman codes; of the pixels only `part` will be made. `bytes` are not needed
-    /// afterwards until [`Self::transfer_and_decode`] of the same image is called, which takes them once more.
+    /// afterwards. After an error the image is given up; one that is in flight is not touched.
     pub fn decode_on_host(&mut self, bytes: &[u8], part: PixelRect) -> Result<(), NvjpegError> {
-        self.current = 1 - self.current;
         // SAFETY: the parameters are live.
         check(
             unsafe {
@@ -397,15 +428,22 @@ impl DecoupledDecoder {
             },
             "be told which part is wanted",
         )?;
-        let HostSide { bitstream, pinned } = &self.sides[self.current];
-        // SAFETY: `bytes` are live during the call. nvJPEG may keep a pointer into them in the bitstream, which is not used again after
-        // `transfer_and_decode`, and the caller holds them until then.
+        // The last transfer is from the other side; this one's was over before that one began.
+        let HostSide {
+            bitstream,
+            pinned,
+            file,
+        } = &mut self.host[self.sides.free()];
+        file.clear();
+        file.extend_from_slice(bytes);
+        // SAFETY: nvJPEG may keep a pointer into the file in the bitstream; both live in this side, and the file is not written before
+        // the bitstream gets the next one.
         check(
             unsafe {
                 nv::nvjpegJpegStreamParse(
-                    self.library.0,
-                    bytes.as_ptr(),
-                    bytes.len(),
+                    self.library.handle,
+                    file.as_ptr(),
+                    file.len(),
                     0,
                     0,
                     bitstream.0,
@@ -432,8 +470,7 @@ impl DecoupledDecoder {
                 status: nv::nvjpegStatus_t_NVJPEG_STATUS_JPEG_NOT_SUPPORTED,
             });
         }
-        // SAFETY: all objects are live. The other side's buffer may still be read by a transfer; this one's is free, because the last
-        // transfer from it was over before the last transfer from the other began.
+        // SAFETY: all objects are live, and no transfer reads this side's buffer.
         unsafe {
             check(
                 nv::nvjpegStateAttachPinnedBuffer(self.state.0, pinned.0),
@@ -441,7 +478,7 @@ impl DecoupledDecoder {
             )?;
             check(
                 nv::nvjpegDecodeJpegHost(
-                    self.library.0,
+                    self.library.handle,
                     self.implementation.0,
                     self.state.0,
                     self.params.0,
@@ -452,24 +489,25 @@ impl DecoupledDecoder {
         }
     }
 
-    /// Enqueues the other phases of the image that was last decoded on the host.
+    /// Enqueues the other phases of the image that was last decoded on the host, without an error. After an error here part of them
+    /// may be enqueued: the caller waits for the stream before it uses this decoder again.
     ///
     /// # Safety
     ///
     /// The device is done with this decoder's last image; `destination` is device memory for the wanted part and stays until the stream has
-    /// done this; the bytes given to `decode_on_host` are still there.
+    /// done this.
     pub unsafe fn transfer_and_decode(
         &mut self,
         destination: Destination,
         stream: &CudaStreamRef,
     ) -> Result<(), NvjpegError> {
-        let bitstream = &self.sides[self.current].bitstream;
+        let bitstream = &self.host[self.sides.free()].bitstream;
         let mut image = destination.raw();
         // SAFETY: all objects are live, and the caller answers for the rest.
         unsafe {
             check(
                 nv::nvjpegDecodeJpegTransferToDevice(
-                    self.library.0,
+                    self.library.handle,
                     self.implementation.0,
                     self.state.0,
                     bitstream.0,
@@ -477,9 +515,10 @@ impl DecoupledDecoder {
                 ),
                 "move the JPEG to the device",
             )?;
+            self.sides.transferred();
             check(
                 nv::nvjpegDecodeJpegDevice(
-                    self.library.0,
+                    self.library.handle,
                     self.implementation.0,
                     self.state.0,
                     &raw mut image,
@@ -517,17 +556,61 @@ impl BatchedDecoder {
         let mut state = null_mut();
         // SAFETY: the handle is live; a place for one pointer.
         check(
-            unsafe { nv::nvjpegJpegStateCreate(library.0, &raw mut state) },
+            unsafe { nv::nvjpegJpegStateCreate(library.handle, &raw mut state) },
             "make a state",
         )?;
         Ok(State(state))
     }
 
-    /// Enqueues the decoding of all files. After an error nothing of them may be used.
+    /// Whether a call of so many images needs no [`Self::set_up`].
+    #[must_use]
+    pub fn is_set_up_for(&self, batch_size: usize) -> bool {
+        self.batch_size == batch_size
+    }
+
+    /// Sets the state up for calls of so many images.
     ///
     /// # Safety
     ///
-    /// The destinations are device memory for the whole images; they and the files stay until the stream has done this.
+    /// The device is done with all that this decoder was asked for.
+    pub unsafe fn set_up(&mut self, batch_size: usize) -> Result<(), NvjpegError> {
+        self.batch_size = 0;
+        // SAFETY: handle and state are live and not in use. One host thread: the engines need none.
+        check(
+            unsafe {
+                nv::nvjpegDecodeBatchedInitialize(
+                    self.library.handle,
+                    self.state.0,
+                    batch_size as c_int,
+                    1,
+                    nv::nvjpegOutputFormat_t_NVJPEG_OUTPUT_RGBI,
+                )
+            },
+            "set up a batch",
+        )?;
+        self.batch_size = batch_size;
+        Ok(())
+    }
+
+    /// Makes the state anew: what a failed call leaves in it is not said anywhere.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::set_up`].
+    pub unsafe fn reset(&mut self) -> Result<(), NvjpegError> {
+        self.batch_size = 0;
+        self.state = Self::state(&self.library)?;
+        Ok(())
+    }
+
+    /// Enqueues the decoding of all files. After an error nothing of them may be used, and this decoder only after the caller has
+    /// waited for the stream and called [`Self::reset`].
+    ///
+    /// # Safety
+    ///
+    /// The state is set up for so many images, and the device is done with the call before. The destinations are device memory for
+    /// the whole images, which nothing on the device uses any more: the engines may write when they are called and not in the
+    /// stream's order. Destinations and files stay until the stream has done this.
     pub unsafe fn decode(
         &mut self,
         files: &[&[u8]],
@@ -535,22 +618,7 @@ impl BatchedDecoder {
         stream: &CudaStreamRef,
     ) -> Result<(), NvjpegError> {
         assert_eq!(files.len(), destinations.len());
-        if self.batch_size != files.len() {
-            // SAFETY: handle and state are live. One host thread: the engines need none.
-            check(
-                unsafe {
-                    nv::nvjpegDecodeBatchedInitialize(
-                        self.library.0,
-                        self.state.0,
-                        files.len() as c_int,
-                        1,
-                        nv::nvjpegOutputFormat_t_NVJPEG_OUTPUT_RGBI,
-                    )
-                },
-                "set up a batch",
-            )?;
-            self.batch_size = files.len();
-        }
+        assert_eq!(files.len(), self.batch_size, "a call of another size");
         let starts = files.iter().map(|file| file.as_ptr()).collect::<Vec<_>>();
         let lengths = files.iter().map(|file| file.len()).collect::<Vec<_>>();
         let mut images = destinations
@@ -558,10 +626,10 @@ impl BatchedDecoder {
             .map(|destination| destination.raw())
             .collect::<Vec<_>>();
         // SAFETY: three arrays of the length that the state was set up for; the caller answers for what they point to.
-        let decoded = check(
+        check(
             unsafe {
                 nv::nvjpegDecodeBatched(
-                    self.library.0,
+                    self.library.handle,
                     self.state.0,
                     starts.as_ptr(),
                     lengths.as_ptr(),
@@ -570,11 +638,6 @@ impl BatchedDecoder {
                 )
             },
             "decode a batch",
-        );
-        if decoded.is_err() {
-            // What a failed call leaves in the state is not said anywhere.
-            (self.state, self.batch_size) = (Self::state(&self.library)?, 0);
-        }
-        decoded
+        )
     }
 }
