@@ -4,7 +4,7 @@
 //! needs for one. So the queue before a fast engine is deep and keeps it busy, that before a slow one is empty, and no image
 //! waits much longer than it had to. There is no fixed share.
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How images are split.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,6 +42,8 @@ struct State {
     failed_calls: u32,
     failed_images: usize,
     given_up: bool,
+    /// End of the last call.
+    ended: Option<Instant>,
 }
 
 /// Chooses for each image; shared by all decode threads.
@@ -98,6 +100,20 @@ impl Router {
             state.since_batch += 1;
             false
         }
+    }
+
+    /// An image that was to go to the batch decoder does not go there.
+    pub fn not_sent(&self) {
+        self.state().outstanding -= 1;
+    }
+
+    /// The part of a call's time that no other call had as well: from the end of the call before,
+    /// if that is later than its start. So two calls at once count as what they are, twice the
+    /// images in the time.
+    pub fn own_time(&self, started: Instant, ended: Instant) -> Duration {
+        let before = self.state().ended.replace(ended);
+        let since = before.map_or(started, |before| before.max(started));
+        ended.saturating_duration_since(since)
     }
 
     /// A decode thread needed `time` for one image.
@@ -214,6 +230,28 @@ mod tests {
         });
         assert!(shares.is_sorted_by(|one, next| one > next), "{shares:?}");
         assert!(shares[0] > 0.7 && shares[2] < 0.5, "{shares:?}");
+    }
+
+    #[test]
+    fn time_that_two_calls_share_counts_once() {
+        let router = Router::default();
+        let start = Instant::now();
+        let at = |ms| start + ms * MS;
+        assert_eq!(router.own_time(at(0), at(10)), 10 * MS);
+        assert_eq!(router.own_time(at(4), at(16)), 6 * MS);
+        assert_eq!(router.own_time(at(11), at(21)), 5 * MS);
+        assert_eq!(router.own_time(at(30), at(31)), MS);
+        // Two threads may come here in the other order.
+        assert_eq!(router.own_time(at(20), at(25)), Duration::ZERO);
+    }
+
+    #[test]
+    fn an_image_that_is_not_sent_after_all_waits_for_nothing() {
+        let router = Router::default();
+        for _ in 0..100 {
+            assert!(router.to_batch(1));
+            router.not_sent();
+        }
     }
 
     #[test]
