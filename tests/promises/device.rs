@@ -297,13 +297,14 @@ fn nothing_is_made_on_the_device_after_the_first_epoch() {
     assert!(made.iter().all(|count| *count == made[0]), "{made:?}");
 }
 
-#[test]
-fn batches_that_are_kept_dropped_or_given_up_stay_in_order() {
+/// Takes none, one or five batches, keeps two at once, gives the rest up; on one device, whose memory
+/// and streams are made anew for each loader.
+fn keep_drop_and_give_up<D: DeviceDecoders<FakeHandle>>(decoders: impl Fn() -> D) {
     let folder = some_bad();
     let dataset = open(&folder);
     let device = FakeHandle::new();
     for num_batches in [0, 1, 5] {
-        let mut loader = loader(&device, &dataset, config(), None, CROPS);
+        let mut loader = loader(&device, &dataset, config(), None, decoders());
         let mut kept = Vec::new();
         for _ in 0..num_batches {
             let batch = loader.next_batch().unwrap().unwrap();
@@ -319,6 +320,18 @@ fn batches_that_are_kept_dropped_or_given_up_stay_in_order() {
         assert_eq!(state.batch_in_epoch, num_batches);
     }
     assert_eq!(device.0.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn batches_that_are_kept_dropped_or_given_up_stay_in_order() {
+    keep_drop_and_give_up(|| CROPS);
+    keep_drop_and_give_up(|| twin(Plan::default()));
+    keep_drop_and_give_up(|| {
+        twin(Plan {
+            fails_every: Some(2),
+            ..Plan::default()
+        })
+    });
 }
 
 #[test]
@@ -341,6 +354,15 @@ fn a_planted_ordering_bug_is_found() {
     }
 }
 
+fn twin(plan: Plan) -> Twin {
+    Twin {
+        one: CROPS,
+        plan,
+        by_batch: Arc::default(),
+        counters: Arc::default(),
+    }
+}
+
 /// Runs three epochs with a twin; the batches must be the CPU's. Returns the images that the batch
 /// decoders rendered.
 fn run_twin(dataset: &Arc<Dataset>, plan: Plan) -> usize {
@@ -352,12 +374,9 @@ fn run_twin(dataset: &Arc<Dataset>, plan: Plan) -> usize {
             ..config()
         };
         let device = FakeHandle::new();
-        let counters = Arc::new(DecoderCounters::default());
         let twin = Twin {
-            one: CROPS,
-            plan,
             by_batch: Arc::clone(&by_batch),
-            counters: Arc::clone(&counters),
+            ..twin(plan)
         };
         let mut loader = loader(&device, dataset, config.clone(), None, twin);
         let batches = rest_of(&device, &mut loader);

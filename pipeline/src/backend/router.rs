@@ -22,7 +22,10 @@ pub struct RouterConfig {
 impl Default for RouterConfig {
     fn default() -> Self {
         Self {
-            tail_factor: 8.0,
+            // A thread needs about 0.6 ms for an image, engines that give 10,000 a second 0.1 ms:
+            // 96 images, two calls of 48. Two batches of 256 at that rate are 51 ms of work ahead,
+            // of which the tail takes 9.6.
+            tail_factor: 16.0,
             probe_every: 256,
             max_failed_calls: 3,
             max_failed_images: 256,
@@ -210,7 +213,7 @@ mod tests {
         let (by_batch, longest) = simulate(&router, 5000, 4 * MS, MS, MS / 5);
         assert!(by_batch > 4000, "{by_batch}");
         // The first call was made before anything was known.
-        assert!(longest < 4 * MS * 16, "{longest:?}");
+        assert!(longest < 4 * MS * 20, "{longest:?}");
     }
 
     #[test]

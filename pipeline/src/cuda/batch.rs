@@ -149,8 +149,6 @@ impl CudaBatchDecoder {
         if decoded.is_err() {
             // Part of it may be under way. Where this wait succeeds, the device is healthy.
             accelerator.settle(&self.done, stream)?;
-            // SAFETY: the device was just waited for.
-            unsafe { self.decoder.reset() }.map_err(failed)?;
         }
         Ok(decoded)
     }

@@ -48,7 +48,7 @@ pub(super) struct Shared {
     pub counters: DecoderCounters,
     /// With the hybrid decoder.
     patience: Patience,
-    /// Whether it was said that some thread has none.
+    /// Whether it was said that a thread's decoder is not what it should be.
     has_warned: AtomicBool,
 }
 
@@ -328,16 +328,34 @@ impl CudaDecoders {
         if self.shared.has_given_hybrid_up() {
             return Ok(None);
         }
-        let error = match Hybrid::new(library, accelerator, warm_up, self.shared.config) {
+        let config = self.shared.config;
+        let error = match Hybrid::new(library, accelerator, warm_up, config) {
             Ok(hybrid) => return Ok(Some(hybrid)),
             Err(error) => error,
         };
         self.refused_setup(accelerator, JpegEngine::Hybrid, &error)?;
+        if config.part_only && !config.fixed && error.source.is::<NvjpegError>() {
+            // It may be the parts that it refuses.
+            let whole = EngineConfig {
+                part_only: false,
+                ..config
+            };
+            if let Ok(hybrid) = Hybrid::new(library, accelerator, warm_up, whole) {
+                if !self.shared.has_warned.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "nvJPEG does not decode parts of images here ({}) and decodes whole ones, \
+                         which takes longer",
+                        error.source
+                    );
+                }
+                return Ok(Some(hybrid));
+            }
+        }
         let what = format!(
             "nvJPEG cannot be set up on a decode thread: {}",
             error.source
         );
-        if self.shared.config.fixed {
+        if config.fixed {
             return Err(not_fixed(what));
         }
         // Every thread may come here, and once is enough.

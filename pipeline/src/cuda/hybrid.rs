@@ -57,9 +57,17 @@ impl Hybrid {
         file: &[u8],
         stream: &CudaStreamRef,
     ) -> Result<Result<(), NvjpegError>, BackendError> {
-        let (width, height) = (MAX_SIZE.0 as u32, MAX_SIZE.1 as u32);
-        let decoded =
-            self.decode_part(accelerator, file, PixelRect::whole(width, height), stream)?;
+        // Nearly all of it, and yet a part: where parts are refused, that is to be known now.
+        const MARGIN: u32 = 16;
+        let part = PixelRect {
+            left: MARGIN,
+            top: MARGIN,
+            width: MAX_SIZE.0 as u32 - 2 * MARGIN,
+            height: MAX_SIZE.1 as u32 - 2 * MARGIN,
+        };
+        let whole = PixelRect::whole(MAX_SIZE.0 as u32, MAX_SIZE.1 as u32);
+        let part = if self.part_only { part } else { whole };
+        let decoded = self.decode_part(accelerator, file, part, stream)?;
         accelerator.settle(&self.cropped, stream)?;
         Ok(decoded)
     }

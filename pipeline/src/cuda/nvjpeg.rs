@@ -451,15 +451,6 @@ impl DecoupledDecoder {
             )?;
             Implementation(implementation)
         };
-        let mut state = null_mut();
-        // SAFETY: as above.
-        let state = unsafe {
-            check(
-                nv::nvjpegDecoderStateCreate(handle, implementation.0, &raw mut state),
-                "make a decoder's state",
-            )?;
-            State(state)
-        };
         let params = Params::new(library)?;
         let mut device = null_mut();
         // SAFETY: as above; the allocator is a static.
@@ -470,11 +461,6 @@ impl DecoupledDecoder {
             )?;
             DeviceBuffer(device)
         };
-        // SAFETY: both are live, and the buffer lives as long as the state.
-        check(
-            unsafe { nv::nvjpegStateAttachDeviceBuffer(state.0, device.0) },
-            "attach the device buffer",
-        )?;
         let side = || {
             let bitstream = Bitstream::new(library)?;
             let mut pinned = null_mut();
@@ -496,8 +482,24 @@ impl DecoupledDecoder {
                 file: Vec::new(),
             })
         };
+        let host = [side()?, side()?];
+        // The last to be made and the first to be dropped, where a step fails too.
+        let mut state = null_mut();
+        // SAFETY: as above.
+        let state = unsafe {
+            check(
+                nv::nvjpegDecoderStateCreate(handle, implementation.0, &raw mut state),
+                "make a decoder's state",
+            )?;
+            State(state)
+        };
+        // SAFETY: both are live, and the buffer lives as long as the state.
+        check(
+            unsafe { nv::nvjpegStateAttachDeviceBuffer(state.0, device.0) },
+            "attach the device buffer",
+        )?;
         Ok(Self {
-            host: [side()?, side()?],
+            host,
             state,
             implementation,
             params,
@@ -656,7 +658,8 @@ pub struct BatchedDecoder {
     state: State,
     largest: LargestCall,
     /// Images for which the state is set up.
-    batch_size: usize,
+    batch_size: Option<usize>,
+    has_failed: bool,
     library: Arc<Library>,
 }
 
@@ -669,7 +672,8 @@ impl BatchedDecoder {
         Ok(Self {
             state: Self::state(library, largest)?,
             largest,
-            batch_size: 0,
+            batch_size: None,
+            has_failed: false,
             library: Arc::clone(library),
         })
     }
@@ -709,18 +713,23 @@ impl BatchedDecoder {
     /// Whether a call of so many images needs no [`Self::set_up`].
     #[must_use]
     pub fn is_set_up_for(&self, batch_size: usize) -> bool {
-        self.batch_size == batch_size
+        self.batch_size == Some(batch_size)
     }
 
-    /// Sets the state up for calls of so many images.
+    /// Sets the state up for calls of so many images; after a failed call with a new state, as what
+    /// such a call leaves behind is not said anywhere.
     ///
     /// # Safety
     ///
     /// The device is done with all that this decoder was asked for.
     pub unsafe fn set_up(&mut self, batch_size: usize) -> Result<(), NvjpegError> {
-        self.batch_size = 0;
+        self.batch_size = None;
+        if self.has_failed {
+            self.state = Self::state(&self.library, self.largest)?;
+            self.has_failed = false;
+        }
         // SAFETY: handle and state are live and not in use. One host thread: the engines need none.
-        check_phase(
+        let set_up = check_phase(
             unsafe {
                 nv::nvjpegDecodeBatchedInitialize(
                     self.library.handle,
@@ -732,24 +741,15 @@ impl BatchedDecoder {
             },
             RefusalPhase::Batch,
             "set up a batch",
-        )?;
-        self.batch_size = batch_size;
+        );
+        self.has_failed = set_up.is_err();
+        set_up?;
+        self.batch_size = Some(batch_size);
         Ok(())
     }
 
-    /// Makes the state anew: what a failed call leaves in it is not said anywhere.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Self::set_up`].
-    pub unsafe fn reset(&mut self) -> Result<(), NvjpegError> {
-        self.batch_size = 0;
-        self.state = Self::state(&self.library, self.largest)?;
-        Ok(())
-    }
-
-    /// Enqueues the decoding of all files. After an error nothing of them may be used, and this
-    /// decoder only after the caller has waited for the stream and called [`Self::reset`].
+    /// Enqueues the decoding of all files. After an error nothing of them may be used, and the caller
+    /// waits for the stream and sets the state up again.
     ///
     /// # Safety
     ///
@@ -764,7 +764,7 @@ impl BatchedDecoder {
         stream: &CudaStreamRef,
     ) -> Result<(), NvjpegError> {
         assert_eq!(files.len(), destinations.len());
-        assert_eq!(files.len(), self.batch_size, "a call of another size");
+        assert!(self.is_set_up_for(files.len()), "a call of another size");
         let starts = files.iter().map(|file| file.as_ptr()).collect::<Vec<_>>();
         let lengths = files.iter().map(|file| file.len()).collect::<Vec<_>>();
         let mut images = destinations
@@ -772,7 +772,7 @@ impl BatchedDecoder {
             .map(|destination| destination.raw())
             .collect::<Vec<_>>();
         // SAFETY: three arrays of the length that the state was set up for; the caller answers for what they point to.
-        check_phase(
+        let decoded = check_phase(
             unsafe {
                 nv::nvjpegDecodeBatched(
                     self.library.handle,
@@ -785,6 +785,10 @@ impl BatchedDecoder {
             },
             RefusalPhase::Batch,
             "decode a batch",
-        )
+        );
+        if decoded.is_err() {
+            (self.batch_size, self.has_failed) = (None, true);
+        }
+        decoded
     }
 }
