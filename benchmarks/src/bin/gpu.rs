@@ -9,7 +9,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use nepa_benchmarks::process_cpu_s;
 use nepa_pipeline::cuda::cudarc::driver::{CudaContext, CudaStream};
-use nepa_pipeline::cuda::{CudaBackend, EngineConfig, check_device, cuda_backend, nvjpeg};
+use nepa_pipeline::cuda::{Chroma, CudaBackend, EngineConfig, check_device, cuda_backend, nvjpeg};
 use nepa_pipeline::device::{PixelLayout, PixelType};
 use nepa_pipeline::render::Normalize;
 use nepa_pipeline::{
@@ -43,7 +43,7 @@ const fn engines(hardware: bool, hybrid: bool) -> EngineConfig {
     EngineConfig {
         hardware,
         hybrid,
-        exif_orientation: true,
+        ..EngineConfig::AUTO
     }
 }
 
@@ -288,8 +288,8 @@ fn main() -> anyhow::Result<ExitCode> {
     println!("- GPU: {facts:?}");
     let version = nvjpeg::Library::version();
     println!("- nvJPEG: {version:?}");
-    let hardware =
-        nvjpeg::Library::new(&context, nvjpeg::Backend::Hardware).and_then(|it| it.hardware());
+    let hardware = nvjpeg::Library::new(&context, nvjpeg::Backend::Hardware, Chroma::default())
+        .and_then(|it| it.hardware());
     match &hardware {
         Ok((engines, cores)) => {
             println!("- Hardware JPEG decoder: {engines} engines of {cores} cores");
