@@ -76,6 +76,8 @@ fn device() -> Result<CudaStepDevice, CudaStepError> {
 fn it_is_the_emulated_step_bit_for_bit() {
     for (number, (name, config)) in variants_of(&small()).into_iter().enumerate() {
         let standins = standins::load(100 + number as u64);
+        // So that all products are by the first algorithm, which sums in order.
+        standins.set("equal_times", "1");
         let weights = init_weights(&config, 3);
         let found = train(&config, &weights, device().unwrap());
         let expected = train(&config, &weights, EmulatedDevice::default());
@@ -179,15 +181,15 @@ fn what_is_not_clearly_faster_is_not_chosen() {
     let standins = standins::load(2);
     let config = small();
     let pixels = tensor(&config, 4, DType::F32);
-    let run = |seed| {
+    let run = |seed, times| {
         standins.restart(seed);
+        standins.set(times, "1");
         let mut engine = engine(&config, pixels.device()).unwrap();
         step_on_device(&mut engine, &config, &pixels);
         engine.choices().unwrap()
     };
-    // With equal times for all.
-    standins.set("equal_times", "1");
-    assert_eq!(run(1), run(2));
+    assert!(run(1, "equal_times") == run(2, "equal_times"));
+    assert!(run(1, "random_times") != run(2, "random_times"));
 }
 
 #[test]
@@ -220,8 +222,8 @@ fn memory_that_does_not_fit_is_refused_with_what_does() {
     let standins = standins::load(4);
     let config = small();
     let device = Device::new_cuda_with_stream(0).unwrap();
-    standins.set("memory", "1000");
-    assert!(engine(&config, &device).is_ok());
+    standins.set("memory", "800");
+    engine(&config, &device).unwrap();
     standins.set("memory", "700");
     let error = engine(&config, &device).map(drop).unwrap_err();
     assert!(matches!(error, EngineError::Memory { fits: 0, .. }), "{error}");
@@ -263,9 +265,9 @@ fn a_refusal_of_the_driver_is_an_error_that_says_what_was_done() {
                 engine.step(&Images::Device(&pixels), &ropes)?;
                 engine.update(1e-3)
             };
-            // One call that fails may be one of the candidates; then the others serve.
             let result = run();
-            if when != "30-" && function != "cublasLtMatmul" && function != "cuMemAlloc_v2" {
+            // Of the products, the one that fails is a candidate; then the others serve.
+            if when == "1" && function != "cublasLtMatmul" {
                 assert!(result.is_err(), "{function}:{status}:{when}");
             }
             if let Err(error) = result {
