@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Compiles every CUDA kernel with NVIDIA's compiler, warnings as errors, and holds what each needs of an H100 (registers, spills,
-# shared memory, blocks an SM, instructions) to model/src/cuda/kernels/budgets.tsv; --update rewrites that file.
+# shared memory, blocks an SM, instructions) to model/src/cuda/kernels/budgets.tsv; --update rewrites that file. Also holds nvJPEG's
+# header to what our bindings declare.
 # Needs nvcc (NVCC names it, else the PATH is searched) but no GPU. Without nvcc the kernels are still compiled and run by the tests, on the CPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -57,6 +58,18 @@ for kernel in "${kernels[@]}"; do
     fi
     [ -z "$nvdisasm" ] || "$nvdisasm" -c "$name.cubin" >"$name.sass"
 done
+# Beside nvcc's folder or in CUDA_HOME.
+include=""
+for place in "$(dirname "$nvcc")/../include" "${CUDA_HOME:-/nowhere}/include"; do
+    [ ! -f "$place/nvjpeg.h" ] || include=$place
+done
+if [ -n "$include" ]; then
+    cc -std=c11 -Wall -Werror -fsyntax-only -isystem "$include" scripts/nvjpeg_abi.c
+    echo "nvjpeg.h in $include is what nvjpeg-sys declares."
+else
+    echo "SKIPPED: nvJPEG's header was not found, and so not compared with the bindings."
+fi
+
 echo "${#kernels[@]} file(s) of kernels compile for compute capability 9.0."
 if [ -z "$ptxas" ]; then
     echo "NOT compared with the budget: ptxas, which counts registers and shared memory, was not found beside nvcc."
