@@ -29,27 +29,31 @@ DYNAMIC_SHARED = {
 # The loops of the attention kernels in the order of the code, and how much of each a causal head of
 # T = 256 takes in all its eight warps: (name, units of work a head, instruction that tells how many
 # units one trip of the loop does, number of these a unit). Without such an instruction a trip is one
-# unit. A warp goes once through what is in no loop.
+# unit; with "switch" too, and it goes through one of so many blocks with tensor-core products, each
+# as often as the others. A warp goes once through what is in no loop.
 TILES = 16
 WARPS = 8
+# Tiles of keys that all queries of a tile see, over all tiles of queries.
+SEEN = TILES * (TILES - 1) // 2
 HEAD_LOOPS = {
     "attention_forward": [
         ("keys to shared memory, a tile", TILES, None, 0),
-        ("values to shared memory, 32 vectors", 64, "STS", 1),
-        ("a tile of queries", TILES, None, 0),
-        # 64 at a time: four tiles of queries see one such piece, four see two, and so on.
-        ("keys, 64", 4 * (1 + 2 + 3 + 4), "HMMA", 64),
+        ("values to shared memory, 32 vectors", 64, "STS", 4),
+        ("a tile of queries, with 1 to 4 tiles of keys", TILES, "switch", 4),
+        # Four tiles of queries have none before those, four have one, and so on.
+        ("keys, 64", 4 * (0 + 1 + 2 + 3), "HMMA", 64),
+        ("keys, 16 behind the last 64, not causal", 0, "HMMA", 16),
     ],
     "attention_backward": [
         ("sums cleared, 32", 8 * 14, "STS", 1),
         ("keys to shared memory, a tile", TILES, None, 0),
-        ("values to shared memory, 32 vectors", 64, "STS", 1),
-        ("a tile of queries", TILES, None, 0),
-        ("keys, 16", TILES * (TILES + 1) // 2, "HMMA", 24),
+        ("values to shared memory, 32 vectors", 64, "STS", 4),
+        ("a tile of queries, with one of keys", TILES, None, 0),
+        ("keys, 16", SEEN, "HMMA", 24),
         ("queries to shared memory, a tile", TILES, None, 0),
-        ("gradients to shared memory, 32 vectors", 64, "STS", 1),
-        ("a tile of keys", TILES, None, 0),
-        ("queries, 16", TILES * (TILES + 1) // 2, "HMMA", 32),
+        ("gradients to shared memory, 32 vectors", 64, "STS", 4),
+        ("a tile of keys, with one of queries", TILES, None, 0),
+        ("queries, 16", SEEN, "HMMA", 32),
         ("sums of the warps, 32", 14, "STG", 1),
     ],
 }
@@ -108,8 +112,8 @@ class Instruction:
         self.opcode = (text[guard.end() :] if guard else text).split()[0]
         # BRA.DIV branches where a warp has diverged.
         self.conditional = guard is not None or ".DIV" in self.opcode
-        target = re.search(r"`\(([^)]+)\)", text)
-        self.target = target.group(1) if target else None
+        # One, or of a jump by a table (BRX) all that it has.
+        self.targets = re.findall(r"\.L_x_\d+", text)
 
     def is_a(self, name):
         return self.opcode.split(".")[0] == name
@@ -149,7 +153,7 @@ def hot_loops(instructions, labels, slow):
     """Blocks of straight code that usual numbers meet, and their loops by place."""
     starts = {0} | {place for place in labels.values() if place < slow}
     for i, instruction in enumerate(instructions[:slow]):
-        if instruction.opcode.split(".")[0] in ("BRA", "EXIT", "RET"):
+        if instruction.opcode.split(".")[0] in ("BRA", "BRX", "EXIT", "RET"):
             starts.add(i + 1)
     starts = sorted(start for start in starts if start < slow)
     ends = dict(zip(starts, starts[1:] + [slow]))
@@ -163,10 +167,8 @@ def hot_loops(instructions, labels, slow):
     following = {}
     for start in starts:
         last = instructions[ends[start] - 1]
-        to = []
-        branch = last.is_a("BRA")
-        if branch and last.target in labels:
-            to.append(labels[last.target])
+        branch = last.is_a("BRA") or last.is_a("BRX")
+        to = [labels[target] for target in last.targets if target in labels] if branch else []
         ends_here = (branch or last.is_a("EXIT") or last.is_a("RET")) and not last.conditional
         if not ends_here and ends[start] < slow:
             to.append(ends[start])
@@ -221,11 +223,11 @@ def hot_loops(instructions, labels, slow):
         loop.own = loop.body.difference(*inner)
 
     def count(blocks):
-        return Counter(
-            instruction.opcode.split(".")[0]
-            for block in blocks
-            for instruction in instructions[block : ends[block]]
-        )
+        """Opcodes of each block."""
+        return [
+            Counter(i.opcode.split(".")[0] for i in instructions[block : ends[block]])
+            for block in sorted(blocks)
+        ]
 
     return [count(loop.own) for loop in loops], count(set(order) - in_loops)
 
@@ -235,15 +237,24 @@ def head_instructions(name, kernel):
     expected = HEAD_LOOPS[name]
     loops, straight = hot_loops(*kernel)
     if len(loops) != len(expected):
-        found = "; ".join(f"{sum(l.values())} ({l['HMMA']} HMMA, {l['STS']} STS)" for l in loops)
+        found = "; ".join(
+            f"{sum(l.values())} ({l['HMMA']} HMMA, {l['STS']} STS)"
+            for l in (sum(blocks, Counter()) for blocks in loops)
+        )
         sys.exit(
             f"error: {name} has {len(loops)} loops, but HEAD_LOOPS in {sys.argv[0]} names "
             f"{len(expected)}: say there what each is. Instructions of each: {found}"
         )
-    parts, total = [], sum(straight.values()) * WARPS
-    for (what, units, marker, per_unit), loop in zip(expected, loops):
-        size = sum(loop.values())
-        units_a_trip = 1 if marker is None else loop[marker] / per_unit
+    parts, total = [], sum(sum(block.values()) for block in straight) * WARPS
+    for (what, units, marker, per_unit), blocks in zip(expected, loops):
+        loop = sum(blocks, Counter())
+        alternatives = sum(block["HMMA"] > 0 for block in blocks) if marker == "switch" else 1
+        if marker == "switch" and alternatives != per_unit:
+            sys.exit(f"error: \"{what}\" of {name} has {alternatives} cases, not {per_unit}")
+        size = sum(
+            sum(block.values()) / (alternatives if block["HMMA"] else 1) for block in blocks
+        )
+        units_a_trip = 1 if marker in (None, "switch") else loop[marker] / per_unit
         if units_a_trip == 0:
             sys.exit(f"error: the loop \"{what}\" of {name} has no {marker}: see HEAD_LOOPS")
         total += units / units_a_trip * size

@@ -305,8 +305,9 @@ struct __attribute__((may_alias, aligned(16))) uint4 {
     unsigned x, y, z, w;
 };
 
-// Fast and a little less exact on a GPU. (A macro, because the C library has a function of the first name.)
+// Fast and a little less exact on a GPU. (Macros, because the C library has functions of those names.)
 #define __expf(value) std::exp(static_cast<float>(value))
+#define __logf(value) std::log(static_cast<float>(value))
 inline float __fdividef(float dividend, float divisor) { return dividend / divisor; }
 
 inline float __uint_as_float(unsigned bits) {

@@ -58,3 +58,7 @@ inline void load_matrices_transposed(uint32_t (&to)[4], const __nv_bfloat16 *row
         to[matrix] = row_of_matrix(matrix, first)[column] | static_cast<uint32_t>(row_of_matrix(matrix, first + 1)[column]) << 16;
     }
 }
+
+// A GPU's are a little less exact.
+inline float fast_exp2(float value) { return std::exp2(value); }
+inline float fast_rsqrt(float value) { return 1.0f / std::sqrt(value); }
