@@ -8,11 +8,15 @@ use nepa_model::ModelError;
 use nepa_model::kernel_step::arguments::Launch;
 use nepa_model::kernel_step::{Operand, Output, Product, StepDevice};
 
+use crate::kernels::ThreadOrder;
+
 /// The emulation.
 #[derive(Debug, Default)]
 pub struct EmulatedDevice {
     /// 16 bytes each, as the kernels' widest loads want.
     memory: Vec<[u64; 2]>,
+    /// Of the random order in which the next launch's warps and blocks run.
+    seed: u64,
 }
 
 /// What goes wrong is a mistake of the step; only an impossible model is an error.
@@ -98,7 +102,8 @@ impl StepDevice for EmulatedDevice {
 
     fn launch<A: Copy>(&mut self, launch: Launch<A>) -> Result<(), EmulatedError> {
         // SAFETY: all addresses lie in the memory of this device, which is borrowed for the whole call, where the step has planned them.
-        unsafe { crate::engine_kernels::run(&launch, false) };
+        unsafe { crate::engine_kernels::run(&launch, ThreadOrder::Random(self.seed)) };
+        self.seed += 1;
         Ok(())
     }
 
