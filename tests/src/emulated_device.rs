@@ -6,7 +6,7 @@
 )]
 use nepa_model::ModelError;
 use nepa_model::kernel_step::arguments::Launch;
-use nepa_model::kernel_step::{Operand, Output, Product, StepDevice};
+use nepa_model::kernel_step::{Operand, Output, Product, RedZone, StepDevice};
 
 use crate::kernels::ThreadOrder;
 
@@ -17,7 +17,11 @@ pub struct EmulatedDevice {
     memory: Vec<[u64; 2]>,
     /// Of the random order in which the next launch's warps and blocks run.
     seed: u64,
+    /// Filled with `RED`, and looked at after each launch and product.
+    red_zones: Vec<RedZone>,
 }
+
+const RED: u8 = 0xa5;
 
 /// What goes wrong is a mistake of the step; only an impossible model is an error.
 pub type EmulatedError = ModelError;
@@ -39,6 +43,16 @@ impl EmulatedDevice {
             std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast::<u8>(), 8 * memory.len())
         };
         &mut bytes[offset..offset + num_bytes]
+    }
+
+    /// Panics if something was written past the end of a region.
+    fn check_red_zones(&mut self, after: &str) {
+        for RedZone { behind, addresses } in self.red_zones.clone() {
+            let bytes = self.bytes(addresses.start, (addresses.end - addresses.start) as usize);
+            if let Some(place) = bytes.iter().position(|byte| *byte != RED) {
+                panic!("{after} wrote {place} bytes behind a region of {behind}");
+            }
+        }
     }
 
     fn floats(&mut self, address: u64, len: usize) -> Vec<f32> {
@@ -100,10 +114,24 @@ impl StepDevice for EmulatedDevice {
         Ok(self.start())
     }
 
+    fn red_zone_bytes(&self) -> u64 {
+        256
+    }
+
+    fn watch(&mut self, red_zones: Vec<RedZone>) -> Result<(), EmulatedError> {
+        for RedZone { addresses, .. } in &red_zones {
+            let num_bytes = (addresses.end - addresses.start) as usize;
+            self.bytes(addresses.start, num_bytes).fill(RED);
+        }
+        self.red_zones = red_zones;
+        Ok(())
+    }
+
     fn launch<A: Copy>(&mut self, launch: Launch<A>) -> Result<(), EmulatedError> {
         // SAFETY: all addresses lie in the memory of this device, which is borrowed for the whole call, where the step has planned them.
         unsafe { crate::engine_kernels::run(&launch, ThreadOrder::Random(self.seed)) };
         self.seed += 1;
+        self.check_red_zones(launch.kernel());
         Ok(())
     }
 
@@ -154,6 +182,7 @@ impl StepDevice for EmulatedDevice {
                 *to = value.to_ne_bytes();
             }
         }
+        self.check_red_zones("a product");
         Ok(())
     }
 

@@ -1,4 +1,6 @@
 //! Every region of the device's memory: counted first, then placed one after the other in one allocation.
+use std::ops::Range;
+
 use super::arguments::{NORM_PIECE, NORM_RESULT_BYTES, Segment};
 use super::layout::Layout;
 use crate::MemoryPlan;
@@ -85,36 +87,59 @@ pub(super) struct Regions {
     pub(super) segments: u64,
 }
 
+/// Bytes behind a region that are of no region; see [`super::StepDevice::red_zone_bytes`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedZone {
+    /// The region that ends where it begins.
+    pub behind: &'static str,
+    /// Addresses.
+    pub addresses: Range<u64>,
+}
+
 /// Counts or places regions.
 struct Taker<'a> {
     next: u64,
     plan: &'a mut MemoryPlan,
+    red_zone_bytes: u64,
+    red_zones: Vec<RedZone>,
 }
 
 impl Taker<'_> {
     fn take(&mut self, name: &'static str, values: usize, value_bytes: u64) -> u64 {
-        let bytes = (values as u64 * value_bytes).next_multiple_of(ALIGNMENT);
+        let own_bytes = values as u64 * value_bytes;
+        let bytes = own_bytes.next_multiple_of(ALIGNMENT);
         self.plan.add(name, bytes);
         let start = self.next;
         self.next += bytes;
+        if self.red_zone_bytes > 0 {
+            self.plan.add("red zones", self.red_zone_bytes);
+            self.next += self.red_zone_bytes;
+            self.red_zones.push(RedZone {
+                behind: name,
+                addresses: start + own_bytes..self.next,
+            });
+        }
         start
     }
 }
 
 impl Regions {
-    /// The regions in memory from `base` on, and how much that is.
+    /// The regions in memory from `base` on, each with a red zone behind it, and how much that is.
     pub(super) fn new(
         config: &NepaConfig,
         shape: &Shape,
         layout: &Layout,
         base: u64,
-    ) -> (Self, MemoryPlan) {
+        red_zone_bytes: u64,
+    ) -> (Self, MemoryPlan, Vec<RedZone>) {
         const F32: u64 = 4;
         const BF16: u64 = 2;
         let mut plan = MemoryPlan::default();
         let mut taker = Taker {
             next: base,
             plan: &mut plan,
+            red_zone_bytes,
+            red_zones: Vec::new(),
         };
         let mut take = |name, values, bytes| taker.take(name, values, bytes);
         let (rows, width) = (shape.rows(), shape.width);
@@ -181,6 +206,7 @@ impl Regions {
                 size_of::<Segment>() as u64,
             ),
         };
-        (regions, plan)
+        let red_zones = taker.red_zones;
+        (regions, plan, red_zones)
     }
 }

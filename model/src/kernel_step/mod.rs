@@ -13,6 +13,7 @@ use crate::{MemoryPlan, ModelError, NepaConfig, PretrainReport, RopeDraw};
 
 use arguments::{AddPartials, HEAD, Launch, MAX_TOKENS};
 use layout::Layout;
+pub use memory::RedZone;
 use memory::{ROWS_PER_PIECE, Regions};
 pub use update::{FlatState, Update};
 
@@ -69,6 +70,15 @@ pub trait StepDevice {
     type Error;
     /// Takes memory, once; its address, a multiple of 256. It may hold anything.
     fn allocate(&mut self, num_bytes: u64) -> Result<u64, Self::Error>;
+    /// Bytes to leave behind each region of the memory, a multiple of 256: none, but for a device
+    /// that looks whether something was written past a region's end.
+    fn red_zone_bytes(&self) -> u64 {
+        0
+    }
+    /// Where those bytes are, told once behind `allocate`.
+    fn watch(&mut self, _red_zones: Vec<RedZone>) -> Result<(), Self::Error> {
+        Ok(())
+    }
     /// Launches a kernel.
     fn launch<A: Copy>(&mut self, launch: Launch<A>) -> Result<(), Self::Error>;
     /// Multiplies.
@@ -112,9 +122,11 @@ impl<D: StepDevice> KernelStep<D> {
         check(config)?;
         let shape = Shape::new(config, micro_batch);
         let layout = Layout::new(config);
-        let (_, plan) = Regions::new(config, &shape, &layout, 0);
+        let between = device.red_zone_bytes();
+        let (_, plan, _) = Regions::new(config, &shape, &layout, 0, between);
         let base = device.allocate(plan.total_bytes())?;
-        let (regions, plan) = Regions::new(config, &shape, &layout, base);
+        let (regions, plan, red_zones) = Regions::new(config, &shape, &layout, base, between);
+        device.watch(red_zones)?;
         Ok(Self {
             device,
             config: config.clone(),
@@ -130,7 +142,7 @@ impl<D: StepDevice> KernelStep<D> {
     /// Memory of an engine for such micro-batches.
     pub fn plan(config: &NepaConfig, micro_batch: usize) -> MemoryPlan {
         let shape = Shape::new(config, micro_batch);
-        Regions::new(config, &shape, &Layout::new(config), 0).1
+        Regions::new(config, &shape, &Layout::new(config), 0, 0).1
     }
 
     /// The memory that it took.
