@@ -36,7 +36,8 @@
 #define __forceinline__ static inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __grid_constant__
-// Blocks of one launch follow each other, so one copy per host thread is enough. All of it lies in one section, so that it can be found.
+// Blocks of one launch follow each other, so one copy per host thread is enough. All of it lies in one section, so that it can be found; but that of a
+// function template, for which GCC ignores the section: there it keeps what the block before left.
 #ifdef __ELF__
 #define __shared__ static thread_local __attribute__((section("nepa_shared")))
 #else
@@ -162,7 +163,10 @@ __attribute__((naked, noinline)) inline void switch_stack(void **, void *) {
         "popq %r15\n\tpopq %r14\n\tpopq %r13\n\tpopq %r12\n\tpopq %rbx\n\tpopq %rbp\n\tret");
 }
 
-inline void switch_context(Context &from, Context &to) { switch_stack(&from.stack_pointer, to.stack_pointer); }
+// A compiler that saw through the call would find that it changes no variable, and keep in registers what other threads write meanwhile.
+inline void (*volatile switch_stack_unseen)(void **, void *) = switch_stack;
+
+inline void switch_context(Context &from, Context &to) { switch_stack_unseen(&from.stack_pointer, to.stack_pointer); }
 
 inline void make_context(Context &context, unsigned char *stack, size_t bytes, void (*function)()) {
     // The function begins as if it had been called: a place to return to, which it never does, at a multiple of 16, less eight.
