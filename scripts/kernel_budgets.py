@@ -28,7 +28,7 @@ DYNAMIC_SHARED = {
 
 # The loops of the attention kernels in the order of the code, and how much of each a causal head of
 # T = 256 takes in all its eight warps: (name, units of work a head, instruction that tells how many
-# units one trip of the loop does, number of these a unit). Without such an instruction a trip is one
+# units one trip of the loop does, number of these a unit). Without such an instruction a trip is a
 # unit; with "switch" too, and it goes through one of so many blocks with tensor-core products, each
 # as often as the others. A warp goes once through what is in no loop.
 TILES = 16
@@ -120,7 +120,7 @@ class Instruction:
 
 
 def read_sass(text):
-    """Kernel to its instructions, the label of each labelled one, and where its slow paths begin."""
+    """Kernel to its instructions, the place of each label, and where its slow paths begin."""
     kernels = {}
     for section in re.split(r"^\.text\.", text, flags=re.MULTILINE)[1:]:
         name, body = section.split(":", 1)
@@ -281,7 +281,7 @@ def measure(folder):
 
 
 HEAD = """\
-# What each kernel needs on sm_90, read from the compiler's output (scripts/check-kernels.sh --update).
+# What each kernel needs on sm_90, from the compiler's output (scripts/check-kernels.sh --update).
 # Threads and bytes of static shared memory are of a block; attention has 288 R and 296 R + 14336
 # bytes of dynamic ones more, counted here for T = 256. Its parts are of a causal head at T = 256:
 # warp-instructions of one unit of each loop, and of the whole head in all its warps.
@@ -290,7 +290,7 @@ HEAD = """\
 
 def write_budget(path, release, rows):
     lines = [f"# nvcc\t{release}\n", "\t".join(["kernel"] + COLUMNS) + "\n"]
-    lines += ["\t".join([name] + [str(value) for value in row]) + "\n" for name, row in rows.items()]
+    lines += ["\t".join([name] + list(map(str, row))) + "\n" for name, row in rows.items()]
     path.write_text(HEAD + "".join(lines))
 
 
@@ -351,7 +351,7 @@ def main():
         print("Instructions are NOT counted: nvdisasm was not found.")
     if args.update:
         if without_sass:
-            sys.exit("error: a budget needs nvdisasm; scripts/cuda-toolkit.sh --compiler fetches it")
+            sys.exit("error: a budget needs nvdisasm (scripts/cuda-toolkit.sh --compiler has it)")
         write_budget(args.budget, args.nvcc_release, rows)
         print(f"Wrote {args.budget}.")
         return
