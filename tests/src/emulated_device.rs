@@ -27,6 +27,14 @@ const RED: u8 = 0xa5;
 pub type EmulatedError = ModelError;
 
 impl EmulatedDevice {
+    /// One whose threads run in other orders.
+    pub fn of_seed(seed: u64) -> Self {
+        Self {
+            seed,
+            ..Self::default()
+        }
+    }
+
     fn start(&self) -> u64 {
         self.memory.as_ptr().expose_provenance() as u64
     }

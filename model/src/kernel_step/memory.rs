@@ -44,6 +44,8 @@ pub(super) struct BlockRegions {
     pub(super) normed_after: u64,
     /// `[N, up]`.
     pub(super) up: u64,
+    /// `[N, mlp]`: the block's own where it is kept, else the same for all.
+    pub(super) hidden: u64,
 }
 
 /// All regions.
@@ -64,8 +66,7 @@ pub(super) struct Regions {
     pub(super) output: u64,
     /// `[N, D]`: what a block adds, or a gradient of that width.
     pub(super) product: u64,
-    /// `[N, mlp]`, twice.
-    pub(super) hidden: u64,
+    /// `[N, mlp]`.
     pub(super) d_hidden: u64,
     /// `[N, up]`.
     pub(super) d_up: u64,
@@ -94,6 +95,16 @@ pub struct RedZone {
     pub behind: &'static str,
     /// Addresses.
     pub addresses: Range<u64>,
+}
+
+/// Where regions go, and which there are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Placing {
+    pub(super) base: u64,
+    pub(super) red_zone_bytes: u64,
+    /// Whether each block has its MLP's activation for the backward pass, which else computes it
+    /// again.
+    pub(super) keeps_hidden: bool,
 }
 
 /// Counts or places regions.
@@ -129,8 +140,11 @@ impl Regions {
         config: &NepaConfig,
         shape: &Shape,
         layout: &Layout,
-        base: u64,
-        red_zone_bytes: u64,
+        Placing {
+            base,
+            red_zone_bytes,
+            keeps_hidden,
+        }: Placing,
     ) -> (Self, MemoryPlan, Vec<RedZone>) {
         const F32: u64 = 4;
         const BF16: u64 = 2;
@@ -151,6 +165,7 @@ impl Regions {
             weights_bf16: take("bf16 weights", layout.len(), BF16),
             gradient: take("gradient", layout.len(), F32),
         };
+        let hidden = (!keeps_hidden).then(|| take("workspace", rows * shape.mlp, BF16));
         let blocks = (0..shape.blocks).map(|_| BlockRegions {
             input: take("residual stream", rows * width, F32),
             before: [0; 2].map(|_| take("statistics", rows, F32)),
@@ -162,6 +177,7 @@ impl Regions {
             after: [0; 2].map(|_| take("statistics", rows, F32)),
             normed_after: take("norms", rows * width, BF16),
             up: take("MLP activations", rows * shape.up, BF16),
+            hidden: hidden.unwrap_or_else(|| take("MLP activations", rows * shape.mlp, BF16)),
         });
         let blocks = blocks.collect();
         let pieces = rows
@@ -188,7 +204,6 @@ impl Regions {
                 rows.max(shape.batch * shape.patches) * width,
                 BF16,
             ),
-            hidden: take("workspace", rows * shape.mlp, BF16),
             d_hidden: take("workspace", rows * shape.mlp, BF16),
             d_up: take("workspace", rows * shape.up, BF16),
             d_qkv: take("workspace", 3 * rows * width, BF16),
