@@ -56,6 +56,8 @@ for kernel in "${kernels[@]}"; do
         cat "$name.log" >&2
         exit 1
     fi
+    # The other code that scripts/cuda_kernels.rs makes.
+    "$nvcc" "${flags[@]}" -arch=sm_80 -cubin -o "$out/kernel.cubin" "$kernel"
     [ -z "$nvdisasm" ] || "$nvdisasm" -c "$name.cubin" >"$name.sass"
 done
 # Beside nvcc's folder or in CUDA_HOME.
@@ -70,7 +72,7 @@ else
     echo "SKIPPED: nvJPEG's header was not found, and so not compared with the bindings."
 fi
 
-echo "${#kernels[@]} file(s) of kernels compile for compute capability 9.0."
+echo "${#kernels[@]} file(s) of kernels compile for compute capability 9.0 and 8.0."
 if [ -z "$ptxas" ]; then
     echo "NOT compared with the budget: ptxas, which counts registers and shared memory, was not found beside nvcc."
     exit 0

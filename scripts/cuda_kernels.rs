@@ -1,11 +1,18 @@
-//! For build scripts: compiles a package's CUDA kernels to PTX, the text that the driver turns into code for its GPU.
+//! For build scripts: compiles a package's CUDA kernels to PTX, the text that the driver turns into
+//! code for its GPU, and to that code for GPUs that are known, which spares each start that work.
 //!
 //! `src/cuda/kernels/NAME.cu` becomes `OUT_DIR/NAME.ptx`, which the package embeds with
-//! `include_str!(concat!(env!("OUT_DIR"), "/NAME.ptx"))`.
+//! `include_str!(concat!(env!("OUT_DIR"), "/NAME.ptx"))`, and `OUT_DIR/NAME.sm_80.cubin` and
+//! `OUT_DIR/NAME.sm_90.cubin`, for `include_bytes!`.
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Compiles every `.cu` file of `folder` for the compute capability in `CUDA_COMPUTE_CAP` (default 90: H100, H200).
+/// Of A100, and of H100 and H200. A cubin also runs on a GPU of the same major number and a higher
+/// minor one.
+const CUBINS: [&str; 2] = ["sm_80", "sm_90"];
+
+/// Compiles every `.cu` file of `folder` to PTX for the compute capability in `CUDA_COMPUTE_CAP`
+/// (default 90: H100, H200), and to each of [`CUBINS`].
 pub(crate) fn compile(folder: &str) {
     for variable in ["NVCC", "CUDA_HOME", "CUDA_COMPUTE_CAP"] {
         println!("cargo::rerun-if-env-changed={variable}");
@@ -25,28 +32,47 @@ pub(crate) fn compile(folder: &str) {
         .collect::<Vec<_>>();
     sources.sort();
     for source in sources {
-        let ptx = out
-            .join(source.file_stem().expect("a .cu file has a name"))
-            .with_extension("ptx");
-        let mut command = Command::new(&nvcc);
-        command.arg(format!("-arch=compute_{number}"));
-        command
-            .args(["-std=c++17", "-O3", "-ptx", "-o"])
-            .arg(&ptx)
-            .arg(&source);
-        match command.output() {
-            Ok(output) if output.status.success() => {}
-            Ok(output) => fail(&format!(
-                "nvcc could not compile {} ({command:?}):\n{}{}",
-                source.display(),
-                String::from_utf8_lossy(&output.stdout),
-                String::from_utf8_lossy(&output.stderr)
-            )),
-            Err(error) => fail(&format!(
-                "{} cannot be run: {error}. {WHAT_TO_DO}",
-                nvcc.display()
-            )),
+        let name = source.file_stem().expect("a .cu file has a name");
+        let to = |extension: &str| out.join(name).with_extension(extension);
+        run(
+            &nvcc,
+            &format!("compute_{number}"),
+            "-ptx",
+            &source,
+            &to("ptx"),
+        );
+        for arch in CUBINS {
+            run(
+                &nvcc,
+                arch,
+                "-cubin",
+                &source,
+                &to(&format!("{arch}.cubin")),
+            );
         }
+    }
+}
+
+/// One file for one architecture.
+fn run(nvcc: &Path, arch: &str, kind: &str, source: &Path, to: &Path) {
+    let mut command = Command::new(nvcc);
+    command.arg(format!("-arch={arch}"));
+    command
+        .args(["-std=c++17", "-O3", kind, "-o"])
+        .arg(to)
+        .arg(source);
+    match command.output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => fail(&format!(
+            "nvcc could not compile {} ({command:?}):\n{}{}",
+            source.display(),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )),
+        Err(error) => fail(&format!(
+            "{} cannot be run: {error}. {WHAT_TO_DO}",
+            nvcc.display()
+        )),
     }
 }
 
