@@ -5,7 +5,7 @@
     unsafe_code,
     reason = "the kernels are C++ and take raw pointers; what they may touch is checked here before each call"
 )]
-use std::ffi::c_void;
+use std::ffi::{CString, c_void};
 use std::process::Command;
 use std::ptr::NonNull;
 
@@ -368,9 +368,16 @@ pub fn look_into_shared(num_blocks: u32) -> Vec<u32> {
     found
 }
 
+/// Whether the shim can launch a kernel, of any package, by its name.
+pub fn is_known(kernel: &str) -> bool {
+    let kernel = CString::new(kernel).expect("a name");
+    // SAFETY: a string that ends with a zero and lives until the call returns.
+    unsafe { ffi::cuda_shim_knows(kernel.as_ptr()) }
+}
+
 /// Of `cuda_shim/launch.cpp`.
 mod ffi {
-    use std::ffi::c_void;
+    use std::ffi::{c_char, c_void};
 
     use super::{CropJob, Normalization};
 
@@ -405,6 +412,7 @@ mod ffi {
             with_barrier: bool,
             order: u64,
         );
+        pub(super) fn cuda_shim_knows(kernel: *const c_char) -> bool;
         pub(super) fn cuda_shim_look_into_shared(found: *mut u32, num_blocks: u32);
         pub(super) fn cuda_shim_guarded_memory(bytes: usize, at_end: bool) -> *mut u8;
         pub(super) fn cuda_shim_free_guarded_memory(memory: *mut u8, bytes: usize, at_end: bool);

@@ -91,6 +91,8 @@ void cuda_shim_reverse(const uint32_t *source, uint32_t *target, uint32_t num_bl
            [=] { reverse(source, target, with_barrier); });
 }
 
+bool cuda_shim_knows(const char *kernel) { return cuda_cpu_shim::KernelTable::find(kernel) != nullptr; }
+
 void cuda_shim_look_into_shared(uint32_t *found, uint32_t num_blocks) {
     launch(dim3(num_blocks), dim3(32), 0, ThreadOrder::forward, [=] { look_into_shared(found); });
 }
