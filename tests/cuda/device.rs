@@ -17,12 +17,21 @@ fn a_device_that_can_be_used_is_described() {
     standins.set("memory", "2048");
     let facts = check_device(0).unwrap();
     assert_eq!(
-        (facts.ordinal, facts.compute_capability, facts.driver_version),
+        (
+            facts.ordinal,
+            facts.compute_capability,
+            facts.driver_version
+        ),
         (0, 90, 13_000)
     );
     assert_eq!(facts.memory_bytes, 2048 << 20);
     assert_eq!(facts.name, "stand-in for a GPU");
-    for library in [Library::Driver, Library::Cublas, Library::Curand, Library::Nvjpeg] {
+    for library in [
+        Library::Driver,
+        Library::Cublas,
+        Library::Curand,
+        Library::Nvjpeg,
+    ] {
         assert_eq!(library.load_error(), None, "{}", library.name());
     }
 }
@@ -55,7 +64,10 @@ fn each_thing_that_is_missing_has_its_own_message() {
     says(&with("capability", "80"), &["8.0", "CUDA_COMPUTE_CAP=80"]);
     says(&with("fault", "cuInit:100:all"), &["cuInit", "--gpus all"]);
     // NVIDIA's library to link against, in place of the driver's.
-    says(&with("fault", "cuInit:34:all"), &["Install the driver", "--gpus all"]);
+    says(
+        &with("fault", "cuInit:34:all"),
+        &["Install the driver", "--gpus all"],
+    );
     for (function, what) in [
         ("cuDriverGetVersion", "say its version"),
         ("cuDeviceGetCount", "count its devices"),

@@ -83,7 +83,11 @@ fn it_is_the_emulated_step_bit_for_bit() {
         let expected = train(&config, &weights, EmulatedDevice::default());
         assert!(found == expected, "{name}");
         assert!(standins.count("cublasLtMatmul") > 50);
-        assert_eq!(standins.count("modules of PTX"), 0, "H100 has code of its own");
+        assert_eq!(
+            standins.count("modules of PTX"),
+            0,
+            "H100 has code of its own"
+        );
     }
 }
 
@@ -112,7 +116,7 @@ fn step_on_device(engine: &mut CudaEngine, config: &NepaConfig, pixels: &Tensor)
 
 fn engine(config: &NepaConfig, device: &Device) -> Result<CudaEngine, EngineError> {
     let state = TrainingState::new(init_weights(config, 3));
-    CudaEngine::new(config, &OptimizerConfig::default(), state, 2, device)
+    CudaEngine::new(config, &OptimizerConfig::default(), state, 2, device, 0)
 }
 
 fn tensor(config: &NepaConfig, batch: usize, dtype: DType) -> Tensor {
@@ -124,7 +128,12 @@ fn tensor(config: &NepaConfig, batch: usize, dtype: DType) -> Tensor {
     );
     // The CPU changes the type: candle's kernels are not here.
     let device = Device::new_cuda_with_stream(0).unwrap();
-    pixels.unwrap().to_dtype(dtype).unwrap().to_device(&device).unwrap()
+    pixels
+        .unwrap()
+        .to_dtype(dtype)
+        .unwrap()
+        .to_device(&device)
+        .unwrap()
 }
 
 #[test]
@@ -136,7 +145,13 @@ fn every_kernel_is_loaded_and_launched() {
             let mut engine = engine(&config, pixels.device()).unwrap();
             let report = step_on_device(&mut engine, &config, &pixels);
             assert!(report.loss.is_finite() && report.grad_norm > 0.0);
-            assert!(engine.gradient().unwrap().iter().all(|value| value.is_finite()));
+            assert!(
+                engine
+                    .gradient()
+                    .unwrap()
+                    .iter()
+                    .all(|value| value.is_finite())
+            );
         }
     }
     let names = kernels("../model/src/cuda/kernels");
@@ -200,7 +215,11 @@ fn each_device_loads_what_it_can_run() {
         standins.set("capability", capability);
         let found = device();
         assert!(found.is_ok(), "{capability}: {found:?}");
-        assert_eq!(standins.count("modules of machine code"), code, "{capability}");
+        assert_eq!(
+            standins.count("modules of machine code"),
+            code,
+            "{capability}"
+        );
         assert_eq!(standins.count("modules of PTX"), ptx, "{capability}");
     }
     // The shared memory of a small GPU: 99 KiB a block.
@@ -226,7 +245,10 @@ fn memory_that_does_not_fit_is_refused_with_what_does() {
     engine(&config, &device).unwrap();
     standins.set("memory", "700");
     let error = engine(&config, &device).map(drop).unwrap_err();
-    assert!(matches!(error, EngineError::Memory { fits: 0, .. }), "{error}");
+    assert!(
+        matches!(error, EngineError::Memory { fits: 0, .. }),
+        "{error}"
+    );
     for part in ["workspace of products", "kernels of the libraries"] {
         assert!(error.to_string().contains(part), "{error}");
     }

@@ -433,8 +433,9 @@ void standin_violation(const char *format, ...) {
     va_start(values, format);
     std::fprintf(stderr, "stand-in violation: ");
     std::vfprintf(stderr, format, values);
-    std::fprintf(stderr, "\n(seed %llu: NEPA_STANDIN=seed=%llu)\n", static_cast<unsigned long long>(world().seed),
-                 static_cast<unsigned long long>(world().seed));
+    const char *const fault = world().standin_setting_of("fault");
+    std::fprintf(stderr, "\n(seed %llu: NEPA_STANDIN=seed=%llu; planted: %s)\n", static_cast<unsigned long long>(world().seed),
+                 static_cast<unsigned long long>(world().seed), fault != nullptr ? fault : "nothing");
     va_end(values);
     std::abort();
 }
@@ -1031,7 +1032,7 @@ STANDIN_API int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y,
         return INVALID_VALUE;
     }
     std::function<void()> bound;
-    const auto order = cuda_cpu_shim::ThreadOrder::forward;
+    const auto order = cuda_cpu_shim::ThreadOrder::random(world().random() >> 1);
     if (!cuda_cpu_shim::launch_by_name(kernel.name.c_str(), bound, dim3(grid_x, grid_y, grid_z), dim3(block_x, block_y, block_z), shared_bytes, params, order)) {
         standin_violation("cuLaunchKernel: the shim has no kernel %s", kernel.name.c_str());
     }

@@ -212,7 +212,7 @@ fn trains() -> anyhow::Result<String> {
     let slices = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
     let state = || TrainingState::new(init_weights(&config, 5));
     let device = Device::new_cuda(0)?;
-    let mut gpu = CudaEngine::new(&config, &settings, state(), 8, &device)?;
+    let mut gpu = CudaEngine::new(&config, &settings, state(), 8, &device, 0)?;
     let mut cpu = CpuEngine::new(&config, &settings, state(), 8)?;
     let (mut sums, mut worst, mut first, mut last) = ((0.0, 0.0), 0.0f64, None, 0.0);
     for number in 1..=500u64 {
@@ -257,7 +257,7 @@ fn rate(config: &NepaConfig, batch: usize, steps: usize) -> anyhow::Result<Strin
     let device = Device::new_cuda(0)?;
     let settings = OptimizerConfig::default();
     let state = TrainingState::new(init_weights(config, 1));
-    let mut engine = CudaEngine::new(config, &settings, state, batch, &device)?;
+    let mut engine = CudaEngine::new(config, &settings, state, batch, &device, 0)?;
     let side = config.image_size;
     let pixels = candle_core::Tensor::rand(-1f32, 1f32, (batch, 3, side, side), &device)?;
     let images = Images::Device(&pixels);

@@ -426,7 +426,9 @@ fn version() -> usize {
 /// The first one of those that were timed, unless another is clearly faster.
 fn by_rule<A: Copy>(times: &[(f32, A)]) -> Option<A> {
     let (first, _) = *times.first()?;
-    let fastest = times.iter().min_by(|one, other| one.0.total_cmp(&other.0))?;
+    let fastest = times
+        .iter()
+        .min_by(|one, other| one.0.total_cmp(&other.0))?;
     let chosen = if fastest.0 < CLEARLY_FASTER * first {
         fastest
     } else {

@@ -93,6 +93,9 @@ class Random {
 // Set by the linker; not there where no kernel has static shared memory.
 extern "C" __attribute__((weak, visibility("hidden"))) unsigned char __start_nepa_shared[], __stop_nepa_shared[];
 
+// Written so that the calling thread has its copy: in a library that is opened later it is made at the first use.
+__attribute__((visibility("hidden"))) inline thread_local volatile unsigned char thread_has_copy = 0;
+
 // The calling thread's copy of the section: as far from the start of its thread-local memory as the section is from the start of what that is copied from.
 inline std::pair<unsigned char *, size_t> static_shared() {
     using Found = std::pair<unsigned char *, size_t>;
@@ -101,6 +104,7 @@ inline std::pair<unsigned char *, size_t> static_shared() {
     if (start == nullptr) {
         return found;
     }
+    thread_has_copy = 1;
     dl_iterate_phdr(
         [](dl_phdr_info *module, size_t, void *result) {
             for (int i = 0; i < module->dlpi_phnum; ++i) {
