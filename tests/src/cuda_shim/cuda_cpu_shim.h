@@ -36,8 +36,8 @@
 #define __forceinline__ static inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __grid_constant__
-// Blocks of one launch follow each other, so one copy per host thread is enough. All of it lies in one section, so that it can be found; but that of a
-// function template, for which GCC ignores the section: there it keeps what the block before left.
+// Blocks of one launch follow each other, so one copy per host thread is enough. All of it lies in one section, so that it can be found. GCC ignores the
+// section in a function template, so kernels have none there.
 #ifdef __ELF__
 #define __shared__ static thread_local __attribute__((section("nepa_shared")))
 #else
