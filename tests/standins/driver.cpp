@@ -478,8 +478,9 @@ int standin_fault(const char *function) {
         }
         const uint64_t call = ++all.fault_calls[fault];
         const std::string when = fault.substr(second + 1);
-        const uint64_t from = std::strtoull(when.c_str(), nullptr, 10);
-        if (when == "all" || call == from || (when.back() == '-' && call >= from)) {
+        const bool each = when[0] == '*';
+        const uint64_t number = std::strtoull(when.c_str() + each, nullptr, 10);
+        if (when == "all" || (each ? call % number == 0 : call == number) || (when.back() == '-' && call >= number)) {
             return std::atoi(fault.c_str() + first + 1);
         }
     }

@@ -22,7 +22,7 @@ STANDIN_API void standin_set(const char *name, const char *value);
 STANDIN_API int64_t standin_number(const char *name, int64_t otherwise);
 
 // Counts a call of `function` and returns the status that is planted for it, or 0. The setting `fault` is a list "FUNCTION:STATUS:WHEN" separated by ';',
-// FUNCTION as NVIDIA names it, WHEN the number of the one call that fails (from 1), "N-" for that one and all later ones, or "all".
+// FUNCTION as NVIDIA names it, WHEN the number of the one call that fails (from 1), "N-" for that one and all later ones, "*N" for every Nth, or "all".
 STANDIN_API int standin_fault(const char *function);
 // Calls of a function so far, and events that stand-ins count by any other name.
 STANDIN_API uint64_t standin_count(const char *name);
