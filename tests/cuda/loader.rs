@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use nepa_pipeline::cuda::cudarc::driver::CudaContext;
 use nepa_pipeline::cuda::{CudaBackend, EngineConfig, cuda_backend};
-use nepa_pipeline::device::{PixelLayout, PixelType};
+use nepa_pipeline::device::{Chroma, PixelLayout, PixelType};
 use nepa_pipeline::{
     AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
     SampleRecord,
@@ -107,9 +107,17 @@ const LAYOUT: PixelLayout = PixelLayout {
 };
 
 fn loader(engines: EngineConfig, decode_threads: usize) -> Loader<CudaBackend> {
+    loader_into(LAYOUT, engines, decode_threads)
+}
+
+fn loader_into(
+    layout: PixelLayout,
+    engines: EngineConfig,
+    decode_threads: usize,
+) -> Loader<CudaBackend> {
     let config = config(decode_threads);
     let consumer = CudaContext::new(0).unwrap().new_stream().unwrap();
-    let backend = cuda_backend(consumer, LAYOUT, &config.normalize, engines).unwrap();
+    let backend = cuda_backend(consumer, layout, &config.normalize, engines).unwrap();
     let dataset = Arc::clone(&PHOTOS.dataset);
     Loader::with_backend(dataset, config, None, Arc::new(backend)).unwrap()
 }
@@ -198,6 +206,112 @@ fn pixels_are_those_of_the_cpu() {
                 most <= limits.0 && mean <= limits.1,
                 "{name}: image {number} is off by {most}, {mean} in the mean"
             );
+        }
+    }
+}
+
+#[test]
+fn chroma_and_parts_are_as_they_are_asked_for() {
+    let (standins, truth) = standins_and_truth(2);
+    for (hardware, part_only) in [(false, true), (false, false), (true, true)] {
+        for chroma in [Chroma::Replicated, Chroma::Interpolated] {
+            let config = EngineConfig {
+                part_only,
+                chroma,
+                ..engines(hardware, true)
+            };
+            let found = on_device(config, 2);
+            let differences = found.pixels.iter().zip(&truth.cpu.pixels);
+            let mean = differences.map(|(a, b)| off(a, b).1).sum::<f32>() / IMAGES as f32;
+            // Interpolated as libjpeg-turbo does, pixels are the CPU's up to the rounding of two ways to resize.
+            let is_cpu = mean < 0.05;
+            assert_eq!(is_cpu, chroma == Chroma::Interpolated, "{config:?}: {mean}");
+        }
+    }
+    assert!(standins.count("nvjpeg.batched_images") > 0);
+}
+
+#[test]
+fn an_image_that_the_engines_skip_is_seen_where_they_are_checked() {
+    let (standins, truth) = standins_and_truth(3);
+    standins.set("nvjpeg.skip", "3");
+    let config = EngineConfig {
+        verify_hardware: true,
+        ..engines(true, true)
+    };
+    let mut loader = loader(config, 2);
+    truth.check(&read(&mut loader), "skipped images");
+    let stats = loader.stats().decoders.unwrap();
+    let skipped: u64 = stats.refusals.iter().map(|refusals| refusals.images).sum();
+    // Those of the warm-up come on top.
+    assert!((1..=standins.count("nvjpeg.skipped_images")).contains(&skipped));
+}
+
+#[test]
+fn who_decoded_is_counted() {
+    let (standins, _) = standins_and_truth(4);
+    for (name, hardware, hybrid) in ENGINES {
+        let before = standins.count("nvjpeg.batched_images");
+        let mut loader = loader(engines(hardware, hybrid), 2);
+        read(&mut loader);
+        let stats = loader.stats().decoders.unwrap();
+        let all = stats.hardware + stats.hybrid + stats.cpu;
+        assert_eq!(all, u64::from(IMAGES), "{name}: {stats:?}");
+        assert_eq!(stats.cpu == all, !hybrid, "{name}: {stats:?}");
+        // The warm-up's call comes on top.
+        let batched = standins.count("nvjpeg.batched_images") - before;
+        assert!(
+            batched >= stats.hardware && (stats.hardware > 0) == hardware,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn every_layout_has_its_kernels() {
+    let (standins, _) = standins_and_truth(5);
+    let whole = on_device(engines(false, true), 1).pixels.concat();
+    let sum_of = |values: &mut dyn Iterator<Item = f32>| values.map(f64::from).sum::<f64>();
+    let expected = sum_of(&mut whole.iter().copied());
+    for hybrid in [false, true] {
+        for pixel_type in [PixelType::F32, PixelType::Bf16] {
+            for patch_size in [None, Some(8)] {
+                let layout = PixelLayout {
+                    pixel_type,
+                    patch_size,
+                    ..LAYOUT
+                };
+                let mut loader = loader_into(layout, engines(false, hybrid), 1);
+                let mut sum = 0.0;
+                while let Some(batch) = loader.next_batch().unwrap() {
+                    let num_bytes = batch.len() * layout.slot_bytes();
+                    let consumer = loader.backend().consumer();
+                    let bytes = batch.memory().read(num_bytes, consumer).unwrap();
+                    sum += match pixel_type {
+                        PixelType::F32 => sum_of(
+                            &mut bytes
+                                .as_chunks()
+                                .0
+                                .iter()
+                                .map(|value| f32::from_le_bytes(*value)),
+                        ),
+                        PixelType::Bf16 => sum_of(&mut bytes.as_chunks().0.iter().map(|value| {
+                            f32::from_bits(u32::from(u16::from_le_bytes(*value)) << 16)
+                        })),
+                    };
+                }
+                // The same pixels in another order or type.
+                let off = (sum - expected).abs() / whole.len() as f64;
+                assert!(off < 0.01, "{layout:?}, hybrid {hybrid}: {off}");
+            }
+        }
+    }
+    for name in ["crop", "convert"] {
+        for value in ["f32", "bf16"] {
+            for order in ["nchw", "patches"] {
+                let kernel = format!("{name}_{value}_{order}");
+                assert!(standins.count(&kernel) > 0, "{kernel} was not launched");
+            }
         }
     }
 }
