@@ -5,6 +5,7 @@
 //! images that it is faster at (see [`Router`]).
 
 use crate::image_decode::ImageHeader;
+use crate::stats::DecoderStats;
 use crate::{CropPlan, ImageError};
 
 mod cpu;
@@ -34,12 +35,18 @@ pub trait Renderer: Send {
     /// Reads the header, with the orientation that counts for this loader.
     fn header(&mut self, bytes: &[u8]) -> Result<ImageHeader, ImageError>;
 
+    /// Whether the batch decoder takes an image that [`ImageBackend::batch_accepts`]; asked before
+    /// it is handed over.
+    fn suits_batch(&mut self, _image: &PlannedImage<'_>) -> bool {
+        true
+    }
+
     /// Decodes and renders into the slot. What it leaves in the slot after an error does not matter.
     fn render(&mut self, image: PlannedImage<'_>, slot: &mut Self::Slot)
     -> Result<(), RenderError>;
 }
 
-/// Decodes many images in one call; at most one a loader, on a thread of its own.
+/// Decodes many images in one call, on a thread of its own.
 pub trait BatchRenderer: Send {
     /// Where one sample's pixels go.
     type Slot;
@@ -86,11 +93,17 @@ pub trait ImageBackend: Send + Sync + std::fmt::Debug + 'static {
     /// A decoder for one thread; called on that thread.
     fn renderer(&self) -> Result<Self::Renderer, BackendError>;
 
-    /// The batch decoder, if there is one; called once.
-    fn batch_renderer(&self) -> Result<Option<Self::BatchRenderer>, BackendError>;
+    /// The batch decoders, if there are any; called once. All are of one kind and share one queue:
+    /// one makes its call while another collects the next.
+    fn batch_renderers(&self) -> Result<Vec<Self::BatchRenderer>, BackendError>;
 
-    /// Whether the batch decoder takes such an image.
+    /// Whether a batch decoder takes such an image, by its header.
     fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool;
+
+    /// Who decoded so far, where several can.
+    fn decoder_stats(&self) -> Option<DecoderStats> {
+        None
+    }
 
     /// A batch is handed to the consumer: whatever still fills its slots must be done before the consumer's own work.
     fn hand_over(&self, slots: &mut [Self::Slot]) -> Result<(), BackendError>;

@@ -3,8 +3,13 @@
 //! Nothing here knows CUDA. [`Accelerator`] is what is asked of a device; the order of work is decided in this file alone:
 //! a writer waits for the slot's writer before it and for the consumer that had the batch last; the consumer waits for every
 //! writer of its batch. All memory, pinned buffers, streams and events are made before the first image.
+//!
+//! A stream has one event a batch, which marks its last write into it. So a stream waits once a
+//! batch for the consumer, and the consumer once for each stream: with 256 slots and 34 streams at
+//! most 68 waits a batch, where one event a slot took 768.
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::ImageError;
 use crate::backend::{
@@ -12,12 +17,15 @@ use crate::backend::{
 };
 use crate::batch::Batch;
 use crate::image_decode::ImageHeader;
+use crate::stats::DecoderStats;
 
 mod cpu_crops;
+mod engine_config;
 pub mod engine_rules;
 mod kernel_arguments;
 
 pub use cpu_crops::{CpuCrops, CpuCropsDecoder, NoBatchDecoder};
+pub use engine_config::{Chroma, EngineConfig};
 pub use kernel_arguments::{CropJob, Normalization, StoredPixels};
 
 /// Type of a pixel value in device memory.
@@ -117,10 +125,16 @@ pub trait Accelerator: Send + Sync + Debug + 'static {
     fn synchronize(&self, event: &Self::Event) -> Result<(), BackendError>;
 }
 
-/// Decodes one image at a time into device memory; each decode thread has one.
+/// Decodes one image at a time into device memory; each decode thread has one, or one for each of
+/// its lanes.
 pub trait DeviceDecoder<A: Accelerator>: Send {
     /// Reads the header, with the orientation that counts.
     fn header(&mut self, bytes: &[u8]) -> Result<ImageHeader, ImageError>;
+
+    /// Whether the batch decoders take an image that [`DeviceDecoders::batch_accepts`].
+    fn suits_batch(&mut self, _image: &PlannedImage<'_>) -> bool {
+        true
+    }
 
     /// Enqueues on `stream` all that fills the target.
     fn decode(
@@ -148,23 +162,32 @@ pub trait DeviceBatchDecoder<A: Accelerator>: Send {
 pub trait DeviceDecoders<A: Accelerator>: Send + Sync + Debug + 'static {
     /// A decode thread's.
     type Decoder: DeviceDecoder<A>;
-    /// The batch decoder.
+    /// A batch decoder.
     type BatchDecoder: DeviceBatchDecoder<A>;
 
-    /// A decoder for one thread.
+    /// Lanes of a decode thread: decoders that take its images in turn, each on a stream of its
+    /// own, so that the device works on several of them at once.
+    fn lanes(&self) -> usize {
+        1
+    }
+    /// A decoder for one lane of one thread.
     fn decoder(
         &self,
         accelerator: &Arc<A>,
         layout: PixelLayout,
     ) -> Result<Self::Decoder, BackendError>;
-    /// The batch decoder, if there is one.
-    fn batch_decoder(
+    /// The batch decoders, if there are any; each gets a thread.
+    fn batch_decoders(
         &self,
         accelerator: &Arc<A>,
         layout: PixelLayout,
-    ) -> Result<Option<Self::BatchDecoder>, BackendError>;
-    /// Whether the batch decoder takes such an image.
+    ) -> Result<Vec<Self::BatchDecoder>, BackendError>;
+    /// Whether a batch decoder takes such an image, by its header.
     fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool;
+    /// Who decoded so far, where several can.
+    fn stats(&self) -> Option<DecoderStats> {
+        None
+    }
 }
 
 /// Fills batches in device memory, for a consumer whose work is enqueued on one stream.
@@ -174,14 +197,20 @@ pub struct DeviceBackend<A: Accelerator, D> {
     decoders: D,
     layout: PixelLayout,
     consumer: A::Stream,
+    num_batches: AtomicUsize,
+    num_writers: AtomicUsize,
 }
 
 /// Device memory of one batch.
 #[derive(Debug)]
 struct BatchMemory<A: Accelerator> {
+    /// Its number among the backend's.
+    number: usize,
     memory: A::Memory,
     /// The consumer's last use of it.
     released: A::Event,
+    /// How often the consumer has released it.
+    releases: AtomicU64,
 }
 
 /// One sample's place in a batch in device memory.
@@ -190,8 +219,36 @@ pub struct DeviceSlot<A: Accelerator> {
     batch: Arc<BatchMemory<A>>,
     offset_bytes: usize,
     layout: PixelLayout,
-    /// The last write, on whichever stream it was.
-    written: A::Event,
+    /// The last write that the consumer has not waited for.
+    written: Option<Written<A>>,
+}
+
+/// A write, or a later one of the same stream into the same batch.
+#[derive(Debug)]
+struct Written<A: Accelerator> {
+    /// Number of the writer.
+    writer: usize,
+    event: Arc<A::Event>,
+}
+
+/// A stream that fills slots.
+#[derive(Debug)]
+struct Writer<A: Accelerator> {
+    /// Its number among the backend's.
+    number: usize,
+    stream: A::Stream,
+    /// By the batch's number.
+    batches: Vec<KnownBatch<A>>,
+    accelerator: Arc<A>,
+}
+
+/// What a writer knows of a batch.
+#[derive(Debug)]
+struct KnownBatch<A: Accelerator> {
+    /// The writer's last write into it.
+    written: Arc<A::Event>,
+    /// The release that its stream has waited for.
+    release: u64,
 }
 
 impl<A: Accelerator> DeviceSlot<A> {
@@ -202,12 +259,53 @@ impl<A: Accelerator> DeviceSlot<A> {
             layout: self.layout,
         }
     }
+}
 
-    /// What is enqueued on `stream` from now on may write the slot.
-    fn before_write(&self, accelerator: &A, stream: &A::Stream) -> Result<(), BackendError> {
-        accelerator.wait(stream, &self.batch.released)?;
+impl<A: Accelerator> Writer<A> {
+    /// What is enqueued on the stream from now on may write the slot.
+    fn before_write(&mut self, slot: &DeviceSlot<A>) -> Result<(), BackendError> {
+        let number = slot.batch.number;
+        while self.batches.len() <= number {
+            self.batches.push(KnownBatch {
+                written: Arc::new(self.accelerator.event()?),
+                release: 0,
+            });
+        }
+        let known = &mut self.batches[number];
+        let release = slot.batch.releases.load(Ordering::Acquire);
+        if known.release != release {
+            self.accelerator.wait(&self.stream, &slot.batch.released)?;
+            known.release = release;
+        }
         // Another stream may have written here for a batch that was given up, or failed half way through an image.
-        accelerator.wait(stream, &self.written)
+        match &slot.written {
+            Some(last) if last.writer != self.number => {
+                self.accelerator.wait(&self.stream, &last.event)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Marks what was enqueued since [`Self::before_write`] of the same slots.
+    fn after_write<'a>(
+        &mut self,
+        slots: impl IntoIterator<Item = &'a mut DeviceSlot<A>>,
+    ) -> Result<(), BackendError> {
+        let mut recorded = None;
+        for slot in slots {
+            let number = slot.batch.number;
+            let event = &self.batches[number].written;
+            slot.written = Some(Written {
+                writer: self.number,
+                event: Arc::clone(event),
+            });
+            // Slots of one call are of one batch or two, one after the other.
+            if recorded != Some(number) {
+                self.accelerator.record(event, &self.stream)?;
+                recorded = Some(number);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -219,7 +317,26 @@ impl<A: Accelerator, D> DeviceBackend<A, D> {
             decoders,
             layout,
             consumer,
+            num_batches: AtomicUsize::new(0),
+            num_writers: AtomicUsize::new(0),
         }
+    }
+
+    /// A writer that knows all batches made so far.
+    fn writer(&self) -> Result<Writer<A>, BackendError> {
+        let batch = |_| {
+            Ok(KnownBatch {
+                written: Arc::new(self.accelerator.event()?),
+                release: 0,
+            })
+        };
+        let num_batches = self.num_batches.load(Ordering::Relaxed);
+        Ok(Writer {
+            number: self.num_writers.fetch_add(1, Ordering::Relaxed),
+            stream: self.accelerator.stream()?,
+            batches: (0..num_batches).map(batch).collect::<Result<_, _>>()?,
+            accelerator: Arc::clone(&self.accelerator),
+        })
     }
 
     /// The device.
@@ -254,77 +371,109 @@ impl<A: Accelerator, D: DeviceDecoders<A>> ImageBackend for DeviceBackend<A, D> 
         );
         let slot_bytes = self.layout.slot_bytes();
         let batch = Arc::new(BatchMemory {
+            number: self.num_batches.fetch_add(1, Ordering::Relaxed),
             memory: self.accelerator.memory(batch_size * slot_bytes)?,
             released: self.accelerator.event()?,
+            releases: AtomicU64::new(0),
         });
-        let slot = |position| {
-            Ok(DeviceSlot {
-                batch: Arc::clone(&batch),
-                offset_bytes: position * slot_bytes,
-                layout: self.layout,
-                written: self.accelerator.event()?,
-            })
+        let slot = |position| DeviceSlot {
+            batch: Arc::clone(&batch),
+            offset_bytes: position * slot_bytes,
+            layout: self.layout,
+            written: None,
         };
-        (0..batch_size).map(slot).collect()
+        Ok((0..batch_size).map(slot).collect())
     }
 
     fn renderer(&self) -> Result<Self::Renderer, BackendError> {
+        let lane = |_| {
+            Ok(Lane {
+                decoder: self.decoders.decoder(&self.accelerator, self.layout)?,
+                writer: self.writer()?,
+            })
+        };
+        let lanes = (0..self.decoders.lanes().max(1)).map(lane);
         Ok(DeviceRenderer {
-            decoder: self.decoders.decoder(&self.accelerator, self.layout)?,
-            stream: self.accelerator.stream()?,
-            accelerator: Arc::clone(&self.accelerator),
+            lanes: lanes.collect::<Result<_, BackendError>>()?,
+            next: 0,
         })
     }
 
-    fn batch_renderer(&self) -> Result<Option<Self::BatchRenderer>, BackendError> {
-        let decoder = self
+    fn batch_renderers(&self) -> Result<Vec<Self::BatchRenderer>, BackendError> {
+        let decoders = self
             .decoders
-            .batch_decoder(&self.accelerator, self.layout)?;
-        let Some(decoder) = decoder else {
-            return Ok(None);
+            .batch_decoders(&self.accelerator, self.layout)?;
+        let renderer = |decoder| {
+            Ok(DeviceBatchRenderer {
+                decoder,
+                writer: self.writer()?,
+            })
         };
-        Ok(Some(DeviceBatchRenderer {
-            decoder,
-            stream: self.accelerator.stream()?,
-            accelerator: Arc::clone(&self.accelerator),
-        }))
+        decoders.into_iter().map(renderer).collect()
     }
 
     fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool {
         self.decoders.batch_accepts(image)
     }
 
+    fn decoder_stats(&self) -> Option<DecoderStats> {
+        self.decoders.stats()
+    }
+
     fn hand_over(&self, slots: &mut [DeviceSlot<A>]) -> Result<(), BackendError> {
-        slots
-            .iter()
-            .try_for_each(|slot| self.accelerator.wait(&self.consumer, &slot.written))
+        let mut waited_for = Vec::new();
+        for slot in slots {
+            let Some(last) = slot.written.take() else {
+                continue;
+            };
+            // All slots are of one batch, and all their writes are enqueued: a stream's event marks
+            // the last of its.
+            if !waited_for.contains(&last.writer) {
+                self.accelerator.wait(&self.consumer, &last.event)?;
+                waited_for.push(last.writer);
+            }
+        }
+        Ok(())
     }
 
     fn take_back(&self, slots: &mut [DeviceSlot<A>]) {
-        if let Some(slot) = slots.first()
-            && let Err(error) = self
-                .accelerator
-                .record(&slot.batch.released, &self.consumer)
+        let Some(slot) = slots.first() else {
+            return;
+        };
+        if let Err(error) = self
+            .accelerator
+            .record(&slot.batch.released, &self.consumer)
         {
             // The device is lost; the next call on it says so to whoever can end the run.
             tracing::error!("a batch was given back to a failed device: {error}");
         }
+        slot.batch.releases.fetch_add(1, Ordering::Release);
     }
 }
 
-/// A decode thread's decoder and stream.
+/// A decoder and the stream that it enqueues on.
+#[derive(Debug)]
+struct Lane<A: Accelerator, D> {
+    decoder: D,
+    writer: Writer<A>,
+}
+
+/// A decode thread's lanes; images go to them in turn.
 #[derive(Debug)]
 pub struct DeviceRenderer<A: Accelerator, D> {
-    decoder: D,
-    stream: A::Stream,
-    accelerator: Arc<A>,
+    lanes: Vec<Lane<A, D>>,
+    next: usize,
 }
 
 impl<A: Accelerator, D: DeviceDecoder<A>> Renderer for DeviceRenderer<A, D> {
     type Slot = DeviceSlot<A>;
 
     fn header(&mut self, bytes: &[u8]) -> Result<ImageHeader, ImageError> {
-        self.decoder.header(bytes)
+        self.lanes[self.next].decoder.header(bytes)
+    }
+
+    fn suits_batch(&mut self, image: &PlannedImage<'_>) -> bool {
+        self.lanes[self.next].decoder.suits_batch(image)
     }
 
     fn render(
@@ -332,22 +481,24 @@ impl<A: Accelerator, D: DeviceDecoder<A>> Renderer for DeviceRenderer<A, D> {
         image: PlannedImage<'_>,
         slot: &mut DeviceSlot<A>,
     ) -> Result<(), RenderError> {
-        slot.before_write(&self.accelerator, &self.stream)?;
-        let decoded = self.decoder.decode(image, &slot.target(), &self.stream);
+        let lane = self.next;
+        self.next = (lane + 1) % self.lanes.len();
+        let Lane { decoder, writer } = &mut self.lanes[lane];
+        writer.before_write(slot)?;
+        let decoded = decoder.decode(image, &slot.target(), &writer.stream);
         // After an error too: part of the work may be enqueued already.
-        let recorded = self.accelerator.record(&slot.written, &self.stream);
+        let recorded = writer.after_write([slot]);
         // The first error is the cause.
         decoded?;
         Ok(recorded?)
     }
 }
 
-/// The batch decoder and its stream.
+/// A batch decoder and its stream.
 #[derive(Debug)]
 pub struct DeviceBatchRenderer<A: Accelerator, D> {
     decoder: D,
-    stream: A::Stream,
-    accelerator: Arc<A>,
+    writer: Writer<A>,
 }
 
 impl<A: Accelerator, D: DeviceBatchDecoder<A>> BatchRenderer for DeviceBatchRenderer<A, D> {
@@ -362,17 +513,16 @@ impl<A: Accelerator, D: DeviceBatchDecoder<A>> BatchRenderer for DeviceBatchRend
         images: &mut [(PlannedImage<'_>, &mut DeviceSlot<A>)],
     ) -> Result<Vec<Result<(), ImageError>>, BackendError> {
         for (_, slot) in images.iter() {
-            slot.before_write(&self.accelerator, &self.stream)?;
+            self.writer.before_write(slot)?;
         }
         let targets = images
             .iter()
             .map(|(image, slot)| (*image, slot.target()))
             .collect::<Vec<_>>();
-        let decoded = self.decoder.decode(&targets, &self.stream);
+        let decoded = self.decoder.decode(&targets, &self.writer.stream);
         drop(targets);
-        let recorded = images
-            .iter()
-            .try_for_each(|(_, slot)| self.accelerator.record(&slot.written, &self.stream));
+        let slots = images.iter_mut().map(|(_, slot)| &mut **slot);
+        let recorded = self.writer.after_write(slots);
         // The first error is the cause.
         let decoded = decoded?;
         recorded?;

@@ -4,6 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+mod decoders;
+
+pub use decoders::{DecoderCounters, DecoderStats, JpegEngine, RefusalPhase, Refusals};
+
 /// The counters of one stage, added to by its threads.
 #[derive(Debug, Default)]
 pub(crate) struct StageCounters {
@@ -112,6 +116,7 @@ impl PipelineCounters {
                 self.dispatch.read(Stage::Dispatch, 1, 0),
                 self.consume.read(Stage::Consume, 1, sizes.batch_queue),
             ],
+            decoders: None,
         }
     }
 }
@@ -174,6 +179,9 @@ pub struct PipelineStats {
     pub wall_s: f64,
     /// In the order of a sample's path.
     pub stages: Vec<StageStats>,
+    /// Who decoded; absent where there is only the processor to do it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decoders: Option<DecoderStats>,
 }
 
 impl PipelineStats {
@@ -200,9 +208,14 @@ impl PipelineStats {
                 blocked_out_s: (now.blocked_out_s - before.blocked_out_s).max(0.0),
                 ..now.clone()
             });
+        let decoders = self.decoders.as_ref().map(|now| {
+            let before = earlier.decoders.as_ref();
+            before.map_or_else(|| now.clone(), |before| now.since(before))
+        });
         Self {
             wall_s: self.wall_s - earlier.wall_s,
             stages: stages.collect(),
+            decoders,
         }
     }
 

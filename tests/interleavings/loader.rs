@@ -122,8 +122,13 @@ impl ImageBackend for Verbatim {
         Ok(*self)
     }
 
-    fn batch_renderer(&self) -> Result<Option<Self>, BackendError> {
-        Ok(self.batches.then_some(*self))
+    fn batch_renderers(&self) -> Result<Vec<Self>, BackendError> {
+        // Two, as on a GPU: they take turns.
+        Ok(if self.batches {
+            vec![*self; 2]
+        } else {
+            Vec::new()
+        })
     }
 
     fn batch_accepts(&self, _image: &PlannedImage<'_>) -> bool {

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nepa_pipeline::backend::{BackendError, PlannedImage};
+use nepa_pipeline::backend::{BackendError, PlannedImage, RenderError};
 use nepa_pipeline::device::{
-    Accelerator, CpuCrops, CpuCropsDecoder, DeviceBackend, DeviceBatchDecoder, DeviceDecoders,
-    PixelLayout, PixelType, Target,
+    Accelerator, CpuCrops, CpuCropsDecoder, DeviceBackend, DeviceBatchDecoder, DeviceDecoder,
+    DeviceDecoders, PixelLayout, PixelType, Target,
 };
+use nepa_pipeline::image_decode::ImageHeader;
 use nepa_pipeline::render::CpuRenderer;
+use nepa_pipeline::stats::{DecoderCounters, DecoderStats, JpegEngine, RefusalPhase};
 use nepa_pipeline::{Batch, Dataset, ImageError, Loader, LoaderConfig, LoaderState};
 use nepa_tests::fake_device::{FakeHandle, FakeStream};
 
@@ -34,17 +36,55 @@ struct Plan {
     panics_every: Option<usize>,
     /// Every call fails as a whole.
     is_broken: bool,
+    /// It takes no image when it is asked.
+    suits_none: bool,
     /// Time of a call.
     call: Duration,
 }
 
-/// CPU decoders for the decode threads, and one as the batch decoder.
+/// CPU decoders for two lanes of each decode thread, and two as batch decoders.
 #[derive(Debug)]
 struct Twin {
     one: CpuCrops,
     plan: Plan,
-    /// Images that the batch decoder rendered.
+    /// Images that the batch decoders rendered.
     by_batch: Arc<AtomicUsize>,
+    counters: Arc<DecoderCounters>,
+}
+
+/// A decode thread's, which looks at an image before it is handed to a batch decoder.
+struct TwinDecoder {
+    one: CpuCropsDecoder<FakeHandle>,
+    plan: Plan,
+    asked: usize,
+    counters: Arc<DecoderCounters>,
+}
+
+impl DeviceDecoder<FakeHandle> for TwinDecoder {
+    fn header(&mut self, bytes: &[u8]) -> Result<ImageHeader, ImageError> {
+        self.one.header(bytes)
+    }
+
+    fn suits_batch(&mut self, _image: &PlannedImage<'_>) -> bool {
+        self.asked += 1;
+        let suits = !self.plan.suits_none && !self.asked.is_multiple_of(3);
+        if !suits {
+            let (engine, phase) = (JpegEngine::Hardware, RefusalPhase::Support);
+            self.counters.refused(engine, phase, 4);
+        }
+        suits
+    }
+
+    fn decode(
+        &mut self,
+        image: PlannedImage<'_>,
+        target: &Target<'_, FakeHandle>,
+        stream: &FakeStream,
+    ) -> Result<(), RenderError> {
+        self.one.decode(image, target, stream)?;
+        self.counters.decoded_by_cpu();
+        Ok(())
+    }
 }
 
 struct TwinBatch {
@@ -52,6 +92,7 @@ struct TwinBatch {
     device: Arc<FakeHandle>,
     plan: Plan,
     by_batch: Arc<AtomicUsize>,
+    counters: Arc<DecoderCounters>,
     calls: usize,
     images: usize,
 }
@@ -69,6 +110,7 @@ impl DeviceBatchDecoder<FakeHandle> for TwinBatch {
         let is_nth =
             |every: Option<usize>, number: usize| every.is_some_and(|n| number.is_multiple_of(n));
         std::thread::sleep(self.plan.call);
+        self.counters.call(images.len());
         self.calls += 1;
         assert!(!is_nth(self.plan.panics_every, self.calls), "planted");
         if self.plan.is_broken {
@@ -89,6 +131,7 @@ impl DeviceBatchDecoder<FakeHandle> for TwinBatch {
                 .render_crop(image.bytes, image.header, &image.plan, &mut crop)?;
             self.device.0.write(target, &crop, *stream);
             self.by_batch.fetch_add(1, Ordering::Relaxed);
+            self.counters.decoded(JpegEngine::Hardware, 1);
             Ok(())
         };
         Ok(images.iter().map(&mut decode).collect())
@@ -96,30 +139,45 @@ impl DeviceBatchDecoder<FakeHandle> for TwinBatch {
 }
 
 impl DeviceDecoders<FakeHandle> for Twin {
-    type Decoder = CpuCropsDecoder<FakeHandle>;
+    type Decoder = TwinDecoder;
     type BatchDecoder = TwinBatch;
+
+    fn lanes(&self) -> usize {
+        2
+    }
 
     fn decoder(
         &self,
         accelerator: &Arc<FakeHandle>,
         layout: PixelLayout,
     ) -> Result<Self::Decoder, BackendError> {
-        self.one.decoder(accelerator, layout)
+        Ok(TwinDecoder {
+            one: self.one.decoder(accelerator, layout)?,
+            plan: self.plan,
+            asked: 0,
+            counters: Arc::clone(&self.counters),
+        })
     }
 
-    fn batch_decoder(
+    fn batch_decoders(
         &self,
         accelerator: &Arc<FakeHandle>,
         _layout: PixelLayout,
-    ) -> Result<Option<TwinBatch>, BackendError> {
-        Ok(Some(TwinBatch {
+    ) -> Result<Vec<TwinBatch>, BackendError> {
+        let batch = |_| TwinBatch {
             renderer: CpuRenderer::default(),
             device: Arc::clone(accelerator),
             plan: self.plan,
             by_batch: Arc::clone(&self.by_batch),
+            counters: Arc::clone(&self.counters),
             calls: 0,
             images: 0,
-        }))
+        };
+        Ok((0..2).map(batch).collect())
+    }
+
+    fn stats(&self) -> Option<DecoderStats> {
+        Some(self.counters.read())
     }
 
     fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool {
@@ -193,6 +251,32 @@ fn a_device_batch_holds_what_a_host_batch_holds() {
     }
 }
 
+/// A stream waits once a batch for the consumer, the consumer once for each stream; both, not once
+/// a slot.
+#[test]
+fn waits_grow_with_streams_and_not_with_samples() {
+    let folder = all_good();
+    let dataset = open(&folder);
+    let device = FakeHandle::new();
+    let config = LoaderConfig {
+        decode_threads: 1,
+        ..config()
+    };
+    let mut loader = loader(&device, &dataset, config, None, CROPS);
+    let batches = rest_of(&device, &mut loader);
+    let samples = batches
+        .iter()
+        .map(|batch| batch.samples.len())
+        .sum::<usize>();
+    let waits = device.0.waits();
+    assert!(
+        waits <= 2 * batches.len() && samples >= 3 * batches.len(),
+        "{waits} waits for {samples} samples in {} batches",
+        batches.len()
+    );
+    assert_eq!(device.0.violations(), Vec::<String>::new());
+}
+
 #[test]
 fn nothing_is_made_on_the_device_after_the_first_epoch() {
     let folder = all_good();
@@ -213,13 +297,14 @@ fn nothing_is_made_on_the_device_after_the_first_epoch() {
     assert!(made.iter().all(|count| *count == made[0]), "{made:?}");
 }
 
-#[test]
-fn batches_that_are_kept_dropped_or_given_up_stay_in_order() {
+/// Takes none, one or five batches, keeps two at once, gives the rest up; on one device, whose memory
+/// and streams are made anew for each loader.
+fn keep_drop_and_give_up<D: DeviceDecoders<FakeHandle>>(decoders: impl Fn() -> D) {
     let folder = some_bad();
     let dataset = open(&folder);
     let device = FakeHandle::new();
     for num_batches in [0, 1, 5] {
-        let mut loader = loader(&device, &dataset, config(), None, CROPS);
+        let mut loader = loader(&device, &dataset, config(), None, decoders());
         let mut kept = Vec::new();
         for _ in 0..num_batches {
             let batch = loader.next_batch().unwrap().unwrap();
@@ -235,6 +320,18 @@ fn batches_that_are_kept_dropped_or_given_up_stay_in_order() {
         assert_eq!(state.batch_in_epoch, num_batches);
     }
     assert_eq!(device.0.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn batches_that_are_kept_dropped_or_given_up_stay_in_order() {
+    keep_drop_and_give_up(|| CROPS);
+    keep_drop_and_give_up(|| twin(Plan::default()));
+    keep_drop_and_give_up(|| {
+        twin(Plan {
+            fails_every: Some(2),
+            ..Plan::default()
+        })
+    });
 }
 
 #[test]
@@ -257,7 +354,17 @@ fn a_planted_ordering_bug_is_found() {
     }
 }
 
-/// Runs three epochs with a twin; the batches must be the CPU's. Returns the images that the batch decoder rendered.
+fn twin(plan: Plan) -> Twin {
+    Twin {
+        one: CROPS,
+        plan,
+        by_batch: Arc::default(),
+        counters: Arc::default(),
+    }
+}
+
+/// Runs three epochs with a twin; the batches must be the CPU's. Returns the images that the batch
+/// decoders rendered.
 fn run_twin(dataset: &Arc<Dataset>, plan: Plan) -> usize {
     let by_batch = Arc::new(AtomicUsize::new(0));
     for decode_threads in [1, 3] {
@@ -268,18 +375,41 @@ fn run_twin(dataset: &Arc<Dataset>, plan: Plan) -> usize {
         };
         let device = FakeHandle::new();
         let twin = Twin {
-            one: CROPS,
-            plan,
             by_batch: Arc::clone(&by_batch),
+            ..twin(plan)
         };
         let mut loader = loader(&device, dataset, config.clone(), None, twin);
-        assert!(
-            rest_of(&device, &mut loader) == all(dataset, config),
-            "{plan:?}"
+        let batches = rest_of(&device, &mut loader);
+        let samples = batches.iter().map(|batch| batch.samples.len() as u64);
+        let stats = loader.stats().decoders.expect("a twin counts");
+        assert_eq!(
+            stats.hardware + stats.hybrid + stats.cpu,
+            samples.sum::<u64>()
         );
+        assert!(batches == all(dataset, config), "{plan:?}");
         assert_eq!(device.0.violations(), Vec::<String>::new(), "{plan:?}");
     }
     by_batch.load(Ordering::Relaxed)
+}
+
+#[test]
+fn an_image_that_a_batch_decoder_would_refuse_is_not_sent_to_it() {
+    let folder = some_bad();
+    let plan = Plan {
+        suits_none: true,
+        ..Plan::default()
+    };
+    assert_eq!(run_twin(&open(&folder), plan), 0);
+}
+
+#[test]
+fn who_decodes_is_not_told_where_only_the_processor_can() {
+    let folder = all_good();
+    let dataset = open(&folder);
+    let on_host = Loader::new(Arc::clone(&dataset), config(), None).unwrap();
+    assert_eq!(on_host.stats().decoders, None);
+    let json = serde_json::to_value(on_host.stats()).unwrap();
+    assert!(json.get("decoders").is_none(), "{json}");
 }
 
 #[test]

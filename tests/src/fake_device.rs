@@ -56,6 +56,7 @@ pub struct FakeDevice {
     world: Mutex<World>,
     next_agent: AtomicUsize,
     allocations: AtomicUsize,
+    waits: AtomicUsize,
     /// A planted bug: streams do not wait for events.
     pub ignores_waits: AtomicBool,
     /// Normalisation of converted crops.
@@ -103,6 +104,11 @@ impl FakeDevice {
     /// Streams, events and pieces of memory made so far.
     pub fn allocations(&self) -> usize {
         self.allocations.load(Ordering::Relaxed)
+    }
+
+    /// Times that a stream was told to wait for an event.
+    pub fn waits(&self) -> usize {
+        self.waits.load(Ordering::Relaxed)
     }
 
     fn agent(&self) -> usize {
@@ -306,6 +312,7 @@ impl Accelerator for FakeHandle {
     }
 
     fn wait(&self, stream: &FakeStream, event: &FakeEvent) -> Result<(), BackendError> {
+        self.0.waits.fetch_add(1, Ordering::Relaxed);
         if !self.0.ignores_waits.load(Ordering::Relaxed) {
             let mut world = self.0.world.lock().unwrap();
             merge(

@@ -2,6 +2,7 @@
 use std::sync::Arc;
 
 use candle_core::Device;
+use nepa_pipeline::stats::{DecoderStats, PipelineStats};
 use nepa_pipeline::{
     Dataset, HostBatch, Loader, LoaderConfig, LoaderError, LoaderState, SampleRecord,
 };
@@ -9,7 +10,7 @@ use nepa_pipeline::{
 #[cfg(feature = "cuda")]
 use crate::cuda::{CudaBatch, CudaBatches};
 use crate::engine::Images;
-use crate::recipe::Precision;
+use crate::recipe::{JpegChoice, Precision};
 
 /// The loader of one run.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ pub enum TrainBatch {
 
 impl Batches {
     /// Starts the loader for training on `device`, from the beginning or from `state`. The precision only chooses the type of
-    /// the pixels on a GPU.
+    /// the pixels on a GPU, `jpeg` who decodes there.
     #[cfg_attr(
         not(feature = "cuda"),
         expect(unused_variables, reason = "only a CUDA device changes anything")
@@ -44,10 +45,11 @@ impl Batches {
         state: Option<&LoaderState>,
         device: &Device,
         precision: Precision,
+        jpeg: JpegChoice,
     ) -> Result<Self, LoaderError> {
         #[cfg(feature = "cuda")]
         if let Device::Cuda(device) = device {
-            let batches = CudaBatches::open(dataset, config, state, device, precision)?;
+            let batches = CudaBatches::open(dataset, config, state, device, precision, jpeg)?;
             return Ok(Self::Cuda(Box::new(batches)));
         }
         Ok(Self::Host(Box::new(Loader::new(dataset, config, state)?)))
@@ -68,6 +70,24 @@ impl Batches {
             Self::Host(loader) => loader.state(),
             #[cfg(feature = "cuda")]
             Self::Cuda(batches) => batches.state(),
+        }
+    }
+
+    /// What each stage did since the loader started, and who decoded.
+    pub fn stats(&self) -> PipelineStats {
+        match self {
+            Self::Host(loader) => loader.stats(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(batches) => batches.stats(),
+        }
+    }
+
+    /// Who decoded since the loader started; `None` where there is only the processor to do it.
+    pub fn decoder_stats(&self) -> Option<DecoderStats> {
+        match self {
+            Self::Host(loader) => loader.decoder_stats(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(batches) => batches.decoder_stats(),
         }
     }
 }

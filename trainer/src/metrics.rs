@@ -2,19 +2,47 @@
 //!
 //! The files only grow; a checkpoint records their lengths, and a resumed run cuts them back to these, so that the joined
 //! files are those of an uninterrupted run (but for the fields that hold times).
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use nepa_pipeline::stats::DecoderStats;
 use nepa_pipeline::{SampleId, SampleRecord, Shard};
 use protobuf::Message;
 use serde::{Deserialize, Serialize};
 use tensorboard_proto::event::Event;
 use tensorboard_rs::record_writer::RecordWriter;
 
+/// Who decoded images for a GPU since the line before. They are those of batches ahead, not of the
+/// step; the sum over all lines is what was decoded in all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecodedImages {
+    /// By the GPU's JPEG engines.
+    pub hardware: u64,
+    /// By nvJPEG on the decode threads.
+    pub hybrid: u64,
+    /// By the processor alone.
+    pub cpu: u64,
+    /// What nvJPEG refused, by engine, phase and status, as in `"hybrid host 8"`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, u64>,
+}
+
+impl From<DecoderStats> for DecodedImages {
+    fn from(stats: DecoderStats) -> Self {
+        Self {
+            hardware: stats.hardware,
+            hybrid: stats.hybrid,
+            cpu: stats.cpu,
+            refused: stats.refusals_by_name(),
+        }
+    }
+}
+
 /// One line of `metrics.jsonl`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// Optimiser steps done, this one included.
     pub step: u64,
@@ -40,6 +68,9 @@ pub struct StepMetrics {
     pub cos_previous: f64,
     /// Share of positions where the second is greater.
     pub copy_win: f64,
+    /// Who decoded, on a GPU; absent on the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoders: Option<DecodedImages>,
 }
 
 impl StepMetrics {
@@ -378,6 +409,8 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    use nepa_pipeline::stats::{JpegEngine, RefusalPhase, Refusals};
+
     use super::*;
 
     fn metrics(step: u64) -> StepMetrics {
@@ -394,7 +427,45 @@ mod tests {
             cos_target: 0.1,
             cos_previous: 0.2,
             copy_win: 0.75,
+            decoders: None,
         }
+    }
+
+    #[test]
+    fn who_decoded_is_told_where_several_can() {
+        let line = |metrics: &StepMetrics| {
+            let line = serde_json::to_value(metrics).unwrap();
+            assert_eq!(
+                serde_json::from_value::<StepMetrics>(line.clone()).unwrap(),
+                *metrics
+            );
+            line
+        };
+        assert!(line(&metrics(1)).get("decoders").is_none());
+        let decoders = DecodedImages::from(DecoderStats {
+            hybrid: 7,
+            cpu: 1,
+            refusals: vec![Refusals {
+                engine: JpegEngine::Hybrid,
+                phase: RefusalPhase::Host,
+                status: 8,
+                images: 1,
+            }],
+            ..DecoderStats::default()
+        });
+        let told = line(&StepMetrics {
+            decoders: Some(decoders),
+            ..metrics(1)
+        });
+        assert_eq!(
+            told["decoders"],
+            serde_json::json!({
+                "hardware": 0,
+                "hybrid": 7,
+                "cpu": 1,
+                "refused": {"hybrid host 8": 1},
+            })
+        );
     }
 
     #[test]

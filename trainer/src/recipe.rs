@@ -43,7 +43,37 @@ pub struct DataConfig {
     pub augment: AugmentConfig,
 }
 
-/// `[loader]`: speed only; no value here changes a result.
+/// Who decodes the JPEGs of a run on a GPU. What is not a JPEG, and a JPEG that its decoder
+/// refuses, the processor decodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum JpegChoice {
+    /// The GPU's JPEG engines, nvJPEG on the decode threads and the processor, by their speed as
+    /// measured while running.
+    #[default]
+    Auto,
+    /// nvJPEG on the decode threads, without the GPU's JPEG engines.
+    Hybrid,
+    /// The processor alone; the GPU only normalises.
+    Cpu,
+    /// nvJPEG on the decode threads or the processor, as the file's bytes say, so that a run
+    /// repeats bit for bit on the same GPU, driver and nvJPEG. Where nvJPEG stops working the run
+    /// ends, as the processor's pixels would be others.
+    Fixed,
+}
+
+impl std::fmt::Display for JpegChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Hybrid => "hybrid",
+            Self::Cpu => "cpu",
+            Self::Fixed => "fixed",
+        })
+    }
+}
+
+/// `[loader]`: speed only, but for the last bits of pixels that `jpeg` decides on a GPU.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoaderSection {
@@ -53,6 +83,8 @@ pub struct LoaderSection {
     pub prefetch_batches: Option<usize>,
     /// Threads for network and disk; left out: 2.
     pub io_threads: Option<usize>,
+    /// Who decodes JPEGs; on a GPU only. Left out: `auto`.
+    pub jpeg: Option<JpegChoice>,
 }
 
 /// Type of the operands of matrix products.
@@ -237,6 +269,9 @@ pub struct ResolvedRecipe {
     pub decode_threads: usize,
     /// Finished batches ahead of the training step.
     pub prefetch_batches: usize,
+    /// Who decodes JPEGs on a GPU; absent on the processor, which does it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jpeg: Option<JpegChoice>,
     /// Length, batch and learning rate.
     pub train: ResolvedTrain,
     /// AdamW, clipping, moving average.
@@ -358,6 +393,15 @@ pub enum RecipeError {
         device: DeviceChoice,
         /// Type of the operands of matrix products.
         precision: Precision,
+    },
+    /// A decoder of a GPU's loader, without the GPU.
+    #[error(
+        "loader.jpeg = \"{jpeg}\" chooses who decodes JPEGs on a GPU and has no effect with \
+         device = \"cpu\", where the processor does; leave it out, or set device = \"cuda\""
+    )]
+    JpegWithoutGpu {
+        /// The value.
+        jpeg: JpegChoice,
     },
     /// An impossible architecture.
     #[error("[model] is impossible")]
@@ -594,6 +638,9 @@ impl Recipe {
         ] {
             range(threads != Some(0), key, &0, "at least 1")?;
         }
+        if let (DeviceChoice::Cpu, Some(jpeg)) = (self.device, self.loader.jpeg) {
+            return Err(RecipeError::JpegWithoutGpu { jpeg });
+        }
         if self.data.urls.is_empty() && self.data.mixture.is_empty() {
             Err(RecipeError::NoData)
         } else {
@@ -677,6 +724,7 @@ impl Recipe {
             dataset,
             decode_threads: self.loader.decode_threads.unwrap_or(cores),
             prefetch_batches: self.loader.prefetch_batches.unwrap_or(2),
+            jpeg: (self.device != DeviceChoice::Cpu).then(|| self.loader.jpeg.unwrap_or_default()),
             train: ResolvedTrain {
                 batch: train.batch,
                 micro_batch: train.micro_batch,

@@ -247,3 +247,27 @@ fn impossible_values_are_refused_with_the_rule() {
     let error = text(parse(&[]).unwrap().check(1).unwrap_err());
     assert!(error.contains("--data"), "{error}");
 }
+
+#[test]
+fn the_decoder_of_jpegs_is_chosen_on_a_gpu_only() {
+    let error = message(&["loader.jpeg=fixed"]);
+    assert!(
+        error.contains("loader.jpeg = \"fixed\"") && error.contains("device = \"cpu\""),
+        "{error}"
+    );
+    let error = text(parse(&["loader.jpeg=nvjpeg"]).unwrap_err());
+    assert!(
+        error.contains("nvjpeg") && error.contains("hybrid") && error.contains("fixed"),
+        "{error}"
+    );
+    let jpeg = |sets: &[&str]| {
+        let resolved = checked(sets).unwrap().resolve(1000, String::new()).unwrap();
+        let again: ResolvedRecipe = toml::from_str(&resolved.to_toml()).unwrap();
+        assert_eq!(again, resolved);
+        resolved.jpeg
+    };
+    assert_eq!(jpeg(&[]), None);
+    assert_eq!(jpeg(&["device=cuda"]), Some(JpegChoice::Auto));
+    let fixed = jpeg(&["device=cuda:1", "loader.jpeg=fixed"]);
+    assert_eq!(fixed, Some(JpegChoice::Fixed));
+}

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nepa_model::init_weights;
+use nepa_pipeline::stats::DecoderStats;
 use nepa_pipeline::{Dataset, DatasetError, LoaderError, LoaderState, MixingForecast, SampleId};
 
 use crate::batches::{Batches, TrainBatch};
@@ -194,6 +195,8 @@ struct Run {
     progress: Progress,
     step: u64,
     samples: u64,
+    /// What the last line of the metrics knew.
+    decoded: DecoderStats,
     saved_step: Option<u64>,
     saved_at: Instant,
 }
@@ -266,6 +269,7 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
         position.map(|state| &state.loader),
         &device,
         recipe.train.precision,
+        recipe.jpeg.unwrap_or_default(),
     )?;
     let (step, samples) = position.map_or((0, 0), |state| (state.step, state.samples));
     let run = Run {
@@ -281,6 +285,7 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
         signals,
         step,
         samples,
+        decoded: DecoderStats::default(),
     };
     run.train(options.max_steps)
 }
@@ -344,7 +349,7 @@ impl Run {
     }
 
     fn metrics(
-        &self,
+        &mut self,
         batch: &TrainBatch,
         report: &StepReport,
         lr: f64,
@@ -352,6 +357,11 @@ impl Run {
         waited: Duration,
     ) -> StepMetrics {
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
+        let decoders = self.loader.decoder_stats().map(|now| {
+            let since = now.since(&self.decoded);
+            self.decoded = now;
+            since.into()
+        });
         StepMetrics {
             step: self.step,
             epoch: batch.epoch(),
@@ -365,6 +375,7 @@ impl Run {
             cos_target: report.cos_target,
             cos_previous: report.cos_previous,
             copy_win: report.copy_win,
+            decoders,
         }
     }
 
@@ -508,6 +519,7 @@ fn same_run(place: &str, saved: &ResolvedRecipe, current: &ResolvedRecipe) -> Re
         recipe.train.engine = crate::recipe::EngineChoice::default();
         recipe.decode_threads = 0;
         recipe.prefetch_batches = 0;
+        recipe.jpeg = None;
         recipe.checkpoint = crate::recipe::CheckpointSection::default();
         recipe.log = crate::recipe::LogSection::default();
         recipe.io = nepa_pipeline::IoConfig::default();
@@ -615,6 +627,7 @@ mod tests {
         let mut current = saved.clone();
         current.device = DeviceChoice::Cuda(1);
         current.decode_threads += 1;
+        current.jpeg = Some(crate::recipe::JpegChoice::Fixed);
         same_run("a", &saved, &current).unwrap();
         current.seed += 1;
         let error = same_run("a", &saved, &current).unwrap_err().to_string();

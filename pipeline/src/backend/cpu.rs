@@ -118,8 +118,8 @@ impl<P: Pixel> ImageBackend for CpuBackend<P> {
         Ok(CpuRenderer::new(self.normalize, self.exif_orientation).in_patches(self.patch_size))
     }
 
-    fn batch_renderer(&self) -> Result<Option<NoBatches<P>>, BackendError> {
-        Ok(None)
+    fn batch_renderers(&self) -> Result<Vec<NoBatches<P>>, BackendError> {
+        Ok(Vec::new())
     }
 
     fn batch_accepts(&self, _image: &PlannedImage<'_>) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! Memory is taken from the driver directly and counted; nothing of it belongs to a stream, so its order is `device.rs`'s alone.
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaStream, DeviceRepr, DriverError, LaunchConfig, PushKernelArg,
@@ -20,7 +20,7 @@ use crate::render::Normalize;
 const KERNELS: &str = include_str!(concat!(env!("OUT_DIR"), "/crop.ptx"));
 
 /// Crops of one launch, as `MAX_JOBS` in `kernels/crop.cu`.
-pub(super) const MAX_JOBS: usize = 32;
+const MAX_JOBS: usize = 32;
 /// Output pixels on a side of a block of `crop_*`, and threads of a block of `convert_*`; as in `kernels/crop.cu`.
 const TILE: u32 = 16;
 const THREADS: u32 = TILE * TILE;
@@ -49,13 +49,15 @@ fn failed(doing: &'static str) -> impl FnOnce(DriverError) -> BackendError {
 /// The device failed in a way that this process cannot leave behind.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{0}. The device is lost to this process, as every later call on it fails too: start a new one, from the last checkpoint \
-     (--resume). If it comes again at the same place, decode without nvJPEG (loader.jpeg = \"cpu\" in a recipe), and look for \
-     Xid lines in the kernel's log (dmesg): they tell failing hardware from a failing program"
+    "{0}. The device is lost to this process, as every later call on it fails too: start a new \
+     one, from the last checkpoint (--resume). If it comes again at the same place, decode \
+     without nvJPEG (loader.jpeg = \"cpu\" in a recipe), and look for Xid lines in the kernel's \
+     log (dmesg): they tell failing hardware from a failing program"
 )]
 struct DeviceLost(DriverError);
 
-/// Errors after which a context answers every call with an error ("sticky" in NVIDIA's documentation).
+/// Errors after which a context answers every call with an error ("sticky" in NVIDIA's
+/// documentation).
 fn is_lost(error: sys::CUresult) -> bool {
     use sys::CUresult as Cuda;
     matches!(
@@ -128,7 +130,8 @@ impl CudaAccelerator {
         Ok(&self.context)
     }
 
-    /// Waits until all that is enqueued on `stream` is done; `event` marks its end afterwards. An error if the device has failed.
+    /// Waits until all that is enqueued on `stream` is done; `event` marks its end afterwards. An
+    /// error if the device has failed.
     pub(super) fn settle(
         &self,
         event: &CudaEvent,
@@ -138,24 +141,51 @@ impl CudaAccelerator {
         self.synchronize(event)
     }
 
-    /// The crop of a decoded image that lies at `image` as `width` x `height` pixels of interleaved RGB, as it is stored.
+    /// The crop of a decoded image.
     pub(super) fn crop_job(
         planned: &PlannedImage<'_>,
-        image: u64,
-        (width, height): (u32, u32),
+        pixels: StoredPixels,
         target: &Target<'_, Self>,
     ) -> CropJob {
-        let pixels = StoredPixels {
-            address: image,
-            pitch_bytes: 3 * u64::from(width),
-            width,
-            height,
-        };
         let slot = target.memory.at(target.offset_bytes);
         CropJob::new(pixels, planned.header.orientation, &planned.plan, slot)
     }
 
-    /// Enqueues the crops of decoded images, at most [`MAX_JOBS`].
+    /// Enqueues a copy of all of `from` to the device.
+    ///
+    /// # Safety
+    ///
+    /// `to` is device memory for as many bytes; both ends stay until the stream has done this.
+    pub(super) unsafe fn upload_to(
+        &self,
+        from: &CudaPinned,
+        to: sys::CUdeviceptr,
+        stream: &CudaStreamRef,
+    ) -> Result<(), BackendError> {
+        self.bind()?;
+        // SAFETY: as in `as_mut`; only reads.
+        let bytes = unsafe { std::slice::from_raw_parts(from.start, from.num_bytes) };
+        // SAFETY: the caller's promise.
+        unsafe { result::memcpy_htod_async(to, bytes, stream.0.cu_stream()) }
+            .map_err(failed("copying to the device"))
+    }
+
+    /// Copies from the device at once.
+    ///
+    /// # Safety
+    ///
+    /// `from` is device memory of as many bytes, which nothing writes now.
+    pub(super) unsafe fn download_from(
+        &self,
+        from: sys::CUdeviceptr,
+        to: &mut [u8],
+    ) -> Result<(), BackendError> {
+        self.bind()?;
+        // SAFETY: the caller's promise.
+        unsafe { result::memcpy_dtoh_sync(to, from) }.map_err(failed("copying from the device"))
+    }
+
+    /// Enqueues the crops of decoded images, [`MAX_JOBS`] a launch.
     ///
     /// # Safety
     ///
@@ -167,26 +197,30 @@ impl CudaAccelerator {
         layout: PixelLayout,
         stream: &CudaStreamRef,
     ) -> Result<(), BackendError> {
-        let mut all = CropJobs([CropJob::default(); MAX_JOBS]);
-        all.0[..jobs.len()].copy_from_slice(jobs);
         let side = layout.image_size;
         let patch = layout.patch_size.unwrap_or(1);
         let tiles = side.div_ceil(TILE);
-        let mut launch = stream.0.launch_builder(&self.crop);
-        launch
-            .arg(&all)
-            .arg(&side)
-            .arg(&patch)
-            .arg(&self.normalization);
-        let config = LaunchConfig {
-            grid_dim: (tiles, tiles, jobs.len() as u32),
-            block_dim: (TILE, TILE, 1),
-            shared_mem_bytes: 0,
-        };
-        // SAFETY: the arguments are the kernel's, and the caller answers for what they point to.
-        unsafe { launch.launch(config) }
-            .map(drop)
-            .map_err(failed("launching the crop kernel"))
+        for jobs in jobs.chunks(MAX_JOBS) {
+            let mut all = CropJobs([CropJob::default(); MAX_JOBS]);
+            all.0[..jobs.len()].copy_from_slice(jobs);
+            let mut launch = stream.0.launch_builder(&self.crop);
+            launch
+                .arg(&all)
+                .arg(&side)
+                .arg(&patch)
+                .arg(&self.normalization);
+            let config = LaunchConfig {
+                grid_dim: (tiles, tiles, jobs.len() as u32),
+                block_dim: (TILE, TILE, 1),
+                shared_mem_bytes: 0,
+            };
+            // SAFETY: the arguments are the kernel's, and the caller answers for what they point
+            // to.
+            unsafe { launch.launch(config) }
+                .map(drop)
+                .map_err(failed("launching the crop kernel"))?;
+        }
+        Ok(())
     }
 }
 
@@ -194,7 +228,8 @@ impl CudaAccelerator {
 #[derive(Debug, Clone)]
 pub struct CudaStreamRef(pub Arc<CudaStream>);
 
-/// A point in a stream. A thread that waits for one sleeps: decoding needs the processor more than it needs the microseconds.
+/// A point in a stream. A thread that waits for one sleeps: decoding needs the processor more than
+/// it needs the microseconds.
 #[derive(Debug)]
 pub struct CudaEvent {
     raw: sys::CUevent,
@@ -228,9 +263,7 @@ impl Drop for CudaEvent {
             // SAFETY: created once, destroyed once. The driver keeps what is still waited for.
             unsafe { result::event::destroy(self.raw) }
         });
-        if let Err(error) = destroyed {
-            tracing::error!("an event of the CUDA device could not be released: {error}");
-        }
+        report(destroyed);
     }
 }
 
@@ -312,10 +345,14 @@ impl Drop for CudaMemory {
     }
 }
 
-/// A failed release is not worth a panic in a destructor.
+/// A failed release is not worth a panic in a destructor; and where the device is lost, all fail,
+/// so that only the first is told.
 fn report(freed: Result<(), DriverError>) {
-    if let Err(error) = freed {
-        tracing::error!("memory of the CUDA device could not be released: {error}");
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if let Err(error) = freed
+        && !TOLD.swap(true, Ordering::Relaxed)
+    {
+        tracing::error!("memory or an event of the CUDA device could not be released: {error}");
     }
 }
 
@@ -325,8 +362,18 @@ impl Accelerator for CudaAccelerator {
     type Pinned = CudaPinned;
     type Memory = CudaMemory;
 
+    /// The loader's kernels are small and many, and each waits for the one before: of the highest
+    /// priority they go between the blocks of the training step's large ones, which lose next to
+    /// nothing.
     fn stream(&self) -> Result<CudaStreamRef, BackendError> {
-        let stream = self.context.new_stream();
+        self.bind()?;
+        let (least, greatest) = result::stream::get_priority_range()
+            .map_err(failed("asking for the priorities of streams"))?;
+        let stream = if least == greatest {
+            self.context.new_stream()
+        } else {
+            self.context.new_stream_with_priority(greatest)
+        };
         stream.map(CudaStreamRef).map_err(failed("making a stream"))
     }
 
@@ -370,12 +417,8 @@ impl Accelerator for CudaAccelerator {
         stream: &CudaStreamRef,
     ) -> Result<(), BackendError> {
         assert!(from.num_bytes <= to.num_bytes, "a copy past the end");
-        self.bind()?;
-        // SAFETY: as in `as_mut`; only reads.
-        let bytes = unsafe { std::slice::from_raw_parts(from.start, from.num_bytes) };
         // SAFETY: both ends are as long as the copy, and both stay until the stream is done: dropping either waits for it.
-        unsafe { result::memcpy_htod_async(to.start, bytes, stream.0.cu_stream()) }
-            .map_err(failed("copying to the device"))
+        unsafe { self.upload_to(from, to.start, stream) }
     }
 
     fn convert(

@@ -1,141 +1,201 @@
 //! Who decodes on a CUDA device: nvJPEG's engines for what they take, the CPU for the rest.
 //!
-//! Each decode thread has a decoder that shares an image with the device (Huffman codes here, the rest there) and falls back to
-//! the CPU; one thread feeds the JPEG engines of the device in batches, where it has them. Whether a sample is bad is the CPU
-//! decoder's word in every case, so it does not depend on the device.
+//! Each decode thread has decoders that share an image with the device (Huffman codes here, the
+//! rest there) and falls back to the CPU; two threads feed the JPEG engines of the device in
+//! batches, where it has them. What nvJPEG refuses, the CPU decodes, and only the CPU's word makes
+//! a sample bad; what nvJPEG accepts, no other decoder is asked about, though a stricter one might
+//! refuse it.
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::CudaAccelerator;
-use super::accelerator::{CudaEvent, CudaMemory, CudaStreamRef, MAX_JOBS};
-use super::nvjpeg::{Backend, BatchedDecoder, DecoupledDecoder, Destination, Library, NvjpegError};
+use super::accelerator::CudaStreamRef;
+use super::batch::CudaBatchDecoder;
+use super::hybrid::Hybrid;
+use super::image_memory::{MAX_PIXELS, WarmUp};
+use super::libraries;
+use super::nvjpeg::{Backend, Library, NvjpegError, SupportCheck};
 use crate::ImageError;
 use crate::backend::{BackendError, PlannedImage, RenderError};
 use crate::device::engine_rules::{Blame, Patience};
 use crate::device::{
-    Accelerator, CpuCropsDecoder, DeviceBatchDecoder, DeviceDecoder, DeviceDecoders, PixelLayout,
-    Target,
+    Accelerator, CpuCropsDecoder, DeviceDecoder, DeviceDecoders, EngineConfig, PixelLayout, Target,
 };
-use crate::image_decode::PixelRect;
 use crate::image_decode::{ImageFormat, ImageHeader, JpegFacts};
+use crate::stats::{DecoderCounters, DecoderStats, JpegEngine};
 
-/// Most pixels of an image that is decoded on the device; larger ones are rare, and memory for them would lie idle.
-const MAX_PIXELS: u64 = (MAX_SIZE.0 * MAX_SIZE.1) as u64;
-const MAX_SIZE: (usize, usize) = (2560, 1920);
-/// Bytes that an engine may write past the pixels: it works in blocks.
-const SLACK_BYTES: usize = 1 << 16;
-
-fn image_bytes() -> usize {
-    3 * MAX_PIXELS as usize + SLACK_BYTES
-}
-
-/// A JPEG of the largest size and of noise, which codes badly, without subsampling: once a decoder has met it, its buffers are large
-/// enough for the run.
-fn warm_up_jpeg() -> Result<Vec<u8>, BackendError> {
-    let (width, height) = MAX_SIZE;
-    let mut number = 1u32;
-    let mut noise = || {
-        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (number >> 24) as u8
-    };
-    let pixels = (0..3 * width * height).map(|_| noise()).collect::<Vec<_>>();
-    let image = turbojpeg::Image {
-        pixels: pixels.as_slice(),
-        width,
-        pitch: 3 * width,
-        height,
-        format: turbojpeg::PixelFormat::RGB,
-    };
-    let jpeg = turbojpeg::compress(image, 90, turbojpeg::Subsamp::None);
-    jpeg.map(|jpeg| jpeg.to_vec())
-        .map_err(|error| BackendError {
-            doing: "making an image to warm up with",
-            source: Box::new(error),
-        })
-}
-
-/// Which engines are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EngineConfig {
-    /// The device's JPEG engines, if it has them.
-    pub hardware: bool,
-    /// nvJPEG on the decode threads.
-    pub hybrid: bool,
-    /// Whether EXIF orientation is applied.
-    pub exif_orientation: bool,
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        Self {
-            hardware: true,
-            hybrid: true,
-            exif_orientation: true,
-        }
-    }
-}
+/// Threads that feed the device's engines: while one waits for its call, the engines have the
+/// other's.
+const BATCH_THREADS: usize = 2;
+/// Images that a decode thread has in flight on the device, each on a stream of its own: of the
+/// hybrid decoder's five or more small kernels each waits for the one before, and for room between
+/// the kernels of the training step.
+const LANES: usize = 2;
 
 /// Makes the decoders of one device.
 #[derive(Debug)]
 pub struct CudaDecoders {
-    config: EngineConfig,
     hybrid: Option<Arc<Library>>,
     hardware: Option<Arc<Library>>,
-    /// Of all decode threads with the hybrid decoder.
-    patience: Arc<Patience>,
-    warm_up: Vec<u8>,
+    warm_up: Option<WarmUp>,
+    shared: Arc<Shared>,
 }
 
-fn failed(error: NvjpegError) -> BackendError {
+/// What all decoders of a loader share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub config: EngineConfig,
+    pub counters: DecoderCounters,
+    /// With the hybrid decoder.
+    patience: Patience,
+    /// Whether it was said that a thread's decoder is not what it should be.
+    has_warned: AtomicBool,
+}
+
+/// A [`BackendError`] of nvJPEG's.
+pub(super) fn failed(error: NvjpegError) -> BackendError {
     BackendError {
         doing: "decoding with nvJPEG",
         source: Box::new(error),
     }
 }
 
+/// Why a run whose decoders are fixed cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{what}. Who decodes is fixed by the files' bytes (loader.jpeg = \"fixed\"), so the CPU must \
+     not take over: its pixels are others. Look whether the device has free memory (nvidia-smi) \
+     and whether libnvjpeg fits the driver, or choose \"auto\" or \"cpu\""
+)]
+struct NotFixed {
+    what: String,
+}
+
+fn not_fixed(what: String) -> BackendError {
+    BackendError {
+        doing: "decoding with nvJPEG",
+        source: Box::new(NotFixed { what }),
+    }
+}
+
+/// nvJPEG cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "nvJPEG is not on this machine ({tried}). It is the package nvidia-nvjpeg (PyPI, 6 MB; \
+     torchvision for CUDA 13 bundles it, PyTorch alone does not); scripts/cuda-toolkit.sh \
+     fetches it to where this program looks, or name the folder of libnvjpeg.so.13 in \
+     LD_LIBRARY_PATH"
+)]
+struct NoNvjpeg {
+    tried: String,
+}
+
 impl CudaDecoders {
-    /// Sets nvJPEG up for the engines that are asked for and are there. Says in the log what is not.
+    /// Sets nvJPEG up for the engines that are asked for and are there. Says in the log what is
+    /// not; an error where nvJPEG's hybrid decoder was asked for by name, and not among all
+    /// engines.
     pub fn new(accelerator: &CudaAccelerator, config: EngineConfig) -> Result<Self, BackendError> {
         let context = accelerator.bind()?;
-        let open = |wanted: bool, backend: Backend, without: &str| {
-            let opened = wanted.then(|| Library::new(context, backend)).transpose();
-            opened.unwrap_or_else(|error| {
-                tracing::warn!("{error}; {without}");
+        let open = |backend| {
+            if let Some(tried) = libraries::Library::Nvjpeg.load_error() {
+                return Err(BackendError {
+                    doing: "opening nvJPEG",
+                    source: Box::new(NoNvjpeg { tried }),
+                });
+            }
+            Library::new(context, backend, config.chroma).map_err(failed)
+        };
+        let hybrid = match config.hybrid.then(|| open(Backend::Hybrid)).transpose() {
+            Ok(library) => library,
+            Err(error) if !config.hardware => return Err(error),
+            Err(error) => {
+                let reason = &error.source;
+                tracing::warn!("the decode threads decode JPEGs alone: {reason}");
+                None
+            }
+        };
+        let wants_hardware = config.uses_hardware() && hybrid.is_some();
+        let hardware = wants_hardware.then(|| open(Backend::Hardware)).transpose();
+        let hardware = hardware
+            .unwrap_or_else(|error| {
+                let reason = &error.source;
+                tracing::info!("the device's JPEG engines are not used: {reason}");
                 None
             })
-        };
-        let hybrid = open(
-            config.hybrid,
-            Backend::Hybrid,
-            "the decode threads decode JPEGs alone",
-        );
-        let hardware = open(
-            config.hardware && hybrid.is_some(),
-            Backend::Hardware,
-            "the device's JPEG engines are not used",
-        );
-        let hardware = hardware.filter(|library| match library.hardware() {
-            Ok((engines, cores)) if engines > 0 => {
-                tracing::info!("nvJPEG: {engines} hardware engines of {cores} cores");
-                true
-            }
-            Ok(_) => false,
-            Err(error) => {
-                tracing::info!("{error}: the device's JPEG engines are not used");
-                false
-            }
-        });
+            .filter(|library| has_engines(library));
         Ok(Self {
-            warm_up: if hybrid.is_some() {
-                warm_up_jpeg()?
-            } else {
-                Vec::new()
-            },
-            config,
+            warm_up: hybrid.as_ref().map(|_| WarmUp::new()).transpose()?,
             hybrid,
             hardware,
-            patience: Arc::default(),
+            shared: Arc::new(Shared {
+                config,
+                counters: DecoderCounters::default(),
+                patience: Patience::default(),
+                has_warned: AtomicBool::new(false),
+            }),
         })
+    }
+}
+
+/// Whether the device has JPEG engines that nvJPEG reaches; says in the log what is found.
+fn has_engines(library: &Library) -> bool {
+    let found = match library.hardware() {
+        Ok((engines, cores)) if engines > 0 => {
+            tracing::info!("nvJPEG: {engines} JPEG engines of {cores} cores each");
+            return true;
+        }
+        Ok(_) => "nvJPEG finds no JPEG engines on this device".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    tracing::info!(
+        "{found}; the decode threads go on without. A100, A30, H100, H200 and newer have them: \
+         there, look whether libnvcuvid.so.1 is on this machine, and give a container the driver \
+         capability `video` (NVIDIA_DRIVER_CAPABILITIES=compute,utility,video)"
+    );
+    false
+}
+
+impl Shared {
+    /// Counts a refusal and says it to whoever looks for it.
+    pub(super) fn refused(&self, engine: JpegEngine, refusal: &NvjpegError) {
+        self.counters.refused(engine, refusal.phase, refusal.status);
+        tracing::debug!("{refusal}; another decoder takes the image");
+    }
+
+    /// The hybrid decoder refused an image on a device that works. An error where no other decoder
+    /// may take it.
+    fn refused_by_hybrid(&self, refusal: &NvjpegError) -> Result<(), BackendError> {
+        self.refused(JpegEngine::Hybrid, refusal);
+        let blame = refusal.blame();
+        let fixed = self.config.fixed;
+        if fixed && blame == Blame::Image {
+            // As its bytes say, however many they are.
+            return Ok(());
+        }
+        if fixed && blame == Blame::Surroundings {
+            return Err(not_fixed(refusal.to_string()));
+        }
+        if !self.patience.refused(blame) {
+            return Ok(());
+        }
+        let what = format!(
+            "nvJPEG's hybrid decoder refused many images in a row, the last one as follows: \
+             {refusal}"
+        );
+        if fixed {
+            return Err(not_fixed(what));
+        }
+        tracing::warn!(
+            "{what}. It is not used any more, and the decode threads decode alone. Look whether \
+             the device has free memory (nvidia-smi) and whether libnvjpeg fits the driver"
+        );
+        Ok(())
+    }
+
+    /// Whether the hybrid decoder is not used any more; where decoders are fixed, its refusals end
+    /// the run instead.
+    fn has_given_hybrid_up(&self) -> bool {
+        !self.config.fixed && self.patience.is_given_up()
     }
 }
 
@@ -152,33 +212,37 @@ fn facts(image: &PlannedImage<'_>) -> Option<JpegFacts> {
 }
 
 /// Stored width and height.
-fn stored_size(header: &ImageHeader) -> (u32, u32) {
+pub(super) fn stored_size(header: &ImageHeader) -> (u32, u32) {
     // Swapping twice is not swapping.
     header.orientation.upright_size(header.width, header.height)
 }
 
-/// A decode thread's decoder.
+/// A decode thread's decoder, of one of its lanes.
 #[derive(Debug)]
 pub struct CudaDecoder {
     cpu: CpuCropsDecoder<CudaAccelerator>,
     hybrid: Option<Hybrid>,
-    patience: Arc<Patience>,
+    support: Option<SupportCheck>,
+    shared: Arc<Shared>,
     accelerator: Arc<CudaAccelerator>,
-}
-
-/// nvJPEG on one thread.
-#[derive(Debug)]
-struct Hybrid {
-    /// The first to be dropped: that waits for the device, which may still work with what is below.
-    image: CudaMemory,
-    decoder: DecoupledDecoder,
-    /// The last crop from `image`.
-    cropped: CudaEvent,
 }
 
 impl DeviceDecoder<CudaAccelerator> for CudaDecoder {
     fn header(&mut self, bytes: &[u8]) -> Result<ImageHeader, ImageError> {
         self.cpu.header(bytes)
+    }
+
+    fn suits_batch(&mut self, image: &PlannedImage<'_>) -> bool {
+        let Some(support) = &mut self.support else {
+            return true;
+        };
+        match support.check(image.bytes) {
+            Ok(()) => true,
+            Err(refusal) => {
+                self.shared.refused(JpegEngine::Hardware, &refusal);
+                false
+            }
+        }
     }
 
     fn decode(
@@ -187,259 +251,47 @@ impl DeviceDecoder<CudaAccelerator> for CudaDecoder {
         target: &Target<'_, CudaAccelerator>,
         stream: &CudaStreamRef,
     ) -> Result<(), RenderError> {
-        if let Some(hybrid) = &mut self.hybrid
-            && !self.patience.is_given_up()
-            && facts(&image).is_some_and(|facts| facts.suits_hybrid())
-        {
-            match hybrid.decode(&self.accelerator, &image, target, stream)? {
-                Ok(()) => {
-                    self.patience.decoded();
-                    return Ok(());
-                }
-                Err(refusal) => {
-                    tracing::debug!("{refusal}; decoded on the CPU instead");
-                    if self.patience.refused(refusal.blame()) {
-                        tracing::warn!(
-                            "nvJPEG's hybrid decoder refused many images in a row, the last one as follows: {refusal}. It is not \
-                             used any more, and the decode threads decode alone. Look whether the device has free memory \
-                             (nvidia-smi) and whether libnvjpeg fits the driver"
-                        );
-                    }
-                }
-            }
+        if self.decode_hybrid(&image, target, stream)? {
+            return Ok(());
         }
-        self.cpu.decode(image, target, stream)
+        self.cpu.decode(image, target, stream)?;
+        self.shared.counters.decoded_by_cpu();
+        Ok(())
     }
 }
 
-impl Hybrid {
-    fn new(
-        library: &Arc<Library>,
-        accelerator: &Arc<CudaAccelerator>,
-        warm_up: &[u8],
-    ) -> Result<Self, BackendError> {
-        let mut hybrid = Self {
-            image: accelerator.memory(image_bytes())?,
-            decoder: DecoupledDecoder::new(library, Backend::Hybrid).map_err(failed)?,
-            cropped: accelerator.event()?,
-        };
-        let stream = accelerator.stream()?;
-        let destination = Destination {
-            start: hybrid.image.start(),
-            width: MAX_SIZE.0 as u32,
-        };
-        let whole = PixelRect {
-            left: 0,
-            top: 0,
-            width: MAX_SIZE.0 as u32,
-            height: MAX_SIZE.1 as u32,
-        };
-        // Both host sides, one after the other.
-        for _ in 0..2 {
-            hybrid
-                .decoder
-                .decode_on_host(warm_up, whole)
-                .map_err(failed)?;
-            accelerator.synchronize(&hybrid.cropped)?;
-            // SAFETY: the device is done with the last image; this one fits.
-            unsafe { hybrid.decoder.transfer_and_decode(destination, &stream) }.map_err(failed)?;
-            accelerator.record(&hybrid.cropped, &stream)?;
-        }
-        accelerator.synchronize(&hybrid.cropped)?;
-        Ok(hybrid)
-    }
-
-    /// The inner error is the image's, and the CPU has the last word on it.
-    fn decode(
+impl CudaDecoder {
+    /// Whether the hybrid decoder took the image.
+    fn decode_hybrid(
         &mut self,
-        accelerator: &CudaAccelerator,
         image: &PlannedImage<'_>,
         target: &Target<'_, CudaAccelerator>,
         stream: &CudaStreamRef,
-    ) -> Result<Result<(), NvjpegError>, BackendError> {
-        accelerator.bind()?;
-        let (width, height) = stored_size(&image.header);
-        // Only what the crop reads is made, and it lies where it would lie in the whole image: to the kernel there is no difference.
-        let part = PixelRect::read_by(&image.plan, image.header.orientation, (width, height));
-        let destination = Destination {
-            start: self.image.start(),
-            width,
+    ) -> Result<bool, BackendError> {
+        let shared = &self.shared;
+        let Some(hybrid) = &mut self.hybrid else {
+            return Ok(false);
         };
-        if let Err(refusal) = self.decoder.decode_on_host(image.bytes, part) {
-            if refusal.blame().needs_proof() {
-                accelerator.settle(&self.cropped, stream)?;
-            }
-            return Ok(Err(refusal));
+        if shared.has_given_hybrid_up() || !facts(image).is_some_and(|facts| facts.suits_hybrid()) {
+            return Ok(false);
         }
-        accelerator.synchronize(&self.cropped)?;
-        // SAFETY: the wait just above was for the last image; `image` holds any image of MAX_PIXELS, is freed only when the device is
-        // idle, and is used on this stream alone.
-        let decoded = unsafe {
-            self.decoder
-                .transfer_and_decode(destination.at(part), stream)
-        };
-        if let Err(refusal) = decoded {
-            // Part of it may be enqueued, and the decoder must not be used before that is done. Where this wait succeeds, the device
-            // is healthy, and it was the image.
-            accelerator.settle(&self.cropped, stream)?;
-            return Ok(Err(refusal));
+        let mut decoded = hybrid.decode(&self.accelerator, image, target, stream)?;
+        if let Err(refusal) = &decoded
+            && shared.config.fixed
+            && refusal.blame() == Blame::Unclear
+        {
+            // A second refusal is taken as the file's own; if the first was the moment's, the
+            // pixels are the same as without it.
+            shared.refused(JpegEngine::Hybrid, refusal);
+            decoded = hybrid.decode(&self.accelerator, image, target, stream)?;
         }
-        let job = CudaAccelerator::crop_job(image, self.image.start(), (width, height), target);
-        // SAFETY: the image was decoded into memory that is large enough, the target is a slot of the layout.
-        unsafe { accelerator.launch_crops(&[job], target.layout, stream)? };
-        accelerator.record(&self.cropped, stream)?;
-        Ok(Ok(()))
-    }
-}
-
-/// The thread that feeds the device's JPEG engines.
-#[derive(Debug)]
-pub struct CudaBatchDecoder {
-    /// The first to be dropped, as in [`Hybrid`].
-    images: Vec<CudaMemory>,
-    decoder: BatchedDecoder,
-    done: CudaEvent,
-    accelerator: Arc<CudaAccelerator>,
-}
-
-impl DeviceBatchDecoder<CudaAccelerator> for CudaBatchDecoder {
-    fn max_images(&self) -> usize {
-        MAX_JOBS
-    }
-
-    fn decode(
-        &mut self,
-        images: &[(PlannedImage<'_>, Target<'_, CudaAccelerator>)],
-        stream: &CudaStreamRef,
-    ) -> Result<Vec<Result<(), ImageError>>, BackendError> {
-        self.accelerator.bind()?;
-        let mut results = Vec::with_capacity(images.len());
-        let decoded = self.decode_part(images, stream, &mut results);
-        // After an error too: the files are the caller's, and nvJPEG reads them until the device is done; and the engines may write
-        // into the images as soon as they are called again, whoever still crops from them.
-        let settled = self.accelerator.settle(&self.done, stream);
-        decoded?;
-        settled?;
-        Ok(results)
-    }
-}
-
-impl CudaBatchDecoder {
-    fn new(
-        library: &Arc<Library>,
-        accelerator: &Arc<CudaAccelerator>,
-    ) -> Result<Self, BackendError> {
-        Ok(Self {
-            images: (0..MAX_JOBS)
-                .map(|_| accelerator.memory(image_bytes()))
-                .collect::<Result<_, _>>()?,
-            decoder: BatchedDecoder::new(library).map_err(failed)?,
-            done: accelerator.event()?,
-            accelerator: Arc::clone(accelerator),
-        })
-    }
-
-    /// A full call of largest images.
-    fn warm_up(&mut self, file: &[u8]) -> Result<(), BackendError> {
-        let stream = self.accelerator.stream()?;
-        let destinations = self.images.iter().map(|image| Destination {
-            start: image.start(),
-            width: MAX_SIZE.0 as u32,
-        });
-        let destinations = destinations.collect::<Vec<_>>();
-        let files = vec![file; destinations.len()];
-        // SAFETY: each memory holds an image of this size; the file outlives `self.call`, and it and the memory outlive the wait.
-        let decoded = unsafe { self.call(&files, &destinations, &stream) };
-        let settled = self.accelerator.settle(&self.done, &stream);
-        decoded?.map_err(failed)?;
-        settled
-    }
-
-    /// One call of nvJPEG, with all waits that it needs. The inner error is nvJPEG's, on a device that works; then nothing is under
-    /// way any more.
-    ///
-    /// # Safety
-    ///
-    /// As for [`BatchedDecoder::decode`], but for the state's size and the calls before.
-    unsafe fn call(
-        &mut self,
-        files: &[&[u8]],
-        destinations: &[Destination],
-        stream: &CudaStreamRef,
-    ) -> Result<Result<(), NvjpegError>, BackendError> {
-        let accelerator = Arc::clone(&self.accelerator);
-        let mut decoded = Ok(());
-        if !self.decoder.is_set_up_for(files.len()) {
-            accelerator.settle(&self.done, stream)?;
-            // SAFETY: the device was just waited for.
-            decoded = unsafe { self.decoder.set_up(files.len()) };
-        }
-        if decoded.is_ok() {
-            // SAFETY: set up above or for the call before, which was waited for; the caller answers for the rest.
-            decoded = unsafe { self.decoder.decode(files, destinations, stream) };
-        }
-        if decoded.is_err() {
-            // Part of it may be under way. Where this wait succeeds, the device is healthy.
-            accelerator.settle(&self.done, stream)?;
-            // SAFETY: the device was just waited for.
-            unsafe { self.decoder.reset() }.map_err(failed)?;
-        }
-        Ok(decoded)
-    }
-
-    /// Decodes some images in one call. Where that fails, both halves alone, down to the image that is to blame.
-    fn decode_part(
-        &mut self,
-        images: &[(PlannedImage<'_>, Target<'_, CudaAccelerator>)],
-        stream: &CudaStreamRef,
-        results: &mut Vec<Result<(), ImageError>>,
-    ) -> Result<(), BackendError> {
-        let files = images
-            .iter()
-            .map(|(image, _)| image.bytes)
-            .collect::<Vec<_>>();
-        // Each image of the whole call has memory of its own: those before are still being cropped.
-        let memories = &self.images[results.len()..results.len() + images.len()];
-        let destinations = images
-            .iter()
-            .zip(memories)
-            .map(|((image, _), memory)| Destination {
-                start: memory.start(),
-                width: stored_size(&image.header).0,
-            })
-            .collect::<Vec<_>>();
-        // SAFETY: only images of at most MAX_PIXELS come here, and each memory holds one; `decode` waited for the crops from them, or
-        // none was made; files and memory stay until `decode` has waited for the stream.
-        let decoded = unsafe { self.call(&files, &destinations, stream)? };
         match decoded {
             Ok(()) => {
-                let jobs = images
-                    .iter()
-                    .zip(&destinations)
-                    .map(|((image, target), destination)| {
-                        let size = stored_size(&image.header);
-                        CudaAccelerator::crop_job(image, destination.start, size, target)
-                    })
-                    .collect::<Vec<_>>();
-                let layout = images[0].1.layout;
-                // SAFETY: the images were decoded into memory that is large enough, the targets are slots of the layout.
-                unsafe { self.accelerator.launch_crops(&jobs, layout, stream)? };
-                results.extend(images.iter().map(|_| Ok(())));
-                Ok(())
+                shared.patience.decoded();
+                shared.counters.decoded(JpegEngine::Hybrid, 1);
+                Ok(true)
             }
-            // No image is to blame, so that looking for it is in vain.
-            Err(error) if error.blame() == Blame::Surroundings => Err(failed(error)),
-            Err(error) if images.len() == 1 => {
-                results.push(Err(ImageError::Device {
-                    reason: error.to_string(),
-                }));
-                Ok(())
-            }
-            Err(_) => {
-                let (first, second) = images.split_at(images.len() / 2);
-                self.decode_part(first, stream, results)?;
-                self.decode_part(second, stream, results)
-            }
+            Err(refusal) => shared.refused_by_hybrid(&refusal).map(|()| false),
         }
     }
 }
@@ -450,28 +302,84 @@ fn is_healthy(accelerator: &CudaAccelerator) -> Result<(), BackendError> {
 }
 
 impl CudaDecoders {
-    /// A thread's hybrid decoder. Where it cannot be made on a device that works, the CPU decodes in its place.
+    /// Counts what nvJPEG refused while a decoder was made, and passes the error on if the device
+    /// has failed.
+    fn refused_setup(
+        &self,
+        accelerator: &CudaAccelerator,
+        engine: JpegEngine,
+        error: &BackendError,
+    ) -> Result<(), BackendError> {
+        if let Some(refusal) = error.source.downcast_ref::<NvjpegError>() {
+            self.shared.refused(engine, refusal);
+        }
+        is_healthy(accelerator)
+    }
+
+    /// A lane's hybrid decoder. Where it cannot be made on a device that works, the CPU decodes in
+    /// its place.
     fn hybrid_decoder(
         &self,
         accelerator: &Arc<CudaAccelerator>,
     ) -> Result<Option<Hybrid>, BackendError> {
-        let Some(library) = &self.hybrid else {
+        let (Some(library), Some(warm_up)) = (&self.hybrid, &self.warm_up) else {
             return Ok(None);
         };
-        if self.patience.is_given_up() {
+        if self.shared.has_given_hybrid_up() {
             return Ok(None);
         }
-        let error = match Hybrid::new(library, accelerator, &self.warm_up) {
+        let config = self.shared.config;
+        let error = match Hybrid::new(library, accelerator, warm_up, config) {
             Ok(hybrid) => return Ok(Some(hybrid)),
             Err(error) => error,
         };
-        is_healthy(accelerator)?;
-        tracing::warn!(
-            "a decode thread goes on without nvJPEG and decodes JPEGs alone: {error}: {}. Look whether the device has free memory \
-             (nvidia-smi): the decoder of each thread takes some 100 MB",
+        self.refused_setup(accelerator, JpegEngine::Hybrid, &error)?;
+        if config.part_only && !config.fixed && error.source.is::<NvjpegError>() {
+            // It may be the parts that it refuses.
+            let whole = EngineConfig {
+                part_only: false,
+                ..config
+            };
+            if let Ok(hybrid) = Hybrid::new(library, accelerator, warm_up, whole) {
+                if !self.shared.has_warned.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "nvJPEG does not decode parts of images here ({}) and decodes whole ones, \
+                         which takes longer",
+                        error.source
+                    );
+                }
+                return Ok(Some(hybrid));
+            }
+        }
+        let what = format!(
+            "nvJPEG cannot be set up on a decode thread: {}",
             error.source
         );
+        if config.fixed {
+            return Err(not_fixed(what));
+        }
+        // Every thread may come here, and once is enough.
+        if !self.shared.has_warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "{what}. It decodes JPEGs alone, and so do others that meet the same. Look \
+                 whether the device has free memory (nvidia-smi): each decoder takes some 100 \
+                 MB, and a thread has {LANES}"
+            );
+        }
         Ok(None)
+    }
+
+    /// Asks for the engines; where it cannot be made they are asked without, and refuse in their
+    /// calls.
+    fn support_check(&self) -> Option<SupportCheck> {
+        let library = self.hardware.as_ref()?;
+        match SupportCheck::new(library) {
+            Ok(check) => Some(check),
+            Err(refusal) => {
+                self.shared.refused(JpegEngine::Hardware, &refusal);
+                None
+            }
+        }
     }
 }
 
@@ -479,46 +387,59 @@ impl DeviceDecoders<CudaAccelerator> for CudaDecoders {
     type Decoder = CudaDecoder;
     type BatchDecoder = CudaBatchDecoder;
 
+    fn lanes(&self) -> usize {
+        if self.hybrid.is_some() { LANES } else { 1 }
+    }
+
     fn decoder(
         &self,
         accelerator: &Arc<CudaAccelerator>,
         layout: PixelLayout,
     ) -> Result<CudaDecoder, BackendError> {
         accelerator.bind()?;
+        let exif_orientation = self.shared.config.exif_orientation;
         Ok(CudaDecoder {
-            cpu: CpuCropsDecoder::new(accelerator, layout, self.config.exif_orientation)?,
+            cpu: CpuCropsDecoder::new(accelerator, layout, exif_orientation)?,
             hybrid: self.hybrid_decoder(accelerator)?,
-            patience: Arc::clone(&self.patience),
+            support: self.support_check(),
+            shared: Arc::clone(&self.shared),
             accelerator: Arc::clone(accelerator),
         })
     }
 
-    fn batch_decoder(
+    fn batch_decoders(
         &self,
         accelerator: &Arc<CudaAccelerator>,
         _layout: PixelLayout,
-    ) -> Result<Option<CudaBatchDecoder>, BackendError> {
-        let Some(library) = &self.hardware else {
-            return Ok(None);
+    ) -> Result<Vec<CudaBatchDecoder>, BackendError> {
+        let mut decoders = Vec::new();
+        let (Some(library), Some(warm_up)) = (&self.hardware, &self.warm_up) else {
+            return Ok(decoders);
         };
         accelerator.bind()?;
-        let made = CudaBatchDecoder::new(library, accelerator).and_then(|mut batch| {
-            batch.warm_up(&self.warm_up)?;
-            Ok(batch)
-        });
-        let error = match made {
-            Ok(batch) => return Ok(Some(batch)),
-            Err(error) => error,
-        };
-        is_healthy(accelerator)?;
-        tracing::warn!(
-            "the device's JPEG engines are not used: {error}: {}",
-            error.source
-        );
-        Ok(None)
+        while decoders.len() < BATCH_THREADS {
+            match CudaBatchDecoder::new(library, accelerator, warm_up, &self.shared) {
+                Ok(decoder) => decoders.push(decoder),
+                Err(error) => {
+                    self.refused_setup(accelerator, JpegEngine::Hardware, &error)?;
+                    tracing::warn!(
+                        "of {BATCH_THREADS} threads for the device's JPEG engines {} can be set \
+                         up: {error}: {}",
+                        decoders.len(),
+                        error.source
+                    );
+                    break;
+                }
+            }
+        }
+        Ok(decoders)
     }
 
     fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool {
         facts(image).is_some_and(|facts| facts.suits_hardware())
+    }
+
+    fn stats(&self) -> Option<DecoderStats> {
+        Some(self.shared.counters.read())
     }
 }

@@ -16,14 +16,18 @@ use crate::device::{DeviceBackend, PixelLayout};
 use crate::render::Normalize;
 
 mod accelerator;
+mod batch;
 mod decoders;
 mod device;
 mod error;
+mod hybrid;
+mod image_memory;
 pub mod libraries;
 pub mod nvjpeg;
 
-pub use accelerator::{CudaAccelerator, CudaMemory, CudaPinned, CudaStreamRef};
-pub use decoders::{CudaDecoders, EngineConfig};
+pub use crate::device::{Chroma, EngineConfig};
+pub use accelerator::{CudaAccelerator, CudaEvent, CudaMemory, CudaPinned, CudaStreamRef};
+pub use decoders::CudaDecoders;
 
 /// Batches in the memory of a CUDA device.
 pub type CudaBackend = DeviceBackend<CudaAccelerator, CudaDecoders>;

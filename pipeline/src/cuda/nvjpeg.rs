@@ -11,8 +11,10 @@ use cudarc::driver::{CudaContext, sys};
 use nvjpeg_sys as nv;
 
 use super::accelerator::CudaStreamRef;
+use crate::device::Chroma;
 use crate::device::engine_rules::{Blame, HostSides};
 use crate::image_decode::PixelRect;
+use crate::stats::RefusalPhase;
 
 /// nvJPEG refused something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +22,8 @@ use crate::image_decode::PixelRect;
 pub struct NvjpegError {
     /// What was being done.
     pub doing: &'static str,
+    /// Where in the work that is.
+    pub phase: RefusalPhase,
     /// Its status.
     pub status: nv::nvjpegStatus_t,
 }
@@ -47,11 +51,32 @@ fn status_text(status: nv::nvjpegStatus_t) -> &'static str {
     }
 }
 
-fn check(status: nv::nvjpegStatus_t, doing: &'static str) -> Result<(), NvjpegError> {
+fn check_phase(
+    status: nv::nvjpegStatus_t,
+    phase: RefusalPhase,
+    doing: &'static str,
+) -> Result<(), NvjpegError> {
     if status == nv::nvjpegStatus_t_NVJPEG_STATUS_SUCCESS {
-        Ok(())
-    } else {
-        Err(NvjpegError { doing, status })
+        return Ok(());
+    }
+    Err(NvjpegError {
+        doing,
+        phase,
+        status,
+    })
+}
+
+/// As [`check_phase`], of what comes before the first image.
+fn check(status: nv::nvjpegStatus_t, doing: &'static str) -> Result<(), NvjpegError> {
+    check_phase(status, RefusalPhase::Setup, doing)
+}
+
+/// A file that an engine does not take, by its own answer to the question.
+fn unsupported() -> NvjpegError {
+    NvjpegError {
+        doing: "decode the JPEG",
+        phase: RefusalPhase::Support,
+        status: nv::nvjpegStatus_t_NVJPEG_STATUS_JPEG_NOT_SUPPORTED,
     }
 }
 
@@ -63,10 +88,12 @@ pub fn allocations() -> usize {
     ALLOCATIONS.load(Ordering::Relaxed)
 }
 
-/// The context of the newest handle, for the allocators: nvJPEG gives them nothing of ours, and may call them on threads of its own.
+/// The context of the newest handle, for the allocators: nvJPEG gives them nothing of ours, and may
+/// call them on threads of its own.
 static CONTEXT: Mutex<Weak<CudaContext>> = Mutex::new(Weak::new());
 
-/// Runs a call that needs a current context. Where the thread has none, it gets the newest handle's.
+/// Runs a call that needs a current context. Where the thread has none, it gets the newest
+/// handle's.
 fn in_context(call: impl FnOnce() -> sys::CUresult) -> c_int {
     let mut current = null_mut();
     // SAFETY: a place for one pointer.
@@ -147,8 +174,13 @@ unsafe impl Send for Library {}
 unsafe impl Sync for Library {}
 
 impl Library {
-    /// A handle whose default is this backend, for the device of `context`, which is current on this thread.
-    pub fn new(context: &Arc<CudaContext>, backend: Backend) -> Result<Arc<Self>, NvjpegError> {
+    /// A handle whose default is this backend, for the device of `context`, which is current on
+    /// this thread.
+    pub fn new(
+        context: &Arc<CudaContext>,
+        backend: Backend,
+        chroma: Chroma,
+    ) -> Result<Arc<Self>, NvjpegError> {
         *CONTEXT.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(context);
         let mut handle = null_mut();
         // SAFETY: the allocators live as long as the process and nobody writes them; the handle is written on success.
@@ -157,7 +189,7 @@ impl Library {
                 backend.raw(),
                 &raw mut DEVICE_ALLOCATOR,
                 &raw mut PINNED_ALLOCATOR,
-                0,
+                chroma.handle_flags(),
                 &raw mut handle,
             )
         };
@@ -198,25 +230,13 @@ impl Drop for Library {
     }
 }
 
-/// Device memory of one image: interleaved RGB, rows without padding.
+/// Device memory of one image, or of the wanted part of one: interleaved RGB, rows without padding.
 #[derive(Debug, Clone, Copy)]
 pub struct Destination {
     /// Address.
     pub start: sys::CUdeviceptr,
     /// Width in pixels.
     pub width: u32,
-}
-
-impl Destination {
-    /// Where a part of the image lies in it.
-    #[must_use]
-    pub fn at(self, part: PixelRect) -> Self {
-        let pixel = u64::from(part.top) * u64::from(self.width) + u64::from(part.left);
-        Self {
-            start: self.start + 3 * pixel,
-            ..self
-        }
-    }
 }
 
 impl Destination {
@@ -289,20 +309,120 @@ owned!(
     "Device staging memory."
 );
 
+impl Bitstream {
+    fn new(library: &Library) -> Result<Self, NvjpegError> {
+        let mut bitstream = null_mut();
+        // SAFETY: the handle is live; a place for one pointer.
+        check(
+            unsafe { nv::nvjpegJpegStreamCreate(library.handle, &raw mut bitstream) },
+            "make a bitstream",
+        )?;
+        Ok(Self(bitstream))
+    }
+}
+
+impl Params {
+    /// Those of interleaved RGB.
+    fn new(library: &Library) -> Result<Self, NvjpegError> {
+        let mut params = null_mut();
+        // SAFETY: the handle is live; a place for one pointer.
+        let params = unsafe {
+            check(
+                nv::nvjpegDecodeParamsCreate(library.handle, &raw mut params),
+                "make parameters",
+            )?;
+            Self(params)
+        };
+        // SAFETY: the parameters are live.
+        check(
+            unsafe {
+                nv::nvjpegDecodeParamsSetOutputFormat(
+                    params.0,
+                    nv::nvjpegOutputFormat_t_NVJPEG_OUTPUT_RGBI,
+                )
+            },
+            "set the output format",
+        )?;
+        Ok(params)
+    }
+}
+
+/// Asks the device's engines whether they take a file, on the thread that would send it to them.
+#[derive(Debug)]
+pub struct SupportCheck {
+    // Dropped before the handle.
+    bitstream: Bitstream,
+    params: Params,
+    library: Arc<Library>,
+}
+
+// SAFETY: as for `DecoupledDecoder`.
+unsafe impl Send for SupportCheck {}
+
+impl SupportCheck {
+    /// For the engines of this handle.
+    pub fn new(library: &Arc<Library>) -> Result<Self, NvjpegError> {
+        Ok(Self {
+            bitstream: Bitstream::new(library)?,
+            params: Params::new(library)?,
+            library: Arc::clone(library),
+        })
+    }
+
+    /// An error where they do not. Reads the file's markers only.
+    pub fn check(&mut self, bytes: &[u8]) -> Result<(), NvjpegError> {
+        // SAFETY: the objects are live, and so are the bytes; a pointer to them that stays is not
+        // used before the next file's comes.
+        check_phase(
+            unsafe {
+                nv::nvjpegJpegStreamParseHeader(
+                    self.library.handle,
+                    bytes.as_ptr(),
+                    bytes.len(),
+                    self.bitstream.0,
+                )
+            },
+            RefusalPhase::Parse,
+            "parse the JPEG's header",
+        )?;
+        let mut refuses = 0;
+        // SAFETY: the objects are live; 0 is written where the file is supported.
+        check_phase(
+            unsafe {
+                nv::nvjpegDecodeBatchedSupportedEx(
+                    self.library.handle,
+                    self.bitstream.0,
+                    self.params.0,
+                    &raw mut refuses,
+                )
+            },
+            RefusalPhase::Support,
+            "say whether its engines take the JPEG",
+        )?;
+        if refuses == 0 {
+            Ok(())
+        } else {
+            Err(unsupported())
+        }
+    }
+}
+
 /// What one image in flight needs on the host.
 #[derive(Debug)]
 struct HostSide {
     bitstream: Bitstream,
     pinned: Pinned,
-    /// A copy of the file: nvJPEG keeps a pointer into it, and does not say for how long. It costs some 10 us of an image's 600.
+    /// A copy of the file: nvJPEG keeps a pointer into it, and does not say for how long. It costs
+    /// some 10 us of an image's 600.
     file: Vec<u8>,
 }
 
 /// Decodes one image after another in three phases: on the host, over the bus, on the device.
 ///
-/// The host phase of an image may overlap with the device phases of the one before, as each uses a host side of its own; NVIDIA's
-/// sample does the same. Before the next transfer the device must be done with the last image: [`Self::transfer_and_decode`] says so.
-/// It must also be done with it before this is dropped; whoever owns it drops the memory of its images first, which waits.
+/// The host phase of an image may overlap with the device phases of the one before, as each uses a
+/// host side of its own; NVIDIA's sample does the same. Before the next transfer the device must be
+/// done with the last image: [`Self::transfer_and_decode`] says so. It must also be done with it
+/// before this is dropped; whoever owns it drops the memory of its images first, which waits.
 #[derive(Debug)]
 pub struct DecoupledDecoder {
     // In this order they are dropped: the state before the buffers attached to it, everything before the handle.
@@ -331,34 +451,7 @@ impl DecoupledDecoder {
             )?;
             Implementation(implementation)
         };
-        let mut state = null_mut();
-        // SAFETY: as above.
-        let state = unsafe {
-            check(
-                nv::nvjpegDecoderStateCreate(handle, implementation.0, &raw mut state),
-                "make a decoder's state",
-            )?;
-            State(state)
-        };
-        let mut params = null_mut();
-        // SAFETY: as above.
-        let params = unsafe {
-            check(
-                nv::nvjpegDecodeParamsCreate(handle, &raw mut params),
-                "make parameters",
-            )?;
-            Params(params)
-        };
-        // SAFETY: the parameters are live.
-        check(
-            unsafe {
-                nv::nvjpegDecodeParamsSetOutputFormat(
-                    params.0,
-                    nv::nvjpegOutputFormat_t_NVJPEG_OUTPUT_RGBI,
-                )
-            },
-            "set the output format",
-        )?;
+        let params = Params::new(library)?;
         let mut device = null_mut();
         // SAFETY: as above; the allocator is a static.
         let device = unsafe {
@@ -368,21 +461,9 @@ impl DecoupledDecoder {
             )?;
             DeviceBuffer(device)
         };
-        // SAFETY: both are live, and the buffer lives as long as the state.
-        check(
-            unsafe { nv::nvjpegStateAttachDeviceBuffer(state.0, device.0) },
-            "attach the device buffer",
-        )?;
         let side = || {
-            let (mut bitstream, mut pinned) = (null_mut(), null_mut());
-            // SAFETY: as above.
-            let bitstream = unsafe {
-                check(
-                    nv::nvjpegJpegStreamCreate(handle, &raw mut bitstream),
-                    "make a bitstream",
-                )?;
-                Bitstream(bitstream)
-            };
+            let bitstream = Bitstream::new(library)?;
+            let mut pinned = null_mut();
             // SAFETY: as above; the allocator is a static.
             let pinned = unsafe {
                 check(
@@ -401,8 +482,24 @@ impl DecoupledDecoder {
                 file: Vec::new(),
             })
         };
+        let host = [side()?, side()?];
+        // The last to be made and the first to be dropped, where a step fails too.
+        let mut state = null_mut();
+        // SAFETY: as above.
+        let state = unsafe {
+            check(
+                nv::nvjpegDecoderStateCreate(handle, implementation.0, &raw mut state),
+                "make a decoder's state",
+            )?;
+            State(state)
+        };
+        // SAFETY: both are live, and the buffer lives as long as the state.
+        check(
+            unsafe { nv::nvjpegStateAttachDeviceBuffer(state.0, device.0) },
+            "attach the device buffer",
+        )?;
         Ok(Self {
-            host: [side()?, side()?],
+            host,
             state,
             implementation,
             params,
@@ -412,22 +509,31 @@ impl DecoupledDecoder {
         })
     }
 
-    /// The host phase: parses the file and decodes its Huffman codes; of the pixels only `part` will be made. `bytes` are not needed
-    /// afterwards. After an error the image is given up; one that is in flight is not touched.
-    pub fn decode_on_host(&mut self, bytes: &[u8], part: PixelRect) -> Result<(), NvjpegError> {
-        // SAFETY: the parameters are live.
-        check(
-            unsafe {
-                nv::nvjpegDecodeParamsSetROI(
-                    self.params.0,
-                    part.left as c_int,
-                    part.top as c_int,
-                    part.width as c_int,
-                    part.height as c_int,
-                )
-            },
-            "be told which part is wanted",
-        )?;
+    /// The host phase: parses the file and decodes its Huffman codes; of the pixels only `part`
+    /// will be made, or all. A decoder that was once asked for a part is always asked for one.
+    /// `bytes` are not needed afterwards. After an error the image is given up; one that is in
+    /// flight is not touched.
+    pub fn decode_on_host(
+        &mut self,
+        bytes: &[u8],
+        part: Option<PixelRect>,
+    ) -> Result<(), NvjpegError> {
+        if let Some(part) = part {
+            // SAFETY: the parameters are live.
+            check_phase(
+                unsafe {
+                    nv::nvjpegDecodeParamsSetROI(
+                        self.params.0,
+                        part.left as c_int,
+                        part.top as c_int,
+                        part.width as c_int,
+                        part.height as c_int,
+                    )
+                },
+                RefusalPhase::Support,
+                "be told which part is wanted",
+            )?;
+        }
         // The last transfer is from the other side; this one's was over before that one began.
         let HostSide {
             bitstream,
@@ -436,9 +542,9 @@ impl DecoupledDecoder {
         } = &mut self.host[self.sides.free()];
         file.clear();
         file.extend_from_slice(bytes);
-        // SAFETY: nvJPEG may keep a pointer into the file in the bitstream; both live in this side, and the file is not written before
-        // the bitstream gets the next one.
-        check(
+        // SAFETY: nvJPEG may keep a pointer into the file in the bitstream; both live in this side,
+        // and the file is not written before the bitstream gets the next one.
+        check_phase(
             unsafe {
                 nv::nvjpegJpegStreamParse(
                     self.library.handle,
@@ -449,34 +555,34 @@ impl DecoupledDecoder {
                     bitstream.0,
                 )
             },
+            RefusalPhase::Parse,
             "parse the JPEG",
         )?;
-        let mut unsupported = 0;
+        let mut refuses = 0;
         // SAFETY: all objects are live; 0 is written where the image is supported.
-        check(
+        check_phase(
             unsafe {
                 nv::nvjpegDecoderJpegSupported(
                     self.implementation.0,
                     bitstream.0,
                     self.params.0,
-                    &raw mut unsupported,
+                    &raw mut refuses,
                 )
             },
+            RefusalPhase::Support,
             "say whether the JPEG is supported",
         )?;
-        if unsupported != 0 {
-            return Err(NvjpegError {
-                doing: "decode the JPEG",
-                status: nv::nvjpegStatus_t_NVJPEG_STATUS_JPEG_NOT_SUPPORTED,
-            });
+        if refuses != 0 {
+            return Err(unsupported());
         }
         // SAFETY: all objects are live, and no transfer reads this side's buffer.
         unsafe {
-            check(
+            check_phase(
                 nv::nvjpegStateAttachPinnedBuffer(self.state.0, pinned.0),
+                RefusalPhase::Host,
                 "attach a page-locked buffer",
             )?;
-            check(
+            check_phase(
                 nv::nvjpegDecodeJpegHost(
                     self.library.handle,
                     self.implementation.0,
@@ -484,13 +590,15 @@ impl DecoupledDecoder {
                     self.params.0,
                     bitstream.0,
                 ),
+                RefusalPhase::Host,
                 "decode the JPEG on the host",
             )
         }
     }
 
-    /// Enqueues the other phases of the image that was last decoded on the host, without an error. After an error here part of them
-    /// may be enqueued: the caller waits for the stream before it uses this decoder again.
+    /// Enqueues the other phases of the image that was last decoded on the host, without an error.
+    /// After an error here part of them may be enqueued: the caller waits for the stream before it
+    /// uses this decoder again.
     ///
     /// # Safety
     ///
@@ -505,7 +613,7 @@ impl DecoupledDecoder {
         let mut image = destination.raw();
         // SAFETY: all objects are live, and the caller answers for the rest.
         unsafe {
-            check(
+            check_phase(
                 nv::nvjpegDecodeJpegTransferToDevice(
                     self.library.handle,
                     self.implementation.0,
@@ -513,10 +621,11 @@ impl DecoupledDecoder {
                     bitstream.0,
                     raw_stream(stream),
                 ),
+                RefusalPhase::Transfer,
                 "move the JPEG to the device",
             )?;
             self.sides.transferred();
-            check(
+            check_phase(
                 nv::nvjpegDecodeJpegDevice(
                     self.library.handle,
                     self.implementation.0,
@@ -524,18 +633,33 @@ impl DecoupledDecoder {
                     &raw mut image,
                     raw_stream(stream),
                 ),
+                RefusalPhase::Device,
                 "decode the JPEG on the device",
             )
         }
     }
 }
 
-/// Decodes many images in one call, on the device's JPEG engines.
+/// The largest call, for which memory is taken beforehand.
+#[derive(Debug, Clone, Copy)]
+pub struct LargestCall {
+    /// Images.
+    pub num_images: usize,
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+}
+
+/// Decodes many images in one call, on the device's JPEG engines. The device must be done with all
+/// that it was asked for before it is dropped.
 #[derive(Debug)]
 pub struct BatchedDecoder {
     state: State,
+    largest: LargestCall,
     /// Images for which the state is set up.
-    batch_size: usize,
+    batch_size: Option<usize>,
+    has_failed: bool,
     library: Arc<Library>,
 }
 
@@ -544,39 +668,68 @@ unsafe impl Send for BatchedDecoder {}
 
 impl BatchedDecoder {
     /// A decoder of the handle's default backend to interleaved RGB.
-    pub fn new(library: &Arc<Library>) -> Result<Self, NvjpegError> {
+    pub fn new(library: &Arc<Library>, largest: LargestCall) -> Result<Self, NvjpegError> {
         Ok(Self {
-            state: Self::state(library)?,
-            batch_size: 0,
+            state: Self::state(library, largest)?,
+            largest,
+            batch_size: None,
+            has_failed: false,
             library: Arc::clone(library),
         })
     }
 
-    fn state(library: &Arc<Library>) -> Result<State, NvjpegError> {
+    fn state(library: &Arc<Library>, largest: LargestCall) -> Result<State, NvjpegError> {
         let mut state = null_mut();
         // SAFETY: the handle is live; a place for one pointer.
-        check(
-            unsafe { nv::nvjpegJpegStateCreate(library.handle, &raw mut state) },
-            "make a state",
-        )?;
-        Ok(State(state))
+        let state = unsafe {
+            check(
+                nv::nvjpegJpegStateCreate(library.handle, &raw mut state),
+                "make a state",
+            )?;
+            State(state)
+        };
+        // SAFETY: handle and state are live, and the state has no work yet.
+        let reserved = check(
+            unsafe {
+                nv::nvjpegDecodeBatchedPreAllocate(
+                    library.handle,
+                    state.0,
+                    largest.num_images as c_int,
+                    largest.width as c_int,
+                    largest.height as c_int,
+                    nv::nvjpegChromaSubsampling_t_NVJPEG_CSS_444,
+                    nv::nvjpegOutputFormat_t_NVJPEG_OUTPUT_RGBI,
+                )
+            },
+            "take the memory of the largest call beforehand",
+        );
+        if let Err(error) = reserved {
+            // NVIDIA calls it a hint: without it the first calls are slower.
+            tracing::info!("{error}; it is taken as calls need it");
+        }
+        Ok(state)
     }
 
     /// Whether a call of so many images needs no [`Self::set_up`].
     #[must_use]
     pub fn is_set_up_for(&self, batch_size: usize) -> bool {
-        self.batch_size == batch_size
+        self.batch_size == Some(batch_size)
     }
 
-    /// Sets the state up for calls of so many images.
+    /// Sets the state up for calls of so many images; after a failed call with a new state, as what
+    /// such a call leaves behind is not said anywhere.
     ///
     /// # Safety
     ///
     /// The device is done with all that this decoder was asked for.
     pub unsafe fn set_up(&mut self, batch_size: usize) -> Result<(), NvjpegError> {
-        self.batch_size = 0;
+        self.batch_size = None;
+        if self.has_failed {
+            self.state = Self::state(&self.library, self.largest)?;
+            self.has_failed = false;
+        }
         // SAFETY: handle and state are live and not in use. One host thread: the engines need none.
-        check(
+        let set_up = check_phase(
             unsafe {
                 nv::nvjpegDecodeBatchedInitialize(
                     self.library.handle,
@@ -586,31 +739,24 @@ impl BatchedDecoder {
                     nv::nvjpegOutputFormat_t_NVJPEG_OUTPUT_RGBI,
                 )
             },
+            RefusalPhase::Batch,
             "set up a batch",
-        )?;
-        self.batch_size = batch_size;
+        );
+        self.has_failed = set_up.is_err();
+        set_up?;
+        self.batch_size = Some(batch_size);
         Ok(())
     }
 
-    /// Makes the state anew: what a failed call leaves in it is not said anywhere.
+    /// Enqueues the decoding of all files. After an error nothing of them may be used, and the caller
+    /// waits for the stream and sets the state up again.
     ///
     /// # Safety
     ///
-    /// As for [`Self::set_up`].
-    pub unsafe fn reset(&mut self) -> Result<(), NvjpegError> {
-        self.batch_size = 0;
-        self.state = Self::state(&self.library)?;
-        Ok(())
-    }
-
-    /// Enqueues the decoding of all files. After an error nothing of them may be used, and this decoder only after the caller has
-    /// waited for the stream and called [`Self::reset`].
-    ///
-    /// # Safety
-    ///
-    /// The state is set up for so many images, and the device is done with the call before. The destinations are device memory for
-    /// the whole images, which nothing on the device uses any more: the engines may write when they are called and not in the
-    /// stream's order. Destinations and files stay until the stream has done this.
+    /// The state is set up for so many images, and the device is done with the call before. The
+    /// destinations are device memory for the whole images, which nothing on the device uses any
+    /// more: the engines may write when they are called and not in the stream's order. Destinations
+    /// and files stay until the stream has done this.
     pub unsafe fn decode(
         &mut self,
         files: &[&[u8]],
@@ -618,7 +764,7 @@ impl BatchedDecoder {
         stream: &CudaStreamRef,
     ) -> Result<(), NvjpegError> {
         assert_eq!(files.len(), destinations.len());
-        assert_eq!(files.len(), self.batch_size, "a call of another size");
+        assert!(self.is_set_up_for(files.len()), "a call of another size");
         let starts = files.iter().map(|file| file.as_ptr()).collect::<Vec<_>>();
         let lengths = files.iter().map(|file| file.len()).collect::<Vec<_>>();
         let mut images = destinations
@@ -626,7 +772,7 @@ impl BatchedDecoder {
             .map(|destination| destination.raw())
             .collect::<Vec<_>>();
         // SAFETY: three arrays of the length that the state was set up for; the caller answers for what they point to.
-        check(
+        let decoded = check_phase(
             unsafe {
                 nv::nvjpegDecodeBatched(
                     self.library.handle,
@@ -637,7 +783,12 @@ impl BatchedDecoder {
                     raw_stream(stream),
                 )
             },
+            RefusalPhase::Batch,
             "decode a batch",
-        )
+        );
+        if decoded.is_err() {
+            (self.batch_size, self.has_failed) = (None, true);
+        }
+        decoded
     }
 }

@@ -121,12 +121,12 @@ impl<A: Accelerator> DeviceDecoders<A> for CpuCrops {
         CpuCropsDecoder::new(accelerator, layout, self.exif_orientation)
     }
 
-    fn batch_decoder(
+    fn batch_decoders(
         &self,
         _accelerator: &Arc<A>,
         _layout: PixelLayout,
-    ) -> Result<Option<NoBatchDecoder>, BackendError> {
-        Ok(None)
+    ) -> Result<Vec<NoBatchDecoder>, BackendError> {
+        Ok(Vec::new())
     }
 
     fn batch_accepts(&self, _image: &PlannedImage<'_>) -> bool {

@@ -1,9 +1,12 @@
-//! What is known of JPEG engines without one: whose fault a refusal is, when an engine is given up, which host side is free.
+//! What is known of JPEG engines without one: whose fault a refusal is, when an engine is given up,
+//! which host side is free.
 //!
-//! Plain logic, so that it is tested where there is no GPU; `cuda/` asks it after each call of nvJPEG.
+//! Plain logic, so that it is tested where there is no GPU; `cuda/` asks it after each call of
+//! nvJPEG.
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-/// Refusals in a row that are plainly the images' own before an engine is given up: it was asked for what it never does.
+/// Refusals in a row that are plainly the images' own before an engine is given up: it was asked
+/// for what it never does.
 pub const MAX_REFUSED_IMAGES: u32 = 256;
 /// Refusals in a row that are not plainly the images' own before an engine is given up.
 pub const MAX_UNCLEAR_REFUSALS: u32 = 32;
@@ -13,7 +16,8 @@ pub const MAX_UNCLEAR_REFUSALS: u32 = 32;
 pub enum Blame {
     /// The image's: it is broken, cut off, or of a kind that the engine does not take.
     Image,
-    /// The image's, if the device goes on working. nvJPEG answers so for odd single images, and also after a device has failed.
+    /// The image's, if the device goes on working. nvJPEG answers so for odd single images, and
+    /// also after a device has failed.
     Unclear,
     /// Not the image's: memory, or the library itself.
     Surroundings,
@@ -27,7 +31,8 @@ impl Blame {
             2 | 3 | 4 | 10 => Self::Image,
             // Not initialised, an allocation failed, built for another device.
             1 | 5 | 7 => Self::Surroundings,
-            // Execution failed, an internal error, not implemented; and what later versions may add.
+            // Execution failed, an internal error, not implemented; and what later versions may
+            // add.
             _ => Self::Unclear,
         }
     }
@@ -78,9 +83,9 @@ impl Patience {
 
 /// Which of a decoder's two host sides may be written.
 ///
-/// The device reads one side while the host prepares the next image in the other. Sides change when a transfer is enqueued and
-/// not before: an image that fails on the host leaves the free side free, so that the next one does not write into the side
-/// that may still be read.
+/// The device reads one side while the host prepares the next image in the other. Sides change when
+/// a transfer is enqueued and not before: an image that fails on the host leaves the free side
+/// free, so that the next one does not write into the side that may still be read.
 #[derive(Debug, Default)]
 pub struct HostSides {
     free: usize,
@@ -92,7 +97,8 @@ impl HostSides {
         self.free
     }
 
-    /// A transfer from the free side is enqueued. The device was done with the one before, so that its side is free now.
+    /// A transfer from the free side is enqueued. The device was done with the one before, so that
+    /// its side is free now.
     pub fn transferred(&mut self) {
         self.free = 1 - self.free;
     }

@@ -1,6 +1,6 @@
 //! Arguments of the kernels in `cuda/kernels/crop.cu`, mirrors of its structs. Plain numbers, here and not behind the feature `cuda`, so
 //! that the tests that run the kernels on the CPU launch them with the very values that a GPU gets.
-use crate::image_decode::Orientation;
+use crate::image_decode::{Orientation, PixelRect};
 use crate::render::Normalize;
 use crate::{CropPlan, EdgeSupport, Filter};
 
@@ -35,6 +35,22 @@ pub struct StoredPixels {
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
+}
+
+impl StoredPixels {
+    /// An image of this size of which only `part` is in memory, from address `start` on, rows
+    /// without padding: the address is that where its first pixel would lie. Nothing outside of the
+    /// part may be read.
+    pub fn of_part(start: u64, part: PixelRect, (width, height): (u32, u32)) -> Self {
+        let pitch_bytes = 3 * u64::from(part.width);
+        let offset = u64::from(part.top) * pitch_bytes + 3 * u64::from(part.left);
+        Self {
+            address: start.wrapping_sub(offset),
+            pitch_bytes,
+            width,
+            height,
+        }
+    }
 }
 
 impl CropJob {
@@ -85,6 +101,29 @@ impl From<Normalize> for Normalization {
             offset: std::array::from_fn(|channel| {
                 (-f64::from(mean[channel]) / f64::from(std[channel])) as f32
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pixels_of_a_part_lie_where_the_kernel_looks_for_them() {
+        let part = PixelRect {
+            left: 7,
+            top: 5,
+            width: 4,
+            height: 3,
+        };
+        for start in [1 << 40, 16] {
+            let pixels = StoredPixels::of_part(start, part, (100, 50));
+            for (x, y) in [(7, 5), (10, 5), (7, 6), (10, 7)] {
+                let looked_for = pixels.address.wrapping_add(y * pixels.pitch_bytes + 3 * x);
+                assert_eq!(looked_for, start + (y - 5) * 12 + 3 * (x - 7));
+            }
+            assert_eq!((pixels.width, pixels.height), (100, 50));
         }
     }
 }

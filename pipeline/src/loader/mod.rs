@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{BatchRenderer, CpuBackend, ImageBackend, Router};
 use crate::batch::{Batch, BatchPool};
-use crate::stats::{PipelineCounters, PipelineStats, Sizes};
+use crate::stats::{DecoderStats, PipelineCounters, PipelineStats, Sizes};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use crate::{Dataset, LoaderError, SampleId};
@@ -125,7 +125,7 @@ impl<B: ImageBackend> Loader<B> {
         let local_batch = config.global_batch / config.world_size;
         let sets = (0..config.prefetch_batches + 2).map(|_| backend.slots(local_batch, &sides));
         let pool = BatchPool::new(sets.collect::<Result<_, _>>()?);
-        let batch_renderer = backend.batch_renderer()?;
+        let batch_renderers = backend.batch_renderers()?;
         let (stop_sender, stop) = bounded::<()>(0);
         let (pending_sender, pending) = bounded(config.prefetch_batches);
         let (failure_sender, failure) = bounded(1);
@@ -185,21 +185,25 @@ impl<B: ImageBackend> Loader<B> {
             unpacked: unpacked_sender,
             jobs,
             returned,
-            batch: batch_renderer.is_some().then_some(batch_sender),
-            batch_size: batch_renderer.as_ref().map_or(0, BatchRenderer::max_images),
+            batch: (!batch_renderers.is_empty()).then_some(batch_sender),
+            batch_size: batch_renderers.first().map_or(0, BatchRenderer::max_images),
         };
-        if let Some(mut renderer) = batch_renderer {
-            let shared = Arc::clone(&shared);
-            loader.spawn("nepa-batch-decode".to_owned(), move || {
-                batch_decode::run(
-                    &shared,
-                    &mut renderer,
-                    &stop,
-                    &batch_queue,
-                    &returned_sender,
-                );
+        let turn = bounded(1);
+        let _ = turn.0.send(());
+        let batch_queues = batch_decode::Queues {
+            stop,
+            jobs: batch_queue,
+            returned: returned_sender,
+            turn,
+        };
+        for (i, mut renderer) in batch_renderers.into_iter().enumerate() {
+            let (shared, queues) = (Arc::clone(&shared), batch_queues.clone());
+            loader.spawn(format!("nepa-batch-decode-{i}"), move || {
+                batch_decode::run(&shared, &mut renderer, &queues);
             })?;
         }
+        // The decode threads end when nobody can give anything back any more.
+        drop(batch_queues);
         for i in 0..sizes.decode_threads {
             let (shared, queues) = (Arc::clone(&shared), queues.clone());
             loader.spawn(format!("nepa-decode-{i}"), move || {
@@ -422,13 +426,19 @@ impl<B: ImageBackend> Loader<B> {
         }
     }
 
-    /// What each stage did since the loader started.
+    /// What each stage did since the loader started, and who decoded.
     pub fn stats(&self) -> PipelineStats {
-        self.counters.read(
-            self.started.elapsed(),
-            self.sizes,
-            &self.dataset.io_counters(),
-        )
+        let wall = self.started.elapsed();
+        let io = self.dataset.io_counters();
+        PipelineStats {
+            decoders: self.decoder_stats(),
+            ..self.counters.read(wall, self.sizes, &io)
+        }
+    }
+
+    /// Who decoded since the loader started; `None` where there is only the processor to do it.
+    pub fn decoder_stats(&self) -> Option<DecoderStats> {
+        self.backend.decoder_stats()
     }
 }
 

@@ -263,6 +263,7 @@ impl<'a, B: ImageBackend> RenderThread<'a, B> {
         if let (Ok(planned), Some((queue, max_images))) = (&planned, batch)
             && shared.backend.batch_accepts(&planned.image())
             && shared.router.to_batch(max_images)
+            && self.suits_batch(planned)
         {
             let planned = planned.clone();
             shared.counters.decode.busy(started);
@@ -283,6 +284,18 @@ impl<'a, B: ImageBackend> RenderThread<'a, B> {
         };
         shared.counters.decode.busy(started);
         job.finish(outcome);
+    }
+
+    /// Whether the batch decoder takes an image that the router would send to it.
+    fn suits_batch(&mut self, planned: &Planned) -> bool {
+        let suits = match &mut self.renderer {
+            Ok(renderer) => renderer.suits_batch(&planned.image()),
+            Err(_) => false,
+        };
+        if !suits {
+            self.shared.router.not_sent();
+        }
+        suits
     }
 
     /// The outcome of the first candidate that is not bad as well.

@@ -8,25 +8,30 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use cpu_time::ProcessTime;
 use nepa_pipeline::render::Normalize;
-use nepa_pipeline::stats::{PipelineStats, Stage, StageStats};
+use nepa_pipeline::stats::{DecoderStats, PipelineStats, Stage, StageStats};
 use nepa_pipeline::{
-    AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
+    AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, LoaderConfig, LoaderError,
     MixingForecast,
 };
 use nepa_schemas::SchemaOptions;
 use serde::Serialize;
 
-use crate::recipe::Recipe;
+use crate::batches::Batches;
+use crate::device::{self, DeviceChoice};
+use crate::recipe::{JpegChoice, Precision, Recipe};
 
 /// Runs the loader alone, without a model, and names the stage that limits it.
 ///
-/// The clock starts with the first batch; each batch is dropped as it comes. A row of the table is a stage: what it did, how long
-/// its workers were at work, waited for input and waited for room, and how full its input queue was on average.
+/// The clock starts with the first batch; each batch is dropped as it comes. A row of the table is
+/// a stage: what it did, how long its workers were at work, waited for input and waited for room,
+/// and how full its input queue was on average. On a GPU a line below says who decoded, and what
+/// was refused.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   nepa profile /tmp/scenes
   nepa profile 's3://bucket/in1k/train-*.parquet' --recipe trainer/recipes/nepa-b14-in1k.toml --seconds 60
-  nepa profile s3://bucket/in1k --decode-threads 4 --max-requests 64 --json profile.json")]
+  nepa profile s3://bucket/in1k --decode-threads 4 --max-requests 64 --json profile.json
+  nepa profile /tmp/scenes --device cuda --jpeg hybrid")]
 pub struct Args {
     /// Shards: paths, prefixes or globs.
     #[arg(required = true, value_name = "URL")]
@@ -49,6 +54,13 @@ pub struct Args {
     /// Side of the square images in pixels. Default: the recipe's, else 224.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub image_size: Option<u32>,
+    /// Where the batches are filled: cpu, cuda or cuda:N. Default: the processor's memory, whatever
+    /// the recipe says.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: DeviceChoice,
+    /// Who decodes JPEGs on a GPU. Default: the recipe's, else auto.
+    #[arg(long, value_name = "WHO")]
+    pub jpeg: Option<JpegChoice>,
     /// Most requests in flight. Default: the recipe's, else 32.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub max_requests: Option<u16>,
@@ -81,6 +93,8 @@ struct Report {
     limiting_share: f64,
     advice: String,
     stages: Vec<StageStats>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decoders: Option<DecoderStats>,
 }
 
 /// Runs the command.
@@ -88,12 +102,21 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if !(args.seconds > 0.0 && args.seconds < 1e9) {
         bail!("--seconds {} must be a positive number", args.seconds);
     }
+    if let (DeviceChoice::Cpu, Some(jpeg)) = (args.device, args.jpeg) {
+        bail!(
+            "--jpeg {jpeg} chooses who decodes JPEGs on a GPU, and --device is cpu, where the \
+             processor does; leave it out, or give --device cuda"
+        );
+    }
     let recipe = args
         .recipe
         .as_deref()
         .map(|path| Recipe::read(path, &[]))
         .transpose()?;
     let (io, config, io_threads) = settings(&args, recipe.as_ref());
+    let (precision, jpeg) = recipe.as_ref().map_or((Precision::F32, None), |recipe| {
+        (recipe.train.precision, recipe.loader.jpeg)
+    });
     let runtime = IoRuntime::new(io_threads).context("cannot start the I/O threads")?;
     let image_column = args
         .image_column
@@ -113,7 +136,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         &io,
         &runtime,
     )?;
-    let report = measure(&args, &io, config, dataset)?;
+    let device = device::open(args.device)?;
+    let open = |dataset, config| {
+        let jpeg = args.jpeg.or(jpeg).unwrap_or_default();
+        Batches::open(dataset, config, None, &device, precision, jpeg)
+    };
+    let report = measure(&args, &io, config, dataset, open)?;
     print!("{}", table(&report));
     if let Some(path) = &args.json {
         let mut json = serde_json::to_vec_pretty(&report)?;
@@ -202,18 +230,19 @@ fn measure(
     io: &IoConfig,
     config: LoaderConfig,
     dataset: Arc<Dataset>,
+    open: impl FnOnce(Arc<Dataset>, LoaderConfig) -> Result<Batches, LoaderError>,
 ) -> anyhow::Result<Report> {
+    let image_size = config.augment.build()?.output_size();
     let (batch, decode_threads) = (config.global_batch, config.decode_threads);
     let shuffle_window_bytes = config.shuffle_window_bytes;
     if let Some(forecast) = MixingForecast::new(&dataset, &config) {
         eprintln!("{forecast}");
     }
     let started = Instant::now();
-    let mut loader = Loader::new(dataset, config, None)?;
-    let image_size = loader
+    let mut loader = open(dataset, config)?;
+    loader
         .next_batch()?
-        .context("the loader ended before its first batch")?
-        .image_size();
+        .context("the loader ended before its first batch")?;
     let first_batch_s = started.elapsed().as_secs_f64();
     let before = loader.stats();
     let (since, cpu) = (
@@ -222,7 +251,8 @@ fn measure(
     );
     let mut images = 0;
     while since.elapsed().as_secs_f64() < args.seconds {
-        images += loader.next_batch()?.context("the loader ended")?.len() as u64;
+        let batch = loader.next_batch()?.context("the loader ended")?;
+        images += batch.samples().len() as u64;
     }
     let cpu = cpu
         .try_elapsed()
@@ -250,6 +280,7 @@ fn measure(
         limiting_share,
         advice: advice(&stats, limiting_stage, limiting_share, cores()),
         stages: stats.stages,
+        decoders: stats.decoders,
     })
 }
 
@@ -328,6 +359,9 @@ fn table(report: &Report) -> String {
             stage.blocked_out_s,
             fill,
         );
+    }
+    if let Some(decoders) = &report.decoders {
+        let _ = writeln!(text, "\n{decoders}");
     }
     let _ = writeln!(
         text,

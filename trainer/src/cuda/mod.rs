@@ -15,9 +15,10 @@ use half::bf16;
 use nepa_pipeline::backend::BackendError;
 use nepa_pipeline::cuda::{CudaBackend, EngineConfig, cuda_backend};
 use nepa_pipeline::device::{PixelLayout, PixelType};
+use nepa_pipeline::stats::{DecoderStats, PipelineStats};
 use nepa_pipeline::{Batch, Dataset, Loader, LoaderConfig, LoaderError, LoaderState, SampleRecord};
 
-use crate::recipe::Precision;
+use crate::recipe::{JpegChoice, Precision};
 
 pub use engine::CudaEngine;
 
@@ -55,6 +56,7 @@ impl CudaBatches {
         state: Option<&LoaderState>,
         device: &CudaDevice,
         precision: Precision,
+        jpeg: JpegChoice,
     ) -> Result<Self, LoaderError> {
         let layout = PixelLayout {
             pixel_type: match precision {
@@ -67,7 +69,12 @@ impl CudaBatches {
         let stream = device.cuda_stream();
         let engines = EngineConfig {
             exif_orientation: config.exif_orientation,
-            ..EngineConfig::default()
+            ..match jpeg {
+                JpegChoice::Auto => EngineConfig::AUTO,
+                JpegChoice::Hybrid => EngineConfig::HYBRID,
+                JpegChoice::Cpu => EngineConfig::CPU,
+                JpegChoice::Fixed => EngineConfig::FIXED,
+            }
         };
         let backend = cuda_backend(stream, layout, &config.normalize, engines)?;
         let batch_size = config.global_batch / config.world_size;
@@ -133,6 +140,16 @@ impl CudaBatches {
     /// The position after the last batch handed out.
     pub fn state(&self) -> LoaderState {
         self.loader.state()
+    }
+
+    /// What each stage did since the loader started, and who decoded.
+    pub fn stats(&self) -> PipelineStats {
+        self.loader.stats()
+    }
+
+    /// Who decoded since the loader started.
+    pub fn decoder_stats(&self) -> Option<DecoderStats> {
+        self.loader.decoder_stats()
     }
 }
 

@@ -95,8 +95,8 @@ impl ImageBackend for Verbatim {
         Ok(*self)
     }
 
-    fn batch_renderer(&self) -> Result<Option<NoBatches>, BackendError> {
-        Ok(None)
+    fn batch_renderers(&self) -> Result<Vec<NoBatches>, BackendError> {
+        Ok(Vec::new())
     }
 
     fn batch_accepts(&self, _image: &PlannedImage<'_>) -> bool {

@@ -1,0 +1,291 @@
+//! The threads that feed the device's JPEG engines. Each has its own state and memory, and waits on
+//! the host for its call.
+//!
+//! On an H100 the engines write when they are called, whatever the stream still waits for; that is
+//! why a call begins only when nothing on the device uses the memory that it writes, and why two
+//! calls in flight need two threads.
+use std::sync::Arc;
+
+use super::CudaAccelerator;
+use super::accelerator::{CudaEvent, CudaMemory, CudaPinned, CudaStreamRef};
+use super::decoders::{Shared, failed, stored_size};
+use super::image_memory::{MAX_SIZE, WarmUp, image_bytes};
+use super::nvjpeg::{BatchedDecoder, Destination, LargestCall, Library, NvjpegError};
+use crate::ImageError;
+use crate::backend::{BackendError, PlannedImage};
+use crate::device::engine_rules::Blame;
+use crate::device::{Accelerator, DeviceBatchDecoder, StoredPixels, Target};
+use crate::image_decode::PixelRect;
+use crate::stats::{JpegEngine, RefusalPhase};
+
+/// Images of one call. The engines work on several at once, and a call costs as much as some
+/// images.
+const MAX_IMAGES: usize = 64;
+
+/// Feeds the engines from one thread.
+#[derive(Debug)]
+pub struct CudaBatchDecoder {
+    /// The first to be dropped: that waits for the device, which may still work with what is below.
+    images: Vec<CudaMemory>,
+    decoder: BatchedDecoder,
+    done: CudaEvent,
+    sentinel: Option<Sentinel>,
+    shared: Arc<Shared>,
+    accelerator: Arc<CudaAccelerator>,
+}
+
+/// Bytes that no image has at its end, to see whether anything was written there.
+#[derive(Debug)]
+struct Sentinel(CudaPinned);
+
+const SENTINEL: [u8; 16] = *b"\x9d\x03never\xc4\x11written";
+
+impl DeviceBatchDecoder<CudaAccelerator> for CudaBatchDecoder {
+    fn max_images(&self) -> usize {
+        MAX_IMAGES
+    }
+
+    fn decode(
+        &mut self,
+        images: &[(PlannedImage<'_>, Target<'_, CudaAccelerator>)],
+        stream: &CudaStreamRef,
+    ) -> Result<Vec<Result<(), ImageError>>, BackendError> {
+        self.accelerator.bind()?;
+        let mut results = Vec::with_capacity(images.len());
+        let decoded = self.decode_part(images, stream, &mut results);
+        // After an error too: the files are the caller's, and nvJPEG reads them until the device is
+        // done; and the engines may write into the images as soon as they are called again, whoever
+        // still crops from them.
+        let settled = self.accelerator.settle(&self.done, stream);
+        decoded?;
+        settled?;
+        let num_decoded = results.iter().filter(|result| result.is_ok()).count();
+        self.shared
+            .counters
+            .decoded(JpegEngine::Hardware, num_decoded);
+        Ok(results)
+    }
+}
+
+impl CudaBatchDecoder {
+    /// A decoder that has taken its memory.
+    pub(super) fn new(
+        library: &Arc<Library>,
+        accelerator: &Arc<CudaAccelerator>,
+        warm_up: &WarmUp,
+        shared: &Arc<Shared>,
+    ) -> Result<Self, BackendError> {
+        let largest = LargestCall {
+            num_images: MAX_IMAGES,
+            width: MAX_SIZE.0,
+            height: MAX_SIZE.1,
+        };
+        let sentinel = || {
+            let mut pinned = accelerator.pinned(SENTINEL.len())?;
+            pinned.as_mut().copy_from_slice(&SENTINEL);
+            Ok(Sentinel(pinned))
+        };
+        let mut batch = Self {
+            images: (0..MAX_IMAGES)
+                .map(|_| accelerator.memory(image_bytes()))
+                .collect::<Result<_, _>>()?,
+            decoder: BatchedDecoder::new(library, largest).map_err(failed)?,
+            done: accelerator.event()?,
+            sentinel: shared.config.verify_hardware.then(sentinel).transpose()?,
+            shared: Arc::clone(shared),
+            accelerator: Arc::clone(accelerator),
+        };
+        // The smooth image alone: a full call of noise would take 640 MB for files that no call of
+        // photos comes near.
+        batch
+            .warm_up(&warm_up.smooth, &accelerator.stream()?)?
+            .map_err(failed)?;
+        Ok(batch)
+    }
+
+    /// A full call of largest images.
+    fn warm_up(
+        &mut self,
+        file: &[u8],
+        stream: &CudaStreamRef,
+    ) -> Result<Result<(), NvjpegError>, BackendError> {
+        let destinations = self.images.iter().map(|image| Destination {
+            start: image.start(),
+            width: MAX_SIZE.0 as u32,
+        });
+        let destinations = destinations.collect::<Vec<_>>();
+        let files = vec![file; destinations.len()];
+        // SAFETY: each memory holds an image of this size and nothing uses it; it and the file
+        // outlive the wait.
+        let decoded = unsafe { self.call(&files, &destinations, stream) };
+        self.accelerator.settle(&self.done, stream)?;
+        decoded
+    }
+
+    /// One call of nvJPEG, with all waits that it needs. The inner error is nvJPEG's, on a device
+    /// that works; then nothing is under way any more.
+    ///
+    /// # Safety
+    ///
+    /// As for [`BatchedDecoder::decode`], but for the state's size and the calls before.
+    unsafe fn call(
+        &mut self,
+        files: &[&[u8]],
+        destinations: &[Destination],
+        stream: &CudaStreamRef,
+    ) -> Result<Result<(), NvjpegError>, BackendError> {
+        let accelerator = Arc::clone(&self.accelerator);
+        let mut decoded = Ok(());
+        if !self.decoder.is_set_up_for(files.len()) {
+            accelerator.settle(&self.done, stream)?;
+            // SAFETY: the device was just waited for.
+            decoded = unsafe { self.decoder.set_up(files.len()) };
+        }
+        if decoded.is_ok() {
+            // SAFETY: set up above or for the call before, which was waited for; the caller answers
+            // for the rest.
+            decoded = unsafe { self.decoder.decode(files, destinations, stream) };
+        }
+        if decoded.is_err() {
+            // Part of it may be under way. Where this wait succeeds, the device is healthy.
+            accelerator.settle(&self.done, stream)?;
+        }
+        Ok(decoded)
+    }
+
+    /// Decodes some images in one call. Where that fails, both halves alone, down to the image that
+    /// is to blame.
+    fn decode_part(
+        &mut self,
+        images: &[(PlannedImage<'_>, Target<'_, CudaAccelerator>)],
+        stream: &CudaStreamRef,
+        results: &mut Vec<Result<(), ImageError>>,
+    ) -> Result<(), BackendError> {
+        let files = images
+            .iter()
+            .map(|(image, _)| image.bytes)
+            .collect::<Vec<_>>();
+        // Each image of the whole call has memory of its own: those before are still being cropped.
+        let memories = &self.images[results.len()..results.len() + images.len()];
+        let destinations = images
+            .iter()
+            .zip(memories)
+            .map(|((image, _), memory)| Destination {
+                start: memory.start(),
+                width: stored_size(&image.header).0,
+            })
+            .collect::<Vec<_>>();
+        self.mark(images, &destinations, stream)?;
+        self.shared.counters.call(images.len());
+        // SAFETY: only images of at most MAX_PIXELS come here, and each memory holds one; the last
+        // `decode` waited for the crops from it, and this one has enqueued none yet; files and
+        // memory stay until `decode` has waited for the stream.
+        let decoded = unsafe { self.call(&files, &destinations, stream)? };
+        match decoded {
+            Ok(()) => {
+                let written = self.written(images, &destinations, stream)?;
+                let jobs = images
+                    .iter()
+                    .zip(&destinations)
+                    .zip(&written)
+                    .filter(|(_, written)| **written)
+                    .map(|(((image, target), destination), _)| {
+                        let size = stored_size(&image.header);
+                        let whole = PixelRect::whole(size.0, size.1);
+                        let pixels = StoredPixels::of_part(destination.start, whole, size);
+                        CudaAccelerator::crop_job(image, pixels, target)
+                    })
+                    .collect::<Vec<_>>();
+                let layout = images[0].1.layout;
+                // SAFETY: the images were decoded into memory that is large enough, the targets are
+                // slots of the layout.
+                unsafe { self.accelerator.launch_crops(&jobs, layout, stream)? };
+                results.extend(written.iter().map(|written| self.result(*written)));
+                Ok(())
+            }
+            // No image is to blame, so that looking for it is in vain.
+            Err(refusal) if refusal.blame() == Blame::Surroundings => {
+                self.shared.refused(JpegEngine::Hardware, &refusal);
+                Err(failed(refusal))
+            }
+            Err(refusal) if images.len() == 1 => {
+                self.shared.refused(JpegEngine::Hardware, &refusal);
+                results.push(Err(ImageError::Device {
+                    reason: refusal.to_string(),
+                }));
+                Ok(())
+            }
+            Err(_) => {
+                let (first, second) = images.split_at(images.len() / 2);
+                self.decode_part(first, stream, results)?;
+                self.decode_part(second, stream, results)
+            }
+        }
+    }
+
+    /// An image's result, of which the engines said that it is decoded.
+    fn result(&self, written: bool) -> Result<(), ImageError> {
+        if written {
+            return Ok(());
+        }
+        let counters = &self.shared.counters;
+        counters.refused(JpegEngine::Hardware, RefusalPhase::Skipped, 0);
+        Err(ImageError::Device {
+            reason: "the JPEG engines reported success and wrote no pixels".to_owned(),
+        })
+    }
+
+    /// Puts the sentinel at the end of each image, if images are checked, and waits until it is
+    /// there.
+    fn mark(
+        &self,
+        images: &[(PlannedImage<'_>, Target<'_, CudaAccelerator>)],
+        destinations: &[Destination],
+        stream: &CudaStreamRef,
+    ) -> Result<(), BackendError> {
+        let Some(Sentinel(pinned)) = &self.sentinel else {
+            return Ok(());
+        };
+        for ((image, _), destination) in images.iter().zip(destinations) {
+            if let Some(end) = end_of(image, destination) {
+                // SAFETY: the bytes lie inside of this decoder's own image; both ends stay, as
+                // dropping either waits for the device.
+                unsafe { self.accelerator.upload_to(pinned, end, stream)? };
+            }
+        }
+        self.accelerator.settle(&self.done, stream)
+    }
+
+    /// By image, whether the engines have written its end; true where that is not checked.
+    fn written(
+        &self,
+        images: &[(PlannedImage<'_>, Target<'_, CudaAccelerator>)],
+        destinations: &[Destination],
+        stream: &CudaStreamRef,
+    ) -> Result<Vec<bool>, BackendError> {
+        if self.sentinel.is_none() {
+            return Ok(vec![true; images.len()]);
+        }
+        self.accelerator.settle(&self.done, stream)?;
+        let found = |(image, destination): (&(PlannedImage<'_>, _), &Destination)| {
+            let Some(end) = end_of(&image.0, destination) else {
+                return Ok(true);
+            };
+            let mut bytes = [0; SENTINEL.len()];
+            // SAFETY: the bytes lie inside of this decoder's own image, and nothing writes them any
+            // more.
+            unsafe { self.accelerator.download_from(end, &mut bytes)? };
+            Ok(bytes != SENTINEL)
+        };
+        images.iter().zip(destinations).map(found).collect()
+    }
+}
+
+/// Address of the last bytes of an image, as many as the sentinel has; `None` if the image has
+/// fewer.
+fn end_of(image: &PlannedImage<'_>, destination: &Destination) -> Option<u64> {
+    let (width, height) = stored_size(&image.header);
+    let num_bytes = 3 * u64::from(width) * u64::from(height);
+    let before = num_bytes.checked_sub(SENTINEL.len() as u64)?;
+    Some(destination.start + before)
+}
