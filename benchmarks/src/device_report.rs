@@ -1,13 +1,15 @@
-//! What the two programs of `scripts/gpu-check` share: rows of its report, and what is known of a device by name.
+//! What the two programs of `scripts/gpu-check` share: rows of its report, and what is known of a
+//! device by name.
 //!
-//! A row is printed as soon as it is known, and a question that fails says so in its row: whatever happens later, the rows before
-//! are in the report.
+//! A row is printed as soon as it is known, and a question that fails says so in its row: whatever
+//! happens later, the rows before are in the report.
 use std::collections::BTreeMap;
 use std::io::Write;
 
 use nepa_tests::step_variants::norm;
 
-/// NVIDIA's libraries that a process of ours may open; of the last one nvJPEG's hardware backend is made.
+/// NVIDIA's libraries that a process of ours may open; of the last one nvJPEG's hardware backend is
+/// made.
 const LIBRARIES: [&str; 6] = [
     "libcuda",
     "libcublasLt",
@@ -45,7 +47,8 @@ pub fn print_verdict(name: &str, result: &anyhow::Result<String>) -> bool {
     result.is_ok()
 }
 
-/// Prints a row of measurements, in so many cells after its name; where there are none, why. Says whether there are.
+/// Prints a row of measurements, in so many cells after its name; where there are none, why. Says
+/// whether there are.
 pub fn print_measured<const N: usize>(name: &str, result: &anyhow::Result<[String; N]>) -> bool {
     let mut cells = vec![name.to_owned()];
     match result {
@@ -62,7 +65,10 @@ pub fn print_measured<const N: usize>(name: &str, result: &anyhow::Result<[Strin
 /// The files of NVIDIA's libraries in a process, by what they are, from its `/proc/self/maps`.
 pub fn opened_libraries(maps: &str) -> BTreeMap<&'static str, String> {
     let mut opened = BTreeMap::new();
-    for path in maps.lines().filter_map(|line| Some(&line[line.find('/')?..])) {
+    for path in maps
+        .lines()
+        .filter_map(|line| Some(&line[line.find('/')?..]))
+    {
         let file = path.rsplit('/').next().unwrap_or_default();
         let name = file.split(['.', '-']).next().unwrap_or_default();
         if let Some(library) = LIBRARIES.into_iter().find(|library| *library == name) {
@@ -72,7 +78,8 @@ pub fn opened_libraries(maps: &str) -> BTreeMap<&'static str, String> {
     opened
 }
 
-/// Most TFLOP/s of dense products in bf16, from NVIDIA's data sheets; none for a device that is not in this list.
+/// Most TFLOP/s of dense products in bf16, from NVIDIA's data sheets; none for a device that is not
+/// in this list.
 pub fn peak_tflops(device: &str) -> Option<f64> {
     let is = |part: &str| device.contains(part);
     // The PCIe forms are other chips at other clocks.
@@ -87,11 +94,14 @@ pub fn peak_tflops(device: &str) -> Option<f64> {
     }
 }
 
-/// The norm of the difference over the norm, which counts as at least `least`: two values that should be nothing differ by nothing,
-/// however they differ by their own size.
+/// The norm of the difference over the norm, which counts as at least `least`: two values that
+/// should be nothing differ by nothing, however they differ by their own size.
 pub fn relative(found: &[f32], expected: &[f32], least: f64) -> f64 {
     let difference = norm(found.iter().zip(expected).map(|(a, b)| a - b));
-    difference / norm(expected.iter().copied()).max(least).max(f64::MIN_POSITIVE)
+    difference
+        / norm(expected.iter().copied())
+            .max(least)
+            .max(f64::MIN_POSITIVE)
 }
 
 #[cfg(test)]
@@ -105,9 +115,9 @@ mod tests {
 
     #[test]
     fn the_libraries_of_a_process_are_found_by_name() {
-        let maps = "7f0-7f1 r-xp 00000000 08:01 1   /usr/lib/x86_64-linux-gnu/libcuda.so.580.65.06\n\
-                    7f1-7f2 r--p 00000000 08:01 1   /usr/lib/x86_64-linux-gnu/libcuda.so.580.65.06\n\
-                    7f2-7f3 r-xp 00000000 08:01 2   /site/torchvision.libs/libnvjpeg.4a0b5c81.so.13\n\
+        let maps = "7f0-7f1 r-xp 0 08:01 1 /usr/lib/x86_64-linux-gnu/libcuda.so.580.65.06\n\
+                    7f1-7f2 r--p 0 08:01 1 /usr/lib/x86_64-linux-gnu/libcuda.so.580.65.06\n\
+                    7f2-7f3 r-xp 0 08:01 2 /site/torchvision.libs/libnvjpeg.4a0b5c81.so.13\n\
                     7f3-7f4 r-xp 00000000 08:01 3   /a folder/libcublasLt.so.13\n\
                     7f4-7f5 rw-p 00000000 00:00 0\n\
                     7f5-7f6 r-xp 00000000 08:01 4   /usr/lib/libcudadebugger.so.1\n\
@@ -121,10 +131,7 @@ mod tests {
                 "/site/torchvision.libs/libnvjpeg.4a0b5c81.so.13",
             ),
         ];
-        assert_eq!(
-            found,
-            expected.map(|(name, path)| (name, path.to_owned()))
-        );
+        assert_eq!(found, expected.map(|(name, path)| (name, path.to_owned())));
     }
 
     #[test]

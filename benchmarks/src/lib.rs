@@ -60,8 +60,7 @@ pub fn loader(dataset: Arc<Dataset>, epochs: u64, decode_threads: usize) -> anyh
 }
 
 /// Encoded images with the crops that the loader draws for them in its first epoch.
-pub fn samples(
-    dataset: &Arc<Dataset>, limit: usize) -> anyhow::Result<Vec<(Vec<u8>, CropPlan)>> {
+pub fn samples(dataset: &Arc<Dataset>, limit: usize) -> anyhow::Result<Vec<(Vec<u8>, CropPlan)>> {
     let mut plans = HashMap::<SampleId, CropPlan>::new();
     let mut loader = loader(Arc::clone(dataset), 1, 2)?;
     while let Some(batch) = loader.next_batch()? {

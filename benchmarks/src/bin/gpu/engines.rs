@@ -14,7 +14,8 @@ pub(crate) enum EngineSet {
     HybridWhole,
     /// Whole images, chroma interpolated.
     HybridWholeInterpolated,
-    /// The device's JPEG engines, nvJPEG on the decode threads and the CPU, by speed; chroma replicated.
+    /// The device's JPEG engines, nvJPEG on the decode threads and the CPU, by speed; chroma
+    /// replicated.
     Engines,
     /// The same with chroma interpolated.
     EnginesInterpolated,
@@ -59,10 +60,11 @@ impl EngineSet {
         }
     }
 
-    /// Most that pixels may differ from the CPU's on photos, in 255ths: on average, and all but one in a thousand.
+    /// Most that pixels may differ from the CPU's on photos, in 255ths: on average, and all but one
+    /// in a thousand.
     ///
-    /// Replicated chroma differs from libjpeg-turbo's interpolated one by 0.23 and 8.0 on the photos of the test data, decoded by
-    /// libjpeg-turbo both times.
+    /// Replicated chroma differs from libjpeg-turbo's interpolated one by 0.23 and 8.0 on the
+    /// photos of the test data, decoded by libjpeg-turbo both times.
     pub(crate) fn limits(self) -> (f64, f64) {
         match self.config() {
             config if !config.hybrid => (0.001, 0.01),

@@ -1,4 +1,5 @@
-//! Single images through the decoder that an engine set is named for, without a loader: who decodes is not left to chance.
+//! Single images through the decoder that an engine set is named for, without a loader: who decodes
+//! is not left to chance.
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};

@@ -1,7 +1,8 @@
 //! Does the GPU path of the loader give what the CPU's gives, and how fast is it?
 //!
-//! One question a process, so that a device that fails in one leaves the others. Prints rows of the report that scripts/gpu-check
-//! gathers, with peers beside them; ends with code 3 if a row says FAILED.
+//! One question a process, so that a device that fails in one leaves the others. Prints rows of the
+//! report that scripts/gpu-check gathers, with peers beside them; ends with code 3 if a row says
+//! FAILED.
 mod engines;
 mod facts;
 mod image;
@@ -72,7 +73,8 @@ struct Common {
     engines: EngineSet,
     #[arg(long, default_value_t = 16)]
     decode_threads: usize,
-    /// Crops of 32 pixels in batches of 32: to try this program out where it is slow. Its rates mean nothing then.
+    /// Crops of 32 pixels in batches of 32: to try this program out where it is slow. Its rates
+    /// mean nothing then.
     #[arg(long)]
     tiny: bool,
 }

@@ -1,4 +1,5 @@
-//! Epochs of the device's loader against the CPU's: the same samples, plans and replacements, and how far pixels are apart.
+//! Epochs of the device's loader against the CPU's: the same samples, plans and replacements, and
+//! how far pixels are apart.
 use std::sync::Arc;
 
 use anyhow::ensure;
@@ -36,7 +37,10 @@ impl Default for Difference {
 impl Difference {
     pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
         let (values, _) = bytes.as_chunks::<4>();
-        values.iter().map(|value| f32::from_le_bytes(*value)).collect()
+        values
+            .iter()
+            .map(|value| f32::from_le_bytes(*value))
+            .collect()
     }
 
     pub(crate) fn add(&mut self, found: &[f32], expected: &[f32]) {
@@ -68,7 +72,7 @@ impl Difference {
         let mean = self.sum / num_values as f64;
         let (tail, most) = (self.above(num_values / 1000), self.above(0));
         let text = format!(
-            "off by {mean:.3}/255 on average, {tail:.1}/255 in one of 1,000 values, {most:.1}/255 at most"
+            "off by {mean:.3}/255 on average, {tail:.1} in one of 1,000 values, {most:.1} at most"
         );
         ensure!(mean <= mean_limit && tail <= tail_limit, "{text}");
         Ok(text)
@@ -122,7 +126,8 @@ impl Bench {
         })
     }
 
-    /// The same samples and plans as on the CPU; pixels within the limits. Says how far they are apart, and who decoded.
+    /// The same samples and plans as on the CPU; pixels within the limits. Says how far they are
+    /// apart, and who decoded.
     fn parity(&self, dataset: &Arc<Dataset>, limits: (f64, f64)) -> anyhow::Result<String> {
         let (expected, found) = (self.on_cpu(dataset)?, self.on_device(dataset)?);
         ensure!(
@@ -142,7 +147,10 @@ impl Bench {
 
     /// Two epochs of the same seed, bit for bit.
     fn repeats(&self) -> anyhow::Result<String> {
-        let (first, second) = (self.on_device(&self.dataset)?, self.on_device(&self.dataset)?);
+        let (first, second) = (
+            self.on_device(&self.dataset)?,
+            self.on_device(&self.dataset)?,
+        );
         let bits = |epoch: &Epoch| {
             let bits = epoch.pixels.iter().map(|value| value.to_bits());
             bits.collect::<Vec<_>>()

@@ -13,7 +13,8 @@ use crate::Bench;
 /// Batches before the measurement.
 const WARM_UP: usize = 8;
 
-/// Prints a row: images a second, of one core, cores used, intervals between batches, memory taken meanwhile, who decoded.
+/// Prints a row: images a second, of one core, cores used, intervals between batches, memory taken
+/// meanwhile, who decoded.
 pub(crate) fn print(bench: &Bench, seconds: f64) -> bool {
     let title = bench.common.engines.title();
     print_measured(title, &measure(bench, seconds))

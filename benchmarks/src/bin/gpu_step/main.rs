@@ -1,8 +1,8 @@
-//! Does the training step on the GPU give what the processor's gives, and how far is each of its kernels and products from what the
-//! device can?
+//! Does the training step on the GPU give what the processor's gives, and how far is each of its
+//! kernels and products from what the device can?
 //!
-//! One question a process. Prints rows of the report that scripts/gpu-check gathers, with PyTorch beside them; ends with code 3 if a
-//! row says FAILED.
+//! One question a process. Prints rows of the report that scripts/gpu-check gathers, with PyTorch
+//! beside them; ends with code 3 if a row says FAILED.
 mod models;
 mod products;
 mod profile;
@@ -21,7 +21,8 @@ use models::Model;
 struct Args {
     #[command(subcommand)]
     question: Question,
-    /// Models of two blocks and fewer steps: to try this program out where it is slow. Its rates mean nothing then.
+    /// Models of two blocks and fewer steps: to try this program out where it is slow. Its rates
+    /// mean nothing then.
     #[arg(long, global = true)]
     tiny: bool,
 }

@@ -1,4 +1,5 @@
-//! Each product of a step, alone: right to the bit, as its operands are small whole numbers, and its time.
+//! Each product of a step, alone: right to the bit, as its operands are small whole numbers, and
+//! its time.
 use std::collections::BTreeSet;
 
 use anyhow::ensure;
@@ -207,7 +208,9 @@ impl Placed {
         for number in 0..LOOKED_AT {
             let place = (m * n - 1) * number / (LOOKED_AT - 1);
             let (row, column) = (place / n, place % n);
-            let sum = (0..k).map(|i| at(a, row, i) * at(b, i, column)).sum::<f32>();
+            let sum = (0..k)
+                .map(|i| at(a, row, i) * at(b, i, column))
+                .sum::<f32>();
             let expected = sum
                 + if has_bias { value(column) } else { 0.0 }
                 + if output == Output::SumF32 {
@@ -217,7 +220,10 @@ impl Placed {
                 };
             let (found, expected) = if value_bytes == 2 {
                 let bytes = [bytes[2 * place], bytes[2 * place + 1]];
-                (widen(Bf16(u16::from_ne_bytes(bytes))), widen(bf16(expected)))
+                (
+                    widen(Bf16(u16::from_ne_bytes(bytes))),
+                    widen(bf16(expected)),
+                )
             } else {
                 let bytes = std::array::from_fn(|i| bytes[4 * place + i]);
                 (f32::from_ne_bytes(bytes), expected)

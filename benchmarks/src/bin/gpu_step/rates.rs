@@ -16,7 +16,8 @@ use crate::models::{Model, pixels};
 /// Steps before the measurement: the first ones choose the products' algorithms.
 const WARM_UP: u64 = 3;
 
-/// FLOPs of training on one image: attention at half where it is causal; the embedding forward and its weights' gradient only.
+/// FLOPs of training on one image: attention at half where it is causal; the embedding forward and
+/// its weights' gradient only.
 fn flops_an_image(config: &NepaConfig) -> f64 {
     let (d, mlp, p) = (
         config.hidden_size as f64,
@@ -29,7 +30,8 @@ fn flops_an_image(config: &NepaConfig) -> f64 {
     p * (3.0 * config.num_hidden_layers as f64 * block + 2.0 * embedding)
 }
 
-/// Images on the device in bf16, as the loader leaves them; made here and copied, so that no kernel of candle's is needed.
+/// Images on the device in bf16, as the loader leaves them; made here and copied, so that no kernel
+/// of candle's is needed.
 fn on_device(config: &NepaConfig, batch: usize, device: &Device) -> anyhow::Result<Tensor> {
     let side = config.image_size;
     let some = pixels(config, batch.min(8));
@@ -78,7 +80,8 @@ fn rate(
     })
 }
 
-/// A row for each batch: images a pass, ms a step, images/s, MFU where the device's peak is known, memory.
+/// A row for each batch: images a pass, ms a step, images/s, MFU where the device's peak is known,
+/// memory.
 pub(crate) fn print(
     model: Model,
     tiny: bool,
@@ -117,7 +120,8 @@ pub(crate) fn print_engine(tiny: bool, batch: usize) -> bool {
     let made = started.elapsed().as_secs_f64();
     let found = rate(&config, state, batch, 1).map(|rated| {
         format!(
-            "{} steps of {batch} images, the last one in {:.1} ms, loss {:.4}; plan of {:.2} GiB; {:.1} s in all, weights made in {made:.1}",
+            "{} steps of {batch} images, the last one in {:.1} ms, loss {:.4}; plan of {:.2} GiB; \
+             {:.1} s in all, weights made in {made:.1}",
             WARM_UP + 1,
             1e3 * rated.seconds,
             rated.loss,

@@ -1,4 +1,5 @@
-//! The step against the processor's: one step, the gradients of each variant, bits again, and many steps.
+//! The step against the processor's: one step, the gradients of each variant, bits again, and many
+//! steps.
 use anyhow::{Context, ensure};
 use candle_core::Device;
 use nepa_benchmarks::device_report::{print_verdict, relative};
@@ -11,7 +12,8 @@ use nepa_trainer::optimizer::OptimizerConfig;
 
 use crate::models::{pixels, small, step, variants, weights};
 
-/// A weight's gradient whose values are this share of the mean is compared with that: by its own size it would be rounding.
+/// A weight's gradient whose values are this share of the mean is compared with that: by its own
+/// size it would be rounding.
 const LEAST_SHARE: f64 = 1e-3;
 
 /// How far gradients are apart, of the whole and of the worst weight.
@@ -51,10 +53,12 @@ fn twin(tiny: bool) -> anyhow::Result<String> {
     let moved = norm(cpu.iter().zip(&state().weights.flat).map(|(a, b)| a - b));
     let off = norm(gpu.iter().zip(&cpu).map(|(a, b)| a - b)) / moved;
     let text = format!(
-        "loss {:.4} off by {loss:.1e}, gradient by {whole:.1e}, its worst part by {worst:.1e} ({name}), the update by {off:.1e}",
+        "loss {:.4} off by {loss:.1e}, gradient by {whole:.1e}, its worst part by {worst:.1e} \
+         ({name}), the update by {off:.1e}",
         expected.loss
     );
-    // The first update of AdamW is as large for a small gradient as for a large one: where rounding decides a sign, it is off by all.
+    // The first update of AdamW is as large for a small gradient as for a large one: where rounding
+    // decides a sign, it is off by all.
     let holds = loss < 5e-3 && whole < 2e-2 && worst < 8e-2 && off < 0.5;
     ensure!(holds, "{text}");
     Ok(text)
@@ -135,7 +139,8 @@ fn trains(tiny: bool) -> anyhow::Result<String> {
         for engine in [&mut gpu as &mut dyn Engine, &mut cpu] {
             engine.update(lr * (number as f64 / mean_of as f64).min(1.0))?;
         }
-        // Means: where the loss jumps, it jumps a little earlier or later. The loss goes from 0 to -1, so its own size is no measure.
+        // Means: where the loss jumps, it jumps a little earlier or later. The loss goes from 0 to
+        // -1, so its own size is no measure.
         if number % mean_of == 0 {
             let of = mean_of as f64;
             let apart = (sums.0 - sums.1).abs() / of;
