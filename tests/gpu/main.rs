@@ -1,2 +1,4 @@
 //! Everything that is written for CUDA, run on stand-ins for NVIDIA's libraries (`tests/standins`): one binary, a module each.
+mod loader;
+mod program;
 mod step;

@@ -1,11 +1,17 @@
 //! The training step's device: kernels by the names that their PTX holds, products by cuBLASLt, memory and order as the driver wants them.
-use nepa_model::cuda::CudaStepDevice;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use nepa_model::cuda::{CudaStepDevice, CudaStepError};
 use nepa_model::kernel_step::{FlatState, KernelStep, StepDevice};
 use nepa_model::{NepaConfig, PretrainReport, RopeDraw, Weights, init_weights};
 use nepa_pipeline::cuda::cudarc::driver::CudaContext;
 use nepa_tests::emulated_device::EmulatedDevice;
 use nepa_tests::standins;
 use nepa_tests::step_variants::variants_of;
+use nepa_trainer::cuda::CudaEngine;
+use nepa_trainer::engine::{Engine, EngineError, Images, StepReport, TrainingState};
+use nepa_trainer::optimizer::OptimizerConfig;
 
 /// Two heads of 64, 16 patches, two blocks; LayerScale such that the blocks matter.
 fn small() -> NepaConfig {
@@ -61,16 +67,211 @@ where
     (reports, gradient, step.export().unwrap())
 }
 
+/// A device on a stream of its own.
+fn device() -> Result<CudaStepDevice, CudaStepError> {
+    CudaStepDevice::new(CudaContext::new(0).unwrap().new_stream().unwrap())
+}
+
 #[test]
 fn it_is_the_emulated_step_bit_for_bit() {
     for (number, (name, config)) in variants_of(&small()).into_iter().enumerate() {
         let standins = standins::load(100 + number as u64);
         let weights = init_weights(&config, 3);
-        let context = CudaContext::new(0).unwrap();
-        let device = CudaStepDevice::new(context.new_stream().unwrap()).unwrap();
-        let found = train(&config, &weights, device);
+        let found = train(&config, &weights, device().unwrap());
         let expected = train(&config, &weights, EmulatedDevice::default());
         assert!(found == expected, "{name}");
         assert!(standins.count("cublasLtMatmul") > 50);
+        assert_eq!(standins.count("modules of PTX"), 0, "H100 has code of its own");
+    }
+}
+
+/// The names of all kernels in a folder.
+fn kernels(folder: &str) -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let source = std::fs::read_to_string(entry.path()).unwrap();
+        for kernel in source.split("extern \"C\" __global__").skip(1) {
+            let before = kernel.split("(const ").next().unwrap();
+            let name = before.split_whitespace().next_back().unwrap();
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
+
+/// One step of two micro-batches of a batch that lies on the device, and an update.
+fn step_on_device(engine: &mut CudaEngine, config: &NepaConfig, pixels: &Tensor) -> StepReport {
+    let ropes = [0, 1].map(|number| RopeDraw::draw(config, 1, 1, number));
+    let report = engine.step(&Images::Device(pixels), &ropes).unwrap();
+    engine.update(1e-3).unwrap();
+    report
+}
+
+fn engine(config: &NepaConfig, device: &Device) -> Result<CudaEngine, EngineError> {
+    let state = TrainingState::new(init_weights(config, 3));
+    CudaEngine::new(config, &OptimizerConfig::default(), state, 2, device)
+}
+
+fn tensor(config: &NepaConfig, batch: usize, dtype: DType) -> Tensor {
+    let side = config.image_size;
+    let pixels = Tensor::from_vec(
+        pixels(config, batch).concat(),
+        (batch, 3, side, side),
+        &Device::Cpu,
+    );
+    // The CPU changes the type: candle's kernels are not here.
+    let device = Device::new_cuda_with_stream(0).unwrap();
+    pixels.unwrap().to_dtype(dtype).unwrap().to_device(&device).unwrap()
+}
+
+#[test]
+fn every_kernel_is_loaded_and_launched() {
+    let standins = standins::load(1);
+    for (_, config) in variants_of(&small()) {
+        for dtype in [DType::F32, DType::BF16] {
+            let pixels = tensor(&config, 4, dtype);
+            let mut engine = engine(&config, pixels.device()).unwrap();
+            let report = step_on_device(&mut engine, &config, &pixels);
+            assert!(report.loss.is_finite() && report.grad_norm > 0.0);
+            assert!(engine.gradient().unwrap().iter().all(|value| value.is_finite()));
+        }
+    }
+    let names = kernels("../model/src/cuda/kernels");
+    assert!(names.len() >= 19, "{names:?}");
+    for name in names {
+        assert!(standins.count(&name) > 0, "{name} was not launched");
+    }
+}
+
+#[test]
+fn a_run_keeps_its_algorithms() {
+    let standins = standins::load(1);
+    let config = small();
+    let pixels = tensor(&config, 4, DType::F32);
+    let mut seen = Vec::new();
+    let mut saved = None;
+    for seed in 0..12 {
+        standins.restart(seed);
+        standins.set("random_times", "1");
+        let mut engine = engine(&config, pixels.device()).unwrap();
+        if seed >= 6 {
+            assert!(engine.take_choices(saved.as_ref().unwrap()));
+        }
+        let report = step_on_device(&mut engine, &config, &pixels);
+        saved.get_or_insert(engine.choices().unwrap());
+        seen.push((report, engine.export().unwrap()));
+    }
+    let same = |part: &[(StepReport, TrainingState)]| part.iter().all(|one| *one == seen[0]);
+    assert!(same(&seen[6..]), "the saved algorithms were not taken");
+    assert!(!same(&seen[..6]), "another algorithm would not show");
+
+    // Those of another device or version are not taken.
+    let mut engine = engine(&config, pixels.device()).unwrap();
+    let mut other = saved.unwrap();
+    other["cublaslt"] = 1.into();
+    assert!(!engine.take_choices(&other));
+    assert!(!engine.take_choices(&serde_json::json!("no choices")));
+}
+
+#[test]
+fn what_is_not_clearly_faster_is_not_chosen() {
+    let standins = standins::load(2);
+    let config = small();
+    let pixels = tensor(&config, 4, DType::F32);
+    let run = |seed| {
+        standins.restart(seed);
+        let mut engine = engine(&config, pixels.device()).unwrap();
+        step_on_device(&mut engine, &config, &pixels);
+        engine.choices().unwrap()
+    };
+    // With equal times for all.
+    standins.set("equal_times", "1");
+    assert_eq!(run(1), run(2));
+}
+
+#[test]
+fn each_device_loads_what_it_can_run() {
+    let standins = standins::load(3);
+    for (capability, code, ptx) in [("80", 6, 0), ("86", 6, 0), ("90", 6, 0), ("100", 0, 6)] {
+        standins.restart(3);
+        standins.set("capability", capability);
+        let found = device();
+        assert!(found.is_ok(), "{capability}: {found:?}");
+        assert_eq!(standins.count("modules of machine code"), code, "{capability}");
+        assert_eq!(standins.count("modules of PTX"), ptx, "{capability}");
+    }
+    // The shared memory of a small GPU: 99 KiB a block.
+    standins.set("capability", "86");
+    let large = NepaConfig {
+        image_size: 14 * 20,
+        patch_size: 14,
+        ..small()
+    };
+    let error = device().unwrap().check(&large).unwrap_err().to_string();
+    for part in ["400 tokens", "101376", "larger patches"] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+    device().unwrap().check(&small()).unwrap();
+}
+
+#[test]
+fn memory_that_does_not_fit_is_refused_with_what_does() {
+    let standins = standins::load(4);
+    let config = small();
+    let device = Device::new_cuda_with_stream(0).unwrap();
+    standins.set("memory", "1000");
+    assert!(engine(&config, &device).is_ok());
+    standins.set("memory", "700");
+    let error = engine(&config, &device).map(drop).unwrap_err();
+    assert!(matches!(error, EngineError::Memory { fits: 0, .. }), "{error}");
+    for part in ["workspace of products", "kernels of the libraries"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_refusal_of_the_driver_is_an_error_that_says_what_was_done() {
+    let standins = standins::load(5);
+    let config = small();
+    let pixels = tensor(&config, 4, DType::F32);
+    let ropes = [0, 1].map(|number| RopeDraw::draw(&config, 1, 1, number));
+    for (function, status) in [
+        ("cuModuleLoadData", 209),
+        ("cuModuleGetFunction", 500),
+        ("cuFuncSetAttribute", 1),
+        ("cuMemAlloc_v2", 2),
+        ("cuLaunchKernel", 700),
+        ("cuMemsetD8Async", 700),
+        ("cuMemcpyHtoDAsync_v2", 700),
+        ("cuMemcpyDtoHAsync_v2", 700),
+        ("cuStreamSynchronize", 719),
+        ("cuEventRecord", 400),
+        ("cublasLtCreate", 1),
+        ("cublasLtMatmulDescCreate", 3),
+        ("cublasLtMatmulDescSetAttribute", 7),
+        ("cublasLtMatrixLayoutCreate", 3),
+        ("cublasLtMatmulPreferenceSetAttribute", 7),
+        ("cublasLtMatmulAlgoGetHeuristic", 15),
+        ("cublasLtMatmul", 14),
+    ] {
+        for when in ["1", "2-", "30-"] {
+            standins.restart(5);
+            standins.set("fault", &format!("{function}:{status}:{when}"));
+            let run = || {
+                let mut engine = engine(&config, pixels.device())?;
+                engine.step(&Images::Device(&pixels), &ropes)?;
+                engine.update(1e-3)
+            };
+            // One call that fails may be one of the candidates; then the others serve.
+            let result = run();
+            if when != "30-" && function != "cublasLtMatmul" && function != "cuMemAlloc_v2" {
+                assert!(result.is_err(), "{function}:{status}:{when}");
+            }
+            if let Err(error) = result {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                assert!(error.contains("failed"), "{function}: {error}");
+            }
+        }
     }
 }

@@ -2,7 +2,8 @@
 // that run late, in a seeded random order where no event orders them, and only while somebody calls into the driver. What the caller owes the driver
 // (a current context, live handles, memory that is there and not rewritten under a copy) is checked; see standin.h.
 //
-// Settings: seed; schedule = random | late | eager; memory, the device's in MiB (4096); capability (90); sms (132); random_times = 1, for events.
+// Settings: seed; schedule = random | late | eager; memory, the device's in MiB (4096); capability (90); sms (132); random_times = 1 or equal_times = 1,
+// of events.
 #include "standin.h"
 
 #include <sys/mman.h>
@@ -491,6 +492,7 @@ void standin_add(const char *name, uint64_t amount) {
 void standin_reset(uint64_t seed) {
     World &all = world();
     const Lock lock(all.lock);
+    run_all();
     all.settings.clear();
     all.read_environment();
     all.restart(seed);
@@ -768,6 +770,8 @@ STANDIN_API int cuEventElapsedTime_v2(float *milliseconds, void *start, void *en
     *milliseconds = static_cast<float>(to->milliseconds - from->milliseconds);
     if (standin_number("random_times", 0) != 0) {
         *milliseconds = static_cast<float>(standin_random(1000) + 1);
+    } else if (standin_number("equal_times", 0) != 0) {
+        *milliseconds = 1.0f;
     }
     return SUCCESS;
 }

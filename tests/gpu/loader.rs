@@ -1,0 +1,297 @@
+//! Batches in device memory: the same samples, plans and pixels as on the CPU, whatever order the streams run in and whatever nvJPEG
+//! answers.
+use std::sync::{Arc, LazyLock};
+
+use nepa_pipeline::cuda::cudarc::driver::CudaContext;
+use nepa_pipeline::cuda::{CudaBackend, EngineConfig, cuda_backend};
+use nepa_pipeline::device::{PixelLayout, PixelType};
+use nepa_pipeline::{
+    AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
+    SampleRecord,
+};
+use nepa_tests::program::write_photo_shards;
+use nepa_tests::standins::{self, Standins};
+
+/// Side of the crops in pixels: small, so that many runs are quick, and more than one tile of the crop kernel.
+const SIDE: u32 = 24;
+const BATCH: usize = 8;
+/// Images of the data set: batches that are full, and a last one that is not.
+const IMAGES: u32 = 30;
+
+/// Every way of decoding, by a name.
+const ENGINES: [(&str, bool, bool); 3] = [
+    ("CPU", false, false),
+    ("hybrid", false, true),
+    ("engines", true, true),
+];
+
+struct Photos {
+    dataset: Arc<Dataset>,
+    /// Held: it reads the shards.
+    _runtime: IoRuntime,
+    _folder: tempfile::TempDir,
+}
+
+static PHOTOS: LazyLock<Photos> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    write_photo_shards(folder.path(), 1, 3, IMAGES / 3);
+    let runtime = IoRuntime::new(1).unwrap();
+    let config = DatasetConfig {
+        urls: vec![folder.path().to_str().unwrap().to_owned()],
+        ..DatasetConfig::default()
+    };
+    Photos {
+        dataset: Dataset::open(&config, &IoConfig::default(), &runtime).unwrap(),
+        _runtime: runtime,
+        _folder: folder,
+    }
+});
+
+fn config(decode_threads: usize) -> LoaderConfig {
+    LoaderConfig {
+        seed: 7,
+        global_batch: BATCH,
+        rank: 0,
+        world_size: 1,
+        epochs: Some(1),
+        shuffle: true,
+        drop_last: false,
+        augment: AugmentConfig::RandomResizedCrop {
+            size: SIDE,
+            scale: [0.2, 1.0],
+            ratio: [3.0 / 4.0, 4.0 / 3.0],
+            flip: 0.5,
+            filter: Filter::Bilinear,
+        },
+        normalize: nepa_pipeline::render::Normalize::default(),
+        exif_orientation: true,
+        decode_threads,
+        prefetch_batches: 2,
+        shuffle_window_bytes: 1 << 20,
+        max_bad_fraction: 0.0,
+        bad_samples_path: None,
+    }
+}
+
+/// One epoch: samples in order, and the pixels of each.
+#[derive(Debug, PartialEq)]
+struct Epoch {
+    samples: Vec<SampleRecord>,
+    pixels: Vec<Vec<f32>>,
+}
+
+fn on_cpu() -> Epoch {
+    let mut loader = Loader::new(Arc::clone(&PHOTOS.dataset), config(2), None).unwrap();
+    let (mut samples, mut pixels) = (Vec::new(), Vec::new());
+    while let Some(batch) = loader.next_batch().unwrap() {
+        samples.extend_from_slice(batch.samples());
+        pixels.extend((0..batch.len()).map(|i| batch.pixels(i).to_vec()));
+    }
+    Epoch { samples, pixels }
+}
+
+fn engines(hardware: bool, hybrid: bool) -> EngineConfig {
+    EngineConfig {
+        hardware,
+        hybrid,
+        ..EngineConfig::default()
+    }
+}
+
+const LAYOUT: PixelLayout = PixelLayout {
+    pixel_type: PixelType::F32,
+    image_size: SIDE,
+    patch_size: None,
+};
+
+fn loader(engines: EngineConfig, decode_threads: usize) -> Loader<CudaBackend> {
+    let config = config(decode_threads);
+    let consumer = CudaContext::new(0).unwrap().new_stream().unwrap();
+    let backend = cuda_backend(consumer, LAYOUT, &config.normalize, engines).unwrap();
+    let dataset = Arc::clone(&PHOTOS.dataset);
+    Loader::with_backend(dataset, config, None, Arc::new(backend)).unwrap()
+}
+
+/// All batches, read on the consumer's stream before the next one is asked for.
+fn on_device(engines: EngineConfig, decode_threads: usize) -> Epoch {
+    read(&mut loader(engines, decode_threads))
+}
+
+fn read(loader: &mut Loader<CudaBackend>) -> Epoch {
+    let (mut samples, mut pixels) = (Vec::new(), Vec::new());
+    while let Some(batch) = loader.next_batch().unwrap() {
+        let num_bytes = batch.len() * LAYOUT.slot_bytes();
+        let memory = batch.memory();
+        let bytes = memory.read(num_bytes, loader.backend().consumer()).unwrap();
+        samples.extend_from_slice(batch.samples());
+        let values = bytes.as_chunks::<4>().0.iter();
+        let values = values.map(|value| f32::from_le_bytes(*value));
+        let values = values.collect::<Vec<_>>();
+        pixels.extend(values.chunks(LAYOUT.slot_bytes() / 4).map(<[f32]>::to_vec));
+    }
+    Epoch { samples, pixels }
+}
+
+/// What the two decoders make of each image, in the order of the epoch: which of them decoded it must not matter but for that.
+struct Truth {
+    cpu: Epoch,
+    nvjpeg: Epoch,
+}
+
+static TRUTH: LazyLock<Truth> = LazyLock::new(|| Truth {
+    cpu: on_cpu(),
+    nvjpeg: on_device(engines(false, true), 1),
+});
+
+impl Truth {
+    /// How many images are nvJPEG's; each must be the one or the other, whole.
+    #[track_caller]
+    fn check(&self, found: &Epoch, what: &str) -> usize {
+        assert!(
+            found.samples == self.cpu.samples,
+            "{what}: samples or plans differ"
+        );
+        let mut by_nvjpeg = 0;
+        for (number, pixels) in found.pixels.iter().enumerate() {
+            let is_nvjpeg = *pixels == self.nvjpeg.pixels[number];
+            by_nvjpeg += usize::from(is_nvjpeg);
+            assert!(
+                is_nvjpeg || off(pixels, &self.cpu.pixels[number]).0 < 1e-3,
+                "{what}: image {number} is neither decoder's"
+            );
+        }
+        by_nvjpeg
+    }
+}
+
+/// The greatest difference and the mean one, in 255ths.
+fn off(found: &[f32], expected: &[f32]) -> (f32, f32) {
+    let differences = found
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| (a - b).abs() * 127.5);
+    let (most, sum) = differences.fold((0.0f32, 0.0), |(most, sum), d| (most.max(d), sum + d));
+    (most, sum / found.len() as f32)
+}
+
+/// The stand-ins, with what both decoders make of the images found out before anything is planted.
+fn standins_and_truth(seed: u64) -> (Standins, &'static Truth) {
+    let standins = standins::load(seed);
+    let truth = &*TRUTH;
+    standins.restart(seed);
+    (standins, truth)
+}
+
+#[test]
+fn pixels_are_those_of_the_cpu() {
+    let (_standins, truth) = standins_and_truth(1);
+    for (name, hardware, hybrid) in ENGINES {
+        let found = on_device(engines(hardware, hybrid), 2);
+        assert!(found.samples == truth.cpu.samples, "{name}");
+        let differences = found.pixels.iter().zip(&truth.cpu.pixels);
+        for (number, (most, mean)) in differences.map(|(a, b)| off(a, b)).enumerate() {
+            // nvJPEG repeats chroma where libjpeg-turbo interpolates it.
+            let limits = if hybrid { (40.0, 3.0) } else { (0.01, 0.001) };
+            assert!(
+                most <= limits.0 && mean <= limits.1,
+                "{name}: image {number} is off by {most}, {mean} in the mean"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_order_of_streams_gives_every_image() {
+    let (standins, truth) = standins_and_truth(0);
+    let schedules = std::env::var("NEPA_SCHEDULES").map_or(200, |number| number.parse().unwrap());
+    let (mut by_nvjpeg, started) = (0, std::time::Instant::now());
+    for seed in 0..schedules {
+        standins.restart(seed);
+        let (name, hardware, hybrid) = ENGINES[(seed % 3) as usize];
+        if seed % 2 == 1 {
+            standins.set("nvjpeg.writes", "at-call");
+        }
+        let found = on_device(engines(hardware, hybrid), 1 + (seed % 4) as usize);
+        by_nvjpeg += truth.check(&found, &format!("seed {seed}, {name}"));
+    }
+    println!("{schedules} schedules, {by_nvjpeg} images by nvJPEG, {:.1?}", started.elapsed());
+    assert!(by_nvjpeg > 0);
+}
+
+/// What nvJPEG may answer: its statuses from 1 to 10.
+const STATUSES: std::ops::RangeInclusive<u32> = 1..=10;
+
+/// Functions whose refusal costs one image or one decoder.
+const PER_IMAGE: [&str; 11] = [
+    "nvjpegDecodeParamsSetROI",
+    "nvjpegJpegStreamParse",
+    "nvjpegDecoderJpegSupported",
+    "nvjpegStateAttachPinnedBuffer",
+    "nvjpegDecodeJpegHost",
+    "nvjpegDecodeJpegTransferToDevice",
+    "nvjpegDecodeJpegDevice",
+    "nvjpegDecodeBatchedInitialize",
+    "nvjpegDecodeBatched",
+    "nvjpegDecodeBatchedSupported",
+    "nvjpegDecodeBatchedPreAllocate",
+];
+
+/// Functions that are called once for each decoder.
+const PER_DECODER: [&str; 12] = [
+    "nvjpegCreateEx",
+    "nvjpegGetHardwareDecoderInfo",
+    "nvjpegJpegStateCreate",
+    "nvjpegDecoderCreate",
+    "nvjpegDecoderStateCreate",
+    "nvjpegDecodeParamsCreate",
+    "nvjpegDecodeParamsSetOutputFormat",
+    "nvjpegJpegStreamCreate",
+    "nvjpegBufferPinnedCreate",
+    "nvjpegBufferDeviceCreate",
+    "nvjpegStateAttachDeviceBuffer",
+    "nvjpegStateAttachPinnedBuffer",
+];
+
+#[test]
+fn a_refusal_costs_an_image_or_a_decoder_and_never_the_run() {
+    let (standins, truth) = standins_and_truth(0);
+    let mut number = 0;
+    for function in PER_IMAGE.iter().chain(&PER_DECODER) {
+        for status in STATUSES {
+            for when in ["5", "3-", "all"] {
+                // Each status with one of the times, each time with several of the statuses; all of both for the calls of every image.
+                number += 1;
+                if number % 3 != 0 && !function.contains("Decode") {
+                    continue;
+                }
+                standins.restart(number);
+                let fault = format!("{function}:{status}:{when}");
+                standins.set("fault", &fault);
+                if number % 2 == 0 {
+                    standins.set("nvjpeg.fails", "late");
+                }
+                truth.check(&on_device(engines(true, true), 2), &fault);
+            }
+        }
+    }
+}
+
+#[test]
+fn devices_that_lack_something_still_load() {
+    let (standins, truth) = standins_and_truth(0);
+    for (setting, value) in [
+        ("nvjpeg.engines", "0"),
+        ("nvjpeg.roi", "refused"),
+        ("nvjpeg.allocations", "1"),
+        ("nvjpeg.allocations", "9"),
+        ("nvjpeg.allocations", "40"),
+        ("nvjpeg.damage", "3"),
+        ("nvjpeg.damage", "1"),
+    ] {
+        standins.restart(3);
+        standins.set(setting, value);
+        let what = format!("{setting}={value}");
+        let by_nvjpeg = truth.check(&on_device(engines(true, true), 2), &what);
+        println!("{what}: {by_nvjpeg} of {IMAGES} images by nvJPEG");
+    }
+}
