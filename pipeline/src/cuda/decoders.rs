@@ -22,7 +22,7 @@ use crate::device::{
     Accelerator, CpuCropsDecoder, DeviceDecoder, DeviceDecoders, EngineConfig, PixelLayout, Target,
 };
 use crate::image_decode::{ImageFormat, ImageHeader, JpegFacts};
-use crate::stats::{DecoderCounters, DecoderStats, JpegEngine};
+use crate::stats::{DecoderCounters, DecoderStats, JpegEngine, RefusalPhase};
 
 /// Threads that feed the device's engines: while one waits for its call, the engines have the
 /// other's.
@@ -115,18 +115,11 @@ impl CudaDecoders {
             }
         };
         let wants_hardware = config.uses_hardware() && hybrid.is_some();
-        let hardware = wants_hardware.then(|| open(Backend::Hardware)).transpose();
-        let hardware = hardware
-            .unwrap_or_else(|error| {
-                let reason = &error.source;
-                tracing::info!("the device's JPEG engines are not used: {reason}");
-                None
-            })
-            .filter(|library| has_engines(library));
+        let hardware = wants_hardware.then(|| with_engines(open(Backend::Hardware)));
         Ok(Self {
             warm_up: hybrid.as_ref().map(|_| WarmUp::new()).transpose()?,
             hybrid,
-            hardware,
+            hardware: hardware.flatten(),
             shared: Arc::new(Shared {
                 config,
                 counters: DecoderCounters::default(),
@@ -137,22 +130,26 @@ impl CudaDecoders {
     }
 }
 
-/// Whether the device has JPEG engines that nvJPEG reaches; says in the log what is found.
-fn has_engines(library: &Library) -> bool {
-    let found = match library.hardware() {
-        Ok((engines, cores)) if engines > 0 => {
+/// The handle for the device's JPEG engines, if there are any; says in the log what is found.
+fn with_engines(opened: Result<Arc<Library>, BackendError>) -> Option<Arc<Library>> {
+    let counted = opened.and_then(|library| {
+        let counts = library.hardware().map_err(failed)?;
+        Ok((library, counts))
+    });
+    let found = match counted {
+        Ok((library, (engines, cores))) if engines > 0 => {
             tracing::info!("nvJPEG: {engines} JPEG engines of {cores} cores each");
-            return true;
+            return Some(library);
         }
         Ok(_) => "nvJPEG finds no JPEG engines on this device".to_owned(),
-        Err(error) => error.to_string(),
+        Err(error) => format!("no JPEG engines on this device: {}", error.source),
     };
     tracing::info!(
         "{found}; the decode threads go on without. A100, A30, H100, H200 and newer have them: \
          there, look whether libnvcuvid.so.1 is on this machine, and give a container the driver \
          capability `video` (NVIDIA_DRIVER_CAPABILITIES=compute,utility,video)"
     );
-    false
+    None
 }
 
 impl Shared {
@@ -334,8 +331,14 @@ impl CudaDecoders {
             Err(error) => error,
         };
         self.refused_setup(accelerator, JpegEngine::Hybrid, &error)?;
-        if config.part_only && !config.fixed && error.source.is::<NvjpegError>() {
-            // It may be the parts that it refuses.
+        let refusal = error.source.downcast_ref::<NvjpegError>();
+        // It may be the parts that it refuses. Where decoders are fixed that must be its plain
+        // answer, which is the same each time.
+        let refuses_parts = |refusal: &NvjpegError| {
+            let is_answer = refusal.phase == RefusalPhase::Support;
+            config.part_only && (!config.fixed || is_answer && refusal.blame() == Blame::Image)
+        };
+        if refusal.is_some_and(refuses_parts) {
             let whole = EngineConfig {
                 part_only: false,
                 ..config
