@@ -10,7 +10,7 @@ use nepa_tests::step_variants::norm;
 
 /// NVIDIA's libraries that a process of ours may open; of the last one nvJPEG's hardware backend is
 /// made.
-const LIBRARIES: [&str; 6] = [
+pub const LIBRARIES: [&str; 6] = [
     "libcuda",
     "libcublasLt",
     "libcublas",

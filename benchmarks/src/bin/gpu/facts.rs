@@ -1,6 +1,6 @@
 //! Device, driver, the files of the libraries that were opened, and JPEG engines.
 use anyhow::{Context, ensure};
-use nepa_benchmarks::device_report::{opened_libraries, peak_tflops, print_verdict};
+use nepa_benchmarks::device_report::{LIBRARIES, opened_libraries, peak_tflops, print_verdict};
 use nepa_pipeline::cuda::cudarc::driver::CudaContext;
 use nepa_pipeline::cuda::{Chroma, DeviceFacts, check_device, libraries, nvjpeg};
 
@@ -53,8 +53,10 @@ pub(crate) fn print() -> anyhow::Result<bool> {
     passed &= print_verdict("JPEG engines", &engines(&context));
     // After the engines were asked for: for them nvJPEG opens libnvcuvid.
     let maps = std::fs::read_to_string("/proc/self/maps").context("reading /proc/self/maps")?;
-    for (library, path) in opened_libraries(&maps) {
-        print_verdict(&format!("{library} is"), &Ok(path));
+    let opened = opened_libraries(&maps);
+    for library in LIBRARIES {
+        let path = opened.get(library).map_or("not opened", String::as_str);
+        print_verdict(library, &Ok(path.to_owned()));
     }
     Ok(passed)
 }

@@ -1,11 +1,13 @@
 //! The models that are measured and compared, and their pixels.
 use std::sync::Arc;
 
+use candle_core::Device;
 use nepa_model::cuda::CudaStepDevice;
 use nepa_model::kernel_step::{FlatState, KernelStep};
 use nepa_model::{NepaConfig, Weights, init_weights};
 use nepa_pipeline::cuda::cudarc::driver::{CudaContext, CudaStream};
 use nepa_tests::step_variants::variants_of;
+use nepa_trainer::device::{self, DeviceChoice};
 
 /// A published model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -91,6 +93,11 @@ pub(crate) fn weights(config: &NepaConfig) -> Weights {
         }
     }
     weights
+}
+
+/// The device as a run opens it, with a stream of its own.
+pub(crate) fn device() -> anyhow::Result<Device> {
+    Ok(device::open(DeviceChoice::Cuda(0))?)
 }
 
 pub(crate) fn stream() -> anyhow::Result<Arc<CudaStream>> {

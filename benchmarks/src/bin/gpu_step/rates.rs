@@ -11,7 +11,7 @@ use nepa_trainer::cuda::CudaEngine;
 use nepa_trainer::engine::{Engine, Images, TrainingState};
 use nepa_trainer::optimizer::OptimizerConfig;
 
-use crate::models::{Model, pixels};
+use crate::models::{Model, device, pixels};
 
 /// Steps before the measurement: the first ones choose the products' algorithms.
 const WARM_UP: u64 = 3;
@@ -55,7 +55,7 @@ fn rate(
     batch: usize,
     steps: usize,
 ) -> anyhow::Result<Rated> {
-    let device = Device::new_cuda(0)?;
+    let device = device()?;
     let settings = OptimizerConfig::default();
     let mut engine = CudaEngine::new(config, &settings, state, batch, &device)?;
     let images = on_device(config, batch, &device)?;

@@ -1,7 +1,6 @@
 //! The step against the processor's: one step, the gradients of each variant, bits again, and many
 //! steps.
 use anyhow::{Context, ensure};
-use candle_core::Device;
 use nepa_benchmarks::device_report::{print_verdict, relative};
 use nepa_model::{ExplicitNepa, ParamSpec, RopeDraw, init_weights};
 use nepa_tests::step_variants::norm;
@@ -10,7 +9,7 @@ use nepa_trainer::cuda::CudaEngine;
 use nepa_trainer::engine::{Engine, Images, TrainingState};
 use nepa_trainer::optimizer::OptimizerConfig;
 
-use crate::models::{pixels, small, step, variants, weights};
+use crate::models::{device, pixels, small, step, variants, weights};
 
 /// A weight's gradient whose values are this share of the mean is compared with that: by its own
 /// size it would be rounding.
@@ -37,7 +36,7 @@ fn twin(tiny: bool) -> anyhow::Result<String> {
     let pixels = pixels(&config, 4);
     let slices = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
     let state = || TrainingState::new(weights(&config));
-    let device = Device::new_cuda(0)?;
+    let device = device()?;
     let mut gpu = CudaEngine::new(&config, &settings, state(), 4, &device)?;
     let mut cpu = CpuEngine::new(&config, &settings, state(), 4)?;
     let rope = [RopeDraw::draw(&config, 9, 1, 0)];
@@ -127,7 +126,7 @@ fn trains(tiny: bool) -> anyhow::Result<String> {
     let pixels = pixels(&config, 8);
     let slices = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
     let state = || TrainingState::new(init_weights(&config, 5));
-    let device = Device::new_cuda(0)?;
+    let device = device()?;
     let mut gpu = CudaEngine::new(&config, &settings, state(), 8, &device)?;
     let mut cpu = CpuEngine::new(&config, &settings, state(), 8)?;
     let (mut sums, mut worst, mut first, mut last) = ((0.0, 0.0), 0.0f64, None, 0.0);
