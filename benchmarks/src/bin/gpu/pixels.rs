@@ -128,48 +128,52 @@ impl Bench {
 
     /// The same samples and plans as on the CPU; pixels within the limits. Says how far they are
     /// apart, and who decoded.
-    fn parity(&self, dataset: &Arc<Dataset>, limits: (f64, f64)) -> anyhow::Result<String> {
-        let (expected, found) = (self.on_cpu(dataset)?, self.on_device(dataset)?);
+    fn parity(
+        &self,
+        dataset: &Arc<Dataset>,
+        found: &Epoch,
+        limits: (f64, f64),
+    ) -> anyhow::Result<String> {
+        let expected = self.on_cpu(dataset)?;
         ensure!(
             found.samples == expected.samples,
             "samples, plans or replacements differ"
         );
         let mut difference = Difference::default();
         difference.add(&found.pixels, &expected.pixels);
-        let (images, decoders) = (found.samples.len(), found.decoders);
-        let within = difference.within(limits);
-        let text = |text: String| format!("{images} images: {text}; {decoders}");
-        match within {
-            Ok(within) => Ok(text(within)),
-            Err(error) => Err(anyhow::anyhow!(text(error.to_string()))),
+        let text = |text: &dyn std::fmt::Display| {
+            let (images, decoders) = (found.samples.len(), &found.decoders);
+            format!("{images} images: {text}; {decoders}")
+        };
+        match difference.within(limits) {
+            Ok(within) => Ok(text(&within)),
+            Err(error) => Err(anyhow::anyhow!(text(&error))),
         }
     }
 
-    /// Two epochs of the same seed, bit for bit.
-    fn repeats(&self) -> anyhow::Result<String> {
-        let (first, second) = (
-            self.on_device(&self.dataset)?,
-            self.on_device(&self.dataset)?,
+    /// Another epoch of the same seed, bit for bit.
+    fn repeats(&self, first: &Epoch) -> anyhow::Result<String> {
+        let second = self.on_device(&self.dataset)?;
+        let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits();
+        ensure!(
+            first.pixels.len() == second.pixels.len()
+                && first.pixels.iter().zip(&second.pixels).all(same),
+            "two runs differ"
         );
-        let bits = |epoch: &Epoch| {
-            let bits = epoch.pixels.iter().map(|value| value.to_bits());
-            bits.collect::<Vec<_>>()
-        };
-        ensure!(bits(&first) == bits(&second), "two runs differ");
-        Ok(format!(
-            "two runs, {} images, bit for bit; {}",
-            first.samples.len(),
-            first.decoders
-        ))
+        Ok(format!("two runs bit for bit; {}", second.decoders))
     }
 }
 
 pub(crate) fn print(bench: &Bench) -> bool {
     let set = bench.common.engines;
-    let found = bench.parity(&bench.dataset, set.limits());
+    let epoch = bench.on_device(&bench.dataset);
+    let found = epoch
+        .as_ref()
+        .map_err(|error| anyhow::anyhow!("{error:#}"))
+        .and_then(|epoch| bench.parity(&bench.dataset, epoch, set.limits()));
     let mut passed = print_verdict(&format!("pixels, {}", set.title()), &found);
-    if set == EngineSet::Fixed {
-        passed &= print_verdict(&format!("again, {}", set.title()), &bench.repeats());
+    if let (EngineSet::Fixed, Ok(epoch)) = (set, &epoch) {
+        passed &= print_verdict(&format!("again, {}", set.title()), &bench.repeats(epoch));
     }
     passed
 }
@@ -177,10 +181,14 @@ pub(crate) fn print(bench: &Bench) -> bool {
 pub(crate) fn print_zoo(bench: &Bench, zoo: &str) -> anyhow::Result<bool> {
     let set = bench.common.engines;
     let zoo = open(zoo, &bench.runtime)?;
+    let parity = |dataset: &Arc<Dataset>, limits| {
+        let found = bench.on_device(dataset)?;
+        bench.parity(dataset, &found, limits)
+    };
     // Damaged files may look different; only samples, plans and replacements count.
-    let found = bench.parity(&zoo, (f64::MAX, f64::MAX));
+    let found = parity(&zoo, (f64::MAX, f64::MAX));
     let mut passed = print_verdict(&format!("odd and broken JPEGs, {}", set.title()), &found);
-    let found = bench.parity(&bench.dataset, set.limits());
+    let found = parity(&bench.dataset, set.limits());
     passed &= print_verdict(&format!("pixels after those, {}", set.title()), &found);
     Ok(passed)
 }

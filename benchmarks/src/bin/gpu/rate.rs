@@ -12,6 +12,7 @@ use crate::Bench;
 
 /// Batches before the measurement.
 const WARM_UP: usize = 8;
+const WARM_UP_TINY: usize = 2;
 
 /// Prints a row: images a second, of one core, cores used, intervals between batches, memory taken
 /// meanwhile, who decoded.
@@ -26,14 +27,18 @@ fn allocations(loader: &Loader<CudaBackend>) -> usize {
 }
 
 fn measure(bench: &Bench, seconds: f64) -> anyhow::Result<[String; 6]> {
-    let batch = if bench.common.tiny { 32 } else { 256 };
+    let (batch, warm_up) = if bench.common.tiny {
+        (32, WARM_UP_TINY)
+    } else {
+        (256, WARM_UP)
+    };
     let mut loader = bench.loader(
         &bench.dataset,
         bench.config(batch, None),
         PixelType::Bf16,
         bench.common.engines.config(),
     )?;
-    for _ in 0..WARM_UP {
+    for _ in 0..warm_up {
         loader.next_batch()?.context("the loader ended")?;
     }
     let (mut images, mut intervals) = (0, Vec::new());

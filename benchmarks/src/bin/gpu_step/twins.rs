@@ -121,7 +121,7 @@ fn repeats(tiny: bool) -> anyhow::Result<String> {
 
 /// Both engines on one batch, over which the loss falls far.
 fn trains(tiny: bool) -> anyhow::Result<String> {
-    let (steps, mean_of, lr) = if tiny { (20, 5, 1e-3) } else { (500, 50, 1e-4) };
+    let (steps, mean_of, lr) = if tiny { (10, 2, 3e-3) } else { (500, 50, 1e-4) };
     let (config, settings) = (small(tiny), OptimizerConfig::default());
     let pixels = pixels(&config, 8);
     let slices = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
