@@ -229,7 +229,7 @@ impl Placed {
                 (f32::from_ne_bytes(bytes), expected)
             };
             ensure!(
-                found.to_bits() == expected.to_bits() || found == expected,
+                (found - expected).abs() <= 0.0,
                 "row {row}, column {column}: {found} in place of {expected}"
             );
         }
