@@ -1,10 +1,10 @@
 # All commands of the project. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build cuda test lint kernels bench versus fuzz quickstart
+.PHONY: help setup build cuda test gpu-test lint kernels bench versus fuzz quickstart
 SHELL := /bin/bash
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: ## Install what the build needs and is missing (cmake, nasm, a C and C++ compiler)
 	@scripts/setup.sh
@@ -17,6 +17,9 @@ cuda: setup ## Build nepa for NVIDIA GPUs into target/cuda/nepa; fetches the CUD
 
 test: setup ## Build and run every test (development profile)
 	@scripts/test.sh
+
+gpu-test: setup ## Run everything written for CUDA without a GPU, on stand-ins for NVIDIA's libraries
+	@scripts/gpu-test.sh
 
 lint: setup ## Check formatting, clippy (with and without CUDA) and that the default build is free of CUDA
 	@scripts/lint.sh

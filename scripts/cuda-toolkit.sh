@@ -3,7 +3,7 @@
 #
 # Afterwards `source PREFIX/env.sh` sets CUDA_HOME, NVCC and PATH. PREFIX is below ~/.cache (XDG_CACHE_HOME) if not given.
 #   default      compiler, headers, cuBLAS, cuRAND, NVRTC, nvJPEG   680 MB to fetch, 1.2 GB on disk
-#   --compiler   what compiling needs and no more                   110 MB to fetch, 0.3 GB on disk
+#   --compiler   what compiling and checking the kernels need       120 MB to fetch, 0.3 GB on disk
 # Where CUDA_HOME names a toolkit, that one is taken and nothing is fetched. Otherwise the toolkit comes from NVIDIA's wheels on
 # PyPI, in the versions that PyTorch 2.11 for CUDA 13.0 depends on. What is there already is kept.
 # Exit code 75: the wheels cannot be fetched from here.
@@ -31,9 +31,11 @@ own="$prefix/site/nvidia/cu13"
 wheels=(
     nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 # nvcc, ptxas; cicc, libdevice; crt/*.h
     nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85                  # the runtime and its headers; nv/target
+    nvidia-cuda-nvdisasm==13.2.78                                           # reads cubins; there is no wheel of 13.0
+    nvidia-nvjpeg==13.0.1.86                                                # its header is held to what our bindings declare
 )
 if [ "$libraries" -eq 1 ]; then
-    wheels+=(nvidia-cuda-nvrtc==13.0.88 nvidia-cublas==13.1.0.3 nvidia-curand==10.4.0.35 nvidia-nvjpeg==13.0.1.86)
+    wheels+=(nvidia-cuda-nvrtc==13.0.88 nvidia-cublas==13.1.0.3 nvidia-curand==10.4.0.35)
 fi
 
 # Whether all wheels are there, perhaps with others.
@@ -54,7 +56,7 @@ fetch() {
                 "Install one (Debian, Ubuntu: apt-get install python3-venv), or set CUDA_HOME to a CUDA 13 toolkit."
         python="$prefix/venv/bin/python"
     fi
-    echo "Fetching the CUDA 13.0 toolkit from PyPI into $prefix ($([ "$libraries" -eq 1 ] && echo 680 || echo 110) MB) ..." >&2
+    echo "Fetching the CUDA 13.0 toolkit from PyPI into $prefix ($([ "$libraries" -eq 1 ] && echo 680 || echo 120) MB) ..." >&2
     rm -rf "$new"
     # One call for all: a second one would not add to the folder nvidia/ that they share.
     if ! "$python" -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --retries 2 --timeout 20 \

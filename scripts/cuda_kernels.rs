@@ -1,12 +1,18 @@
-//! For build scripts: compiles a package's CUDA kernels to PTX, the text that the driver turns into code for its GPU, and to the code
-//! of the GPUs in data centres, so that the driver need not.
+//! For build scripts: compiles a package's CUDA kernels to PTX, the text that the driver turns into
+//! code for its GPU, and to that code for GPUs that are known, which spares each start that work.
 //!
-//! `src/cuda/kernels/NAME.cu` becomes `NAME.ptx`, `NAME.sm_80.cubin` and `NAME.sm_90.cubin` in `OUT_DIR`, which the package embeds with
-//! `include_str!(concat!(env!("OUT_DIR"), "/NAME.ptx"))` and `include_bytes!`.
+//! `src/cuda/kernels/NAME.cu` becomes `OUT_DIR/NAME.ptx`, which the package embeds with
+//! `include_str!(concat!(env!("OUT_DIR"), "/NAME.ptx"))`, and `OUT_DIR/NAME.sm_80.cubin` and
+//! `OUT_DIR/NAME.sm_90.cubin`, for `include_bytes!`.
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Compiles every `.cu` file of `folder` for the compute capability in `CUDA_COMPUTE_CAP` (default 90: H100, H200).
+/// Of A100, and of H100 and H200. A cubin also runs on a GPU of the same major number and a higher
+/// minor one.
+const CUBINS: [&str; 2] = ["sm_80", "sm_90"];
+
+/// Compiles every `.cu` file of `folder` to PTX for the compute capability in `CUDA_COMPUTE_CAP`
+/// (default 90: H100, H200), and to each of [`CUBINS`].
 pub(crate) fn compile(folder: &str) {
     for variable in ["NEPA_NVCC", "NVCC", "CUDA_HOME", "CUDA_COMPUTE_CAP"] {
         println!("cargo::rerun-if-env-changed={variable}");
@@ -26,24 +32,35 @@ pub(crate) fn compile(folder: &str) {
         .collect::<Vec<_>>();
     sources.sort();
     for source in sources {
-        let name = out.join(source.file_stem().expect("a .cu file has a name"));
-        for (architecture, kind, ending) in [
-            (&*format!("compute_{number}"), "-ptx", "ptx"),
-            ("sm_80", "-cubin", "sm_80.cubin"),
-            ("sm_90", "-cubin", "sm_90.cubin"),
-        ] {
-            let mut command = Command::new(&nvcc);
-            command
-                .arg(format!("-arch={architecture}"))
-                .args(["-std=c++17", "-O3", kind, "-o"])
-                .arg(name.with_extension(ending))
-                .arg(&source);
-            run(command, &source, &nvcc);
+        let name = source.file_stem().expect("a .cu file has a name");
+        let to = |extension: &str| out.join(name).with_extension(extension);
+        run(
+            &nvcc,
+            &format!("compute_{number}"),
+            "-ptx",
+            &source,
+            &to("ptx"),
+        );
+        for arch in CUBINS {
+            run(
+                &nvcc,
+                arch,
+                "-cubin",
+                &source,
+                &to(&format!("{arch}.cubin")),
+            );
         }
     }
 }
 
-fn run(mut command: Command, source: &Path, nvcc: &Path) {
+/// One file for one architecture.
+fn run(nvcc: &Path, arch: &str, kind: &str, source: &Path, to: &Path) {
+    let mut command = Command::new(nvcc);
+    command.arg(format!("-arch={arch}"));
+    command
+        .args(["-std=c++17", "-O3", kind, "-o"])
+        .arg(to)
+        .arg(source);
     match command.output() {
         Ok(output) if output.status.success() => {}
         Ok(output) => fail(&format!(

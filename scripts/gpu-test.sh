@@ -28,5 +28,5 @@ cuda=(env -u CUDA_PATH -u CUDA_ROOT -u CUDA_TOOLKIT_ROOT_DIR NEPA_NVCC="$NVCC" N
 options=(--locked --workspace --features "nepa-trainer/cuda,nepa-benchmarks/cuda,nepa-tests/cuda"
     --config 'profile.dev.package.candle-kernels.codegen-units=1')
 # With the test, as tests choose features of dependencies.
-"${cuda[@]}" cargo build "${options[@]}" --bins --test gpu
-"${cuda[@]}" cargo test "${options[@]}" --test gpu -- --show-output "$@"
+"${cuda[@]}" cargo build "${options[@]}" --bins --test cuda
+"${cuda[@]}" cargo test "${options[@]}" --test cuda -- --show-output "$@"

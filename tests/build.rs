@@ -98,7 +98,12 @@ fn link(folder: &Path, library: &str, objects: &[PathBuf], with: &[&str]) {
     let path = folder.join(library);
     let status = Command::new(compiler().get_compiler().path())
         // What a library is made of stays its own: the test has a copy of libjpeg-turbo, too.
-        .args(["-shared", "-Wl,--no-undefined", "-Wl,--exclude-libs,ALL", "-o"])
+        .args([
+            "-shared",
+            "-Wl,--no-undefined",
+            "-Wl,--exclude-libs,ALL",
+            "-o",
+        ])
         .arg(&path)
         .arg(format!("-Wl,-soname,{library}"))
         .args(objects)

@@ -58,15 +58,29 @@ impl RopeDraw {
         let frequencies: Vec<f64> = (0..quarter)
             .map(|k| libm::pow(config.rope_theta, -(k as f64) / quarter as f64))
             .collect();
-        for patch in 0..side * side {
-            for (axis, index) in [patch / side, patch % side].into_iter().enumerate() {
+        // A row or a column of patches has the same angles throughout: once each, since a GPU waits
+        // for the table.
+        let of_axis = [0, 1].map(|axis| {
+            let angles = (0..side).flat_map(|index| {
                 let centre = 2.0 * (index as f64 + 0.5) / side as f64 - 1.0;
                 let coordinate = (centre + self.shift[axis]) * self.jitter[axis] * self.rescale;
-                for frequency in &frequencies {
-                    let angle = TAU * coordinate * frequency;
-                    table.cos.push(libm::cos(angle));
-                    table.sin.push(libm::sin(angle));
-                }
+                frequencies
+                    .iter()
+                    .map(move |frequency| TAU * coordinate * frequency)
+            });
+            let (mut cos, mut sin) = (Vec::new(), Vec::new());
+            for angle in angles {
+                cos.push(libm::cos(angle));
+                sin.push(libm::sin(angle));
+            }
+            [cos, sin]
+        });
+        for patch in 0..side * side {
+            for (axis, index) in [patch / side, patch % side].into_iter().enumerate() {
+                let [cos, sin] = &of_axis[axis];
+                let angles = index * quarter..(index + 1) * quarter;
+                table.cos.extend_from_slice(&cos[angles.clone()]);
+                table.sin.extend_from_slice(&sin[angles]);
             }
         }
         table

@@ -25,7 +25,7 @@ pub mod engine_rules;
 mod kernel_arguments;
 
 pub use cpu_crops::{CpuCrops, CpuCropsDecoder, NoBatchDecoder};
-pub use engine_config::{Chroma, EngineConfig};
+pub use engine_config::{CALLS_AT_ONCE, Chroma, EngineConfig, IMAGES_A_CALL, IMAGES_A_THREAD};
 pub use kernel_arguments::{CropJob, Normalization, StoredPixels};
 
 /// Type of a pixel value in device memory.

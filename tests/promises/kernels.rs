@@ -11,7 +11,7 @@ use nepa_pipeline::{AugmentConfig, CropPlan, CropRect, EdgeSupport, Filter, Samp
 use nepa_schemas::{ColumnMapping, SchemaOptions, ShardBatch};
 use nepa_tests::kernels::{
     Bf16, Crop, GuardedEnd, Layout, Normalization, StoredImage, ThreadOrder, barrier_in_a_branch,
-    convert, crop, message_of_abort, reverse_blocks,
+    convert, crop, is_known, look_into_shared, message_of_abort, reverse_blocks,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -135,7 +135,7 @@ impl Picture {
             slot_start: 0,
         }];
         let mut output = vec![UNTOUCHED; slot_len(plan.output_size)];
-        let order = [ThreadOrder::Forward, ThreadOrder::Backward][number / 2 % 2];
+        let order = [ThreadOrder::Backward, ThreadOrder::Random(number as u64)][number / 2 % 2];
         crop(
             Layout::Nchw,
             &crops,
@@ -639,7 +639,7 @@ fn finished_crops_are_converted_exactly() {
             .collect();
         let (starts, num_values) = scattered_slots(count, side);
         let normalization = Normalization::from(NORMALIZE);
-        for order in [ThreadOrder::Forward, ThreadOrder::Backward] {
+        for order in [ThreadOrder::Forward, ThreadOrder::Random(side.into())] {
             let planes = check_types_and_layouts(
                 &starts,
                 num_values,
@@ -672,11 +672,43 @@ fn the_shim_runs_barriers_and_shared_memory_as_a_gpu_does() {
         .chunks(32)
         .flat_map(|block| block.iter().rev().copied())
         .collect();
-    for order in [ThreadOrder::Forward, ThreadOrder::Backward] {
+    for order in [
+        ThreadOrder::Forward,
+        ThreadOrder::Backward,
+        ThreadOrder::Random(1),
+    ] {
         assert_eq!(reverse_blocks(&numbers, 32, true, order), expected);
         // A forgotten barrier is noticed, because shared memory starts as nonsense.
         assert_ne!(reverse_blocks(&numbers, 32, false, order), expected);
     }
+}
+
+#[test]
+fn the_shim_launches_every_kernel_by_its_name() {
+    let mut names = Vec::new();
+    for folder in ["../pipeline/src/cuda/kernels", "../model/src/cuda/kernels"] {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "cu") {
+                let source = std::fs::read_to_string(path).unwrap();
+                // Behind each of these come the bounds of the launch, the name, the parameters.
+                let heads = source.split("extern \"C\" __global__ void").skip(1);
+                names.extend(heads.map(|head| {
+                    let (_, behind) = head.split_once(')').unwrap();
+                    behind.split('(').next().unwrap().trim().to_owned()
+                }));
+            }
+        }
+    }
+    assert!(names.len() >= 28, "{names:?}");
+    let unknown: Vec<_> = names.iter().filter(|name| !is_known(name)).collect();
+    assert!(unknown.is_empty(), "{unknown:?} are in no table");
+    assert!(!is_known("column_sums"));
+}
+
+#[test]
+fn static_shared_memory_is_nonsense_at_the_start_of_each_block() {
+    assert_eq!(look_into_shared(3), [u32::MAX; 3]);
 }
 
 #[test]

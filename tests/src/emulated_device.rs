@@ -6,19 +6,35 @@
 )]
 use nepa_model::ModelError;
 use nepa_model::kernel_step::arguments::Launch;
-use nepa_model::kernel_step::{Operand, Output, Product, StepDevice};
+use nepa_model::kernel_step::{Operand, Output, Product, RedZone, StepDevice};
+
+use crate::kernels::ThreadOrder;
 
 /// The emulation.
 #[derive(Debug, Default)]
 pub struct EmulatedDevice {
     /// 16 bytes each, as the kernels' widest loads want.
     memory: Vec<[u64; 2]>,
+    /// Of the random order in which the next launch's warps and blocks run.
+    seed: u64,
+    /// Filled with `RED`, and looked at after each launch and product.
+    red_zones: Vec<RedZone>,
 }
+
+const RED: u8 = 0xa5;
 
 /// What goes wrong is a mistake of the step; only an impossible model is an error.
 pub type EmulatedError = ModelError;
 
 impl EmulatedDevice {
+    /// One whose threads run in other orders.
+    pub fn of_seed(seed: u64) -> Self {
+        Self {
+            seed,
+            ..Self::default()
+        }
+    }
+
     fn start(&self) -> u64 {
         self.memory.as_ptr().expose_provenance() as u64
     }
@@ -35,6 +51,16 @@ impl EmulatedDevice {
             std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast::<u8>(), 8 * memory.len())
         };
         &mut bytes[offset..offset + num_bytes]
+    }
+
+    /// Panics if something was written past the end of a region.
+    fn check_red_zones(&mut self, after: &str) {
+        for RedZone { behind, addresses } in self.red_zones.clone() {
+            let bytes = self.bytes(addresses.start, (addresses.end - addresses.start) as usize);
+            if let Some(place) = bytes.iter().position(|byte| *byte != RED) {
+                panic!("{after} wrote {place} bytes behind a region of {behind}");
+            }
+        }
     }
 
     fn floats(&mut self, address: u64, len: usize) -> Vec<f32> {
@@ -96,9 +122,24 @@ impl StepDevice for EmulatedDevice {
         Ok(self.start())
     }
 
+    fn red_zone_bytes(&self) -> u64 {
+        256
+    }
+
+    fn watch(&mut self, red_zones: Vec<RedZone>) -> Result<(), EmulatedError> {
+        for RedZone { addresses, .. } in &red_zones {
+            let num_bytes = (addresses.end - addresses.start) as usize;
+            self.bytes(addresses.start, num_bytes).fill(RED);
+        }
+        self.red_zones = red_zones;
+        Ok(())
+    }
+
     fn launch<A: Copy>(&mut self, launch: Launch<A>) -> Result<(), EmulatedError> {
         // SAFETY: all addresses lie in the memory of this device, which is borrowed for the whole call, where the step has planned them.
-        unsafe { crate::engine_kernels::run(&launch, false) };
+        unsafe { crate::engine_kernels::run(&launch, ThreadOrder::Random(self.seed)) };
+        self.seed += 1;
+        self.check_red_zones(launch.kernel());
         Ok(())
     }
 
@@ -149,6 +190,7 @@ impl StepDevice for EmulatedDevice {
                 *to = value.to_ne_bytes();
             }
         }
+        self.check_red_zones("a product");
         Ok(())
     }
 

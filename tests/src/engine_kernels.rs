@@ -46,25 +46,21 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Every way to make one, the first one twice.
+    /// Every way to make one.
     pub const ALL: [Self; 3] = [
         Self::of(ThreadOrder::Forward, GuardedEnd::End),
         Self::of(ThreadOrder::Backward, GuardedEnd::Start),
-        Self::of(ThreadOrder::Forward, GuardedEnd::End),
+        Self::of(ThreadOrder::Random(1), GuardedEnd::End),
     ];
 
     const fn of(order: ThreadOrder, guarded: GuardedEnd) -> Self {
         Self { order, guarded }
     }
 
-    fn backward(self) -> bool {
-        self.order == ThreadOrder::Backward
-    }
-
     /// Launches a kernel as the training step does.
     fn run<A>(self, launch: arguments::Launch<A>) {
         // SAFETY: the addresses are of memory made here, of the size that the kernel's file asks for: each function that calls this sees to it.
-        unsafe { run(&launch, self.backward()) };
+        unsafe { run(&launch, self.order) };
     }
 
     fn input<T: Plain>(self, values: &[T]) -> Input<T> {
@@ -90,7 +86,7 @@ impl Launch {
 /// # Safety
 ///
 /// The addresses in its argument are of memory of the size that the kernel's file asks for, and nobody else uses it meanwhile.
-pub(crate) unsafe fn run<A>(launch: &arguments::Launch<A>, backward: bool) {
+pub(crate) unsafe fn run<A>(launch: &arguments::Launch<A>, order: ThreadOrder) {
     let kernel = CString::new(launch.kernel()).expect("a name");
     let geometry = launch.geometry();
     // SAFETY: only the mirrors of the kernels' structs make a launch, so the argument is that of the kernel; the caller answers for what it points to.
@@ -101,7 +97,7 @@ pub(crate) unsafe fn run<A>(launch: &arguments::Launch<A>, backward: bool) {
             geometry.grid.as_ptr(),
             geometry.block.as_ptr(),
             geometry.shared_bytes,
-            backward,
+            order.code(),
         )
     };
     assert!(known, "no kernel {kernel:?}");
@@ -306,7 +302,7 @@ mod ffi {
             grid: *const u32,
             block: *const u32,
             shared_bytes: u32,
-            backward: bool,
+            order: u64,
         ) -> bool;
         pub(super) fn cuda_shim_guarded_memory(bytes: usize, at_end: bool) -> *mut u8;
         pub(super) fn cuda_shim_free_guarded_memory(memory: *mut u8, bytes: usize, at_end: bool);

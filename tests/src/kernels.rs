@@ -5,7 +5,7 @@
     unsafe_code,
     reason = "the kernels are C++ and take raw pointers; what they may touch is checked here before each call"
 )]
-use std::ffi::c_void;
+use std::ffi::{CString, c_void};
 use std::process::Command;
 use std::ptr::NonNull;
 
@@ -72,6 +72,19 @@ pub enum ThreadOrder {
     Forward,
     /// The last one first.
     Backward,
+    /// The warps, and the blocks, in any order that comes of this seed.
+    Random(u64),
+}
+
+impl ThreadOrder {
+    /// As the shim takes it (`ThreadOrder::of` in `cuda_cpu_shim.h`).
+    pub(crate) fn code(self) -> u64 {
+        match self {
+            Self::Forward => 0,
+            Self::Backward => 1,
+            Self::Random(seed) => seed | 1 << 63,
+        }
+    }
 }
 
 /// Which end of an image's memory meets the page that nobody may touch.
@@ -220,7 +233,7 @@ pub fn crop<T: Value>(
             side,
             patch,
             &raw const normalization,
-            order == ThreadOrder::Backward,
+            order.code(),
         );
     }
 }
@@ -257,7 +270,7 @@ pub fn convert<T: Value>(
             side,
             patch,
             &raw const normalization,
-            order == ThreadOrder::Backward,
+            order.code(),
         );
     }
 }
@@ -341,15 +354,30 @@ pub fn reverse_blocks(
             numbers.len() as u32 / num_threads,
             num_threads,
             with_barrier,
-            order == ThreadOrder::Backward,
+            order.code(),
         );
     }
     reversed
 }
 
+/// Runs a kernel of the shim's own test: what each block finds in static shared memory, in which each leaves its number.
+pub fn look_into_shared(num_blocks: u32) -> Vec<u32> {
+    let mut found = vec![0; num_blocks as usize];
+    // SAFETY: a place for each block.
+    unsafe { ffi::cuda_shim_look_into_shared(found.as_mut_ptr(), num_blocks) }
+    found
+}
+
+/// Whether the shim can launch a kernel, of any package, by its name.
+pub fn is_known(kernel: &str) -> bool {
+    let kernel = CString::new(kernel).expect("a name");
+    // SAFETY: a string that ends with a zero and lives until the call returns.
+    unsafe { ffi::cuda_shim_knows(kernel.as_ptr()) }
+}
+
 /// Of `cuda_shim/launch.cpp`.
 mod ffi {
-    use std::ffi::c_void;
+    use std::ffi::{c_char, c_void};
 
     use super::{CropJob, Normalization};
 
@@ -362,7 +390,7 @@ mod ffi {
             side: u32,
             patch: u32,
             normalization: *const Normalization,
-            backward: bool,
+            order: u64,
         );
         pub(super) fn cuda_shim_convert(
             bf16: bool,
@@ -373,7 +401,7 @@ mod ffi {
             side: u32,
             patch: u32,
             normalization: *const Normalization,
-            backward: bool,
+            order: u64,
         );
         pub(super) fn cuda_shim_barrier_in_a_branch();
         pub(super) fn cuda_shim_reverse(
@@ -382,8 +410,10 @@ mod ffi {
             num_blocks: u32,
             num_threads: u32,
             with_barrier: bool,
-            backward: bool,
+            order: u64,
         );
+        pub(super) fn cuda_shim_knows(kernel: *const c_char) -> bool;
+        pub(super) fn cuda_shim_look_into_shared(found: *mut u32, num_blocks: u32);
         pub(super) fn cuda_shim_guarded_memory(bytes: usize, at_end: bool) -> *mut u8;
         pub(super) fn cuda_shim_free_guarded_memory(memory: *mut u8, bytes: usize, at_end: bool);
     }

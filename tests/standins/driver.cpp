@@ -51,7 +51,9 @@ constexpr size_t PAGE = 4096;
 constexpr size_t MIB = 1 << 20;
 // What the driver's allocations are aligned to, and no more.
 constexpr size_t ALIGNMENT = 256;
+// New memory is NaN as f32 and as bf16; behind this much it is zero, since filling takes time.
 constexpr unsigned char UNWRITTEN = 0xff;
+constexpr size_t MOST_FILLED = 16 * MIB;
 constexpr unsigned char BESIDE = 0xa5;
 constexpr unsigned WARP = 32;
 constexpr int DEFAULT_SHARED_BYTES = 48 << 10;
@@ -85,7 +87,7 @@ struct Block {
         }
         start = outer + PAGE + inner - round_up(num_bytes, ALIGNMENT);
         std::memset(outer + PAGE, BESIDE, start - (outer + PAGE));
-        std::memset(start, UNWRITTEN, num_bytes);
+        std::memset(start, UNWRITTEN, std::min(num_bytes, MOST_FILLED));
         std::memset(start + num_bytes, BESIDE, outer + PAGE + inner - (start + num_bytes));
     }
 
@@ -166,7 +168,8 @@ struct World {
     std::map<void *, std::shared_ptr<Module>> modules;
     std::map<void *, std::unique_ptr<Function>> functions;
     Blocks device, pinned;
-    size_t device_bytes = 0;
+    // Taken, and of that what tests before have left where a planted fault refused to free it.
+    size_t device_bytes = 0, left_bytes = 0;
     uint64_t pool_threshold = 0;
 
     World() {
@@ -203,7 +206,10 @@ struct World {
         counts.clear();
         fault_calls.clear();
         lost = SUCCESS;
+        left_bytes = device_bytes;
     }
+
+    size_t taken_bytes() const { return device_bytes - std::min(device_bytes, left_bytes); }
 };
 
 // Never destroyed: threads may call in while the program ends.
@@ -427,8 +433,9 @@ void standin_violation(const char *format, ...) {
     va_start(values, format);
     std::fprintf(stderr, "stand-in violation: ");
     std::vfprintf(stderr, format, values);
-    std::fprintf(stderr, "\n(seed %llu: NEPA_STANDIN=seed=%llu)\n", static_cast<unsigned long long>(world().seed),
-                 static_cast<unsigned long long>(world().seed));
+    const char *const fault = world().standin_setting_of("fault");
+    std::fprintf(stderr, "\n(seed %llu: NEPA_STANDIN=seed=%llu; planted: %s)\n", static_cast<unsigned long long>(world().seed),
+                 static_cast<unsigned long long>(world().seed), fault != nullptr ? fault : "nothing");
     va_end(values);
     std::abort();
 }
@@ -619,8 +626,13 @@ STANDIN_API int cuDevicePrimaryCtxRelease_v2(int) {
     if (world().contexts_retained == 0) {
         standin_violation("cuDevicePrimaryCtxRelease: released more often than retained");
     }
-    if (--world().contexts_retained == 0 && !nothing_queued()) {
-        standin_violation("cuDevicePrimaryCtxRelease: the last owner goes while work is queued");
+    if (--world().contexts_retained == 0) {
+        run_all();
+        // What still waits goes with the context.
+        world().leaving.clear();
+        for (auto &entry : world().streams) {
+            entry.second->queue.clear();
+        }
     }
     return SUCCESS;
 }
@@ -781,7 +793,7 @@ STANDIN_API int cuEventElapsedTime_v2(float *milliseconds, void *start, void *en
 STANDIN_API int cuMemGetInfo_v2(size_t *free, size_t *total) {
     ENTER("cuMemGetInfo_v2")
     *total = device_capacity();
-    *free = *total - std::min(*total, world().device_bytes);
+    *free = *total - std::min(*total, world().taken_bytes());
     return SUCCESS;
 }
 
@@ -791,7 +803,7 @@ STANDIN_API int cuMemAlloc_v2(uint64_t *address, size_t num_bytes) {
     if (num_bytes == 0) {
         return INVALID_VALUE;
     }
-    if (all.device_bytes + num_bytes > device_capacity()) {
+    if (all.taken_bytes() + num_bytes > device_capacity()) {
         return OUT_OF_MEMORY;
     }
     const Block block(num_bytes);
@@ -1020,7 +1032,7 @@ STANDIN_API int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y,
         return INVALID_VALUE;
     }
     std::function<void()> bound;
-    const auto order = cuda_cpu_shim::ThreadOrder::forward;
+    const auto order = cuda_cpu_shim::ThreadOrder::random(world().random() >> 1);
     if (!cuda_cpu_shim::launch_by_name(kernel.name.c_str(), bound, dim3(grid_x, grid_y, grid_z), dim3(block_x, block_y, block_z), shared_bytes, params, order)) {
         standin_violation("cuLaunchKernel: the shim has no kernel %s", kernel.name.c_str());
     }

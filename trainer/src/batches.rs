@@ -2,6 +2,7 @@
 use std::sync::Arc;
 
 use candle_core::Device;
+use nepa_pipeline::device::EngineConfig;
 use nepa_pipeline::stats::{DecoderStats, PipelineStats};
 use nepa_pipeline::{
     Dataset, HostBatch, Loader, LoaderConfig, LoaderError, LoaderState, SampleRecord,
@@ -10,7 +11,7 @@ use nepa_pipeline::{
 #[cfg(feature = "cuda")]
 use crate::cuda::{CudaBatch, CudaBatches};
 use crate::engine::Images;
-use crate::recipe::{JpegChoice, Precision};
+use crate::recipe::Precision;
 
 /// The loader of one run.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub enum TrainBatch {
 
 impl Batches {
     /// Starts the loader for training on `device`, from the beginning or from `state`. The precision only chooses the type of
-    /// the pixels on a GPU, `jpeg` who decodes there.
+    /// the pixels on a GPU, `engines` who decodes there.
     #[cfg_attr(
         not(feature = "cuda"),
         expect(unused_variables, reason = "only a CUDA device changes anything")
@@ -45,11 +46,11 @@ impl Batches {
         state: Option<&LoaderState>,
         device: &Device,
         precision: Precision,
-        jpeg: JpegChoice,
+        engines: EngineConfig,
     ) -> Result<Self, LoaderError> {
         #[cfg(feature = "cuda")]
         if let Device::Cuda(device) = device {
-            let batches = CudaBatches::open(dataset, config, state, device, precision, jpeg)?;
+            let batches = CudaBatches::open(dataset, config, state, device, precision, engines)?;
             return Ok(Self::Cuda(Box::new(batches)));
         }
         Ok(Self::Host(Box::new(Loader::new(dataset, config, state)?)))

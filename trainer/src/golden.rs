@@ -140,6 +140,7 @@ fn engine_for(
         training,
         micro_batch,
         &device,
+        0,
     )?)
 }
 

@@ -63,8 +63,7 @@ pub fn measure(options: &Options, steps: u64) -> Result<Overlap, RunError> {
     } = Setup::new(options)?;
     let config = loader_config(&recipe, None);
     let precision = recipe.train.precision;
-    let jpeg = recipe.jpeg.unwrap_or_default();
-    let mut batches = Batches::open(dataset, config, None, &device, precision, jpeg)?;
+    let mut batches = Batches::open(dataset, config, None, &device, precision, recipe.engines())?;
     let training = TrainingState::new(init_weights(&recipe.model, recipe.seed));
     let mut engine = engine(&recipe, training, &device)?;
     let step = |engine: &mut dyn Engine, batch: &TrainBatch, step: u64| -> Result<(), RunError> {

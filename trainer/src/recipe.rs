@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nepa_model::{ModelError, NepaConfig};
 use nepa_pipeline::augment::AugmentError;
+use nepa_pipeline::device::EngineConfig;
 use nepa_pipeline::render::Normalize;
 use nepa_pipeline::{AugmentConfig, IoConfig, MixtureSource};
 use serde::{Deserialize, Serialize};
@@ -62,6 +63,18 @@ pub enum JpegChoice {
     Fixed,
 }
 
+impl JpegChoice {
+    /// As the pipeline takes it.
+    pub fn engines(self) -> EngineConfig {
+        match self {
+            Self::Auto => EngineConfig::AUTO,
+            Self::Hybrid => EngineConfig::HYBRID,
+            Self::Cpu => EngineConfig::CPU,
+            Self::Fixed => EngineConfig::FIXED,
+        }
+    }
+}
+
 impl std::fmt::Display for JpegChoice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -85,7 +98,17 @@ pub struct LoaderSection {
     pub io_threads: Option<usize>,
     /// Who decodes JPEGs; on a GPU only. Left out: `auto`.
     pub jpeg: Option<JpegChoice>,
+    /// Width and height of the largest JPEG that is decoded on a GPU; the processor decodes larger
+    /// ones. Left out: 2560 x 1920.
+    pub jpeg_largest: Option<[u32; 2]>,
 }
+
+/// Batches of the loader beside the finished ones: one being filled, one being trained on.
+const BATCHES_UNDER_WAY: usize = 2;
+/// Least width and height of [`LoaderSection::jpeg_largest`].
+const LEAST_LARGEST: u32 = 64;
+/// JPEG has no larger image.
+const MOST_LARGEST: u32 = 65_535;
 
 /// Type of the operands of matrix products.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,6 +295,9 @@ pub struct ResolvedRecipe {
     /// Who decodes JPEGs on a GPU; absent on the processor, which does it itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jpeg: Option<JpegChoice>,
+    /// Width and height of the largest JPEG that is decoded there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jpeg_largest: Option<[u32; 2]>,
     /// Length, batch and learning rate.
     pub train: ResolvedTrain,
     /// AdamW, clipping, moving average.
@@ -396,12 +422,14 @@ pub enum RecipeError {
     },
     /// A decoder of a GPU's loader, without the GPU.
     #[error(
-        "loader.jpeg = \"{jpeg}\" chooses who decodes JPEGs on a GPU and has no effect with \
-         device = \"cpu\", where the processor does; leave it out, or set device = \"cuda\""
+        "{key} = {value} is about JPEGs that a GPU decodes and has no effect with device = \"cpu\", \
+         where the processor decodes them; leave it out, or set device = \"cuda\""
     )]
     JpegWithoutGpu {
-        /// The value.
-        jpeg: JpegChoice,
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
     },
     /// An impossible architecture.
     #[error("[model] is impossible")]
@@ -638,8 +666,26 @@ impl Recipe {
         ] {
             range(threads != Some(0), key, &0, "at least 1")?;
         }
-        if let (DeviceChoice::Cpu, Some(jpeg)) = (self.device, self.loader.jpeg) {
-            return Err(RecipeError::JpegWithoutGpu { jpeg });
+        let jpeg = self.loader.jpeg.map(|jpeg| format!("\"{jpeg}\""));
+        let largest = self.loader.jpeg_largest;
+        for (key, value) in [
+            ("loader.jpeg", jpeg),
+            (
+                "loader.jpeg_largest",
+                largest.map(|size| format!("{size:?}")),
+            ),
+        ] {
+            if let (DeviceChoice::Cpu, Some(value)) = (self.device, value) {
+                return Err(RecipeError::JpegWithoutGpu { key, value });
+            }
+        }
+        for side in largest.into_iter().flatten() {
+            range(
+                (LEAST_LARGEST..=MOST_LARGEST).contains(&side),
+                "loader.jpeg_largest",
+                &side,
+                "a width and a height from 64 to 65535",
+            )?;
         }
         if self.data.urls.is_empty() && self.data.mixture.is_empty() {
             Err(RecipeError::NoData)
@@ -725,6 +771,7 @@ impl Recipe {
             decode_threads: self.loader.decode_threads.unwrap_or(cores),
             prefetch_batches: self.loader.prefetch_batches.unwrap_or(2),
             jpeg: (self.device != DeviceChoice::Cpu).then(|| self.loader.jpeg.unwrap_or_default()),
+            jpeg_largest: self.loader.jpeg_largest,
             train: ResolvedTrain {
                 batch: train.batch,
                 micro_batch: train.micro_batch,
@@ -759,6 +806,30 @@ impl ResolvedTrain {
 }
 
 impl ResolvedRecipe {
+    /// Who decodes JPEGs on a GPU, and how.
+    pub fn engines(&self) -> EngineConfig {
+        let engines = self.jpeg.unwrap_or_default().engines();
+        EngineConfig {
+            largest: self.jpeg_largest.unwrap_or(engines.largest),
+            ..engines
+        }
+    }
+
+    /// Device memory that the loader will take on a GPU, about: finished batches and those that are being filled or trained on, images
+    /// that are being decoded, and nvJPEG's own memory for these.
+    pub fn loader_device_bytes(&self) -> u64 {
+        if self.device == DeviceChoice::Cpu {
+            return 0;
+        }
+        let value_bytes = match self.train.precision {
+            Precision::F32 => 4,
+            Precision::Bf16 => 2,
+        };
+        let batch_bytes = 3 * self.model.image_size.pow(2) * value_bytes * self.train.batch;
+        let batches = (self.prefetch_batches + BATCHES_UNDER_WAY) * batch_bytes;
+        batches as u64 + 2 * self.engines().device_bytes(self.decode_threads)
+    }
+
     /// As TOML, for the console and for `recipe.toml` in the output.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a resolved recipe is plain data with string keys")

@@ -269,7 +269,7 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
         position.map(|state| &state.loader),
         &device,
         recipe.train.precision,
-        recipe.jpeg.unwrap_or_default(),
+        recipe.engines(),
     )?;
     let (step, samples) = position.map_or((0, 0), |state| (state.step, state.samples));
     let run = Run {
@@ -519,7 +519,7 @@ fn same_run(place: &str, saved: &ResolvedRecipe, current: &ResolvedRecipe) -> Re
         recipe.train.engine = crate::recipe::EngineChoice::default();
         recipe.decode_threads = 0;
         recipe.prefetch_batches = 0;
-        recipe.jpeg = None;
+        (recipe.jpeg, recipe.jpeg_largest) = (None, None);
         recipe.checkpoint = crate::recipe::CheckpointSection::default();
         recipe.log = crate::recipe::LogSection::default();
         recipe.io = nepa_pipeline::IoConfig::default();

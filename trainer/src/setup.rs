@@ -75,10 +75,15 @@ pub(crate) fn engine(
         training,
         train.micro_batch,
         device,
+        recipe.loader_device_bytes(),
     )
 }
 
-/// An engine for micro-batches of so many images.
+/// An engine for micro-batches of so many images, on a device where the loader will take so many bytes.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "all that decides which engine it is, once"
+)]
 pub(crate) fn build_engine(
     choice: EngineChoice,
     precision: Precision,
@@ -87,6 +92,11 @@ pub(crate) fn build_engine(
     training: TrainingState,
     micro_batch: usize,
     device: &Device,
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(unused_variables, reason = "there is no device but the processor")
+    )]
+    loader_bytes: u64,
 ) -> Result<Box<dyn Engine>, EngineError> {
     let matmul = match (choice, precision) {
         (EngineChoice::Cpu, _) => {
@@ -95,8 +105,14 @@ pub(crate) fn build_engine(
         }
         #[cfg(feature = "cuda")]
         (EngineChoice::Cuda, _) if device.is_cuda() => {
-            let engine =
-                crate::cuda::CudaEngine::new(model, optimizer, training, micro_batch, device)?;
+            let engine = crate::cuda::CudaEngine::new(
+                model,
+                optimizer,
+                training,
+                micro_batch,
+                device,
+                loader_bytes,
+            )?;
             return Ok(Box::new(engine));
         }
         (EngineChoice::Cuda, _) => return Err(EngineError::NeedsCuda),

@@ -59,7 +59,10 @@ impl Module {
     /// else PTX, whose compilation takes seconds.
     fn image(&self, capability: i32) -> Ptx {
         let runs = |made_for: i32| made_for / 10 == capability / 10 && made_for <= capability;
-        let fitting = self.machine_code.iter().find(|(made_for, _)| runs(*made_for));
+        let fitting = self
+            .machine_code
+            .iter()
+            .find(|(made_for, _)| runs(*made_for));
         fitting.map_or_else(
             || Ptx::from_src(self.ptx),
             |(_, code)| Ptx::from_binary(code.to_vec()),

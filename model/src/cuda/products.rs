@@ -27,8 +27,8 @@ const TIMED: usize = 3;
 /// Another candidate than the heuristic's first must need less than this share of its time. Timings of one and the same algorithm
 /// differ by less, so that two runs on one device choose alike.
 const CLEARLY_FASTER: f32 = 0.97;
-/// Most that an address is said to be aligned to; cuBLASLt knows nothing wider.
-const MOST_ALIGNMENT: u64 = 256;
+/// Most that an address is said to be aligned to: what every weight is, so that a product is one shape in all blocks.
+const MOST_ALIGNMENT: u64 = 128;
 
 /// All that decides which algorithm is best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ struct Chosen {
 }
 
 fn alignment(address: u64) -> u32 {
-    (1 << address.trailing_zeros().min(MOST_ALIGNMENT.ilog2())) as u32
+    1 << address.trailing_zeros().min(MOST_ALIGNMENT.ilog2())
 }
 
 impl Shape {
@@ -426,7 +426,9 @@ fn version() -> usize {
 /// The first one of those that were timed, unless another is clearly faster.
 fn by_rule<A: Copy>(times: &[(f32, A)]) -> Option<A> {
     let (first, _) = *times.first()?;
-    let fastest = times.iter().min_by(|one, other| one.0.total_cmp(&other.0))?;
+    let fastest = times
+        .iter()
+        .min_by(|one, other| one.0.total_cmp(&other.0))?;
     let chosen = if fastest.0 < CLEARLY_FASTER * first {
         fastest
     } else {

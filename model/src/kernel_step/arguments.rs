@@ -222,8 +222,9 @@ impl Activation {
         } else {
             "activation_backward"
         };
-        // x, its gradient, the result's gradient, the result.
-        let work = moves(values, if gated { 4 + 4 + 2 + 2 } else { 2 + 2 + 2 + 2 });
+        // x, its gradient, the result's gradient, and the result if it is not kept.
+        let result = if self.result == 0 { 0 } else { 2 };
+        let work = moves(values, if gated { 4 + 4 + 2 } else { 2 + 2 + 2 } + result);
         let grid = [self.width.div_ceil(256), pieces];
         launch(kernel, blocks(grid), work, self)
     }

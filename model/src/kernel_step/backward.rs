@@ -1,7 +1,7 @@
 //! Loss and backward pass, from the stream behind the last block to the gradients of the patch embedding.
 use super::arguments::{Activation, AddPartials, Attention, Disassemble, HEAD, Loss, NormBackward};
 use super::memory::ROWS_PER_PIECE;
-use super::{KernelStep, StepDevice};
+use super::{Kept, KernelStep, StepDevice};
 use crate::PretrainReport;
 
 impl<D: StepDevice> KernelStep<D> {
@@ -99,17 +99,20 @@ impl<D: StepDevice> KernelStep<D> {
         let block = self.regions.blocks[index];
         let (product, hidden, d_hidden, d_up) = (
             self.regions.product,
-            self.regions.hidden,
+            block.hidden,
             self.regions.d_hidden,
             self.regions.d_up,
         );
         let down = (shape.mlp, width);
         self.linear_backward(rows, down, self.regions.scaled_dx, places.down[0], d_hidden)?;
-        // Also makes the activation once more, which the forward pass has overwritten.
         let activation = Activation {
             x: block.up,
             grad: d_hidden,
-            result: hidden,
+            // Where the blocks share its memory, the forward pass has overwritten it.
+            result: match self.kept {
+                Kept::Least => hidden,
+                Kept::Activations => 0,
+            },
             dx: d_up,
             partials: self.regions.partials,
             ..self.activation()

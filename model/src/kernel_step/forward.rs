@@ -117,7 +117,7 @@ impl<D: StepDevice> KernelStep<D> {
         )?;
         let activation = Activation {
             x: block.up,
-            result: self.regions.hidden,
+            result: block.hidden,
             ..self.activation()
         };
         self.device
@@ -126,7 +126,7 @@ impl<D: StepDevice> KernelStep<D> {
         self.linear(
             rows,
             (shape.mlp, width),
-            self.regions.hidden,
+            block.hidden,
             weight,
             Some(bias),
             product,

@@ -1,4 +1,6 @@
 //! Every region of the device's memory: counted first, then placed one after the other in one allocation.
+use std::ops::Range;
+
 use super::arguments::{NORM_PIECE, NORM_RESULT_BYTES, Segment};
 use super::layout::Layout;
 use crate::MemoryPlan;
@@ -42,6 +44,8 @@ pub(super) struct BlockRegions {
     pub(super) normed_after: u64,
     /// `[N, up]`.
     pub(super) up: u64,
+    /// `[N, mlp]`: the block's own where it is kept, else the same for all.
+    pub(super) hidden: u64,
 }
 
 /// All regions.
@@ -62,8 +66,7 @@ pub(super) struct Regions {
     pub(super) output: u64,
     /// `[N, D]`: what a block adds, or a gradient of that width.
     pub(super) product: u64,
-    /// `[N, mlp]`, twice.
-    pub(super) hidden: u64,
+    /// `[N, mlp]`.
     pub(super) d_hidden: u64,
     /// `[N, up]`.
     pub(super) d_up: u64,
@@ -85,36 +88,72 @@ pub(super) struct Regions {
     pub(super) segments: u64,
 }
 
+/// Bytes behind a region that are of no region; see [`super::StepDevice::red_zone_bytes`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedZone {
+    /// The region that ends where it begins.
+    pub behind: &'static str,
+    /// Addresses.
+    pub addresses: Range<u64>,
+}
+
+/// Where regions go, and which there are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Placing {
+    pub(super) base: u64,
+    pub(super) red_zone_bytes: u64,
+    /// Whether each block has its MLP's activation for the backward pass, which else computes it
+    /// again.
+    pub(super) keeps_hidden: bool,
+}
+
 /// Counts or places regions.
 struct Taker<'a> {
     next: u64,
     plan: &'a mut MemoryPlan,
+    red_zone_bytes: u64,
+    red_zones: Vec<RedZone>,
 }
 
 impl Taker<'_> {
     fn take(&mut self, name: &'static str, values: usize, value_bytes: u64) -> u64 {
-        let bytes = (values as u64 * value_bytes).next_multiple_of(ALIGNMENT);
+        let own_bytes = values as u64 * value_bytes;
+        let bytes = own_bytes.next_multiple_of(ALIGNMENT);
         self.plan.add(name, bytes);
         let start = self.next;
         self.next += bytes;
+        if self.red_zone_bytes > 0 {
+            self.plan.add("red zones", self.red_zone_bytes);
+            self.next += self.red_zone_bytes;
+            self.red_zones.push(RedZone {
+                behind: name,
+                addresses: start + own_bytes..self.next,
+            });
+        }
         start
     }
 }
 
 impl Regions {
-    /// The regions in memory from `base` on, and how much that is.
+    /// The regions in memory from `base` on, each with a red zone behind it, and how much that is.
     pub(super) fn new(
         config: &NepaConfig,
         shape: &Shape,
         layout: &Layout,
-        base: u64,
-    ) -> (Self, MemoryPlan) {
+        Placing {
+            base,
+            red_zone_bytes,
+            keeps_hidden,
+        }: Placing,
+    ) -> (Self, MemoryPlan, Vec<RedZone>) {
         const F32: u64 = 4;
         const BF16: u64 = 2;
         let mut plan = MemoryPlan::default();
         let mut taker = Taker {
             next: base,
             plan: &mut plan,
+            red_zone_bytes,
+            red_zones: Vec::new(),
         };
         let mut take = |name, values, bytes| taker.take(name, values, bytes);
         let (rows, width) = (shape.rows(), shape.width);
@@ -126,6 +165,7 @@ impl Regions {
             weights_bf16: take("bf16 weights", layout.len(), BF16),
             gradient: take("gradient", layout.len(), F32),
         };
+        let hidden = (!keeps_hidden).then(|| take("workspace", rows * shape.mlp, BF16));
         let blocks = (0..shape.blocks).map(|_| BlockRegions {
             input: take("residual stream", rows * width, F32),
             before: [0; 2].map(|_| take("statistics", rows, F32)),
@@ -137,6 +177,7 @@ impl Regions {
             after: [0; 2].map(|_| take("statistics", rows, F32)),
             normed_after: take("norms", rows * width, BF16),
             up: take("MLP activations", rows * shape.up, BF16),
+            hidden: hidden.unwrap_or_else(|| take("MLP activations", rows * shape.mlp, BF16)),
         });
         let blocks = blocks.collect();
         let pieces = rows
@@ -163,7 +204,6 @@ impl Regions {
                 rows.max(shape.batch * shape.patches) * width,
                 BF16,
             ),
-            hidden: take("workspace", rows * shape.mlp, BF16),
             d_hidden: take("workspace", rows * shape.mlp, BF16),
             d_up: take("workspace", rows * shape.up, BF16),
             d_qkv: take("workspace", 3 * rows * width, BF16),
@@ -181,6 +221,7 @@ impl Regions {
                 size_of::<Segment>() as u64,
             ),
         };
-        (regions, plan)
+        let red_zones = taker.red_zones;
+        (regions, plan, red_zones)
     }
 }

@@ -13,7 +13,8 @@ use crate::{MemoryPlan, ModelError, NepaConfig, PretrainReport, RopeDraw};
 
 use arguments::{AddPartials, HEAD, Launch, MAX_TOKENS};
 use layout::Layout;
-use memory::{ROWS_PER_PIECE, Regions};
+pub use memory::RedZone;
+use memory::{Placing, ROWS_PER_PIECE, Regions};
 pub use update::{FlatState, Update};
 
 /// A matrix in row-major memory, of bf16.
@@ -69,6 +70,15 @@ pub trait StepDevice {
     type Error;
     /// Takes memory, once; its address, a multiple of 256. It may hold anything.
     fn allocate(&mut self, num_bytes: u64) -> Result<u64, Self::Error>;
+    /// Bytes to leave behind each region of the memory, a multiple of 256: none, but for a device
+    /// that looks whether something was written past a region's end.
+    fn red_zone_bytes(&self) -> u64 {
+        0
+    }
+    /// Where those bytes are, told once behind `allocate`.
+    fn watch(&mut self, _red_zones: Vec<RedZone>) -> Result<(), Self::Error> {
+        Ok(())
+    }
     /// Launches a kernel.
     fn launch<A: Copy>(&mut self, launch: Launch<A>) -> Result<(), Self::Error>;
     /// Multiplies.
@@ -79,6 +89,17 @@ pub trait StepDevice {
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), Self::Error>;
     /// Copies from the device, after all that was asked before.
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), Self::Error>;
+}
+
+/// What the forward pass keeps for the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kept {
+    /// What cannot be computed again in one pass over memory.
+    #[default]
+    Least,
+    /// The activations of the MLPs too, `[N, mlp]` of bf16 a block: 4.8 GB for B/14 with 256
+    /// images. The backward pass then writes two bytes a value less, of eight.
+    Activations,
 }
 
 /// Pixels of a micro-batch on the device.
@@ -99,22 +120,42 @@ pub struct KernelStep<D> {
     layout: Layout,
     regions: Regions,
     plan: MemoryPlan,
+    kept: Kept,
     num_segments: u32,
     has_average: bool,
 }
 
 impl<D: StepDevice> KernelStep<D> {
     /// Checks that the kernels can compute the model, and takes all memory for micro-batches of `micro_batch` images.
-    pub fn new(config: &NepaConfig, micro_batch: usize, mut device: D) -> Result<Self, D::Error>
+    pub fn new(config: &NepaConfig, micro_batch: usize, device: D) -> Result<Self, D::Error>
+    where
+        D::Error: From<ModelError>,
+    {
+        Self::keeping(config, micro_batch, device, Kept::Least)
+    }
+
+    /// The same with a choice of what the forward pass keeps; no number depends on it.
+    pub fn keeping(
+        config: &NepaConfig,
+        micro_batch: usize,
+        mut device: D,
+        kept: Kept,
+    ) -> Result<Self, D::Error>
     where
         D::Error: From<ModelError>,
     {
         check(config)?;
         let shape = Shape::new(config, micro_batch);
         let layout = Layout::new(config);
-        let (_, plan) = Regions::new(config, &shape, &layout, 0);
-        let base = device.allocate(plan.total_bytes())?;
-        let (regions, plan) = Regions::new(config, &shape, &layout, base);
+        let mut placing = Placing {
+            base: 0,
+            red_zone_bytes: device.red_zone_bytes(),
+            keeps_hidden: kept == Kept::Activations,
+        };
+        let (_, plan, _) = Regions::new(config, &shape, &layout, placing);
+        placing.base = device.allocate(plan.total_bytes())?;
+        let (regions, plan, red_zones) = Regions::new(config, &shape, &layout, placing);
+        device.watch(red_zones)?;
         Ok(Self {
             device,
             config: config.clone(),
@@ -122,6 +163,7 @@ impl<D: StepDevice> KernelStep<D> {
             layout,
             regions,
             plan,
+            kept,
             num_segments: 0,
             has_average: false,
         })
@@ -129,8 +171,18 @@ impl<D: StepDevice> KernelStep<D> {
 
     /// Memory of an engine for such micro-batches.
     pub fn plan(config: &NepaConfig, micro_batch: usize) -> MemoryPlan {
+        Self::plan_keeping(config, micro_batch, Kept::Least)
+    }
+
+    /// The same with a choice of what the forward pass keeps.
+    pub fn plan_keeping(config: &NepaConfig, micro_batch: usize, kept: Kept) -> MemoryPlan {
+        let placing = Placing {
+            base: 0,
+            red_zone_bytes: 0,
+            keeps_hidden: kept == Kept::Activations,
+        };
         let shape = Shape::new(config, micro_batch);
-        Regions::new(config, &shape, &Layout::new(config), 0).1
+        Regions::new(config, &shape, &Layout::new(config), placing).1
     }
 
     /// Where it runs.

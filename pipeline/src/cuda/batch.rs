@@ -9,18 +9,14 @@ use std::sync::Arc;
 use super::CudaAccelerator;
 use super::accelerator::{CudaEvent, CudaMemory, CudaPinned, CudaStreamRef};
 use super::decoders::{Shared, failed, stored_size};
-use super::image_memory::{MAX_SIZE, WarmUp, image_bytes};
+use super::image_memory::WarmUp;
 use super::nvjpeg::{BatchedDecoder, Destination, LargestCall, Library, NvjpegError};
 use crate::ImageError;
 use crate::backend::{BackendError, PlannedImage};
 use crate::device::engine_rules::Blame;
-use crate::device::{Accelerator, DeviceBatchDecoder, StoredPixels, Target};
+use crate::device::{Accelerator, DeviceBatchDecoder, IMAGES_A_CALL, StoredPixels, Target};
 use crate::image_decode::PixelRect;
 use crate::stats::{JpegEngine, RefusalPhase};
-
-/// Images of one call. The engines work on several at once, and a call costs as much as some
-/// images.
-const MAX_IMAGES: usize = 64;
 
 /// Feeds the engines from one thread.
 #[derive(Debug)]
@@ -42,7 +38,7 @@ const SENTINEL: [u8; 16] = *b"\x9d\x03never\xc4\x11written";
 
 impl DeviceBatchDecoder<CudaAccelerator> for CudaBatchDecoder {
     fn max_images(&self) -> usize {
-        MAX_IMAGES
+        IMAGES_A_CALL
     }
 
     fn decode(
@@ -76,9 +72,9 @@ impl CudaBatchDecoder {
         shared: &Arc<Shared>,
     ) -> Result<Self, BackendError> {
         let largest = LargestCall {
-            num_images: MAX_IMAGES,
-            width: MAX_SIZE.0,
-            height: MAX_SIZE.1,
+            num_images: IMAGES_A_CALL,
+            width: shared.config.largest[0] as usize,
+            height: shared.config.largest[1] as usize,
         };
         let sentinel = || {
             let mut pinned = accelerator.pinned(SENTINEL.len())?;
@@ -86,8 +82,8 @@ impl CudaBatchDecoder {
             Ok(Sentinel(pinned))
         };
         let mut batch = Self {
-            images: (0..MAX_IMAGES)
-                .map(|_| accelerator.memory(image_bytes()))
+            images: (0..IMAGES_A_CALL)
+                .map(|_| accelerator.memory(shared.config.image_bytes()))
                 .collect::<Result<_, _>>()?,
             decoder: BatchedDecoder::new(library, largest).map_err(failed)?,
             done: accelerator.event()?,
@@ -109,9 +105,10 @@ impl CudaBatchDecoder {
         file: &[u8],
         stream: &CudaStreamRef,
     ) -> Result<Result<(), NvjpegError>, BackendError> {
+        let width = self.shared.config.largest[0];
         let destinations = self.images.iter().map(|image| Destination {
             start: image.start(),
-            width: MAX_SIZE.0 as u32,
+            width,
         });
         let destinations = destinations.collect::<Vec<_>>();
         let files = vec![file; destinations.len()];
@@ -177,7 +174,7 @@ impl CudaBatchDecoder {
             .collect::<Vec<_>>();
         self.mark(images, &destinations, stream)?;
         self.shared.counters.call(images.len());
-        // SAFETY: only images of at most MAX_PIXELS come here, and each memory holds one; the last
+        // SAFETY: only images of at most the largest size come here, and each memory holds one; the last
         // `decode` waited for the crops from it, and this one has enqueued none yet; files and
         // memory stay until `decode` has waited for the stream.
         let decoded = unsafe { self.call(&files, &destinations, stream)? };
@@ -218,6 +215,8 @@ impl CudaBatchDecoder {
             Err(_) => {
                 let (first, second) = images.split_at(images.len() / 2);
                 self.decode_part(first, stream, results)?;
+                // The state has one batch under way at a time.
+                self.accelerator.settle(&self.done, stream)?;
                 self.decode_part(second, stream, results)
             }
         }

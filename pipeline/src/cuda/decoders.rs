@@ -12,25 +12,18 @@ use super::CudaAccelerator;
 use super::accelerator::CudaStreamRef;
 use super::batch::CudaBatchDecoder;
 use super::hybrid::Hybrid;
-use super::image_memory::{MAX_PIXELS, WarmUp};
+use super::image_memory::WarmUp;
 use super::libraries;
 use super::nvjpeg::{Backend, Library, NvjpegError, SupportCheck};
 use crate::ImageError;
 use crate::backend::{BackendError, PlannedImage, RenderError};
 use crate::device::engine_rules::{Blame, Patience};
 use crate::device::{
-    Accelerator, CpuCropsDecoder, DeviceDecoder, DeviceDecoders, EngineConfig, PixelLayout, Target,
+    Accelerator, CALLS_AT_ONCE, CpuCropsDecoder, DeviceDecoder, DeviceDecoders, EngineConfig,
+    IMAGES_A_THREAD, PixelLayout, Target,
 };
 use crate::image_decode::{ImageFormat, ImageHeader, JpegFacts};
 use crate::stats::{DecoderCounters, DecoderStats, JpegEngine, RefusalPhase};
-
-/// Threads that feed the device's engines: while one waits for its call, the engines have the
-/// other's.
-const BATCH_THREADS: usize = 2;
-/// Images that a decode thread has in flight on the device, each on a stream of its own: of the
-/// hybrid decoder's five or more small kernels each waits for the one before, and for room between
-/// the kernels of the training step.
-const LANES: usize = 2;
 
 /// Makes the decoders of one device.
 #[derive(Debug)]
@@ -117,7 +110,10 @@ impl CudaDecoders {
         let wants_hardware = config.uses_hardware() && hybrid.is_some();
         let hardware = wants_hardware.then(|| with_engines(open(Backend::Hardware)));
         Ok(Self {
-            warm_up: hybrid.as_ref().map(|_| WarmUp::new()).transpose()?,
+            warm_up: hybrid
+                .as_ref()
+                .map(|_| WarmUp::new(config.largest))
+                .transpose()?,
             hybrid,
             hardware: hardware.flatten(),
             shared: Arc::new(Shared {
@@ -196,10 +192,10 @@ impl Shared {
     }
 }
 
-/// The facts of a JPEG that is not too large for the device.
-fn facts(image: &PlannedImage<'_>) -> Option<JpegFacts> {
+/// The facts of a JPEG of at most so many pixels.
+fn facts(image: &PlannedImage<'_>, most_pixels: u64) -> Option<JpegFacts> {
     let pixels = u64::from(image.header.width) * u64::from(image.header.height);
-    if image.header.format != ImageFormat::Jpeg || pixels > MAX_PIXELS {
+    if image.header.format != ImageFormat::Jpeg || pixels > most_pixels {
         return None;
     }
     // The CPU decoder read the header in its own, forgiving way; where the two do not agree, the image is its.
@@ -269,7 +265,10 @@ impl CudaDecoder {
         let Some(hybrid) = &mut self.hybrid else {
             return Ok(false);
         };
-        if shared.has_given_hybrid_up() || !facts(image).is_some_and(|facts| facts.suits_hybrid()) {
+        if shared.has_given_hybrid_up()
+            || !facts(image, shared.config.largest_pixels())
+                .is_some_and(|facts| facts.suits_hybrid())
+        {
             return Ok(false);
         }
         let mut decoded = hybrid.decode(&self.accelerator, image, target, stream)?;
@@ -366,7 +365,7 @@ impl CudaDecoders {
             tracing::warn!(
                 "{what}. It decodes JPEGs alone, and so do others that meet the same. Look \
                  whether the device has free memory (nvidia-smi): each decoder takes some 100 \
-                 MB, and a thread has {LANES}"
+                 MB, and a thread has {IMAGES_A_THREAD}"
             );
         }
         Ok(None)
@@ -391,7 +390,11 @@ impl DeviceDecoders<CudaAccelerator> for CudaDecoders {
     type BatchDecoder = CudaBatchDecoder;
 
     fn lanes(&self) -> usize {
-        if self.hybrid.is_some() { LANES } else { 1 }
+        if self.hybrid.is_some() {
+            IMAGES_A_THREAD
+        } else {
+            1
+        }
     }
 
     fn decoder(
@@ -420,13 +423,13 @@ impl DeviceDecoders<CudaAccelerator> for CudaDecoders {
             return Ok(decoders);
         };
         accelerator.bind()?;
-        while decoders.len() < BATCH_THREADS {
+        while decoders.len() < CALLS_AT_ONCE {
             match CudaBatchDecoder::new(library, accelerator, warm_up, &self.shared) {
                 Ok(decoder) => decoders.push(decoder),
                 Err(error) => {
                     self.refused_setup(accelerator, JpegEngine::Hardware, &error)?;
                     tracing::warn!(
-                        "of {BATCH_THREADS} threads for the device's JPEG engines {} can be set \
+                        "of {CALLS_AT_ONCE} threads for the device's JPEG engines {} can be set \
                          up: {error}: {}",
                         decoders.len(),
                         error.source
@@ -439,7 +442,8 @@ impl DeviceDecoders<CudaAccelerator> for CudaDecoders {
     }
 
     fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool {
-        facts(image).is_some_and(|facts| facts.suits_hardware())
+        facts(image, self.shared.config.largest_pixels())
+            .is_some_and(|facts| facts.suits_hardware())
     }
 
     fn stats(&self) -> Option<DecoderStats> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::CudaAccelerator;
 use super::accelerator::{CudaEvent, CudaMemory, CudaStreamRef};
 use super::decoders::{failed, stored_size};
-use super::image_memory::{MAX_SIZE, WarmUp, image_bytes};
+use super::image_memory::WarmUp;
 use super::nvjpeg::{Backend, DecoupledDecoder, Destination, Library, NvjpegError};
 use crate::backend::{BackendError, PlannedImage};
 use crate::device::{Accelerator, EngineConfig, StoredPixels, Target};
@@ -20,6 +20,8 @@ pub(super) struct Hybrid {
     /// The last crop from `image`.
     cropped: CudaEvent,
     part_only: bool,
+    /// Width and height of the largest image.
+    largest: [u32; 2],
 }
 
 impl Hybrid {
@@ -31,10 +33,11 @@ impl Hybrid {
         config: EngineConfig,
     ) -> Result<Self, BackendError> {
         let mut hybrid = Self {
-            image: accelerator.memory(image_bytes())?,
+            image: accelerator.memory(config.image_bytes())?,
             decoder: DecoupledDecoder::new(library, Backend::Hybrid).map_err(failed)?,
             cropped: accelerator.event()?,
             part_only: config.part_only,
+            largest: config.largest,
         };
         let stream = accelerator.stream()?;
         // Both host sides, one after the other.
@@ -59,13 +62,14 @@ impl Hybrid {
     ) -> Result<Result<(), NvjpegError>, BackendError> {
         // Nearly all of it, and yet a part: where parts are refused, that is to be known now.
         const MARGIN: u32 = 16;
+        let [width, height] = self.largest;
         let part = PixelRect {
             left: MARGIN,
             top: MARGIN,
-            width: MAX_SIZE.0 as u32 - 2 * MARGIN,
-            height: MAX_SIZE.1 as u32 - 2 * MARGIN,
+            width: width - 2 * MARGIN,
+            height: height - 2 * MARGIN,
         };
-        let whole = PixelRect::whole(MAX_SIZE.0 as u32, MAX_SIZE.1 as u32);
+        let whole = PixelRect::whole(width, height);
         let part = if self.part_only { part } else { whole };
         let decoded = self.decode_part(accelerator, file, part, stream)?;
         accelerator.settle(&self.cropped, stream)?;
@@ -121,7 +125,7 @@ impl Hybrid {
             width: part.width,
         };
         // SAFETY: the wait just above was for the last image; `image` holds any image of
-        // MAX_PIXELS, is freed only when the device is idle, and is used on the stream of its lane
+        // the largest size, is freed only when the device is idle, and is used on the stream of its lane
         // alone.
         let decoded = unsafe { self.decoder.transfer_and_decode(destination, stream) };
         if decoded.is_err() {

@@ -1,19 +1,5 @@
-//! Images in device memory: the largest that is decoded there, and files that make a decoder take
-//! all memory that it will need.
+//! Files that make a decoder take all memory that it will need.
 use crate::backend::BackendError;
-
-/// Width and height of the largest image that is decoded on the device; larger ones are rare, and
-/// memory for them would lie idle.
-pub(super) const MAX_SIZE: (usize, usize) = (2560, 1920);
-/// Its pixels, in whatever shape.
-pub(super) const MAX_PIXELS: u64 = (MAX_SIZE.0 * MAX_SIZE.1) as u64;
-/// Bytes that an engine may write past the pixels: it works in blocks.
-const SLACK_BYTES: usize = 1 << 16;
-
-/// Bytes of device memory for one image.
-pub(super) fn image_bytes() -> usize {
-    3 * MAX_PIXELS as usize + SLACK_BYTES
-}
 
 /// JPEGs of the largest size, without subsampling.
 #[derive(Debug)]
@@ -26,8 +12,9 @@ pub(super) struct WarmUp {
 }
 
 impl WarmUp {
-    pub(super) fn new() -> Result<Self, BackendError> {
-        let (width, height) = MAX_SIZE;
+    /// `largest`: width and height.
+    pub(super) fn new(largest: [u32; 2]) -> Result<Self, BackendError> {
+        let [width, height] = largest.map(|side| side as usize);
         let mut number = 1u32;
         let mut noise = |_| {
             number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -36,19 +23,18 @@ impl WarmUp {
         let ramp = |i| (i / 3 % width * 256 / width) as u8;
         let num_bytes = 3 * width * height;
         Ok(Self {
-            smooth: compress(&(0..num_bytes).map(ramp).collect::<Vec<_>>())?,
-            noise: compress(&(0..num_bytes).map(&mut noise).collect::<Vec<_>>())?,
+            smooth: compress(&(0..num_bytes).map(ramp).collect::<Vec<_>>(), width)?,
+            noise: compress(&(0..num_bytes).map(&mut noise).collect::<Vec<_>>(), width)?,
         })
     }
 }
 
-fn compress(pixels: &[u8]) -> Result<Vec<u8>, BackendError> {
-    let (width, height) = MAX_SIZE;
+fn compress(pixels: &[u8], width: usize) -> Result<Vec<u8>, BackendError> {
     let image = turbojpeg::Image {
         pixels,
         width,
         pitch: 3 * width,
-        height,
+        height: pixels.len() / (3 * width),
         format: turbojpeg::PixelFormat::RGB,
     };
     let jpeg = turbojpeg::compress(image, 90, turbojpeg::Subsamp::None);

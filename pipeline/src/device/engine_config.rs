@@ -51,9 +51,52 @@ pub struct EngineConfig {
     pub verify_hardware: bool,
     /// Whether EXIF orientation is applied.
     pub exif_orientation: bool,
+    /// Width and height in pixels of the largest image that is decoded on the device, in whatever
+    /// shape its pixels lie; the processor decodes larger ones. Memory for such an image is taken
+    /// for each that may be under way ([`Self::device_bytes`]).
+    pub largest: [u32; 2],
 }
 
+/// Images of one call. The engines work on several at once, and a call costs as much as some
+/// images.
+pub const IMAGES_A_CALL: usize = 64;
+/// Threads that feed the device's engines: while one waits for its call, the engines have the
+/// other's.
+pub const CALLS_AT_ONCE: usize = 2;
+/// Images that a decode thread has in flight on the device, each on a stream of its own: of the
+/// hybrid decoder's five or more small kernels each waits for the one before, and for room between
+/// the kernels of the training step.
+pub const IMAGES_A_THREAD: usize = 2;
+/// Bytes that an engine may write past the pixels: it works in blocks.
+const SLACK_BYTES: usize = 1 << 16;
+
 impl EngineConfig {
+    /// Pixels of the largest image.
+    pub fn largest_pixels(&self) -> u64 {
+        u64::from(self.largest[0]) * u64::from(self.largest[1])
+    }
+
+    /// Bytes of device memory for one image.
+    pub fn image_bytes(&self) -> usize {
+        3 * self.largest_pixels() as usize + SLACK_BYTES
+    }
+
+    /// Device memory for images under way with so many decode threads, in bytes. nvJPEG takes about
+    /// as much again for itself.
+    pub fn device_bytes(&self, decode_threads: usize) -> u64 {
+        let hybrid = if self.hybrid {
+            IMAGES_A_THREAD * decode_threads
+        } else {
+            0
+        };
+        let hardware = if self.uses_hardware() {
+            IMAGES_A_CALL * CALLS_AT_ONCE
+        } else {
+            0
+        };
+        ((hybrid + hardware) * self.image_bytes()) as u64
+    }
+
     /// All engines, by measured speed.
     pub const AUTO: Self = Self {
         hardware: true,
@@ -63,6 +106,7 @@ impl EngineConfig {
         part_only: true,
         verify_hardware: false,
         exif_orientation: true,
+        largest: [2560, 1920],
     };
     /// Without the device's engines.
     pub const HYBRID: Self = Self {

@@ -5,10 +5,15 @@
 // the same barrier, and so on. What only a warp must reach together (shuffles, `__syncwarp`, the products of mma.h) is a barrier of a smaller ring, its 32
 // threads: a warp runs from one barrier of the block to the next before the following warp does. A fiber that does something else than the first one did in
 // that round is a kernel's bug: the program says so and aborts. Blocks run one after another. Forgotten barriers show as wrong results when the rings also
-// run backwards (`ThreadOrder`).
+// run backwards, or the warps between two barriers and the blocks in any order (`ThreadOrder`); shared memory is made NaN for each block.
 #pragma once
 
+#ifndef __x86_64__
 #include <ucontext.h>
+#endif
+#ifdef __ELF__
+#include <link.h>
+#endif
 
 #include <algorithm>
 #include <cmath>
@@ -17,7 +22,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #define CUDA_CPU_SHIM 1
@@ -25,11 +32,17 @@
 #define __global__
 #define __device__
 #define __host__
-#define __forceinline__ inline __attribute__((always_inline))
+// Static, so that the shared memory of such a function is no common symbol of several files, which the section below cannot hold.
+#define __forceinline__ static inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __grid_constant__
-// Blocks of one launch follow each other, so one copy per host thread is enough.
+// Blocks of one launch follow each other, so one copy per host thread is enough. All of it lies in one section, so that it can be found. GCC ignores the
+// section in a function template, so kernels have none there.
+#ifdef __ELF__
+#define __shared__ static thread_local __attribute__((section("nepa_shared")))
+#else
 #define __shared__ static thread_local
+#endif
 
 struct dim3 {
     unsigned x, y, z;
@@ -41,7 +54,80 @@ inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace cuda_cpu_shim {
 
-enum class ThreadOrder { forward, backward };
+// In which order threads run where a GPU promises none: by their number, the last one first, or the warps between two barriers of a block and the blocks of a
+// launch at random.
+struct ThreadOrder {
+    enum Kind { FORWARD, BACKWARD, RANDOM } kind;
+    uint64_t seed;
+
+    static const ThreadOrder forward, backward;
+    static constexpr ThreadOrder random(uint64_t seed) { return {RANDOM, seed}; }
+    // From a number, as other languages say it: 0 and 1, and the highest bit with a seed.
+    static constexpr ThreadOrder of(uint64_t code) {
+        return code >> 63 != 0 ? random(code & ~(uint64_t{1} << 63)) : code == 0 ? ThreadOrder{FORWARD, 0} : ThreadOrder{BACKWARD, 0};
+    }
+};
+inline constexpr ThreadOrder ThreadOrder::forward = {FORWARD, 0}, ThreadOrder::backward = {BACKWARD, 0};
+
+// Numbers of a seed (splitmix64), the same on every machine.
+class Random {
+  public:
+    explicit Random(uint64_t seed) : state(seed) {}
+    uint64_t next() {
+        uint64_t z = state += 0x9e3779b97f4a7c15;
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+        z = (z ^ z >> 27) * 0x94d049bb133111eb;
+        return z ^ z >> 31;
+    }
+    template <typename Value> void shuffle(std::vector<Value> &values) {
+        for (size_t i = values.size(); i > 1; --i) {
+            std::swap(values[i - 1], values[next() % i]);
+        }
+    }
+
+  private:
+    uint64_t state;
+};
+
+#ifdef __ELF__
+// Set by the linker; not there where no kernel has static shared memory.
+extern "C" __attribute__((weak, visibility("hidden"))) unsigned char __start_nepa_shared[], __stop_nepa_shared[];
+
+// Written so that the calling thread has its copy: in a library that is opened later it is made at the first use.
+__attribute__((visibility("hidden"))) inline thread_local volatile unsigned char thread_has_copy = 0;
+
+// The calling thread's copy of the section: as far from the start of its thread-local memory as the section is from the start of what that is copied from.
+inline std::pair<unsigned char *, size_t> static_shared() {
+    using Found = std::pair<unsigned char *, size_t>;
+    Found found{nullptr, 0};
+    unsigned char *const start = __start_nepa_shared, *const stop = __stop_nepa_shared;
+    if (start == nullptr) {
+        return found;
+    }
+    thread_has_copy = 1;
+    dl_iterate_phdr(
+        [](dl_phdr_info *module, size_t, void *result) {
+            for (int i = 0; i < module->dlpi_phnum; ++i) {
+                const auto &part = module->dlpi_phdr[i];
+                const uintptr_t from = module->dlpi_addr + part.p_vaddr, at = reinterpret_cast<uintptr_t>(__start_nepa_shared);
+                if (part.p_type == PT_TLS && at >= from && at < from + part.p_memsz && module->dlpi_tls_data != nullptr) {
+                    static_cast<Found *>(result)->first = static_cast<unsigned char *>(module->dlpi_tls_data) + (at - from);
+                    return 1;
+                }
+            }
+            return 0;
+        },
+        &found);
+    if (found.first == nullptr) {
+        std::fprintf(stderr, "cuda_cpu_shim: the static shared memory of this thread was not found\n");
+        std::abort();
+    }
+    found.second = stop - start;
+    return found;
+}
+#else
+inline std::pair<unsigned char *, size_t> static_shared() { return {nullptr, 0}; }
+#endif
 
 // What a fiber stops at: a line of the source that holds a barrier, or its end.
 constexpr int RETURNED = -1;
@@ -68,31 +154,90 @@ inline bool untouched(const unsigned char *guard) {
     return std::all_of(guard, guard + GUARD_BYTES, [](unsigned char byte) { return byte == GUARD; });
 }
 
-struct Fiber {
+// A stack that does not run, and a way to go on with it.
+#ifdef __x86_64__
+// What a function must keep lies on its stack, below it the place where it goes on. (swapcontext also sets the signal mask, with a call into the system.)
+struct Context {
+    void *stack_pointer;
+};
+
+__attribute__((naked, noinline)) inline void switch_stack(void **, void *) {
+    asm("pushq %rbp\n\tpushq %rbx\n\tpushq %r12\n\tpushq %r13\n\tpushq %r14\n\tpushq %r15\n\t"
+        "movq %rsp, (%rdi)\n\tmovq %rsi, %rsp\n\t"
+        "popq %r15\n\tpopq %r14\n\tpopq %r13\n\tpopq %r12\n\tpopq %rbx\n\tpopq %rbp\n\tret");
+}
+
+// A compiler that saw through the call would find that it changes no variable, and keep in registers what other threads write meanwhile.
+inline void (*volatile switch_stack_unseen)(void **, void *) = switch_stack;
+
+inline void switch_context(Context &from, Context &to) { switch_stack_unseen(&from.stack_pointer, to.stack_pointer); }
+
+inline void make_context(Context &context, unsigned char *stack, size_t bytes, void (*function)()) {
+    // The function begins as if it had been called: a place to return to, which it never does, at a multiple of 16, less eight.
+    void **top = reinterpret_cast<void **>((reinterpret_cast<uintptr_t>(stack) + bytes) / 16 * 16) - 1;
+    *top = nullptr;
+    *--top = reinterpret_cast<void *>(function);
+    for (int i = 0; i < 6; ++i) {
+        *--top = nullptr;
+    }
+    context.stack_pointer = top;
+}
+#else
+struct Context {
     ucontext_t context;
+};
+
+inline void switch_context(Context &from, Context &to) { swapcontext(&from.context, &to.context); }
+
+inline void make_context(Context &context, unsigned char *stack, size_t bytes, void (*function)()) {
+    getcontext(&context.context);
+    context.context.uc_stack.ss_sp = stack;
+    context.context.uc_stack.ss_size = bytes;
+    context.context.uc_link = nullptr;
+    makecontext(&context.context, function, 0);
+}
+#endif
+
+struct Fiber {
+    Context context;
     dim3 index;
     // Its number in the block, and how often it has shown something to its warp.
     unsigned linear = 0, num_exchanges = 0;
     // By turns, so that a thread can show the next value while others still read this one.
-    unsigned char exchanged[2][EXCHANGED_BYTES];
-    std::unique_ptr<unsigned char[]> stack;
+    alignas(16) unsigned char exchanged[2][EXCHANGED_BYTES];
+    unsigned char *stack = nullptr;
 };
+
+// Stacks of the calling thread, kept for its next launches.
+inline std::vector<std::unique_ptr<unsigned char[]>> &stacks() {
+    static thread_local std::vector<std::unique_ptr<unsigned char[]>> stacks;
+    return stacks;
+}
 
 class Launch {
   public:
     Launch(dim3 grid, dim3 block, size_t shared_bytes, ThreadOrder order)
-        : grid(grid), block(block), shared_bytes(shared_bytes), fibers(block.x * block.y * block.z), shared(shared_bytes + GUARD_BYTES) {
+        : grid(grid), block(block), shared_bytes(shared_bytes), order(order), random(order.seed), fibers(block.x * block.y * block.z),
+          shared(shared_bytes + GUARD_BYTES), own_static(static_shared()) {
         if (fibers.empty() || fibers.size() > 1024) {
             fail("a block of %zu threads, but a GPU takes 1 to 1024", fibers.size());
         }
         for (unsigned i = 0; i < fibers.size(); ++i) {
-            const unsigned linear = order == ThreadOrder::forward ? i : static_cast<unsigned>(fibers.size()) - 1 - i;
+            const unsigned linear = order.kind == ThreadOrder::BACKWARD ? static_cast<unsigned>(fibers.size()) - 1 - i : i;
             fibers[i].index = dim3(linear % block.x, linear / block.x % block.y, linear / block.x / block.y);
             fibers[i].linear = linear;
             if (i == 0 || linear / WARP_SIZE != fibers[i - 1].linear / WARP_SIZE) {
                 warps.push_back({i, i});
             }
             warps.back().end = i + 1;
+        }
+        turns.resize(warps.size());
+        std::iota(turns.begin(), turns.end(), 0);
+        blocks.resize(size_t{grid.x} * grid.y * grid.z);
+        std::iota(blocks.begin(), blocks.end(), 0);
+        if (order.kind == ThreadOrder::RANDOM) {
+            random.shuffle(turns);
+            random.shuffle(blocks);
         }
     }
 
@@ -105,24 +250,25 @@ class Launch {
         current = this;
         call_body = [](void *body) { (*static_cast<Body *>(body))(); };
         this->body = &body;
-        for (Fiber &fiber : fibers) {
-            fiber.stack.reset(new unsigned char[STACK_BYTES]);
-            std::memset(fiber.stack.get(), GUARD, GUARD_BYTES);
-            getcontext(&fiber.context);
-            fiber.context.uc_stack.ss_sp = fiber.stack.get();
-            fiber.context.uc_stack.ss_size = STACK_BYTES;
-            fiber.context.uc_link = nullptr;
-            makecontext(&fiber.context, run_fiber, 0);
+        auto &own_stacks = stacks();
+        while (own_stacks.size() < fibers.size()) {
+            own_stacks.emplace_back(new unsigned char[STACK_BYTES]);
+        }
+        for (size_t i = 0; i < fibers.size(); ++i) {
+            fibers[i].stack = own_stacks[i].get();
+            std::memset(fibers[i].stack, GUARD, GUARD_BYTES);
+            make_context(fibers[i].context, fibers[i].stack, STACK_BYTES, run_fiber);
         }
         gridDim = grid;
         blockDim = block;
-        blockIdx = dim3(0, 0, 0);
+        num_blocks = turn = 0;
         start_block();
-        position = warp = 0;
-        threadIdx = fibers[0].index;
-        swapcontext(&host, &fibers[0].context);
+        warp = turns[0];
+        position = warps[warp].first;
+        threadIdx = fibers[position].index;
+        switch_context(host, fibers[position].context);
         for (const Fiber &fiber : fibers) {
-            if (!untouched(fiber.stack.get())) {
+            if (!untouched(fiber.stack)) {
                 fail("a thread needs more than %zu bytes of stack", STACK_BYTES);
             }
         }
@@ -136,11 +282,11 @@ class Launch {
         const Stop stop{line, scope};
         if (position == own.first) {
             warp_stop = stop;
-            if (position == 0 && scope == Scope::block) {
+            if (turn == 0 && scope == Scope::block) {
                 block_stop = stop;
             }
             if (scope == Scope::block) {
-                check(stop, block_stop, fibers[0]);
+                check(stop, block_stop, fibers[warps[turns[0]].first]);
             }
         }
         check(stop, warp_stop, fibers[own.first]);
@@ -148,17 +294,23 @@ class Launch {
         if (++position == own.end) {
             position = own.first;
             if (scope == Scope::block) {
-                warp = (warp + 1) % warps.size();
-                position = warps[warp].first;
-                if (warp == 0 && line == RETURNED && !next_block()) {
-                    swapcontext(&self.context, &host);
+                if (++turn == turns.size()) {
+                    turn = 0;
+                    if (order.kind == ThreadOrder::RANDOM) {
+                        random.shuffle(turns);
+                    }
+                    if (line == RETURNED && !next_block()) {
+                        switch_context(self.context, host);
+                    }
                 }
+                warp = turns[turn];
+                position = warps[warp].first;
             }
         }
         Fiber &next = fibers[position];
         threadIdx = next.index;
         if (&next != &self) {
-            swapcontext(&self.context, &next.context);
+            switch_context(self.context, next.context);
         }
     }
 
@@ -170,15 +322,17 @@ class Launch {
         stop_at(line, Scope::warp);
     }
 
-    template <typename Value> Value shown(unsigned lane) const {
+    template <typename Value> Value shown(unsigned lane) const { return shown_part<Value>(lane, 0); }
+
+    // Some bytes of a value that is larger.
+    template <typename Value> Value shown_part(unsigned lane, size_t offset) const {
         const Warp own = warps[warp];
         if (own.end - own.first != WARP_SIZE || lane >= WARP_SIZE) {
             fail("lane %u is asked for in a warp of %u threads", lane, static_cast<unsigned>(own.end - own.first));
         }
-        const bool ascends = fibers[own.first].linear < fibers[own.end - 1].linear;
-        const Fiber &other = fibers[ascends ? own.first + lane : own.end - 1 - lane];
+        const Fiber &other = fibers[order.kind == ThreadOrder::BACKWARD ? own.end - 1 - lane : own.first + lane];
         Value value;
-        std::memcpy(&value, other.exchanged[fibers[position].num_exchanges % 2], sizeof value);
+        std::memcpy(&value, other.exchanged[fibers[position].num_exchanges % 2] + offset, sizeof value);
         return value;
     }
 
@@ -197,8 +351,13 @@ class Launch {
     }
 
     void start_block() {
+        const size_t number = blocks[num_blocks];
+        blockIdx = dim3(number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y);
         std::memset(shared.data(), UNSET, shared_bytes);
         std::memset(shared.data() + shared_bytes, GUARD, GUARD_BYTES);
+        if (own_static.second != 0) {
+            std::memset(own_static.first, UNSET, own_static.second);
+        }
     }
 
     // Whether there is another one.
@@ -206,14 +365,8 @@ class Launch {
         if (!untouched(shared.data() + shared_bytes)) {
             fail("block (%u, %u, %u) wrote past its %zu bytes of dynamic shared memory", blockIdx.x, blockIdx.y, blockIdx.z, shared_bytes);
         }
-        if (++blockIdx.x == grid.x) {
-            blockIdx.x = 0;
-            if (++blockIdx.y == grid.y) {
-                blockIdx.y = 0;
-                if (++blockIdx.z == grid.z) {
-                    return false;
-                }
-            }
+        if (++num_blocks == blocks.size()) {
+            return false;
         }
         start_block();
         return true;
@@ -237,18 +390,25 @@ class Launch {
         return text[buffer];
     }
 
-    template <typename... Values> [[noreturn]] static void fail(const char *format, Values... values) {
+    template <typename... Values> [[noreturn]] void fail(const char *format, Values... values) const {
         std::fprintf(stderr, "cuda_cpu_shim: ");
         std::fprintf(stderr, format, values...);
+        if (order.kind == ThreadOrder::RANDOM) {
+            std::fprintf(stderr, " (random order of seed %llu)", static_cast<unsigned long long>(order.seed));
+        }
         std::fprintf(stderr, "\n");
         std::abort();
     }
 
     dim3 grid, block;
     size_t shared_bytes;
+    ThreadOrder order;
+    Random random;
     std::vector<Fiber> fibers;
     std::vector<unsigned char> shared;
-    ucontext_t host;
+    // Of this thread, for all kernels together.
+    std::pair<unsigned char *, size_t> own_static;
+    Context host;
     void *body = nullptr;
     void (*call_body)(void *) = nullptr;
     // Consecutive fibers: the first, and the one behind the last.
@@ -256,8 +416,10 @@ class Launch {
         size_t first, end;
     };
     std::vector<Warp> warps;
-    // Of the fiber that runs, and of its warp.
-    size_t position = 0, warp = 0;
+    // The warps in the order of this round, and the blocks.
+    std::vector<size_t> turns, blocks;
+    // Of the fiber that runs, of its warp, and of that in `turns`; blocks that are done.
+    size_t position = 0, warp = 0, turn = 0, num_blocks = 0;
     // Where the first fiber of this round stopped, of the warp and of the block.
     Stop warp_stop{RETURNED, Scope::block}, block_stop{RETURNED, Scope::block};
 };
@@ -305,8 +467,9 @@ struct __attribute__((may_alias, aligned(16))) uint4 {
     unsigned x, y, z, w;
 };
 
-// Fast and a little less exact on a GPU. (A macro, because the C library has a function of the first name.)
+// Fast and a little less exact on a GPU. (Macros, because the C library has functions of those names.)
 #define __expf(value) std::exp(static_cast<float>(value))
+#define __logf(value) std::log(static_cast<float>(value))
 inline float __fdividef(float dividend, float divisor) { return dividend / divisor; }
 
 inline float __uint_as_float(unsigned bits) {

@@ -15,8 +15,6 @@ namespace {
 using cuda_cpu_shim::launch;
 using cuda_cpu_shim::ThreadOrder;
 
-ThreadOrder thread_order(bool backward) { return backward ? ThreadOrder::backward : ThreadOrder::forward; }
-
 // One warp: d (16 x 8) = a (16 x 16) * b (16 x 8), all row by row; b as it lies, or its transpose, is loaded through shared memory.
 void multiply(const __nv_bfloat16 *a, const __nv_bfloat16 *b, float *d, bool transposed) {
     DYNAMIC_SHARED_MEMORY(__nv_bfloat16, shared);
@@ -51,8 +49,8 @@ void shuffle_in_a_branch() {
 
 extern "C" {
 
-void engine_shim_multiply(const __nv_bfloat16 *a, const __nv_bfloat16 *b, float *d, bool transposed, bool backward) {
-    launch(dim3(1), dim3(WARP), 16 * 8 * sizeof(__nv_bfloat16), thread_order(backward), [=] { multiply(a, b, d, transposed); });
+void engine_shim_multiply(const __nv_bfloat16 *a, const __nv_bfloat16 *b, float *d, bool transposed, uint64_t order) {
+    launch(dim3(1), dim3(WARP), 16 * 8 * sizeof(__nv_bfloat16), ThreadOrder::of(order), [=] { multiply(a, b, d, transposed); });
 }
 
 void engine_shim_shuffle_in_a_branch() { launch(dim3(1), dim3(64), 0, ThreadOrder::forward, shuffle_in_a_branch); }

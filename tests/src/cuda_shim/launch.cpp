@@ -24,8 +24,6 @@ const cuda_cpu_shim::NamedKernel CROP_KERNELS[] = {
 };
 const cuda_cpu_shim::KernelTable CROP_TABLE(CROP_KERNELS);
 
-ThreadOrder thread_order(bool backward) { return backward ? ThreadOrder::backward : ThreadOrder::forward; }
-
 uint32_t divide_up(uint32_t value, uint32_t by) { return (value + by - 1) / by; }
 
 size_t round_to_pages(size_t bytes) {
@@ -50,27 +48,36 @@ void reverse(const uint32_t *source, uint32_t *target, bool with_barrier) {
     target[base + threadIdx.x] = numbers[blockDim.x - 1 - threadIdx.x];
 }
 
+// Shows what a block finds in static shared memory, and leaves something there.
+void look_into_shared(uint32_t *found) {
+    __shared__ uint32_t number;
+    if (threadIdx.x == 0) {
+        found[blockIdx.x] = number;
+        number = blockIdx.x;
+    }
+}
+
 }  // namespace
 
 extern "C" {
 
 void cuda_shim_crop(bool bf16, bool patches, const CropJob *jobs, uint32_t num_jobs, uint32_t side, uint32_t patch, const Normalization *normalization,
-                    bool backward) {
+                    uint64_t order) {
     const uint32_t tiles = divide_up(side, TILE);
     for (uint32_t first = 0; first < num_jobs; first += MAX_JOBS) {
         const uint32_t count = std::min<uint32_t>(num_jobs - first, MAX_JOBS);
         CropJobs some{};
         std::copy_n(jobs + first, count, some.job);
-        launch(dim3(tiles, tiles, count), dim3(TILE, TILE), 0, thread_order(backward),
+        launch(dim3(tiles, tiles, count), dim3(TILE, TILE), 0, ThreadOrder::of(order),
                [&] { CROP[bf16][patches](some, side, patch, *normalization); });
     }
 }
 
 void cuda_shim_convert(bool bf16, bool patches, const uint8_t *crops, void *const *slots, uint32_t num_crops, uint32_t side, uint32_t patch,
-                       const Normalization *normalization, bool backward) {
+                       const Normalization *normalization, uint64_t order) {
     for (uint32_t i = 0; i < num_crops; ++i) {
         const uint8_t *crop = crops + static_cast<size_t>(3) * side * side * i;
-        launch(dim3(divide_up(side * side, THREADS)), dim3(THREADS), 0, thread_order(backward),
+        launch(dim3(divide_up(side * side, THREADS)), dim3(THREADS), 0, ThreadOrder::of(order),
                [=] { CONVERT[bf16][patches](crop, slots[i], side, patch, *normalization); });
     }
 }
@@ -79,9 +86,15 @@ void cuda_shim_barrier_in_a_branch() {
     launch(dim3(1), dim3(32), 0, ThreadOrder::forward, barrier_in_a_branch);
 }
 
-void cuda_shim_reverse(const uint32_t *source, uint32_t *target, uint32_t num_blocks, uint32_t num_threads, bool with_barrier, bool backward) {
-    launch(dim3(num_blocks), dim3(num_threads), num_threads * sizeof(uint32_t), thread_order(backward),
+void cuda_shim_reverse(const uint32_t *source, uint32_t *target, uint32_t num_blocks, uint32_t num_threads, bool with_barrier, uint64_t order) {
+    launch(dim3(num_blocks), dim3(num_threads), num_threads * sizeof(uint32_t), ThreadOrder::of(order),
            [=] { reverse(source, target, with_barrier); });
+}
+
+bool cuda_shim_knows(const char *kernel) { return cuda_cpu_shim::KernelTable::find(kernel) != nullptr; }
+
+void cuda_shim_look_into_shared(uint32_t *found, uint32_t num_blocks) {
+    launch(dim3(num_blocks), dim3(32), 0, ThreadOrder::forward, [=] { look_into_shared(found); });
 }
 
 // `bytes` bytes between two pages that nobody may touch: the memory ends where the second begins, or starts where the first ends. Null if there is none.

@@ -73,7 +73,7 @@ class KernelTable {
     static inline const KernelTable *first = nullptr;
 };
 
-// Whether there is such a kernel; if so, `bound` makes the launch, once or often, when it is called,
+// Whether there is such a kernel; if so, `bound` makes the launch when it is called, once or often,
 // and returns when all blocks are done. `params` has the address of each parameter; they are copied
 // now, so that the caller's may go, but what they point to must live until the launch.
 inline bool launch_by_name(const char *kernel, std::function<void()> &bound, dim3 grid, dim3 block,

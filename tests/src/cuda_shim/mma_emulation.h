@@ -3,6 +3,8 @@
 #pragma once
 #include "cuda_cpu_shim.h"
 
+#include <cstddef>
+
 namespace cuda_cpu_shim {
 
 struct Fragments {
@@ -32,8 +34,8 @@ inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
         double sum = d[place];
         for (unsigned k = 0; k < 16; ++k) {
             // A row lies in the four lanes of its group, a column of the right operand likewise.
-            const uint32_t left = launch.shown<Fragments>(row % 8 * 4 + k % 8 / 2).a[row / 8 + k / 8 * 2];
-            const uint32_t right = launch.shown<Fragments>(column * 4 + k % 8 / 2).b[k / 8];
+            const uint32_t left = launch.shown_part<uint32_t>(row % 8 * 4 + k % 8 / 2, offsetof(Fragments, a) + 4 * (row / 8 + k / 8 * 2));
+            const uint32_t right = launch.shown_part<uint32_t>(column * 4 + k % 8 / 2, offsetof(Fragments, b) + 4 * (k / 8));
             sum += static_cast<double>(half_of(left, k % 2)) * half_of(right, k % 2);
         }
         d[place] = static_cast<float>(sum);
@@ -58,3 +60,7 @@ inline void load_matrices_transposed(uint32_t (&to)[4], const __nv_bfloat16 *row
         to[matrix] = row_of_matrix(matrix, first)[column] | static_cast<uint32_t>(row_of_matrix(matrix, first + 1)[column]) << 16;
     }
 }
+
+// A GPU's are a little less exact.
+inline float fast_exp2(float value) { return std::exp2(value); }
+inline float fast_rsqrt(float value) { return 1.0f / std::sqrt(value); }

@@ -32,13 +32,13 @@ const cuda_cpu_shim::KernelTable STEP_TABLE(STEP_KERNELS);
 }  // namespace
 
 extern "C" bool engine_shim_launch(const char *kernel, const void *args, const uint32_t grid[3], const uint32_t block[3], uint32_t shared_bytes,
-                                   bool backward) {
+                                   uint64_t order) {
     void *const params[] = {const_cast<void *>(args)};
     const cuda_cpu_shim::NamedKernel *const named = cuda_cpu_shim::KernelTable::find(kernel);
     std::function<void()> bound;
     if (named == nullptr || named->num_params != 1 ||
         !cuda_cpu_shim::launch_by_name(kernel, bound, dim3(grid[0], grid[1], grid[2]), dim3(block[0], block[1], block[2]), shared_bytes, params,
-                                       thread_order(backward))) {
+                                       ThreadOrder::of(order))) {
         return false;
     }
     bound();

@@ -12,7 +12,7 @@ pub fn multiply(launch: Launch, a: &[Bf16; 256], b: &[Bf16; 128], transposed: bo
             b.as_ptr(),
             d.as_mut_ptr(),
             transposed,
-            launch.backward(),
+            launch.order.code(),
         );
     }
     d.written()
@@ -33,7 +33,7 @@ mod ffi {
             b: *const Bf16,
             d: *mut f32,
             transposed: bool,
-            backward: bool,
+            order: u64,
         );
         pub(super) fn engine_shim_shuffle_in_a_branch();
     }

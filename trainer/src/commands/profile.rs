@@ -114,9 +114,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .map(|path| Recipe::read(path, &[]))
         .transpose()?;
     let (io, config, io_threads) = settings(&args, recipe.as_ref());
-    let (precision, jpeg) = recipe.as_ref().map_or((Precision::F32, None), |recipe| {
-        (recipe.train.precision, recipe.loader.jpeg)
-    });
+    let precision = recipe
+        .as_ref()
+        .map_or(Precision::F32, |recipe| recipe.train.precision);
+    let of_recipe = recipe
+        .as_ref()
+        .map(|recipe| recipe.loader.clone())
+        .unwrap_or_default();
+    let mut engines = args.jpeg.or(of_recipe.jpeg).unwrap_or_default().engines();
+    engines.largest = of_recipe.jpeg_largest.unwrap_or(engines.largest);
     let runtime = IoRuntime::new(io_threads).context("cannot start the I/O threads")?;
     let image_column = args
         .image_column
@@ -137,10 +143,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         &runtime,
     )?;
     let device = device::open(args.device)?;
-    let open = |dataset, config| {
-        let jpeg = args.jpeg.or(jpeg).unwrap_or_default();
-        Batches::open(dataset, config, None, &device, precision, jpeg)
-    };
+    let open = |dataset, config| Batches::open(dataset, config, None, &device, precision, engines);
     let report = measure(&args, &io, config, dataset, open)?;
     print!("{}", table(&report));
     if let Some(path) = &args.json {

@@ -5,7 +5,7 @@ use candle_core::{Device, Storage, Tensor};
 use cudarc::driver::{CudaStream, DevicePtr, result};
 use half::bf16;
 use nepa_model::cuda::{CudaStepDevice, CudaStepError};
-use nepa_model::kernel_step::{self, FlatState, KernelStep, Pixels, Update};
+use nepa_model::kernel_step::{self, FlatState, Kept, KernelStep, Pixels, Update};
 use nepa_model::{MemoryPlan, NepaConfig, ParamSpec, RopeDraw, Weights};
 
 use crate::engine::{Engine, EngineError, Images, StepReport, TrainingState};
@@ -31,28 +31,42 @@ fn failed(error: CudaStepError) -> EngineError {
 
 impl CudaEngine {
     /// An engine for micro-batches of `micro_batch` images that goes on from `state`, on `device` and in the order of its stream. Refused, before
-    /// anything is taken, if its memory does not fit.
+    /// anything is taken, if its memory does not fit beside `loader_bytes` that the loader will take. Where there is room, it keeps more of the
+    /// forward pass, which changes no result.
     pub fn new(
         config: &NepaConfig,
         optimizer: &OptimizerConfig,
         state: TrainingState,
         micro_batch: usize,
         device: &Device,
+        loader_bytes: u64,
     ) -> Result<Self, EngineError> {
         let stream = device.as_cuda_device()?.cuda_stream();
         kernel_step::check(config)?;
-        // The context is current on this thread from here on. What others have taken already, the loader its batches perhaps, is not free.
+        let bound = stream.context().bind_to_thread();
+        bound.map_err(|error| EngineError::Device(Box::new(error)))?;
         let (free, _) =
             result::mem_get_info().map_err(|error| EngineError::Device(Box::new(error)))?;
-        let plan_for = |images| {
-            let mut plan = KernelStep::<CudaStepDevice>::plan(config, images);
+        let plan_for = |images, kept| {
+            let mut plan = KernelStep::<CudaStepDevice>::plan_keeping(config, images, kept);
             plan.extend(&CudaStepDevice::plan_beside(config, images));
+            plan.add("batches and images of the loader", loader_bytes);
             plan
         };
-        EngineError::check_memory(plan_for, micro_batch, free as u64)?;
+        EngineError::check_memory(
+            |images| plan_for(images, Kept::Least),
+            micro_batch,
+            free as u64,
+        )?;
+        let all = plan_for(micro_batch, Kept::Activations);
+        let kept = if all.total_bytes() <= free as u64 {
+            Kept::Activations
+        } else {
+            Kept::Least
+        };
         let step = CudaStepDevice::new(Arc::clone(&stream)).map_err(failed)?;
         step.check(config).map_err(failed)?;
-        let step = KernelStep::new(config, micro_batch, step).map_err(failed)?;
+        let step = KernelStep::keeping(config, micro_batch, step, kept).map_err(failed)?;
         let mut engine = Self {
             step,
             stream,

@@ -18,7 +18,7 @@ use nepa_pipeline::device::{PixelLayout, PixelType};
 use nepa_pipeline::stats::{DecoderStats, PipelineStats};
 use nepa_pipeline::{Batch, Dataset, Loader, LoaderConfig, LoaderError, LoaderState, SampleRecord};
 
-use crate::recipe::{JpegChoice, Precision};
+use crate::recipe::Precision;
 
 pub use engine::CudaEngine;
 
@@ -56,7 +56,7 @@ impl CudaBatches {
         state: Option<&LoaderState>,
         device: &CudaDevice,
         precision: Precision,
-        jpeg: JpegChoice,
+        engines: EngineConfig,
     ) -> Result<Self, LoaderError> {
         let layout = PixelLayout {
             pixel_type: match precision {
@@ -69,12 +69,7 @@ impl CudaBatches {
         let stream = device.cuda_stream();
         let engines = EngineConfig {
             exif_orientation: config.exif_orientation,
-            ..match jpeg {
-                JpegChoice::Auto => EngineConfig::AUTO,
-                JpegChoice::Hybrid => EngineConfig::HYBRID,
-                JpegChoice::Cpu => EngineConfig::CPU,
-                JpegChoice::Fixed => EngineConfig::FIXED,
-            }
+            ..engines
         };
         let backend = cuda_backend(stream, layout, &config.normalize, engines)?;
         let batch_size = config.global_batch / config.world_size;

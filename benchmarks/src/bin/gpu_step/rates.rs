@@ -57,7 +57,7 @@ fn rate(
 ) -> anyhow::Result<Rated> {
     let device = device()?;
     let settings = OptimizerConfig::default();
-    let mut engine = CudaEngine::new(config, &settings, state, batch, &device)?;
+    let mut engine = CudaEngine::new(config, &settings, state, batch, &device, 0)?;
     let images = on_device(config, batch, &device)?;
     let images = Images::Device(&images);
     let (mut times, mut loss) = (Vec::new(), 0.0);

@@ -37,7 +37,7 @@ fn twin(tiny: bool) -> anyhow::Result<String> {
     let slices = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
     let state = || TrainingState::new(weights(&config));
     let device = device()?;
-    let mut gpu = CudaEngine::new(&config, &settings, state(), 4, &device)?;
+    let mut gpu = CudaEngine::new(&config, &settings, state(), 4, &device, 0)?;
     let mut cpu = CpuEngine::new(&config, &settings, state(), 4)?;
     let rope = [RopeDraw::draw(&config, 9, 1, 0)];
     let images = Images::Host(&slices);
@@ -127,7 +127,7 @@ fn trains(tiny: bool) -> anyhow::Result<String> {
     let slices = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
     let state = || TrainingState::new(init_weights(&config, 5));
     let device = device()?;
-    let mut gpu = CudaEngine::new(&config, &settings, state(), 8, &device)?;
+    let mut gpu = CudaEngine::new(&config, &settings, state(), 8, &device, 0)?;
     let mut cpu = CpuEngine::new(&config, &settings, state(), 8)?;
     let (mut sums, mut worst, mut first, mut last) = ((0.0, 0.0), 0.0f64, None, 0.0);
     for number in 1..=steps {

@@ -20,6 +20,14 @@ template <typename Value> __device__ __forceinline__ Value warp_sum(Value value)
     return value;
 }
 
+// The same number, but the compiler does not know that: addresses that come of it are computed anew, instead of being kept in registers meanwhile.
+__device__ __forceinline__ uint32_t forget(uint32_t number) {
+#ifndef CUDA_CPU_SHIM
+    asm volatile("" : "+r"(number));
+#endif
+    return number;
+}
+
 // A word holds two bf16, the lower half first.
 __device__ __forceinline__ float low_half(uint32_t word) { return __uint_as_float(word << 16); }
 __device__ __forceinline__ float high_half(uint32_t word) { return __uint_as_float(word & 0xffff0000u); }

@@ -1,6 +1,8 @@
 // Rows of one attention head, 64 values each, as the lanes of a warp hold 16 of them for a product of matrices: lane (g, t) of mma.cuh has of the rows g and
-// g + 8 the columns 8n + 2t and 8n + 2t + 1. That is the layout of a left operand and of a result alike, and both halves of a rotary pair, columns c
-// and c + 32, lie in the same lane; a row lies in four lanes.
+// g + 8 the places 8n + 2t and 8n + 2t + 1. That is the layout of a left operand and of a result alike; a row lies in four lanes.
+//
+// A place is not a column: lane t has the columns 8t to 8t + 7 of each half of a row, so that it reads and writes 16 bytes of memory at once, and both
+// halves of a rotary pair, columns c and c + 32, lie in the same lane. All matrices of a product are permuted alike, in shared memory too.
 #pragma once
 #include "mma.cuh"
 
@@ -10,7 +12,7 @@ constexpr uint32_t TILE_ROWS = 16;
 constexpr uint32_t PITCH = HEAD + 8;
 
 struct HeadTile {
-    // By row (g, g + 8), then by 2n + (0, 1).
+    // By row (g, g + 8), then by 2n + (0, 1): eight columns of the first half, eight of the second.
     float at[2][16];
 };
 
@@ -25,44 +27,77 @@ struct Sums {
 };
 
 __device__ __forceinline__ uint32_t lane_row() { return threadIdx.x % WARP / 4; }
-__device__ __forceinline__ uint32_t lane_column_of(uint32_t n) { return 8 * n + threadIdx.x % 4 * 2; }
+// The first of the lane's eight columns in the first half of a row.
+__device__ __forceinline__ uint32_t lane_columns() { return threadIdx.x % 4 * 8; }
+// The first of the lane's two places in piece n of a row in shared memory, or of rows in a result.
+__device__ __forceinline__ uint32_t lane_place_of(uint32_t n) { return 8 * n + threadIdx.x % 4 * 2; }
+__device__ __forceinline__ uint32_t column_of_place(uint32_t place) { return place / 32 * 32 + place % 8 / 2 * 8 + place / 8 % 4 * 2 + place % 2; }
 
 __device__ __forceinline__ float sum_of_row(float value) {
     value += __shfl_xor_sync(ALL_LANES, value, 1);
     return value + __shfl_xor_sync(ALL_LANES, value, 2);
 }
 
-// Rows `first` to `first + 15` of those that lie `stride` values apart; what is behind `rows` is zero.
-__device__ __forceinline__ void load_tile(HeadTile &tile, const __nv_bfloat16 *from, size_t stride, uint32_t first, uint32_t rows) {
+// Rows `first` to `first + 15` of those that lie `stride` values apart; behind the last of `rows` it comes again, so that there is no branch here. Whoever
+// adds over rows sees to it that those do not count.
+__device__ __forceinline__ void load_tile(HeadTile &tile, const __nv_bfloat16 *from, uint32_t stride, uint32_t first, uint32_t rows) {
+    const uint32_t column = forget(lane_columns());
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        const uint32_t row = first + lane_row() + 8 * r;
+        const __nv_bfloat16 *const row = from + (min(first + lane_row() + 8 * r, rows - 1) * stride + column);
 #pragma unroll
-        for (int n = 0; n < 8; ++n) {
-            uint32_t word = 0;
-            if (row < rows) {
-                word = reinterpret_cast<const uint1 *>(from + row * stride + lane_column_of(n))->x;
+        for (int half = 0; half < 2; ++half) {
+            Eight values;
+            load(values, row + HEAD / 2 * half);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+                tile.at[r][8 * half + i] = values.at[i];
             }
-            tile.at[r][2 * n] = low_half(word);
-            tile.at[r][2 * n + 1] = high_half(word);
         }
     }
 }
 
-__device__ __forceinline__ void store_pair(__nv_bfloat16 *to, float low, float high) {
-    reinterpret_cast<uint1 *>(to)->x = pack_bf16(low, high);
+// Makes what is behind `rows` zero.
+__device__ __forceinline__ void clear_rows(HeadTile &tile, uint32_t first, uint32_t rows) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        if (first + lane_row() + 8 * r >= rows) {
+#pragma unroll
+            for (int i = 0; i < 16; ++i) {
+                tile.at[r][i] = 0.0f;
+            }
+        }
+    }
 }
 
-// The other way; what is behind `rows` is not written.
-__device__ __forceinline__ void store_tile(const HeadTile &tile, __nv_bfloat16 *to, size_t stride, uint32_t first, uint32_t rows) {
+// The way back; what is behind `rows` is not written.
+__device__ __forceinline__ void store_tile(const HeadTile &tile, __nv_bfloat16 *to, uint32_t stride, uint32_t first, uint32_t rows) {
+    const uint32_t column = forget(lane_columns());
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const uint32_t row = first + lane_row() + 8 * r;
         if (row < rows) {
 #pragma unroll
-            for (int n = 0; n < 8; ++n) {
-                store_pair(to + row * stride + lane_column_of(n), tile.at[r][2 * n], tile.at[r][2 * n + 1]);
+            for (int half = 0; half < 2; ++half) {
+                Eight values;
+#pragma unroll
+                for (int i = 0; i < 8; ++i) {
+                    values.at[i] = tile.at[r][8 * half + i];
+                }
+                store(to + (row * stride + column) + HEAD / 2 * half, values);
             }
+        }
+    }
+}
+
+// To shared memory, place by place.
+__device__ __forceinline__ void share_tile(const HeadTile &tile, __nv_bfloat16 *shared, uint32_t first) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        __nv_bfloat16 *const row = shared + (first + lane_row() + 8 * r) * PITCH;
+#pragma unroll
+        for (int n = 0; n < 8; ++n) {
+            reinterpret_cast<uint1 *>(row + lane_place_of(n))->x = pack_bf16(tile.at[r][2 * n], tile.at[r][2 * n + 1]);
         }
     }
 }
@@ -101,25 +136,36 @@ __device__ __forceinline__ void left_of(uint32_t (&left)[4], const float (&first
     left[3] = pack_bf16(second[2], second[3]);
 }
 
-// result += left * (eight rows in shared memory, from `row` on)^T, over all 64 columns.
-__device__ __forceinline__ void add_product_with_rows(float (&result)[4], const LeftTile &left, const __nv_bfloat16 *shared, uint32_t row) {
+// Where in sixteen rows of shared memory a lane's part of a right operand begins, with the rows as the operand's columns.
+__device__ __forceinline__ uint32_t place_in_rows() {
     const uint32_t lane = threadIdx.x % WARP;
+    return (lane % 8 + lane / 16 * 8) * PITCH + lane / 8 % 2 * 8;
+}
+
+// result += left * (sixteen rows in shared memory, from `rows`, at the lane's `place_in_rows`)^T, over all 64 columns. Two results by turns: a product
+// need not wait for the one before.
+__device__ __forceinline__ void add_product_with_rows(float (&result)[2][4], const LeftTile &left, const __nv_bfloat16 *rows) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (int part = 0; part < 4; ++part) {
         uint32_t right[4];
-        load_matrices(right, shared + (row + lane % 8) * PITCH + 32 * half + lane / 8 * 8);
-        mma_m16n8k16(result, left.part[2 * half], right[0], right[1]);
-        mma_m16n8k16(result, left.part[2 * half + 1], right[2], right[3]);
+        load_matrices(right, rows + 16 * part);
+        mma_m16n8k16(result[0], left.part[part], right[0], right[1]);
+        mma_m16n8k16(result[1], left.part[part], right[2], right[3]);
     }
 }
 
-// sums += left (16 x 16) * (sixteen rows in shared memory, from `row` on).
-__device__ __forceinline__ void add_product_over_rows(Sums &sums, const uint32_t (&left)[4], const __nv_bfloat16 *shared, uint32_t row) {
+// The same for sixteen rows as the operand's rows.
+__device__ __forceinline__ uint32_t place_over_rows() {
     const uint32_t lane = threadIdx.x % WARP;
+    return lane % 16 * PITCH + lane / 16 * 8;
+}
+
+// sums += left (16 x 16) * (sixteen rows in shared memory, from `rows`, at the lane's `place_over_rows`).
+__device__ __forceinline__ void add_product_over_rows(Sums &sums, const uint32_t (&left)[4], const __nv_bfloat16 *rows) {
 #pragma unroll
     for (int n = 0; n < 8; n += 2) {
         uint32_t right[4];
-        load_matrices_transposed(right, shared + (row + lane % 16) * PITCH + 8 * n + lane / 16 * 8);
+        load_matrices_transposed(right, rows + 8 * n);
         mma_m16n8k16(sums.of_columns[n], left, right[0], right[1]);
         mma_m16n8k16(sums.of_columns[n + 1], left, right[2], right[3]);
     }
@@ -139,12 +185,23 @@ struct Rotary {
     const float *sin;
 };
 
-struct RowStatistics {
-    float mean[2], rstd[2];
-};
+// The lane's sixteen columns of a row of 64; where there is none, `otherwise`.
+__device__ __forceinline__ void load_columns(float (&to)[16], const float *from, float otherwise) {
+#pragma unroll
+    for (int part = 0; part < 4; ++part) {
+        Four values = {{otherwise, otherwise, otherwise, otherwise}};
+        if (from != nullptr) {
+            load(values, from + lane_columns() + part / 2 * (HEAD / 2) + part % 2 * 4);
+        }
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            to[4 * part + j] = values.at[j];
+        }
+    }
+}
 
-__device__ __forceinline__ RowStatistics row_statistics(const HeadTile &tile, float eps) {
-    RowStatistics result;
+// LayerNorm without weight and bias, in two passes; returns one over the deviation of each row.
+__device__ __forceinline__ void normalize(HeadTile &tile, float eps, float (&rstd)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         float sum = 0.0f, squares = 0.0f;
@@ -152,68 +209,78 @@ __device__ __forceinline__ RowStatistics row_statistics(const HeadTile &tile, fl
         for (int i = 0; i < 16; ++i) {
             sum += tile.at[r][i];
         }
-        result.mean[r] = sum_of_row(sum) / HEAD;
+        const float mean = sum_of_row(sum) / HEAD;
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
-            const float centered = tile.at[r][i] - result.mean[r];
-            squares += centered * centered;
+            tile.at[r][i] -= mean;
+            squares += tile.at[r][i] * tile.at[r][i];
         }
-        result.rstd[r] = 1.0f / sqrtf(sum_of_row(squares) / HEAD + eps);
+        rstd[r] = fast_rsqrt(sum_of_row(squares) / HEAD + eps);
+#pragma unroll
+        for (int i = 0; i < 16; ++i) {
+            tile.at[r][i] *= rstd[r];
+        }
     }
-    return result;
 }
 
-// Turns each pair (c, c + 32) of a row by the angle of its token; `direction` is 1 or -1. Rows behind `rows` stay as they are.
+// Turns each pair (c, c + 32) of a row by the angle of its token; `direction` is 1 or -1. What becomes of rows behind `rows` is of no account.
 __device__ __forceinline__ void rotate(HeadTile &tile, const Rotary &rotary, uint32_t first, uint32_t rows, float direction) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        const uint32_t row = first + lane_row() + 8 * r;
-        if (row < rows) {
+        const uint32_t at = min(first + lane_row() + 8 * r, rows - 1) * (HEAD / 2) + lane_columns();
+        Eight cos, sin;
+        load(cos, rotary.cos + at);
+        load(sin, rotary.sin + at);
 #pragma unroll
-            for (int n = 0; n < 4; ++n) {
-                const size_t at = static_cast<size_t>(row) * (HEAD / 2) + lane_column_of(n);
-                const float2 cos = *reinterpret_cast<const float2 *>(rotary.cos + at), sin = *reinterpret_cast<const float2 *>(rotary.sin + at);
-#pragma unroll
-                for (int e = 0; e < 2; ++e) {
-                    float &a = tile.at[r][2 * n + e], &b = tile.at[r][2 * n + 8 + e];
-                    const float c = e == 0 ? cos.x : cos.y, s = direction * (e == 0 ? sin.x : sin.y), turned = a * c - b * s;
-                    b = b * c + a * s;
-                    a = turned;
-                }
-            }
+        for (int i = 0; i < 8; ++i) {
+            float &a = tile.at[r][i], &b = tile.at[r][i + 8];
+            const float c = cos.at[i], s = direction * sin.at[i], turned = a * c - b * s;
+            b = b * c + a * s;
+            a = turned;
         }
     }
 }
 
 __device__ __forceinline__ void norm_and_rotate(HeadTile &tile, const HeadNorm &norm, const Rotary &rotary, uint32_t first, uint32_t rows) {
     if (norm.exists) {
-        const RowStatistics of_row = row_statistics(tile, norm.eps);
+        float rstd[2], weight[16], bias[16];
+        load_columns(weight, norm.weight, 1.0f);
+        load_columns(bias, norm.bias, 0.0f);
+        normalize(tile, norm.eps, rstd);
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
-            const uint32_t column = lane_column_of(i / 2) + i % 2;
-            const float weight = norm.weight == nullptr ? 1.0f : norm.weight[column], bias = norm.bias == nullptr ? 0.0f : norm.bias[column];
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
-                tile.at[r][i] = (tile.at[r][i] - of_row.mean[r]) * of_row.rstd[r] * weight + bias;
+                tile.at[r][i] = tile.at[r][i] * weight[i] + bias[i];
             }
         }
     }
     rotate(tile, rotary, first, rows, 1.0f);
 }
 
-// Adds the sums of columns of `value(row, place)` to 64 numbers of this warp in shared memory.
+// Lanes that differ in one bit of their row give each other half of their values, and each adds what it gets to the other half, which it keeps.
+template <int HALF> __device__ __forceinline__ void exchange_halves(float (&own)[16]) {
+    const bool upper = (threadIdx.x & 2 * HALF) != 0;
+#pragma unroll
+    for (int i = 0; i < HALF; ++i) {
+        const float kept = upper ? own[i + HALF] : own[i], given = upper ? own[i] : own[i + HALF];
+        own[i] = kept + __shfl_xor_sync(ALL_LANES, given, 2 * HALF);
+    }
+}
+
+// Adds the sums of columns of `value(row, place)` to 64 numbers of this warp in shared memory, place by place.
 template <typename Value> __device__ __forceinline__ void add_column_sums(float *sums, Value value) {
+    float own[16];
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-        float sum = value(0, i) + value(1, i);
-#pragma unroll
-        for (uint32_t bits = 4; bits < WARP; bits *= 2) {
-            sum += __shfl_xor_sync(ALL_LANES, sum, bits);
-        }
-        if (lane_row() == 0) {
-            sums[lane_column_of(i / 2) + i % 2] += sum;
-        }
+        own[i] = value(0, i) + value(1, i);
     }
+    exchange_halves<8>(own);
+    exchange_halves<4>(own);
+    exchange_halves<2>(own);
+    // Two columns are left to each lane: bits 4, 2 and 1 of its row have chosen among pieces of 8, 4 and 2 places.
+    float2 &two = *reinterpret_cast<float2 *>(sums + threadIdx.x % WARP * 2);
+    two = {two.x + own[0], two.y + own[1]};
 }
 
 // The backward of `norm_and_rotate`: `grad` becomes the gradient of `x`, the rows before, which is used up. The norm's gradients are added to 64 numbers
@@ -224,25 +291,20 @@ __device__ __forceinline__ void norm_and_rotate_backward(HeadTile &grad, HeadTil
     if (!norm.exists) {
         return;
     }
-    const RowStatistics of_row = row_statistics(x, norm.eps);
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-#pragma unroll
-        for (int i = 0; i < 16; ++i) {
-            x.at[r][i] = (x.at[r][i] - of_row.mean[r]) * of_row.rstd[r];
-        }
-    }
+    float rstd[2];
+    normalize(x, norm.eps, rstd);
     if (norm.bias != nullptr) {
         add_column_sums(d_bias, [&](int r, int i) { return grad.at[r][i]; });
     }
     if (norm.weight != nullptr) {
         add_column_sums(d_weight, [&](int r, int i) { return grad.at[r][i] * x.at[r][i]; });
+        float weight[16];
+        load_columns(weight, norm.weight, 1.0f);
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
-            const float weight = norm.weight[lane_column_of(i / 2) + i % 2];
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
-                grad.at[r][i] *= weight;
+                grad.at[r][i] *= weight[i];
             }
         }
     }
@@ -257,7 +319,7 @@ __device__ __forceinline__ void norm_and_rotate_backward(HeadTile &grad, HeadTil
         const float mean_g = sum_of_row(sum) / HEAD, mean_gn = sum_of_row(along) / HEAD;
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
-            grad.at[r][i] = of_row.rstd[r] * (grad.at[r][i] - mean_g - x.at[r][i] * mean_gn);
+            grad.at[r][i] = rstd[r] * (grad.at[r][i] - mean_g - x.at[r][i] * mean_gn);
         }
     }
 }

@@ -45,72 +45,86 @@ constexpr float LEAST_LENGTH = 1e-12f;
 
 constexpr int NUM_REPORTED = 3;
 
+// Warps that share a row, as in the backward of the norm.
+constexpr int LOSS_SHARE = 2;
+
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(ROW_THREADS) cosine_loss(const __grid_constant__ Loss args) {
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, 2) cosine_loss(const __grid_constant__ Loss args) {
     __shared__ float of_warp[NUM_REPORTED][ROW_WARPS];
     const uint32_t width = args.width, first = blockIdx.x * args.rows_per_piece, end = min(first + args.rows_per_piece, args.rows);
-    Row d_weight, d_bias, sums;
+    RowSums<LOSS_SHARE> row_sums;
+    Row<LOSS_SHARE> d_weight, d_bias, sums;
     clear(d_weight);
     clear(d_bias);
     clear(sums);
     // The same in every lane.
     float reported[NUM_REPORTED] = {};
-    for (uint32_t row = first + warp_number(); row < end; row += ROW_WARPS) {
+    for (uint32_t some = first; some < end; some += ROW_WARPS / LOSS_SHARE) {
+        const uint32_t row = some + warp_number() / LOSS_SHARE, image = row / args.tokens, token = row % args.tokens;
         const size_t start = static_cast<size_t>(row) * width;
-        const uint32_t image = row / args.tokens, token = row % args.tokens;
-        Row grad;
+        const bool exists = row < end, predicts = exists && token < args.patches;
+        // Of a token that predicts nothing all is zero, and its gradient stays so.
+        Row<LOSS_SHARE> normed, grad;
+        clear(normed);
         clear(grad);
-        if (token < args.patches) {
-            const float *const target = args.next + (static_cast<size_t>(image) * args.patches + token) * width;
-            Row normed;
+        if (predicts) {
             load_row(normed, args.x + start, width);
-            const Statistics of_row = statistics(normed, width, args.eps);
-            float p_p = 0.0f, p_z = 0.0f, z_z = 0.0f, p_c = 0.0f, c_c = 0.0f;
-            for_vectors(width, [&](int i, uint32_t column) {
-                Four weight, bias, c;
-                load(weight, args.weight + column);
-                load(bias, args.bias + column);
-                load(c, args.current + start + column);
-                load(grad.vector[i], target + column);
-#pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    float &n = normed.vector[i].at[j];
-                    n = (n - of_row.mean) * of_row.rstd;
-                    const float p = n * weight.at[j] + bias.at[j], z = grad.vector[i].at[j];
-                    p_p += p * p;
-                    p_z += p * z;
-                    z_z += z * z;
-                    p_c += p * c.at[j];
-                    c_c += c.at[j] * c.at[j];
-                }
-            });
-            const float p_length = sqrtf(warp_sum(p_p));
-            const float per_p = 1.0f / fmaxf(p_length, LEAST_LENGTH), per_z = 1.0f / fmaxf(sqrtf(warp_sum(z_z)), LEAST_LENGTH);
-            const float per_c = 1.0f / fmaxf(sqrtf(warp_sum(c_c)), LEAST_LENGTH);
-            const float next = warp_sum(p_z) * per_p * per_z, current = warp_sum(p_c) * per_p * per_c;
-            reported[0] += next;
-            reported[1] += current;
-            reported[2] += current > next ? 1.0f : 0.0f;
-            // d cos / d p = (z / |z| - cos * p / |p|) / |p|; below the least length p is divided by a constant.
-            const float along = p_length > LEAST_LENGTH ? next * per_p : 0.0f;
-            for_vectors(width, [&](int i, uint32_t column) {
-                Four weight, bias;
-                load(weight, args.weight + column);
-                load(bias, args.bias + column);
-#pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    const float n = normed.vector[i].at[j], p = n * weight.at[j] + bias.at[j];
-                    float &g = grad.vector[i].at[j];
-                    g = args.factor * per_p * (g * per_z - along * p);
-                    d_weight.vector[i].at[j] += g * n;
-                    d_bias.vector[i].at[j] += g;
-                    g *= weight.at[j];
-                }
-            });
-            norm_gradient(grad, normed, of_row.rstd, width);
+            load_row(grad, args.next + (static_cast<size_t>(image) * args.patches + token) * width, width);
         }
-        for_vectors(width, [&](int i, uint32_t column) {
+        const Statistics of_row = statistics(row_sums, normed, width, args.eps);
+        // Without a row there is no deviation, which an epsilon of zero would not hide.
+        const float rstd = predicts ? of_row.rstd : 0.0f;
+        enum { P_P, P_Z, Z_Z, P_C, C_C, PRODUCTS };
+        float products[PRODUCTS] = {};
+        for_vectors<LOSS_SHARE>(width, [&](int i, uint32_t column) {
+            Four weight, bias, c = {};
+            load(weight, args.weight + column);
+            load(bias, args.bias + column);
+            if (predicts) {
+                load(c, args.current + start + column);
+            }
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                float &n = normed.vector[i].at[j];
+                n = (n - of_row.mean) * rstd;
+                const float p = n * weight.at[j] + bias.at[j], z = grad.vector[i].at[j];
+                products[P_P] += p * p;
+                products[P_Z] += p * z;
+                products[Z_Z] += z * z;
+                products[P_C] += p * c.at[j];
+                products[C_C] += c.at[j] * c.at[j];
+            }
+        });
+        add_over_row(row_sums, products);
+        const float p_length = sqrtf(products[P_P]);
+        const float per_p = 1.0f / fmaxf(p_length, LEAST_LENGTH), per_z = 1.0f / fmaxf(sqrtf(products[Z_Z]), LEAST_LENGTH);
+        const float per_c = 1.0f / fmaxf(sqrtf(products[C_C]), LEAST_LENGTH);
+        const float next = products[P_Z] * per_p * per_z, current = products[P_C] * per_p * per_c;
+        reported[0] += next;
+        reported[1] += current;
+        reported[2] += current > next ? 1.0f : 0.0f;
+        // d cos / d p = (z / |z| - cos * p / |p|) / |p|; below the least length p is divided by a constant.
+        const float along = p_length > LEAST_LENGTH ? next * per_p : 0.0f;
+        for_vectors<LOSS_SHARE>(width, [&](int i, uint32_t column) {
+            Four weight, bias;
+            load(weight, args.weight + column);
+            load(bias, args.bias + column);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                const float n = normed.vector[i].at[j], p = n * weight.at[j] + bias.at[j];
+                float &g = grad.vector[i].at[j];
+                g = predicts ? args.factor * per_p * (g * per_z - along * p) : 0.0f;
+                d_weight.vector[i].at[j] += g * n;
+                d_bias.vector[i].at[j] += g;
+                g *= weight.at[j];
+            }
+        });
+        norm_gradient(row_sums, grad, normed, rstd, width);
+        if (!exists) {
+            continue;
+        }
+        for_vectors<LOSS_SHARE>(width, [&](int i, uint32_t column) {
             const Four &dx = grad.vector[i];
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
@@ -133,7 +147,8 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) cosine_loss(const __gr
     __syncthreads();
     if (threadIdx.x < NUM_REPORTED) {
         float sum = 0.0f;
-        for (uint32_t warp = 0; warp < ROW_WARPS; ++warp) {
+        // One warp of each row.
+        for (uint32_t warp = 0; warp < ROW_WARPS; warp += LOSS_SHARE) {
             sum += of_warp[threadIdx.x][warp];
         }
         args.report[blockIdx.x * NUM_REPORTED + threadIdx.x] = sum;

@@ -1,5 +1,5 @@
 // What a warp does together with tensor cores: the product of a 16 x 16 and a 16 x 8 matrix of bf16, added to f32, and loads of its right operand from shared
-// memory. A single instruction each on a GPU; without one, `tests/src/cuda_shim/mma_emulation.h` has functions of the same names.
+// memory; and two functions of numbers. A single instruction each on a GPU; without one, `tests/src/cuda_shim/mma_emulation.h` has functions of the same names.
 //
 // Places of a lane's values (PTX ISA, mma.m16n8k16), with g = lane / 4 and t = lane % 4, two bf16 a word, the lower half first:
 //   a[0] row g, columns 2t and 2t + 1     a[1] row g + 8     a[2] row g, columns 2t + 8 and 2t + 9     a[3] row g + 8 of these
@@ -30,6 +30,20 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&to)[4], cons
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                  : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
                  : "memory");
+}
+
+// 2^x to about two units in the last place, and 1 / sqrt(x); what is below the least normal float is 0. `exp2f` and `rsqrtf` take care of those in
+// several instructions, and nothing here is so small: at most 1 with all others of its row to add to, or a variance with its epsilon.
+__device__ __forceinline__ float fast_exp2(float value) {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+    return result;
+}
+
+__device__ __forceinline__ float fast_rsqrt(float value) {
+    float result;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+    return result;
 }
 
 // In a kernel: shared memory of the size that the launch asked for.

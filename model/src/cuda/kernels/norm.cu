@@ -72,12 +72,14 @@ template <bool RESIDUAL> __device__ __forceinline__ void norm_forward(const Norm
         return;
     }
     const size_t start = static_cast<size_t>(row) * width;
-    Row x;
+    Row<1> x;
     load_row(x, args.x + start, width);
     if (RESIDUAL) {
-        for_vectors(width, [&](int i, uint32_t column) {
-            Four y, scale = {{1.0f, 1.0f, 1.0f, 1.0f}};
-            load(y, args.y + start + column);
+        // All of it before the first store, behind which a load would wait: what is stored may be what is loaded, for all the compiler knows.
+        uint2 raw[Row<1>::VECTORS];
+        for_vectors<1>(width, [&](int i, uint32_t column) { raw[i] = *reinterpret_cast<const uint2 *>(args.y + start + column); });
+        for_vectors<1>(width, [&](int i, uint32_t column) {
+            Four y = {{low_half(raw[i].x), high_half(raw[i].x), low_half(raw[i].y), high_half(raw[i].y)}}, scale = {{1.0f, 1.0f, 1.0f, 1.0f}};
             if (args.scale != nullptr) {
                 load(scale, args.scale + column);
             }
@@ -91,8 +93,9 @@ template <bool RESIDUAL> __device__ __forceinline__ void norm_forward(const Norm
             return;
         }
     }
-    const Statistics of_row = statistics(x, width, args.eps);
-    for_vectors(width, [&](int i, uint32_t column) {
+    RowSums<1> sums;
+    const Statistics of_row = statistics(sums, x, width, args.eps);
+    for_vectors<1>(width, [&](int i, uint32_t column) {
         Four weight, bias, h;
         load(weight, args.weight + column);
         load(bias, args.bias + column);
@@ -108,6 +111,9 @@ template <bool RESIDUAL> __device__ __forceinline__ void norm_forward(const Norm
     }
 }
 
+// Warps that share a row in the backward: with its sums over rows, a whole one takes more registers than leave room for a second block.
+constexpr int SHARE = 2;
+
 // Pieces that `add_partials` adds at once.
 constexpr uint32_t LINES = 32;
 
@@ -117,20 +123,30 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) layer_norm_forward(con
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS) residual_norm_forward(const __grid_constant__ NormForward args) { norm_forward<true>(args); }
 
-extern "C" __global__ void __launch_bounds__(ROW_THREADS) layer_norm_backward(const __grid_constant__ NormBackward args) {
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, 2) layer_norm_backward(const __grid_constant__ NormBackward args) {
     const uint32_t width = args.width, first = blockIdx.x * args.rows_per_piece, end = min(first + args.rows_per_piece, args.rows);
-    Row d_weight, d_bias, sums;
+    RowSums<SHARE> row_sums;
+    Row<SHARE> d_weight, d_bias, sums;
     clear(d_weight);
     clear(d_bias);
     clear(sums);
-    for (uint32_t row = first + warp_number(); row < end; row += ROW_WARPS) {
+    for (uint32_t some = first; some < end; some += ROW_WARPS / SHARE) {
+        const uint32_t row = some + warp_number() / SHARE;
+        const bool exists = row < end;
         const size_t start = static_cast<size_t>(row) * width;
-        const float mean = args.mean[row], rstd = args.rstd[row];
-        // The input, normalised, and the gradient by it.
-        Row normed, grad;
-        load_row(normed, args.x + start, width);
-        load_row(grad, args.dh + start, width);
-        for_vectors(width, [&](int i, uint32_t column) {
+        // The input, normalised, the gradient by it, and that of the stream so far: all loads before the first store.
+        Row<SHARE> normed, grad, dx;
+        clear(normed);
+        clear(grad);
+        float mean = 0.0f, rstd = 0.0f;
+        if (exists) {
+            load_row(normed, args.x + start, width);
+            load_row(grad, args.dh + start, width);
+            load_row(dx, args.dx + start, width);
+            mean = args.mean[row];
+            rstd = args.rstd[row];
+        }
+        for_vectors<SHARE>(width, [&](int i, uint32_t column) {
             Four weight;
             load(weight, args.weight + column);
 #pragma unroll
@@ -142,17 +158,20 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) layer_norm_backward(co
                 g *= weight.at[j];
             }
         });
-        norm_gradient(grad, normed, rstd, width);
-        for_vectors(width, [&](int i, uint32_t column) {
-            Four dx;
-            load(dx, args.dx + start + column);
+        norm_gradient(row_sums, grad, normed, rstd, width);
+        if (!exists) {
+            continue;
+        }
+        const size_t start_again = static_cast<size_t>(forget(row)) * width;
+        for_vectors<SHARE>(width, [&](int i, uint32_t column) {
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-                dx.at[j] += grad.vector[i].at[j];
-                sums.vector[i].at[j] += dx.at[j];
+                float &value = dx.vector[i].at[j];
+                value += grad.vector[i].at[j];
+                sums.vector[i].at[j] += value;
             }
-            store(args.dx + start + column, dx);
-            store_copies(dx, args.scale, args.dx_bf16, args.scaled_dx, start, column);
+            store(args.dx + start_again + column, dx.vector[i]);
+            store_copies(dx.vector[i], args.scale, args.dx_bf16, args.scaled_dx, start_again, column);
         });
     }
     float *const partials = args.partials + static_cast<size_t>(blockIdx.x) * 3 * width;

@@ -1,55 +1,100 @@
-// Rows of D values as the norms read them: a warp holds a whole row in registers, so statistics take two passes and memory is read once. A block takes
-// a fixed piece of the rows, and its sums over rows go to a place of their own, [pieces, quantities, D], from which `add_partials` adds them in order.
+// Rows of D values as the norms read them: one warp or two hold a whole row in registers, so statistics take two passes and memory is read once. A block
+// takes a fixed piece of the rows, and its sums over rows go to a place of their own, [pieces, quantities, D], from which `add_partials` adds them in order.
 #pragma once
 #include "common.cuh"
 
-// Threads of a block, and the rows that it works on at once.
 constexpr uint32_t ROW_THREADS = 256;
 constexpr uint32_t ROW_WARPS = ROW_THREADS / WARP;
-// Vectors of four that a lane holds: vector i of lane l are the columns from 4 * (32 * i + l).
-constexpr int ROW_VECTORS = 8;
 // The widest row; the width must be a multiple of 4.
-constexpr uint32_t MAX_WIDTH = ROW_VECTORS * WARP * 4;
+constexpr uint32_t MAX_WIDTH = 1024;
 
-struct Row {
-    Four vector[ROW_VECTORS];
+// What a lane has of a row that `SHARE` warps hold, the first of them with an even number: vector i of lane l of the warp h are the four columns from
+// 4 * (32 * (SHARE * i + h) + l).
+template <int SHARE> struct Row {
+    static constexpr int VECTORS = MAX_WIDTH / (4 * WARP) / SHARE;
+    Four vector[VECTORS];
 };
 
 __device__ __forceinline__ uint32_t lane_number() { return threadIdx.x % WARP; }
 __device__ __forceinline__ uint32_t warp_number() { return threadIdx.x / WARP; }
 
 // Calls `each(vector, column of its first value)` for the lane's vectors.
-template <typename Each> __device__ __forceinline__ void for_vectors(uint32_t width, Each each) {
+template <int SHARE, typename Each> __device__ __forceinline__ void for_vectors(uint32_t width, Each each) {
 #pragma unroll
-    for (int i = 0; i < ROW_VECTORS; ++i) {
-        const uint32_t column = 4 * (WARP * i + lane_number());
+    for (int i = 0; i < Row<SHARE>::VECTORS; ++i) {
+        const uint32_t column = 4 * (WARP * (SHARE * i + warp_number() % SHARE) + lane_number());
         if (column < width) {
             each(i, column);
         }
     }
 }
 
-template <typename Value> __device__ __forceinline__ void load_row(Row &row, const Value *from, uint32_t width) {
-    for_vectors(width, [&](int i, uint32_t column) { load(row.vector[i], from + column); });
+template <int SHARE, typename Value> __device__ __forceinline__ void load_row(Row<SHARE> &row, const Value *from, uint32_t width) {
+    for_vectors<SHARE>(width, [&](int i, uint32_t column) { load(row.vector[i], from + column); });
 }
 
-__device__ __forceinline__ void clear(Row &row) {
+template <int SHARE> __device__ __forceinline__ void clear(Row<SHARE> &row) {
 #pragma unroll
-    for (int i = 0; i < ROW_VECTORS; ++i) {
+    for (int i = 0; i < Row<SHARE>::VECTORS; ++i) {
         row.vector[i] = {{0.0f, 0.0f, 0.0f, 0.0f}};
     }
 }
 
-// The sum of `term(vector, value in it, column)` over the row, in every lane.
-template <typename Term> __device__ __forceinline__ float row_sum(uint32_t width, Term term) {
-    float sum = 0.0f;
-    for_vectors(width, [&](int i, uint32_t column) {
+// What sums over rows need to know from one to the next.
+template <int SHARE> struct RowSums {
+    // Of two places in shared memory.
+    uint32_t turn = 0;
+};
+constexpr int MOST_SUMS = 5;
+
+// Not in the templates that use them, so that there is one of each, which the shim of the tests can find.
+__device__ __forceinline__ float *sums_of_warps() {
+    __shared__ float sums[2 * ROW_WARPS * MOST_SUMS];
+    return sums;
+}
+__device__ __forceinline__ float *partial_rows() {
+    alignas(16) __shared__ float rows[ROW_WARPS / 2 * MAX_WIDTH];
+    return rows;
+}
+
+// Adds some sums over a row, in every lane that holds it. Where two warps do, all threads of the block call it, as often as each other.
+template <int SHARE, int COUNT> __device__ __forceinline__ void add_over_row(RowSums<SHARE> &state, float (&sums)[COUNT]) {
+    static_assert(SHARE <= 2 && COUNT <= MOST_SUMS, "a place for each");
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+        sums[i] = warp_sum(sums[i]);
+    }
+    if (SHARE == 1) {
+        return;
+    }
+    // By turns, so that one barrier does: whoever writes a place again has met all others since they read it.
+    float *const of_warp = sums_of_warps() + state.turn * (ROW_WARPS * MOST_SUMS);
+    if (lane_number() == 0) {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            of_warp[warp_number() * MOST_SUMS + i] = sums[i];
+        }
+    }
+    __syncthreads();
+    const float *const even = of_warp + warp_number() / 2 * (2 * MOST_SUMS);
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+        sums[i] = even[i] + even[MOST_SUMS + i];
+    }
+    state.turn = 1 - state.turn;
+}
+
+// The sum of `term(vector, value in it, column)`.
+template <int SHARE, typename Term> __device__ __forceinline__ float row_sum(RowSums<SHARE> &state, uint32_t width, Term term) {
+    float sum[1] = {0.0f};
+    for_vectors<SHARE>(width, [&](int i, uint32_t column) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-            sum += term(i, j, column + j);
+            sum[0] += term(i, j, column + j);
         }
     });
-    return warp_sum(sum);
+    add_over_row(state, sum);
+    return sum[0];
 }
 
 struct Statistics {
@@ -57,20 +102,30 @@ struct Statistics {
 };
 
 // In two passes: eps is 1e-12, so the difference of two large squares would not do.
-__device__ __forceinline__ Statistics statistics(const Row &row, uint32_t width, float eps) {
-    const float mean = row_sum(width, [&](int i, int j, uint32_t) { return row.vector[i].at[j]; }) / width;
-    const float variance = row_sum(width, [&](int i, int j, uint32_t) {
-                               const float centered = row.vector[i].at[j] - mean;
-                               return centered * centered;
-                           }) / width;
+template <int SHARE>
+__device__ __forceinline__ Statistics statistics(RowSums<SHARE> &sums, const Row<SHARE> &row, uint32_t width, float eps) {
+    const float mean = row_sum(sums, width, [&](int i, int j, uint32_t) { return row.vector[i].at[j]; }) / width;
+    const float variance = row_sum(sums, width, [&](int i, int j, uint32_t) {
+        const float centered = row.vector[i].at[j] - mean;
+        return centered * centered;
+    }) / width;
     return {mean, 1.0f / sqrtf(variance + eps)};
 }
 
 // From the gradient by the normalised row (before weight and bias) to that by the row itself: rstd * (g - mean(g) - n * mean(g n)).
-__device__ __forceinline__ void norm_gradient(Row &grad, const Row &normed, float rstd, uint32_t width) {
-    const float mean_g = row_sum(width, [&](int i, int j, uint32_t) { return grad.vector[i].at[j]; }) / width;
-    const float mean_gn = row_sum(width, [&](int i, int j, uint32_t) { return grad.vector[i].at[j] * normed.vector[i].at[j]; }) / width;
-    for_vectors(width, [&](int i, uint32_t) {
+template <int SHARE>
+__device__ __forceinline__ void norm_gradient(RowSums<SHARE> &sums, Row<SHARE> &grad, const Row<SHARE> &normed, float rstd, uint32_t width) {
+    float means[2] = {0.0f, 0.0f};
+    for_vectors<SHARE>(width, [&](int i, uint32_t) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            means[0] += grad.vector[i].at[j];
+            means[1] += grad.vector[i].at[j] * normed.vector[i].at[j];
+        }
+    });
+    add_over_row(sums, means);
+    const float mean_g = means[0] / width, mean_gn = means[1] / width;
+    for_vectors<SHARE>(width, [&](int i, uint32_t) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
             float &g = grad.vector[i].at[j];
@@ -98,18 +153,20 @@ __device__ __forceinline__ void store_copies(Four dx, const float *scale, __nv_b
     store(scaled + start + column, dx);
 }
 
-// Adds one quantity over the warps of the block, in order, and writes D sums. All threads call it.
-__device__ __forceinline__ void write_partial_row(const Row &sums, uint32_t width, float *partial) {
-    alignas(16) __shared__ float of_warp[ROW_WARPS][MAX_WIDTH];
+// Adds one quantity over the rows that the block holds at once, in order, and writes D sums. All threads call it.
+template <int SHARE> __device__ __forceinline__ void write_partial_row(const Row<SHARE> &sums, uint32_t width, float *partial) {
+    static_assert(SHARE == 2, "there is room for half as many rows as warps");
+    constexpr uint32_t ROWS = ROW_WARPS / SHARE;
+    float *const of_row = partial_rows();
     // The quantity before this one has been read.
     __syncthreads();
-    for_vectors(width, [&](int i, uint32_t column) { store(&of_warp[warp_number()][column], sums.vector[i]); });
+    for_vectors<SHARE>(width, [&](int i, uint32_t column) { store(of_row + warp_number() / SHARE * MAX_WIDTH + column, sums.vector[i]); });
     __syncthreads();
     for (uint32_t column = threadIdx.x; column < width; column += ROW_THREADS) {
         float sum = 0.0f;
 #pragma unroll
-        for (uint32_t warp = 0; warp < ROW_WARPS; ++warp) {
-            sum += of_warp[warp][column];
+        for (uint32_t row = 0; row < ROWS; ++row) {
+            sum += of_row[row * MAX_WIDTH + column];
         }
         partial[column] = sum;
     }

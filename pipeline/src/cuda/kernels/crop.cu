@@ -240,11 +240,17 @@ __device__ void store_normalized(Value *slot, int channel, int x, int y, int sid
     store(slot + index, fmaf(value, normalization.factor[channel], normalization.offset[channel]));
 }
 
+// Not in the template below: there the CPU shim could not make it new for each block.
+__device__ __forceinline__ Tile &tile_of_block() {
+    __shared__ Tile tile;
+    return tile;
+}
+
 // One output tile of one job, in two passes with 8 bits between them. Rounding there (and before normalising) is what Pillow does; leaving it out would
 // be more precise and agree less.
 template <typename Value, bool PATCHES>
 __device__ void crop_tile(const CropJob &job, int side, int patch, const Normalization &normalization) {
-    __shared__ Tile tile;
+    Tile &tile = tile_of_block();
     const int thread = threadIdx.y * TILE + threadIdx.x;
     prepare_tile(tile, job, side, thread);
 

@@ -76,12 +76,18 @@ fn device() -> Result<CudaStepDevice, CudaStepError> {
 fn it_is_the_emulated_step_bit_for_bit() {
     for (number, (name, config)) in variants_of(&small()).into_iter().enumerate() {
         let standins = standins::load(100 + number as u64);
+        // So that all products are by the first algorithm, which sums in order.
+        standins.set("equal_times", "1");
         let weights = init_weights(&config, 3);
         let found = train(&config, &weights, device().unwrap());
         let expected = train(&config, &weights, EmulatedDevice::default());
         assert!(found == expected, "{name}");
         assert!(standins.count("cublasLtMatmul") > 50);
-        assert_eq!(standins.count("modules of PTX"), 0, "H100 has code of its own");
+        assert_eq!(
+            standins.count("modules of PTX"),
+            0,
+            "H100 has code of its own"
+        );
     }
 }
 
@@ -110,7 +116,7 @@ fn step_on_device(engine: &mut CudaEngine, config: &NepaConfig, pixels: &Tensor)
 
 fn engine(config: &NepaConfig, device: &Device) -> Result<CudaEngine, EngineError> {
     let state = TrainingState::new(init_weights(config, 3));
-    CudaEngine::new(config, &OptimizerConfig::default(), state, 2, device)
+    CudaEngine::new(config, &OptimizerConfig::default(), state, 2, device, 0)
 }
 
 fn tensor(config: &NepaConfig, batch: usize, dtype: DType) -> Tensor {
@@ -122,7 +128,12 @@ fn tensor(config: &NepaConfig, batch: usize, dtype: DType) -> Tensor {
     );
     // The CPU changes the type: candle's kernels are not here.
     let device = Device::new_cuda_with_stream(0).unwrap();
-    pixels.unwrap().to_dtype(dtype).unwrap().to_device(&device).unwrap()
+    pixels
+        .unwrap()
+        .to_dtype(dtype)
+        .unwrap()
+        .to_device(&device)
+        .unwrap()
 }
 
 #[test]
@@ -134,7 +145,13 @@ fn every_kernel_is_loaded_and_launched() {
             let mut engine = engine(&config, pixels.device()).unwrap();
             let report = step_on_device(&mut engine, &config, &pixels);
             assert!(report.loss.is_finite() && report.grad_norm > 0.0);
-            assert!(engine.gradient().unwrap().iter().all(|value| value.is_finite()));
+            assert!(
+                engine
+                    .gradient()
+                    .unwrap()
+                    .iter()
+                    .all(|value| value.is_finite())
+            );
         }
     }
     let names = kernels("../model/src/cuda/kernels");
@@ -179,15 +196,15 @@ fn what_is_not_clearly_faster_is_not_chosen() {
     let standins = standins::load(2);
     let config = small();
     let pixels = tensor(&config, 4, DType::F32);
-    let run = |seed| {
+    let run = |seed, times| {
         standins.restart(seed);
+        standins.set(times, "1");
         let mut engine = engine(&config, pixels.device()).unwrap();
         step_on_device(&mut engine, &config, &pixels);
         engine.choices().unwrap()
     };
-    // With equal times for all.
-    standins.set("equal_times", "1");
-    assert_eq!(run(1), run(2));
+    assert!(run(1, "equal_times") == run(2, "equal_times"));
+    assert!(run(1, "random_times") != run(2, "random_times"));
 }
 
 #[test]
@@ -198,7 +215,11 @@ fn each_device_loads_what_it_can_run() {
         standins.set("capability", capability);
         let found = device();
         assert!(found.is_ok(), "{capability}: {found:?}");
-        assert_eq!(standins.count("modules of machine code"), code, "{capability}");
+        assert_eq!(
+            standins.count("modules of machine code"),
+            code,
+            "{capability}"
+        );
         assert_eq!(standins.count("modules of PTX"), ptx, "{capability}");
     }
     // The shared memory of a small GPU: 99 KiB a block.
@@ -220,11 +241,14 @@ fn memory_that_does_not_fit_is_refused_with_what_does() {
     let standins = standins::load(4);
     let config = small();
     let device = Device::new_cuda_with_stream(0).unwrap();
-    standins.set("memory", "1000");
-    assert!(engine(&config, &device).is_ok());
+    standins.set("memory", "800");
+    engine(&config, &device).unwrap();
     standins.set("memory", "700");
     let error = engine(&config, &device).map(drop).unwrap_err();
-    assert!(matches!(error, EngineError::Memory { fits: 0, .. }), "{error}");
+    assert!(
+        matches!(error, EngineError::Memory { fits: 0, .. }),
+        "{error}"
+    );
     for part in ["workspace of products", "kernels of the libraries"] {
         assert!(error.to_string().contains(part), "{error}");
     }
@@ -263,9 +287,9 @@ fn a_refusal_of_the_driver_is_an_error_that_says_what_was_done() {
                 engine.step(&Images::Device(&pixels), &ropes)?;
                 engine.update(1e-3)
             };
-            // One call that fails may be one of the candidates; then the others serve.
             let result = run();
-            if when != "30-" && function != "cublasLtMatmul" && function != "cuMemAlloc_v2" {
+            // Of the products, the one that fails is a candidate; then the others serve.
+            if when == "1" && function != "cublasLtMatmul" {
                 assert!(result.is_err(), "{function}:{status}:{when}");
             }
             if let Err(error) = result {

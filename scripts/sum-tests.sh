@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Sums what test runners said in LOG... into one closing line: "N passed, N failed, N skipped".
+set -euo pipefail
+# "test result: ok. 12 passed; 0 failed; 1 ignored; ..." one line a test binary; tests that skip themselves say so.
+cat "$@" | awk '
+    /^test result:/ { for (i = 2; i <= NF; i++) {
+        if ($i ~ /^passed/) p += $(i-1); if ($i ~ /^failed/) f += $(i-1); if ($i ~ /^ignored/) s += $(i-1) } }
+    /^SKIPPED: / { s++ }
+    END { printf "%d passed, %d failed, %d skipped\n", p, f, s }'
