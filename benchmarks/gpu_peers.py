@@ -7,7 +7,9 @@ import argparse
 import glob
 import io
 import resource
+import sys
 import time
+import traceback
 
 import pyarrow.parquet as pq
 
@@ -117,16 +119,25 @@ def main():
     arguments.add_argument("--seconds", type=float, default=15)
     arguments.add_argument("--device", default="cuda", help="cpu: to try this file out where there is no GPU")
     arguments.add_argument("--batch", type=int, default=256)
+    arguments.add_argument("--peer", choices=["torchvision", "dataloader"], help="both if left out")
     arguments = arguments.parse_args()
     images = images_of(arguments.folder)
-    for peer in (
-        lambda: torchvision_on_gpu(images, arguments.seconds, arguments.device, arguments.batch),
-        lambda: data_loader(images, arguments.seconds, arguments.workers, arguments.device, arguments.batch),
-    ):
+    given = (images, arguments.seconds)
+    device, batch, workers = arguments.device, arguments.batch, arguments.workers
+    peers = {
+        "torchvision": lambda: torchvision_on_gpu(*given, device, batch),
+        "dataloader": lambda: data_loader(*given, workers, device, batch),
+    }
+    status = 0
+    for name in [arguments.peer] if arguments.peer else peers:
         try:
-            peer()
+            peers[name]()
         except Exception as error:  # A peer that does not run must not hide the other.
-            print(f"| not run: {type(error).__name__}: {str(error).splitlines()[0]} | | |", flush=True)
+            traceback.print_exc()
+            reason = (str(error).splitlines() or [""])[0].replace("|", "/")
+            print(f"| {name}: FAILED: {type(error).__name__}: {reason} | | |", flush=True)
+            status = 3
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 //! What the benchmarks share: processor time, memory, allocations and page faults, medians, and a loader with the settings of the recipes.
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use nepa_pipeline::render::Normalize;
 use nepa_pipeline::{
-    AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
+    AugmentConfig, CropPlan, Dataset, DatasetConfig, Deliver, Filter, IoConfig, IoRuntime, Loader,
+    LoaderConfig, SampleId,
 };
 
 mod allocations;
+pub mod device_report;
 
 pub use allocations::CountingAllocator;
 
@@ -54,6 +57,44 @@ pub fn loader(dataset: Arc<Dataset>, epochs: u64, decode_threads: usize) -> anyh
         bad_samples_path: None,
     };
     Ok(Loader::new(dataset, config, None)?)
+}
+
+/// Encoded images with the crops that the loader draws for them in its first epoch.
+pub fn samples(dataset: &Arc<Dataset>, limit: usize) -> anyhow::Result<Vec<(Vec<u8>, CropPlan)>> {
+    let mut plans = HashMap::<SampleId, CropPlan>::new();
+    let mut loader = loader(Arc::clone(dataset), 1, 2)?;
+    while let Some(batch) = loader.next_batch()? {
+        plans.extend(
+            batch
+                .samples()
+                .iter()
+                .map(|sample| (sample.id, sample.plan)),
+        );
+    }
+    let mut found = Vec::new();
+    for (shard, info) in (0..).zip(dataset.shards()) {
+        for (part, info) in (0..).zip(&info.parts) {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            // Whoever no longer listens has failed already.
+            let deliver: Deliver = Arc::new(move |_, _, bytes| drop(sender.send(bytes)));
+            dataset.fetch(&[(shard, part)], deliver);
+            let batch = dataset.unpack(receiver.recv().context("the fetch gave nothing")??)?;
+            for row in 0..batch.num_rows() {
+                // A sample without a plan was bad and is no part of the question.
+                if let Some(plan) = plans.get(&SampleId {
+                    shard,
+                    row_group: info.row_group,
+                    row: info.first_row + row as u32,
+                }) {
+                    found.push((batch.image(row)?.to_vec(), *plan));
+                }
+                if found.len() == limit {
+                    return Ok(found);
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Seconds that this thread has been on a processor. The kernel brings it up to date at each tick (1 to 10 ms): measure longer things.

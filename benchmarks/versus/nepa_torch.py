@@ -8,12 +8,14 @@
 Like our engines it runs the blocks on P tokens, because the last one changes neither the loss nor a gradient; the published code runs P + 1.
 """
 import argparse
+import contextlib
 import json
 import math
 import os
 import resource
 import sys
 import time
+import traceback
 
 import tomllib
 
@@ -172,7 +174,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(run["beta1"], run["beta2"]), eps=run["eps"], fused=True)
         self.weights = [value.data for value in self.names.values()]
         self.average = None
-        self.forward = torch.compile(model) if args.compile else model
+        # Not dynamic: at the second size one slower graph for all sizes would be made.
+        self.forward = torch.compile(model, dynamic=False) if args.compile else model
 
     def step(self, scale, lr):
         model, run, device = self.model, self.run, self.pixels.device
@@ -214,33 +217,66 @@ def work(args):
     return True
 
 
+def attention(kind):
+    """Where scaled_dot_product_attention is computed: as PyTorch chooses, or by cuDNN."""
+    if kind == "default":
+        return contextlib.nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(SDPBackend.CUDNN_ATTENTION)
+
+
+def one_rate(args, recipe, batch, kind, device):
+    """Milliseconds of a step, images a second, GiB."""
+    run = {"weight_decay": 0.05, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8}
+    run |= {"max_grad_norm": 1.0, "ema_decay": 0.9999, "batch": batch, "micro_batch": batch}
+    if kind == "cudnn" and device.type != "cuda":
+        return ["not on a processor", "", ""]
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    # What was compiled for another kind of attention must not be taken again.
+    torch.compiler.reset()
+    model = Nepa.random(recipe["model"]).to(device)
+    side = model.config["image_size"]
+    pixels = torch.rand(batch, 3, side, side, device=device) * 2 - 1
+    trainer = Trainer(model, run, pixels, args)
+    times = []
+    with attention(kind):
+        for number in range(args.steps + 5):
+            start = time.perf_counter()
+            trainer.step(1.0, 1e-5)
+            if number == 0:
+                first = time.perf_counter() - start
+                print(f"the first step took {first:.1f} s", file=sys.stderr, flush=True)
+            if number >= 5:
+                times.append(time.perf_counter() - start)
+    seconds = sorted(times)[len(times) // 2]
+    gpu = device.type == "cuda"
+    memory = torch.cuda.max_memory_allocated() / 2**30 if gpu else peak_mib() / 1024
+    return [f"{1e3 * seconds:.1f}", f"{batch / seconds:.0f}", f"{memory:.1f}"]
+
+
 def rate(args):
     device = torch.device(args.device)
-    recipe = tomllib.load(open(args.folder, "rb"))
-    run = {"weight_decay": 0.05, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "max_grad_norm": 1.0, "ema_decay": 0.9999}
-    name = f"PyTorch {torch.__version__}{', compiled' if args.compile else ''}"
-    for batch in map(int, args.batches.split(",")):
-        try:
-            model = Nepa.random(recipe["model"]).to(device)
-            side = model.config["image_size"]
-            pixels = torch.rand(batch, 3, side, side, device=device) * 2 - 1
-            trainer = Trainer(model, run | {"batch": batch, "micro_batch": batch}, pixels, args)
-            times = []
-            for number in range(args.steps + 5):
-                start = time.perf_counter()
-                trainer.step(1.0, 1e-5)
-                if number >= 5:
-                    times.append(time.perf_counter() - start)
-            seconds = sorted(times)[len(times) // 2]
-            memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else peak_mib() / 1024
-            print(f"| {recipe['name']} | {name} | {batch} | {1e3 * seconds:.1f} | {batch / seconds:.0f} | {memory:.1f} |", flush=True)
-        except torch.OutOfMemoryError:
-            print(f"| {recipe['name']} | {name} | {batch} | out of memory | | |", flush=True)
-        trainer = model = pixels = None
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-    return True
+    with open(args.folder, "rb") as file:
+        recipe = tomllib.load(file)
+    passed = True
+    for kind in args.attention or ["default"]:
+        name = f"PyTorch {torch.__version__}"
+        name += ", compiled" if args.compile else ""
+        name += ", cuDNN attention" if kind == "cudnn" else ""
+        for batch in map(int, args.batches.split(",")):
+            try:
+                cells = one_rate(args, recipe, batch, kind, device)
+            except torch.OutOfMemoryError:
+                cells = ["out of memory", "", ""]
+            except RuntimeError as error:  # It must not hide the other rows.
+                traceback.print_exc()
+                reason = str(error).splitlines()[0].replace("|", "/")
+                cells, passed = [f"FAILED: {reason}", "", ""], False
+            print(f"| {recipe['name']} | {name} | {batch} | {' | '.join(cells)} |", flush=True)
+    sys.exit(0 if passed else 3)
 
 
 def main():
@@ -250,6 +286,8 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    kinds = ["default", "cudnn"]
+    parser.add_argument("--attention", action="append", choices=kinds, help="for `rate`")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--batches", default="64,128,256")
     parser.add_argument("--steps", type=int, default=10)

@@ -5,13 +5,12 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Parser;
-use nepa_benchmarks::{CountingAllocator, loader, median, open, page_faults, thread_cpu_s};
+use nepa_benchmarks::{CountingAllocator, median, open, page_faults, samples, thread_cpu_s};
 use nepa_pipeline::render::CpuRenderer;
-use nepa_pipeline::{CropPlan, Dataset, Deliver, IoRuntime, SampleId};
+use nepa_pipeline::{CropPlan, IoRuntime};
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
@@ -117,44 +116,6 @@ fn main() -> anyhow::Result<()> {
         "\nOurs, an image after the first round: {allocations:.1} allocations (of Rust code), {faults:.2} page faults."
     );
     Ok(())
-}
-
-/// Encoded images with the crops that the loader draws for them in its first epoch.
-fn samples(dataset: &Arc<Dataset>, limit: usize) -> anyhow::Result<Vec<(Vec<u8>, CropPlan)>> {
-    let mut plans = std::collections::HashMap::<SampleId, CropPlan>::new();
-    let mut loader = loader(Arc::clone(dataset), 1, 2)?;
-    while let Some(batch) = loader.next_batch()? {
-        plans.extend(
-            batch
-                .samples()
-                .iter()
-                .map(|sample| (sample.id, sample.plan)),
-        );
-    }
-    let mut found = Vec::new();
-    for (shard, info) in (0..).zip(dataset.shards()) {
-        for (part, info) in (0..).zip(&info.parts) {
-            let (sender, receiver) = std::sync::mpsc::channel();
-            // Whoever no longer listens has failed already.
-            let deliver: Deliver = Arc::new(move |_, _, bytes| drop(sender.send(bytes)));
-            dataset.fetch(&[(shard, part)], deliver);
-            let batch = dataset.unpack(receiver.recv().context("the fetch gave nothing")??)?;
-            for row in 0..batch.num_rows() {
-                // A sample without a plan was bad and is no part of the question.
-                if let Some(plan) = plans.get(&SampleId {
-                    shard,
-                    row_group: info.row_group,
-                    row: info.first_row + row as u32,
-                }) {
-                    found.push((batch.image(row)?.to_vec(), *plan));
-                }
-                if found.len() == limit {
-                    return Ok(found);
-                }
-            }
-        }
-    }
-    Ok(found)
 }
 
 /// Pillow in a process of its own, which measures itself.
