@@ -24,7 +24,7 @@ gpu-test: setup ## Run everything written for CUDA without a GPU, on stand-ins f
 lint: setup ## Check formatting, clippy (with and without CUDA) and that the default build is free of CUDA
 	@scripts/lint.sh
 
-kernels: ## Compile our CUDA kernels with nvcc (fetched, 110 MB, where CUDA_HOME names none) and check them
+kernels: ## Compile our CUDA kernels with nvcc (fetched, 120 MB, where CUDA_HOME names none) and check them
 	@scripts/cuda-kernels.sh
 
 bench: setup ## Measure decoding, loading and training; writes a report into benchmarks/results

@@ -1,19 +1,11 @@
 #!/usr/bin/env bash
 # Runs everything that is written for CUDA on a machine without a GPU: stand-ins play the driver, cuBLASLt and nvJPEG (tests/standins).
-# Fetches the CUDA compiler (110 MB) where CUDA_HOME names none. Arguments go to the test runner.
+# Fetches the CUDA compiler (120 MB) where CUDA_HOME names none. Arguments go to the test runner.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-prefix="${XDG_CACHE_HOME:-$HOME/.cache}/nepa-cuda-13.0"
-
-status=0
-scripts/cuda-toolkit.sh --compiler "$prefix" || status=$?
-if [ "$status" -eq 75 ]; then
-    echo "SKIPPED: nothing for CUDA was run: there is no nvcc, and PyPI, from which it is fetched, cannot be reached"
-    exit 0
-fi
-[ "$status" -eq 0 ] || exit "$status"
-# shellcheck disable=SC1091
-. "$prefix/env.sh"
+skipped="nothing for CUDA was run"
+# shellcheck source=scripts/cuda-compiler.sh
+. scripts/cuda-compiler.sh
 
 target=${CARGO_TARGET_DIR:-target}
 mkdir -p "$target/cuda-stubs/lib"

@@ -1,4 +1,5 @@
 //! Everything that is written for CUDA, run on stand-ins for NVIDIA's libraries (`tests/standins`): one binary, a module each.
+mod contracts;
 mod device;
 mod loader;
 mod program;
