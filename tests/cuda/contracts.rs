@@ -17,8 +17,10 @@ fn stream() -> Arc<CudaStream> {
     CudaContext::new(0).unwrap().new_stream().unwrap()
 }
 
-/// Mistakes, and what is said of each.
-const MISTAKES: [(&str, fn(&CudaStream)); 6] = [
+/// What is said of a mistake, and the mistake.
+type Mistake = (&'static str, fn(&CudaStream));
+
+const MISTAKES: [Mistake; 6] = [
     ("are in no allocation of device memory", |stream| {
         // SAFETY: none; the copy is longer than the memory.
         unsafe {
