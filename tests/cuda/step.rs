@@ -8,22 +8,10 @@ use nepa_model::{NepaConfig, PretrainReport, RopeDraw, Weights, init_weights};
 use nepa_pipeline::cuda::cudarc::driver::CudaContext;
 use nepa_tests::emulated_device::EmulatedDevice;
 use nepa_tests::standins;
-use nepa_tests::step_variants::variants_of;
+use nepa_tests::step_variants::{small, variants_of};
 use nepa_trainer::cuda::CudaEngine;
 use nepa_trainer::engine::{Engine, EngineError, Images, StepReport, TrainingState};
 use nepa_trainer::optimizer::OptimizerConfig;
-
-/// Two heads of 64, 16 patches, two blocks; LayerScale such that the blocks matter.
-fn small() -> NepaConfig {
-    NepaConfig {
-        hidden_size: 128,
-        num_attention_heads: 2,
-        num_hidden_layers: 2,
-        intermediate_size: 192,
-        layerscale_value: 0.5,
-        ..NepaConfig::tiny()
-    }
-}
 
 fn pixels(config: &NepaConfig, batch: usize) -> Vec<Vec<f32>> {
     let len = 3 * config.image_size * config.image_size;

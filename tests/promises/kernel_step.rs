@@ -2,22 +2,10 @@
 use nepa_model::kernel_step::{FlatState, Kept, KernelStep, Update};
 use nepa_model::{ExplicitNepa, NepaConfig, ParamSpec, RopeDraw, Weights, init_weights};
 use nepa_tests::emulated_device::EmulatedDevice;
-use nepa_tests::step_variants::{norm, off, variants_of};
+use nepa_tests::step_variants::{norm, off, small, variants_of};
 use nepa_trainer::cpu_engine::CpuEngine;
 use nepa_trainer::engine::{Engine, Images, TrainingState};
 use nepa_trainer::optimizer::OptimizerConfig;
-
-/// Two heads of 64, 16 patches, two blocks; LayerScale such that the blocks matter.
-fn small() -> NepaConfig {
-    NepaConfig {
-        hidden_size: 128,
-        num_attention_heads: 2,
-        num_hidden_layers: 2,
-        intermediate_size: 192,
-        layerscale_value: 0.5,
-        ..NepaConfig::tiny()
-    }
-}
 
 fn variants() -> [(&'static str, NepaConfig); 4] {
     let [gelu, gated, bidirectional] = variants_of(&small());

@@ -2,6 +2,18 @@
 //! apart.
 use nepa_model::{HiddenAct, NepaConfig};
 
+/// Two heads of 64, 16 patches, two blocks; LayerScale such that the blocks matter.
+pub fn small() -> NepaConfig {
+    NepaConfig {
+        hidden_size: 128,
+        num_attention_heads: 2,
+        num_hidden_layers: 2,
+        intermediate_size: 192,
+        layerscale_value: 0.5,
+        ..NepaConfig::tiny()
+    }
+}
+
 /// A model as it is, with every other part of the architecture, and without the causal mask.
 pub fn variants_of(model: &NepaConfig) -> [(&'static str, NepaConfig); 3] {
     [
