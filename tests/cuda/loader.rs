@@ -229,6 +229,11 @@ fn chroma_and_parts_are_as_they_are_asked_for() {
         }
     }
     assert!(standins.count("nvjpeg.batched_images") > 0);
+    assert_eq!(
+        standins.count("modules of PTX"),
+        0,
+        "H100 has code of its own"
+    );
 }
 
 #[test]

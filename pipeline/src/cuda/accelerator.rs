@@ -18,6 +18,30 @@ use crate::render::Normalize;
 
 /// Compiled by the build script from `kernels/crop.cu`.
 const KERNELS: &str = include_str!(concat!(env!("OUT_DIR"), "/crop.ptx"));
+/// The same as machine code, by the compute capability that it was made for, as 10 x major + minor.
+const MACHINE_CODE: [(i32, &[u8]); 2] = [
+    (
+        90,
+        include_bytes!(concat!(env!("OUT_DIR"), "/crop.sm_90.cubin")),
+    ),
+    (
+        80,
+        include_bytes!(concat!(env!("OUT_DIR"), "/crop.sm_80.cubin")),
+    ),
+];
+
+/// What the device loads: machine code that was made for it or for a smaller one of its generation,
+/// else PTX, which the driver compiles.
+fn image(context: &CudaContext) -> Result<Ptx, DriverError> {
+    let (major, minor) = context.compute_capability()?;
+    let capability = 10 * major + minor;
+    let runs = |made_for: i32| made_for / 10 == major && made_for <= capability;
+    let fitting = MACHINE_CODE.iter().find(|(made_for, _)| runs(*made_for));
+    Ok(fitting.map_or_else(
+        || Ptx::from_src(KERNELS),
+        |(_, code)| Ptx::from_binary(code.to_vec()),
+    ))
+}
 
 /// Crops of one launch, as `MAX_JOBS` in `kernels/crop.cu`.
 const MAX_JOBS: usize = 32;
@@ -96,7 +120,7 @@ impl CudaAccelerator {
         normalize: &Normalize,
     ) -> Result<Self, BackendError> {
         let module = context
-            .load_module(Ptx::from_src(KERNELS))
+            .load_module(image(&context).map_err(failed("asking what the device can do"))?)
             .map_err(failed("loading the kernels"))?;
         let value = match layout.pixel_type {
             PixelType::F32 => "f32",
