@@ -20,6 +20,7 @@ mod columns;
 mod counters;
 mod fetch;
 mod footer;
+mod pages;
 mod parts;
 #[cfg(nepa_interleavings)]
 mod prefetched;
@@ -113,8 +114,10 @@ pub struct MixtureSource {
 pub struct Source {
     /// Its shards, as indices in [`Dataset::shards`].
     pub shards: Range<u32>,
-    /// Rows in them.
+    /// Rows in them that hold an image, as far as the footers say.
     pub num_samples: u64,
+    /// Rows without an image, which are left out of the order.
+    pub num_absent: u64,
     /// Its weight as configured; 1 where nothing is mixed.
     pub weight: f64,
     /// Class names, which its shards agree on.
@@ -130,10 +133,22 @@ pub struct PartInfo {
     pub first_row: u32,
     /// Rows.
     pub num_rows: u32,
+    /// Rows of them that hold no image, as far as the footer counts them: they are no samples. Which ones they are is known when the part is
+    /// unpacked.
+    pub num_absent: u32,
     /// Bytes to fetch for the columns that are read (compressed).
     pub fetch_bytes: u64,
-    /// Bytes of those columns after decompression.
+    /// Bytes that the unpacked part holds: those of its pages after decompression, or of its values and rows where these are more.
     pub memory_bytes: u64,
+    /// Whether `memory_bytes` is more than the footer's plain sum of uncompressed pages; then it is part of the fingerprint.
+    pub(crate) counted_by_values: bool,
+}
+
+impl PartInfo {
+    /// Rows that are samples.
+    pub fn num_samples(&self) -> u32 {
+        self.num_rows - self.num_absent
+    }
 }
 
 /// One Parquet object.
@@ -275,13 +290,18 @@ impl Dataset {
         &self.shards
     }
 
-    /// Number of samples in all shards.
+    /// Number of samples in all shards: rows that hold an image.
     pub fn num_samples(&self) -> u64 {
         self.sources.iter().map(|source| source.num_samples).sum()
     }
 
-    /// A digest (hex) of what decides the order: names relative to the data set's root, sizes, rows of each part,
-    /// columns read. The same data set on disk and in a bucket has the same fingerprint.
+    /// Number of rows without an image in all shards, as far as the footers count them. They are no samples.
+    pub fn num_absent(&self) -> u64 {
+        self.sources.iter().map(|source| source.num_absent).sum()
+    }
+
+    /// A digest (hex) of what decides the order: names relative to the data set's root, sizes, rows of each part and those without an
+    /// image, columns read. The same data set on disk and in a bucket has the same fingerprint.
     pub fn fingerprint(&self) -> String {
         let digest_of = |source: &Source| {
             let shards = &self.shards[source.shards.start as usize..source.shards.end as usize];
@@ -298,6 +318,15 @@ impl Dataset {
                 number(shard.parts.len() as u64);
                 for part in &shard.parts {
                     number(u64::from(part.num_rows));
+                    // Only where there is something to say, so that other data sets keep their digests.
+                    if part.num_absent > 0 {
+                        number(u64::from_le_bytes(*b"  absent"));
+                        number(u64::from(part.num_absent));
+                    }
+                    if part.counted_by_values {
+                        number(u64::from_le_bytes(*b"  memory"));
+                        number(part.memory_bytes);
+                    }
                 }
             }
             digest.finalize()
@@ -505,16 +534,26 @@ fn opened_source(shards: &[Shard], first: u32, weight: f64) -> Result<Source, Da
     for shard in &shards[1..] {
         same_mapping(&shards[0], shard)?;
     }
-    let parts = shards.iter().flat_map(|shard| &shard.parts);
-    let num_samples = parts.map(|part| u64::from(part.num_rows)).sum();
+    let sum = |of: fn(&PartInfo) -> u32| -> u64 {
+        let parts = shards.iter().flat_map(|shard| &shard.parts);
+        parts.map(|part| u64::from(of(part))).sum()
+    };
+    let (num_samples, num_absent) = (sum(PartInfo::num_samples), sum(|part| part.num_absent));
+    let url = || shards[0].url.clone();
     if num_samples == 0 {
-        return Err(DatasetError::NoRows {
-            url: shards[0].url.clone(),
+        return Err(match num_absent {
+            0 => DatasetError::NoRows { url: url() },
+            num_rows => DatasetError::NoImages {
+                url: url(),
+                column: shards[0].mapping.image.column().to_owned(),
+                num_rows,
+            },
         });
     }
     Ok(Source {
         shards: first..first + shards.len() as u32,
         num_samples,
+        num_absent,
         weight,
         class_names: shards[0].mapping.class_names.clone(),
     })

@@ -347,6 +347,19 @@ pub enum DatasetError {
         /// The first shard's URL.
         url: String,
     },
+    /// All rows are without an image.
+    #[error(
+        "none of the {num_rows} rows of {url} and the other shards holds an image: `{column}` is null in all of them; if a path or URL stands \
+         instead, download the images first (for example with img2dataset, output_format=parquet), or name another column (--image-column)"
+    )]
+    NoImages {
+        /// The first shard's URL.
+        url: String,
+        /// The image column.
+        column: String,
+        /// Rows.
+        num_rows: u64,
+    },
     /// A page's checksum does not match its bytes.
     #[error(
         "a page of {place} has a wrong checksum: the bytes were damaged in storage; upload the file again"
@@ -376,6 +389,49 @@ pub enum DatasetError {
         expected: u64,
         /// Rows read.
         found: u64,
+    },
+    /// More rows hold an image than the statistics leave.
+    #[error(
+        "the statistics of {place} count {said} rows without an image, and {found} are: which rows are samples cannot be known; write the file \
+         again"
+    )]
+    AbsentCount {
+        /// Where.
+        place: Place,
+        /// Rows without an image by the statistics.
+        said: u64,
+        /// Rows without an image.
+        found: u64,
+    },
+    /// A column would take much more memory than the footer says.
+    #[error(
+        "the column `{column}` of {place} unpacks to at least {found} bytes, and its footer says {said}: it was not unpacked. If the file is sound, \
+         write it again with plain or dictionary encoding; otherwise it was damaged, or made to exhaust memory"
+    )]
+    UnpacksLarger {
+        /// Where.
+        place: Place,
+        /// Dotted path of the column.
+        column: String,
+        /// Bytes that it would take, as far as counted.
+        found: u64,
+        /// Bytes that the part takes by the footer.
+        said: u64,
+    },
+    /// A row group claims more rows than can be images.
+    #[error(
+        "{place} claims {num_rows} rows in {num_bytes} bytes, fewer than one byte a row: its footer is damaged, or the rows all hold the same few \
+         images; write row groups of at most {most} rows"
+    )]
+    TooManyRows {
+        /// Where.
+        place: Place,
+        /// Rows in the footer.
+        num_rows: u64,
+        /// Bytes of the columns that are read, as stored.
+        num_bytes: u64,
+        /// Rows that are always read.
+        most: u64,
     },
 }
 

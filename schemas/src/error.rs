@@ -120,3 +120,13 @@ pub enum RowError {
     #[error("the image has zero bytes")]
     Empty,
 }
+
+impl RowError {
+    /// Whether the row has no image at all. Zero bytes are an image that is damaged.
+    pub fn is_absent(&self) -> bool {
+        match self {
+            Self::Null | Self::PathOnly { .. } => true,
+            Self::Empty => false,
+        }
+    }
+}

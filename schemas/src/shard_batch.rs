@@ -53,6 +53,13 @@ impl ShardBatch {
         self.images[row].clone()
     }
 
+    /// The rows without an image, in order: null, or a path and no bytes.
+    pub fn absent_rows(&self) -> impl Iterator<Item = usize> + '_ {
+        let absent =
+            |image: &Result<Bytes, RowError>| image.as_ref().is_err_and(RowError::is_absent);
+        (0..self.num_rows()).filter(move |&row| absent(&self.images[row]))
+    }
+
     /// The label in `row`, if the shard has labels and this one is not null.
     pub fn label(&self, row: usize) -> Option<Label> {
         self.labels.as_ref().and_then(|labels| labels.get(row))

@@ -7,10 +7,13 @@ use bytes::Bytes;
 use object_store::{GetOptions, GetRange, ObjectStore};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::basic::Encoding;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{
-    ColumnChunkMask, FooterTail, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader,
+    ColumnChunkMask, ColumnChunkMetaData, FooterTail, PageIndexPolicy, ParquetMetaData,
+    ParquetMetaDataReader,
 };
+use parquet::file::statistics::Statistics;
 
 use super::counters::Counting;
 use super::unpack::Pieces;
@@ -59,11 +62,10 @@ pub(super) async fn read_shard(
     };
     let metadata = reader.metadata().await?;
     let place = reader.place();
-    let metadata =
-        with_wide_offsets(Arc::new(metadata)).map_err(|source| DatasetError::BadFooter {
-            place: place.clone(),
-            source,
-        })?;
+    let metadata = with_views(Arc::new(metadata)).map_err(|source| DatasetError::BadFooter {
+        place: place.clone(),
+        source,
+    })?;
     let mapping =
         nepa_schemas::ColumnMapping::resolve(metadata.schema(), options).map_err(|source| {
             DatasetError::Schema {
@@ -74,19 +76,27 @@ pub(super) async fn read_shard(
     let leaves = mapping.leaf_paths();
     let projection =
         ProjectionMask::columns(metadata.parquet_schema(), leaves.iter().map(String::as_str));
-    let (whole, chunks) = row_groups(metadata.metadata(), &projection, &reader)?;
-    let (metadata, (parts, chunks)) = if whole.iter().any(|info| info.memory_bytes > part_bytes) {
-        let metadata = reader.with_offset_index(metadata, &projection).await?;
+    let image = image_leaf(metadata.metadata(), &leaves);
+    let (whole, chunks) = row_groups(metadata.metadata(), &projection, image, &reader)?;
+    let large = |info: &&PartInfo| parts::is_large(info, part_bytes);
+    let (metadata, (parts, chunks)) = if whole.iter().any(|info| large(&info)) {
+        // Only where rows without an image are to be counted by pages.
+        let image = image.filter(|_| whole.iter().filter(large).any(|info| info.num_absent > 0));
+        let metadata = reader
+            .with_page_indexes(metadata, &projection, image)
+            .await?;
         let layout = parts::split(
             (whole, chunks),
             metadata.metadata(),
             &projection,
+            image,
             part_bytes,
         );
         (metadata, layout)
     } else {
         (metadata, (whole, chunks))
     };
+    check_rows(&parts, &reader)?;
     let shard = Shard {
         url: reader.object.url.clone(),
         size: reader.object.size,
@@ -113,29 +123,81 @@ pub(super) async fn read_shard(
     Ok((shard, reader))
 }
 
-/// A footer whose binary columns are read with 64-bit offsets: a row group may hold more than the 2 GiB that 32 bits can address.
-fn with_wide_offsets(file: Arc<ParquetMetaData>) -> Result<ArrowReaderMetadata, ParquetError> {
-    fn widened(fields: &Fields) -> Fields {
-        let widen = |field: &FieldRef| match field.data_type() {
-            DataType::Binary => with_type(field, DataType::LargeBinary),
-            DataType::Struct(fields) => with_type(field, DataType::Struct(widened(fields))),
+/// A footer whose binary and string columns are read as views into their pages: a value that a dictionary repeats takes 16 bytes a row, nothing
+/// is copied, and no offset has to address more than one page.
+fn with_views(file: Arc<ParquetMetaData>) -> Result<ArrowReaderMetadata, ParquetError> {
+    fn as_views(fields: &Fields) -> Fields {
+        let view = |field: &FieldRef| match field.data_type() {
+            DataType::Binary | DataType::LargeBinary => with_type(field, DataType::BinaryView),
+            DataType::Utf8 | DataType::LargeUtf8 => with_type(field, DataType::Utf8View),
+            DataType::Struct(fields) => with_type(field, DataType::Struct(as_views(fields))),
             _ => Arc::clone(field),
         };
-        fields.iter().map(widen).collect()
+        fields.iter().map(view).collect()
     }
     fn with_type(field: &FieldRef, data_type: DataType) -> FieldRef {
         Arc::new(field.as_ref().clone().with_data_type(data_type))
     }
     let read = ArrowReaderMetadata::try_new(Arc::clone(&file), ArrowReaderOptions::new())?;
     let schema = read.schema();
-    let wide = Schema::new_with_metadata(widened(schema.fields()), schema.metadata().clone());
-    ArrowReaderMetadata::try_new(file, ArrowReaderOptions::new().with_schema(Arc::new(wide)))
+    let views = Schema::new_with_metadata(as_views(schema.fields()), schema.metadata().clone());
+    ArrowReaderMetadata::try_new(file, ArrowReaderOptions::new().with_schema(Arc::new(views)))
+}
+
+/// The Parquet column of the images, if each row has one place in it.
+fn image_leaf(metadata: &ParquetMetaData, leaf_paths: &[String]) -> Option<usize> {
+    let columns = metadata.file_metadata().schema_descr().columns();
+    columns
+        .iter()
+        .position(|column| leaf_paths.first() == Some(&column.path().string()))
+        .filter(|&leaf| columns[leaf].max_rep_level() == 0)
+}
+
+/// Rows of a column chunk that are null, it or what it lies in; `None` where the footer does not count them.
+fn num_nulls(column: &ColumnChunkMetaData) -> Option<u64> {
+    let most = column.column_descr().max_def_level();
+    if most == 0 {
+        return Some(0);
+    }
+    let statistics = column.statistics();
+    statistics.and_then(Statistics::null_count_opt).or_else(|| {
+        let levels = column.definition_level_histogram()?.values();
+        let nulls: i64 = levels.get(..usize::try_from(most).ok()?)?.iter().sum();
+        u64::try_from(nulls).ok()
+    })
+}
+
+/// Rows that are read of a part without a question.
+const MOST_ROWS: u32 = 1 << 20;
+/// Memory that a row takes beside the bytes of its image: where they lie, its label, its place in the order.
+pub(super) const ROW_BYTES: u64 = 64;
+
+/// Refuses parts with more rows than can be images: each takes memory, however little of it is stored.
+fn check_rows(parts: &[PartInfo], reader: &FooterReader) -> Result<(), DatasetError> {
+    let too_many = |info: &&PartInfo| {
+        info.num_samples() > 0
+            && info.num_rows > MOST_ROWS
+            && u64::from(info.num_rows) > info.fetch_bytes
+    };
+    match parts.iter().find(too_many) {
+        None => Ok(()),
+        Some(info) => Err(DatasetError::TooManyRows {
+            place: Place {
+                row_group: Some(info.row_group as usize),
+                ..reader.place()
+            },
+            num_rows: u64::from(info.num_rows),
+            num_bytes: info.fetch_bytes,
+            most: u64::from(MOST_ROWS),
+        }),
+    }
 }
 
 /// Sizes and byte ranges of the projected columns, checked against the object's size.
 fn row_groups(
     metadata: &ParquetMetaData,
     projection: &ProjectionMask,
+    image: Option<usize>,
     reader: &FooterReader,
 ) -> Result<Layout, DatasetError> {
     let mut infos = Vec::with_capacity(metadata.num_row_groups());
@@ -149,7 +211,7 @@ fn row_groups(
             problem,
         };
         let mut chunks = Vec::new();
-        let mut memory_bytes = 0u64;
+        let (mut unpacked_bytes, mut memory_bytes) = (0u64, 0u64);
         for (leaf, column) in row_group.columns().iter().enumerate() {
             if !projection.leaf_included(leaf) {
                 continue;
@@ -171,23 +233,44 @@ fn row_groups(
                     size: reader.object.size,
                 });
             }
-            memory_bytes += u64::try_from(column.uncompressed_size())
+            let unpacked = u64::try_from(column.uncompressed_size())
                 .map_err(|_| bad("a column chunk has a negative size"))?;
+            unpacked_bytes = unpacked_bytes.saturating_add(unpacked);
+            memory_bytes = memory_bytes.saturating_add(unpacked.max(values_bytes(column)));
             chunks.push(start..end);
         }
         let num_rows = u32::try_from(row_group.num_rows())
             .map_err(|_| bad("the number of rows is negative or above 4 billion"))?;
+        let num_absent = image.and_then(|leaf| num_nulls(row_group.column(leaf)));
+        let num_absent = u32::try_from(num_absent.unwrap_or(0))
+            .ok()
+            .filter(|&absent| absent <= num_rows)
+            .ok_or_else(|| bad("its statistics count more nulls than there are rows"))?;
+        memory_bytes = memory_bytes.max(u64::from(num_rows) * ROW_BYTES);
         chunks.sort_by_key(|range| range.start);
         infos.push(PartInfo {
             row_group: index as u32,
             first_row: 0,
             num_rows,
+            num_absent,
             fetch_bytes: chunks.iter().map(|range| range.end - range.start).sum(),
             memory_bytes,
+            counted_by_values: memory_bytes > unpacked_bytes,
         });
         all_chunks.push(chunks);
     }
     Ok((infos, all_chunks))
+}
+
+/// Bytes of a column chunk's values where its encoding leaves out what they share, as far as the footer counts them.
+fn values_bytes(column: &ColumnChunkMetaData) -> u64 {
+    let shares = column
+        .encodings()
+        .any(|encoding| encoding == Encoding::DELTA_BYTE_ARRAY);
+    let values = column.unencoded_byte_array_data_bytes().filter(|_| shares);
+    values
+        .and_then(|bytes| u64::try_from(bytes).ok())
+        .unwrap_or(0)
 }
 
 struct FooterReader {
@@ -274,18 +357,21 @@ impl FooterReader {
         })
     }
 
-    /// The metadata with the places of the projected columns' pages, as far as the file has them.
-    async fn with_offset_index(
+    /// The metadata with the places of the projected columns' pages, and the nulls in those of the column `counted`, as far as the file has them.
+    async fn with_page_indexes(
         &mut self,
         metadata: ArrowReaderMetadata,
         projection: &ProjectionMask,
+        counted: Option<usize>,
     ) -> Result<ArrowReaderMetadata, DatasetError> {
         let file = metadata.metadata();
         let ranges = file.row_groups().iter().flat_map(|row_group| {
+            let nulls = counted.and_then(|leaf| row_group.column(leaf).column_index_range());
             let columns = row_group.columns().iter().enumerate();
             columns
                 .filter(|(leaf, _)| projection.leaf_included(*leaf))
                 .filter_map(|(_, column)| column.offset_index_range())
+                .chain(nulls)
         });
         let Some(range) =
             ranges.reduce(|all, range| all.start.min(range.start)..all.end.max(range.end))
@@ -307,6 +393,11 @@ impl FooterReader {
         let mut reader = ParquetMetaDataReader::new_with_metadata(file.as_ref().clone())
             .with_offset_index_policy(PageIndexPolicy::Optional)
             .with_offset_index_mask(ColumnChunkMask::columns(columns));
+        if let Some(leaf) = counted {
+            reader = reader
+                .with_column_index_policy(PageIndexPolicy::Optional)
+                .with_column_index_mask(ColumnChunkMask::columns([leaf]));
+        }
         let pieces = Pieces::new(vec![(range.start, bytes)], self.object.size);
         reader
             .read_page_indexes(&pieces)

@@ -8,19 +8,25 @@ use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::page_index::offset_index::PageLocation;
 
 use super::PartInfo;
-use super::footer::Layout;
+use super::footer::{Layout, ROW_BYTES};
 
-/// Splits row groups that take more than `part_bytes`, as far as their pages are known and lie in order.
+/// Whether a row group is to be read in parts, if it can be.
+pub(super) fn is_large(info: &PartInfo, part_bytes: u64) -> bool {
+    info.memory_bytes > part_bytes && info.num_samples() > 0
+}
+
+/// Splits large row groups, as far as their pages are known and lie in order. `image` is the column of the images, whose nulls are counted.
 pub(super) fn split(
     (row_groups, chunks): Layout,
     metadata: &ParquetMetaData,
     projection: &ProjectionMask,
+    image: Option<usize>,
     part_bytes: u64,
 ) -> Layout {
     let (mut parts, mut part_chunks) = (Vec::new(), Vec::new());
     for (info, chunks) in row_groups.into_iter().zip(chunks) {
-        let found = (info.memory_bytes > part_bytes)
-            .then(|| parts_of(info, metadata, projection, part_bytes))
+        let found = is_large(&info, part_bytes)
+            .then(|| parts_of(info, metadata, projection, image, part_bytes))
             .flatten();
         if let Some((more, more_chunks)) = found {
             parts.extend(more);
@@ -35,6 +41,7 @@ pub(super) fn split(
 
 /// A column chunk and its pages.
 struct Column {
+    leaf: usize,
     chunk: Range<u64>,
     pages: Vec<Page>,
 }
@@ -49,6 +56,7 @@ fn parts_of(
     info: PartInfo,
     metadata: &ParquetMetaData,
     projection: &ProjectionMask,
+    image: Option<usize>,
     part_bytes: u64,
 ) -> Option<Layout> {
     let index = metadata.page_index()?;
@@ -60,15 +68,35 @@ fn parts_of(
             column(row_group, leaf, pages, info.num_rows)
         })
         .collect::<Option<Vec<_>>>()?;
-    // The images decide; all else is small beside them.
-    let largest = columns
-        .iter()
-        .max_by_key(|column| column.chunk.end - column.chunk.start)?;
+    // The images decide; all else is small beside them. Where rows without an image are counted, they are counted by the images' pages.
+    let counted = image.filter(|_| info.num_absent > 0).and_then(|leaf| {
+        let column = columns.iter().find(|column| column.leaf == leaf)?;
+        let nulls = index
+            .column_index(info.row_group as usize, leaf)?
+            .null_counts()?;
+        Some((column, nulls_before(nulls, column, info)?))
+    });
+    let largest = match &counted {
+        Some((column, _)) => column,
+        None => columns
+            .iter()
+            .max_by_key(|column| column.chunk.end - column.chunk.start)?,
+    };
+    let absent_in = |rows: &Range<u32>| -> u32 {
+        // Without a count a row without an image is found when it is met.
+        counted.as_ref().map_or(0, |(column, before)| {
+            let before = |row| before[column.pages.partition_point(|page| page.first_row < row)];
+            before(rows.end) - before(rows.start)
+        })
+    };
     let stored = largest.chunk.end - largest.chunk.start;
     let memory_of = |pages: Range<u64>| {
         let share = (pages.end - pages.start) as f64 / stored.max(1) as f64;
         (share * info.memory_bytes as f64) as u64
     };
+    // Each part holds the dictionary. As writers make it, it is small beside a part, and does not count.
+    let dictionary_bytes = memory_of(largest.dictionary());
+    let dictionary_bytes = Some(dictionary_bytes).filter(|&bytes| bytes > part_bytes / 4);
     // First rows of the parts: a part ends before the page that would make it too large.
     let mut starts = vec![(0, largest.pages.first()?.bytes.start)];
     for page in &largest.pages[1..] {
@@ -88,16 +116,37 @@ fn parts_of(
             .flat_map(|column| column.ranges(&rows))
             .collect();
         chunks.sort_by_key(|range| range.start);
+        let num_rows = rows.end - rows.start;
+        let pages_bytes = memory_of(start.1..end.1);
+        let memory_bytes = pages_bytes
+            .max(dictionary_bytes.unwrap_or(0))
+            .max(u64::from(num_rows) * ROW_BYTES);
         let part = PartInfo {
             first_row: rows.start,
-            num_rows: rows.end - rows.start,
+            num_rows,
+            num_absent: absent_in(&rows),
             fetch_bytes: chunks.iter().map(|range| range.end - range.start).sum(),
-            memory_bytes: memory_of(start.1..end.1),
+            memory_bytes,
+            counted_by_values: info.counted_by_values || memory_bytes > pages_bytes,
             ..info
         };
         (part, chunks)
     });
     Some(parts.unzip())
+}
+
+/// How many nulls lie before each page and, last, in all; `None` if that is not what the footer counts.
+fn nulls_before(nulls: &[i64], column: &Column, info: PartInfo) -> Option<Vec<u32>> {
+    let mut before = vec![0u32];
+    for (page, nulls) in nulls.iter().enumerate() {
+        let first_row = column.pages.get(page)?.first_row;
+        let next = column.pages.get(page + 1);
+        let rows = next.map_or(info.num_rows, |page| page.first_row) - first_row;
+        let nulls = u32::try_from(*nulls).ok().filter(|&nulls| nulls <= rows)?;
+        before.push(before.last()?.checked_add(nulls)?);
+    }
+    let all = before.len() == column.pages.len() + 1 && before.last() == Some(&info.num_absent);
+    all.then_some(before)
 }
 
 /// The pages of a column chunk, if they are what they should be: in order, inside of the chunk, the first at row 0.
@@ -125,10 +174,15 @@ fn column(
             first_row,
         });
     }
-    (!pages.is_empty()).then_some(Column { chunk, pages })
+    (!pages.is_empty()).then_some(Column { leaf, chunk, pages })
 }
 
 impl Column {
+    /// What lies before all pages.
+    fn dictionary(&self) -> Range<u64> {
+        self.chunk.start..self.pages[0].bytes.start
+    }
+
     /// What has to be read for `rows`: the pages that hold them, and what comes before all pages, a dictionary.
     fn ranges(&self, rows: &Range<u32>) -> Vec<Range<u64>> {
         let first = self
@@ -137,7 +191,7 @@ impl Column {
             - 1;
         let last = self.pages.partition_point(|page| page.first_row < rows.end) - 1;
         let pages = self.pages[first].bytes.start..self.pages[last].bytes.end;
-        let dictionary = self.chunk.start..self.pages[0].bytes.start;
+        let dictionary = self.dictionary();
         if dictionary.is_empty() {
             vec![pages]
         } else {

@@ -8,7 +8,7 @@ use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::footer::ShardReader;
-use super::{PartBytes, PartInfo};
+use super::{PartBytes, PartInfo, pages};
 use crate::DatasetError;
 use crate::error::Place;
 
@@ -20,6 +20,7 @@ pub(super) fn unpack(
     part: PartInfo,
     place: Place,
 ) -> Result<ShardBatch, DatasetError> {
+    pages::check(bytes, reader, part, &place)?;
     let pieces = Pieces::new(bytes.pieces.clone(), reader.object.size);
     let batch = read(pieces, reader, part).map_err(|source| page_error(source, place.clone()))?;
     if batch.num_rows() != part.num_rows as usize {
@@ -30,10 +31,19 @@ pub(super) fn unpack(
             found,
         });
     }
-    ShardBatch::try_new(&batch, mapping).map_err(|source| DatasetError::Schema {
-        place,
+    let batch = ShardBatch::try_new(&batch, mapping).map_err(|source| DatasetError::Schema {
+        place: place.clone(),
         source: Box::new(source),
-    })
+    })?;
+    let said = part.num_absent as usize;
+    if said > 0 {
+        let found = batch.absent_rows().take(said).count();
+        if found < said {
+            let (said, found) = (said as u64, found as u64);
+            return Err(DatasetError::AbsentCount { place, said, found });
+        }
+    }
+    Ok(batch)
 }
 
 fn read(pieces: Pieces, reader: &ShardReader, part: PartInfo) -> ParquetResult<RecordBatch> {
@@ -125,12 +135,9 @@ impl ChunkReader for Pieces {
             return Ok(Bytes::new());
         }
         let first = self.from(start).ok_or_else(outside)?;
-        if first.len() >= length {
-            return Ok(first.slice(..length));
-        }
-        // The page lies across two requests.
+        // Copied, though it may lie in one piece: images are slices of their page, and must not keep all that was fetched with it.
         let mut joined = BytesMut::with_capacity(length.min(self.size as usize));
-        joined.extend_from_slice(&first);
+        joined.extend_from_slice(&first[..first.len().min(length)]);
         while joined.len() < length {
             let next = self.from(start + joined.len() as u64).ok_or_else(outside)?;
             joined.extend_from_slice(&next[..next.len().min(length - joined.len())]);

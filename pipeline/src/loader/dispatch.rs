@@ -262,7 +262,7 @@ impl<'a, S> WindowWalk<'a, S> {
         let (window, loaded) = loading
             .finish()
             .map_err(|error| Ended::Failed(error.into()))?;
-        let samples = order.samples(&window);
+        let samples = order.samples(&window, |part| loaded.samples(part));
         self.current = Some(Current {
             epoch: order.epoch(),
             window,

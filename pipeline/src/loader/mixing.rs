@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use nepa_schemas::Label;
 
 use super::config::LoaderConfig;
-use super::order::{self, EpochOrder};
+use super::order::{self, EpochOrder, Part};
 use crate::batch::SampleRecord;
 use crate::{Dataset, SampleId};
 
@@ -95,8 +95,8 @@ pub struct MixingForecast {
 }
 
 impl MixingForecast {
-    /// The forecast for a data set; `None` where nothing is shuffled, where there is but one group, and for a mixture. Looks at the order only, at no data; for a large data set
-    /// it takes some tenths of a second.
+    /// The forecast for a data set; `None` where nothing is shuffled, where there is but one group, and for a mixture. Looks at the order only, at no data, so rows without
+    /// an image are counted and not placed; for a large data set it takes some tenths of a second.
     pub fn new(dataset: &Dataset, config: &LoaderConfig) -> Option<Self> {
         let num_samples = dataset.num_samples();
         let global_batch = (config.global_batch as u64).min(num_samples);
@@ -109,6 +109,7 @@ impl MixingForecast {
                 Some(((part.shard, part.row_group), first))
             })
             .collect();
+        let num_rows: u64 = parts.iter().map(|part| u64::from(part.num_rows)).sum();
         let classes = dataset.class_names().map(<[String]>::len);
         let num_groups = classes.unwrap_or(dataset.shards().len());
         if !config.shuffle || num_groups < 2 || dataset.sources().len() > 1 {
@@ -119,11 +120,11 @@ impl MixingForecast {
                 return id.shard as usize;
             }
             let row = first_rows[&(id.shard, id.row_group)] + u64::from(id.row);
-            (row * num_groups as u64 / num_samples) as usize
+            (row * num_groups as u64 / num_rows) as usize
         };
         let mut sizes = vec![0u64; num_groups];
         for part in &parts {
-            for id in part.samples() {
+            for id in part.first_samples() {
                 sizes[group(id)] += 1;
             }
         }
@@ -176,7 +177,8 @@ fn mean_divergence(
             let groups = (start..start + batch).map(|position| {
                 let index = order.window_at(position);
                 if window.as_ref().is_none_or(|(held, _)| *held != index) {
-                    window = Some((index, order.samples(&order.windows[index])));
+                    let samples = order.samples(&order.windows[index], Part::first_samples);
+                    window = Some((index, samples));
                 }
                 let (_, samples) = window.as_ref().expect("it was set");
                 group(samples[(position - order.windows[index].start) as usize])
@@ -237,6 +239,8 @@ pub struct EpochReport {
     pub given: u64,
     /// Bad ones among the samples that were due, in whose place others were given.
     pub replaced: u64,
+    /// Rows without an image among them that no footer counts, in whose place others were given, too. They are not bad.
+    pub absent: u64,
     /// Samples at the end of the epoch's order that no batch holds (`drop_last`), of all ranks.
     pub left_out: u64,
     /// Whether the divergence is that of classes; of shards otherwise.
@@ -286,6 +290,13 @@ impl std::fmt::Display for EpochReport {
             self.replaced,
             self.left_out
         )?;
+        if self.absent > 0 {
+            write!(
+                f,
+                "; {} in the place of rows without an image, which no footer counts",
+                self.absent
+            )?;
+        }
         if let Some(mixing) = self.mixing {
             write!(
                 f,
@@ -308,6 +319,7 @@ pub(super) struct EpochMeter {
     first_batch: u64,
     given: u64,
     replaced: u64,
+    absent: u64,
     /// Samples by their class, or by their shard as if it were one. `None`: the labels are too many to be classes.
     groups: Option<HashMap<Label, u64>>,
     grouped: u64,
@@ -324,6 +336,7 @@ impl EpochMeter {
             first_batch,
             given: 0,
             replaced: 0,
+            absent: 0,
             groups: Some(HashMap::new()),
             grouped: 0,
             batches: 0,
@@ -333,9 +346,10 @@ impl EpochMeter {
     }
 
     /// Counts one batch.
-    pub(super) fn batch(&mut self, samples: &[SampleRecord], replaced: u64) {
+    pub(super) fn batch(&mut self, samples: &[SampleRecord], replaced: u64, absent: u64) {
         self.given += samples.len() as u64;
         self.replaced += replaced;
+        self.absent += absent;
         let Some(groups) = &mut self.groups else {
             return;
         };
@@ -394,6 +408,7 @@ impl EpochMeter {
             first_batch: self.first_batch,
             given: self.given,
             replaced: self.replaced,
+            absent: self.absent,
             left_out: num_samples - used_samples,
             by_class: self.by_class,
             mixing,
@@ -439,7 +454,7 @@ mod tests {
         for number in 0..batches {
             assert!(meter.groups.is_some());
             let samples = (number * batch..(number + 1) * batch).map(sample);
-            meter.batch(&samples.collect::<Vec<_>>(), 0);
+            meter.batch(&samples.collect::<Vec<_>>(), 0, 0);
         }
         assert!(meter.groups.is_none());
         let report = meter.report(
@@ -508,7 +523,7 @@ mod tests {
         let report = |samples: &[SampleRecord], by_class| {
             let mut meter = EpochMeter::new(by_class, 0);
             for batch in samples.chunks(10) {
-                meter.batch(batch, 1);
+                meter.batch(batch, 1, 2);
             }
             meter.report(4, 1003, 1000, &config)
         };
@@ -517,10 +532,11 @@ mod tests {
             (
                 sorted.given,
                 sorted.replaced,
+                sorted.absent,
                 sorted.left_out,
                 sorted.batches
             ),
-            (1000, 100, 3, 100)
+            (1000, 100, 200, 3, 100)
         );
         let mixing = sorted.mixing.unwrap();
         assert!((mixing.divergence - 10f64.ln()).abs() < 1e-9 && mixing.ratio() > 2.0);

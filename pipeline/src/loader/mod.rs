@@ -103,6 +103,10 @@ impl<B: ImageBackend> Loader<B> {
             });
         }
         let per_epoch = mixture.batches_per_epoch(&config);
+        if let absent @ 1.. = dataset.num_absent() {
+            let rows = dataset.num_samples() + absent;
+            tracing::info!("{absent} of {rows} rows hold no image and are left out");
+        }
         if let Some(state) = state {
             check_state(state, &dataset, &config)?;
         }
@@ -285,15 +289,19 @@ impl<B: ImageBackend> Loader<B> {
         done.sort_by_key(|done| done.position);
         let mut samples = Vec::with_capacity(done.len());
         let mut slots = Vec::with_capacity(done.len() + pending.spare.len());
-        let mut bad = Vec::new();
+        let (mut bad, mut absent) = (Vec::new(), 0);
         let (mut exhausted, mut failed) = (None, None);
         for Done { slot, outcome, .. } in done {
             slots.push(slot);
             match outcome {
                 Outcome::Good(record) => samples.push(record),
-                Outcome::Replaced(record, reason) => {
+                Outcome::Replaced(record, flaw) => {
                     let id = record.replaces.unwrap_or(record.id);
-                    bad.push(self.bad_sample(pending.epoch, id, record.id, reason));
+                    if flaw.absent {
+                        absent += 1;
+                    } else {
+                        bad.push(self.bad_sample(pending.epoch, id, record.id, flaw.reason));
+                    }
                     samples.push(record);
                 }
                 Outcome::Exhausted(id, reason) => {
@@ -329,7 +337,7 @@ impl<B: ImageBackend> Loader<B> {
         // First, so that a batch which is not handed out does not count as handed out.
         self.bad_samples.record(batch.len() as u64, bad)?;
         self.counters.consume.item(0);
-        self.meter.batch(batch.samples(), replaced);
+        self.meter.batch(batch.samples(), replaced, absent);
         if pending.batch_in_epoch + 1 == self.per_epoch {
             self.next = (pending.epoch + 1, 0);
             self.end_epoch(pending.epoch);

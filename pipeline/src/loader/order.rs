@@ -1,4 +1,4 @@
-//! The order of samples: a pure function of (sizes of the parts, seed, epoch), entered at any position.
+//! The order of samples: a pure function of (sizes of the parts, which of their rows hold images, seed, epoch), entered at any position.
 //!
 //! All parts of an epoch (row groups, or pieces of large ones) are permuted over all shards; consecutive ones form a window of bounded bytes; all samples
 //! of a window are permuted together. So samples mix over shards and within row groups, and memory stays bounded.
@@ -20,33 +20,41 @@ pub(super) struct Part {
     pub row_group: u32,
     pub first_row: u32,
     pub num_rows: u32,
+    /// Rows that hold an image. Which ones they are is known when the part is unpacked.
+    pub num_samples: u32,
     pub memory_bytes: u64,
 }
 
 impl Part {
-    /// Its samples, in the order of the file.
-    pub(super) fn samples(&self) -> impl Iterator<Item = SampleId> + use<> {
+    /// The sample in one of its rows.
+    pub(super) fn sample(&self, row: u32) -> SampleId {
+        SampleId {
+            shard: self.shard,
+            row_group: self.row_group,
+            row: self.first_row + row,
+        }
+    }
+
+    /// As many samples as it has, by its first rows: those that it has only where no row is without an image.
+    pub(super) fn first_samples(&self) -> impl Iterator<Item = SampleId> + use<> {
         let part = *self;
-        (0..part.num_rows).map(move |row| SampleId {
-            shard: part.shard,
-            row_group: part.row_group,
-            row: part.first_row + row,
-        })
+        (0..part.num_samples).map(move |row| part.sample(row))
     }
 }
 
-/// All parts with rows, in the order of the data set.
+/// All parts with samples, in the order of the data set.
 pub(super) fn parts(shards: &[Shard]) -> Vec<Part> {
     let mut all = Vec::new();
     for (shard, content) in (0..).zip(shards) {
         for (index, info) in (0..).zip(&content.parts) {
-            if info.num_rows > 0 {
+            if info.num_samples() > 0 {
                 all.push(Part {
                     shard,
                     index,
                     row_group: info.row_group,
                     first_row: info.first_row,
                     num_rows: info.num_rows,
+                    num_samples: info.num_samples(),
                     memory_bytes: info.memory_bytes.max(info.fetch_bytes),
                 });
             }
@@ -67,7 +75,8 @@ pub(super) struct Window {
 
 impl Window {
     pub(super) fn num_samples(&self) -> u64 {
-        self.parts.iter().map(|part| u64::from(part.num_rows)).sum()
+        let counts = self.parts.iter().map(|part| u64::from(part.num_samples));
+        counts.sum()
     }
 }
 
@@ -105,7 +114,7 @@ impl EpochOrder {
             window_bytes
         };
         for part in parts {
-            let fits = bytes + part.memory_bytes <= limit;
+            let fits = part.memory_bytes.saturating_add(bytes) <= limit;
             match windows.last_mut() {
                 Some(window) if fits || samples < MIN_WINDOW_SAMPLES => window.parts.push(part),
                 last => {
@@ -120,9 +129,9 @@ impl EpochOrder {
                     });
                 }
             }
-            bytes += part.memory_bytes;
-            samples += u64::from(part.num_rows);
-            start += u64::from(part.num_rows);
+            bytes = part.memory_bytes.saturating_add(bytes);
+            samples += u64::from(part.num_samples);
+            start += u64::from(part.num_samples);
         }
         if samples < MIN_WINDOW_SAMPLES
             && windows.len() > 1
@@ -149,9 +158,13 @@ impl EpochOrder {
             .partition_point(|window| window.start + window.num_samples() <= position)
     }
 
-    /// The samples of a window, in order.
-    pub(super) fn samples(&self, window: &Window) -> Vec<SampleId> {
-        let mut samples: Vec<SampleId> = window.parts.iter().flat_map(Part::samples).collect();
+    /// The samples of a window, in order. `of_part` gives those of a part in the order of the file, `num_samples` of them.
+    pub(super) fn samples<S: Iterator<Item = SampleId>>(
+        &self,
+        window: &Window,
+        of_part: impl FnMut(&Part) -> S,
+    ) -> Vec<SampleId> {
+        let mut samples: Vec<SampleId> = window.parts.iter().flat_map(of_part).collect();
         if self.shuffled {
             shuffle(
                 &mut epoch_stream(self.seed, self.epoch, window.index, Purpose::Order),
@@ -176,7 +189,8 @@ mod tests {
                 index: i % 5,
                 row_group: i % 5,
                 first_row: 0,
-                num_rows: 1 + crate::random::below(&mut rng, 40) as u32,
+                num_rows: 50,
+                num_samples: 1 + crate::random::below(&mut rng, 40) as u32,
                 memory_bytes: 1 + crate::random::below(&mut rng, 100),
             })
             .collect()
@@ -186,7 +200,7 @@ mod tests {
         order
             .windows
             .iter()
-            .flat_map(|window| order.samples(window))
+            .flat_map(|window| order.samples(window, Part::first_samples))
             .collect()
     }
 
@@ -196,7 +210,10 @@ mod tests {
             let groups = sizes(seed);
             let order = EpochOrder::new(&groups, seed, 3, true, 150);
             let samples = all(&order);
-            let total: u64 = groups.iter().map(|group| u64::from(group.num_rows)).sum();
+            let total: u64 = groups
+                .iter()
+                .map(|group| u64::from(group.num_samples))
+                .sum();
             assert_eq!(samples.len() as u64, total, "seed {seed}");
             assert_eq!(
                 samples.iter().collect::<HashSet<_>>().len() as u64,
@@ -217,7 +234,10 @@ mod tests {
                     groups.iter().map(|group| group.memory_bytes).sum()
                 };
                 let rows = |groups: &[Part]| -> u64 {
-                    groups.iter().map(|group| u64::from(group.num_rows)).sum()
+                    groups
+                        .iter()
+                        .map(|group| u64::from(group.num_samples))
+                        .sum()
                 };
                 assert!(rows(groups) >= MIN_WINDOW_SAMPLES, "seed {seed}");
                 // Only for want of samples is a window larger; the last one may have taken a short rest in.
@@ -244,6 +264,7 @@ mod tests {
             row_group: num_rows,
             first_row: 0,
             num_rows,
+            num_samples: num_rows,
             memory_bytes: 1000,
         });
         let order = EpochOrder::new(&groups, 1, 0, true, 10);
@@ -271,6 +292,7 @@ mod tests {
                 row_group: 0,
                 first_row: 0,
                 num_rows: 100,
+                num_samples: 100,
                 memory_bytes: 10,
             })
             .collect();
@@ -299,6 +321,7 @@ mod tests {
                 row_group: 0,
                 first_row: 0,
                 num_rows: 100,
+                num_samples: 100,
                 memory_bytes: 8 << 20,
             })
             .collect();

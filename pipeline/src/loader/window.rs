@@ -8,25 +8,60 @@ use super::order::{Part, Window};
 use crate::random::{Purpose, sample_stream, shuffle};
 use crate::{DatasetError, SampleId};
 
+/// An unpacked part.
+#[derive(Debug)]
+struct LoadedPart {
+    part: Part,
+    batch: ShardBatch,
+    /// Rows without an image that the footer counts: they are no samples. Sorted.
+    left_out: Vec<u32>,
+}
+
+impl LoadedPart {
+    fn new(part: Part, batch: ShardBatch) -> Self {
+        let num_absent = (part.num_rows - part.num_samples) as usize;
+        // Those that the footer does not count stay in the order, and are replaced when they are met.
+        let absent = batch.absent_rows().take(num_absent);
+        let left_out = absent.map(|row| row as u32).collect();
+        Self {
+            part,
+            batch,
+            left_out,
+        }
+    }
+
+    /// Its samples, in the order of the file.
+    fn samples(&self) -> impl Iterator<Item = SampleId> + '_ {
+        (0..self.part.num_rows)
+            .filter(|row| self.left_out.binary_search(row).is_err())
+            .map(|row| self.part.sample(row))
+    }
+}
+
 /// All parts of a window, unpacked.
 #[derive(Debug)]
 pub(super) struct LoadedWindow {
     /// Sorted as the samples' ids are, so that a sample's part is found by search.
-    parts: Vec<(Part, ShardBatch)>,
+    parts: Vec<LoadedPart>,
 }
 
 impl LoadedWindow {
+    /// The samples of a part of the window, in the order of the file.
+    pub(super) fn samples(&self, part: &Part) -> impl Iterator<Item = SampleId> + use<'_> {
+        self.parts[self.part_of(part.sample(0))].samples()
+    }
+
     /// The index of the part that holds a sample of the window.
     fn part_of(&self, id: SampleId) -> usize {
         let first = |part: &Part| (part.shard, part.row_group, part.first_row);
         self.parts
-            .partition_point(|(part, _)| first(part) <= (id.shard, id.row_group, id.row))
+            .partition_point(|loaded| first(&loaded.part) <= (id.shard, id.row_group, id.row))
             - 1
     }
 
     /// The encoded image and its label.
     pub(super) fn image(&self, id: SampleId) -> Result<(Bytes, Option<Label>), RowError> {
-        let (part, batch) = &self.parts[self.part_of(id)];
+        let LoadedPart { part, batch, .. } = &self.parts[self.part_of(id)];
         let row = (id.row - part.first_row) as usize;
         Ok((batch.image(row)?, batch.label(row)))
     }
@@ -41,7 +76,6 @@ impl LoadedWindow {
     ) -> impl Iterator<Item = SampleId> + '_ {
         let own = self.part_of(id);
         let mut near: Vec<SampleId> = self.parts[own]
-            .0
             .samples()
             .filter(|&other| other != id)
             .collect();
@@ -51,7 +85,7 @@ impl LoadedWindow {
         );
         let others = (1..self.parts.len()).map(move |i| (own + i) % self.parts.len());
         near.into_iter()
-            .chain(others.flat_map(|i| self.parts[i].0.samples()))
+            .chain(others.flat_map(|i| self.parts[i].samples()))
     }
 }
 
@@ -128,10 +162,10 @@ impl LoadingWindow {
             .map(|part| {
                 let key = (part.shard, part.index);
                 let batch = self.arrived.remove(&key).expect("the window is settled");
-                (*part, batch)
+                LoadedPart::new(*part, batch)
             })
             .collect();
-        parts.sort_by_key(|(part, _)| (part.shard, part.row_group, part.first_row));
+        parts.sort_by_key(|LoadedPart { part, .. }| (part.shard, part.row_group, part.first_row));
         Ok((self.window, LoadedWindow { parts }))
     }
 }
@@ -167,6 +201,7 @@ mod tests {
             row_group: index,
             first_row: 0,
             num_rows: 1,
+            num_samples: 1,
             memory_bytes: 1,
         };
         let window = || Window {

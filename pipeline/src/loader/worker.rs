@@ -109,13 +109,30 @@ pub(super) struct Done<S> {
     pub outcome: Outcome,
 }
 
+/// Why a sample is replaced.
+#[derive(Debug)]
+pub(super) struct Flaw {
+    pub reason: String,
+    /// Whether its row holds no image at all, which the footer did not tell. Such a row is not bad.
+    pub absent: bool,
+}
+
+impl Flaw {
+    fn bad(reason: String) -> Self {
+        Self {
+            reason,
+            absent: false,
+        }
+    }
+}
+
 /// What became of a job.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// The sample itself.
     Good(SampleRecord),
     /// Another one in its place, and the reason.
-    Replaced(SampleRecord, String),
+    Replaced(SampleRecord, Flaw),
     /// Nothing could replace it.
     Exhausted(SampleId, String),
     /// The device failed.
@@ -233,8 +250,8 @@ pub(super) fn unpack<B>(shared: &Shared<B>, fetched: Fetched) -> Unpacked {
 
 /// Why a sample has no pixels.
 enum Fault {
-    /// It is bad.
-    Sample(String),
+    /// It is to be replaced.
+    Sample(Flaw),
     /// The device failed.
     Device(BackendError),
 }
@@ -279,7 +296,7 @@ impl<'a, B: ImageBackend> RenderThread<'a, B> {
         });
         let outcome = match rendered {
             Ok(record) => Outcome::Good(record),
-            Err(Fault::Sample(reason)) => self.replace(&mut job, reason),
+            Err(Fault::Sample(flaw)) => self.replace(&mut job, flaw),
             Err(Fault::Device(error)) => Outcome::Failed(error),
         };
         shared.counters.decode.busy(started);
@@ -299,7 +316,7 @@ impl<'a, B: ImageBackend> RenderThread<'a, B> {
     }
 
     /// The outcome of the first candidate that is not bad as well.
-    fn replace(&mut self, job: &mut Job<B::Slot>, reason: String) -> Outcome {
+    fn replace(&mut self, job: &mut Job<B::Slot>, flaw: Flaw) -> Outcome {
         let window = Arc::clone(&job.window);
         for candidate in window.replacements(self.shared.seed, job.epoch, job.id) {
             let rendered = self.plan(job, candidate).and_then(|planned| {
@@ -307,20 +324,22 @@ impl<'a, B: ImageBackend> RenderThread<'a, B> {
                 Ok(planned.record(job.id))
             });
             match rendered {
-                Ok(record) => return Outcome::Replaced(record, reason),
+                Ok(record) => return Outcome::Replaced(record, flaw),
                 Err(Fault::Sample(_)) => {}
                 Err(Fault::Device(error)) => return Outcome::Failed(error),
             }
         }
-        Outcome::Exhausted(job.id, reason)
+        Outcome::Exhausted(job.id, flaw.reason)
     }
 
     /// Reads the header of `candidate` and draws its plan.
     fn plan(&mut self, job: &Job<B::Slot>, candidate: SampleId) -> Result<Planned, Fault> {
-        let (bytes, label) = job
-            .window
-            .image(candidate)
-            .map_err(|error| Fault::Sample(error.to_string()))?;
+        let (bytes, label) = job.window.image(candidate).map_err(|error| {
+            Fault::Sample(Flaw {
+                reason: error.to_string(),
+                absent: error.is_absent(),
+            })
+        })?;
         let header = self.guarded(|renderer| Ok(renderer.header(&bytes)?))?;
         // The random numbers stay those of the position's own sample, so that a replacement is not a plain repetition.
         let mut rng = sample_stream(self.shared.seed, job.epoch, job.id, Purpose::Augment);
@@ -354,13 +373,12 @@ impl<'a, B: ImageBackend> RenderThread<'a, B> {
         };
         match catch_unwind(AssertUnwindSafe(|| body(renderer))) {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(RenderError::Image(error))) => Err(Fault::Sample(full_text(&error))),
+            Ok(Err(RenderError::Image(error))) => Err(Fault::Sample(Flaw::bad(full_text(&error)))),
             Ok(Err(RenderError::Backend(error))) => Err(Fault::Device(error)),
             Err(_) => {
                 self.renderer = self.shared.backend.renderer();
-                Err(Fault::Sample(
-                    "the decoder panicked on these bytes".to_owned(),
-                ))
+                let reason = "the decoder panicked on these bytes".to_owned();
+                Err(Fault::Sample(Flaw::bad(reason)))
             }
         }
     }
