@@ -52,9 +52,13 @@ pub struct IoConfig {
     pub part_bytes: u64,
     /// Longest time without a byte for one attempt of a request, in seconds; it is shorter once the store is known to be faster.
     pub request_timeout_s: f64,
-    /// Attempts after the first, in a row and without a new byte.
-    pub max_retries: usize,
-    /// After how many seconds without a byte, while ranges are being asked for, the log says what is in flight.
+    /// How long an outage of the store is waited out, in seconds without a byte; then the run is saved, if it can be, and ends.
+    pub outage_s: f64,
+    /// Has no effect any more: `outage_s` decides. Read so that older recipes and checkpoints are.
+    #[serde(skip_serializing)]
+    pub max_retries: Option<usize>,
+    /// After how many seconds without a byte, while ranges are being asked for, the log says what is in flight, and after how many
+    /// without a batch what the loader waits for.
     pub stall_report_s: f64,
     /// Folder on a local disk that keeps what was fetched, for later epochs and other processes; none without it. Local files are not kept.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,8 +79,9 @@ impl Default for IoConfig {
             request_bytes: 16 << 20,
             part_bytes: 32 << 20,
             request_timeout_s: 30.0,
-            max_retries: 8,
-            stall_report_s: 30.0,
+            outage_s: 600.0,
+            max_retries: None,
+            stall_report_s: 10.0,
             cache_dir: None,
             cache_bytes: 64 << 30,
             store_options: StoreOptions::default(),
@@ -260,7 +265,7 @@ impl Dataset {
         for object in objects {
             let counting = Arc::clone(&counting);
             let (shard, reader) =
-                footer::read_shard(object, &schema, io.part_bytes, 1, counting).await?;
+                footer::read_shard(object, &schema, io.part_bytes, counting).await?;
             shards.push(shard);
             readers.push(reader);
         }
@@ -502,7 +507,7 @@ fn sources_of(config: &DatasetConfig) -> Result<Vec<MixtureSource>, DatasetError
 }
 
 /// Footers that are read at once, for each request that may be in flight later: they are small, and nothing starts before the last of them.
-const FOOTERS_AT_ONCE: usize = 8;
+pub(crate) const FOOTERS_AT_ONCE: usize = 8;
 
 /// Lists the URLs of one data set and reads all footers.
 async fn read_shards(
@@ -515,15 +520,7 @@ async fn read_shards(
     let objects = list::list(urls, io, connector).await?;
     let schema = &schema;
     futures::stream::iter(objects)
-        .map(|object| {
-            footer::read_shard(
-                object,
-                schema,
-                io.part_bytes,
-                io.max_retries + 1,
-                Arc::clone(counting),
-            )
-        })
+        .map(|object| footer::read_shard(object, schema, io.part_bytes, Arc::clone(counting)))
         .buffered(io.max_requests.max(1).saturating_mul(FOOTERS_AT_ONCE))
         .try_collect()
         .await

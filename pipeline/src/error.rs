@@ -30,7 +30,7 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// The store's own account of a failure, with user names, passwords and query strings taken out of every URL in it.
+/// The store's account of a failure in plain words: without user names, passwords, query strings and markup.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct StoreCause {
@@ -38,10 +38,107 @@ pub struct StoreCause {
 }
 
 impl StoreCause {
-    /// Keeps the text of `error` and of its sources, without secrets.
-    pub fn new(error: &dyn std::error::Error) -> Self {
+    /// Keeps what `error` and its sources say.
+    pub fn new(error: &(dyn std::error::Error + 'static)) -> Self {
         Self {
-            message: crate::store::redact(&crate::store::full_text(error)),
+            message: crate::store::plain(error),
+        }
+    }
+}
+
+/// What a store was asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// To give an object, or part of it.
+    Read,
+    /// To keep an object.
+    Write,
+    /// To name its objects.
+    List,
+    /// To remove an object.
+    Delete,
+}
+
+impl std::fmt::Display for Action {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::List => "list",
+            Self::Delete => "delete",
+        })
+    }
+}
+
+/// Why a store refuses, as far as it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denial {
+    /// It does not say; as a rule a permission is missing.
+    Unknown,
+    /// The secret key does not fit, or the store does not know the key.
+    Key,
+    /// The credentials have expired.
+    Expired,
+    /// This machine's clock is wrong.
+    Clock,
+    /// The account is disabled.
+    Disabled,
+    /// Whoever reads the bucket has to agree to pay for it.
+    RequesterPays,
+}
+
+impl Denial {
+    /// By the store's code and message.
+    pub(crate) fn of(code: &str, message: &str) -> Option<Self> {
+        Some(match code {
+            "SignatureDoesNotMatch"
+            | "InvalidAccessKeyId"
+            | "InvalidClientTokenId"
+            | "UnrecognizedClientException"
+            | "AuthenticationFailed"
+            | "InvalidAuthenticationInfo"
+            | "InvalidToken" => Self::Key,
+            "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "invalid_grant" => {
+                Self::Expired
+            }
+            "RequestTimeTooSkewed" | "RequestExpired" => Self::Clock,
+            "AllAccessDisabled" | "AccountProblem" | "AccountIsDisabled" | "NotSignedUp"
+            | "accountDisabled" | "UserDisabled" => Self::Disabled,
+            "UserProjectMissing" => Self::RequesterPays,
+            _ if message.to_ascii_lowercase().contains("requester pays") => Self::RequesterPays,
+            _ => return None,
+        })
+    }
+
+    /// What to do about it.
+    fn remedy(self, action: Action) -> &'static str {
+        match (self, action) {
+            (Self::Unknown, Action::Read) => {
+                "check the credentials (are they of this endpoint? expired?) and that they may read it (s3:GetObject); \
+                 where they may not list the bucket (s3:ListBucket), a name that does not exist is refused, too"
+            }
+            (Self::Unknown, Action::Write) => {
+                "check the credentials (are they of this endpoint? expired?) and that they may write there (s3:PutObject)"
+            }
+            (Self::Unknown, Action::List) => {
+                "check the credentials (are they of this endpoint? expired?) and that they may list the bucket \
+                 (s3:ListBucket); single files can be named without that"
+            }
+            (Self::Unknown, Action::Delete) => {
+                "check the credentials (are they of this endpoint? expired?) and that they may delete there \
+                 (s3:DeleteObject)"
+            }
+            (Self::Key, _) => {
+                "the key or its secret is wrong, or of another endpoint or account: check the credentials"
+            }
+            (Self::Expired, _) => "the credentials have expired: log in again or renew them",
+            (Self::Clock, _) => {
+                "this machine's clock differs from the store's: set it (chrony or timedatectl does), then try again"
+            }
+            (Self::Disabled, _) => "the account or the bucket is disabled: ask whoever pays for it",
+            (Self::RequesterPays, _) => {
+                "whoever reads this bucket pays for it: agree to that (AWS_REQUEST_PAYER=true), or copy the data"
+            }
         }
     }
 }
@@ -208,46 +305,97 @@ pub enum DatasetError {
         #[source]
         source: StoreCause,
     },
+    /// Nobody vouches for the endpoint.
+    #[error(
+        "cannot connect to {endpoint} for {url}: its certificate is not trusted; name the file of the authority that \
+         signed it (AWS_CA_BUNDLE for S3, SSL_CERT_FILE for all), or correct the endpoint's name"
+    )]
+    Certificate {
+        /// The URL.
+        url: String,
+        /// Where we tried to connect.
+        endpoint: String,
+        /// What is wrong with it.
+        #[source]
+        source: StoreCause,
+    },
+    /// Nothing came from the store for longer than we wait.
+    #[error(
+        "cannot {action} {place}: nothing has come from the store for {waited_s} s (io.outage_s); see whether it and the \
+         network are up, then start again or resume"
+    )]
+    Outage {
+        /// What was being done.
+        action: Action,
+        /// Where.
+        place: Place,
+        /// How long was waited, in seconds.
+        waited_s: u64,
+        /// What the last attempt says.
+        #[source]
+        source: StoreCause,
+    },
     /// The bucket lies in another region.
     #[error(
-        "the bucket of {url} lies in another region than {region:?}; set AWS_REGION to the bucket's"
+        "the bucket of {url} lies in another region than {region:?}; set AWS_REGION to {}",
+        right.as_deref().unwrap_or("the bucket's")
     )]
     WrongRegion {
         /// The URL.
         url: String,
         /// The region that was used.
         region: String,
+        /// The bucket's, where the store says it.
+        right: Option<String>,
         /// What the store says.
         #[source]
         source: StoreCause,
     },
     /// The store refuses (401, 403).
-    #[error(
-        "the store refuses access to {place}; check the credentials (are they of this endpoint? expired? is the clock \
-         right?) and that they may read and list the bucket"
-    )]
+    #[error("the store refuses access to {place} (to {action}); {}", denial.remedy(*action))]
     Denied {
+        /// What was being done.
+        action: Action,
         /// Where.
         place: Place,
+        /// Why, as far as known.
+        denial: Denial,
         /// What the store says.
         #[source]
         source: StoreCause,
     },
-    /// A request failed, after all its attempts.
-    #[error("cannot read {place}: the request failed, after at most {attempts} attempts")]
-    Request {
+    /// The server does not do such things at all (405, 501).
+    #[error(
+        "cannot {action} {place}: this server does not take such requests; {}",
+        match action {
+            Action::Write | Action::Delete => "name a folder, or a bucket that can be written (s3://, gs://, az://)",
+            Action::Read | Action::List => "check that the endpoint is that of a store",
+        }
+    )]
+    NotAllowed {
+        /// What was being done.
+        action: Action,
         /// Where.
         place: Place,
-        /// Attempts allowed.
-        attempts: usize,
-        /// What the last attempt says.
+        /// What the server says.
+        #[source]
+        source: StoreCause,
+    },
+    /// A request failed, and waiting does not help.
+    #[error("cannot {action} {place}: the request failed")]
+    Request {
+        /// What was being done.
+        action: Action,
+        /// Where.
+        place: Place,
+        /// What the store says.
         #[source]
         source: StoreCause,
     },
     /// The answer is not the range that was asked for.
     #[error(
         "the server answers {place} with other bytes than the range asked for; it, or a proxy before it, does not \
-         support range requests"
+         support range requests: copy the data to a disk or a store that does (nginx, S3), or leave out the proxy"
     )]
     WrongRange {
         /// Where.

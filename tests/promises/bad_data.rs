@@ -12,7 +12,7 @@ fn io(server: &S3Server) -> IoConfig {
     IoConfig {
         store_options: server.store_options(),
         request_timeout_s: 2.0,
-        max_retries: 2,
+        outage_s: 1.0,
         ..IoConfig::default()
     }
 }
@@ -223,7 +223,7 @@ fn wrong_credentials_endpoint_and_bucket() {
         &io,
         &[
             "cannot read s3://bucket/x.parquet",
-            "at most 3 attempts",
+            "nothing has come from the store for 1 s",
             "SlowDown",
         ],
     );

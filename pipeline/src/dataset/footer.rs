@@ -19,7 +19,7 @@ use super::counters::Counting;
 use super::unpack::Pieces;
 use super::{PartInfo, Shard, parts};
 use crate::DatasetError;
-use crate::error::Place;
+use crate::error::{Action, Place};
 use crate::store::{classify, list::ListedObject};
 
 /// Read at the end of each object; most footers fit, and it is less than one round trip's worth.
@@ -50,12 +50,10 @@ pub(super) async fn read_shard(
     object: ListedObject,
     options: &nepa_schemas::SchemaOptions,
     part_bytes: u64,
-    attempts: usize,
     counting: Arc<Counting>,
 ) -> Result<(Shard, ShardReader), DatasetError> {
     let mut reader = FooterReader {
         object,
-        attempts,
         counting,
         e_tag: None,
         last_modified_ms: 0,
@@ -275,7 +273,6 @@ fn values_bytes(column: &ColumnChunkMetaData) -> u64 {
 
 struct FooterReader {
     object: ListedObject,
-    attempts: usize,
     counting: Arc<Counting>,
     e_tag: Option<String>,
     last_modified_ms: i64,
@@ -420,7 +417,7 @@ impl FooterReader {
         };
         let guard = self.counting.request();
         let fail = |error: &object_store::Error| {
-            classify(error, &self.object.location, place.clone(), self.attempts)
+            classify(error, Action::Read, &self.object.location, place.clone())
         };
         let answer = self
             .object

@@ -1,6 +1,6 @@
 //! One range of an object: asked for again, twice, or for its rest only, until all its bytes have come from the very object whose footer was read.
 //!
-//! - A range is one attempt after another; each goes on where the one before it broke off. Only attempts without a new byte count against the retries.
+//! - A range is one attempt after another; each goes on where the one before it broke off. They end when nothing has come for `io.outage_s` seconds (`store::Patience`).
 //! - An answer whose first byte is later than usual (95th percentile) is asked for a second time, and the first to answer wins; at most one request in twenty.
 //! - Every wait has a deadline, which follows what is usual for this store.
 //! - Each answer proves by ETag (or time of change), size and range that it belongs to the object.
@@ -24,8 +24,8 @@ use super::IoConfig;
 use super::counters;
 use super::footer::ShardReader;
 use crate::DatasetError;
-use crate::error::{Place, StoreCause, UnexpectedRange};
-use crate::store::classify;
+use crate::error::{Action, Place, StoreCause, UnexpectedRange};
+use crate::store::{Patience, Silence, classify, is_throttle, seconds};
 
 mod limiter;
 mod pace;
@@ -38,7 +38,6 @@ use pace::Pace;
 pub(super) struct Requests {
     total: Semaphore,
     most_at_once: usize,
-    max_failures: usize,
     timeout: Duration,
     pace: Pace,
     limiters: Mutex<HashMap<String, Arc<Limiter>>>,
@@ -72,19 +71,13 @@ enum Failure {
     Silence(Duration),
 }
 
-/// Nothing came for too long.
-#[derive(Debug, thiserror::Error)]
-#[error("nothing came for {:.1} s", .0.as_secs_f64())]
-struct Silence(Duration);
-
 impl Requests {
     pub(super) fn new(io: &IoConfig) -> Self {
         let most_at_once = io.max_requests.max(1);
         Self {
             total: Semaphore::new(most_at_once),
             most_at_once,
-            max_failures: io.max_retries,
-            timeout: Duration::from_secs_f64(io.request_timeout_s.max(0.001)),
+            timeout: seconds(io.request_timeout_s).max(Duration::from_millis(1)),
             pace: Pace::default(),
             limiters: Mutex::default(),
             in_flight: Mutex::default(),
@@ -125,7 +118,8 @@ impl Requests {
             rest: range.clone(),
             chunks: Vec::new(),
         };
-        let (mut failures, mut counted) = (0, None);
+        let mut attempts = reader.object.patience.attempts();
+        let mut counted = None;
         loop {
             let before = body.rest.start;
             let failure = {
@@ -137,10 +131,9 @@ impl Requests {
                     .expect("the semaphore of requests is never closed");
                 // Counted from when it is first sent.
                 let guard = counted.get_or_insert_with(|| reader.counting.request());
-                match self
-                    .attempt(reader, &mut body, failures, number, guard)
-                    .await
-                {
+                let failures = attempts.failures() as usize;
+                let attempt = self.attempt(reader, &mut body, failures, number, guard);
+                match attempts.run(attempt).await {
                     Ok(()) => {
                         limiter.went_well();
                         return Ok(body.join(&range));
@@ -149,16 +142,9 @@ impl Requests {
                 }
             };
             if body.rest.start > before {
-                failures = 0;
+                attempts.progress();
                 self.resumed.fetch_add(1, Relaxed);
-            } else {
-                failures += 1;
             }
-            let place = Place {
-                object: reader.object.url.clone(),
-                bytes: Some(range.clone()),
-                ..Place::default()
-            };
             let error = match failure {
                 Failure::Fatal(error) => return Err(error),
                 Failure::Store(error) => {
@@ -173,21 +159,14 @@ impl Requests {
                     source: Box::new(Silence(after)),
                 },
             };
-            let error = classify(&error, &reader.object.location, place, failures);
-            let may_help = matches!(
-                error,
-                DatasetError::Request { .. } | DatasetError::Unreachable { .. }
-            );
-            if !may_help {
+            if let Some(listed) = lock(&self.in_flight).get_mut(&number) {
+                listed.failures += 1;
+            }
+            if let Err(error) = attempts.failed(error).await {
+                let place = place(reader, &range);
+                let error = classify(&error, Action::Read, &reader.object.location, place);
                 return Err(name_the_object(error, reader));
             }
-            if failures > self.max_failures {
-                return Err(error);
-            }
-            if let Some(listed) = lock(&self.in_flight).get_mut(&number) {
-                listed.failures = failures;
-            }
-            tokio::time::sleep(backoff(failures, number)).await;
         }
     }
 
@@ -201,6 +180,7 @@ impl Requests {
         guard: &counters::InFlight,
     ) -> Result<(), Failure> {
         let deadline = self.pace.deadline(failures, self.timeout);
+        let patience: &Patience = &reader.object.patience;
         let mut stream = self
             .open_hedged(reader, body.rest.clone(), deadline)
             .await?;
@@ -220,6 +200,7 @@ impl Requests {
                 Ok(Some(Err(error))) => return Err(Failure::Store(error)),
                 Ok(Some(Ok(chunk))) => chunk,
             };
+            patience.heard();
             guard.received(chunk.len() as u64);
             self.received.fetch_add(chunk.len() as u64, Relaxed);
             body.push(chunk).map_err(|got| {
@@ -306,7 +287,7 @@ impl Requests {
                 failures,
             } = listed;
             format!(
-                "{object}, bytes {} to {}: for {:.1} s, {received} bytes came, {failures} failures in a row",
+                "{object}, bytes {} to {}: for {:.1} s, {received} bytes came, {failures} failures",
                 range.start,
                 range.end,
                 since.elapsed().as_secs_f64()
@@ -404,25 +385,6 @@ fn name_the_object(error: DatasetError, reader: &ShardReader) -> DatasetError {
         },
         other => other,
     }
-}
-
-/// Whether the store asks to be asked less.
-fn is_throttle(error: &object_store::Error) -> bool {
-    let text = crate::store::full_text(error);
-    ["503", "429", "SlowDown", "Too Many Requests"]
-        .iter()
-        .any(|mark| text.contains(mark))
-}
-
-/// 0.1, 0.2, 0.4, ... seconds, at most 10, between half and all of it; none after progress.
-fn backoff(failures: usize, number: u64) -> Duration {
-    if failures == 0 {
-        return Duration::ZERO;
-    }
-    let full = 0.1 * 2f64.powi(failures.min(10) as i32 - 1);
-    // Spread by the golden ratio, so that requests which failed together do not come back together.
-    let share = (number as f64 * 0.618_033_988_749 + failures as f64 * 0.27).fract();
-    Duration::from_secs_f64(full.min(10.0) * (0.5 + 0.5 * share))
 }
 
 /// Sends one request, bound to the object, and checks the head of the answer.

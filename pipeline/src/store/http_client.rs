@@ -1,11 +1,17 @@
-//! Counts HTTP requests below the store's retries, which the store itself does not tell.
+//! The HTTP client below all stores: counts what goes over the wire, which the store itself does not tell, ends requests
+//! that stand still, and keeps what answers say in their headers alone.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use object_store::ClientOptions;
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
+    ReqwestConnector,
 };
+use object_store::{ClientConfigKey, ClientOptions};
+use tokio::time::timeout;
+
+use super::cause::Silence;
 
 /// What went over the wire.
 #[derive(Debug, Default)]
@@ -15,17 +21,47 @@ pub struct HttpCounters {
 }
 
 /// The store's usual HTTP client, counted.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct CountingConnector {
     /// The counters, shared by all clients of this connector.
     pub counters: Arc<HttpCounters>,
+    /// Longest time without a byte.
+    silence: Duration,
+}
+
+impl Default for CountingConnector {
+    fn default() -> Self {
+        Self {
+            counters: Arc::default(),
+            silence: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A body that is sent more slowly than this, in bytes a second, stands still.
+const SLOWEST_SENT: u64 = 32 << 10;
+
+impl CountingConnector {
+    /// The same counters, with requests that end after so long without a byte.
+    pub(crate) fn with_silence(&self, silence: Duration) -> Self {
+        Self {
+            counters: Arc::clone(&self.counters),
+            silence,
+        }
+    }
 }
 
 impl HttpConnector for CountingConnector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let client = ReqwestConnector::default().connect(options)?;
+        let silence = format!("{}ms", self.silence.as_millis().max(1));
+        let reading = options
+            .clone()
+            .with_config(ClientConfigKey::ReadTimeout, silence);
         Ok(HttpClient::new(CountingClient {
-            client,
+            reading: ReqwestConnector::default().connect(&reading)?,
+            // The client's own timeout counts what is being sent as silence.
+            sending: ReqwestConnector::default().connect(options)?,
+            silence: self.silence,
             counters: Arc::clone(&self.counters),
         }))
     }
@@ -33,7 +69,9 @@ impl HttpConnector for CountingConnector {
 
 #[derive(Debug)]
 struct CountingClient {
-    client: HttpClient,
+    reading: HttpClient,
+    sending: HttpClient,
+    silence: Duration,
     counters: Arc<HttpCounters>,
 }
 
@@ -43,6 +81,53 @@ impl HttpService for CountingClient {
         if request.headers().contains_key("range") {
             self.counters.range_attempts.fetch_add(1, Ordering::Relaxed);
         }
-        self.client.execute(request).await
+        let (is_head, region) = (request.method() == "HEAD", signed_region(&request));
+        let to_send = request.body().content_length() as u64;
+        let answer = if to_send == 0 {
+            self.reading.execute(request).await?
+        } else {
+            let longest = self.silence + Duration::from_secs(to_send / SLOWEST_SENT);
+            let sent = timeout(longest, self.sending.execute(request)).await;
+            sent.map_err(|_| HttpError::new(HttpErrorKind::Timeout, Silence(longest)))??
+        };
+        Ok(with_headers_said(answer, is_head, region.as_deref()))
     }
+}
+
+/// The region that a request to S3 was signed for.
+fn signed_region(request: &HttpRequest) -> Option<String> {
+    let signature = request.headers().get("authorization")?.to_str().ok()?;
+    let (_, scope) = signature.split_once("Credential=")?;
+    // KEY/DATE/REGION/s3/aws4_request
+    scope.split('/').nth(2).map(str::to_owned)
+}
+
+/// Stores say some things in headers alone, and their clients keep the body only: the region of a bucket, and whatever a
+/// refused HEAD means. Such an answer becomes one whose body says it.
+fn with_headers_said(answer: HttpResponse, is_head: bool, signed: Option<&str>) -> HttpResponse {
+    let status = answer.status();
+    if status.is_success() {
+        return answer;
+    }
+    let header = |name: &str| answer.headers().get(name)?.to_str().ok().map(str::to_owned);
+    let region = header("x-amz-bucket-region");
+    let elsewhere = match status.as_u16() {
+        300..400 => header("location").is_none(),
+        400 => signed.is_some() && region.is_some() && region.as_deref() != signed,
+        _ => false,
+    };
+    let body = match (region, header("x-ms-error-code")) {
+        (Some(region), _) if elsewhere => format!(
+            "<Error><Code>PermanentRedirect</Code><Message>the bucket lies in {region}</Message>\
+             <Region>{region}</Region></Error>"
+        ),
+        (_, Some(code)) if is_head => format!("<Error><Code>{code}</Code></Error>"),
+        _ => return answer,
+    };
+    let (mut parts, _) = answer.into_parts();
+    if elsewhere {
+        // The client reads no body of a redirect.
+        parts.status = 400.try_into().unwrap_or(status);
+    }
+    HttpResponse::from_parts(parts, body.into())
 }

@@ -6,8 +6,8 @@ use futures::TryStreamExt;
 use globset::GlobBuilder;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, path::Path};
 
-use super::{CountingConnector, Location, Provider, build, classify};
-use crate::error::{Found, Place};
+use super::{CountingConnector, Location, Patience, Provider, Stores, build, classify};
+use crate::error::{Action, Found, Place};
 use crate::{DatasetError, IoConfig};
 
 /// One object of a data set.
@@ -17,6 +17,8 @@ pub struct ListedObject {
     pub store: Arc<dyn ObjectStore>,
     /// The same without retries of its own, for whoever repeats requests itself.
     pub single: Arc<dyn ObjectStore>,
+    /// How long the store is waited for.
+    pub patience: Patience,
     /// Where it comes from, for messages.
     pub location: Arc<Location>,
     /// Its path in the store.
@@ -26,16 +28,6 @@ pub struct ListedObject {
     /// URL for people.
     pub url: String,
 }
-
-/// A store for the work, and one that gives up soon, so that a wrong endpoint is told within a second.
-struct Stores {
-    patient: Arc<dyn ObjectStore>,
-    hasty: Arc<dyn ObjectStore>,
-    single: Arc<dyn ObjectStore>,
-}
-
-/// How often the first request is tried before a refused connection is taken for a wrong endpoint.
-const HASTY_RETRIES: usize = 2;
 
 /// Lists what `urls` name: sorted by URL, each object once. Web URLs that differ in their query are different objects.
 pub async fn list(
@@ -52,38 +44,13 @@ pub async fn list(
         let location = Location::parse(url)?;
         let key = location.store_key();
         if !stores.contains_key(&key) {
-            let hasty_io = IoConfig {
-                max_retries: HASTY_RETRIES.min(io.max_retries),
-                ..io.clone()
-            };
-            let single_io = IoConfig {
-                max_retries: 0,
-                ..io.clone()
-            };
-            let pair = Stores {
-                patient: build(&location, io, connector)?,
-                hasty: build(&location, &hasty_io, connector)?,
-                single: build(&location, &single_io, connector)?,
-            };
-            stores.insert(key.clone(), pair);
+            stores.insert(key.clone(), build(&location, io, connector)?);
         }
-        let pair = &stores[&key];
-        let lister = |store: &Arc<dyn ObjectStore>, attempts| Lister {
-            store: Arc::clone(store),
-            location: Arc::new(location.clone()),
-            attempts,
+        let lister = Lister {
+            stores: stores[&key].clone(),
+            location: Arc::new(location),
         };
-        let found = match lister(&pair.hasty, HASTY_RETRIES + 1).find().await {
-            Err(DatasetError::Request { .. }) => {
-                lister(&pair.patient, io.max_retries + 1).find().await?
-            }
-            other => other?,
-        };
-        objects.extend(found.into_iter().map(|object| ListedObject {
-            store: Arc::clone(&pair.patient),
-            single: Arc::clone(&pair.single),
-            ..object
-        }));
+        objects.extend(lister.find().await?);
     }
     Ok(sorted(objects))
 }
@@ -97,9 +64,8 @@ fn sorted(mut objects: Vec<ListedObject>) -> Vec<ListedObject> {
 }
 
 struct Lister {
-    store: Arc<dyn ObjectStore>,
+    stores: Stores,
     location: Arc<Location>,
-    attempts: usize,
 }
 
 impl Lister {
@@ -162,8 +128,10 @@ impl Lister {
             self.list(&path).await?
         } else {
             // What lies deeper cannot match; it may be much, and some of it unreadable.
-            let listed = self.store.list_with_delimiter(below(&path)).await;
-            listed.map_err(|error| self.error(&error))?.objects
+            let listed = self.stores.patient.list_with_delimiter(below(&path)).await;
+            listed
+                .map_err(|error| self.error(&error, Action::List))?
+                .objects
         };
         let matches: Vec<_> = all
             .iter()
@@ -180,19 +148,21 @@ impl Lister {
     }
 
     async fn list(&self, prefix: &Path) -> Result<Vec<ObjectMeta>, DatasetError> {
-        self.store
+        self.stores
+            .patient
             .list(below(prefix))
             .try_collect()
             .await
-            .map_err(|error| self.error(&error))
+            .map_err(|error| self.error(&error, Action::List))
     }
 
     async fn head(&self, path: &Path) -> Result<ListedObject, DatasetError> {
         let meta = self
-            .store
+            .stores
+            .patient
             .head(path)
             .await
-            .map_err(|error| self.error(&error))?;
+            .map_err(|error| self.error(&error, Action::Read))?;
         Ok(self.object(path.clone(), meta.size))
     }
 
@@ -203,17 +173,19 @@ impl Lister {
             ..GetOptions::default()
         };
         let answer = self
-            .store
+            .stores
+            .patient
             .get_opts(&path, options)
             .await
-            .map_err(|error| self.error(&error))?;
+            .map_err(|error| self.error(&error, Action::Read))?;
         Ok(self.object(path, answer.meta.size))
     }
 
     fn object(&self, path: Path, size: u64) -> ListedObject {
         ListedObject {
-            store: Arc::clone(&self.store),
-            single: Arc::clone(&self.store),
+            store: Arc::clone(&self.stores.patient),
+            single: Arc::clone(&self.stores.single),
+            patience: self.stores.patience.clone(),
             location: Arc::clone(&self.location),
             url: self.location.display_key(path.as_ref()),
             path,
@@ -221,12 +193,12 @@ impl Lister {
         }
     }
 
-    fn error(&self, error: &object_store::Error) -> DatasetError {
+    fn error(&self, error: &object_store::Error, action: Action) -> DatasetError {
         let place = Place {
             object: self.location.display(),
             ..Place::default()
         };
-        classify(error, &self.location, place, self.attempts)
+        classify(error, action, &self.location, place)
     }
 
     fn found(&self, all: &[ObjectMeta], key: &str) -> Found {
@@ -278,6 +250,7 @@ mod tests {
             ListedObject {
                 single: Arc::clone(&store),
                 store,
+                patience: Patience::new("a store", std::time::Duration::ZERO),
                 path: location.store_path().unwrap(),
                 size: 1,
                 url: location.display(),

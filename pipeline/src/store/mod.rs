@@ -9,6 +9,8 @@ mod cause;
 mod http_client;
 pub mod list;
 mod options;
+mod patience;
+mod patient_store;
 mod url;
 
 use std::sync::Arc;
@@ -18,26 +20,33 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
-use object_store::{
-    BackoffConfig, ClientConfigKey, ClientOptions, ObjectStore, RetryConfig, path::Path,
-};
+use object_store::multipart::MultipartStore;
+use object_store::{ClientConfigKey, ClientOptions, ObjectStore, RetryConfig, path::Path};
 
-pub use cause::{classify, full_text, redact};
+pub(crate) use cause::{Silence, is_throttle};
+pub use cause::{classify, full_text, plain, redact};
 pub use http_client::{CountingConnector, HttpCounters};
 pub use options::StoreOptions;
+pub use patience::{Attempts, Patience, WaitedInVain};
+use patient_store::{InParts, PatientStore};
 pub use url::{Location, Provider};
 
+use crate::dataset::FOOTERS_AT_ONCE;
 use crate::{DatasetError, IoConfig};
 
 /// A place in an object store: an object or a prefix.
 #[derive(Debug, Clone)]
 pub struct StoreUrl {
-    /// The store, with timeouts and retries set.
+    /// The store. Its operations are repeated while its [`Patience`] lasts.
     pub store: Arc<dyn ObjectStore>,
     /// The path in the store.
     pub path: Path,
     /// The URL for people: without user, password and query.
     pub url: String,
+    /// What to call the place in [`classify`].
+    pub location: Location,
+    /// How long the store is waited for.
+    pub patience: Patience,
 }
 
 /// Opens the store behind `url` (no glob). Nothing is sent yet, but for a local connection attempt to the cloud's
@@ -47,12 +56,57 @@ pub struct StoreUrl {
 /// Failures of the store itself become clear errors by [`classify`].
 pub fn open_url(url: &str, io: &IoConfig) -> Result<StoreUrl, DatasetError> {
     let location = Location::parse(url)?;
-    let store = build(&location, io, &CountingConnector::default())?;
+    let stores = build(&location, io, &CountingConnector::default())?;
     Ok(StoreUrl {
-        store,
+        store: stores.patient,
         path: location.store_path()?,
         url: location.display(),
+        location,
+        patience: stores.patience,
     })
+}
+
+/// One store, for two ways of using it.
+#[derive(Debug, Clone)]
+pub(crate) struct Stores {
+    /// Repeats what fails, with its patience.
+    pub patient: Arc<dyn ObjectStore>,
+    /// Does not, for whoever does so in another way with the same patience.
+    pub single: Arc<dyn ObjectStore>,
+    /// How long it is waited for.
+    pub patience: Patience,
+}
+
+impl Stores {
+    fn new(
+        location: &Location,
+        io: &IoConfig,
+        single: Arc<dyn ObjectStore>,
+        parts: Option<Arc<dyn InParts>>,
+    ) -> Self {
+        let patience = Patience::new(&location.store_name(), seconds(io.outage_s));
+        let patient: Arc<dyn ObjectStore> = match location.provider {
+            // Whatever waits for files of a machine that is away does so in the kernel.
+            Provider::Local => Arc::clone(&single),
+            _ => Arc::new(PatientStore::new(
+                Arc::clone(&single),
+                parts,
+                patience.clone(),
+                seconds(io.request_timeout_s),
+            )),
+        };
+        Self {
+            patient,
+            single,
+            patience,
+        }
+    }
+}
+
+/// A setting in seconds; whatever is no duration is none, or for ever.
+pub(crate) fn seconds(setting: f64) -> Duration {
+    const FOR_EVER: Duration = Duration::from_hours(24 * 365);
+    Duration::try_from_secs_f64(setting.max(0.0)).map_or(FOR_EVER, |given| given.min(FOR_EVER))
 }
 
 /// Builds the store that `location` lies in; all its HTTP requests go through `connector`.
@@ -60,8 +114,13 @@ pub(crate) fn build(
     location: &Location,
     io: &IoConfig,
     connector: &CountingConnector,
-) -> Result<Arc<dyn ObjectStore>, DatasetError> {
-    let retry = retry_config(io);
+) -> Result<Stores, DatasetError> {
+    // What fails is repeated above, where the clock decides and credentials are asked for anew.
+    let retry = RetryConfig {
+        max_retries: 0,
+        ..RetryConfig::default()
+    };
+    let connector = connector.with_silence(seconds(io.request_timeout_s));
     let setup = |source: object_store::Error| DatasetError::Setup {
         url: location.display(),
         source: crate::error::StoreCause::new(&source),
@@ -70,8 +129,9 @@ pub(crate) fn build(
         url: location.display(),
         provider: location.provider,
     };
-    Ok(match location.provider {
-        Provider::Local => Arc::new(LocalFileSystem::new()),
+    let (single, parts): (Arc<dyn ObjectStore>, Option<Arc<dyn InParts>>) = match location.provider
+    {
+        Provider::Local => (Arc::new(LocalFileSystem::new()), None),
         Provider::Aws => {
             let builder = aws::builder(location, &io.store_options)?;
             let builder = client_settings(io)
@@ -82,7 +142,7 @@ pub(crate) fn build(
             let builder = builder
                 .with_retry(retry)
                 .with_http_connector(connector.clone());
-            Arc::new(builder.build().map_err(setup)?)
+            in_parts(builder.build().map_err(setup)?)
         }
         Provider::Google => {
             if !has_google_credentials(&io.store_options) && !metadata_service_answers() {
@@ -104,7 +164,7 @@ pub(crate) fn build(
             let builder = builder
                 .with_retry(retry)
                 .with_http_connector(connector.clone());
-            Arc::new(builder.build().map_err(setup)?)
+            in_parts(builder.build().map_err(setup)?)
         }
         Provider::Azure => {
             if !has_azure_credentials(&io.store_options) && !metadata_service_answers() {
@@ -126,7 +186,7 @@ pub(crate) fn build(
             let builder = builder
                 .with_retry(retry)
                 .with_http_connector(connector.clone());
-            Arc::new(builder.build().map_err(setup)?)
+            in_parts(builder.build().map_err(setup)?)
         }
         Provider::Http => {
             let options = client_settings(io)
@@ -140,40 +200,35 @@ pub(crate) fn build(
                 .with_client_options(options)
                 .with_retry(retry)
                 .with_http_connector(connector.clone());
-            Arc::new(builder.build().map_err(setup)?)
+            (Arc::new(builder.build().map_err(setup)?), None)
         }
-    })
+    };
+    Ok(Stores::new(location, io, single, parts))
+}
+
+/// A store that takes uploads in parts, as both that it is.
+fn in_parts<S: ObjectStore + MultipartStore>(
+    store: S,
+) -> (Arc<dyn ObjectStore>, Option<Arc<dyn InParts>>) {
+    let store = Arc::new(store);
+    (Arc::clone(&store) as _, Some(store))
 }
 
 /// Timeouts and connection reuse, in the form that all builders take on top of their environment variables.
 fn client_settings(io: &IoConfig) -> Vec<(ClientConfigKey, String)> {
-    let timeout_ms = (io.request_timeout_s * 1000.0).max(1.0) as u64;
+    let connect = seconds(io.request_timeout_s).min(Duration::from_secs(5));
+    // As many as are in flight while the footers are read: what does not fit in is closed after one request.
+    let idle = io.max_requests.max(1).saturating_mul(FOOTERS_AT_ONCE);
     vec![
-        (ClientConfigKey::Timeout, format!("{timeout_ms}ms")),
+        // A large answer may take its time, as long as something comes: see `http_client`.
+        (ClientConfigKey::Timeout, "365days".to_owned()),
         (
             ClientConfigKey::ConnectTimeout,
-            format!("{}ms", timeout_ms.min(5_000)),
+            format!("{}ms", connect.as_millis().max(1)),
         ),
-        (
-            ClientConfigKey::PoolMaxIdlePerHost,
-            io.max_requests.to_string(),
-        ),
+        (ClientConfigKey::PoolMaxIdlePerHost, idle.to_string()),
         (ClientConfigKey::PoolIdleTimeout, "60s".to_owned()),
     ]
-}
-
-/// Attempts follow each other at 0.1, 0.2, 0.4, ... seconds, at most 10, jittered.
-fn retry_config(io: &IoConfig) -> RetryConfig {
-    let attempts = io.max_retries as f64 + 1.0;
-    RetryConfig {
-        backoff: BackoffConfig {
-            init_backoff: Duration::from_millis(100),
-            max_backoff: Duration::from_secs(10),
-            base: 2.0,
-        },
-        max_retries: io.max_retries,
-        retry_timeout: Duration::from_secs_f64(attempts * (io.request_timeout_s.max(0.001) + 10.0)),
-    }
 }
 
 fn has_google_credentials(options: &StoreOptions) -> bool {

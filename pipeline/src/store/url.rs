@@ -67,6 +67,14 @@ pub struct Location {
 }
 
 impl Location {
+    /// The store as people know it: `s3://bucket`, `https://host`.
+    pub(crate) fn store_name(&self) -> String {
+        match self.provider {
+            Provider::Local => "the file system".to_owned(),
+            _ => self.root.clone(),
+        }
+    }
+
     /// Takes `url` apart.
     pub fn parse(url: &str) -> Result<Self, DatasetError> {
         let Some((scheme, rest)) = url.split_once("://") else {

@@ -6,9 +6,9 @@ use anyhow::Context;
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use nepa_pipeline::error::Place;
+use nepa_pipeline::error::{Action, Place};
 use nepa_pipeline::store::{Location, classify};
-use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl};
+use nepa_pipeline::{IoRuntime, StoreUrl};
 use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
 use parquet::arrow::{ArrowSchemaConverter, add_encoded_arrow_schema_to_metadata};
 use parquet::basic::{Compression, ZstdLevel};
@@ -123,7 +123,7 @@ impl ShardWriter {
         let (store, path) = (Arc::clone(&folder.store), folder.path.clone().join(name));
         let upload = runtime
             .block_on(async move { store.put_multipart(&path).await })
-            .map_err(|error| store_error(&error, &url))
+            .map_err(|error| store_error(&error, Action::Write, &url))
             .with_context(|| format!("cannot write {url}"))?;
         Ok(Self {
             runtime: runtime.clone(),
@@ -164,7 +164,7 @@ impl ShardWriter {
         let upload = self.upload.take().expect("an upload until the end");
         self.runtime
             .block_on(async move { upload.finish().await })
-            .map_err(|error| store_error(&error, &self.url))
+            .map_err(|error| store_error(&error, Action::Write, &self.url))
             .with_context(|| format!("cannot write {}", self.url))?;
         Ok(self.written_bytes)
     }
@@ -218,7 +218,7 @@ impl ShardWriter {
             upload.put(bytes);
             Ok::<_, object_store::Error>(upload)
         });
-        let upload = upload.map_err(|error| store_error(&error, &self.url));
+        let upload = upload.map_err(|error| store_error(&error, Action::Write, &self.url));
         self.upload = Some(upload.with_context(|| format!("cannot write {}", self.url))?);
         Ok(())
     }
@@ -240,15 +240,13 @@ impl Drop for ShardWriter {
 }
 
 /// What a store's error means for the user.
-fn store_error(error: &object_store::Error, url: &str) -> anyhow::Error {
+fn store_error(error: &object_store::Error, action: Action, url: &str) -> anyhow::Error {
     let place = Place {
         object: url.to_owned(),
         ..Place::default()
     };
     match Location::parse(url) {
-        Ok(location) => {
-            classify(error, &location, place, IoConfig::default().max_retries + 1).into()
-        }
+        Ok(location) => classify(error, action, &location, place).into(),
         Err(error) => error.into(),
     }
 }
@@ -269,7 +267,7 @@ pub fn existing_shards(
     let (store, path) = (Arc::clone(&folder.store), folder.path.clone());
     let listed = runtime
         .block_on(async move { store.list(Some(&path)).try_collect::<Vec<_>>().await })
-        .map_err(|error| store_error(&error, &folder.url))
+        .map_err(|error| store_error(&error, Action::List, &folder.url))
         .with_context(|| format!("cannot list {}", folder.url))?;
     let mut names = listed
         .iter()

@@ -27,8 +27,8 @@ use crate::backend::{
 use crate::batch::{BatchPool, SampleRecord};
 use crate::image_decode::{ImageFormat, ImageHeader, Orientation};
 use crate::random::{below, unit};
-use crate::store::Location;
 use crate::store::list::ListedObject;
+use crate::store::{Location, Patience};
 use crate::{Dataset, DatasetError, ImageError, IoConfig, IoRuntime, LoaderError, SampleId};
 
 mod store;
@@ -161,8 +161,6 @@ impl World {
             coalesce_gap_bytes: among(&[0, 100, 1 << 20]),
             request_bytes: among(&[64, 700, 16 << 20]),
             part_bytes: among(&[200, 1_000, 32 << 20]),
-            // At half of all answers a fault, no range meets so many of them in a row.
-            max_retries: 40,
             ..IoConfig::default()
         };
         let config = LoaderConfig {
@@ -263,6 +261,9 @@ struct Run {
     error: Option<LoaderError>,
 }
 
+/// At half of all answers a fault, no range meets so many of them in a row that nothing comes for so long.
+const OUTAGE: Duration = Duration::from_mins(10);
+
 /// Opens the data set without faults, then reads batches `from..to` (counted over all epochs) of one rank from `store`.
 async fn read(
     world: &mut World,
@@ -277,6 +278,7 @@ async fn read(
         ListedObject {
             store: Arc::clone(calm),
             single: Arc::new(store.clone()),
+            patience: Patience::new("s3://simulated", OUTAGE),
             location: Arc::new(Location::parse(&url).expect("a URL")),
             path: path(i),
             size: world.shards[i].len() as u64,
@@ -481,7 +483,7 @@ async fn simulate(seed: u64) -> Result<Shown, String> {
                     (changed, error),
                     (Some((_, Change::Replaced)), DatasetError::Replaced { .. })
                         | (Some((_, Change::Deleted)), DatasetError::NotFound { .. })
-                        | (Some((_, Change::Refused)), DatasetError::Request { .. })
+                        | (Some((_, Change::Refused)), DatasetError::Outage { .. })
                 );
                 return if expected {
                     Ok(Shown {
