@@ -67,7 +67,7 @@ fn a_sound_data_set_is_described_and_drawn() {
         "labels       10",
     ];
     assert_says(&said, &parts);
-    for wrong in ["class-sorted", "null images", "several splits"] {
+    for wrong in ["class-sorted", "without an image", "several splits"] {
         assert!(!said.contains(wrong), "{said}");
     }
     // 6 x 6 images of 32 pixels, 2 pixels around each.
@@ -103,7 +103,7 @@ fn what_is_wrong_is_named_with_its_place() {
     let parts = [
         "warning: class-sorted order: in 8 of 8",
         "warning: tiny row groups: 8 of 8",
-        "warning: null images: 2 of 80",
+        "rows         80, 4 of them without an image (left out)",
         "warning: 2 of 80 sampled rows hold a path or URL and no image bytes (such as photos/0/5.jpg)",
         "several splits are read together: test (1), train (1)",
         "74 images decoded, 2 unreadable",

@@ -1,4 +1,5 @@
 //! The promises of the project, a module each, in one test binary.
+mod absent;
 mod api;
 mod bad_data;
 mod cache;
@@ -14,6 +15,7 @@ mod kernel_step;
 mod kernels;
 mod layering;
 mod loader;
+mod memory;
 mod pack;
 mod parts;
 mod pretrain;

@@ -6,7 +6,11 @@ use arrow::datatypes::{DataType, Field, Fields, Schema};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
+use parquet::column::writer::ColumnCloseResult;
+use parquet::file::metadata::{ColumnChunkMetaData, ColumnChunkMetaDataBuilder};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::writer::SerializedFileWriter;
 
 /// Bytes that stand for the image in row `row`: not decodable, but all different and of different length.
 pub fn fake_image(shard: u32, row: u32) -> Vec<u8> {
@@ -78,6 +82,59 @@ pub fn labelled_shard_in_pages(
     write_with(&batches[0].schema(), batches, properties)
 }
 
+/// The same as these properties say.
+///
+/// # Panics
+///
+/// If there is no row group.
+pub fn labelled_shard_with(
+    row_groups: impl IntoIterator<Item = Vec<LabelledRow>>,
+    properties: WriterProperties,
+) -> Vec<u8> {
+    let batches = labelled_batches(row_groups);
+    write_with(&batches[0].schema(), batches, properties)
+}
+
+/// A Parquet file with the same pages and another footer: other metadata of the column chunks and, where it is given, another number of rows in
+/// each row group.
+///
+/// # Panics
+///
+/// If the file is none that the crate `parquet` writes.
+pub fn with_other_footer(
+    file: Vec<u8>,
+    num_rows: Option<u64>,
+    change: impl Fn(&ColumnChunkMetaData, ColumnChunkMetaDataBuilder) -> ColumnChunkMetaDataBuilder,
+) -> Vec<u8> {
+    let file = bytes::Bytes::from(file);
+    let reader = SerializedFileReader::new(file.clone()).expect("a sound file");
+    let metadata = reader.metadata();
+    let of_file = metadata.file_metadata();
+    let properties = WriterProperties::builder()
+        .set_key_value_metadata(of_file.key_value_metadata().cloned())
+        .build();
+    let schema = of_file.schema_descr().root_schema_ptr();
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))
+        .expect("a schema that was written before");
+    for row_group in metadata.row_groups() {
+        let mut into = writer.next_row_group().expect("writing to memory");
+        for column in row_group.columns() {
+            let changed = change(column, column.clone().into_builder());
+            let close = ColumnCloseResult {
+                bytes_written: column.compressed_size().unsigned_abs(),
+                rows_written: num_rows.unwrap_or(row_group.num_rows().unsigned_abs()),
+                metadata: changed.build().expect("sound metadata"),
+                bloom_filter: None,
+                column_index: None,
+                offset_index: None,
+            };
+            into.append_column(&file, close).expect("writing to memory");
+        }
+        into.close().expect("writing to memory");
+    }
+    writer.into_inner().expect("writing to memory")
+}
+
 fn labelled_batches(row_groups: impl IntoIterator<Item = Vec<LabelledRow>>) -> Vec<RecordBatch> {
     let batches = row_groups.into_iter().map(|rows| {
         let labels = rows.iter().map(|row| row.2).collect::<Vec<_>>();
@@ -134,7 +191,8 @@ pub fn write(schema: &Arc<Schema>, batches: impl IntoIterator<Item = RecordBatch
     write_with(schema, batches, properties().build())
 }
 
-fn properties() -> WriterPropertiesBuilder {
+/// Uncompressed, without dictionaries.
+pub fn properties() -> WriterPropertiesBuilder {
     WriterProperties::builder()
         .set_compression(Compression::UNCOMPRESSED)
         .set_dictionary_enabled(false)

@@ -12,8 +12,10 @@ pub struct ColumnInfo {
     pub codecs: Vec<String>,
     /// Bytes as stored (compressed).
     pub stored_bytes: u64,
-    /// Bytes after decompression.
+    /// Bytes of its pages after decompression; those of its values where an encoding leaves out what they share.
     pub memory_bytes: u64,
+    /// Bytes of its values, each time that they stand in a row, if all footers count them.
+    pub values_bytes: Option<u64>,
 }
 
 impl Dataset {
@@ -25,7 +27,8 @@ impl Dataset {
 
     fn column(&self, path: String) -> ColumnInfo {
         let mut codecs = BTreeSet::new();
-        let (mut stored_bytes, mut memory_bytes) = (0, 0);
+        let (mut stored_bytes, mut memory_bytes) = (0, 0u64);
+        let mut values_bytes = Some(0u64);
         let row_groups = self
             .readers
             .iter()
@@ -37,7 +40,12 @@ impl Dataset {
                 codecs.insert(codec.split('(').next().unwrap_or_default().to_owned());
                 // Negative sizes were refused when the footer was read.
                 stored_bytes += column.compressed_size().unsigned_abs();
-                memory_bytes += column.uncompressed_size().unsigned_abs();
+                let held = super::footer::held_bytes(column);
+                memory_bytes = memory_bytes.saturating_add(held);
+                let values = column.unencoded_byte_array_data_bytes();
+                values_bytes = values_bytes
+                    .zip(values)
+                    .map(|(sum, more)| sum.saturating_add(more.unsigned_abs()));
             }
         }
         ColumnInfo {
@@ -45,6 +53,7 @@ impl Dataset {
             codecs: codecs.into_iter().collect(),
             stored_bytes,
             memory_bytes,
+            values_bytes,
         }
     }
 }

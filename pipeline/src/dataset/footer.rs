@@ -234,7 +234,7 @@ fn row_groups(
             let unpacked = u64::try_from(column.uncompressed_size())
                 .map_err(|_| bad("a column chunk has a negative size"))?;
             unpacked_bytes = unpacked_bytes.saturating_add(unpacked);
-            memory_bytes = memory_bytes.saturating_add(unpacked.max(values_bytes(column)));
+            memory_bytes = memory_bytes.saturating_add(held_bytes(column));
             chunks.push(start..end);
         }
         let num_rows = u32::try_from(row_group.num_rows())
@@ -260,15 +260,18 @@ fn row_groups(
     Ok((infos, all_chunks))
 }
 
-/// Bytes of a column chunk's values where its encoding leaves out what they share, as far as the footer counts them.
-fn values_bytes(column: &ColumnChunkMetaData) -> u64 {
+/// Bytes that an unpacked column chunk holds: its pages, or its values where its encoding leaves out what they share and the footer counts them.
+pub(super) fn held_bytes(column: &ColumnChunkMetaData) -> u64 {
+    let pages = column.uncompressed_size().unsigned_abs();
     let shares = column
         .encodings()
         .any(|encoding| encoding == Encoding::DELTA_BYTE_ARRAY);
-    let values = column.unencoded_byte_array_data_bytes().filter(|_| shares);
-    values
-        .and_then(|bytes| u64::try_from(bytes).ok())
-        .unwrap_or(0)
+    let values = column.unencoded_byte_array_data_bytes().unwrap_or(0);
+    if shares {
+        pages.max(values.unsigned_abs())
+    } else {
+        pages
+    }
 }
 
 struct FooterReader {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use nepa_pipeline::{Dataset, DatasetConfig, IoConfig, IoRuntime};
+use nepa_pipeline::{ColumnInfo, Dataset, DatasetConfig, IoConfig, IoRuntime};
 use nepa_schemas::{Label, SchemaOptions};
 
 use crate::inspect::{Sample, draw_grid, take_sample, warnings};
@@ -91,7 +91,12 @@ fn print_layout(dataset: &Dataset) {
         bytes(total),
         shards[0].url
     );
-    println!("rows         {}", dataset.num_samples());
+    let absent = dataset.num_absent();
+    let rows = dataset.num_samples() + absent;
+    match absent {
+        0 => println!("rows         {rows}"),
+        _ => println!("rows         {rows}, {absent} of them without an image (left out)"),
+    }
     let groups = shards.iter().flat_map(|shard| &shard.parts);
     let mut sizes = groups.map(|info| info.fetch_bytes).collect::<Vec<_>>();
     sizes.sort_unstable();
@@ -105,13 +110,25 @@ fn print_layout(dataset: &Dataset) {
     );
     for (index, column) in dataset.columns().iter().enumerate() {
         println!(
-            "{:12} {}: {}, {} stored, {} unpacked",
+            "{:12} {}: {}, {} stored, {} unpacked{}",
             if index == 0 { "columns read" } else { "" },
             column.path,
             column.codecs.join(" and "),
             bytes(column.stored_bytes),
-            bytes(column.memory_bytes)
+            bytes(column.memory_bytes),
+            repeated(column)
         );
+    }
+}
+
+/// Says where values are many times larger than what is held of them.
+fn repeated(column: &ColumnInfo) -> String {
+    match column.values_bytes {
+        Some(values) if values / 2 > column.memory_bytes => {
+            let values = bytes(values);
+            format!(" ({values} of values; those that a dictionary repeats are held once)")
+        }
+        _ => String::new(),
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Sample {
     pub row_groups: Vec<SampledRowGroup>,
     /// Rows in them.
     pub num_rows: u64,
+    /// Rows of them without an image that the footers count.
+    pub left_out: u64,
     /// Rows without a label, where the data set has labels.
     pub unlabelled: u64,
     /// Rows without an image.
@@ -95,6 +97,7 @@ pub fn take_sample(dataset: &Arc<Dataset>, num_images: usize, seed: u64) -> Samp
     let mut ids = Vec::new();
     for (&(shard, part), batch) in &batches {
         let info = dataset.shards()[shard as usize].parts[part as usize];
+        sample.left_out += u64::from(info.num_absent);
         count_rows(&mut sample, (shard, info.row_group), batch, has_labels);
         for row in 0..info.num_rows {
             if let Ok(bytes) = batch.image(row as usize) {
@@ -123,7 +126,7 @@ fn choose(dataset: &Dataset, num_images: u64, seed: u64) -> Vec<(u32, u32)> {
     let mut all = Vec::new();
     for (shard, content) in dataset.shards().iter().enumerate() {
         let parts = content.parts.iter().enumerate();
-        let filled = parts.filter(|(_, info)| info.num_rows > 0);
+        let filled = parts.filter(|(_, info)| info.num_samples() > 0);
         all.extend(filled.map(|(part, info)| ((shard as u32, part as u32), *info)));
     }
     shuffle(&mut epoch_stream(seed, 0, 0, Purpose::Order), &mut all);
@@ -135,7 +138,7 @@ fn choose(dataset: &Dataset, num_images: u64, seed: u64) -> Vec<(u32, u32)> {
         if enough || (!chosen.is_empty() && bytes + size > MAX_BYTES) {
             break;
         }
-        rows += u64::from(info.num_rows);
+        rows += u64::from(info.num_samples());
         bytes += size;
         chosen.push(place);
     }

@@ -17,16 +17,22 @@ pub fn warnings(dataset: &Dataset, sample: &Sample) -> Vec<String> {
     let rows = sample.num_rows;
     if let (count @ 1.., path) = &sample.path_only {
         found.push(format!(
-            "{count} of {rows} sampled rows hold a path or URL and no image bytes (such as {}): download the images \
+            "{count} of {rows} sampled rows hold a path or URL and no image bytes (such as {}): to train on them, download the images \
              (for example with img2dataset, output_format=parquet) and write them into the shards",
             path.as_deref().unwrap_or("")
         ));
     }
-    let nulls = sample.null_images + sample.empty_images;
-    if nulls > 0 {
+    let absent = sample.null_images + sample.path_only.0;
+    if let uncounted @ 1.. = absent.saturating_sub(sample.left_out) {
         found.push(format!(
-            "null images: {nulls} of {rows} sampled rows hold no image; such samples are replaced by others, and a run \
-             ends above its max_bad_fraction: leave them out when writing the shards"
+            "{uncounted} of {rows} sampled rows hold no image and the footers do not count them, so that other images are given a second \
+             time in their place: write the shards with statistics, or leave such rows out"
+        ));
+    }
+    if let empty @ 1.. = sample.empty_images {
+        found.push(format!(
+            "{empty} of {rows} sampled rows hold an image of zero bytes; such samples are replaced by others, and a run ends above its \
+             max_bad_fraction: leave them out when writing the shards"
         ));
     }
     found.extend(splits(dataset));

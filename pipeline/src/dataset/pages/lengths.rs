@@ -191,7 +191,7 @@ mod tests {
         bytes.extend_from_slice(&block);
         bytes.extend_from_slice(&[2, 0, 0]);
         assert!(matches!(list(&bytes, 1000), Err(LengthError::Damaged(_))));
-        let mut total_of = |most| total(&bytes, Encoding::DELTA_LENGTH_BYTE_ARRAY, most, 100);
+        let total_of = |most| total(&bytes, Encoding::DELTA_LENGTH_BYTE_ARRAY, most, 100);
         assert_eq!(total_of(u64::MAX), Err(LengthError::Larger(101)));
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Everything is the real code but the threads, the clock, the store and the pixels; one thread runs it, so a seed decides all that happens and a failing
 //! seed replays. `NEPA_SEEDS` says how many seeds (200 without it), `NEPA_SEED` runs one alone.
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,7 +116,10 @@ struct World {
     shards: Vec<Vec<u8>>,
     /// The image of each good row.
     images: HashMap<SampleId, Vec<u8>>,
-    num_rows: u64,
+    /// Rows without an image that the footers count.
+    left_out: HashSet<SampleId>,
+    /// All other rows.
+    num_samples: u64,
     io: IoConfig,
     config: LoaderConfig,
 }
@@ -125,14 +128,16 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut images = HashMap::new();
-        let (mut shards, mut num_rows) = (Vec::new(), 0);
+        let (mut shards, mut num_samples) = (Vec::new(), 0);
+        let mut left_out = HashSet::new();
+        // Without statistics, rows without an image are met in the order.
+        let counted = below(&mut rng, 2) == 1;
         let bad = [0.0, 0.0, 0.1, 0.3][below(&mut rng, 4) as usize];
         let rows_per_page = 1 + below(&mut rng, 8) as usize;
         for shard in 0..=below(&mut rng, 4) as u32 {
             let mut row_groups = Vec::new();
             for row_group in 0..=below(&mut rng, 4) as u32 {
                 let rows = (1 + below(&mut rng, 24)) as u32;
-                num_rows += u64::from(rows);
                 let mut column = Vec::new();
                 for row in 0..rows {
                     let id = SampleId {
@@ -146,13 +151,17 @@ impl World {
                     } else {
                         images.insert(id, image.clone().into_bytes());
                     }
-                    // A row without an image is as bad.
                     let missing = image.starts_with("bad") && unit(&mut rng) < 0.5;
+                    if missing && counted {
+                        left_out.insert(id);
+                    } else {
+                        num_samples += 1;
+                    }
                     column.push((!missing).then(|| image.into_bytes()));
                 }
                 row_groups.push(column);
             }
-            shards.push(parquet(row_groups, rows_per_page));
+            shards.push(parquet(row_groups, rows_per_page, counted));
         }
         let mut among = |values: &[u64]| values[below(&mut rng, values.len() as u64) as usize];
         let io = IoConfig {
@@ -176,7 +185,8 @@ impl World {
             rng,
             shards,
             images,
-            num_rows,
+            left_out,
+            num_samples,
             io,
             config,
         }
@@ -227,12 +237,16 @@ fn path(shard: usize) -> Path {
     Path::from(format!("train-{shard}.parquet"))
 }
 
-fn parquet(row_groups: Vec<Vec<Option<Vec<u8>>>>, rows_per_page: usize) -> Vec<u8> {
+fn parquet(row_groups: Vec<Vec<Option<Vec<u8>>>>, rows_per_page: usize, counted: bool) -> Vec<u8> {
     let properties = WriterProperties::builder()
         .set_dictionary_enabled(false)
         .set_data_page_row_count_limit(rows_per_page)
         .set_write_batch_size(rows_per_page)
-        .set_statistics_enabled(EnabledStatistics::None)
+        .set_statistics_enabled(if counted {
+            EnabledStatistics::Page
+        } else {
+            EnabledStatistics::None
+        })
         .build();
     let mut writer = None;
     for images in row_groups {
@@ -387,7 +401,7 @@ async fn walk(
                 Outcome::Good(record) | Outcome::Replaced(record, _) => {
                     // The last batch of an epoch may be shorter.
                     let global = config.global_batch as u64;
-                    let length = global.min(world.num_rows - batch * global) as usize;
+                    let length = global.min(world.num_samples - batch * global) as usize;
                     let first = length * config.rank / config.world_size;
                     run.trace
                         .push((epoch, batch, first + position, record, done.slot));
@@ -432,9 +446,9 @@ async fn simulate(seed: u64) -> Result<Shown, String> {
     let calm_store = world.store(Faults::default()).await;
     let calm: Arc<dyn ObjectStore> = Arc::new(calm_store.clone());
     let per_epoch = if world.config.drop_last {
-        world.num_rows / world.config.global_batch as u64
+        world.num_samples / world.config.global_batch as u64
     } else {
-        world.num_rows.div_ceil(world.config.global_batch as u64)
+        world.num_samples.div_ceil(world.config.global_batch as u64)
     };
     let all = 2 * per_epoch;
     if per_epoch == 0 {
@@ -512,13 +526,16 @@ async fn simulate(seed: u64) -> Result<Shown, String> {
 
 /// Each sample once an epoch, with its own bytes; only bad ones replaced, only by good ones.
 fn check(world: &World, trace: &[TraceLine], per_epoch: u64) -> Result<(), String> {
-    let used = (per_epoch * world.config.global_batch as u64).min(world.num_rows);
+    let used = (per_epoch * world.config.global_batch as u64).min(world.num_samples);
     for epoch in 0..2 {
         let mut asked = std::collections::HashSet::new();
         for (_, _, _, record, bytes) in trace.iter().filter(|line| line.0 == epoch) {
             let id = record.replaces.unwrap_or(record.id);
             if !asked.insert(id) {
                 return Err(format!("{id} came twice in epoch {epoch}"));
+            }
+            if world.left_out.contains(&id) {
+                return Err(format!("{id} holds no image and was asked for"));
             }
             if record
                 .replaces
