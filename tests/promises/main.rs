@@ -14,6 +14,7 @@ mod kernel_step;
 mod kernels;
 mod layering;
 mod loader;
+mod outage;
 mod pack;
 mod parts;
 mod pretrain;
