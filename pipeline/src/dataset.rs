@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::DatasetError;
 use crate::error::Place;
-use crate::store::{CountingConnector, StoreOptions, list};
+use crate::store::{CountingConnector, StoreOptions, list, seconds};
 
 mod cache;
 mod columns;
@@ -88,6 +88,9 @@ impl Default for IoConfig {
         }
     }
 }
+
+/// What recipes of older checkpoints say where nobody has set anything.
+const OLD_MAX_RETRIES: usize = 8;
 
 /// Which data set, or which mixture of several.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -198,6 +201,12 @@ impl Dataset {
         io: &IoConfig,
         runtime: &IoRuntime,
     ) -> Result<Arc<Self>, DatasetError> {
+        if io.max_retries.is_some_and(|set| set != OLD_MAX_RETRIES) {
+            tracing::warn!(
+                "io.max_retries has no effect any more: requests are repeated for io.outage_s ({} s)",
+                io.outage_s
+            );
+        }
         let cache = match &io.cache_dir {
             Some(folder) => Some(Arc::new(cache::Cache::open(folder, io.cache_bytes)?)),
             None => None,
@@ -385,7 +394,13 @@ impl Dataset {
         }
     }
 
-    /// What is in flight now, for people: ranges with their age and failures, windows of requests, bytes held.
+    /// Whether a store is silent, and that has been said.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        let mut patience = self.readers.iter().map(|reader| &reader.object.patience);
+        patience.any(|patience| patience.silent_for().is_some())
+    }
+
+    /// What is in flight now, in detail: ranges with their age and failures, windows of requests, bytes held.
     pub fn io_report(&self) -> String {
         let counters = self.io_counters();
         format!(
@@ -459,9 +474,10 @@ impl FetchHandle {
     }
 }
 
-/// Says what is in flight whenever nothing has come for `after_s` seconds though ranges are being asked for; ends with the data set.
+/// Says in detail what is in flight whenever nothing has come for `after_s` seconds though ranges are being asked for; ends with the data set. For people it is
+/// the store's patience that speaks.
 async fn watch(dataset: Weak<Dataset>, after_s: f64) {
-    let after = Duration::from_secs_f64(after_s.max(0.1));
+    let after = seconds(after_s.max(0.1));
     let (mut seen, mut since) = (None, tokio::time::Instant::now());
     loop {
         tokio::time::sleep(after / 4).await;
@@ -472,7 +488,7 @@ async fn watch(dataset: Weak<Dataset>, after_s: f64) {
         if progress.is_none() || progress != seen {
             (seen, since) = (progress, tokio::time::Instant::now());
         } else if since.elapsed() >= after {
-            tracing::warn!(
+            tracing::debug!(
                 "nothing came from the store for {after_s} s: {}",
                 dataset.io_report()
             );
@@ -518,12 +534,38 @@ async fn read_shards(
     counting: &Arc<counters::Counting>,
 ) -> Result<Vec<(Shard, footer::ShardReader)>, DatasetError> {
     let objects = list::list(urls, io, connector).await?;
-    let schema = &schema;
-    futures::stream::iter(objects)
-        .map(|object| footer::read_shard(object, schema, io.part_bytes, Arc::clone(counting)))
+    let (schema, total) = (&schema, objects.len());
+    let done = AtomicU64::new(0);
+    let read = futures::stream::iter(objects)
+        .map(async |object| {
+            let shard = footer::read_shard(object, schema, io.part_bytes, Arc::clone(counting));
+            let shard = shard.await?;
+            done.fetch_add(1, Ordering::Relaxed);
+            Ok(shard)
+        })
         .buffered(io.max_requests.max(1).saturating_mul(FOOTERS_AT_ONCE))
-        .try_collect()
-        .await
+        .try_collect();
+    let mut read = std::pin::pin!(read);
+    loop {
+        match tokio::time::timeout(PROGRESS_EVERY, &mut read).await {
+            Ok(shards) => return shards,
+            Err(_) => tracing::info!(
+                "{} of {} footers read",
+                with_commas(done.load(Ordering::Relaxed)),
+                with_commas(total as u64)
+            ),
+        }
+    }
+}
+
+/// How often the start of a data set says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+
+/// `1234567` as `1,234,567`.
+fn with_commas(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().collect();
+    String::from_utf8_lossy(&groups.join(&b',')).into_owned()
 }
 
 /// Checks that the shards of one data set, the first of which has number `first`, read alike and hold rows.
@@ -624,4 +666,19 @@ fn common_root(shards: &[Shard]) -> usize {
 fn update_text(digest: &mut Sha256, text: &str) {
     digest.update((text.len() as u64).to_le_bytes());
     digest.update(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        for (number, shown) in [
+            (0, "0"),
+            (999, "999"),
+            (14_000, "14,000"),
+            (1_234_567, "1,234,567"),
+        ] {
+            assert_eq!(super::with_commas(number), shown);
+        }
+    }
 }

@@ -16,6 +16,7 @@ mod kernels;
 mod layering;
 mod loader;
 mod memory;
+mod outage;
 mod pack;
 mod parts;
 mod pretrain;

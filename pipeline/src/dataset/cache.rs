@@ -12,7 +12,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -29,7 +29,7 @@ const TRAILER_BYTES: usize = 12;
 
 /// The folder is counted again when this process has written so large a share of the bound.
 const UNCOUNTED_SHARE: u64 = 50;
-/// Where no room could be made, nobody asks again for so long: to find out, all entries are looked at.
+/// Where no room could be made or a file not be written, nobody tries again for so long: to find out, all entries are looked at.
 const FULL_FOR: Duration = Duration::from_secs(10);
 
 /// Numbers the files of this process that are being written, whatever cache they are of.
@@ -42,6 +42,8 @@ pub(super) struct Cache {
     most_bytes: u64,
     opened: SystemTime,
     room: Mutex<Room>,
+    /// Said once that it cannot be written.
+    warned: Once,
     pub(super) hits: AtomicU64,
     pub(super) hit_bytes: AtomicU64,
     pub(super) damaged: AtomicU64,
@@ -58,6 +60,8 @@ struct Room {
     uncounted: u64,
     /// Since when all that is there is in use.
     full: Option<Instant>,
+    /// When a file could last not be written.
+    failed: Option<Instant>,
 }
 
 impl Cache {
@@ -85,6 +89,7 @@ impl Cache {
             most_bytes,
             opened: SystemTime::now(),
             room: Mutex::default(),
+            warned: Once::new(),
             hits: AtomicU64::new(0),
             hit_bytes: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
@@ -162,10 +167,28 @@ impl Cache {
         // Whoever counts meanwhile sees it either as being written or as an entry.
         let mut room = self.room();
         room.writing.remove(&new);
-        if written.and_then(|()| std::fs::rename(&new, &path)).is_err() {
+        if let Err(error) = written.and_then(|()| std::fs::rename(&new, &path)) {
             let _ = std::fs::remove_file(&new);
             room.held = room.held.saturating_sub(num_bytes);
+            room.failed = Some(Instant::now());
+            drop(room);
+            self.warn(&error);
         }
+    }
+
+    /// Says once what keeps the cache from being written.
+    fn warn(&self, error: &std::io::Error) {
+        self.warned.call_once(|| {
+            let what = match error.kind() {
+                ErrorKind::StorageFull => "its disk is full: make room, or lower io.cache_bytes",
+                ErrorKind::QuotaExceeded => "its quota is used up: make room, or lower io.cache_bytes",
+                _ => &error.to_string(),
+            };
+            tracing::warn!(
+                "io.cache_dir {} cannot be written ({what}); what is not kept there is fetched again",
+                self.folder.display()
+            );
+        });
     }
 
     /// Takes room for the file `new` of `num_bytes`, if need be by removing what nobody has used since this cache was opened; whether there was any.
@@ -174,6 +197,9 @@ impl Cache {
             return false;
         }
         let mut room = self.room();
+        if room.failed.is_some_and(|at| at.elapsed() < FULL_FOR) {
+            return false;
+        }
         let fits = room.held + num_bytes <= self.most_bytes;
         let counted = room.uncounted <= self.most_bytes / UNCOUNTED_SHARE;
         if !(fits && counted) {
@@ -340,6 +366,21 @@ mod tests {
             held <= most_bytes + most_bytes / 25,
             "{held} of {most_bytes}"
         );
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_written_costs_nothing_but_the_cache() {
+        let folder = folder("full");
+        let cache = Cache::open(&folder, 10_000).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        cache.write("a", "v", &[0..100], &[7; 100]);
+        assert!(cache.warned.is_completed());
+        // Nobody tries again for a while, and nothing counts as held.
+        std::fs::create_dir_all(&folder).unwrap();
+        cache.write("a", "v", &[0..100], &[7; 100]);
+        assert!(cache.read("a", "v", &[0..100]).is_none());
+        assert_eq!(cache.room().held, 0);
         std::fs::remove_dir_all(folder).unwrap();
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::backend::{BatchRenderer, CpuBackend, ImageBackend, Router};
 use crate::batch::{Batch, BatchPool};
 use crate::stats::{DecoderStats, PipelineCounters, PipelineStats, Sizes};
+use crate::store::seconds;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use crate::{Dataset, LoaderError, SampleId};
@@ -349,17 +350,27 @@ impl<B: ImageBackend> Loader<B> {
 
     /// Waits for the next batch on its way, and says what every stage does where that takes long; `None` when there comes none any more.
     fn next_pending(&self) -> Option<PendingBatch<B::Slot>> {
-        let after = Duration::from_secs_f64(self.dataset.io().stall_report_s.max(0.1));
+        let after = seconds(self.dataset.io().stall_report_s.max(0.1));
+        let mut waited = Duration::ZERO;
         loop {
             match self.pending.recv_timeout(after) {
                 Ok(pending) => return Some(pending),
                 Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => tracing::warn!(
-                    "no batch for {} s\n{:#?}\n{}",
-                    after.as_secs_f64(),
-                    self.stats(),
-                    self.dataset.io_report()
-                ),
+                Err(RecvTimeoutError::Timeout) => {
+                    waited += after;
+                    // A store that is silent has been told of already.
+                    if !self.dataset.is_waited_for() {
+                        let io = self.dataset.io_counters();
+                        tracing::warn!(
+                            "no batch for {:.0} s: {} requests are in flight, {:.1} MB have come so far (RUST_LOG=debug says what each \
+                             stage does)",
+                            waited.as_secs_f64(),
+                            io.in_flight,
+                            io.bytes as f64 / 1e6
+                        );
+                    }
+                    tracing::debug!("{:#?}\n{}", self.stats(), self.dataset.io_report());
+                }
             }
         }
     }

@@ -324,6 +324,10 @@ impl Facts {
         {
             self.kind = self.kind.or(Some(Kind::Other));
         }
+        // A page or something else that is no listing; it would come again.
+        if link.to_string().starts_with("Got invalid ") {
+            self.kind = self.kind.or(Some(Kind::Other));
+        }
         if let Some(http) = link.downcast_ref::<HttpError>() {
             self.network = Some(network_of(http, text));
         }
@@ -558,6 +562,93 @@ mod tests {
         assert_eq!(
             endpoint_in("x http://127.0.0.1:9/b/k y").as_deref(),
             Some("http://127.0.0.1:9")
+        );
+    }
+
+    /// A link of a chain of errors.
+    #[derive(Debug)]
+    struct Link(&'static str, Option<Box<dyn Error + Send + Sync>>);
+
+    impl std::fmt::Display for Link {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Link {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref().map(|source| source as _)
+        }
+    }
+
+    fn generic(source: impl Into<Box<dyn Error + Send + Sync>>) -> object_store::Error {
+        object_store::Error::Generic {
+            store: "store",
+            source: source.into(),
+        }
+    }
+
+    #[test]
+    fn local_errors_are_waited_for_where_the_disk_may_come_back() {
+        use std::io::ErrorKind;
+        let local = |kind: ErrorKind| generic(std::io::Error::from(kind));
+        assert_eq!(hope(&local(ErrorKind::PermissionDenied)), Hope::None);
+        assert_eq!(hope(&local(ErrorKind::StorageFull)), Hope::None);
+        assert_eq!(
+            hope(&local(ErrorKind::StaleNetworkFileHandle)),
+            Hope::LaterIfBegun
+        );
+        let connect = HttpError::new(
+            HttpErrorKind::Connect,
+            std::io::Error::other(Link("invalid peer certificate: UnknownIssuer", None)),
+        );
+        assert_eq!(hope(&generic(connect)), Hope::None);
+    }
+
+    #[test]
+    fn an_answer_is_taken_apart_wherever_it_stands_in_the_chain() {
+        let inner = Link(
+            "Server returned non-2xx status code: 503 Service Unavailable: <?xml?><Error><Code>SlowDown</Code></Error>",
+            None,
+        );
+        let middle = Link(
+            "Error performing GET http://h:1/b/k in 2ms - Server returned non-2xx status code: 503 Service Unavailable: <?xml",
+            Some(Box::new(inner)),
+        );
+        let outer = generic(Link(
+            "Error performing list request",
+            Some(Box::new(middle)),
+        ));
+        assert_eq!(plain(&outer), "503 Service Unavailable, SlowDown");
+        assert!(is_throttle(&outer) && hope(&outer) == Hope::Later);
+        // A code that is no number, a body that is no JSON, nothing at all.
+        for text in [
+            "Server returned non-2xx status code: ",
+            "Server returned non-2xx status code: 4",
+            "Server returned non-2xx status code: \u{1F980}\u{1F980}: {",
+            "",
+        ] {
+            let error = generic(Link(text, None));
+            assert_eq!(hope(&error), Hope::LaterIfBegun, "{text:?}");
+            let _ = plain(&error);
+        }
+    }
+
+    #[test]
+    fn pages_and_long_texts_are_cut() {
+        assert_eq!(
+            without_markup("<!DOCTYPE html><HTML><TITLE>No</TITLE>"),
+            "an HTML page, \"No\""
+        );
+        assert_eq!(
+            without_markup("oops <body>x"),
+            "oops a page that is no answer of a store"
+        );
+        let cut = first_line(&"\u{e4}".repeat(1000));
+        assert_eq!(cut.chars().count(), LONGEST_TEXT + 4);
+        assert_eq!(
+            element("<Code> a&amp;lt; </Code>", "Code").as_deref(),
+            Some("a&lt;")
         );
     }
 }

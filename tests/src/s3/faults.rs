@@ -15,6 +15,10 @@ pub enum Fault {
     Forbidden,
     /// The connection is closed without an answer.
     Reset,
+    /// An answer of the test's own: status, headers, body.
+    Answer(u16, Vec<(&'static str, String)>, String),
+    /// The request is carried out, and the connection closed instead of an answer.
+    AnswerLost,
     /// The connection is closed after this many bytes of the body.
     Truncate(usize),
     /// Nothing more comes after this many bytes of the body; the connection stays open.
@@ -69,6 +73,14 @@ impl Rule {
     pub fn put(key: &str, requests: Range<u64>, fault: Fault) -> Self {
         Self {
             method: "PUT",
+            ..Self::get(key, requests, fault)
+        }
+    }
+
+    /// The same for requests of another method, such as DELETE.
+    pub fn of(method: &'static str, key: &str, requests: Range<u64>, fault: Fault) -> Self {
+        Self {
+            method,
             ..Self::get(key, requests, fault)
         }
     }

@@ -9,10 +9,12 @@ mod serve;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 pub use bucket::{Buckets, StoredObject};
 use faults::Plan;
@@ -71,6 +73,18 @@ struct Shared {
     buckets: Buckets,
     plan: Mutex<Plan>,
     log: Mutex<Vec<LoggedRequest>>,
+    gate: watch::Sender<Gate>,
+    connections: AtomicU64,
+}
+
+/// Whether anybody comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Open,
+    /// Connections are taken, and nothing is answered.
+    Frozen,
+    /// Connections are refused; those that were open are gone.
+    Closed,
 }
 
 /// A running server; stops when dropped.
@@ -102,6 +116,8 @@ impl S3Server {
             buckets: Buckets::default(),
             plan: Mutex::default(),
             log: Mutex::default(),
+            gate: watch::Sender::new(Gate::Open),
+            connections: AtomicU64::new(0),
         });
         let listener = {
             let _inside = runtime.enter();
@@ -188,6 +204,26 @@ impl S3Server {
     /// Takes all faults back.
     pub fn clear_faults(&self) {
         *lock(&self.shared.plan) = Plan::default();
+    }
+
+    /// From now on connections are refused, and those that are open are cut.
+    pub fn close(&self) {
+        self.shared.gate.send_replace(Gate::Closed);
+    }
+
+    /// From now on nothing is answered; connections stay.
+    pub fn freeze(&self) {
+        self.shared.gate.send_replace(Gate::Frozen);
+    }
+
+    /// All is well again.
+    pub fn reopen(&self) {
+        self.shared.gate.send_replace(Gate::Open);
+    }
+
+    /// Connections that were opened so far.
+    pub fn num_connections(&self) -> u64 {
+        self.shared.connections.load(Relaxed)
     }
 
     /// All requests so far, in the order of their answers.

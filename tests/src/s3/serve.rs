@@ -1,5 +1,6 @@
 //! Connections, the log, and the faults that concern a whole answer.
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,10 +12,12 @@ use s3s::auth::SimpleAuth;
 use s3s::dto::StreamingBlob;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, HttpResponse};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use super::faults::{BodyFaults, Fault};
-use super::{LoggedRequest, Shared, lock};
+use super::{Gate, LoggedRequest, Shared, lock};
 
 /// The connection is to be closed without an answer.
 #[derive(Debug)]
@@ -29,7 +32,7 @@ impl std::fmt::Display for Cut {
 impl std::error::Error for Cut {}
 
 /// Serves until the runtime ends.
-pub(super) async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
+pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut builder = S3ServiceBuilder::new(shared.buckets.clone());
     let options = &shared.options;
     builder.set_auth(SimpleAuth::from_single(
@@ -40,14 +43,41 @@ pub(super) async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared
     let slots = Arc::new(Semaphore::new(
         options.max_connections.unwrap_or(Semaphore::MAX_PERMITS),
     ));
+    let Ok(address) = listener.local_addr() else {
+        return;
+    };
+    let mut gate = shared.gate.subscribe();
+    let (mut listener, mut connections) = (Some(listener), JoinSet::new());
     loop {
-        let Ok((socket, _)) = listener.accept().await else {
+        let is_closed = *gate.borrow_and_update() == Gate::Closed;
+        if is_closed {
+            listener = None;
+            connections.shutdown().await;
+            if gate.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        let open = match listener.take() {
+            Some(open) => open,
+            None => match TcpListener::bind(address).await {
+                Ok(open) => open,
+                Err(_) => continue,
+            },
+        };
+        let accepted = tokio::select! {
+            accepted = open.accept() => Some(accepted),
+            _ = gate.changed() => None,
+        };
+        listener = Some(open);
+        let Some(Ok((socket, _))) = accepted else {
             continue;
         };
+        shared.connections.fetch_add(1, Relaxed);
         // Without it, small answers wait for the client's delayed acknowledgement (40 ms).
         let _ = socket.set_nodelay(true);
         let (shared, service, slots) = (Arc::clone(&shared), service.clone(), Arc::clone(&slots));
-        tokio::spawn(async move {
+        connections.spawn(async move {
             let answer = service_fn(move |request| {
                 answer(
                     request,
@@ -61,6 +91,7 @@ pub(super) async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared
                 .serve_connection(TokioIo::new(socket), answer)
                 .await;
         });
+        while connections.try_join_next().is_some() {}
     }
 }
 
@@ -71,19 +102,28 @@ async fn answer(
     slots: Arc<Semaphore>,
 ) -> Result<HttpResponse, Cut> {
     let slot = slots.acquire_owned().await.map_err(|_| Cut)?;
+    let mut gate = shared.gate.subscribe();
+    if gate.wait_for(|gate| *gate != Gate::Frozen).await.is_err() {
+        return Err(Cut);
+    }
     let mut entry = entry(&request);
     let faults = lock(&shared.plan).faults_of(&entry.method, &entry.key);
     let mut latency = shared.options.latency;
     let mut body_faults = BodyFaults::default();
-    let mut refused = None;
+    let (mut refused, mut is_lost) = (None, false);
     for fault in faults {
         match fault {
             Fault::Latency(more) => latency += more,
             Fault::Unavailable => {
-                refused = Some((503, "SlowDown", "Please reduce your request rate."));
+                let body = error_body("SlowDown", "Please reduce your request rate.");
+                refused = Some((503, Vec::new(), body));
             }
-            Fault::Forbidden => refused = Some((403, "AccessDenied", "Access Denied")),
-            Fault::Reset => refused = Some((0, "", "")),
+            Fault::Forbidden => {
+                refused = Some((403, Vec::new(), error_body("AccessDenied", "Access Denied")));
+            }
+            Fault::Reset => refused = Some((0, Vec::new(), String::new())),
+            Fault::Answer(status, headers, body) => refused = Some((status, headers, body)),
+            Fault::AnswerLost => is_lost = true,
             Fault::Truncate(bytes) => body_faults.truncate = Some(bytes),
             Fault::Stall(bytes) => body_faults.stall = Some(bytes),
             Fault::WholeObject => body_faults.whole_object = true,
@@ -93,10 +133,11 @@ async fn answer(
     tokio::time::sleep(latency).await;
     let response = match refused {
         Some((0, _, _)) => None,
-        Some((status, code, message)) => Some(refusal(status, code, message)),
+        Some((status, headers, body)) => Some(refusal(status, headers, body)),
         None => {
             request.extensions_mut().insert(body_faults);
-            service.call(request.map(Body::from)).await.ok()
+            let answer = service.call(request.map(Body::from)).await.ok();
+            answer.filter(|_| !is_lost)
         }
     };
     entry.status = response
@@ -149,16 +190,21 @@ fn paced(
 /// Bytes that a paced answer sends at once.
 const PIECE: usize = 256 << 10;
 
-fn refusal(status: u16, code: &str, message: &str) -> HttpResponse {
-    let xml = format!(
-        "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
-    );
-    http::Response::builder()
+/// What S3 says of an error.
+fn error_body(code: &str, message: &str) -> String {
+    format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>")
+}
+
+fn refusal(status: u16, headers: Vec<(&'static str, String)>, body: String) -> HttpResponse {
+    let start = http::Response::builder()
         .status(status)
         .header("content-type", "application/xml")
-        .header("content-length", xml.len())
-        .body(Body::from(Bytes::from(xml)))
-        .expect("a response of constant parts")
+        .header("content-length", body.len());
+    headers
+        .into_iter()
+        .fold(start, |answer, (name, value)| answer.header(name, value))
+        .body(Body::from(Bytes::from(body)))
+        .expect("a response of sound parts")
 }
 
 fn entry(request: &http::Request<hyper::body::Incoming>) -> LoggedRequest {
