@@ -168,7 +168,7 @@ impl RowError {
     pub fn is_absent(&self) -> bool {
         match self {
             Self::Null | Self::PathOnly { .. } => true,
-            Self::Empty => false,
+            Self::Empty | Self::NotBase64 => false,
         }
     }
 }

@@ -135,7 +135,9 @@ pub(crate) fn advice(column: &str, value: Option<&[u8]>) -> String {
     let read = format!("name it with --image-column {column} (image_column), and it is read");
     let download = "download the images first (for example with img2dataset, output_format=parquet) and read the shards that it writes";
     let Some(value) = value else {
-        return format!(": if they are images in base64, {read}; if they are URLs, {download}");
+        return format!(
+            ": if they are images (in base64, or bytes that are wrongly annotated as text), {read}; if they are URLs, {download}"
+        );
     };
     match TextKind::of(value) {
         TextKind::Image(format) => format!(

@@ -167,7 +167,7 @@ fn bad_footer(source: ParquetError, place: Place) -> DatasetError {
 }
 
 /// The feature that the reader lacks, if that is what its error says.
-pub(super) fn unsupported(error: &ParquetError) -> Option<String> {
+pub(super) fn unsupported(error: &dyn std::error::Error) -> Option<String> {
     let text = error.to_string();
     // Errors of pages come as text inside of others; a value that an enumeration does not have is that of a newer format.
     let lacks = |mark: &str| {

@@ -86,7 +86,7 @@ fn print_layout(dataset: &Dataset) {
     images.dedup();
     println!("schema       {}", images[0]);
     for other in images[1..].iter().take(2) {
-        println!("             in other shards {other}");
+        println!("             in other shards: {other}");
     }
     match LabelFacts::of(dataset) {
         Ok(facts) => {
