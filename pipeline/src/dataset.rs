@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use nepa_schemas::{ColumnMapping, SchemaOptions, ShardBatch};
+use nepa_schemas::{ColumnMapping, SchemaError, SchemaOptions, ShardBatch};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -24,6 +24,7 @@ mod pages;
 mod parts;
 #[cfg(nepa_interleavings)]
 mod prefetched;
+mod reduced;
 mod request;
 mod runtime;
 mod unpack;
@@ -128,7 +129,7 @@ pub struct Source {
     pub num_absent: u64,
     /// Its weight as configured; 1 where nothing is mixed.
     pub weight: f64,
-    /// Class names, which its shards agree on.
+    /// Class names, which those of its shards agree on that have any.
     pub class_names: Option<Vec<String>>,
 }
 
@@ -273,8 +274,8 @@ impl Dataset {
         let (mut shards, mut readers) = (Vec::new(), Vec::new());
         for object in objects {
             let counting = Arc::clone(&counting);
-            let (shard, reader) =
-                footer::read_shard(object, &schema, io.part_bytes, counting).await?;
+            let read = footer::read_shard(object, &schema, io.part_bytes, counting).await?;
+            let (shard, reader) = read.expect("an object with rows");
             shards.push(shard);
             readers.push(reader);
         }
@@ -322,7 +323,7 @@ impl Dataset {
             let mut digest = Sha256::new();
             digest.update(b"nepa data set 1");
             for path in shards[0].mapping.leaf_paths() {
-                update_text(&mut digest, &path);
+                update_text(&mut digest, &path.to_string());
             }
             let root = common_root(shards);
             for shard in shards {
@@ -525,7 +526,7 @@ fn sources_of(config: &DatasetConfig) -> Result<Vec<MixtureSource>, DatasetError
 /// Footers that are read at once, for each request that may be in flight later: they are small, and nothing starts before the last of them.
 pub(crate) const FOOTERS_AT_ONCE: usize = 8;
 
-/// Lists the URLs of one data set and reads all footers.
+/// Lists the URLs of one data set and reads all footers. Objects without rows are left out.
 async fn read_shards(
     urls: &[String],
     schema: SchemaOptions,
@@ -534,6 +535,7 @@ async fn read_shards(
     counting: &Arc<counters::Counting>,
 ) -> Result<Vec<(Shard, footer::ShardReader)>, DatasetError> {
     let objects = list::list(urls, io, connector).await?;
+    let first = objects.first().map(|object| object.url.clone());
     let (schema, total) = (&schema, objects.len());
     let done = AtomicU64::new(0);
     let read = futures::stream::iter(objects)
@@ -544,18 +546,24 @@ async fn read_shards(
             Ok(shard)
         })
         .buffered(io.max_requests.max(1).saturating_mul(FOOTERS_AT_ONCE))
+        .try_filter_map(futures::future::ok)
         .try_collect();
     let mut read = std::pin::pin!(read);
-    loop {
+    let shards: Vec<_> = loop {
         match tokio::time::timeout(PROGRESS_EVERY, &mut read).await {
-            Ok(shards) => return shards,
+            Ok(shards) => break shards?,
             Err(_) => tracing::info!(
                 "{} of {} footers read",
                 with_commas(done.load(Ordering::Relaxed)),
                 with_commas(total as u64)
             ),
         }
+    };
+    if shards.is_empty() {
+        let url = first.unwrap_or_default();
+        return Err(DatasetError::NoRows { url });
     }
+    Ok(shards)
 }
 
 /// How often the start of a data set says how far it is.
@@ -568,10 +576,26 @@ fn with_commas(number: u64) -> String {
     String::from_utf8_lossy(&groups.join(&b',')).into_owned()
 }
 
-/// Checks that the shards of one data set, the first of which has number `first`, read alike and hold rows.
+/// Checks that the shards of one data set, the first of which has number `first`, read alike and hold images.
 fn opened_source(shards: &[Shard], first: u32, weight: f64) -> Result<Source, DatasetError> {
+    // Metadata is lost on the way: names that some shards give hold for all.
+    let named = |shard: &&Shard| shard.mapping.class_names.is_some();
+    let naming = shards.iter().find(named);
     for shard in &shards[1..] {
         same_mapping(&shards[0], shard)?;
+        if let Some(naming) = naming {
+            same_mapping(naming, shard)?;
+        }
+    }
+    if shards.iter().all(|shard| shard.mapping.is_empty()) {
+        let column = shards[0].mapping.images[0].path.to_string();
+        return Err(DatasetError::Schema {
+            place: Place {
+                object: shards[0].url.clone(),
+                ..Place::default()
+            },
+            source: Box::new(SchemaError::NoBytes { column }),
+        });
     }
     let sum = |of: fn(&PartInfo) -> u32| -> u64 {
         let parts = shards.iter().flat_map(|shard| &shard.parts);
@@ -584,7 +608,7 @@ fn opened_source(shards: &[Shard], first: u32, weight: f64) -> Result<Source, Da
             0 => DatasetError::NoRows { url: url() },
             num_rows => DatasetError::NoImages {
                 url: url(),
-                column: shards[0].mapping.image.column().to_owned(),
+                column: shards[0].mapping.images[0].path.to_string(),
                 num_rows,
             },
         });
@@ -594,52 +618,19 @@ fn opened_source(shards: &[Shard], first: u32, weight: f64) -> Result<Source, Da
         num_samples,
         num_absent,
         weight,
-        class_names: shards[0].mapping.class_names.clone(),
+        class_names: naming.and_then(|shard| shard.mapping.class_names.clone()),
     })
 }
 
 /// Shards of one data set must read alike, or a sample would mean different things in different shards.
 fn same_mapping(first: &Shard, second: &Shard) -> Result<(), DatasetError> {
-    let (a, b) = (&first.mapping, &second.mapping);
-    if a == b {
-        return Ok(());
-    }
-    let difference = if a.image != b.image {
-        format!(
-            "the images are {:?} in the one and {:?} in the other",
-            a.image, b.image
-        )
-    } else if a.label != b.label {
-        format!(
-            "the labels are {:?} in the one and {:?} in the other",
-            a.label, b.label
-        )
-    } else if a.class_names != b.class_names {
-        class_difference(a.class_names.as_deref(), b.class_names.as_deref())
-    } else {
-        format!(
-            "the columns are {:?} in the one and {:?} in the other",
-            a.leaf_paths(),
-            b.leaf_paths()
-        )
-    };
-    Err(DatasetError::SchemasDiffer {
-        first: first.url.clone(),
-        second: second.url.clone(),
-        difference,
-    })
-}
-
-fn class_difference(a: Option<&[String]>, b: Option<&[String]>) -> String {
-    let (Some(a), Some(b)) = (a, b) else {
-        return "only one of them names its classes".to_owned();
-    };
-    match a.iter().zip(b).position(|(a, b)| a != b) {
-        Some(class) => format!(
-            "class {class} is {:?} in the one and {:?} in the other",
-            a[class], b[class]
-        ),
-        None => format!("the one has {} classes and the other {}", a.len(), b.len()),
+    match first.mapping.difference(&second.mapping) {
+        None => Ok(()),
+        Some(difference) => Err(DatasetError::SchemasDiffer {
+            first: first.url.clone(),
+            second: second.url.clone(),
+            difference,
+        }),
     }
 }
 

@@ -451,6 +451,17 @@ pub enum DatasetError {
         /// Which.
         place: Place,
     },
+    /// The file uses what the reader lacks; it need not be damaged.
+    #[error(
+        "{place} is written with a feature of Parquet that is not supported: {feature}; write the file again with usual settings \
+         (such as pyarrow's defaults)"
+    )]
+    Unsupported {
+        /// Which.
+        place: Place,
+        /// What the reader lacks.
+        feature: String,
+    },
     /// The footer cannot be read.
     #[error("the footer of {place} is damaged; write or upload the file again")]
     BadFooter {

@@ -18,13 +18,38 @@ pub enum SchemaError {
         /// Binary columns under other names, which `image_column` could name.
         binary_columns: Vec<String>,
     },
-    /// The images are given by URL or path only.
+    /// The images are given by URL only.
     #[error(
-        "the column `{column}` holds URLs or paths and no column holds image bytes: download the images first \
+        "the column `{column}` holds URLs and no column holds image bytes: download the images first \
          (for example with img2dataset, output_format=parquet) and read the shards that it writes"
     )]
     UrlOnly {
         /// The column of URLs.
+        column: String,
+    },
+    /// The images are given by path only.
+    #[error(
+        "the column `{column}` holds strings, by its name the paths of images, and no column holds image bytes: write the bytes of the files into \
+         the shards (`nepa pack FOLDER` writes such shards of folders of images)"
+    )]
+    PathsOnly {
+        /// The column of paths.
+        column: String,
+    },
+    /// A column that is called like one of images holds strings.
+    #[error("the column `{column}` holds strings, not binary{}", crate::text::advice(column, value.as_deref()))]
+    TextColumn {
+        /// Its name.
+        column: String,
+        /// The beginning of one of its values, where it is known.
+        value: Option<Vec<u8>>,
+    },
+    /// All columns that would hold images are of no type.
+    #[error(
+        "the column `{column}` holds no image in any row of any shard: write the bytes of the images into the shards"
+    )]
+    NoBytes {
+        /// Its name.
         column: String,
     },
     /// Several columns look like encoded images.
@@ -80,18 +105,32 @@ pub enum SchemaError {
         /// What the mapping reads.
         expected: &'static str,
     },
-    /// A label does not fit a class index.
+    /// A label is none that is read.
     #[error(
-        "the label {value} in column `{column}`, row {row}, is no class index: it does not fit 64 bits with a sign"
+        "the label in column `{column}`, row {row}, is {value}: {problem}; choose another column with --label-column (label_column), or none with \
+         an empty one"
     )]
-    LabelRange {
+    LabelValue {
         /// The label column.
         column: String,
-        /// The row in the batch.
+        /// The row in the batch; in the row group, where that is known.
         row: usize,
-        /// The label.
-        value: u64,
+        /// What stands there.
+        value: String,
+        /// What a label must be.
+        problem: &'static str,
     },
+}
+
+impl SchemaError {
+    /// The same error of a batch that begins with row `first_row` of its row group.
+    #[must_use]
+    pub fn in_rows_from(mut self, first_row: usize) -> Self {
+        if let Self::LabelValue { row, .. } = &mut self {
+            *row += first_row;
+        }
+        self
+    }
 }
 
 fn other_binary(columns: &[String]) -> String {
@@ -99,7 +138,7 @@ fn other_binary(columns: &[String]) -> String {
         [] => String::new(),
         [first, ..] => format!(
             "; if the images are in one of the binary columns ({}), set image_column (--image-column {first})",
-            columns.join(", ")
+            crate::column_path::listed(columns).join(", ")
         ),
     }
 }
@@ -119,6 +158,9 @@ pub enum RowError {
     /// The bytes have length zero.
     #[error("the image has zero bytes")]
     Empty,
+    /// The text is cut off, or is no base64 after its beginning.
+    #[error("the text begins as base64 of an image, and is none")]
+    NotBase64,
 }
 
 impl RowError {
@@ -126,7 +168,7 @@ impl RowError {
     pub fn is_absent(&self) -> bool {
         match self {
             Self::Null | Self::PathOnly { .. } => true,
-            Self::Empty => false,
+            Self::Empty | Self::NotBase64 => false,
         }
     }
 }

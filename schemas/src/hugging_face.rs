@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Schema};
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::arrays::{binary_values, is_binary, is_string, string_value};
+use crate::column_path::{ColumnPath, name_of};
 use crate::{RowError, SchemaError};
 
 /// What the form reads, for messages.
@@ -17,7 +18,7 @@ pub(crate) const EXPECTED: &str = "struct<bytes: binary, path: string>";
 /// The meanings that the metadata gives to the columns; empty without metadata. Metadata that cannot be read says nothing:
 /// it only helps to choose, and the columns are proven by their types.
 #[derive(Debug, Default)]
-pub(crate) struct Features(BTreeMap<String, serde_json::Value>);
+pub(crate) struct Features(BTreeMap<String, Value>);
 
 #[derive(Deserialize)]
 struct Metadata {
@@ -26,7 +27,7 @@ struct Metadata {
 
 #[derive(Deserialize)]
 struct Info {
-    features: BTreeMap<String, serde_json::Value>,
+    features: BTreeMap<String, Value>,
 }
 
 impl Features {
@@ -40,24 +41,40 @@ impl Features {
             .unwrap_or_default()
     }
 
-    /// The feature's type of a column, such as `Image` or `ClassLabel`.
-    pub(crate) fn kind(&self, column: &str) -> Option<&str> {
-        self.0.get(column)?.get("_type")?.as_str()
+    /// The feature's type of a column, or of the elements of a list, such as `Image` or `ClassLabel`.
+    pub(crate) fn kind(&self, column: &ColumnPath) -> Option<&str> {
+        self.feature(column)?.get("_type")?.as_str()
     }
 
     /// The names of a `ClassLabel` column, by index.
-    pub(crate) fn class_names(&self, column: &str) -> Option<Vec<String>> {
-        let names = self
-            .0
-            .get(column)
-            .filter(|_| self.kind(column) == Some("ClassLabel"))?
-            .get("names")?;
-        names
-            .as_array()?
-            .iter()
-            .map(|name| name.as_str().map(str::to_owned))
-            .collect()
+    pub(crate) fn class_names(&self, column: &ColumnPath) -> Option<Vec<String>> {
+        let feature = self.feature(column)?;
+        if feature.get("_type")?.as_str()? != "ClassLabel" {
+            return None;
+        }
+        let names = feature.get("names")?.as_array()?.iter();
+        names.map(|name| name.as_str().map(str::to_owned)).collect()
     }
+
+    fn feature(&self, column: &ColumnPath) -> Option<&Value> {
+        let (root, fields) = column.parts().split_first()?;
+        let root = element(self.0.get(root)?);
+        fields
+            .iter()
+            .try_fold(root, |feature, field| feature.get(field).map(element))
+    }
+}
+
+/// The feature of a list's elements, however the version of `datasets` writes lists; any other feature itself.
+fn element(feature: &Value) -> &Value {
+    let is_list = |kind: &Value| matches!(kind.as_str(), Some("Sequence" | "List" | "LargeList"));
+    let inner = match feature {
+        Value::Array(elements) => elements.first(),
+        _ => feature
+            .get("feature")
+            .filter(|_| feature.get("_type").is_some_and(is_list)),
+    };
+    inner.map_or(feature, element)
 }
 
 /// The `huggingface` metadata of shards with an image column and, if there are classes, a class label column.
@@ -69,19 +86,17 @@ pub fn metadata(image_column: &str, classes: Option<(&str, &[String])>) -> Strin
     json!({ "info": { "features": features } }).to_string()
 }
 
-/// Whether the column can be read in this form, and if so, whether it has a `path`.
-pub(crate) fn fits(field: &Field) -> Option<bool> {
-    let DataType::Struct(children) = field.data_type() else {
+/// Whether images can be read from such a type in this form, and if so, whether it has a `path`. Where no row of a shard has
+/// bytes, these may be of no type.
+pub(crate) fn fits(data_type: &DataType) -> Option<bool> {
+    let DataType::Struct(children) = data_type else {
         return None;
     };
     let bytes = children.iter().find(|child| child.name() == "bytes")?;
     let path = children.iter().find(|child| child.name() == "path");
-    is_binary(bytes.data_type()).then(|| path.is_some_and(|path| is_string(path.data_type())))
-}
-
-/// Whether the column is taken for images without being named. Audio and video features have the same type.
-pub(crate) fn recognise(field: &Field, features: &Features) -> Option<bool> {
-    fits(field).filter(|_| matches!(features.kind(field.name()), None | Some("Image")))
+    let has_path = path.is_some_and(|path| is_string(path.data_type()));
+    let no_bytes = bytes.data_type().is_null() && path.is_some();
+    (is_binary(bytes.data_type()) || no_bytes).then_some(has_path)
 }
 
 /// The images of one column chunk.
@@ -92,25 +107,25 @@ pub(crate) fn images(
 ) -> Result<Vec<Result<Bytes, RowError>>, SchemaError> {
     let wrong = |column: String, found: &DataType, expected| SchemaError::BatchColumnType {
         column,
-        found: found.to_string(),
+        found: name_of(found),
         expected,
     };
     let image = array
         .as_struct_opt()
         .ok_or_else(|| wrong(column.to_owned(), array.data_type(), EXPECTED))?;
-    let child = |name: &str| {
-        let column = format!("{column}.{name}");
-        image
-            .column_by_name(name)
-            .ok_or(SchemaError::BatchLacksColumn { column })
+    let bytes = image
+        .column_by_name("bytes")
+        .ok_or_else(|| SchemaError::BatchLacksColumn {
+            column: format!("{column}.bytes"),
+        })?;
+    let values = if bytes.data_type().is_null() {
+        vec![None; bytes.len()]
+    } else {
+        binary_values(bytes)
+            .ok_or_else(|| wrong(format!("{column}.bytes"), bytes.data_type(), "binary"))?
     };
-    let bytes = child("bytes")?;
-    let values = binary_values(bytes)
-        .ok_or_else(|| wrong(format!("{column}.bytes"), bytes.data_type(), "binary"))?;
-    let paths = if has_path { Some(child("path")?) } else { None };
-    if let Some(paths) = paths.filter(|paths| !is_string(paths.data_type())) {
-        return Err(wrong(format!("{column}.path"), paths.data_type(), "string"));
-    }
+    // Only for messages.
+    let paths = image.column_by_name("path").filter(|_| has_path);
     let path = |row| {
         paths
             .and_then(|paths| string_value(paths, row))

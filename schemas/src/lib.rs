@@ -5,15 +5,22 @@
 //! After that nobody checks again. This crate knows Arrow only: no files, no stores, no pixels.
 
 mod arrays;
+mod column_path;
 mod error;
 mod flat;
 mod hugging_face;
+mod image;
 mod label;
+mod label_choice;
 mod mapping;
 mod shard_batch;
+mod text;
 
+pub use column_path::{ColumnPath, UNSUPPORTED};
 pub use error::{RowError, SchemaError};
 pub use hugging_face::metadata as hugging_face_metadata;
-pub use label::{Label, LabelColumn};
-pub use mapping::{ColumnMapping, ImageColumn, SchemaOptions};
-pub use shard_batch::ShardBatch;
+pub use image::{ImageColumn, ImageForm};
+pub use label::{Label, LabelColumn, LabelForm, LabelList, LabelValue};
+pub use label_choice::{FolderKey, NoLabel};
+pub use mapping::{ColumnMapping, SchemaOptions};
+pub use shard_batch::{LeftOut, ShardBatch};

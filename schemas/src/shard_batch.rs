@@ -1,45 +1,54 @@
 //! A record batch that is proven to hold images.
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 
-use crate::label::Labels;
-use crate::{ColumnMapping, ImageColumn, Label, RowError, SchemaError, flat, hugging_face};
+use crate::label::{Labels, labels};
+use crate::{ColumnMapping, Label, RowError, SchemaError};
 
 /// Rows of one row group, with every column typed and proven. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ShardBatch {
     images: Arc<[Result<Bytes, RowError>]>,
     labels: Option<Labels>,
+    left_out: LeftOut,
+}
+
+/// Images that a batch holds and that are not read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// In lists, beyond the first of each.
+    pub in_lists: u64,
+    /// Rows with an image in more than one of the columns of which one is read.
+    pub in_other_columns: u64,
 }
 
 impl ShardBatch {
     /// Proves `batch`, read with the leaves of `mapping`. Columns beside these are ignored.
     pub fn try_new(batch: &RecordBatch, mapping: &ColumnMapping) -> Result<Self, SchemaError> {
-        let column = |name: &str| -> Result<&ArrayRef, SchemaError> {
-            batch
-                .column_by_name(name)
-                .ok_or_else(|| SchemaError::BatchLacksColumn {
-                    column: name.to_owned(),
-                })
-        };
-        let images = match &mapping.image {
-            ImageColumn::HuggingFace {
-                column: name,
-                has_path,
-            } => hugging_face::images(column(name)?, name, *has_path)?,
-            ImageColumn::Flat { column: name } => flat::images(column(name)?, name)?,
-        };
-        let labels = mapping
-            .label
-            .as_ref()
-            .map(|label| Labels::try_new(column(label.column())?, label))
-            .transpose()?;
+        let mut left_out = LeftOut::default();
+        let mut images: Vec<Result<Bytes, RowError>> = Vec::new();
+        for column in &mapping.images {
+            let found = column.images(batch)?;
+            left_out.in_lists += found.left_out;
+            if images.is_empty() {
+                images = found.images;
+                continue;
+            }
+            for (image, other) in images.iter_mut().zip(found.images) {
+                match (&image, other) {
+                    (Err(_), other @ Ok(_)) => *image = other,
+                    (Ok(_), Ok(_)) => left_out.in_other_columns += 1,
+                    (_, Err(_)) => {}
+                }
+            }
+        }
+        let label = mapping.label.as_ref().ok();
         Ok(Self {
             images: images.into(),
-            labels,
+            labels: label.map(|label| labels(batch, label)).transpose()?,
+            left_out,
         })
     }
 
@@ -60,9 +69,14 @@ impl ShardBatch {
         (0..self.num_rows()).filter(move |&row| absent(&self.images[row]))
     }
 
-    /// The label in `row`, if the shard has labels and this one is not null.
+    /// The label in `row`, if the shard has labels and this one is neither null nor a negative index, which says that there is none.
     pub fn label(&self, row: usize) -> Option<Label> {
-        self.labels.as_ref().and_then(|labels| labels.get(row))
+        self.labels.as_ref().and_then(|labels| labels[row].clone())
+    }
+
+    /// Images that are there and are not read.
+    pub fn left_out(&self) -> LeftOut {
+        self.left_out
     }
 }
 

@@ -1,9 +1,10 @@
 //! Each kind of array, each bad row and each batch that does not fit its mapping.
 use arrow::array::{
-    Array, BinaryArray, BinaryViewArray, DictionaryArray, Int8Array, Int32Array, LargeBinaryArray,
+    Array, ArrayRef, BinaryArray, BinaryViewArray, BooleanArray, DictionaryArray, Float32Array,
+    Float64Array, Int8Array, Int32Array, Int64Array, LargeBinaryArray, ListArray, NullArray,
     StringArray, StringViewArray, StructArray, UInt64Array,
 };
-use arrow::buffer::NullBuffer;
+use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Int8Type, Schema};
 
 use super::*;
@@ -177,11 +178,17 @@ fn a_label_beyond_64_bits_with_a_sign_is_refused() {
     let error = prove(&batch(vec![("image", images), ("label", labels)])).unwrap_err();
     assert_eq!(
         error,
-        SchemaError::LabelRange {
+        SchemaError::LabelValue {
             column: "label".to_owned(),
             row: 1,
-            value: u64::MAX
+            value: u64::MAX.to_string(),
+            problem: "a class index fits 64 bits with a sign"
         }
+    );
+    let in_row_group = error.in_rows_from(40).to_string();
+    assert!(
+        in_row_group.contains("column `label`, row 41"),
+        "{in_row_group}"
     );
 }
 
@@ -242,12 +249,254 @@ fn a_struct_that_differs_from_the_mapping_is_refused() {
         refused(image_struct(path.clone(), path, None)),
         SchemaError::BatchColumnType { .. }
     ));
-    let alone = Fields::from(vec![Field::new("bytes", DataType::Binary, true)]);
-    let error = refused(Arc::new(StructArray::new(alone, vec![bytes], None)));
+    let alone = Fields::from(vec![Field::new("path", DataType::Utf8, true)]);
+    let error = refused(Arc::new(StructArray::new(alone, vec![path], None)));
     assert_eq!(
         error,
         SchemaError::BatchLacksColumn {
-            column: "image.path".to_owned()
+            column: "image.bytes".to_owned()
         }
     );
+}
+
+/// The labels of three rows beside images.
+fn labels_of(array: ArrayRef) -> Result<Vec<Option<Label>>, SchemaError> {
+    let images: ArrayRef = Arc::new(BinaryArray::from_vec(vec![LONG; array.len()]));
+    let shard = prove(&batch(vec![("image", images), ("label", array)]))?;
+    Ok((0..shard.num_rows()).map(|row| shard.label(row)).collect())
+}
+
+fn indices<const N: usize>(indices: [Option<i64>; N]) -> Vec<Option<Label>> {
+    indices.map(|index| index.map(Label::Index)).to_vec()
+}
+
+#[track_caller]
+fn refused_label(array: ArrayRef, row: usize, value: &str) {
+    let error = labels_of(array).unwrap_err();
+    let SchemaError::LabelValue {
+        row: found_row,
+        value: found,
+        ..
+    } = &error
+    else {
+        panic!("{error}");
+    };
+    assert_eq!((*found_row, found.as_str()), (row, value), "{error}");
+    assert!(error.to_string().contains("--label-column"), "{error}");
+}
+
+#[test]
+fn a_negative_index_is_no_label() {
+    let expected = indices([Some(2), None, None, Some(0)]);
+    let signed = Int32Array::from(vec![Some(2), Some(-1), None, Some(0)]);
+    assert_eq!(labels_of(Arc::new(signed)).unwrap(), expected);
+    let floats = Float64Array::from(vec![Some(2.0), Some(-100.0), None, Some(0.0)]);
+    assert_eq!(labels_of(Arc::new(floats)).unwrap(), expected);
+}
+
+#[test]
+fn whole_floats_are_indices_and_others_are_refused() {
+    let gaps = Float32Array::from(vec![Some(3.0), None, Some(f32::NAN), Some(0.0)]);
+    assert_eq!(
+        labels_of(Arc::new(gaps)).unwrap(),
+        indices([Some(3), None, None, Some(0)])
+    );
+    refused_label(Arc::new(Float64Array::from(vec![1.0, 2.5])), 1, "2.5");
+    refused_label(Arc::new(Float64Array::from(vec![f64::INFINITY])), 0, "inf");
+    refused_label(Arc::new(Float64Array::from(vec![-0.5])), 0, "-0.5");
+    refused_label(
+        Arc::new(Float64Array::from(vec![1e300])),
+        0,
+        &1e300f64.to_string(),
+    );
+}
+
+#[test]
+fn booleans_are_two_classes() {
+    let truths = BooleanArray::from(vec![Some(true), None, Some(false)]);
+    assert_eq!(
+        labels_of(Arc::new(truths)).unwrap(),
+        indices([Some(1), None, Some(0)])
+    );
+    let nothing = NullArray::new(3);
+    assert_eq!(labels_of(Arc::new(nothing)).unwrap(), indices([None; 3]));
+}
+
+/// A list column of these elements, in rows of so many; null where there is no number.
+fn lists(elements: ArrayRef, lengths: &[Option<usize>]) -> ArrayRef {
+    let field = Arc::new(Field::new("element", elements.data_type().clone(), true));
+    let offsets = OffsetBuffer::from_lengths(lengths.iter().map(|length| length.unwrap_or(0)));
+    let valid: Vec<_> = lengths.iter().map(Option::is_some).collect();
+    Arc::new(ListArray::new(
+        field,
+        offsets,
+        elements,
+        Some(NullBuffer::from(valid)),
+    ))
+}
+
+#[test]
+fn lists_of_one_label_are_labels() {
+    let elements: ArrayRef = Arc::new(Int64Array::from(vec![7, -1, 0]));
+    let rows = lists(elements, &[Some(1), Some(1), None, Some(0), Some(1)]);
+    assert_eq!(
+        labels_of(rows).unwrap(),
+        indices([Some(7), None, None, None, Some(0)])
+    );
+    let names: ArrayRef = Arc::new(StringArray::from(vec!["cat", "dog"]));
+    let rows = lists(names, &[Some(1), Some(1)]);
+    assert_eq!(
+        labels_of(rows).unwrap(),
+        ["cat", "dog"].map(|name| Some(Label::Name(name.into())))
+    );
+}
+
+#[test]
+fn one_hot_lists_are_labels() {
+    let hot = [0, 0, 1, 1, 0, 0, 0, 1, 0];
+    let lengths = [Some(3), Some(3), None, Some(3)];
+    let expected = indices([Some(2), Some(0), None, Some(1)]);
+    let integers = Int64Array::from_iter_values(hot);
+    let floats = Float32Array::from_iter_values(hot.map(|value| value as f32));
+    let truths = BooleanArray::from(hot.map(|value| value == 1).to_vec());
+    let arrays: [ArrayRef; 3] = [Arc::new(integers), Arc::new(floats), Arc::new(truths)];
+    for array in arrays {
+        assert_eq!(labels_of(lists(array, &lengths)).unwrap(), expected);
+    }
+}
+
+#[test]
+fn several_labels_of_one_image_are_refused() {
+    let list = |values: &[i64], lengths: &[Option<usize>]| {
+        lists(Arc::new(Int64Array::from(values.to_vec())), lengths)
+    };
+    // Classes 0 and 2; two ones; none; no ones; lists of differing length.
+    refused_label(list(&[1, 0, 2], &[Some(1), Some(2)]), 1, "a list of 2");
+    refused_label(list(&[1, 1], &[Some(2)]), 0, "a list of 2");
+    refused_label(list(&[0, 0], &[Some(2)]), 0, "a list of 2");
+    refused_label(list(&[0, 5], &[Some(2)]), 0, "a list of 2");
+    refused_label(
+        list(&[0, 1, 0, 0, 1], &[Some(2), Some(3)]),
+        0,
+        "a list of 2",
+    );
+    let names: ArrayRef = Arc::new(StringArray::from(vec!["cat", "dog"]));
+    refused_label(lists(names, &[Some(2)]), 0, "a list of 2");
+}
+
+#[test]
+fn a_list_of_classes_is_never_one_hot() {
+    let elements: ArrayRef = Arc::new(Int64Array::from(vec![0, 1]));
+    let column = lists(elements, &[Some(2)]);
+    let images: ArrayRef = Arc::new(BinaryArray::from_vec(vec![LONG]));
+    let batch = batch(vec![("image", images), ("label", column)]);
+    let features = r#"{"info":{"features":{"label":{"feature":{"names":["a","b"],"_type":"ClassLabel"},"_type":"List"}}}}"#;
+    let schema = batch.schema().as_ref().clone();
+    let schema = schema.with_metadata([("huggingface".to_owned(), features.to_owned())].into());
+    let mapping = ColumnMapping::resolve(&schema, &SchemaOptions::default()).unwrap();
+    assert!(ShardBatch::try_new(&batch, &mapping).is_err());
+}
+
+#[test]
+fn the_first_image_of_each_list() {
+    let bytes: ArrayRef = Arc::new(BinaryArray::from(vec![
+        Some(LONG),
+        Some(b"second"),
+        None,
+        Some(b"last"),
+    ]));
+    let lengths = [Some(2), None, Some(0), Some(2)];
+    for elements in [
+        bytes.clone(),
+        image_struct(
+            bytes.clone(),
+            Arc::new(StringArray::from(vec![None::<&str>; 4])),
+            None,
+        ),
+    ] {
+        let images = lists(elements, &lengths);
+        let shard = prove(&batch(vec![("images", images)])).unwrap();
+        assert_eq!(shard.image(0).unwrap(), LONG);
+        for row in 1..4 {
+            assert_eq!(shard.image(row), Err(RowError::Null), "{row}");
+        }
+        assert_eq!(shard.left_out().in_lists, 2);
+    }
+}
+
+#[test]
+fn of_several_columns_the_first_that_is_not_null() {
+    let jpg: ArrayRef = Arc::new(BinaryArray::from(vec![Some(LONG), None, None, Some(b"a")]));
+    let png: ArrayRef = Arc::new(BinaryArray::from(vec![None, Some(LONG), None, Some(b"b")]));
+    let shard = prove(&batch(vec![("png", png), ("jpg", jpg)])).unwrap();
+    assert_eq!(shard.image(0).unwrap(), LONG);
+    assert_eq!(shard.image(1).unwrap(), LONG);
+    assert_eq!(shard.image(2), Err(RowError::Null));
+    assert_eq!(shard.image(3).unwrap(), &b"a"[..]);
+    assert_eq!(shard.left_out().in_other_columns, 1);
+}
+
+#[test]
+fn fields_of_structs_are_null_where_their_struct_is() {
+    let image: ArrayRef = Arc::new(BinaryArray::from_vec(vec![LONG, LONG]));
+    let label: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+    let fields = Fields::from(vec![
+        Field::new("photo", DataType::Binary, true),
+        Field::new("kind", DataType::Int64, true),
+    ]);
+    let nulls = Some(NullBuffer::from(vec![true, false]));
+    let data: ArrayRef = Arc::new(StructArray::new(fields, vec![image, label], nulls));
+    let batch = batch(vec![("data", data)]);
+    let options = SchemaOptions {
+        image_column: Some("data.photo".to_owned()),
+        label_column: Some("data.kind".to_owned()),
+    };
+    let mapping = ColumnMapping::resolve(&batch.schema(), &options).unwrap();
+    let shard = ShardBatch::try_new(&batch, &mapping).unwrap();
+    assert_eq!(shard.image(0).unwrap(), LONG);
+    assert_eq!(shard.image(1), Err(RowError::Null));
+    assert_eq!(
+        (shard.label(0), shard.label(1)),
+        (Some(Label::Index(1)), None)
+    );
+}
+
+#[test]
+fn images_in_string_columns() {
+    const GIF: &[u8] = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff";
+    let text = "R0lGODlhAQABAIAAAAAAAP///w";
+    let values = vec![
+        Some(format!("{text}==")),
+        Some(text.to_owned()),
+        Some(format!(
+            "data:image/gif;base64,{}\n{}==",
+            &text[..8],
+            &text[8..]
+        )),
+        Some(text.replace('/', "_")),
+        Some("https://example.org/a.gif".to_owned()),
+        Some(String::new()),
+        None,
+        Some(format!("{text}%")),
+    ];
+    let strings: ArrayRef = Arc::new(StringArray::from(values));
+    let options = SchemaOptions {
+        image_column: Some("image".to_owned()),
+        ..SchemaOptions::default()
+    };
+    let batch = batch(vec![("image", strings)]);
+    let mapping = ColumnMapping::resolve(&batch.schema(), &options).unwrap();
+    let shard = ShardBatch::try_new(&batch, &mapping).unwrap();
+    for row in 0..4 {
+        assert_eq!(shard.image(row).unwrap(), GIF, "row {row}");
+    }
+    assert!(matches!(shard.image(4), Err(RowError::PathOnly { .. })));
+    assert_eq!(shard.image(5), Err(RowError::Empty));
+    assert_eq!(shard.image(6), Err(RowError::Null));
+    assert_eq!(shard.image(7), Err(RowError::NotBase64));
+    // Bytes under a wrong annotation are read as binary.
+    let raw: ArrayRef = Arc::new(LargeBinaryArray::from_vec(vec![GIF]));
+    let batch = self::batch(vec![("image", raw)]);
+    let shard = ShardBatch::try_new(&batch, &mapping).unwrap();
+    assert_eq!(shard.image(0).unwrap(), GIF);
 }

@@ -19,6 +19,7 @@ pub mod engine;
 pub mod eval;
 pub mod golden;
 pub mod inspect;
+mod labels;
 pub mod metrics;
 pub mod optimizer;
 pub mod output;

@@ -19,41 +19,52 @@ pub struct ColumnInfo {
 }
 
 impl Dataset {
-    /// The columns that are read, in the order of [`nepa_schemas::ColumnMapping::leaf_paths`].
+    /// The columns that are read, in the order of [`nepa_schemas::ColumnMapping::leaf_paths`], then those of later shards alone.
     pub fn columns(&self) -> Vec<ColumnInfo> {
-        let paths = self.shards[0].mapping.leaf_paths();
-        paths.into_iter().map(|path| self.column(path)).collect()
-    }
-
-    fn column(&self, path: String) -> ColumnInfo {
-        let mut codecs = BTreeSet::new();
-        let (mut stored_bytes, mut memory_bytes) = (0, 0u64);
-        let mut values_bytes = Some(0u64);
-        let row_groups = self
-            .readers
-            .iter()
-            .flat_map(|reader| reader.metadata.metadata().row_groups());
-        for column in row_groups.flat_map(parquet::file::metadata::RowGroupMetaData::columns) {
-            if column.column_path().string() == path {
-                // "ZSTD(ZstdLevel(1))": the level is how it was written, and a footer does not hold it.
-                let codec = column.compression().to_string();
-                codecs.insert(codec.split('(').next().unwrap_or_default().to_owned());
-                // Negative sizes were refused when the footer was read.
-                stored_bytes += column.compressed_size().unsigned_abs();
-                let held = super::footer::held_bytes(column);
-                memory_bytes = memory_bytes.saturating_add(held);
-                let values = column.unencoded_byte_array_data_bytes();
-                values_bytes = values_bytes
-                    .zip(values)
-                    .map(|(sum, more)| sum.saturating_add(more.unsigned_abs()));
+        let mut columns: Vec<(ColumnInfo, BTreeSet<String>)> = Vec::new();
+        for reader in &self.readers {
+            let metadata = reader.metadata.metadata();
+            for &leaf in &reader.leaves {
+                let path = metadata
+                    .file_metadata()
+                    .schema_descr()
+                    .column(leaf)
+                    .path()
+                    .string();
+                let known = columns.iter().position(|(column, _)| column.path == path);
+                let place = known.unwrap_or_else(|| {
+                    let empty = ColumnInfo {
+                        path,
+                        codecs: Vec::new(),
+                        stored_bytes: 0,
+                        memory_bytes: 0,
+                        values_bytes: Some(0),
+                    };
+                    columns.push((empty, BTreeSet::new()));
+                    columns.len() - 1
+                });
+                let (column, codecs) = &mut columns[place];
+                for row_group in metadata.row_groups() {
+                    let chunk = row_group.column(leaf);
+                    // "ZSTD(ZstdLevel(1))": the level is how it was written, and a footer does not hold it.
+                    let codec = chunk.compression().to_string();
+                    codecs.insert(codec.split('(').next().unwrap_or_default().to_owned());
+                    // Negative sizes were refused when the footer was read.
+                    column.stored_bytes += chunk.compressed_size().unsigned_abs();
+                    let held = super::footer::held_bytes(chunk);
+                    column.memory_bytes = column.memory_bytes.saturating_add(held);
+                    let values = chunk.unencoded_byte_array_data_bytes();
+                    column.values_bytes = column
+                        .values_bytes
+                        .zip(values)
+                        .map(|(sum, more)| sum.saturating_add(more.unsigned_abs()));
+                }
             }
         }
-        ColumnInfo {
-            path,
-            codecs: codecs.into_iter().collect(),
-            stored_bytes,
-            memory_bytes,
-            values_bytes,
-        }
+        let with_codecs = |(mut column, codecs): (ColumnInfo, BTreeSet<String>)| {
+            column.codecs = codecs.into_iter().collect();
+            column
+        };
+        columns.into_iter().map(with_codecs).collect()
     }
 }

@@ -2,20 +2,26 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::array::AsArray;
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
 use bytes::Bytes;
+use nepa_schemas::{ColumnMapping, ColumnPath, FolderKey, SchemaError};
 use object_store::{GetOptions, GetRange, ObjectStore};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
 use parquet::basic::Encoding;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{
     ColumnChunkMask, ColumnChunkMetaData, FooterTail, PageIndexPolicy, ParquetMetaData,
-    ParquetMetaDataReader,
+    ParquetMetaDataReader, RowGroupMetaData,
 };
 use parquet::file::statistics::Statistics;
+use percent_encoding::percent_decode_str;
 
 use super::counters::Counting;
+use super::reduced::{Columns, reduced};
 use super::unpack::Pieces;
 use super::{PartInfo, Shard, parts};
 use crate::DatasetError;
@@ -27,6 +33,11 @@ const TAIL_BYTES: u64 = 64 << 10;
 /// The footer's length and its magic.
 const FOOTER_TAIL_BYTES: usize = 8;
 
+/// What is read at most of a column, to see one of its values.
+const VALUE_BYTES: u64 = 1 << 20;
+/// Rows in which a value is looked for.
+const VALUE_ROWS: usize = 16;
+
 /// The parts, and the byte ranges of each one's projected columns.
 pub(super) type Layout = (Vec<PartInfo>, Vec<Vec<Range<u64>>>);
 
@@ -36,6 +47,8 @@ pub(super) struct ShardReader {
     pub object: ListedObject,
     pub metadata: ArrowReaderMetadata,
     pub projection: ProjectionMask,
+    /// The Parquet columns of the mapping's leaf paths, in their order.
+    pub leaves: Vec<usize>,
     /// Byte ranges of the projected columns, by part, in the order of the file.
     pub chunks: Vec<Vec<Range<u64>>>,
     /// For stores without ETags.
@@ -45,36 +58,44 @@ pub(super) struct ShardReader {
     pub counting: Arc<Counting>,
 }
 
-/// Reads an object's footer and resolves its schema.
+/// Reads an object's footer and resolves its schema; `None` of an object without rows, whose schema says nothing.
 pub(super) async fn read_shard(
     object: ListedObject,
     options: &nepa_schemas::SchemaOptions,
     part_bytes: u64,
     counting: Arc<Counting>,
-) -> Result<(Shard, ShardReader), DatasetError> {
+) -> Result<Option<(Shard, ShardReader)>, DatasetError> {
     let mut reader = FooterReader {
         object,
         counting,
         e_tag: None,
         last_modified_ms: 0,
     };
-    let metadata = reader.metadata().await?;
+    let file = reader.metadata().await?;
+    if file.row_groups().iter().all(|group| group.num_rows() == 0) {
+        return Ok(None);
+    }
     let place = reader.place();
-    let metadata = with_views(Arc::new(metadata)).map_err(|source| DatasetError::BadFooter {
-        place: place.clone(),
-        source,
-    })?;
-    let mapping =
-        nepa_schemas::ColumnMapping::resolve(metadata.schema(), options).map_err(|source| {
-            DatasetError::Schema {
-                place: place.clone(),
-                source: Box::new(source),
-            }
-        })?;
-    let leaves = mapping.leaf_paths();
-    let projection =
-        ProjectionMask::columns(metadata.parquet_schema(), leaves.iter().map(String::as_str));
-    let image = image_leaf(metadata.metadata(), &leaves);
+    let columns = Columns::of(&file);
+    let folders = folder_keys(&reader.object.path);
+    let mapping = match ColumnMapping::resolve_in_folders(&columns.schema, options, &folders) {
+        Ok(mapping) => mapping,
+        Err(source) => {
+            let source = Box::new(reader.with_value(source, &file, &columns).await);
+            return Err(DatasetError::Schema { place, source });
+        }
+    };
+    let (metadata, leaves) = reduced(
+        &file,
+        &columns,
+        &mapping.leaf_paths(),
+        &mapping.text_columns(),
+    )
+    .and_then(|(file, leaves)| Ok((with_views(Arc::new(file))?, leaves)))
+    .map_err(|source| bad_footer(source, place))?;
+    drop(file);
+    let projection = ProjectionMask::leaves(metadata.parquet_schema(), leaves.iter().copied());
+    let image = image_leaf(metadata.metadata(), &mapping, &leaves);
     let (whole, chunks) = row_groups(metadata.metadata(), &projection, image, &reader)?;
     let large = |info: &&PartInfo| parts::is_large(info, part_bytes);
     let (metadata, (parts, chunks)) = if whole.iter().any(|info| large(&info)) {
@@ -113,12 +134,51 @@ pub(super) async fn read_shard(
         object,
         metadata,
         projection,
+        leaves,
         chunks,
         last_modified_ms,
         e_tag,
         counting,
     };
-    Ok((shard, reader))
+    Ok(Some((shard, reader)))
+}
+
+/// The folders `key=value` that an object lies in, as Hive and Spark write them: with odd characters as `%` and two digits.
+fn folder_keys(path: &object_store::path::Path) -> Vec<FolderKey> {
+    let parts: Vec<_> = path.as_ref().split('/').collect();
+    let folders = parts.split_last().map_or(&[][..], |(_, folders)| folders);
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let key = |folder: &&str| {
+        let (key, value) = folder.split_once('=')?;
+        (!key.is_empty()).then(|| FolderKey {
+            key: decoded(key),
+            value: decoded(value),
+        })
+    };
+    folders.iter().filter_map(key).collect()
+}
+
+/// Tells what is not supported from what is damaged.
+fn bad_footer(source: ParquetError, place: Place) -> DatasetError {
+    match unsupported(&source) {
+        Some(feature) => DatasetError::Unsupported { place, feature },
+        None => DatasetError::BadFooter { place, source },
+    }
+}
+
+/// The feature that the reader lacks, if that is what its error says.
+pub(super) fn unsupported(error: &dyn std::error::Error) -> Option<String> {
+    let text = error.to_string();
+    // Errors of pages come as text inside of others; a value that an enumeration does not have is that of a newer format.
+    let lacks = |mark: &str| {
+        text.find(mark)
+            .map(|start| text[start + mark.len()..].to_owned())
+    };
+    lacks("NYI: ")
+        .or_else(|| lacks("Unexpected Encoding ").map(|code| format!("encoding {code}")))
+        .or_else(|| lacks("Unexpected CompressionCodec ").map(|code| format!("codec {code}")))
+        .or_else(|| lacks("Unexpected Type ").map(|code| format!("physical type {code}")))
+        .or_else(|| lacks("Unexpected ConvertedType ").map(|code| format!("converted type {code}")))
 }
 
 /// A footer whose binary and string columns are read as views into their pages: a value that a dictionary repeats takes 16 bytes a row, nothing
@@ -129,6 +189,10 @@ fn with_views(file: Arc<ParquetMetaData>) -> Result<ArrowReaderMetadata, Parquet
             DataType::Binary | DataType::LargeBinary => with_type(field, DataType::BinaryView),
             DataType::Utf8 | DataType::LargeUtf8 => with_type(field, DataType::Utf8View),
             DataType::Struct(fields) => with_type(field, DataType::Struct(as_views(fields))),
+            DataType::List(element) => {
+                let element = as_views(&Fields::from(vec![Arc::clone(element)]));
+                with_type(field, DataType::List(Arc::clone(&element[0])))
+            }
             _ => Arc::clone(field),
         };
         fields.iter().map(view).collect()
@@ -142,13 +206,18 @@ fn with_views(file: Arc<ParquetMetaData>) -> Result<ArrowReaderMetadata, Parquet
     ArrowReaderMetadata::try_new(file, ArrowReaderOptions::new().with_schema(Arc::new(views)))
 }
 
-/// The Parquet column of the images, if each row has one place in it.
-fn image_leaf(metadata: &ParquetMetaData, leaf_paths: &[String]) -> Option<usize> {
-    let columns = metadata.file_metadata().schema_descr().columns();
-    columns
-        .iter()
-        .position(|column| leaf_paths.first() == Some(&column.path().string()))
-        .filter(|&leaf| columns[leaf].max_rep_level() == 0)
+/// The Parquet column of the images, if each row has one place in it, and in no other.
+fn image_leaf(
+    metadata: &ParquetMetaData,
+    mapping: &ColumnMapping,
+    leaves: &[usize],
+) -> Option<usize> {
+    let columns = metadata.file_metadata().schema_descr();
+    let first = leaves
+        .first()
+        .copied()
+        .filter(|_| mapping.images.len() == 1);
+    first.filter(|&leaf| columns.column(leaf).max_rep_level() == 0)
 }
 
 /// Rows of a column chunk that are null, it or what it lies in; `None` where the footer does not count them.
@@ -349,11 +418,60 @@ impl FooterReader {
                     place: self.place(),
                 }
             } else {
-                DatasetError::BadFooter {
-                    place: self.place(),
-                    source,
-                }
+                bad_footer(source, self.place())
             }
+        })
+    }
+
+    /// A schema's error with a value of the string column that it is about, where that can be had cheaply: it tells what to do.
+    async fn with_value(
+        &mut self,
+        error: SchemaError,
+        file: &ParquetMetaData,
+        columns: &Columns,
+    ) -> SchemaError {
+        let SchemaError::TextColumn {
+            column,
+            value: None,
+        } = error
+        else {
+            return error;
+        };
+        let path = [ColumnPath::new(&column)];
+        // Whatever goes wrong here, the error itself is known.
+        let value = match reduced(file, columns, &path, &path) {
+            Ok((file, _)) => self.first_value(file).await,
+            Err(_) => None,
+        };
+        SchemaError::TextColumn { column, value }
+    }
+
+    /// The first value of a file with one binary column that is not null, if it lies near the column's start.
+    async fn first_value(&mut self, file: ParquetMetaData) -> Option<Vec<u8>> {
+        let filled = |group: &RowGroupMetaData| group.num_rows() > 0;
+        let group = file.row_groups().iter().position(filled)?;
+        let chunk = file.row_group(group).column(0);
+        let first = chunk.dictionary_page_offset();
+        let start = u64::try_from(first.unwrap_or_else(|| chunk.data_page_offset())).ok()?;
+        let length = u64::try_from(chunk.compressed_size()).ok()?;
+        let end = start.checked_add(length.min(VALUE_BYTES))?;
+        let end = end.min(self.object.size);
+        let bytes = if start < end {
+            self.read(start..end).await.ok()?
+        } else {
+            return None;
+        };
+        let metadata = with_views(Arc::new(file)).ok()?;
+        let pieces = Pieces::new(vec![(start, bytes)], self.object.size);
+        let rows = ParquetRecordBatchReaderBuilder::new_with_metadata(pieces, metadata)
+            .with_row_groups(vec![group])
+            .with_batch_size(1)
+            .build()
+            .ok()?;
+        let mut rows = rows.map_while(Result::ok).take(VALUE_ROWS);
+        rows.find_map(|row| {
+            let column = row.column(0).as_binary_view_opt()?;
+            column.iter().flatten().next().map(<[u8]>::to_vec)
         })
     }
 
@@ -387,7 +505,7 @@ impl FooterReader {
         }
         let bytes = self.read(range.clone()).await?;
         let place = self.place();
-        let bad = |source| DatasetError::BadFooter { place, source };
+        let bad = |source| bad_footer(source, place);
         let columns = (0..metadata.parquet_schema().num_columns())
             .filter(|&leaf| projection.leaf_included(leaf));
         let mut reader = ParquetMetaDataReader::new_with_metadata(file.as_ref().clone())

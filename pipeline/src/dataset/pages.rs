@@ -8,7 +8,7 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::reader::ChunkReader;
 use parquet::file::serialized_reader::SerializedPageReader;
 
-use super::footer::ShardReader;
+use super::footer::{ShardReader, unsupported};
 use super::unpack::Pieces;
 use super::{PartBytes, PartInfo};
 use crate::DatasetError;
@@ -77,7 +77,10 @@ pub(super) fn check(
                     expected: u64::from(part.num_rows),
                     found,
                 },
-                Fault::Damaged(source) => DatasetError::BadPage { place, source },
+                Fault::Damaged(source) => match unsupported(source.as_ref()) {
+                    Some(feature) => DatasetError::Unsupported { place, feature },
+                    None => DatasetError::BadPage { place, source },
+                },
             }
         })?;
     }

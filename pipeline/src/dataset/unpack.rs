@@ -7,7 +7,7 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::footer::ShardReader;
+use super::footer::{ShardReader, unsupported};
 use super::{PartBytes, PartInfo, pages};
 use crate::DatasetError;
 use crate::error::Place;
@@ -33,7 +33,7 @@ pub(super) fn unpack(
     }
     let batch = ShardBatch::try_new(&batch, mapping).map_err(|source| DatasetError::Schema {
         place: place.clone(),
-        source: Box::new(source),
+        source: Box::new(source.in_rows_from(part.first_row as usize)),
     })?;
     let said = part.num_absent as usize;
     if said > 0 {
@@ -74,10 +74,12 @@ fn read(pieces: Pieces, reader: &ShardReader, part: PartInfo) -> ParquetResult<R
     }
 }
 
-/// Tells damaged bytes (checksum) from bytes that make no sense.
+/// Tells damaged bytes (checksum) from what is not supported, and from bytes that make no sense.
 fn page_error(source: ParquetError, place: Place) -> DatasetError {
     if source.to_string().contains("CRC") {
         DatasetError::PageChecksum { place, source }
+    } else if let Some(feature) = unsupported(&source) {
+        DatasetError::Unsupported { place, feature }
     } else {
         DatasetError::BadPage {
             place,

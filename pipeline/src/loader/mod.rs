@@ -490,7 +490,7 @@ impl<B: ImageBackend> Loader<B> {
 
 /// Whether equal labels mean equal classes: not in two data sets.
 fn has_classes(dataset: &Dataset) -> bool {
-    dataset.sources().len() == 1 && dataset.shards()[0].mapping.label.is_some()
+    dataset.sources().len() == 1 && dataset.shards()[0].mapping.label.is_ok()
 }
 
 impl<B: ImageBackend> Drop for Loader<B> {

@@ -102,10 +102,11 @@ pub(super) struct ImageArgs {
     /// models of less than 64 pixels the model's own.
     #[arg(long, value_name = "PIXELS")]
     resize: Option<u32>,
-    /// Column with the labels.
+    /// Column with the labels: its name, `struct.field`, or KEY where folders are called KEY=class. Default: the column label, labels or
+    /// class, then what else is called like one.
     #[arg(long, value_name = "NAME")]
     label_column: Option<String>,
-    /// Column with the images.
+    /// Column with the images: its name, or `struct.field`.
     #[arg(long, value_name = "NAME")]
     image_column: Option<String>,
     /// Where features are computed: cpu, cuda or cuda:N. CUDA needs a program built by `make cuda`.
@@ -120,11 +121,29 @@ pub(super) struct ImageArgs {
 }
 
 impl ImageArgs {
-    /// Opens shards.
+    /// Opens labelled shards.
     pub(super) fn open(&self, urls: &[String], runtime: &IoRuntime) -> anyhow::Result<ImageSet> {
+        self.open_with(urls, self.label_column.clone(), runtime)
+    }
+
+    /// Opens shards whose labels are not read.
+    pub(super) fn open_unlabelled(
+        &self,
+        urls: &[String],
+        runtime: &IoRuntime,
+    ) -> anyhow::Result<ImageSet> {
+        self.open_with(urls, Some(String::new()), runtime)
+    }
+
+    fn open_with(
+        &self,
+        urls: &[String],
+        label_column: Option<String>,
+        runtime: &IoRuntime,
+    ) -> anyhow::Result<ImageSet> {
         let schema = SchemaOptions {
             image_column: self.image_column.clone(),
-            label_column: self.label_column.clone(),
+            label_column,
         };
         ImageSet::open(urls, schema, runtime)
     }
@@ -293,6 +312,7 @@ fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
         pool: args.layers.pool,
         device: &device,
     };
+    println!("{}\n", evaluation.labels()?);
     let mut classes = Classes::default();
     let mut pairs = Vec::new();
     if sources.contains(&Source::Pixels) {
@@ -304,11 +324,8 @@ fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
     let first = pairs.first().context("--features: name at least one")?;
     let (num_train, num_test) = (first.train.len(), first.test.len());
     let known = first.train.num_classes();
-    if classes.len() > known {
-        eprintln!(
-            "warning: {} classes of the test set are not in the training set",
-            classes.len() - known
-        );
+    for warning in first.label_warnings(&classes)? {
+        eprintln!("warning: {warning}");
     }
     let measured = pairs
         .iter()
@@ -333,6 +350,7 @@ fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
         let value = json!({
             "checkpoint": args.checkpoint, "step": pretrained.step(),
             "train_images": num_train, "test_images": num_test, "classes": known,
+            "train_images_without_label": first.unlabelled[0], "test_images_without_label": first.unlabelled[1],
             "tokens": args.layers.describe(), "results": measured,
         });
         std::fs::write(path, serde_json::to_vec_pretty(&value)?)

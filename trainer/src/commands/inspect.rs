@@ -8,6 +8,7 @@ use nepa_pipeline::{ColumnInfo, Dataset, DatasetConfig, IoConfig, IoRuntime};
 use nepa_schemas::{Label, SchemaOptions};
 
 use crate::inspect::{Sample, draw_grid, take_sample, warnings};
+use crate::labels::LabelFacts;
 
 /// Shows what a data set holds and how it will be read.
 ///
@@ -32,10 +33,10 @@ pub struct Args {
     /// Seed of the sample and of the crops.
     #[arg(long, default_value_t = 1337)]
     seed: u64,
-    /// Column with the images.
+    /// Column with the images: its name, or `struct.field`.
     #[arg(long, value_name = "NAME")]
     image_column: Option<String>,
-    /// Column with the labels; empty: read none.
+    /// Column with the labels: its name, `struct.field`, or KEY where folders are called KEY=class; empty: read none.
     #[arg(long, value_name = "NAME")]
     label_column: Option<String>,
 }
@@ -78,11 +79,25 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn print_layout(dataset: &Dataset) {
     let shards = dataset.shards();
-    println!("schema       {}", shards[0].mapping);
-    if let Some(names) = dataset.class_names() {
-        let shown = names.iter().take(10).cloned().collect::<Vec<_>>();
-        let more = if names.len() > 10 { ", ..." } else { "" };
-        println!("classes      {}: {}{more}", names.len(), shown.join(", "));
+    let mut images: Vec<_> = shards
+        .iter()
+        .map(|shard| shard.mapping.to_string())
+        .collect();
+    images.dedup();
+    println!("schema       {}", images[0]);
+    for other in images[1..].iter().take(2) {
+        println!("             in other shards: {other}");
+    }
+    match LabelFacts::of(dataset) {
+        Ok(facts) => {
+            println!("labels       {}", facts.line);
+            if let Some(names) = facts.names {
+                let shown = names.iter().take(10).cloned().collect::<Vec<_>>();
+                let more = if names.len() > 10 { ", ..." } else { "" };
+                println!("classes      {}: {}{more}", names.len(), shown.join(", "));
+            }
+        }
+        Err(_) => println!("labels       none"),
     }
     let total = shards.iter().map(|shard| shard.size).sum();
     println!(
@@ -183,7 +198,7 @@ fn print_sample(dataset: &Dataset, sample: &Sample) {
 
 fn print_labels(dataset: &Dataset, sample: &Sample) {
     let mut counts = sample.labels().into_iter().collect::<Vec<_>>();
-    if counts.is_empty() {
+    if counts.is_empty() && sample.unlabelled == 0 {
         return;
     }
     // Most frequent first; equal ones in the order of the labels.
@@ -201,7 +216,11 @@ fn print_labels(dataset: &Dataset, sample: &Sample) {
         .map(|(label, count)| format!("{} {count}", name(label)));
     let shown = shown.collect::<Vec<_>>().join(", ");
     let more = if counts.len() > 12 { ", ..." } else { "" };
-    println!("labels       {} in the sample: {shown}{more}", counts.len());
+    let without = match sample.unlabelled {
+        0 => String::new(),
+        count => format!("; {count} rows without a label"),
+    };
+    println!("classes seen {}: {shown}{more}{without}", counts.len());
 }
 
 /// Least, median and greatest of sorted numbers.

@@ -79,7 +79,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             .then(|| args.read.open(urls, &runtime))
             .transpose()
     };
-    let (train, test, images) = (open(&args.train)?, open(&args.test)?, open(&args.images)?);
+    let (train, test) = (open(&args.train)?, open(&args.test)?);
+    let images = (!args.images.is_empty())
+        .then(|| args.read.open_unlabelled(&args.images, &runtime))
+        .transpose()?;
     let evaluation = train
         .as_ref()
         .zip(test.as_ref())
@@ -92,6 +95,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             pool: args.layers.pool,
             device: &device,
         });
+    if let Some(evaluation) = &evaluation {
+        println!("{}", evaluation.labels()?);
+    }
     let drawn = images.as_ref().or(test.as_ref()).filter(|_| args.maps > 0);
     let options = ReportOptions {
         evaluation,

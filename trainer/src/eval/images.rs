@@ -2,13 +2,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use candle_core::{Device, Tensor};
 use nepa_pipeline::render::Normalize;
 use nepa_pipeline::{
     AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
 };
 use nepa_schemas::{Label, SchemaOptions};
+
+use crate::labels::LabelFacts;
 
 /// Class numbers by label. The same index or name is the same class in every set.
 #[derive(Debug, Default)]
@@ -25,6 +27,13 @@ impl Classes {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.numbers.is_empty()
+    }
+
+    /// The label with that number.
+    pub fn label(&self, number: usize) -> Option<&Label> {
+        let mut all = self.numbers.iter();
+        all.find(|(_, known)| **known == number)
+            .map(|(label, _)| label)
     }
 
     fn number(&mut self, label: &Label) -> usize {
@@ -103,14 +112,51 @@ impl ImageSet {
         self.len() == 0
     }
 
+    /// Where the labels are, for people; an error that says why there are none.
+    pub fn labels(&self) -> anyhow::Result<String> {
+        let facts = self.label_facts()?;
+        let more = match facts.unnamed_shards {
+            0 => String::new(),
+            count => format!(
+                "; {count} of {} shards name no classes, the names of the others are taken",
+                self.dataset.shards().len()
+            ),
+        };
+        Ok(format!("{}{more}", facts.line))
+    }
+
+    fn label_facts(&self) -> anyhow::Result<LabelFacts> {
+        let facts = LabelFacts::of(&self.dataset).map_err(|why| anyhow!("{why}"));
+        facts.with_context(|| format!("{} has no labels to evaluate by", self.place))
+    }
+
+    /// Fails where the labels of two sets cannot be the same, as those of the one are names and those of the other bare numbers.
+    pub fn check_same_spelling(&self, test: &Self) -> anyhow::Result<()> {
+        let (train_facts, test_facts) = (self.label_facts()?, test.label_facts()?);
+        let spelling = |facts: &LabelFacts| match &facts.names {
+            Some(names) => quoted(names.iter().map(|name| format!("`{name}`"))),
+            None if facts.by_name => "names".to_owned(),
+            None => "numbers (0, 1, ...)".to_owned(),
+        };
+        ensure!(
+            train_facts.by_name == test_facts.by_name,
+            different_spelling(
+                &format!("{}: {}", self.place, spelling(&train_facts)),
+                &format!("{}: {}", test.place, spelling(&test_facts))
+            )
+        );
+        Ok(())
+    }
+
     /// Gives every image once, in the order of the shards: a batch of pixels, `[B, 3, size, size]`, normalised, on the CPU, with the class
-    /// of each. Without `classes` no label is needed, and every class is 0.
+    /// of each, and returns how many were left out, as they have no label. Without `classes` no label is needed, and every class is 0.
     pub fn read(
         &self,
         options: ReadOptions,
         mut classes: Option<&mut Classes>,
         mut each: impl FnMut(&Tensor, &[usize]) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<u64> {
+        let facts = classes.is_some().then(|| self.label_facts()).transpose()?;
         let config = LoaderConfig {
             seed: 0,
             global_batch: options.batch,
@@ -134,7 +180,7 @@ impl ImageSet {
         };
         let mut loader = Loader::new(self.dataset.clone(), config, None)?;
         let side = options.size as usize;
-        let mut left = options.limit;
+        let (mut left, mut unlabelled) = (options.limit, 0);
         while left > 0 {
             let Some(batch) = loader.next_batch()? else {
                 break;
@@ -150,11 +196,10 @@ impl ImageSet {
                     (Some(classes), Some(label)) => {
                         classes.number(&named(label, self.names.as_deref()))
                     }
-                    (Some(_), None) => bail!(
-                        "{}, {}: no label; evaluation needs one for every image (choose the column with --label-column)",
-                        self.place,
-                        sample.id
-                    ),
+                    (Some(_), None) => {
+                        unlabelled += 1;
+                        continue;
+                    }
                 };
                 pixels.extend_from_slice(batch.pixels(index));
                 numbers.push(number);
@@ -166,6 +211,68 @@ impl ImageSet {
             let shape = (numbers.len(), 3, side, side);
             each(&Tensor::from_vec(pixels, shape, &Device::Cpu)?, &numbers)?;
         }
-        Ok(())
+        if let Some(facts) = facts.filter(|_| left == options.limit && unlabelled > 0) {
+            bail!(
+                "{}: none of its {unlabelled} images has a label: all are null or negative ({}); choose another column with --label-column",
+                self.place,
+                facts.line
+            );
+        }
+        Ok(unlabelled)
     }
+}
+
+/// The first few, and how many more there are.
+fn quoted(labels: impl ExactSizeIterator<Item = String>) -> String {
+    const SHOWN: usize = 5;
+    let more = labels.len().saturating_sub(SHOWN);
+    let shown = labels.take(SHOWN).collect::<Vec<_>>().join(", ");
+    match more {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+fn different_spelling(train: &str, test: &str) -> String {
+    format!(
+        "no class of the test set is in the training set: the labels are spelled differently ({train}; {test}). Where both mean the same, \
+         write names, or indices with the same class names, into both (a tool on the way may have lost the `huggingface` metadata, which \
+         names the classes), or choose other columns with --label-column"
+    )
+}
+
+/// Compares the classes of a test set with those of the training set, which have numbers below `known`. Gives a warning that names those
+/// which training does not know; fails if it knows none.
+pub(super) fn compare_classes(
+    classes: &Classes,
+    known: usize,
+    test: &[usize],
+) -> anyhow::Result<Option<String>> {
+    let mut unknown = BTreeMap::<usize, u64>::new();
+    for number in test.iter().filter(|number| **number >= known) {
+        *unknown.entry(*number).or_default() += 1;
+    }
+    let label = |number: usize| {
+        classes
+            .label(number)
+            .map_or(String::new(), Label::to_string)
+    };
+    let total: u64 = unknown.values().sum();
+    if total == test.len() as u64 && total > 0 {
+        let spelled = |numbers: std::ops::Range<usize>| quoted(numbers.map(label));
+        bail!(different_spelling(
+            &format!("training set: {}", spelled(0..known)),
+            &format!("test set: {}", spelled(known..classes.len()))
+        ));
+    }
+    let named = unknown
+        .iter()
+        .map(|(number, count)| format!("{} ({count})", label(*number)));
+    Ok((total > 0).then(|| {
+        format!(
+            "{} of the classes of the test set are not in the training set, so that their images are always wrong: {}",
+            unknown.len(),
+            quoted(named)
+        )
+    }))
 }

@@ -4,6 +4,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use nepa_model::Nepa;
 use serde::Serialize;
 
+use super::images::compare_classes;
 use super::{
     Accuracy, Classes, Features, ImageSet, Layer, LinearProbes, Pool, Probe, ReadOptions, classify,
     layer_features, pixel_features,
@@ -34,6 +35,8 @@ pub struct FeaturePair {
     pub train: Features,
     /// Of those that they are asked about.
     pub test: Features,
+    /// Images of the training and of the test set that were left out, as they have no label.
+    pub unlabelled: [u64; 2],
 }
 
 /// One row of the table of results.
@@ -110,6 +113,24 @@ impl std::fmt::Display for ResultTable {
 }
 
 impl FeaturePair {
+    /// What is to be said about the labels that were read: images without one, and classes that training does not know. Fails if it knows none
+    /// of the test set's.
+    pub fn label_warnings(&self, classes: &Classes) -> anyhow::Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        let sets = [("training", &self.train), ("test", &self.test)];
+        for ((name, features), count) in sets.into_iter().zip(self.unlabelled) {
+            if count > 0 {
+                let all = features.len() as u64 + count;
+                warnings.push(format!(
+                    "{count} of {all} {name} images have no label (null, or a negative index) and are left out"
+                ));
+            }
+        }
+        let known = self.train.num_classes();
+        warnings.extend(compare_classes(classes, known, self.test.classes())?);
+        Ok(warnings)
+    }
+
     /// Scores one kind of features.
     pub fn measure(&self, scores: Scores) -> anyhow::Result<Measurement> {
         let (train, test) = (&self.train, &self.test);
@@ -169,11 +190,13 @@ impl Evaluation<'_> {
                     layer: Some(*layer),
                     train: empty(),
                     test: empty(),
+                    unlabelled: [0; 2],
                 });
             }
         }
+        let mut unlabelled = Vec::new();
         for (set, side) in self.sides() {
-            set.read(self.read, Some(&mut *classes), |pixels, numbers| {
+            let left_out = set.read(self.read, Some(&mut *classes), |pixels, numbers| {
                 let pixels = pixels.to_device(self.device)?;
                 let mut pairs = pairs.iter_mut();
                 for (_, model) in models {
@@ -185,6 +208,10 @@ impl Evaluation<'_> {
                 }
                 Ok(())
             })?;
+            unlabelled.push(left_out);
+        }
+        for pair in &mut pairs {
+            pair.unlabelled = [unlabelled[0], unlabelled[1]];
         }
         Ok(pairs)
     }
@@ -204,14 +231,28 @@ impl Evaluation<'_> {
             layer: None,
             train: Features::new(width),
             test: Features::new(width),
+            unlabelled: [0; 2],
         };
-        for (set, side) in self.sides() {
-            set.read(read, Some(&mut *classes), |pixels: &Tensor, numbers| {
+        for (index, (set, side)) in self.sides().into_iter().enumerate() {
+            let push = |pixels: &Tensor, numbers: &[usize]| {
                 push_all(side(&mut pair), &pixel_features(pixels)?, numbers);
                 Ok(())
-            })?;
+            };
+            let left_out = set.read(read, Some(&mut *classes), push)?;
+            pair.unlabelled[index] = left_out;
         }
         Ok(pair)
+    }
+
+    /// Says where the labels are, before anything is read; fails where there are none, or where no class can be in both sets.
+    pub fn labels(&self) -> anyhow::Result<String> {
+        let (train, test) = (self.train.labels()?, self.test.labels()?);
+        self.train.check_same_spelling(self.test)?;
+        Ok(if train == test {
+            format!("labels: {train}")
+        } else {
+            format!("training labels: {train}\ntest labels: {test}")
+        })
     }
 
     /// Both sets, and where their features go.

@@ -8,7 +8,7 @@ use nepa_pipeline::image_decode::{ImageHeader, decode_rgb, read_header};
 use nepa_pipeline::random::{Purpose, epoch_stream, shuffle};
 use nepa_pipeline::store::full_text;
 use nepa_pipeline::{Dataset, SampleId};
-use nepa_schemas::{Label, RowError, ShardBatch};
+use nepa_schemas::{Label, LeftOut, RowError, ShardBatch};
 
 /// Row groups that are enough, if they hold enough rows.
 const ROW_GROUPS: usize = 16;
@@ -46,7 +46,7 @@ pub struct Sample {
     pub num_rows: u64,
     /// Rows of them without an image that the footers count.
     pub left_out: u64,
-    /// Rows without a label, where the data set has labels.
+    /// Rows without a label (null, or a negative index), where the data set has labels.
     pub unlabelled: u64,
     /// Rows without an image.
     pub null_images: u64,
@@ -54,6 +54,8 @@ pub struct Sample {
     pub empty_images: u64,
     /// Rows with a path and no bytes, and one of the paths.
     pub path_only: (u64, Option<String>),
+    /// Images that are there and are not read.
+    pub left_out: LeftOut,
     /// Images of the sample that decode, in random order.
     pub images: Vec<SampledImage>,
     /// Images of the sample that do not decode, with the reason.
@@ -93,20 +95,24 @@ pub fn take_sample(dataset: &Arc<Dataset>, num_images: usize, seed: u64) -> Samp
         }
     }
     sample.failed.sort();
-    let has_labels = dataset.shards()[0].mapping.label.is_some();
+    let has_labels = dataset.shards()[0].mapping.label.is_ok();
     let mut ids = Vec::new();
     for (&(shard, part), batch) in &batches {
         let info = dataset.shards()[shard as usize].parts[part as usize];
         sample.left_out += u64::from(info.num_absent);
         count_rows(&mut sample, (shard, info.row_group), batch, has_labels);
         for row in 0..info.num_rows {
-            if let Ok(bytes) = batch.image(row as usize) {
-                let id = SampleId {
-                    shard,
-                    row_group: info.row_group,
-                    row: info.first_row + row,
-                };
-                ids.push((id, bytes));
+            let id = SampleId {
+                shard,
+                row_group: info.row_group,
+                row: info.first_row + row,
+            };
+            match batch.image(row as usize) {
+                Ok(bytes) => ids.push((id, bytes)),
+                Err(error @ RowError::NotBase64) => {
+                    sample.unreadable.push((id, error.to_string()));
+                }
+                Err(RowError::Null | RowError::Empty | RowError::PathOnly { .. }) => {}
             }
         }
     }
@@ -151,7 +157,7 @@ fn count_rows(sample: &mut Sample, place: (u32, u32), batch: &ShardBatch, has_la
     let mut labels = BTreeMap::new();
     for row in 0..batch.num_rows() {
         match batch.image(row) {
-            Ok(_) => {}
+            Ok(_) | Err(RowError::NotBase64) => {}
             Err(RowError::Null) => sample.null_images += 1,
             Err(RowError::Empty) => sample.empty_images += 1,
             Err(RowError::PathOnly { path }) => {
@@ -165,6 +171,9 @@ fn count_rows(sample: &mut Sample, place: (u32, u32), batch: &ShardBatch, has_la
         }
     }
     sample.num_rows += batch.num_rows() as u64;
+    let left_out = batch.left_out();
+    sample.left_out.in_lists += left_out.in_lists;
+    sample.left_out.in_other_columns += left_out.in_other_columns;
     sample.row_groups.push(SampledRowGroup {
         shard: place.0,
         row_group: place.1,

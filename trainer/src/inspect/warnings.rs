@@ -1,9 +1,11 @@
 //! What in a data set will slow a run down or spoil it, and what to do about it.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use nepa_pipeline::Dataset;
+use nepa_schemas::NoLabel;
 
 use super::{Sample, SampledRowGroup};
+use crate::labels::LabelFacts;
 
 const MIB: u64 = 1 << 20;
 const HUGE: u64 = 256 * MIB;
@@ -35,13 +37,57 @@ pub fn warnings(dataset: &Dataset, sample: &Sample) -> Vec<String> {
              max_bad_fraction: leave them out when writing the shards"
         ));
     }
+    found.extend(left_out(dataset, sample));
     found.extend(splits(dataset));
     found.extend(sorted(dataset, sample));
     found.extend(sizes(dataset));
+    found.extend(labels(dataset, sample));
+    found
+}
+
+/// Labels that are missing, or that are not read.
+fn labels(dataset: &Dataset, sample: &Sample) -> Vec<String> {
+    let mut found = Vec::new();
+    match LabelFacts::of(dataset) {
+        Ok(facts) if facts.unnamed_shards > 0 => found.push(format!(
+            "{} of {} shards name no classes (was their metadata lost on the way?): the names that the others give are taken for them",
+            facts.unnamed_shards,
+            dataset.shards().len()
+        )),
+        Err(why @ (NoLabel::Ambiguous { .. } | NoLabel::Unreadable { .. })) => {
+            found.push(format!("no labels are read: {why}"));
+        }
+        Err(NoLabel::Absent { fields, .. }) if !fields.is_empty() => found.push(format!(
+            "no labels are read: no column is called like one; fields that are: {}; name one with --label-column {}",
+            fields.join(", "),
+            fields[0]
+        )),
+        Ok(_) | Err(_) => {}
+    }
     if sample.unlabelled > 0 {
-        let count = sample.unlabelled;
         found.push(format!(
-            "{count} of {rows} sampled rows have no label: pretraining reads none, `nepa eval` needs all"
+            "{} of {} sampled rows have no label (null, or a negative index): pretraining reads none, `nepa eval` leaves these rows out",
+            sample.unlabelled, sample.num_rows
+        ));
+    }
+    found
+}
+
+/// Images that are there and are not read.
+fn left_out(dataset: &Dataset, sample: &Sample) -> Vec<String> {
+    let images = &dataset.shards()[0].mapping.images;
+    let mut found = Vec::new();
+    if sample.left_out.in_lists > 0 {
+        found.push(format!(
+            "`{}` holds lists of images, the first of which is read: {} other images of the {} sampled rows are left out; to read all, write a row \
+             for each image",
+            images[0].path, sample.left_out.in_lists, sample.num_rows
+        ));
+    }
+    if sample.left_out.in_other_columns > 0 {
+        found.push(format!(
+            "{} of {} sampled rows hold images in more than one column: that of `{}` is read before others; choose one with --image-column",
+            sample.left_out.in_other_columns, sample.num_rows, images[0].path
         ));
     }
     found
@@ -131,18 +177,6 @@ fn sizes(dataset: &Dataset) -> Vec<String> {
             "tiny row groups: {tiny} of {} are below 1 MiB; each costs a request, which takes longer to start than to \
              transfer: write row groups of about 8 MiB",
             groups.len()
-        ));
-    }
-    let mappings = dataset
-        .shards()
-        .iter()
-        .map(|shard| shard.mapping.label_candidates.join(", "));
-    let candidates = mappings
-        .filter(|names| !names.is_empty())
-        .collect::<BTreeSet<_>>();
-    if let Some(names) = candidates.first() {
-        found.push(format!(
-            "several columns could hold the label, so none is read: {names}; choose one with --label-column"
         ));
     }
     found

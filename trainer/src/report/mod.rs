@@ -239,6 +239,10 @@ struct Progress<'a> {
     /// Step and one measurement a layer.
     models: Vec<(u64, Vec<Measurement>)>,
     images: [usize; 2],
+    /// Classes of the training set.
+    known_classes: usize,
+    /// What the caption says about labels.
+    warnings: Vec<String>,
 }
 
 impl<'a> Progress<'a> {
@@ -250,12 +254,16 @@ impl<'a> Progress<'a> {
             pixels: None,
             models: Vec::new(),
             images: [0, 0],
+            known_classes: 0,
+            warnings: Vec::new(),
         }
     }
 
     fn pixels(&mut self) -> anyhow::Result<()> {
         let pair = self.evaluation.of_pixels(&mut self.classes)?;
         self.images = [pair.train.len(), pair.test.len()];
+        self.known_classes = pair.train.num_classes();
+        self.warnings = pair.label_warnings(&self.classes)?;
         self.pixels = Some(pair.measure(self.options.scores)?);
         Ok(())
     }
@@ -326,10 +334,13 @@ impl<'a> Progress<'a> {
             "In %, with 95 % intervals; {} training and {} test images, {} classes, chance {:.1} %; {}.",
             self.images[0],
             self.images[1],
-            self.classes.len(),
-            100.0 / self.classes.len().max(1) as f64,
+            self.known_classes,
+            100.0 / self.known_classes.max(1) as f64,
             self.options.tokens
         );
+        for warning in &self.warnings {
+            page.scores_caption.extend([" Note: ", warning, "."]);
+        }
     }
 }
 

@@ -1,0 +1,243 @@
+//! What of a file's footer is needed: the types of all columns, to choose from, then the columns that are read and nothing of the others.
+//!
+//! Types are those of the Parquet schema itself. The Arrow schema that many writers put beside it is a hint, which other programs cannot always
+//! read; nothing that is read here needs it. Called when a shard's footer is read.
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
+use nepa_schemas::{ColumnPath, UNSUPPORTED};
+use parquet::arrow::{ProjectionMask, parquet_to_arrow_schema_by_columns};
+use parquet::basic::{ConvertedType, Repetition, Type as PhysicalType};
+use parquet::errors::{ParquetError, Result};
+use parquet::file::metadata::{
+    ColumnChunkMetaData, FileMetaData, KeyValue, ParquetMetaData, RowGroupMetaData,
+};
+use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
+
+/// The columns of a file.
+pub(super) struct Columns {
+    /// Their types, with the file's key-value metadata. A column of a type that cannot be read says so in its metadata.
+    pub schema: Schema,
+    /// The Parquet columns behind each field of the schema, in the order of the values in that field.
+    leaves: Vec<Vec<usize>>,
+}
+
+impl Columns {
+    /// Reads the types.
+    pub(super) fn of(file: &ParquetMetaData) -> Self {
+        let parquet = file.file_metadata().schema_descr();
+        let roots = parquet.root_schema().get_fields();
+        let (mut fields, mut leaves) = (Vec::<FieldRef>::new(), vec![Vec::new(); roots.len()]);
+        for leaf in 0..parquet.num_columns() {
+            leaves[parquet.get_column_root_idx(leaf)].push(leaf);
+        }
+        let all = types(parquet, ProjectionMask::all());
+        if let Some(all) = all.ok().filter(|all| all.len() == roots.len()) {
+            fields.extend(all.iter().cloned());
+        } else {
+            for (root, leaves) in roots.iter().zip(&mut leaves) {
+                fields.push(field(parquet, root.name(), leaves));
+            }
+        }
+        let metadata = key_values(parquet, file.file_metadata().key_value_metadata());
+        Self {
+            schema: Schema::new_with_metadata(fields, metadata),
+            leaves,
+        }
+    }
+
+    /// The Parquet column of a path, which was found in the schema.
+    fn leaf(&self, path: &ColumnPath) -> Option<usize> {
+        let (root, names) = path.parts().split_first()?;
+        let root = self.schema.index_of(root).ok()?;
+        let mut paths = Vec::new();
+        leaf_paths(self.schema.field(root).data_type(), &[], &mut paths);
+        let place = paths.iter().position(|path| {
+            let names = names.iter().map(String::as_str);
+            path.iter().copied().eq(names)
+        })?;
+        self.leaves[root].get(place).copied()
+    }
+}
+
+/// Keeps what is read of a footer, and gives the columns of `paths` in it. Those of `as_binary` lose their annotation as text.
+///
+/// A place of a dictionary that cannot be one (some writers leave a zero) is taken out, so that the ranges of bytes are right wherever they
+/// are computed.
+pub(super) fn reduced(
+    file: &ParquetMetaData,
+    columns: &Columns,
+    paths: &[ColumnPath],
+    as_binary: &[ColumnPath],
+) -> Result<(ParquetMetaData, Vec<usize>)> {
+    let lost = || ParquetError::General("a column of the schema has no place in the file".into());
+    let find = |path: &ColumnPath| columns.leaf(path).ok_or_else(lost);
+    let wanted = paths.iter().map(find).collect::<Result<Vec<_>>>()?;
+    let parquet = file.file_metadata().schema_descr();
+    let mut pruning = Pruning {
+        wanted: &wanted,
+        as_binary: as_binary.iter().map(find).collect::<Result<Vec<_>>>()?,
+        next_leaf: 0,
+        kept: Vec::new(),
+    };
+    let root = parquet.root_schema();
+    let fields = root.get_fields().iter();
+    let fields = fields.filter_map(|field| pruning.prune(field).transpose());
+    let root = Type::group_type_builder(root.name())
+        .with_fields(fields.collect::<Result<_>>()?)
+        .build()?;
+    let schema = Arc::new(SchemaDescriptor::new(Arc::new(root)));
+    let kept = pruning.kept;
+    let row_groups = file.row_groups().iter().map(|row_group| {
+        let chunks = kept
+            .iter()
+            .map(|&leaf| without_false_dictionary(row_group.column(leaf)));
+        RowGroupMetaData::builder(Arc::clone(&schema))
+            .set_num_rows(row_group.num_rows())
+            .set_total_byte_size(row_group.total_byte_size())
+            .set_column_metadata(chunks.collect::<Result<_>>()?)
+            .build()
+    });
+    let row_groups = row_groups.collect::<Result<Vec<_>>>()?;
+    let about = file.file_metadata();
+    let about = FileMetaData::new(
+        about.version(),
+        about.num_rows(),
+        about.created_by().map(str::to_owned),
+        None,
+        schema,
+        None,
+    );
+    let place = |leaf: &usize| kept.binary_search(leaf).map_err(|_| lost());
+    let places = wanted.iter().map(place).collect::<Result<Vec<_>>>()?;
+    Ok((ParquetMetaData::new(about, row_groups), places))
+}
+
+/// The schema reduced to what is read.
+struct Pruning<'a> {
+    wanted: &'a [usize],
+    as_binary: Vec<usize>,
+    next_leaf: usize,
+    /// In the order of the file.
+    kept: Vec<usize>,
+}
+
+impl Pruning<'_> {
+    /// The node without what is not read. Lists and maps stay whole: their shape says what they are.
+    fn prune(&mut self, node: &TypePtr) -> Result<Option<TypePtr>> {
+        let first = self.next_leaf;
+        if node.is_primitive() {
+            self.next_leaf += 1;
+            if !self.wanted.contains(&first) {
+                return Ok(None);
+            }
+            self.kept.push(first);
+            if self.as_binary.contains(&first) {
+                return binary(node).map(Some);
+            }
+            return Ok(Some(Arc::clone(node)));
+        }
+        let about = node.get_basic_info();
+        let before = self.kept.len();
+        let mut fields = Vec::new();
+        for field in node.get_fields() {
+            fields.extend(self.prune(field)?);
+        }
+        if fields.is_empty() {
+            return Ok(None);
+        }
+        let repeated = about.has_repetition() && about.repetition() == Repetition::REPEATED;
+        if repeated || about.converted_type() != ConvertedType::NONE {
+            self.kept.truncate(before);
+            self.kept.extend(first..self.next_leaf);
+            return Ok(Some(Arc::clone(node)));
+        }
+        let mut group = Type::group_type_builder(node.name()).with_fields(fields);
+        if about.has_repetition() {
+            group = group.with_repetition(about.repetition());
+        }
+        Ok(Some(Arc::new(group.build()?)))
+    }
+}
+
+/// The same column without an annotation.
+fn binary(node: &TypePtr) -> Result<TypePtr> {
+    let column = Type::primitive_type_builder(node.name(), PhysicalType::BYTE_ARRAY)
+        .with_repetition(node.get_basic_info().repetition());
+    Ok(Arc::new(column.build()?))
+}
+
+fn without_false_dictionary(chunk: &ColumnChunkMetaData) -> Result<ColumnChunkMetaData> {
+    let possible = 1..chunk.data_page_offset();
+    match chunk.dictionary_page_offset() {
+        Some(offset) if !possible.contains(&offset) => chunk
+            .clone()
+            .into_builder()
+            .set_dictionary_page_offset(None)
+            .build(),
+        _ => Ok(chunk.clone()),
+    }
+}
+
+/// The types of some columns.
+fn types(parquet: &SchemaDescriptor, mask: ProjectionMask) -> Result<Fields> {
+    Ok(parquet_to_arrow_schema_by_columns(parquet, mask, None)?.fields)
+}
+
+/// The type of one top-level column, without those of its `leaves` that cannot be read, which are taken out.
+fn field(parquet: &SchemaDescriptor, name: &str, leaves: &mut Vec<usize>) -> FieldRef {
+    let of = |leaves: &[usize]| {
+        let fields = types(
+            parquet,
+            ProjectionMask::leaves(parquet, leaves.iter().copied()),
+        )?;
+        let nothing = || ParquetError::General("it has no fields".into());
+        fields.first().cloned().ok_or_else(nothing)
+    };
+    let why = match of(leaves) {
+        Ok(field) => return field,
+        Err(why) => why,
+    };
+    leaves.retain(|&leaf| of(&[leaf]).is_ok());
+    of(leaves).unwrap_or_else(|_| {
+        let text = why.to_string();
+        let text = text.rsplit(": ").next().unwrap_or_default().to_owned();
+        let metadata = HashMap::from([(UNSUPPORTED.to_owned(), text)]);
+        Arc::new(Field::new(name, DataType::Null, true).with_metadata(metadata))
+    })
+}
+
+/// The paths of the values in a type, lists adding no name, in the order of the Parquet columns.
+fn leaf_paths<'a>(data_type: &'a DataType, above: &[&'a str], paths: &mut Vec<Vec<&'a str>>) {
+    match data_type {
+        DataType::Struct(fields) => {
+            for field in fields {
+                let below: Vec<_> = above
+                    .iter()
+                    .copied()
+                    .chain([field.name().as_str()])
+                    .collect();
+                leaf_paths(field.data_type(), &below, paths);
+            }
+        }
+        DataType::List(element) | DataType::Map(element, _) => {
+            leaf_paths(element.data_type(), above, paths);
+        }
+        _ => paths.push(above.to_vec()),
+    }
+}
+
+/// The file's key-value metadata, with what the Arrow schema adds to it as far as that can be read.
+fn key_values(
+    parquet: &SchemaDescriptor,
+    pairs: Option<&Vec<KeyValue>>,
+) -> HashMap<String, String> {
+    let nothing = ProjectionMask::none(parquet.num_columns());
+    if let Ok(schema) = parquet_to_arrow_schema_by_columns(parquet, nothing, pairs) {
+        return schema.metadata.into();
+    }
+    let pairs = pairs.into_iter().flatten();
+    let pairs = pairs.filter_map(|pair| Some((pair.key.clone(), pair.value.clone()?)));
+    pairs.collect()
+}
