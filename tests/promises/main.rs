@@ -2,6 +2,7 @@
 mod api;
 mod bad_data;
 mod cache;
+mod closed_output;
 mod device;
 mod elastic;
 mod engine_kernels;
