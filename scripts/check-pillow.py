@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Compares our decoding, cropping and resizing with Pillow's: same images, same plans, pixel by pixel; and the time of both.
 
-    scripts/check-pillow.py DATA [--rounds 3]
+    scripts/check-pillow.py [DATA] [--rounds 3] [--files FOLDER ...]
 
-DATA is a folder with imagenet-shaped/*.parquet and jpeg-zoo/zoo.tar.zst. Prints a table and exits 1 above the bounds: mean difference 0.25/255,
-99.9th percentile 2/255, speed 1.0 times Pillow's. What is needed from PyPI goes into a virtual environment under ~/.cache, outside of the repository.
+First every kind of image in image_kinds.py (made there: formats, pixel layouts, orientations, oddities) and the files of the folders, whole, against
+`exif_transpose` and `convert("RGB")`: equal, but for JPEG (also in TIFF) and Lab, and none refused that Pillow reads, but for those listed here.
+With DATA, a folder with imagenet-shaped/*.parquet and jpeg-zoo/zoo.tar.zst, a table of crops follows, with these bounds: mean difference 0.25/255,
+99.9th percentile 2/255, speed 1.0 times Pillow's. Exits 1 above a bound. What is needed from PyPI goes into a virtual environment under ~/.cache, outside
+of the repository.
 """
-import argparse, collections, glob, io, json, os, pathlib, struct, subprocess, sys, tarfile, time
+import argparse, collections, glob, io, itertools, json, os, pathlib, struct, subprocess, sys, tarfile, time, warnings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 VENV = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "nepa-check-pillow"
@@ -40,11 +43,94 @@ def zoo_images(data):
                 yield member.name, tar.extractfile(member).read()
 
 
-class Renderer:
+class Example:
+    """An example program of nepa-pipeline that answers encoded images; built first, unless NEPA_EXAMPLES names a folder with it."""
+
+    def __init__(self, name, *arguments):
+        folder = os.environ.get("NEPA_EXAMPLES")
+        if folder is None:
+            subprocess.run(["cargo", "build", "--quiet", "-p", "nepa-pipeline", "--example", name], cwd=ROOT, check=True)
+            folder = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/examples"
+        self.process = subprocess.Popen([pathlib.Path(folder) / name, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+class WholeImages(Example):
     def __init__(self):
-        subprocess.run(["cargo", "build", "--quiet", "-p", "nepa-pipeline", "--example", "render_dump"], cwd=ROOT, check=True)
-        target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-        self.process = subprocess.Popen([target / "debug/examples/render_dump", str(SIDE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        super().__init__("decode_dump")
+
+    def __call__(self, data):
+        """The pixels as [height, width, 3], or the error."""
+        self.process.stdin.write(struct.pack("<I", len(data)) + data)
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline())
+        if "error" in answer:
+            return answer["error"]
+        shape = answer["height"], answer["width"], 3
+        return np.frombuffer(self.process.stdout.read(shape[0] * shape[1] * 3), dtype=np.uint8).reshape(shape)
+
+
+# What Pillow reads and we do not, as the README says, by the end of the kind's name.
+REFUSED = {
+    "lzma": "a compression that no library here knows",
+    "group3": "the same",
+    "tiff_ccitt": "the same",
+    "gray 12": "samples of 12 bits",
+    "palette8 short table": "a palette without all colours",
+    "gif no palette": "a GIF without a palette is damaged",
+    "gif no palette, transparent": "the same",
+}
+# Where pixels may differ: the largest mean and single difference.
+CLOSE = {
+    "jpeg": (0.05, 3, "JPEG within TIFF is decoded by another library"),
+    "jpeg large": (0.05, 3, "the same"),
+    "bmp 16": (1.0, 1, "five bits become eight by another rounding"),
+    "bmp 16 bitfields 565": (1.0, 1, "the same"),
+    "ycbcr 4:4:4": (0.5, 1, "Pillow rounds down"),
+    "lab": (1.0, 40, "colours that sRGB does not have are clipped elsewhere"),
+    "lab wide": (1.0, 40, "the same"),
+    "lab by Pillow": (1.0, 40, "the same"),
+    "tiff rgb16 planar": (255.0, 255, "Pillow takes 16-bit planes for 8-bit ones"),
+    "gif local gray ramp": (255.0, 255, "Pillow shows a frame with a palette of its own in the colours of the global one"),
+}
+
+
+def check_whole(folders):
+    """Compares every kind and the files of the folders; whether all is as it should be."""
+    import image_kinds
+
+    decode, counts, good = WholeImages(), collections.Counter(), True
+    files = (("files", path.name, path.read_bytes()) for folder in folders for path in sorted(pathlib.Path(folder).iterdir()))
+    for group, name, data in itertools.chain(image_kinds.all_kinds(), files):
+        ours = decode(data)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                theirs = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+        except (OSError, ValueError) as error:
+            counts[group, "only Pillow refuses" if not isinstance(ours, str) else "both refuse"] += 1
+            continue
+        mean, most, _ = next((bound for end, bound in CLOSE.items() if name.endswith(end)), (0, 0, ""))
+        if isinstance(ours, str):
+            is_good, what = any(name.endswith(end) for end in REFUSED), f"refused here: {ours}"
+        elif ours.shape != theirs.shape:
+            is_good, what = False, f"another size: {ours.shape[1]} x {ours.shape[0]} here, {theirs.shape[1]} x {theirs.shape[0]} in Pillow"
+        else:
+            difference = np.abs(ours.astype(int) - theirs)
+            is_good, what = difference.mean() <= mean and difference.max() <= most, f"differs by {difference.mean():.3f}, at most {difference.max()}"
+            if difference.max() == 0:
+                what = "equal"
+        counts[group, what.split(":")[0].split(" by ")[0] + ("" if is_good else ", AGAINST THE LIST")] += 1
+        if not is_good:
+            good = False
+            print(f"  {group}: {name}: {what}")
+    for (group, what), count in sorted(counts.items()):
+        print(f"{group:14} {count:4} {what}")
+    return good
+
+
+class Renderer(Example):
+    def __init__(self):
+        super().__init__("render_dump", str(SIDE))
 
     def __call__(self, data):
         """For each kind: the answer and the pixels as [S, S, 3] in units of 1/255."""
@@ -75,10 +161,15 @@ def pillow(data, plan):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data")
+    parser.add_argument("data", nargs="?")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of timing, ours and Pillow's in turn")
+    parser.add_argument("--files", nargs="*", default=[], help="folders of images that are compared whole as well")
     options = parser.parse_args()
-    render, failed = Renderer(), False
+    failed = not check_whole(options.files)
+    if options.data is None:
+        print("FAILED" if failed else "as Pillow, but for what is listed in this script")
+        sys.exit(int(failed))
+    render = Renderer()
     print(f"Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}, smooth (\"fancy\") chroma upsampling")
     print(f"{'set':18} {'kind':15} {'images':>6} {'mean':>8} {'p99.9':>6} {'max':>5}  worst image (its mean)")
     sets = {"imagenet-shaped": list(parquet_images(options.data)), "zoo/valid": list(zoo_images(options.data))}

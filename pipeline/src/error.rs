@@ -658,6 +658,19 @@ pub enum ImageError {
     /// The GIF decoder refuses it.
     #[error("the GIF cannot be decoded")]
     Gif(#[source] gif::DecodingError),
+    /// The TIFF decoder refuses it.
+    #[error("the TIFF cannot be decoded")]
+    Tiff(#[source] tiff::TiffError),
+    /// The pixels are compressed in a way that is not read.
+    #[error(
+        "the {format} is compressed by {compression}, which is not read; save it with LZW, Deflate, Zstandard or no compression"
+    )]
+    UnsupportedCompression {
+        /// Its format.
+        format: ImageFormat,
+        /// The method.
+        compression: String,
+    },
     /// The file ends before the image does.
     #[error("the {format} is truncated: the file ends before the image does")]
     Truncated {
@@ -706,12 +719,14 @@ pub enum ImageError {
         /// Length of the file.
         num_bytes: usize,
     },
-    /// The kind of pixels has no meaning as RGB here (floating point, say).
-    #[error("the {format} holds {color} pixels, which have no set conversion to 8-bit RGB")]
+    /// The kind of pixels has no meaning as RGB here (colour of floating point, say).
+    #[error(
+        "the {format} holds {color}, which has no set conversion to 8-bit RGB; save it as 8-bit RGB or gray"
+    )]
     UnsupportedColor {
         /// Its format.
         format: ImageFormat,
-        /// The kind of pixels, as the decoder names it.
+        /// The kind of pixels.
         color: String,
     },
     /// A crop plan was drawn for another image.

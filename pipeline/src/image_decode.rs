@@ -4,13 +4,17 @@
 //! uses [`Decoder`], which leaves the image as it is stored; [`read_header`] and [`decode_rgb`] are for looking at single images.
 use crate::ImageError;
 
+mod gif;
 mod jpeg;
 mod jpeg_facts;
 mod libjpeg;
+mod metadata;
 mod orientation;
 mod still;
 #[cfg(test)]
 mod tests;
+mod tiff;
+mod tiff_directory;
 
 pub use jpeg_facts::{JpegFacts, JpegProcess};
 pub use libjpeg::LibjpegError;
@@ -201,22 +205,14 @@ impl Decoder {
         exif_orientation: bool,
     ) -> Result<ImageHeader, ImageError> {
         let format = format_of(bytes)?;
-        let ((width, height), orientation) = match format {
-            ImageFormat::Jpeg => {
-                let size = self.jpeg.size(bytes)?;
-                (
-                    size,
-                    if exif_orientation {
-                        jpeg::orientation(bytes)
-                    } else {
-                        Orientation::UPRIGHT
-                    },
-                )
-            }
-            format => still::header(bytes, format)?,
+        let (width, height) = match format {
+            ImageFormat::Jpeg => self.jpeg.size(bytes)?,
+            ImageFormat::Gif => gif::size(bytes)?,
+            ImageFormat::Tiff => tiff::size(bytes)?,
+            ImageFormat::Png | ImageFormat::WebP | ImageFormat::Bmp => still::size(bytes, format)?,
         };
         let orientation = if exif_orientation {
-            orientation
+            metadata::orientation(bytes, format)
         } else {
             Orientation::UPRIGHT
         };
@@ -247,14 +243,46 @@ impl Decoder {
         wanted: impl FnOnce(u32, u32) -> PixelRect,
         rgb: &mut Vec<u8>,
     ) -> Result<((u32, u32), PixelRect), ImageError> {
-        match format_of(bytes)? {
-            ImageFormat::Jpeg => self.jpeg.decode(bytes, wanted, rgb),
-            format => {
-                let (width, height) = still::decode(bytes, format, rgb)?;
-                Ok(((width, height), PixelRect::whole(width, height)))
+        let format = format_of(bytes)?;
+        let (width, height) = match format {
+            ImageFormat::Jpeg => return self.jpeg.decode(bytes, wanted, rgb),
+            ImageFormat::Gif => gif::decode(bytes, rgb)?,
+            ImageFormat::Tiff => tiff::decode(bytes, rgb)?,
+            ImageFormat::Png | ImageFormat::WebP | ImageFormat::Bmp => {
+                still::decode(bytes, format, rgb)?
             }
-        }
+        };
+        Ok(((width, height), PixelRect::whole(width, height)))
     }
+}
+
+/// Whether an image is gray with samples wider than 8 bits: they are clipped to 0 to 255, as in Pillow, so that most of such images are all white.
+pub fn clips_gray(bytes: &[u8]) -> bool {
+    match ImageFormat::of(bytes) {
+        Some(ImageFormat::Png) => still::is_gray16_png(bytes),
+        Some(ImageFormat::Tiff) => tiff::clips_gray(bytes),
+        _ => false,
+    }
+}
+
+/// Refuses what has no pixels or too many.
+fn checked_size(format: ImageFormat, width: u64, height: u64) -> Result<(), ImageError> {
+    if width == 0 || height == 0 {
+        return Err(ImageError::NoPixels {
+            format,
+            width,
+            height,
+        });
+    }
+    if width.saturating_mul(height) > MAX_PIXELS {
+        return Err(ImageError::TooLarge {
+            format,
+            width,
+            height,
+            limit: MAX_PIXELS,
+        });
+    }
+    Ok(())
 }
 
 fn format_of(bytes: &[u8]) -> Result<ImageFormat, ImageError> {

@@ -118,3 +118,89 @@ fn what_is_wrong_is_named_with_its_place() {
         "{one}"
     );
 }
+
+/// A shard of images under `image`, as they are.
+fn write_images(path: &Path, images: Vec<Option<Vec<u8>>>) {
+    let schema = Arc::new(Schema::new(vec![Field::new(
+        "image",
+        DataType::Binary,
+        true,
+    )]));
+    let column: ArrayRef = Arc::new(images.into_iter().collect::<BinaryArray>());
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![column]).unwrap();
+    std::fs::write(path, nepa_tests::shards::write(&schema, [batch])).unwrap();
+}
+
+#[test]
+fn a_grid_of_nothing_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let (shard, grid) = (
+        folder.path().join("a.parquet"),
+        folder.path().join("grid.png"),
+    );
+    let refused = || {
+        let mut command = nepa();
+        command.arg("inspect").arg(&shard).arg("--grid").arg(&grid);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert!(!grid.exists());
+        let said = String::from_utf8(output.stderr).unwrap();
+        said.lines().last().unwrap().to_owned()
+    };
+    // Cut-off JPEGs, and one that is none.
+    let mut images = (0..5).map(|number| {
+        let mut image = jpeg(number);
+        image.truncate(image.len() - 2);
+        Some(image)
+    });
+    let cut = images.by_ref().take(4).collect::<Vec<_>>();
+    write_images(&shard, [cut, vec![Some(b"<html>".to_vec())]].concat());
+    let parts = [
+        "error: --grid: none of 5 images can be decoded. The first: ",
+        "a.parquet, row group 0, row 0: the JPEG is truncated",
+    ];
+    assert_says(&refused(), &parts);
+    write_images(&shard, vec![None; 3]);
+    assert_says(&refused(), &["--grid: the sample of 3 rows holds no image"]);
+    write_images(&shard, (0..3).map(|number| Some(jpeg(number))).collect());
+    let mut bytes = std::fs::read(&shard).unwrap();
+    // The pages of images, overwritten.
+    bytes[4..40].fill(0xff);
+    std::fs::write(&shard, bytes).unwrap();
+    assert_says(
+        &refused(),
+        &[
+            "--grid: none of 1 row groups can be read. The first: ",
+            "a.parquet",
+        ],
+    );
+}
+
+#[test]
+fn gray_of_16_bits_that_becomes_white_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = folder.path().join("a.parquet");
+    let png = |scale: u16, offset: u16| {
+        let image = image::ImageBuffer::from_fn(20, 20, |x, y| {
+            image::Luma([offset + (x + y) as u16 * scale])
+        });
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image::DynamicImage::ImageLuma16(image)
+            .write_to(&mut bytes, image::ImageFormat::Png)
+            .unwrap();
+        Some(bytes.into_inner())
+    };
+    // Two that use 16 bits; one that uses 8 of them; one of 8 bits.
+    let images = vec![png(1500, 300), png(900, 2000), png(6, 0), Some(jpeg(1))];
+    write_images(&shard, images);
+    let said = inspect(&[shard.to_str().unwrap()]);
+    assert_says(
+        &said,
+        &[
+            "warning: 2 of 4 sampled images are gray with more than 8 bits a sample",
+            "convert them to 8 bits",
+        ],
+    );
+    write_images(&shard, vec![png(6, 0), Some(jpeg(1))]);
+    assert!(!inspect(&[shard.to_str().unwrap()]).contains("more than 8 bits"));
+}

@@ -3,6 +3,7 @@ mod absent;
 mod api;
 mod bad_data;
 mod cache;
+mod closed_output;
 mod device;
 mod elastic;
 mod engine_kernels;

@@ -1,15 +1,16 @@
 //! Packing keeps what it is given: every image once, byte for byte, with its label, in an order that the seed decides.
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nepa_pipeline::store::full_text;
 use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime};
 use nepa_schemas::Label;
 use nepa_tests::program::{jpeg, nepa, text};
-use nepa_tests::s3::S3Server;
+use nepa_tests::s3::{Options, S3Server};
 
 const CLASSES: [&str; 3] = ["ant", "bee", "wasp nest"];
 /// About 64 KiB a shard and 16 KiB a row group.
@@ -258,7 +259,8 @@ fn a_bucket_gets_the_same_shards() {
     let read = read(&open("s3://bucket/my set", &io)).unwrap();
     assert_eq!(read.concat().into_iter().collect::<Images>(), images);
 
-    let output = pack(&folder, "s3://bucket/my set", &SMALL, &server.env());
+    let others = [&SMALL[..], &["--seed", "9"]].concat();
+    let output = pack(&folder, "s3://bucket/my set", &others, &server.env());
     assert!(
         !output.status.success() && text(&output).contains("train-00000-of-"),
         "{}",
@@ -270,6 +272,213 @@ fn a_bucket_gets_the_same_shards() {
         "{}",
         text(&output)
     );
+}
+
+/// Starts packing and waits until so many shards are written, or all.
+fn start(folder: &Path, url: &str, env: &[(&str, String)], num_shards: usize) -> Child {
+    let mut command = nepa();
+    command
+        .arg("pack")
+        .arg(folder)
+        .arg(url)
+        .args(SMALL)
+        .stdout(Stdio::piped());
+    let mut child = command.envs(env.iter().cloned()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let written = lines
+        .map_while(Result::ok)
+        .filter(|line| line.contains(".parquet: "));
+    let mut written = written.take(num_shards);
+    while written.next().is_some() {}
+    child
+}
+
+#[test]
+fn what_a_kill_left_is_gone_on_with() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = |name: &str| scratch.path().join(name);
+    let folder = path("photos");
+    photos(&folder, 400);
+    packed(&folder, path("whole").to_str().unwrap(), &SMALL);
+    let whole = files(&path("whole"));
+    let num_shards = whole.len();
+    assert!(num_shards >= 10, "{num_shards} shards");
+
+    // Killed again and again after one more shard.
+    let target = path("killed");
+    let url = target.to_str().unwrap();
+    let mut num_kills = 0;
+    loop {
+        let mut child = start(&folder, url, &[], 1);
+        child.kill().unwrap();
+        if child.wait().unwrap().success() {
+            break;
+        }
+        num_kills += 1;
+        for (name, bytes) in files(&target) {
+            assert!(
+                name.contains('#') || bytes == whole[&name],
+                "{name} is another"
+            );
+        }
+        assert!(num_kills <= num_shards, "no progress");
+    }
+    assert!(num_kills > 0, "packing was over before the kill");
+    assert!(files(&target) == whole);
+
+    // Three shards and the beginning of a fourth, which others' files do not resemble.
+    let target = path("left");
+    std::fs::create_dir(&target).unwrap();
+    for (name, bytes) in whole.iter().take(3) {
+        std::fs::write(target.join(name), bytes).unwrap();
+    }
+    let (name, bytes) = whole.iter().nth(3).unwrap();
+    let left = [format!("{name}#1"), format!("{name}#12")];
+    for left in &left {
+        std::fs::write(target.join(left), &bytes[..bytes.len() / 2]).unwrap();
+    }
+    for kept in [
+        format!("{name}#x"),
+        "notes#1".to_owned(),
+        format!("{name}.txt"),
+    ] {
+        std::fs::write(target.join(kept), "mine").unwrap();
+    }
+    // The last one's name begins as a shard's does.
+    let refused = pack(&folder, target.to_str().unwrap(), &SMALL, &[]);
+    assert!(!refused.status.success(), "{}", text(&refused));
+    std::fs::remove_file(target.join(format!("{name}.txt"))).unwrap();
+    let said = packed(&folder, target.to_str().unwrap(), &SMALL);
+    assert!(
+        said.contains(&format!("3 of {num_shards} shards were there already")),
+        "{said}"
+    );
+    let mut after = files(&target);
+    assert!(after.remove(&format!("{name}#x")).is_some() && after.remove("notes#1").is_some());
+    assert!(after == whole);
+
+    // All are there: nothing is written.
+    let said = packed(&folder, target.to_str().unwrap(), &SMALL);
+    let all = format!("{num_shards} of {num_shards} shards were there already");
+    assert!(
+        said.contains(&all) && !said.contains(".parquet: "),
+        "{said}"
+    );
+}
+
+#[test]
+fn shards_of_other_images_or_options_are_not_gone_on_with() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = |name: &str| scratch.path().join(name);
+    let folder = path("photos");
+    photos(&folder, 60);
+    packed(&folder, path("whole").to_str().unwrap(), &SMALL);
+    let whole = files(&path("whole"));
+    let target = path("target");
+    let refuses = |options: &[&str], what: &str| {
+        let before = files(&target);
+        let output = pack(&folder, target.to_str().unwrap(), options, &[]);
+        let said = text(&output);
+        assert!(
+            !output.status.success() && said.contains("nothing is overwritten"),
+            "{what}: {said}"
+        );
+        assert!(files(&target) == before, "{what}");
+    };
+    let place = |name: &str, bytes: &[u8]| {
+        let _ = std::fs::remove_dir_all(&target);
+        std::fs::create_dir(&target).unwrap();
+        std::fs::write(target.join(name), bytes).unwrap();
+    };
+    let mut shards = whole.iter();
+    let ((first, bytes), (second, _)) = (shards.next().unwrap(), shards.next().unwrap());
+    place(second, bytes);
+    refuses(&SMALL, "a shard under another's name");
+    place(first, &bytes[..bytes.len() - 20]);
+    refuses(&SMALL, "a shard cut off");
+    place(first, b"PAR1");
+    refuses(&SMALL, "a few bytes");
+    place(first, b"");
+    refuses(&SMALL, "no byte");
+    place("train-00000-of-00099.parquet", bytes);
+    refuses(&SMALL, "another number of shards");
+    place(first, bytes);
+    refuses(&["--shard-mib", "0.0625"], "another size of row groups");
+    refuses(&[&SMALL[..], &["--seed", "9"]].concat(), "another seed");
+    refuses(
+        &[&SMALL[..], &["--val-fraction", "0.2"]].concat(),
+        "another share",
+    );
+    // One image more, or one that has grown.
+    let photo = folder.join("bee/1.jpg");
+    let grown = [std::fs::read(&photo).unwrap(), vec![0]].concat();
+    let original = std::fs::read(&photo).unwrap();
+    std::fs::write(&photo, grown).unwrap();
+    refuses(&SMALL, "an image that has grown");
+    std::fs::write(&photo, original).unwrap();
+    std::fs::write(folder.join("bee/new.jpg"), jpeg(1000)).unwrap();
+    refuses(&SMALL, "one more image");
+    std::fs::remove_file(folder.join("bee/new.jpg")).unwrap();
+    packed(&folder, target.to_str().unwrap(), &SMALL);
+    assert!(files(&target) == whole);
+}
+
+#[test]
+fn in_a_bucket_a_kill_and_signals_are_gone_on_from() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, target) = (scratch.path().join("photos"), scratch.path().join("packed"));
+    photos(&folder, 120);
+    packed(&folder, target.to_str().unwrap(), &SMALL);
+    let local = files(&target);
+    let server = S3Server::start_with(Options {
+        latency: Duration::from_millis(100),
+        ..Options::default()
+    });
+    let server = server.unwrap();
+    server.create_bucket("bucket");
+    let url = "s3://bucket/set";
+    let num_there = || server.keys("bucket").len();
+
+    let mut child = start(&folder, url, &server.env(), 1);
+    child.kill().unwrap();
+    assert!(!child.wait().unwrap().success());
+    assert!((1..local.len()).contains(&num_there()), "{}", num_there());
+    for (signal, code) in [("-TERM", 143), ("-INT", 130)] {
+        let unfinished = server.num_unfinished_uploads();
+        let child = start(&folder, url, &server.env(), 1);
+        let asked = Instant::now();
+        let id = child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
+        assert!(
+            asked.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            asked.elapsed()
+        );
+        // Its own upload is given up.
+        assert!(server.num_unfinished_uploads() <= unfinished);
+    }
+    assert!(num_there() < local.len(), "the test is over too early");
+    let output = pack(&folder, url, &SMALL, &server.env());
+    let said = text(&output);
+    assert!(
+        output.status.success() && said.contains("shards were there already"),
+        "{said}"
+    );
+    assert_eq!(num_there(), local.len());
+    for (name, bytes) in &local {
+        assert!(
+            server.get("bucket", &format!("set/{name}")).unwrap() == bytes.as_slice(),
+            "{name} differs"
+        );
+    }
 }
 
 #[test]

@@ -7,6 +7,10 @@ pub const VERSION: &str = if device::HAS_CUDA {
     concat!(env!("CARGO_PKG_VERSION"), " (features: none)")
 };
 
+// First: its macros are those of all that follows.
+#[macro_use]
+pub mod print;
+
 pub mod batches;
 pub mod checkpoint;
 pub mod commands;

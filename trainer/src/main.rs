@@ -2,7 +2,7 @@
 use std::io::IsTerminal;
 
 use clap::{Parser, Subcommand};
-use nepa_trainer::commands;
+use nepa_trainer::{commands, print};
 
 /// Pretrain vision models straight from image shards in object storage.
 ///
@@ -49,7 +49,14 @@ fn main() -> std::process::ExitCode {
                 && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         )
         .with_target(false)
+        .log_internal_errors(false)
         .init();
+    if matches!(
+        cli.command,
+        Command::Inspect(_) | Command::Verify(_) | Command::Profile(_)
+    ) {
+        print::end_with_reader();
+    }
     let result = match cli.command {
         Command::Pack(args) => commands::pack::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
@@ -64,7 +71,7 @@ fn main() -> std::process::ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            print::err(format_args!("error: {error:#}\n"));
             std::process::ExitCode::FAILURE
         }
     }

@@ -4,7 +4,7 @@
 //! stretch of a scan, say) but refuses a file without an end marker, so the same is done here. Only what a crop reads is decoded: columns by whole blocks, rows up
 //! to the last one needed.
 use super::libjpeg::{Libjpeg, OpenJpeg};
-use super::{ImageFormat, MAX_PIXELS, Orientation, PixelRect, cmyk_to_rgb};
+use super::{ImageFormat, PixelRect, checked_size, cmyk_to_rgb};
 use crate::ImageError;
 
 /// Most scans in one file. Encoders write about ten; files with thousands make a small file decode for minutes
@@ -44,21 +44,7 @@ impl JpegDecoder {
         let image = self.libjpeg.open(bytes).map_err(ImageError::Jpeg)?;
         let (width, height) = image.size();
         let (format, width, height) = (ImageFormat::Jpeg, u64::from(width), u64::from(height));
-        if width == 0 || height == 0 {
-            return Err(ImageError::NoPixels {
-                format,
-                width,
-                height,
-            });
-        }
-        if width * height > MAX_PIXELS {
-            return Err(ImageError::TooLarge {
-                format,
-                width,
-                height,
-                limit: MAX_PIXELS,
-            });
-        }
+        checked_size(format, width, height)?;
         if !image.is_arithmetic() && width * height > MAX_PIXELS_PER_BYTE * bytes.len() as u64 {
             return Err(ImageError::TooFewBytes {
                 format,
@@ -112,20 +98,11 @@ impl JpegDecoder {
     }
 }
 
-/// The orientation in the EXIF or XMP segment before the first scan.
-pub(super) fn orientation(bytes: &[u8]) -> Orientation {
-    let (mut exif, mut xmp) = (None, None);
-    for segment in segments(bytes).filter(|segment| segment.marker == APP1) {
-        if segment.payload.starts_with(b"Exif\0\0") {
-            exif = exif.or(Some(segment.payload));
-        } else if let Some(packet) = segment
-            .payload
-            .strip_prefix(b"http://ns.adobe.com/xap/1.0/\0")
-        {
-            xmp = xmp.or(Some(packet));
-        }
-    }
-    Orientation::from_metadata(exif, xmp)
+/// What the APP1 segments before the first scan hold.
+pub(super) fn app1_segments(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    segments(bytes)
+        .filter(|segment| segment.marker == APP1)
+        .map(|segment| segment.payload)
 }
 
 const SOF3: u8 = 0xc3;

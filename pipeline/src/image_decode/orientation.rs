@@ -1,7 +1,13 @@
 //! EXIF orientation: which of the eight ways a stored image is turned, read as Pillow's `exif_transpose` reads it.
 //!
-//! The value comes from the EXIF block, else from `tiff:Orientation` in the XMP block; whatever cannot be read counts as upright.
-use exif::{In, Reader, Tag};
+//! The value comes from the EXIF block, else from `tiff:Orientation` in the XMP block; whatever cannot be read counts as upright. Where a format keeps the two
+//! blocks: `metadata`.
+use tiff::tags::Tag;
+
+use super::tiff_directory::Directory;
+
+/// Stands before an EXIF block in JPEG, sometimes twice, and sometimes in other formats.
+pub(super) const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 
 /// How the stored image becomes the upright one: perhaps swap the axes, then perhaps mirror each stored axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,26 +63,28 @@ impl Orientation {
         (x, y)
     }
 
-    /// Reads it from an EXIF block (a TIFF structure, with or without the `Exif\0\0` before it) and an XMP packet.
+    /// Reads it from an EXIF block (a TIFF structure, with or without `Exif\0\0` before it, once or twice); from an XMP packet where that has no such tag.
     pub(super) fn from_metadata(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Self {
-        exif.and_then(exif_orientation)
-            .or_else(|| xmp.and_then(xmp_orientation))
-            .map_or(Self::UPRIGHT, Self::from_exif)
+        let directory = exif.and_then(|block| {
+            let rest = block.strip_prefix(EXIF_PREFIX).unwrap_or(block);
+            Directory::read(rest.strip_prefix(EXIF_PREFIX).unwrap_or(rest))
+        });
+        Self::from_directory(directory.as_ref(), xmp)
     }
-}
 
-fn exif_orientation(block: &[u8]) -> Option<u32> {
-    let block = block.strip_prefix(b"Exif\0\0").unwrap_or(block);
-    // A broken field elsewhere in the block must not hide the orientation.
-    let parsed = Reader::new()
-        .continue_on_error(true)
-        .read_raw(block.to_vec());
-    let exif = parsed
-        .or_else(|error| error.distill_partial_result(|_| ()))
-        .ok()?;
-    exif.get_field(Tag::Orientation, In::PRIMARY)?
-        .value
-        .get_uint(0)
+    /// The same for a directory that was read already.
+    pub(super) fn from_directory(directory: Option<&Directory>, xmp: Option<&[u8]>) -> Self {
+        match directory.filter(|directory| directory.has(Tag::Orientation)) {
+            // A tag of a strange type says nothing, and XMP is not asked then.
+            Some(directory) => directory
+                .number(Tag::Orientation)
+                .filter(|value| value.fract() == 0.0)
+                .map_or(Self::UPRIGHT, |value| Self::from_exif(value as u32)),
+            None => xmp
+                .and_then(xmp_orientation)
+                .map_or(Self::UPRIGHT, Self::from_exif),
+        }
+    }
 }
 
 /// Pillow's pattern: `tiff:Orientation="6"` or `<tiff:Orientation>6`.

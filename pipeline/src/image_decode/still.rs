@@ -1,50 +1,31 @@
-//! PNG, WebP, BMP, GIF and TIFF to 8-bit RGB, as Pillow's `convert("RGB")`: alpha is dropped and never blended, 16-bit colour keeps its high byte,
+//! PNG, WebP and BMP to 8-bit RGB, as Pillow's `convert("RGB")`: alpha is dropped and never blended, 16-bit colour keeps its high byte,
 //! and 16-bit grayscale is CLIPPED at 255 (Pillow 13 and all before it convert `I;16` so).
 use std::io::Cursor;
-use std::num::NonZeroU64;
 
 use image::{ColorType, ImageDecoder, ImageReader, Limits};
 
-use super::{ImageFormat, MAX_PIXELS, Orientation};
+use super::{ImageFormat, MAX_PIXELS, checked_size};
 use crate::ImageError;
 
-fn library_format(format: ImageFormat) -> image::ImageFormat {
-    match format {
-        ImageFormat::Jpeg => image::ImageFormat::Jpeg,
+fn open(bytes: &[u8], format: ImageFormat) -> Result<impl ImageDecoder + '_, ImageError> {
+    let library_format = match format {
         ImageFormat::Png => image::ImageFormat::Png,
         ImageFormat::WebP => image::ImageFormat::WebP,
         ImageFormat::Bmp => image::ImageFormat::Bmp,
-        ImageFormat::Gif => image::ImageFormat::Gif,
-        ImageFormat::Tiff => image::ImageFormat::Tiff,
-    }
-}
-
-fn open(bytes: &[u8], format: ImageFormat) -> Result<impl ImageDecoder + '_, ImageError> {
+        ImageFormat::Jpeg | ImageFormat::Gif | ImageFormat::Tiff => {
+            unreachable!("each of these has a file of its own")
+        }
+    };
     let mut limits = Limits::no_limits();
     // Enough for the largest image allowed in its widest form (four channels of 16 bits).
     limits.max_alloc = Some(MAX_PIXELS * 8);
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), library_format(format));
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), library_format);
     reader.limits(limits);
     let decoder = reader
         .into_decoder()
         .map_err(|source| decode_error(format, source))?;
     let (width, height) = decoder.dimensions();
-    let (width, height) = (u64::from(width), u64::from(height));
-    if width == 0 || height == 0 {
-        return Err(ImageError::NoPixels {
-            format,
-            width,
-            height,
-        });
-    }
-    if width * height > MAX_PIXELS {
-        return Err(ImageError::TooLarge {
-            format,
-            width,
-            height,
-            limit: MAX_PIXELS,
-        });
-    }
+    checked_size(format, width.into(), height.into())?;
     Ok(decoder)
 }
 
@@ -57,22 +38,14 @@ fn decode_error(format: ImageFormat, source: image::ImageError) -> ImageError {
     }
 }
 
-/// Stored width and height, and the orientation.
-pub(super) fn header(
-    bytes: &[u8],
-    format: ImageFormat,
-) -> Result<((u32, u32), Orientation), ImageError> {
-    let mut decoder = open(bytes, format)?;
-    let orientation = if format == ImageFormat::Tiff {
-        decoder.orientation().map_or(Orientation::UPRIGHT, |value| {
-            Orientation::from_exif(value.to_exif().into())
-        })
-    } else {
-        let exif = decoder.exif_metadata().ok().flatten();
-        let xmp = decoder.xmp_metadata().ok().flatten();
-        Orientation::from_metadata(exif.as_deref(), xmp.as_deref())
-    };
-    Ok((decoder.dimensions(), orientation))
+/// Stored width and height.
+pub(super) fn size(bytes: &[u8], format: ImageFormat) -> Result<(u32, u32), ImageError> {
+    Ok(open(bytes, format)?.dimensions())
+}
+
+/// Whether a PNG is gray with 16 bits a sample.
+pub(super) fn is_gray16_png(bytes: &[u8]) -> bool {
+    bytes.get(24..26) == Some(&[16, 0])
 }
 
 /// Decodes into `rgb` (resized to fit) as the image is stored; returns width and height.
@@ -81,9 +54,6 @@ pub(super) fn decode(
     format: ImageFormat,
     rgb: &mut Vec<u8>,
 ) -> Result<(u32, u32), ImageError> {
-    if format == ImageFormat::Gif {
-        return decode_gif(bytes, rgb);
-    }
     let decoder = open(bytes, format)?;
     let (width, height) = decoder.dimensions();
     let color = decoder.color_type();
@@ -110,6 +80,12 @@ pub(super) fn decode(
                 .chunks_exact(2)
                 .flat_map(|gray| [wide(gray).min(255) as u8; 3]),
         ),
+        // Gray with one transparent value comes with alpha, and is gray to Pillow.
+        ColorType::La16 if format == ImageFormat::Png && is_gray16_png(bytes) => rgb.extend(
+            pixels
+                .chunks_exact(4)
+                .flat_map(|pixel| [wide(&pixel[..2]).min(255) as u8; 3]),
+        ),
         ColorType::La16 => rgb.extend(
             pixels
                 .chunks_exact(4)
@@ -124,72 +100,9 @@ pub(super) fn decode(
         color => {
             return Err(ImageError::UnsupportedColor {
                 format,
-                color: format!("{color:?}"),
+                color: format!("{color:?} pixels"),
             });
         }
     }
     Ok((width, height))
-}
-
-/// The first frame on the canvas. The palette is read here because the library blanks transparent pixels, where Pillow keeps their colour.
-fn decode_gif(bytes: &[u8], rgb: &mut Vec<u8>) -> Result<(u32, u32), ImageError> {
-    let format = ImageFormat::Gif;
-    // Checks sizes before anything is allocated.
-    let (width, height) = open(bytes, format)?.dimensions();
-    let mut options = gif::DecodeOptions::new();
-    options.set_color_output(gif::ColorOutput::Indexed);
-    options.set_memory_limit(gif::MemoryLimit::Bytes(
-        NonZeroU64::new(MAX_PIXELS).expect("not zero"),
-    ));
-    let mut decoder = options.read_info(Cursor::new(bytes)).map_err(gif_error)?;
-    let background = decoder.bg_color().unwrap_or(0);
-    let global_palette = decoder.global_palette().map(<[u8]>::to_vec);
-    let Some(frame) = decoder.read_next_frame().map_err(gif_error)? else {
-        return Err(ImageError::NoPixels {
-            format,
-            width: width.into(),
-            height: height.into(),
-        });
-    };
-    let palette = frame
-        .palette
-        .as_deref()
-        .or(global_palette.as_deref())
-        .unwrap_or_default();
-    let color = |index: usize| {
-        palette
-            .get(index * 3..index * 3 + 3)
-            .map_or([0; 3], |rgb| [rgb[0], rgb[1], rgb[2]])
-    };
-    let (width, height) = (width as usize, height as usize);
-    rgb.clear();
-    rgb.extend(
-        color(frame.transparent.map_or(background, usize::from))
-            .into_iter()
-            .cycle()
-            .take(width * height * 3),
-    );
-    let (left, top) = (usize::from(frame.left), usize::from(frame.top));
-    let (frame_width, frame_height) = (usize::from(frame.width), usize::from(frame.height));
-    for y in 0..frame_height.min(height.saturating_sub(top)) {
-        for x in 0..frame_width.min(width.saturating_sub(left)) {
-            let Some(&index) = frame.buffer.get(y * frame_width + x) else {
-                return Err(ImageError::Truncated { format });
-            };
-            let start = ((top + y) * width + left + x) * 3;
-            rgb[start..start + 3].copy_from_slice(&color(index.into()));
-        }
-    }
-    Ok((width as u32, height as u32))
-}
-
-fn gif_error(error: gif::DecodingError) -> ImageError {
-    match error {
-        gif::DecodingError::Io(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => {
-            ImageError::Truncated {
-                format: ImageFormat::Gif,
-            }
-        }
-        error => ImageError::Gif(error),
-    }
 }

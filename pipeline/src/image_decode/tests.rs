@@ -1,6 +1,7 @@
 //! Every format, mode and orientation on images made here; damaged and hostile files.
 use std::io::Cursor;
 
+use ::tiff::encoder::colortype::RGB8;
 use image::{DynamicImage, ImageBuffer, Luma, LumaA, Rgb, Rgba};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -29,15 +30,30 @@ fn rgb_pixels() -> Vec<u8> {
 
 fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    let format = match format {
+    let library_format = match format {
         ImageFormat::Jpeg => unreachable!("JPEGs are made by `jpeg`"),
         ImageFormat::Png => image::ImageFormat::Png,
         ImageFormat::WebP => image::ImageFormat::WebP,
         ImageFormat::Bmp => image::ImageFormat::Bmp,
-        ImageFormat::Gif => image::ImageFormat::Gif,
-        ImageFormat::Tiff => image::ImageFormat::Tiff,
+        ImageFormat::Gif => {
+            let (width, height) = (image.width() as u16, image.height() as u16);
+            let mut encoder = ::gif::Encoder::new(&mut bytes, width, height, &[]).unwrap();
+            let pixels = image.to_rgb8();
+            let frame = ::gif::Frame::from_rgb(width, height, &pixels);
+            encoder.write_frame(&frame).unwrap();
+            drop(encoder);
+            return bytes.into_inner();
+        }
+        ImageFormat::Tiff => {
+            let mut encoder = ::tiff::encoder::TiffEncoder::new(&mut bytes).unwrap();
+            let pixels = image.to_rgb8();
+            encoder
+                .write_image::<RGB8>(image.width(), image.height(), &pixels)
+                .unwrap();
+            return bytes.into_inner();
+        }
     };
-    image.write_to(&mut bytes, format).unwrap();
+    image.write_to(&mut bytes, library_format).unwrap();
     bytes.into_inner()
 }
 
@@ -180,18 +196,35 @@ fn modes_become_rgb_as_in_pillow() {
 }
 
 #[test]
+fn gray16_with_a_transparent_value_is_gray_as_without() {
+    let image = DynamicImage::ImageLuma16(ImageBuffer::from_fn(WIDTH, HEIGHT, |x, y| {
+        Luma([(x * 20 + y * 300) as u16])
+    }));
+    let plain = encode(&image, ImageFormat::Png);
+    let (start, rest) = plain.split_at(33);
+    let mut transparent = b"tRNS,".to_vec();
+    let checksum = crc32fast::hash(&transparent).to_be_bytes();
+    transparent.extend(checksum);
+    let marked = [start, &[0, 0, 0, 2], &transparent, rest].concat();
+    let expected = decode_rgb(&plain, true).unwrap();
+    assert!(decode_rgb(&marked, true).unwrap() == expected);
+    assert!(clips_gray(&plain) && clips_gray(&marked));
+    assert!(!clips_gray(&encode(&rgb_image(), ImageFormat::Png)));
+}
+
+#[test]
 fn gif_keeps_the_colour_of_transparent_pixels() {
     let palette = [10, 20, 30, 40, 50, 60];
     let mut bytes = Vec::new();
-    let mut encoder = gif::Encoder::new(&mut bytes, 3, 2, &palette).unwrap();
-    let frame = gif::Frame {
+    let mut encoder = ::gif::Encoder::new(&mut bytes, 3, 2, &palette).unwrap();
+    let frame = ::gif::Frame {
         width: 2,
         height: 1,
         left: 1,
         top: 1,
         transparent: Some(1),
         buffer: vec![0, 1].into(),
-        ..gif::Frame::default()
+        ..::gif::Frame::default()
     };
     encoder.write_frame(&frame).unwrap();
     drop(encoder);
@@ -453,6 +486,8 @@ fn no_bytes_make_it_panic() {
         .map(|&format| encode(&rgb_image(), format))
         .collect();
     originals.push(with_orientation(&jpeg(), 6));
+    originals.extend(tiff::tests::odd_files());
+    originals.extend(metadata::tests::odd_files());
     originals.push(jpeg_of(
         &rgb_pixels(),
         PixelFormat::RGB,
@@ -461,7 +496,7 @@ fn no_bytes_make_it_panic() {
     ));
     let mut decoder = Decoder::default();
     let mut pixels = Vec::new();
-    for round in 0..1500 {
+    for round in 0..3000 {
         let mut bytes = originals[round % originals.len()].clone();
         for _ in 0..=below(&mut rng, 8) {
             let position = below(&mut rng, bytes.len() as u64) as usize;

@@ -80,6 +80,11 @@ impl Buckets {
         lock(&self.state).buckets.get(bucket)?.get(key).cloned()
     }
 
+    /// Multipart uploads that were begun, and neither completed nor given up.
+    pub fn num_unfinished_uploads(&self) -> usize {
+        lock(&self.state).uploads.len()
+    }
+
     /// All keys, sorted.
     pub fn keys(&self, bucket: &str) -> Vec<String> {
         lock(&self.state)

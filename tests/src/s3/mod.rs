@@ -178,6 +178,11 @@ impl S3Server {
         self.shared.buckets.keys(bucket)
     }
 
+    /// Multipart uploads that were begun, and neither completed nor given up.
+    pub fn num_unfinished_uploads(&self) -> usize {
+        self.shared.buckets.num_unfinished_uploads()
+    }
+
     /// Stores all files below `folder` under `prefix` (empty, or ending in `/`).
     pub fn load_folder(&self, bucket: &str, prefix: &str, folder: &Path) -> std::io::Result<usize> {
         self.create_bucket(bucket);

@@ -62,7 +62,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.grid {
         anyhow::ensure!(
             !sample.images.is_empty(),
-            "--grid: no image of the sample can be decoded"
+            nothing_to_draw(&dataset, &sample)
         );
         let picture = draw_grid(&sample.images, args.size, args.seed)?;
         picture
@@ -75,6 +75,27 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         eprintln!("error: {error}");
     }
     Ok(ExitCode::from(u8::from(!sample.failed.is_empty())))
+}
+
+/// Why there is no image for `--grid`.
+fn nothing_to_draw(dataset: &Dataset, sample: &Sample) -> String {
+    let why = if let Some((id, reason)) = sample.unreadable.first() {
+        format!(
+            "none of {} images can be decoded. The first: {}, row group {}, row {}: {reason}",
+            sample.unreadable.len(),
+            dataset.shards()[id.shard as usize].url,
+            id.row_group,
+            id.row
+        )
+    } else if let Some(error) = sample.failed.first() {
+        format!(
+            "none of {} row groups can be read. The first: {error}",
+            sample.failed.len()
+        )
+    } else {
+        format!("the sample of {} rows holds no image", sample.num_rows)
+    };
+    format!("--grid: {why}")
 }
 
 fn print_layout(dataset: &Dataset) {

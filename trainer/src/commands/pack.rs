@@ -1,18 +1,23 @@
 //! `nepa pack`: folders of images by class to Parquet shards.
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use nepa_pipeline::{IoConfig, IoRuntime, open_url};
+use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl, open_url};
 
-use crate::pack::{FolderScan, PackOptions, PackedImage, ShardWriter, existing_shards, plan, scan};
+use crate::pack::{
+    ExistingShard, FolderScan, PackOptions, PackedImage, ShardPlan, ShardWriter, StopSignal,
+    existing_shards, plan, remove_leftovers, scan, shard_id,
+};
 
 /// Packs FOLDER/CLASS/IMAGE into shards `train-00000-of-00004.parquet`, ... at URL.
 ///
 /// The image files are kept byte for byte. Hugging Face `datasets`, pyarrow and DuckDB read the shards as well.
-/// A folder without subfolders gives shards without labels. Example: `nepa pack photos s3://bucket/photos --val-fraction 0.1`.
+/// A folder without subfolders gives shards without labels. After an interruption the same command goes on: shards that are there already are kept, if all names
+/// and sizes of their images and all options are the same. Example: `nepa pack photos s3://bucket/photos --val-fraction 0.1`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Folder of images, one subfolder a class.
@@ -70,8 +75,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         split: args.split,
         val_fraction: args.val_fraction,
         shard_bytes: mib(args.shard_mib),
+        row_group_bytes: mib(args.row_group_mib),
     };
 
+    let stop = StopSignal::install().context("cannot heed signals")?;
     let runtime = IoRuntime::new(2).context("cannot start the I/O threads")?;
     let target = open_url(&args.url, &IoConfig::default())?;
     let splits = [options.split.clone(), "val".to_owned()];
@@ -80,31 +87,35 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         &splits[..1]
     };
+    let scan = scan(&args.folder)?;
+    report_scan(&scan);
+    let planned = plan(&scan.images, &options);
+    let mut shards = planned
+        .iter()
+        .flat_map(|split| &split.shards)
+        .collect::<Vec<_>>();
+    let num_shards = shards.len();
+    let id = |shard: &ShardPlan| shard_id(&scan, shard, options.row_group_bytes);
+    let ids = shards.iter().map(|shard| (shard.name.as_str(), id(shard)));
+    let ids = ids.collect::<BTreeMap<_, _>>();
     let existing = existing_shards(&runtime, &target, splits)?;
+    let is_ours = |shard: &ExistingShard| {
+        shard.id.is_some() && ids.get(shard.name.as_str()) == shard.id.as_ref()
+    };
+    if !existing.iter().all(is_ours) {
+        bail!(others_there(&target, &existing));
+    }
+    remove_leftovers(&args.url, &ids)?;
+    shards.retain(|shard| existing.iter().all(|there| there.name != shard.name));
     if !existing.is_empty() {
-        let shown = existing
-            .iter()
-            .take(10)
-            .map(|name| format!("\n  {name}"))
-            .collect::<String>();
-        let more = existing.len().saturating_sub(10);
-        let more = if more > 0 {
-            format!("\n  ... and {more} more")
-        } else {
-            String::new()
-        };
-        bail!(
-            "{} already holds {} shards of this split, and nothing is overwritten:{shown}{more}\n\
-             remove them, or choose another URL or --split",
-            target.url,
+        println!(
+            "{} of {num_shards} shards were there already",
             existing.len()
         );
     }
 
-    let scan = scan(&args.folder)?;
-    report_scan(&scan);
-    let splits = plan(&scan.images, &options);
-    let total = scan.images.iter().map(|image| image.num_bytes).sum();
+    let images = shards.iter().flat_map(|shard| &shard.images);
+    let total = images.map(|&index| scan.images[index].num_bytes).sum();
     let progress = if std::io::stderr().is_terminal() {
         ProgressBar::new(total)
     } else {
@@ -113,42 +124,86 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let style = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta} {msg}";
     progress.set_style(ProgressStyle::with_template(style).expect("a sound template"));
 
-    for split in &splits {
-        for shard in &split.shards {
-            progress.set_message(shard.name.clone());
-            let row_group_bytes = mib(args.row_group_mib);
-            let mut writer = ShardWriter::new(
+    for (written, shard) in shards.iter().enumerate() {
+        progress.set_message(shard.name.clone());
+        let packed = pack_shard(&scan, shard, &progress, &stop, || {
+            ShardWriter::new(
                 &runtime,
                 &target,
                 &shard.name,
+                Some(&ids[shard.name.as_str()]),
                 &scan.classes,
-                row_group_bytes,
-            )?;
-            for &index in &shard.images {
-                let image = &scan.images[index];
-                let bytes = std::fs::read(&image.path)
-                    .with_context(|| format!("cannot read {}", image.path.display()))?;
-                progress.inc(image.num_bytes);
-                writer.push(PackedImage {
-                    bytes: bytes.into(),
-                    path: image.name.clone(),
-                    label: image.class.map(|class| class as i64),
-                })?;
-            }
-            let url = writer.url().to_owned();
-            let size = writer.finish()?;
-            progress.suspend(|| {
-                println!(
-                    "{url}: {} images, {:.1} MiB",
-                    shard.images.len(),
-                    size as f64 / f64::from(1 << 20)
-                );
-            });
-        }
+                options.row_group_bytes,
+            )
+        });
+        let done = existing.len() + written;
+        let packed = packed.with_context(|| {
+            format!("{done} of {num_shards} shards are written; the same command goes on there")
+        })?;
+        let Some((url, size)) = packed else {
+            progress.finish_and_clear();
+            println!(
+                "interrupted; {done} of {num_shards} shards are written, and the same command goes on there"
+            );
+            return Ok(ExitCode::from(stop.exit_code().unwrap_or(1)));
+        };
+        progress.suspend(|| {
+            println!(
+                "{url}: {} images, {:.1} MiB",
+                shard.images.len(),
+                size as f64 / f64::from(1 << 20)
+            );
+        });
     }
     progress.finish_and_clear();
     println!("done; next: nepa inspect {}", target.url);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes one shard; gives its URL and size, or `None` where a signal asked to stop before it was complete.
+fn pack_shard(
+    scan: &FolderScan,
+    shard: &ShardPlan,
+    progress: &ProgressBar,
+    stop: &StopSignal,
+    start: impl FnOnce() -> anyhow::Result<ShardWriter>,
+) -> anyhow::Result<Option<(String, u64)>> {
+    let mut writer = start()?;
+    for &index in &shard.images {
+        if stop.exit_code().is_some() {
+            return Ok(None);
+        }
+        let image = &scan.images[index];
+        let bytes = std::fs::read(&image.path)
+            .with_context(|| format!("cannot read {}", image.path.display()))?;
+        progress.inc(image.num_bytes);
+        writer.push(PackedImage {
+            bytes: bytes.into(),
+            path: image.name.clone(),
+            label: image.class.map(|class| class as i64),
+        })?;
+    }
+    let url = writer.url().to_owned();
+    let size = writer.finish()?;
+    Ok(Some((url, size)))
+}
+
+/// The message for shards that another plan wrote.
+fn others_there(target: &StoreUrl, existing: &[ExistingShard]) -> String {
+    let shown = existing.iter().take(10);
+    let shown = shown
+        .map(|shard| format!("\n  {}", shard.name))
+        .collect::<String>();
+    let more = match existing.len().saturating_sub(10) {
+        0 => String::new(),
+        more => format!("\n  ... and {more} more"),
+    };
+    format!(
+        "{} already holds {} shards of this split, not all of them of the same images and options, and nothing is overwritten:{shown}{more}\n\
+         remove them, or choose another URL or --split",
+        target.url,
+        existing.len()
+    )
 }
 
 fn report_scan(scan: &FolderScan) {

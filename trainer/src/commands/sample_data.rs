@@ -61,10 +61,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     )?;
     if let Some(first) = existing.first() {
         bail!(
-            "{} already holds {} shards of these splits ({first}, ...), and nothing is overwritten; \
+            "{} already holds {} shards of these splits ({}, ...), and nothing is overwritten; \
              remove them or choose another URL",
             target.url,
-            existing.len()
+            existing.len(),
+            first.name
         );
     }
     write_split(&runtime, &target, seed, Split::Train, images, shards)?;
@@ -86,7 +87,7 @@ fn write_split(
     let classes = CLASSES.map(str::to_owned);
     for shard in 0..num_shards {
         let name = format!("{}-{shard:05}-of-{num_shards:05}.parquet", split.name());
-        let mut writer = ShardWriter::new(runtime, target, &name, &classes, ROW_GROUP_BYTES)?;
+        let mut writer = ShardWriter::new(runtime, target, &name, None, &classes, ROW_GROUP_BYTES)?;
         let images = (num_images * shard / num_shards..num_images * (shard + 1) / num_shards)
             .collect::<Vec<_>>();
         for chunk in images.chunks(CHUNK) {

@@ -4,7 +4,7 @@ use std::panic::catch_unwind;
 use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
-use nepa_pipeline::image_decode::{ImageHeader, decode_rgb, read_header};
+use nepa_pipeline::image_decode::{ImageHeader, clips_gray, decode_rgb, read_header};
 use nepa_pipeline::random::{Purpose, epoch_stream, shuffle};
 use nepa_pipeline::store::full_text;
 use nepa_pipeline::{Dataset, SampleId};
@@ -35,6 +35,8 @@ pub struct SampledImage {
     pub bytes: Bytes,
     /// What its header says.
     pub header: ImageHeader,
+    /// Whether it is gray of more than 8 bits a sample, and clipped to white or black nearly everywhere.
+    pub is_clipped: bool,
 }
 
 /// What was found.
@@ -119,7 +121,12 @@ pub fn take_sample(dataset: &Arc<Dataset>, num_images: usize, seed: u64) -> Samp
     shuffle(&mut epoch_stream(seed, 0, 1, Purpose::Order), &mut ids);
     for (id, bytes) in ids.into_iter().take(num_images) {
         match examine(&bytes) {
-            Ok(header) => sample.images.push(SampledImage { id, bytes, header }),
+            Ok((header, is_clipped)) => sample.images.push(SampledImage {
+                id,
+                bytes,
+                header,
+                is_clipped,
+            }),
             Err(reason) => sample.unreadable.push((id, reason)),
         }
     }
@@ -181,13 +188,18 @@ fn count_rows(sample: &mut Sample, place: (u32, u32), batch: &ShardBatch, has_la
     });
 }
 
-/// Header and pixels: a header alone does not show that an image is cut off.
-fn examine(bytes: &Bytes) -> Result<ImageHeader, String> {
-    let decoded = catch_unwind(|| -> Result<ImageHeader, nepa_pipeline::ImageError> {
-        let header = read_header(bytes)?;
-        decode_rgb(bytes, false)?;
-        Ok(header)
-    });
+/// Header and pixels: a header alone does not show that an image is cut off, nor what clipping leaves of it.
+fn examine(bytes: &Bytes) -> Result<(ImageHeader, bool), String> {
+    let decoded = catch_unwind(
+        || -> Result<(ImageHeader, bool), nepa_pipeline::ImageError> {
+            let header = read_header(bytes)?;
+            let pixels = decode_rgb(bytes, false)?.data;
+            let is_end = |value: &&u8| matches!(value, 0 | 255);
+            let is_clipped = clips_gray(bytes)
+                && pixels.iter().filter(is_end).count() * 100 >= pixels.len() * 95;
+            Ok((header, is_clipped))
+        },
+    );
     match decoded {
         Ok(result) => result.map_err(|error| full_text(&error)),
         Err(_) => Err("the decoder panicked on these bytes".to_owned()),

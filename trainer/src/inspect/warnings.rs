@@ -38,6 +38,14 @@ pub fn warnings(dataset: &Dataset, sample: &Sample) -> Vec<String> {
         ));
     }
     found.extend(left_out(dataset, sample));
+    let clipped = sample.images.iter().filter(|image| image.is_clipped);
+    if let count @ 1.. = clipped.count() {
+        found.push(format!(
+            "{count} of {} sampled images are gray with more than 8 bits a sample and above 255 (or below 1) nearly everywhere: they become white (or black), \
+             as values are clipped to 0 to 255; convert them to 8 bits",
+            sample.images.len()
+        ));
+    }
     found.extend(splits(dataset));
     found.extend(sorted(dataset, sample));
     found.extend(sizes(dataset));

@@ -1,10 +1,14 @@
 //! Writing image shards: folders of images to Parquet objects in the format of `schemas/README.md`.
 //! Called by `nepa pack` and `nepa sample-data`; knows no command line.
 mod checksummed_pages;
+mod existing;
 mod plan;
 mod scan;
 mod shard_writer;
+mod stop;
 
-pub use plan::{PackOptions, ShardPlan, SplitPlan, plan};
+pub use existing::{ExistingShard, existing_shards, remove_leftovers};
+pub use plan::{PackOptions, ShardPlan, SplitPlan, plan, shard_id};
 pub use scan::{FolderScan, ImageFile, scan};
-pub use shard_writer::{PackedImage, ShardWriter, existing_shards};
+pub use shard_writer::{PackedImage, ShardWriter};
+pub use stop::StopSignal;

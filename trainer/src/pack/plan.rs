@@ -1,7 +1,8 @@
 //! Which image goes into which shard: a pure function of the sorted files, the seed and the sizes.
 use nepa_pipeline::random::{Purpose, epoch_stream, shuffle};
+use sha2::{Digest, Sha256};
 
-use super::ImageFile;
+use super::{FolderScan, ImageFile};
 
 /// How to pack.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +15,8 @@ pub struct PackOptions {
     pub val_fraction: f64,
     /// Shards are about this large.
     pub shard_bytes: u64,
+    /// Row groups reach this size.
+    pub row_group_bytes: u64,
 }
 
 /// The images of one split, in shards.
@@ -71,6 +74,29 @@ pub fn plan(files: &[ImageFile], options: &PackOptions) -> Vec<SplitPlan> {
         .collect()
 }
 
+/// What tells a shard of one plan from those of all others: a hash of its name and of all that it will hold. Images count by name, class and size, as nobody
+/// reads all of them to find out where packing was interrupted.
+pub fn shard_id(scan: &FolderScan, shard: &ShardPlan, row_group_bytes: u64) -> String {
+    let mut hash = Sha256::new();
+    // With its length before it, no text runs into the next.
+    let mut add = |text: &str| {
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text);
+    };
+    add("nepa pack 1");
+    add(&shard.name);
+    add(&row_group_bytes.to_string());
+    for class in &scan.classes {
+        add(class);
+    }
+    for &index in &shard.images {
+        let image = &scan.images[index];
+        add(&image.name);
+        add(&format!("{:?} {}", image.class, image.num_bytes));
+    }
+    format!("{:x}", hash.finalize())
+}
+
 fn cut(
     split: &str,
     files: &[ImageFile],
@@ -126,6 +152,7 @@ mod tests {
             split: "train".to_owned(),
             val_fraction: 0.25,
             shard_bytes: 10_000,
+            row_group_bytes: 1000,
         }
     }
 
@@ -174,6 +201,41 @@ mod tests {
             .len(),
             1
         );
+    }
+
+    #[test]
+    fn a_shard_is_known_by_all_that_it_holds() {
+        let scan = |images| FolderScan {
+            classes: vec!["ant".to_owned(), "bee".to_owned()],
+            images,
+            skipped: Vec::new(),
+        };
+        let whole = scan(files(40));
+        let splits = plan(&whole.images, &options());
+        let shard = &splits[0].shards[0];
+        let id = shard_id(&whole, shard, 1000);
+        assert_eq!(id, shard_id(&whole, shard, 1000));
+        let mut others = vec![
+            shard_id(&whole, shard, 1001),
+            shard_id(&whole, &splits[1].shards[0], 1000),
+        ];
+        let first = shard.images[0];
+        let changes: [fn(&mut ImageFile); 3] = [
+            |file| file.name.push('x'),
+            |file| file.class = Some(9),
+            |file| file.num_bytes += 1,
+        ];
+        for change in changes {
+            let mut changed = whole.clone();
+            change(&mut changed.images[first]);
+            others.push(shard_id(&changed, shard, 1000));
+        }
+        let mut renamed = whole.clone();
+        renamed.classes = vec!["an".to_owned(), "tbee".to_owned()];
+        others.push(shard_id(&renamed, shard, 1000));
+        for other in others {
+            assert_ne!(id, other);
+        }
     }
 
     #[test]

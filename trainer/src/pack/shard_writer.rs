@@ -5,11 +5,10 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context;
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use bytes::Bytes;
-use futures::TryStreamExt;
 use nepa_pipeline::error::{Action, Place};
 use nepa_pipeline::store::{Location, classify};
 use nepa_pipeline::{IoRuntime, StoreUrl};
-use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
+use object_store::{ObjectStoreExt, WriteMultipart};
 use parquet::arrow::{ArrowSchemaConverter, add_encoded_arrow_schema_to_metadata};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::column::writer::{ColumnWriter, get_column_writer};
@@ -20,6 +19,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 
 use super::checksummed_pages::ChecksummedPages;
+use super::existing::SHARD_ID;
 
 /// Requests of one upload in flight.
 const MAX_UPLOADS: usize = 4;
@@ -77,11 +77,12 @@ pub struct ShardWriter {
 }
 
 impl ShardWriter {
-    /// Starts the shard `name` below `folder`. With `classes`, a column `label` holds indices into them.
+    /// Starts the shard `name` below `folder`. With `classes`, a column `label` holds indices into them. An `id` is written into the shard, for [`ExistingShard`].
     pub fn new(
         runtime: &IoRuntime,
         folder: &StoreUrl,
         name: &str,
+        id: Option<&str>,
         classes: &[String],
         row_group_bytes: u64,
     ) -> anyhow::Result<Self> {
@@ -98,6 +99,8 @@ impl ShardWriter {
                 .map(str::to_owned)
                 .collect::<Vec<_>>(),
         );
+        let mut entries = vec![KeyValue::new("huggingface".to_owned(), features)];
+        entries.extend(id.map(|id| KeyValue::new(SHARD_ID.to_owned(), id.to_owned())));
         let mut properties = WriterProperties::builder()
             .set_created_by(format!("nepa {}", env!("CARGO_PKG_VERSION")))
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -106,10 +109,7 @@ impl ShardWriter {
             .set_column_dictionary_enabled(image_bytes.clone(), false)
             .set_column_statistics_enabled(image_bytes, EnabledStatistics::None)
             .set_write_batch_size(ROWS_PER_PAGE_CHECK)
-            .set_key_value_metadata(Some(vec![KeyValue::new(
-                "huggingface".to_owned(),
-                features,
-            )]))
+            .set_key_value_metadata(Some(entries))
             .build();
         let sink = Sink::default();
         add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
@@ -240,7 +240,7 @@ impl Drop for ShardWriter {
 }
 
 /// What a store's error means for the user.
-fn store_error(error: &object_store::Error, action: Action, url: &str) -> anyhow::Error {
+pub(super) fn store_error(error: &object_store::Error, action: Action, url: &str) -> anyhow::Error {
     let place = Place {
         object: url.to_owned(),
         ..Place::default()
@@ -256,30 +256,4 @@ fn image_fields() -> Fields {
         Field::new("bytes", DataType::Binary, true),
         Field::new("path", DataType::Utf8, true),
     ])
-}
-
-/// Names of the objects right below `folder` that begin with `{split}-`.
-pub fn existing_shards(
-    runtime: &IoRuntime,
-    folder: &StoreUrl,
-    splits: &[String],
-) -> anyhow::Result<Vec<String>> {
-    let (store, path) = (Arc::clone(&folder.store), folder.path.clone());
-    let listed = runtime
-        .block_on(async move { store.list(Some(&path)).try_collect::<Vec<_>>().await })
-        .map_err(|error| store_error(&error, Action::List, &folder.url))
-        .with_context(|| format!("cannot list {}", folder.url))?;
-    let mut names = listed
-        .iter()
-        .filter_map(|object| object.location.filename())
-        .filter(|name| {
-            splits.iter().any(|split| {
-                name.strip_prefix(split.as_str())
-                    .is_some_and(|r| r.starts_with('-'))
-            })
-        })
-        .map(str::to_owned)
-        .collect::<Vec<_>>();
-    names.sort();
-    Ok(names)
 }

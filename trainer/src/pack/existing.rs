@@ -1,0 +1,127 @@
+//! Shards that are there already, from a packing that was interrupted or another one; and what an interrupted one left in a local folder.
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use futures::{StreamExt, TryStreamExt};
+use nepa_pipeline::error::Action;
+use nepa_pipeline::store::{Location, Provider};
+use nepa_pipeline::{IoRuntime, StoreUrl};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaDataReader;
+
+use super::shard_writer::store_error;
+
+/// The key of a shard's id among the file's key-value metadata.
+pub(super) const SHARD_ID: &str = "nepa.shard_id";
+/// Read at the end of each shard first; its footer is smaller as a rule.
+const TAIL_BYTES: u64 = 64 << 10;
+/// Footers read at once.
+const MAX_REQUESTS: usize = 16;
+
+/// An object right below a folder that is called like a shard of some splits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExistingShard {
+    /// Its name.
+    pub name: String,
+    /// What [`super::shard_id`] said when it was written; `None` where it is no whole shard or has no such entry.
+    pub id: Option<String>,
+}
+
+/// The shards right below `folder` whose names begin with `{split}-`, sorted by name.
+pub fn existing_shards(
+    runtime: &IoRuntime,
+    folder: &StoreUrl,
+    splits: &[String],
+) -> anyhow::Result<Vec<ExistingShard>> {
+    let failed = |action| {
+        move |error: object_store::Error| {
+            let error = store_error(&error, action, &folder.url);
+            error.context(format!("cannot look for shards in {}", folder.url))
+        }
+    };
+    let (store, path) = (Arc::clone(&folder.store), folder.path.clone());
+    let listed = runtime
+        .block_on(async move { store.list(Some(&path)).try_collect::<Vec<_>>().await })
+        .map_err(failed(Action::List))?;
+    let is_shard = |name: &&str| {
+        let mut rests = splits
+            .iter()
+            .filter_map(|split| name.strip_prefix(split.as_str()));
+        rests.any(|rest| rest.starts_with('-'))
+    };
+    let shards = listed.into_iter().filter_map(|object| {
+        let name = object.location.filename().filter(is_shard)?.to_owned();
+        let store = Arc::clone(&folder.store);
+        Some(async move {
+            let id = id_in(store.as_ref(), &object).await?;
+            Ok::<_, object_store::Error>(ExistingShard { name, id })
+        })
+    });
+    let shards = futures::stream::iter(shards.collect::<Vec<_>>()).buffer_unordered(MAX_REQUESTS);
+    let mut found = runtime
+        .block_on(shards.try_collect::<Vec<_>>())
+        .map_err(failed(Action::Read))?;
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+async fn id_in(
+    store: &dyn ObjectStore,
+    object: &ObjectMeta,
+) -> object_store::Result<Option<String>> {
+    let mut length = TAIL_BYTES.min(object.size);
+    while length > 0 {
+        let tail = object.size - length..object.size;
+        let bytes = store.get_range(&object.location, tail).await?;
+        let mut reader = ParquetMetaDataReader::new();
+        match reader.try_parse_sized(&bytes, object.size) {
+            Ok(()) => {
+                let metadata = reader.finish().ok();
+                let entries =
+                    metadata.and_then(|read| read.file_metadata().key_value_metadata().cloned());
+                let mut entries = entries.into_iter().flatten();
+                return Ok(entries
+                    .find(|entry| entry.key == SHARD_ID)
+                    .and_then(|entry| entry.value));
+            }
+            Err(ParquetError::NeedMoreData(needed))
+                if (length + 1..=object.size).contains(&(needed as u64)) =>
+            {
+                length = needed as u64;
+            }
+            Err(_) => break,
+        }
+    }
+    Ok(None)
+}
+
+/// Removes what killed packings left beside the shards `names` of a local folder: files with `#` and a number behind the name, which nobody reads.
+pub fn remove_leftovers(url: &str, names: &BTreeMap<&str, String>) -> anyhow::Result<()> {
+    let location = Location::parse(url)?;
+    if location.provider != Provider::Local {
+        return Ok(());
+    }
+    let folder = Path::new("/").join(&location.key);
+    let Ok(entries) = std::fs::read_dir(&folder) else {
+        // It does not exist yet, or what will be written there says more.
+        return Ok(());
+    };
+    let leftovers = entries.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let (name, number) = path.file_name()?.to_str()?.rsplit_once('#')?;
+        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        (is_number && names.contains_key(name)).then_some(path)
+    });
+    for path in leftovers.collect::<Vec<PathBuf>>() {
+        std::fs::remove_file(&path).with_context(|| {
+            format!(
+                "cannot remove {}, which was left half written",
+                path.display()
+            )
+        })?;
+    }
+    Ok(())
+}
