@@ -2,7 +2,7 @@
 use std::io::IsTerminal;
 
 use clap::{Parser, Subcommand};
-use nepa_trainer::commands;
+use nepa_trainer::{commands, signals};
 
 /// Pretrain vision models straight from image shards in object storage.
 ///
@@ -37,6 +37,7 @@ enum Command {
 }
 
 fn main() -> std::process::ExitCode {
+    let listening = signals::listen();
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -50,6 +51,9 @@ fn main() -> std::process::ExitCode {
         )
         .with_target(false)
         .init();
+    if let Err(error) = listening {
+        tracing::warn!("a signal will end the program without cleaning up: {error}");
+    }
     let result = match cli.command {
         Command::Pack(args) => commands::pack::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
