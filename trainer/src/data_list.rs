@@ -81,11 +81,11 @@ impl DataList {
 
 /// The first of `changes` for a message.
 pub(crate) fn shown(changes: &[String]) -> String {
-    let mut text = changes[..changes.len().min(SHOWN)].join("; ");
-    if changes.len() > SHOWN {
-        text.push_str(&format!("; and {} more", changes.len() - SHOWN));
+    let text = changes[..changes.len().min(SHOWN)].join("; ");
+    match changes.len().saturating_sub(SHOWN) {
+        0 => text,
+        more => format!("{text}; and {more} more"),
     }
-    text
 }
 
 impl SourceList {

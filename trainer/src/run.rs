@@ -333,13 +333,13 @@ impl Start<'_> {
         } else {
             None
         };
-        let (position, training, waiting) = match saved {
-            Some((name, Checkpoint { state, training })) => (Some(state), training, Some(name)),
-            None => {
+        let (position, training, newest) =
+            if let Some((newest, Checkpoint { state, training })) = saved {
+                (Some(state), training, Some(newest))
+            } else {
                 let weights = init_weights(&recipe.model, recipe.seed);
                 (None, TrainingState::new(weights), None)
-            }
-        };
+            };
         // Before anything is written: where the memory does not fit, the output stays as it was.
         let mut engine = engine(&recipe, training, &device)?;
         let choices = position.as_ref().and_then(|state| state.engine.as_ref());
@@ -397,9 +397,9 @@ impl Start<'_> {
             samples,
             decoded: DecoderStats::default(),
         };
-        if let Some(name) = waiting {
+        if let Some(newest) = newest {
             let logs = run.snapshot()?;
-            output.send_again(&name, logs, run.recipe.checkpoint.keep)?;
+            output.send_again(&newest, logs, run.recipe.checkpoint.keep)?;
         }
         // Until here a signal ends the program at once, as there is nothing to save.
         let _saves_first = SaveFirst::new();

@@ -19,6 +19,10 @@ use crate::run::{Finish, Options, pretrain};
   nepa pretrain my.toml --out runs/a --set train.batch=512 --set train.epochs=100
   nepa pretrain my.toml --out runs/a --resume
   nepa pretrain my.toml --synthetic 50")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub struct Args {
     /// The recipe, a TOML file; see trainer/recipes/.
     pub recipe: PathBuf,

@@ -53,7 +53,7 @@ impl Claim {
         Self {
             run: random_id(),
             id: random_id(),
-            host: sysinfo::System::host_name().unwrap_or_else(|| "an unknown host".to_owned()),
+            host: sysinfo::System::host_name().unwrap_or_else(|_| "an unknown host".to_owned()),
             pid,
             machine: machine(),
             process_start: process_start(pid),

@@ -29,7 +29,7 @@ const ROOM_WITHIN: Duration = Duration::from_secs(5);
 const TOLD_AFTER: Duration = Duration::from_secs(1);
 /// ... then at this distance for a minute, and then at the larger one.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
-const TOLD_EVERY_LATER: Duration = Duration::from_secs(60);
+const TOLD_EVERY_LATER: Duration = Duration::from_mins(1);
 /// Longest wait between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Time for giving up parts that were sent in vain.
@@ -173,11 +173,6 @@ impl Sender {
         shared.wake.notify_one();
     }
 
-    /// Whether another run has the output now.
-    pub(super) fn is_lost(&self) -> bool {
-        self.shared.owner.is_lost()
-    }
-
     /// What will not be sent, and why.
     pub(super) fn unsent(&self) -> Option<Unsent> {
         self.shared.state().unsent.clone()
@@ -289,10 +284,12 @@ impl Shared {
                     .map(|job| (job.what.clone(), job.folder.clone()));
                 job
             };
-            match job {
-                Some(job) if self.send_job(job).await.is_err() => return,
-                Some(_) => {}
-                None => self.wake.notified().await,
+            let Some(job) = job else {
+                self.wake.notified().await;
+                continue;
+            };
+            if self.send_job(job).await.is_err() {
+                return;
             }
             self.changed.notify_all();
         }
