@@ -22,7 +22,7 @@ use crate::output::{CheckpointName, Loaded, Log, METRICS, Output, OutputError};
 use crate::recipe::{RecipeError, ResolvedRecipe};
 use crate::schedule::Schedule;
 use crate::setup::{Setup, engine, loader_config, ropes};
-use crate::signals::{SaveFirst, end_soon, received};
+use crate::signals::{SaveFirst, end_after, received};
 
 const BAD_SAMPLES: &str = "bad_samples.jsonl";
 /// A checkpoint's list of the shards.
@@ -33,6 +33,8 @@ const LOGS: [(&str, &str); 3] = [
     (EventFile::NAME, "events.zst"),
     (BAD_SAMPLES, "bad_samples.jsonl.zst"),
 ];
+/// Time for putting everything away after a signal.
+const END_WITHIN: Duration = Duration::from_millis(500);
 /// How often a run that waits for a batch looks for a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Ids that an error message shows; the file has all.
@@ -255,7 +257,11 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
     .run(&output);
 
     let deadline = |seconds: f64| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9));
-    let _sends_first = SaveFirst::new();
+    let _sending = SaveFirst {
+        says: "sending the last checkpoint",
+        most: None,
+    }
+    .begin();
     let (mut stopped, mut end) = (None, deadline(outage_s));
     let sent = output.finish(|| {
         if stopped.is_none()
@@ -297,7 +303,7 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
     let saved = if sent { "saved" } else { "kept here" };
     println!("stopped by a signal and {saved} after step {step}; go on with --resume");
     // What is still to be put away may wait for something that hangs.
-    end_soon(128 + signal);
+    end_after(END_WITHIN, 128 + signal);
     Ok(Finish::Signal(signal))
 }
 
@@ -402,7 +408,11 @@ impl Start<'_> {
             output.send_again(&newest, logs, run.recipe.checkpoint.keep)?;
         }
         // Until here a signal ends the program at once, as there is nothing to save.
-        let _saves_first = SaveFirst::new();
+        let _saving = SaveFirst {
+            says: "saving after this step",
+            most: None,
+        }
+        .begin();
         let signal = run.train(options.max_steps)?;
         Ok(Ended {
             step: run.step,

@@ -1,7 +1,7 @@
 //! SIGTERM and Ctrl-C, the same for all commands. A command ends at once with 143 or 130, wherever it is or waits, after
-//! what it has registered with [`on_end`] (temporary folders, unfinished uploads). While a run trains it holds a
-//! [`SaveFirst`]: then the first signal is a wish, see [`received`], and the second ends at once.
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+//! what it has registered with [`on_end`] (temporary folders, the claim on an output). Who has something to bring to an end
+//! holds a [`SaveFirst`]: then the first signal is a wish, see [`received`], and the second ends at once.
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ static TASKS: Mutex<Vec<(u64, Task)>> = Mutex::new(Vec::new());
 static NEXT_TASK: AtomicU64 = AtomicU64::new(0);
 /// The first signal that came while a run could save.
 static RECEIVED: AtomicUsize = AtomicUsize::new(0);
-static SAVES_FIRST: AtomicBool = AtomicBool::new(false);
+static SAVES_FIRST: Mutex<Option<SaveFirst>> = Mutex::new(None);
 
 /// Begins to listen; called once, before anything else.
 pub fn listen() -> std::io::Result<()> {
@@ -33,30 +33,56 @@ pub fn listen() -> std::io::Result<()> {
         .spawn(move || {
             for signal in signals.forever() {
                 let is_first = RECEIVED.swap(signal as usize, SeqCst) == 0;
-                if !(is_first && SAVES_FIRST.load(SeqCst)) {
-                    end(128 + signal);
-                }
+                let Some(first) = saves_first().filter(|_| is_first) else {
+                    end(128 + signal)
+                };
                 let name = if signal == SIGTERM {
                     "SIGTERM"
                 } else {
                     "Ctrl-C"
                 };
-                eprintln!("{name}: saving after this step; a second one ends at once");
+                eprintln!("{name}: {}; a second one ends at once", first.says);
+                if let Some(most) = first.most {
+                    end_after(most, 128 + signal);
+                }
             }
         })
         .map(drop)
 }
 
+/// What a first signal means while a [`Saving`] lives.
+#[derive(Debug, Clone, Copy)]
+pub struct SaveFirst {
+    /// What is done first, for the line that says that the signal was heard.
+    pub says: &'static str,
+    /// The program ends after so long, even if that is not done.
+    pub most: Option<Duration>,
+}
+
 /// While it lives, the first signal does not end the program.
 #[derive(Debug)]
-pub struct SaveFirst(());
+pub struct Saving(());
 
 impl SaveFirst {
     /// From now on.
-    pub fn new() -> Self {
-        SAVES_FIRST.store(true, SeqCst);
-        Self(())
+    pub fn begin(self) -> Saving {
+        set_saves_first(Some(self));
+        Saving(())
     }
+}
+
+impl Drop for Saving {
+    fn drop(&mut self) {
+        set_saves_first(None);
+    }
+}
+
+fn saves_first() -> Option<SaveFirst> {
+    *SAVES_FIRST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn set_saves_first(first: Option<SaveFirst>) {
+    *SAVES_FIRST.lock().unwrap_or_else(PoisonError::into_inner) = first;
 }
 
 /// The signal that asks to stop, if one does.
@@ -76,12 +102,12 @@ impl Drop for SaveFirst {
     }
 }
 
-/// Ends the program with this code soon, whatever else it is still doing or waiting for: a store that hangs, a lookup of a
-/// name. Meanwhile it may end by itself.
-pub fn end_soon(code: i32) {
+/// Ends the program with this code after `most`, whatever else it is still doing or waiting for: a store that hangs, a lookup
+/// of a name. Meanwhile it may end by itself.
+pub fn end_after(most: Duration, code: i32) {
     // Without a thread it ends when all is put away.
     let _ = std::thread::Builder::new().spawn(move || {
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(most);
         end(code)
     });
 }
