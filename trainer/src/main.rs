@@ -54,6 +54,7 @@ fn main() -> std::process::ExitCode {
     if let Err(error) = listening {
         tracing::warn!("a signal will end the program without cleaning up: {error}");
     }
+    nepa_trainer::output::remove_leftovers();
     let result = match cli.command {
         Command::Pack(args) => commands::pack::run(args),
         Command::Inspect(args) => commands::inspect::run(args),

@@ -30,7 +30,7 @@ use crate::checkpoint::{
 use crate::recipe::CheckpointSection;
 use crate::signals::{OnEnd, on_end};
 
-pub use scratch::Scratch;
+pub use scratch::{Scratch, remove_leftovers};
 
 const CHECKPOINTS: &str = "checkpoints";
 /// Marks an output that holds a run.
@@ -38,7 +38,7 @@ const RUN_FILE: &str = "recipe.toml";
 /// One line a step.
 pub(crate) const METRICS: &str = "metrics.jsonl";
 /// Time for letting others have a remote output at the end.
-const RELEASE_WITHIN: Duration = Duration::from_secs(1);
+const RELEASE_WITHIN: Duration = Duration::from_millis(500);
 
 /// The place where one run writes; held by one process at a time.
 #[derive(Debug)]

@@ -1,5 +1,5 @@
 //! Folders in the system's temporary folder, for what is downloaded or on its way. A folder goes with the process, after a
-//! signal too; what a killed process has left is removed by the next one that makes such a folder.
+//! signal too; what a killed process has left is removed by the next one.
 use std::fs::File;
 use std::path::Path;
 
@@ -23,7 +23,6 @@ pub struct Scratch {
 impl Scratch {
     pub(super) fn new() -> Result<Self, CheckpointError> {
         let parent = std::env::temp_dir();
-        remove_leftovers(&parent);
         let folder = tempfile::Builder::new()
             .prefix(PREFIX)
             .tempdir()
@@ -45,8 +44,12 @@ impl Scratch {
     }
 }
 
-/// Removes the folders of processes that have ended without removing them.
-fn remove_leftovers(parent: &Path) {
+/// Removes the folders of processes that have ended without removing them, as a killed one does.
+pub fn remove_leftovers() {
+    remove_leftovers_in(&std::env::temp_dir());
+}
+
+fn remove_leftovers_in(parent: &Path) {
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX)
             && entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -82,7 +85,7 @@ mod tests {
         let (_, foreign) = make("other-c");
         let unknown = parent.path().join("nepa-run-d");
         std::fs::create_dir(&unknown).unwrap();
-        remove_leftovers(parent.path());
+        remove_leftovers_in(parent.path());
         assert!(!left.exists());
         assert!(used.exists() && foreign.exists() && unknown.exists());
     }
