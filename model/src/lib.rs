@@ -19,4 +19,6 @@ pub use explicit::{ExplicitNepa, MemoryPlan, PretrainReport};
 pub use init::init_weights;
 pub use nepa::{Arithmetic, Nepa, NepaOutput, PretrainLoss, pretrain_loss_of};
 pub use rotary::RopeDraw;
-pub use weights::{ParamSpec, Weights, read_config, read_published, write_published};
+pub use weights::{
+    ParamSpec, Weights, published_files, read_config, read_published, write_published,
+};

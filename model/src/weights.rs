@@ -190,6 +190,11 @@ impl Weights {
 
     /// Writes a safetensors file, beside its place first and then renamed.
     pub fn write_safetensors(&self, path: &Path) -> Result<(), ModelError> {
+        write_whole(path, &self.to_safetensors(path)?)
+    }
+
+    /// The content of a safetensors file; `path` is for messages.
+    fn to_safetensors(&self, path: &Path) -> Result<Vec<u8>, ModelError> {
         let mut views = Vec::with_capacity(self.specs.len());
         let bytes: Vec<u8> = self
             .flat
@@ -210,13 +215,10 @@ impl Weights {
             views.push((spec.name.as_str(), view));
         }
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        let file = safetensors::serialize(views, Some(metadata)).map_err(|error| {
-            ModelError::WeightFormat {
-                path: path.into(),
-                detail: error.to_string(),
-            }
-        })?;
-        write_whole(path, &file)
+        safetensors::serialize(views, Some(metadata)).map_err(|error| ModelError::WeightFormat {
+            path: path.into(),
+            detail: error.to_string(),
+        })
     }
 }
 
@@ -266,16 +268,30 @@ pub fn write_published(
         path: folder.into(),
         source,
     })?;
-    let path = folder.join("config.json");
+    for (name, content) in published_files(folder, config, weights)? {
+        write_whole(&folder.join(name), &content)?;
+    }
+    Ok(())
+}
+
+/// Names and contents of the files that [`write_published`] writes; `folder` is for messages.
+pub fn published_files(
+    folder: &Path,
+    config: &NepaConfig,
+    weights: &Weights,
+) -> Result<[(&'static str, Vec<u8>); 2], ModelError> {
+    let (text, model) = ("config.json", "model.safetensors");
     // Through a value: its keys are sorted, as in the published file.
-    let text = serde_json::to_value(config)
+    let content = serde_json::to_value(config)
         .and_then(|value| serde_json::to_string_pretty(&value))
         .map_err(|source| ModelError::ConfigFormat {
-            path: path.clone(),
+            path: folder.join(text),
             source,
         })?;
-    write_whole(&path, text.as_bytes())?;
-    weights.write_safetensors(&folder.join("model.safetensors"))
+    Ok([
+        (text, content.into_bytes()),
+        (model, weights.to_safetensors(&folder.join(model))?),
+    ])
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nepa_pipeline::random::{Purpose, below, epoch_stream};
 use nepa_tests::program::{
-    nepa, newest_checkpoint, text, timeless_metrics, tiny_recipe, write_photo_shards,
+    nepa, newest_checkpoint, send_signal, text, timeless_metrics, tiny_recipe, write_photo_shards,
 };
 use tempfile::TempDir;
 
@@ -104,14 +104,6 @@ fn wait_for_lines(child: &mut Child, metrics: &Path, lines: usize) {
     }
 }
 
-fn send(child: &Child, signal: &str) {
-    let status = Command::new("kill")
-        .args([signal, &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(status.success());
-}
-
 #[test]
 fn ten_kills_at_random_moments_leave_no_trace() {
     let seed = std::env::var("NEPA_TEST_SEED")
@@ -150,7 +142,7 @@ fn ten_kills_at_random_moments_leave_no_trace() {
         if child.try_wait().unwrap().is_some() {
             break;
         }
-        send(&child, "-KILL");
+        send_signal(&child, "-KILL");
         child.wait().unwrap();
         kills += 1;
     }
@@ -174,7 +166,7 @@ fn signals_finish_the_step_save_and_say_so_by_the_exit_code() {
     for (signal, code, lines) in [("-TERM", 143, 4), ("-INT", 130, 20)] {
         let mut child = place.pretrain("stopped").arg("--resume").spawn().unwrap();
         wait_for_lines(&mut child, &metrics, lines);
-        send(&child, signal);
+        send_signal(&child, signal);
         let status = child.wait().unwrap();
         assert_eq!(status.code(), Some(code), "{signal}");
         // Nothing is lost: the newest checkpoint is of the last line.

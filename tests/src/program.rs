@@ -26,6 +26,9 @@ pub fn nepa() -> Command {
     for name in ["AWS_PROFILE", "AWS_ENDPOINT_URL", "RUST_LOG"] {
         command.env_remove(name);
     }
+    // What a killed run leaves for the next one stays apart from that of real runs.
+    let state = std::env::temp_dir().join("nepa-tests-state");
+    command.env("XDG_STATE_HOME", state);
     command.stdin(std::process::Stdio::null());
     command
 }
@@ -61,6 +64,36 @@ pub fn assert_says(said: &str, parts: &[&str]) {
 /// The smallest recipe that comes with the program.
 pub fn tiny_recipe() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/recipes/tiny.toml")
+}
+
+/// Sends a signal such as `-TERM` to a program that runs.
+///
+/// # Panics
+///
+/// If there is no such program any more.
+#[track_caller]
+pub fn send_signal(child: &std::process::Child, signal: &str) {
+    let status = Command::new("kill")
+        .args([signal, &child.id().to_string()])
+        .status();
+    assert!(status.expect("kill is there").success(), "{signal}");
+}
+
+/// Waits until `is_so`, for a minute at most.
+///
+/// # Panics
+///
+/// If it is not so then.
+#[track_caller]
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
+    while !is_so() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "not within a minute: {what}"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 /// Standard output and error of a finished program, for messages.

@@ -1,5 +1,6 @@
 //! Where the training loop's batches come from: the loader into host memory, or straight into a GPU's.
 use std::sync::Arc;
+use std::time::Duration;
 
 use candle_core::Device;
 use nepa_pipeline::device::EngineConfig;
@@ -63,6 +64,15 @@ impl Batches {
             #[cfg(feature = "cuda")]
             Self::Cuda(batches) => batches.next_batch()?.map(TrainBatch::Cuda),
         })
+    }
+
+    /// Waits for the next batch for at most `timeout`; whether [`Self::next_batch`] will not wait.
+    pub fn wait(&mut self, timeout: Duration) -> bool {
+        match self {
+            Self::Host(loader) => loader.wait(timeout),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(batches) => batches.wait(timeout),
+        }
     }
 
     /// The position after the last batch handed out.

@@ -4,11 +4,12 @@
 //! and [`read_folder`] know its contents. Where checkpoints lie, and which stay, is `checkpoint_store`'s.
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use nepa_model::{ModelError, NepaConfig, ParamSpec, Weights, read_published, write_published};
-use nepa_pipeline::LoaderState;
+use nepa_model::{ModelError, NepaConfig, ParamSpec, Weights, published_files, read_published};
+use nepa_pipeline::error::Action;
+use nepa_pipeline::{DatasetError, LoaderState};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,14 @@ pub const FILES: [&str; 5] = [
     "ema.safetensors",
     "optimizer.safetensors",
     "state.json",
+];
+/// Files that a checkpoint has beside them, where there is something to say: the shards of the data set, and the logs as
+/// they were, where the output is a store.
+pub const MORE_FILES: [&str; 4] = [
+    "dataset.json",
+    "metrics.jsonl.zst",
+    "events.zst",
+    "bad_samples.jsonl.zst",
 ];
 const MANIFEST_FORMAT: &str = "nepa-checkpoint";
 const VERSION: u32 = 1;
@@ -119,6 +128,12 @@ impl Manifest {
         }
         Ok(manifest)
     }
+
+    /// The files that this program knows.
+    pub fn known_files(&self) -> impl Iterator<Item = (&str, &FileEntry)> {
+        let names = FILES.into_iter().chain(MORE_FILES);
+        names.filter_map(|name| Some((name, self.files.get(name)?)))
+    }
 }
 
 /// A checkpoint cannot be written, found or read.
@@ -138,11 +153,11 @@ pub enum CheckpointError {
     #[error("cannot {action} {url}")]
     Store {
         /// What was being done.
-        action: &'static str,
+        action: Action,
         /// With which object, without secrets.
         url: String,
         /// Why.
-        source: object_store::Error,
+        source: Box<DatasetError>,
     },
     /// The URL of the output cannot be opened.
     #[error("cannot open the output {url}")]
@@ -291,37 +306,50 @@ pub(crate) fn io<'a>(
     }
 }
 
-/// Writes all files of a checkpoint into the empty `folder`, each forced to the disk, the manifest last.
-pub fn write_folder(folder: &Path, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+/// Files that go with a checkpoint, by their names in [`MORE_FILES`].
+pub type MoreFiles = BTreeMap<&'static str, Vec<u8>>;
+
+/// Makes all files of a checkpoint one by one, the manifest last, and hands each to `write`. `place` is for messages.
+pub fn make_files(
+    checkpoint: &Checkpoint,
+    more: &MoreFiles,
+    place: &Path,
+    mut write: impl FnMut(&str, Vec<u8>) -> Result<(), CheckpointError>,
+) -> Result<(), CheckpointError> {
     let Checkpoint { state, training } = checkpoint;
     let specs = &training.weights.specs;
-    write_published(folder, &state.recipe.model, &training.weights).map_err(|source| {
-        CheckpointError::Model {
-            place: folder.display().to_string(),
-            source,
-        }
+    let mut files = BTreeMap::new();
+    let mut add = |name: &str, content: Vec<u8>| {
+        files.insert(name.to_owned(), entry(&content));
+        write(name, content)
+    };
+    let published = published_files(place, &state.recipe.model, &training.weights);
+    let published = published.map_err(|source| CheckpointError::Model {
+        place: place.display().to_string(),
+        source,
     })?;
+    for (name, content) in published {
+        add(name, content)?;
+    }
     // Before the first step, and where no average is kept, the weights stand in its place.
     let ema = if training.optimizer.ema.is_empty() {
         &training.weights.flat
     } else {
         &training.optimizer.ema
     };
-    write_tensors(&folder.join("ema.safetensors"), specs, &[("", ema)])?;
     let moments = [
         ("exp_avg.", &training.optimizer.m),
         ("exp_avg_sq.", &training.optimizer.v),
     ];
-    write_tensors(&folder.join("optimizer.safetensors"), specs, &moments)?;
-    write_json(&folder.join("state.json"), state)?;
-
-    let mut files = BTreeMap::new();
-    for name in FILES {
-        let path = folder.join(name);
-        File::open(&path)
-            .and_then(|file| file.sync_all())
-            .map_err(io("sync", &path))?;
-        files.insert(name.to_owned(), digest(&path)?);
+    for (name, buffers) in [
+        ("ema.safetensors", &[("", ema)][..]),
+        ("optimizer.safetensors", &moments[..]),
+    ] {
+        add(name, tensors(&place.join(name), specs, buffers)?)?;
+    }
+    add("state.json", json(&place.join("state.json"), state)?)?;
+    for (name, content) in more {
+        add(name, content.clone())?;
     }
     let manifest = Manifest {
         format: MANIFEST_FORMAT.to_owned(),
@@ -329,11 +357,24 @@ pub fn write_folder(folder: &Path, checkpoint: &Checkpoint) -> Result<(), Checkp
         step: state.step,
         files,
     };
-    let path = folder.join(MANIFEST);
-    write_json(&path, &manifest)?;
-    File::open(&path)
-        .and_then(|file| file.sync_all())
-        .map_err(io("sync", &path))?;
+    write(MANIFEST, json(&place.join(MANIFEST), &manifest)?)
+}
+
+/// Writes all files of a checkpoint into the empty `folder`, each forced to the disk, the manifest last.
+pub fn write_folder(
+    folder: &Path,
+    checkpoint: &Checkpoint,
+    more: &MoreFiles,
+) -> Result<(), CheckpointError> {
+    make_files(checkpoint, more, folder, |name, content| {
+        let path = folder.join(name);
+        File::create(&path)
+            .and_then(|mut file| {
+                file.write_all(&content)?;
+                file.sync_all()
+            })
+            .map_err(io("write", &path))
+    })?;
     File::open(folder)
         .and_then(|file| file.sync_all())
         .map_err(io("sync", folder))
@@ -367,6 +408,20 @@ pub fn read_folder(folder: &Path) -> Result<Checkpoint, CheckpointError> {
     Ok(Checkpoint { state, training })
 }
 
+/// Reads the files that go with a checkpoint, where it has them.
+pub fn read_more(folder: &Path) -> Result<MoreFiles, CheckpointError> {
+    let mut more = MoreFiles::new();
+    for name in MORE_FILES {
+        let path = folder.join(name);
+        match std::fs::read(&path) {
+            Ok(content) => drop(more.insert(name, content)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io("read", &path)(error)),
+        }
+    }
+    Ok(more)
+}
+
 /// Reads where the run of a checkpoint stands.
 pub fn read_state(folder: &Path) -> Result<RunState, CheckpointError> {
     let path = folder.join("state.json");
@@ -395,13 +450,16 @@ pub fn read_weights(folder: &Path, ema: bool) -> Result<(NepaConfig, Weights), C
 pub fn verify_folder(folder: &Path) -> Result<Manifest, CheckpointError> {
     let manifest = read_manifest(folder)?;
     let place = folder.display().to_string();
-    for name in FILES {
-        let Some(expected) = manifest.files.get(name) else {
-            return Err(CheckpointError::NotListed {
-                place,
-                file: name.to_owned(),
-            });
-        };
+    if let Some(name) = FILES
+        .into_iter()
+        .find(|name| !manifest.files.contains_key(*name))
+    {
+        return Err(CheckpointError::NotListed {
+            place,
+            file: name.to_owned(),
+        });
+    }
+    for (name, expected) in manifest.known_files() {
         let path = folder.join(name);
         let found = std::fs::metadata(&path).ok().map(|metadata| metadata.len());
         if found != Some(expected.bytes) {
@@ -441,21 +499,22 @@ pub fn read_manifest(folder: &Path) -> Result<Manifest, CheckpointError> {
     }
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), CheckpointError> {
+/// A value as the text of a file; `path` is for messages.
+fn json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, CheckpointError> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|source| CheckpointError::Json {
         path: path.display().to_string(),
         source,
     })?;
     text.push(b'\n');
-    std::fs::write(path, text).map_err(io("write", path))
+    Ok(text)
 }
 
-/// Writes flat buffers as named tensors, the names of each buffer under its prefix.
-fn write_tensors(
+/// Flat buffers as the content of a file of named tensors, the names of each buffer under its prefix; `path` is for messages.
+fn tensors(
     path: &Path,
     specs: &[ParamSpec],
     buffers: &[(&str, &Vec<f32>)],
-) -> Result<(), CheckpointError> {
+) -> Result<Vec<u8>, CheckpointError> {
     let mut tensors = Vec::with_capacity(specs.len() * buffers.len());
     for (prefix, flat) in buffers {
         for spec in specs {
@@ -465,10 +524,7 @@ fn write_tensors(
             tensors.push((format!("{prefix}{}", spec.name), view));
         }
     }
-    match safetensors::serialize_to_file(tensors, None, path) {
-        Err(safetensors::SafeTensorError::IoError(source)) => Err(io("write", path)(source)),
-        other => other.map_err(|source| unreadable(path, source)),
-    }
+    safetensors::serialize(tensors, None).map_err(|source| unreadable(path, source))
 }
 
 fn unreadable(path: &Path, source: safetensors::SafeTensorError) -> CheckpointError {
@@ -478,7 +534,7 @@ fn unreadable(path: &Path, source: safetensors::SafeTensorError) -> CheckpointEr
     }
 }
 
-/// Reads what [`write_tensors`] wrote: one flat buffer a prefix, nothing missing, nothing left over.
+/// Reads what [`tensors`] made: one flat buffer a prefix, nothing missing, nothing left over.
 fn read_tensors(
     path: &Path,
     specs: &[ParamSpec],
@@ -537,15 +593,18 @@ fn digest(path: &Path) -> Result<FileEntry, CheckpointError> {
         hasher.update(&buffer[..read]);
         num_bytes += read as u64;
     }
-    let sha256 = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
     Ok(FileEntry {
         bytes: num_bytes,
-        sha256,
+        sha256: format!("{:x}", hasher.finalize()),
     })
+}
+
+/// Size and digest of what will be a file.
+fn entry(content: &[u8]) -> FileEntry {
+    FileEntry {
+        bytes: content.len() as u64,
+        sha256: format!("{:x}", Sha256::digest(content)),
+    }
 }
 
 #[cfg(test)]

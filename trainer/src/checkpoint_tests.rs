@@ -6,7 +6,7 @@ use nepa_pipeline::{IoConfig, IoRuntime};
 
 use super::*;
 use crate::output::Output;
-use crate::recipe::Recipe;
+use crate::recipe::{CheckpointSection, Recipe};
 
 static RUNTIME: LazyLock<IoRuntime> = LazyLock::new(|| IoRuntime::new(1).unwrap());
 
@@ -57,18 +57,29 @@ fn sample(step: u64) -> Checkpoint {
     }
 }
 
+fn open(folder: &Path) -> Result<Output, crate::output::OutputError> {
+    let (io, settings) = (IoConfig::default(), CheckpointSection::default());
+    Output::open(folder.to_str().unwrap(), &io, &settings, &RUNTIME)
+}
+
 fn output(folder: &Path) -> Output {
-    Output::open(folder.to_str().unwrap(), &IoConfig::default(), &RUNTIME).unwrap()
+    open(folder).unwrap()
+}
+
+fn save(output: &Output, step: u64, keep: usize) {
+    output
+        .save(&sample(step), MoreFiles::new(), Vec::new(), keep)
+        .unwrap();
 }
 
 #[test]
 fn a_checkpoint_is_read_back_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let output = output(folder.path());
-    output.save(&sample(5), 2).unwrap();
+    save(&output, 5, 2);
     let found = output.checkpoints().unwrap();
     assert_eq!(found.len(), 1);
-    assert_eq!(output.load(&found[0]).unwrap(), sample(5));
+    assert_eq!(output.load(&found[0]).unwrap().checkpoint, sample(5));
     let (config, ema) =
         read_weights(&folder.path().join("checkpoints/step-00000005"), true).unwrap();
     assert_eq!(
@@ -85,12 +96,12 @@ fn the_last_k_stay_and_foreign_files_are_never_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let output = output(folder.path());
     let checkpoints = folder.path().join("checkpoints");
-    output.save(&sample(1), 2).unwrap();
+    save(&output, 1, 2);
     std::fs::write(checkpoints.join("step-00000001/notes.txt"), "mine").unwrap();
     std::fs::create_dir(checkpoints.join("best")).unwrap();
     std::fs::write(checkpoints.join("best/manifest.json"), "{}").unwrap();
     for step in 2..=4 {
-        output.save(&sample(step), 2).unwrap();
+        save(&output, step, 2);
     }
     let steps = output
         .checkpoints()
@@ -114,7 +125,7 @@ fn half_checkpoints_are_left_out_and_cleaned_up() {
     let output = output(folder.path());
     let checkpoints = folder.path().join("checkpoints");
     for step in 1..=4 {
-        output.save(&sample(step), 9).unwrap();
+        save(&output, step, 9);
     }
     std::fs::remove_file(checkpoints.join("step-00000004/manifest.json")).unwrap();
     let path = checkpoints.join("step-00000003/optimizer.safetensors");
@@ -134,14 +145,17 @@ fn half_checkpoints_are_left_out_and_cleaned_up() {
     output.clean_up();
     assert!(!checkpoints.join(".saving-step-00000001").exists());
     // The damaged one of the same step is set aside, not deleted.
-    output.save(&sample(3), 9).unwrap();
+    save(&output, 3, 9);
     assert!(
         checkpoints
             .join("replaced-1-step-00000003/optimizer.safetensors")
             .exists()
     );
     assert_eq!(
-        output.load(&output.checkpoints().unwrap()[1]).unwrap(),
+        output
+            .load(&output.checkpoints().unwrap()[1])
+            .unwrap()
+            .checkpoint,
         sample(3)
     );
 }
@@ -149,7 +163,7 @@ fn half_checkpoints_are_left_out_and_cleaned_up() {
 #[test]
 fn damage_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    write_folder(folder.path(), &sample(1)).unwrap();
+    write_folder(folder.path(), &sample(1), &MoreFiles::new()).unwrap();
     let file = |name: &str| folder.path().join(name);
     let message = || read_folder(folder.path()).unwrap_err().to_string();
 
@@ -178,16 +192,18 @@ fn damage_is_named() {
 fn with_tensors_of(change: impl FnOnce(&mut Vec<ParamSpec>)) -> String {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = sample(1);
-    write_folder(folder.path(), &checkpoint).unwrap();
+    write_folder(folder.path(), &checkpoint, &MoreFiles::new()).unwrap();
     let mut specs = checkpoint.training.weights.specs.clone();
     change(&mut specs);
     let path = folder.path().join("ema.safetensors");
-    write_tensors(&path, &specs, &[("", &checkpoint.training.optimizer.ema)]).unwrap();
+    let content = tensors(&path, &specs, &[("", &checkpoint.training.optimizer.ema)]).unwrap();
+    std::fs::write(&path, content).unwrap();
     let mut manifest = read_manifest(folder.path()).unwrap();
     manifest
         .files
         .insert("ema.safetensors".to_owned(), digest(&path).unwrap());
-    write_json(&folder.path().join(MANIFEST), &manifest).unwrap();
+    let path = folder.path().join(MANIFEST);
+    std::fs::write(&path, json(&path, &manifest).unwrap()).unwrap();
     read_folder(folder.path()).unwrap_err().to_string()
 }
 
@@ -220,13 +236,7 @@ fn missing_surplus_and_misshapen_tensors_are_named() {
 fn an_output_is_held_by_one_run_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let first = output(folder.path());
-    let error = Output::open(
-        folder.path().to_str().unwrap(),
-        &IoConfig::default(),
-        &RUNTIME,
-    )
-    .unwrap_err()
-    .to_string();
+    let error = open(folder.path()).unwrap_err().to_string();
     assert!(error.contains("in use by another process"), "{error}");
     assert!(!first.holds_run().unwrap());
     first.write_recipe("x = 1").unwrap();

@@ -17,6 +17,7 @@ pub mod commands;
 pub mod cpu_engine;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod data_list;
 pub mod device;
 pub mod device_engine;
 pub mod engine;
@@ -35,4 +36,5 @@ pub mod run;
 pub mod sample_data;
 pub mod schedule;
 mod setup;
+pub mod signals;
 pub mod tape_engine;

@@ -2,7 +2,7 @@
 use std::io::IsTerminal;
 
 use clap::{Parser, Subcommand};
-use nepa_trainer::{commands, print};
+use nepa_trainer::{commands, print, signals};
 
 /// Pretrain vision models straight from image shards in object storage.
 ///
@@ -37,6 +37,7 @@ enum Command {
 }
 
 fn main() -> std::process::ExitCode {
+    let listening = signals::listen();
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -57,6 +58,10 @@ fn main() -> std::process::ExitCode {
     ) {
         print::end_with_reader();
     }
+    if let Err(error) = listening {
+        tracing::warn!("a signal will end the program without cleaning up: {error}");
+    }
+    nepa_trainer::output::remove_leftovers();
     let result = match cli.command {
         Command::Pack(args) => commands::pack::run(args),
         Command::Inspect(args) => commands::inspect::run(args),

@@ -4,7 +4,7 @@
 //! files are those of an uninterrupted run (but for the fields that hold times).
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal, Seek, Write};
+use std::io::{IsTerminal, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -134,6 +134,10 @@ pub struct LogFile {
     path: PathBuf,
     file: File,
     length: u64,
+    /// Whether what cannot be written now is kept in memory.
+    keeps: bool,
+    /// What is kept: the end of the log, which is not in the file.
+    kept: Vec<u8>,
 }
 
 impl LogFile {
@@ -146,6 +150,7 @@ impl LogFile {
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .open(path)
             .map_err(failed)?;
@@ -158,31 +163,76 @@ impl LogFile {
             });
         }
         file.set_len(length).map_err(failed)?;
-        file.seek(std::io::SeekFrom::End(0)).map_err(failed)?;
+        file.seek(SeekFrom::End(0)).map_err(failed)?;
         Ok(Self {
             path: path.to_owned(),
             file,
             length,
+            keeps: false,
+            kept: Vec::new(),
         })
+    }
+
+    /// From now on a full disk is no error, as the file is a copy of what is kept elsewhere: what does not fit in stays in
+    /// memory.
+    pub fn keep_what_does_not_fit(&mut self) {
+        self.keeps = true;
     }
 
     /// Appends `bytes` in one call, so that a killed process leaves whole lines as a rule.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), LogError> {
-        self.file.write_all(bytes).map_err(|source| LogError::Io {
-            path: self.path.clone(),
-            source,
-        })?;
         self.length += bytes.len() as u64;
+        self.kept.extend_from_slice(bytes);
+        let had_room = self.kept.len() == bytes.len();
+        let written = self.write_kept();
+        match written {
+            Err(source) if self.keeps => {
+                if had_room {
+                    tracing::warn!(
+                        "{} cannot be written ({source}); its lines are kept in memory until it can",
+                        self.path.display()
+                    );
+                }
+                Ok(())
+            }
+            other => other.map_err(|source| LogError::Io {
+                path: self.path.clone(),
+                source,
+            }),
+        }
+    }
+
+    fn write_kept(&mut self) -> std::io::Result<()> {
+        while !self.kept.is_empty() {
+            match self.file.write(&self.kept) {
+                Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Ok(written) => drop(self.kept.drain(..written)),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
         Ok(())
     }
 
     /// Forces everything to the disk and gives the length.
     pub fn sync(&mut self) -> Result<u64, LogError> {
-        self.file.sync_data().map_err(|source| LogError::Io {
+        match self.file.sync_data() {
+            Err(source) if !self.keeps => Err(LogError::Io {
+                path: self.path.clone(),
+                source,
+            }),
+            _ => Ok(self.length),
+        }
+    }
+
+    /// All that was written, and the file if it is all there.
+    pub fn content(&self) -> Result<(Vec<u8>, Option<PathBuf>), LogError> {
+        let mut content = std::fs::read(&self.path).map_err(|source| LogError::Io {
             path: self.path.clone(),
             source,
         })?;
-        Ok(self.length)
+        content.extend_from_slice(&self.kept);
+        Ok((content, self.kept.is_empty().then(|| self.path.clone())))
     }
 }
 
@@ -205,9 +255,22 @@ impl MetricsFile {
     }
 }
 
+/// The lines of steps up to `step`, as far as they stand one after the other.
+pub fn lines_up_to(text: &str, step: u64) -> usize {
+    let mut end = 0;
+    for line in text.split_inclusive('\n') {
+        let of = serde_json::from_str::<StepMetrics>(line);
+        if !line.ends_with('\n') || of.map_or(u64::MAX, |metrics| metrics.step) > step {
+            break;
+        }
+        end += line.len();
+    }
+    end
+}
+
 /// One TensorBoard event file for the whole run.
 #[derive(Debug)]
-pub struct EventFile(LogFile);
+pub struct EventFile(pub LogFile);
 
 impl EventFile {
     /// Name of the file; TensorBoard looks for `tfevents` in it.
@@ -236,11 +299,6 @@ impl EventFile {
             push_event(&mut records, event);
         }
         self.0.append(&records)
-    }
-
-    /// Forces everything to the disk and gives the length.
-    pub fn sync(&mut self) -> Result<u64, LogError> {
-        self.0.sync()
     }
 }
 
@@ -336,7 +394,7 @@ impl TraceFile {
 }
 
 /// Names relative to the deepest folder that holds all of `urls`.
-fn names_below_root(urls: &[&str]) -> Vec<String> {
+pub(crate) fn names_below_root(urls: &[&str]) -> Vec<String> {
     let folder = |url: &str| url.rfind('/').map_or(0, |slash| slash + 1);
     let Some(first) = urls.first() else {
         return Vec::new();

@@ -182,6 +182,13 @@ pub struct CheckpointSection {
     pub every_minutes: Option<f64>,
     /// Newest checkpoints that stay.
     pub keep: usize,
+    /// Where checkpoints wait until an output in a store has them; left out: the user's state folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spool_dir: Option<PathBuf>,
+    /// After a signal to stop, a store is given so many seconds to take the last checkpoint.
+    pub stop_s: f64,
+    /// Seconds after which an output in a store whose run gives no sign of life may be taken over.
+    pub takeover_s: f64,
 }
 
 impl Default for CheckpointSection {
@@ -190,6 +197,9 @@ impl Default for CheckpointSection {
             every_steps: None,
             every_minutes: Some(30.0),
             keep: 3,
+            spool_dir: None,
+            stop_s: 30.0,
+            takeover_s: 180.0,
         }
     }
 }
@@ -653,6 +663,18 @@ impl Recipe {
             )?;
         }
         range(checkpoint.keep > 0, "checkpoint.keep", &0, "at least 1")?;
+        range(
+            checkpoint.stop_s >= 0.0 && checkpoint.stop_s.is_finite(),
+            "checkpoint.stop_s",
+            &checkpoint.stop_s,
+            "0 or more seconds",
+        )?;
+        range(
+            (3.0..=86_400.0).contains(&checkpoint.takeover_s),
+            "checkpoint.takeover_s",
+            &checkpoint.takeover_s,
+            "from 3 to 86400 seconds",
+        )?;
         range(
             self.log.every_steps > 0,
             "log.every_steps",

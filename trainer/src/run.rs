@@ -3,24 +3,40 @@
 //! [`pretrain`] sets up (recipe, data set, output, resume), [`Run::train`] is the loop. `commands::pretrain` calls it.
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use candle_core::Device;
 use nepa_model::init_weights;
 use nepa_pipeline::stats::DecoderStats;
 use nepa_pipeline::{Dataset, DatasetError, LoaderError, LoaderState, MixingForecast, SampleId};
 
 use crate::batches::{Batches, TrainBatch};
-use crate::checkpoint::{Checkpoint, CheckpointError, FileLengths, RunState};
+use crate::checkpoint::{Checkpoint, CheckpointError, FileLengths, MoreFiles, RunState};
+use crate::data_list::{DataList, shown};
 use crate::device::DeviceError;
 use crate::engine::{Engine, EngineError, StepReport, TrainingState};
-use crate::metrics::{EventFile, LogError, LogFile, MetricsFile, Progress, StepMetrics, TraceFile};
-use crate::output::{METRICS, Output, OutputError};
+use crate::metrics::{
+    EventFile, LogError, LogFile, MetricsFile, Progress, StepMetrics, TraceFile, lines_up_to,
+};
+use crate::output::{CheckpointName, Loaded, Log, METRICS, Output, OutputError};
 use crate::recipe::{RecipeError, ResolvedRecipe};
 use crate::schedule::Schedule;
 use crate::setup::{Setup, engine, loader_config, ropes};
+use crate::signals::{SaveFirst, end_after, received};
 
 const BAD_SAMPLES: &str = "bad_samples.jsonl";
+/// A checkpoint's list of the shards.
+const DATA_LIST: &str = "dataset.json";
+/// The logs, by their names in the output and in a checkpoint in a store.
+const LOGS: [(&str, &str); 3] = [
+    (METRICS, "metrics.jsonl.zst"),
+    (EventFile::NAME, "events.zst"),
+    (BAD_SAMPLES, "bad_samples.jsonl.zst"),
+];
+/// Time for putting everything away after a signal.
+const END_WITHIN: Duration = Duration::from_millis(500);
+/// How often a run that waits for a batch looks for a signal.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Ids that an error message shows; the file has all.
 const SHOWN_IDS: usize = 4;
 
@@ -41,6 +57,10 @@ pub struct Options {
     pub trace_samples: Option<PathBuf>,
     /// Step at which to stop early; the schedule stays that of the whole run.
     pub max_steps: Option<u64>,
+    /// Whether to take an output in a store from a run that still has it.
+    pub take_over: bool,
+    /// Whether to go on with shards that were replaced.
+    pub accept_data: bool,
 }
 
 /// How a run ended.
@@ -115,6 +135,29 @@ pub enum RunError {
         /// Value now.
         current: String,
     },
+    /// Resuming with another data set.
+    #[error(
+        "cannot resume {place} with another data set: {changes}. Give the data of the saved run, or start a new one with another --out"
+    )]
+    OtherData {
+        /// The output.
+        place: String,
+        /// What has changed, in shards.
+        changes: String,
+    },
+    /// Resuming with shards of the same names and sizes, but other content.
+    #[error(
+        "cannot resume {place}: since its step {step} these shards have other content: {shards}. Give the old ones back, or go on with the \
+         new ones with --accept-data; the numbers are then not those that the run would have had"
+    )]
+    ReplacedData {
+        /// The output.
+        place: String,
+        /// The checkpoint's step.
+        step: u64,
+        /// The shards.
+        shards: String,
+    },
     /// The loss or the gradient is not finite.
     #[error(
         "the {what} of step {step} is not finite (loss {loss}, gradient norm {grad_norm}). The step before is saved as a checkpoint; \
@@ -144,27 +187,6 @@ pub enum RunError {
     },
 }
 
-/// Which signal asked to stop, if any; a second one ends the program at once.
-#[derive(Debug)]
-struct StopSignals(Arc<AtomicUsize>);
-
-impl StopSignals {
-    fn install() -> std::io::Result<Self> {
-        let received = Arc::new(AtomicUsize::new(0));
-        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-            let again = Arc::new(AtomicBool::new(false));
-            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, again.clone())?;
-            signal_hook::flag::register(signal, again)?;
-            signal_hook::flag::register_usize(signal, received.clone(), signal as usize)?;
-        }
-        Ok(Self(received))
-    }
-
-    fn received(&self) -> Option<i32> {
-        Some(self.0.load(Ordering::Relaxed) as i32).filter(|signal| *signal != 0)
-    }
-}
-
 /// The files that grow with every step.
 #[derive(Debug)]
 struct Logs {
@@ -177,21 +199,26 @@ impl Logs {
     fn sync(&mut self) -> Result<FileLengths, LogError> {
         Ok(FileLengths {
             metrics_bytes: self.metrics.0.sync()?,
-            events_bytes: self.events.as_mut().map(EventFile::sync).transpose()?,
+            events_bytes: self
+                .events
+                .as_mut()
+                .map(|events| events.0.sync())
+                .transpose()?,
             trace_bytes: self.trace.as_mut().map(TraceFile::sync).transpose()?,
         })
     }
 }
 
 /// A run that is set up.
-struct Run {
+struct Run<'a> {
     recipe: ResolvedRecipe,
-    output: Output,
+    output: &'a Output,
+    /// `dataset.json`.
+    data_list: Vec<u8>,
     loader: Batches,
     engine: Box<dyn Engine>,
     schedule: Schedule,
     logs: Logs,
-    signals: StopSignals,
     progress: Progress,
     step: u64,
     samples: u64,
@@ -203,7 +230,6 @@ struct Run {
 
 /// Runs a recipe to its end, to `max_steps`, or to a signal.
 pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
-    let signals = StopSignals::install().map_err(RunError::Start)?;
     let Setup {
         recipe,
         dataset,
@@ -211,7 +237,7 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
         runtime,
     } = Setup::new(options)?;
 
-    let output = Output::open(&options.out, &recipe.io, &runtime)?;
+    let mut output = Output::open(&options.out, &recipe.io, &recipe.checkpoint, &runtime)?;
     let holds_run = output.holds_run()?;
     if holds_run && !options.resume {
         return Err(RunError::HoldsRun {
@@ -219,84 +245,196 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
         });
     }
     println!("{}", recipe.to_toml());
-    let saved = if holds_run {
-        continue_from(&output, &recipe)?
-    } else {
-        None
-    };
-    let (position, training) = if let Some(Checkpoint { state, training }) = saved {
-        (Some(state), training)
-    } else {
-        let weights = init_weights(&recipe.model, recipe.seed);
-        (None, TrainingState::new(weights))
-    };
-    // Before anything is written: where the memory does not fit, the output stays as it was.
-    let mut engine = engine(&recipe, training, &device)?;
-    let choices = position.as_ref().and_then(|state| state.engine.as_ref());
-    if choices.is_some_and(|choices| !engine.take_choices(choices)) {
-        tracing::warn!(
-            "the saved run computed its products by algorithms of another device or another version of cuBLASLt; they are chosen anew, \
-             so the run goes on, but not bit for bit as it would have there"
-        );
-    }
-    if let Some(plan) = engine.memory() {
-        println!("memory of the engine: {plan}");
-    }
-    if !holds_run {
-        output.write_recipe(&recipe.to_toml())?;
-    }
-    let position = position.as_ref();
-    match position {
-        Some(state) => println!("going on in {} after step {}", output.place(), state.step),
-        None => println!("starting at step 0 in {}", output.place()),
-    }
-
-    let logs = open_logs(
-        &output,
-        &recipe,
-        options.trace_samples.as_deref(),
-        holds_run,
-        position,
-        &dataset,
-    )?;
-    let loader_config = loader_config(&recipe, Some(output.folder().join(BAD_SAMPLES)));
-    if let Some(forecast) = MixingForecast::new(&dataset, &loader_config) {
-        println!("{forecast}");
-    }
-    let loader = Batches::open(
-        dataset,
-        loader_config,
-        position.map(|state| &state.loader),
-        &device,
-        recipe.train.precision,
-        recipe.engines(),
-    )?;
-    let (step, samples) = position.map_or((0, 0), |state| (state.step, state.samples));
-    let run = Run {
-        schedule: recipe.train.schedule(),
-        progress: Progress::new(step, recipe.train.steps, recipe.log.every_steps),
-        engine,
-        saved_step: (step > 0).then_some(step),
-        saved_at: Instant::now(),
+    output.claim(options.take_over)?;
+    let (outage_s, stop_s) = (recipe.io.outage_s, recipe.checkpoint.stop_s);
+    let ended = Start {
+        options,
         recipe,
-        output,
-        loader,
-        logs,
-        signals,
-        step,
-        samples,
-        decoded: DecoderStats::default(),
+        dataset,
+        device,
+        holds_run,
+    }
+    .run(&output);
+
+    let deadline = |seconds: f64| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9));
+    let _sending = SaveFirst {
+        says: "sending the last checkpoint",
+        most: None,
+    }
+    .begin();
+    let (mut stopped, mut end) = (None, deadline(outage_s));
+    let sent = output.finish(|| {
+        if stopped.is_none()
+            && let Some(signal) = received()
+        {
+            stopped = Some(signal);
+            end = end.min(deadline(stop_s));
+        }
+        Instant::now() >= end
+    });
+    let (ended, sent) = match (ended, sent) {
+        // Whoever has the output now is the reason.
+        (Ok(_), Err(taken @ OutputError::TakenOver { .. })) => return Err(taken.into()),
+        (Ok(Ended { step, .. }), Err(error)) if stopped.is_some() => {
+            tracing::warn!("{:#}", anyhow::Error::from(error));
+            (
+                Ended {
+                    step,
+                    signal: stopped,
+                },
+                false,
+            )
+        }
+        (Ok(_), Err(error)) => return Err(error.into()),
+        (Err(error), Err(unsent)) => {
+            if !matches!(error, RunError::Output(OutputError::TakenOver { .. })) {
+                tracing::warn!("{:#}", anyhow::Error::from(unsent));
+            }
+            return Err(error);
+        }
+        (Err(error), Ok(())) => return Err(error),
+        (Ok(ended), Ok(())) => (ended, true),
     };
-    run.train(options.max_steps)
+    let Ended { step, signal } = ended;
+    let Some(signal) = signal else {
+        println!("done: {step} steps, saved in {}", output.place());
+        return Ok(Finish::Done);
+    };
+    let saved = if sent { "saved" } else { "kept here" };
+    println!("stopped by a signal and {saved} after step {step}; go on with --resume");
+    // What is still to be put away may wait for something that hangs.
+    end_after(END_WITHIN, 128 + signal);
+    Ok(Finish::Signal(signal))
 }
 
-impl Run {
-    /// The loop.
-    fn train(mut self, max_steps: Option<u64>) -> Result<Finish, RunError> {
+/// What is known before the output is looked into.
+struct Start<'a> {
+    options: &'a Options,
+    recipe: ResolvedRecipe,
+    dataset: Arc<Dataset>,
+    device: Device,
+    holds_run: bool,
+}
+
+/// How training ended, all being saved.
+struct Ended {
+    step: u64,
+    /// The signal that ended it.
+    signal: Option<i32>,
+}
+
+impl Start<'_> {
+    /// Begins or goes on, and trains.
+    fn run(self, output: &Output) -> Result<Ended, RunError> {
+        let Self {
+            options,
+            recipe,
+            dataset,
+            device,
+            holds_run,
+        } = self;
+        let data_list = DataList::new(&dataset);
+        let saved = if holds_run {
+            continue_from(output, &recipe, &data_list, options.accept_data)?
+        } else {
+            None
+        };
+        let (position, training, newest) =
+            if let Some((newest, Checkpoint { state, training })) = saved {
+                (Some(state), training, Some(newest))
+            } else {
+                let weights = init_weights(&recipe.model, recipe.seed);
+                (None, TrainingState::new(weights), None)
+            };
+        // Before anything is written: where the memory does not fit, the output stays as it was.
+        let mut engine = engine(&recipe, training, &device)?;
+        let choices = position.as_ref().and_then(|state| state.engine.as_ref());
+        if choices.is_some_and(|choices| !engine.take_choices(choices)) {
+            tracing::warn!(
+                "the saved run computed its products by algorithms of another device or another version of cuBLASLt; they are chosen anew, \
+                 so the run goes on, but not bit for bit as it would have there"
+            );
+        }
+        if let Some(plan) = engine.memory() {
+            println!("memory of the engine: {plan}");
+        }
+        if !holds_run {
+            output.write_recipe(&recipe.to_toml())?;
+        }
+        let position = position.as_ref();
+        match position {
+            Some(state) => println!("going on in {} after step {}", output.place(), state.step),
+            None => println!("starting at step 0 in {}", output.place()),
+        }
+
+        let logs = open_logs(
+            output,
+            &recipe,
+            options.trace_samples.as_deref(),
+            holds_run,
+            position,
+            &dataset,
+        )?;
+        let loader_config = loader_config(&recipe, Some(output.folder().join(BAD_SAMPLES)));
+        if let Some(forecast) = MixingForecast::new(&dataset, &loader_config) {
+            println!("{forecast}");
+        }
+        let loader = Batches::open(
+            dataset,
+            loader_config,
+            position.map(|state| &state.loader),
+            &device,
+            recipe.train.precision,
+            recipe.engines(),
+        )?;
+        let (step, samples) = position.map_or((0, 0), |state| (state.step, state.samples));
+        let mut run = Run {
+            schedule: recipe.train.schedule(),
+            progress: Progress::new(step, recipe.train.steps, recipe.log.every_steps),
+            engine,
+            saved_step: (step > 0).then_some(step),
+            saved_at: Instant::now(),
+            data_list: data_list.to_json(),
+            recipe,
+            output,
+            loader,
+            logs,
+            step,
+            samples,
+            decoded: DecoderStats::default(),
+        };
+        if let Some(newest) = newest {
+            let logs = run.snapshot()?;
+            output.send_again(&newest, logs, run.recipe.checkpoint.keep)?;
+        }
+        // Until here a signal ends the program at once, as there is nothing to save.
+        let _saving = SaveFirst {
+            says: "saving after this step",
+            most: None,
+        }
+        .begin();
+        let signal = run.train(options.max_steps)?;
+        Ok(Ended {
+            step: run.step,
+            signal,
+        })
+    }
+}
+
+impl Run<'_> {
+    /// The loop; gives the signal that ended it, if one did. All is saved then.
+    fn train(&mut self, max_steps: Option<u64>) -> Result<Option<i32>, RunError> {
         let stop_at = self.recipe.train.steps.min(max_steps.unwrap_or(u64::MAX));
         while self.step < stop_at {
             let position = self.loader.state();
             let started = Instant::now();
+            while !self.loader.wait(LOOK_EVERY) {
+                self.output.check()?;
+                if let Some(signal) = received() {
+                    self.save(position)?;
+                    return Ok(Some(signal));
+                }
+            }
             let batch = match self.loader.next_batch() {
                 Ok(batch) => batch,
                 Err(error) => return Err(self.stop_without_batch(position, error).into()),
@@ -306,6 +444,7 @@ impl Run {
                 steps: self.recipe.train.steps,
             })?;
             let waited = started.elapsed();
+            self.output.check()?;
 
             let ropes = ropes(&self.recipe, self.step);
             let report = batch.with_images(|images| self.engine.step(images, &ropes))?;
@@ -327,25 +466,16 @@ impl Run {
             }
             self.progress.show(&metrics);
 
-            if let Some(signal) = self.signals.received() {
+            if let Some(signal) = received() {
                 self.save(self.loader.state())?;
-                self.progress.say(&format!(
-                    "stopped by a signal and saved after step {}; go on with --resume",
-                    self.step
-                ));
-                return Ok(Finish::Signal(signal));
+                return Ok(Some(signal));
             }
             if self.save_is_due() {
                 self.save(self.loader.state())?;
             }
         }
         self.save(self.loader.state())?;
-        self.progress.say(&format!(
-            "done: {} steps, saved in {}",
-            self.step,
-            self.output.place()
-        ));
-        Ok(Finish::Done)
+        Ok(None)
     }
 
     fn metrics(
@@ -396,8 +526,6 @@ impl Run {
             return Ok(());
         }
         let files = self.logs.sync()?;
-        self.output
-            .upload(&[METRICS, EventFile::NAME, BAD_SAMPLES])?;
         let (recipe, version) = (self.recipe.clone(), RunState::VERSION);
         let state = RunState {
             version,
@@ -408,16 +536,46 @@ impl Run {
             recipe,
             engine: self.engine.choices(),
         };
-        self.output.save(
-            &Checkpoint {
-                state,
-                training: self.engine.export()?,
-            },
-            self.recipe.checkpoint.keep,
-        )?;
+        let checkpoint = Checkpoint {
+            state,
+            training: self.engine.export()?,
+        };
+        let more = MoreFiles::from([(DATA_LIST, self.data_list.clone())]);
+        let logs = self.snapshot()?;
+        self.output
+            .save(&checkpoint, more, logs, self.recipe.checkpoint.keep)?;
         self.saved_step = Some(self.step);
         self.saved_at = Instant::now();
         Ok(())
+    }
+
+    /// The logs as they are now, where they have to be sent.
+    fn snapshot(&self) -> Result<Vec<Log>, RunError> {
+        if !self.output.is_remote() {
+            return Ok(Vec::new());
+        }
+        let path = self.output.folder().join(BAD_SAMPLES);
+        let mut logs = Vec::with_capacity(LOGS.len());
+        for (name, kept_as) in LOGS {
+            let (content, path) = match name {
+                METRICS => self.logs.metrics.0.content()?,
+                EventFile::NAME => match &self.logs.events {
+                    Some(events) => events.0.content()?,
+                    None => continue,
+                },
+                _ => match std::fs::read(&path) {
+                    Ok(content) => (content, Some(path.clone())),
+                    Err(_) => continue,
+                },
+            };
+            logs.push(Log {
+                name,
+                kept_as,
+                content,
+                path,
+            });
+        }
+        Ok(logs)
     }
 
     /// Saves the step before the batch that the loader could not give, and tells where bad samples are listed; gives back why it could not.
@@ -425,9 +583,16 @@ impl Run {
         if let LoaderError::TooManyBad { file, .. } = &mut error {
             *file = format!(" All are in {}/{BAD_SAMPLES}.", self.output.place());
         }
-        let saved = self
-            .save(position)
-            .and_then(|()| Ok(self.output.upload(&[BAD_SAMPLES])?));
+        let bad_samples = std::fs::read(self.output.folder().join(BAD_SAMPLES));
+        let saved = self.save(position).and_then(|()| {
+            // With those of the batch that was not handed out.
+            if self.output.is_remote()
+                && let Ok(bad_samples) = bad_samples
+            {
+                self.output.write(BAD_SAMPLES, bad_samples)?;
+            }
+            Ok(())
+        });
         match saved {
             Ok(()) => self.progress.say(&format!(
                 "the loader has failed; saved after step {}",
@@ -457,17 +622,12 @@ impl Run {
             .map(|sample| sample.id)
             .collect::<Vec<SampleId>>();
         let name = format!("nonfinite-step-{step:08}.json");
-        let path = self.output.folder().join(&name);
         let list = serde_json::json!({
             "step": step, "loss": report.loss.to_string(), "grad_norm": report.grad_norm.to_string(), "samples": ids,
         });
-        std::fs::write(&path, format!("{list:#}\n")).map_err(|source| CheckpointError::Io {
-            action: "write",
-            path: path.clone(),
-            source,
-        })?;
-        self.output.upload(&[&name])?;
-        let shown = ids
+        self.output
+            .write(&name, format!("{list:#}\n").into_bytes())?;
+        let first_ids = ids
             .iter()
             .take(SHOWN_IDS)
             .map(|id| format!("({id})"))
@@ -482,13 +642,19 @@ impl Run {
             loss: report.loss,
             grad_norm: report.grad_norm,
             file: format!("{}/{name}", self.output.place()),
-            first_ids: shown.join(", "),
+            first_ids: first_ids.join(", "),
         })
     }
 }
 
-/// The newest whole checkpoint of an output that holds a run, proven to be of the same run as `recipe`.
-fn continue_from(output: &Output, recipe: &ResolvedRecipe) -> Result<Option<Checkpoint>, RunError> {
+/// The newest whole checkpoint of an output that holds a run, proven to be of the same run as `recipe`; the logs are then as
+/// they were.
+fn continue_from(
+    output: &Output,
+    recipe: &ResolvedRecipe,
+    data_list: &DataList,
+    accept_data: bool,
+) -> Result<Option<(CheckpointName, Checkpoint)>, RunError> {
     output.clean_up();
     let newest = output.checkpoints()?.pop();
     let Some(newest) = newest else {
@@ -503,10 +669,54 @@ fn continue_from(output: &Output, recipe: &ResolvedRecipe) -> Result<Option<Chec
         }
         return Ok(None);
     };
-    let checkpoint = output.load(&newest)?;
+    let Loaded { checkpoint, more } = output.load(&newest)?;
+    // What an earlier program has saved has no list, and a damaged one says nothing.
+    let saved_list = more.get(DATA_LIST).map(|text| serde_json::from_slice(text));
+    if let Some(Ok(saved)) = saved_list {
+        same_data(
+            output.place(),
+            &checkpoint.state,
+            &saved,
+            recipe,
+            data_list,
+            accept_data,
+        )?;
+    }
     same_run(output.place(), &checkpoint.state.recipe, recipe)?;
-    output.download(&[METRICS, EventFile::NAME, BAD_SAMPLES])?;
-    Ok(Some(checkpoint))
+    output.restore_logs(&more, &LOGS)?;
+    Ok(Some((newest, checkpoint)))
+}
+
+/// Compares the shards of a checkpoint with those that are there.
+fn same_data(
+    place: &str,
+    state: &RunState,
+    saved: &DataList,
+    recipe: &ResolvedRecipe,
+    current: &DataList,
+    accept: bool,
+) -> Result<(), RunError> {
+    let (place, changes) = (place.to_owned(), saved.changes(current));
+    // The fingerprint decides whether it is another data set; the list only says in what.
+    if state.recipe.dataset != recipe.dataset && !changes.layout.is_empty() {
+        return Err(RunError::OtherData {
+            place,
+            changes: shown(&changes.layout),
+        });
+    }
+    if changes.content.is_empty() {
+        return Ok(());
+    }
+    let shards = shown(&changes.content);
+    if !accept {
+        return Err(RunError::ReplacedData {
+            place,
+            step: state.step,
+            shards,
+        });
+    }
+    tracing::warn!("going on with shards that have other content than before: {shards}");
+    Ok(())
 }
 
 /// Compares all that decides a run's numbers; what only decides its speed or its logs may differ.
@@ -588,18 +798,41 @@ fn open_logs(
     dataset: &Dataset,
 ) -> Result<Logs, RunError> {
     let lengths = position.map(|state| state.files);
-    let metrics_bytes = lengths.map_or(0, |lengths| lengths.metrics_bytes);
-    let metrics = MetricsFile(LogFile::open(
-        &output.folder().join(METRICS),
-        metrics_bytes,
-    )?);
-    let events_bytes = lengths
+    let metrics_path = output.folder().join(METRICS);
+    let events_path = output.folder().join(EventFile::NAME);
+    let mut metrics_bytes = lengths.map_or(0, |lengths| lengths.metrics_bytes);
+    let mut events_bytes = lengths
         .and_then(|lengths| lengths.events_bytes)
         .unwrap_or(0);
+    if output.is_remote()
+        && let Some(state) = position
+        && length(&metrics_path) < metrics_bytes
+    {
+        // A second run has written them anew, and the checkpoint, of an earlier program, has none of its own.
+        tracing::warn!(
+            "{}/{METRICS} lacks lines that it had when the checkpoint of step {} was made; the run goes on with those that are there",
+            output.place(),
+            state.step
+        );
+        let text = std::fs::read_to_string(&metrics_path).unwrap_or_default();
+        metrics_bytes = lines_up_to(&text, state.step) as u64;
+        // Without all of its records it is begun anew.
+        if length(&events_path) < events_bytes {
+            events_bytes = 0;
+        }
+    }
+    let mut metrics = MetricsFile(LogFile::open(&metrics_path, metrics_bytes)?);
     let events = recipe
         .log
         .tensorboard
-        .then(|| EventFile::open(&output.folder().join(EventFile::NAME), events_bytes));
+        .then(|| EventFile::open(&events_path, events_bytes));
+    let mut events = events.transpose()?;
+    if output.is_remote() {
+        metrics.0.keep_what_does_not_fit();
+        if let Some(events) = &mut events {
+            events.0.keep_what_does_not_fit();
+        }
+    }
     // A run that was stopped before its first checkpoint may have left lines, and they are its own.
     let trace_bytes = match lengths {
         Some(lengths) => lengths.trace_bytes,
@@ -608,9 +841,14 @@ fn open_logs(
     let trace = trace_path.map(|path| TraceFile::open(path, trace_bytes, dataset.shards()));
     Ok(Logs {
         metrics,
-        events: events.transpose()?,
+        events,
         trace: trace.transpose()?,
     })
+}
+
+/// Length of a file; 0 if it is not there.
+fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
 #[cfg(test)]

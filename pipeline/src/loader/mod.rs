@@ -54,6 +54,10 @@ pub struct Loader<B: ImageBackend = CpuBackend> {
     backend: Arc<B>,
     pool: BatchPool<B::Slot>,
     pending: Receiver<PendingBatch<B::Slot>>,
+    /// The batch that comes next, as far as it is there.
+    coming: Option<ComingBatch<B::Slot>>,
+    /// Since when the next batch is waited for, and how often that was reported.
+    waiting_since: Option<(Instant, u32)>,
     failure: Receiver<LoaderError>,
     bad_samples: BadSamples,
     /// Epoch and batch that come next.
@@ -67,6 +71,13 @@ pub struct Loader<B: ImageBackend = CpuBackend> {
     returned: Option<Instant>,
     stop: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// A batch on its way, and its samples that are rendered.
+#[derive(Debug)]
+struct ComingBatch<S> {
+    pending: PendingBatch<S>,
+    done: Vec<Done<S>>,
 }
 
 impl Loader {
@@ -167,6 +178,8 @@ impl<B: ImageBackend> Loader<B> {
             backend,
             pool,
             pending,
+            coming: None,
+            waiting_since: None,
             failure,
             bad_samples,
             next,
@@ -255,19 +268,76 @@ impl<B: ImageBackend> Loader<B> {
 
     /// The next batch of this rank (its slice of the global batch), or `None` after the last epoch.
     pub fn next_batch(&mut self) -> Result<Option<Batch<B>>, LoaderError> {
-        if let Some(returned) = self.returned.take() {
-            self.counters.consume.busy(returned);
-        }
-        let waiting = Instant::now();
-        self.counters.consume.fill(self.pending.len());
+        let after = self.stall_report_after();
+        while !self.wait(after) {}
         let batch = self.assemble();
-        self.counters.consume.blocked_in(waiting);
         self.returned = Some(Instant::now());
         batch
     }
 
+    /// Waits for the next batch, but not longer than `timeout`. If it is there, or none will come, this is true and
+    /// [`Self::next_batch`] does not wait. For programs that look at something else meanwhile, as for a signal to stop.
+    pub fn wait(&mut self, timeout: Duration) -> bool {
+        if let Some(returned) = self.returned.take() {
+            self.counters.consume.busy(returned);
+            self.counters.consume.fill(self.pending.len());
+        }
+        let waiting = Instant::now();
+        let (since, reports) = *self.waiting_since.get_or_insert((waiting, 0));
+        let is_there = self.collect(timeout);
+        self.counters.consume.blocked_in(waiting);
+        if is_there {
+            self.waiting_since = None;
+        } else if since.elapsed() >= self.stall_report_after() * (reports + 1) {
+            self.waiting_since = Some((since, reports + 1));
+            // A store that is silent has been told of already.
+            if !self.dataset.is_waited_for() {
+                let io = self.dataset.io_counters();
+                tracing::warn!(
+                    "no batch for {:.0} s: {} requests are in flight, {:.1} MB have come so far (RUST_LOG=debug says what each \
+                     stage does)",
+                    since.elapsed().as_secs_f64(),
+                    io.in_flight,
+                    io.bytes as f64 / 1e6
+                );
+            }
+            tracing::debug!("{:#?}\n{}", self.stats(), self.dataset.io_report());
+        }
+        is_there
+    }
+
+    fn stall_report_after(&self) -> Duration {
+        Duration::from_secs_f64(self.dataset.io().stall_report_s.max(0.1))
+    }
+
+    /// Takes what there is of the next batch within `timeout`; whether that is all that will come.
+    fn collect(&mut self, timeout: Duration) -> bool {
+        let end = Instant::now() + timeout;
+        let left = || end.saturating_duration_since(Instant::now());
+        let coming = match &mut self.coming {
+            Some(coming) => coming,
+            none => match self.pending.recv_timeout(left()) {
+                Ok(pending) => none.insert(ComingBatch {
+                    done: Vec::with_capacity(pending.num_samples),
+                    pending,
+                }),
+                Err(RecvTimeoutError::Disconnected) => return true,
+                Err(RecvTimeoutError::Timeout) => return false,
+            },
+        };
+        while coming.done.len() < coming.pending.num_samples {
+            match coming.pending.done.recv_timeout(left()) {
+                Ok(done) => coming.done.push(done),
+                Err(RecvTimeoutError::Disconnected) => return true,
+                Err(RecvTimeoutError::Timeout) => return false,
+            }
+        }
+        true
+    }
+
+    /// Makes a batch of what was collected.
     fn assemble(&mut self) -> Result<Option<Batch<B>>, LoaderError> {
-        let Some(pending) = self.next_pending() else {
+        let Some(ComingBatch { pending, mut done }) = self.coming.take() else {
             return match self.failure.try_recv() {
                 Ok(error) => Err(error),
                 Err(_)
@@ -281,7 +351,6 @@ impl<B: ImageBackend> Loader<B> {
                 Err(_) => Err(LoaderError::ThreadDied),
             };
         };
-        let mut done: Vec<Done<B::Slot>> = pending.done.iter().take(pending.num_samples).collect();
         if done.len() < pending.num_samples {
             // Either the walk failed within this batch, and says why, or a thread died, and the walk may not have noticed.
             self.stop = None;
@@ -346,33 +415,6 @@ impl<B: ImageBackend> Loader<B> {
             self.next = (pending.epoch, pending.batch_in_epoch + 1);
         }
         Ok(Some(batch))
-    }
-
-    /// Waits for the next batch on its way, and says what every stage does where that takes long; `None` when there comes none any more.
-    fn next_pending(&self) -> Option<PendingBatch<B::Slot>> {
-        let after = seconds(self.dataset.io().stall_report_s.max(0.1));
-        let mut waited = Duration::ZERO;
-        loop {
-            match self.pending.recv_timeout(after) {
-                Ok(pending) => return Some(pending),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => {
-                    waited += after;
-                    // A store that is silent has been told of already.
-                    if !self.dataset.is_waited_for() {
-                        let io = self.dataset.io_counters();
-                        tracing::warn!(
-                            "no batch for {:.0} s: {} requests are in flight, {:.1} MB have come so far (RUST_LOG=debug says what each \
-                             stage does)",
-                            waited.as_secs_f64(),
-                            io.in_flight,
-                            io.bytes as f64 / 1e6
-                        );
-                    }
-                    tracing::debug!("{:#?}\n{}", self.stats(), self.dataset.io_report());
-                }
-            }
-        }
     }
 
     /// Says what became of the epoch's samples.

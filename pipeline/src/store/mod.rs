@@ -28,7 +28,8 @@ pub use cause::{classify, full_text, plain, redact};
 pub use http_client::{CountingConnector, HttpCounters};
 pub use options::StoreOptions;
 pub use patience::{Attempts, Patience, WaitedInVain};
-use patient_store::{InParts, PatientStore};
+pub use patient_store::InParts;
+use patient_store::PatientStore;
 pub use url::{Location, Provider};
 
 use crate::dataset::FOOTERS_AT_ONCE;
@@ -47,6 +48,10 @@ pub struct StoreUrl {
     pub location: Location,
     /// How long the store is waited for.
     pub patience: Patience,
+    /// The store without repetitions, for whoever decides on these itself.
+    pub single: Arc<dyn ObjectStore>,
+    /// The same, for uploads in parts, if it takes such.
+    pub parts: Option<Arc<dyn InParts>>,
 }
 
 /// Opens the store behind `url` (no glob). Nothing is sent yet, but for a local connection attempt to the cloud's
@@ -63,6 +68,8 @@ pub fn open_url(url: &str, io: &IoConfig) -> Result<StoreUrl, DatasetError> {
         url: location.display(),
         location,
         patience: stores.patience,
+        single: stores.single,
+        parts: stores.parts,
     })
 }
 
@@ -73,6 +80,8 @@ pub(crate) struct Stores {
     pub patient: Arc<dyn ObjectStore>,
     /// Does not, for whoever does so in another way with the same patience.
     pub single: Arc<dyn ObjectStore>,
+    /// The same, for uploads in parts, if it takes such.
+    pub parts: Option<Arc<dyn InParts>>,
     /// How long it is waited for.
     pub patience: Patience,
 }
@@ -90,7 +99,7 @@ impl Stores {
             Provider::Local => Arc::clone(&single),
             _ => Arc::new(PatientStore::new(
                 Arc::clone(&single),
-                parts,
+                parts.clone(),
                 patience.clone(),
                 seconds(io.request_timeout_s),
             )),
@@ -98,6 +107,7 @@ impl Stores {
         Self {
             patient,
             single,
+            parts,
             patience,
         }
     }

@@ -27,7 +27,7 @@ use super::cause::Silence;
 use super::patience::{Attempts, Patience};
 
 /// A store that takes uploads in parts.
-pub(super) trait InParts: MultipartStore + std::fmt::Debug {}
+pub trait InParts: MultipartStore + std::fmt::Debug {}
 
 impl<S: MultipartStore + std::fmt::Debug> InParts for S {}
 

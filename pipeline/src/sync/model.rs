@@ -161,10 +161,6 @@ impl<T> Receiver<T> {
         let channel = self.0.as_ref();
         channel.map_or(0, |channel| channel.state.lock().unwrap().queue.len())
     }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = T> + '_ {
-        std::iter::from_fn(|| self.recv().ok())
-    }
 }
 
 impl<T> Clone for Sender<T> {

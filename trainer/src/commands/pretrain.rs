@@ -9,8 +9,9 @@ use crate::run::{Finish, Options, pretrain};
 /// The output gets recipe.toml (the resolved recipe), metrics.jsonl (one JSON line a step), a TensorBoard event file,
 /// bad_samples.jsonl and checkpoints/step-NNNNNNNN. Look at it with `tensorboard --logdir OUT`.
 ///
-/// SIGTERM and Ctrl-C finish the step, save and exit with 143 and 130; a second one ends at once. After any end, even
-/// SIGKILL, the same command with --resume goes on from the newest whole checkpoint as if nothing had happened.
+/// SIGTERM and Ctrl-C finish the step (or stop waiting for data), save and exit with 143 and 130; a second one ends at once.
+/// After any end, even SIGKILL, the same command with --resume goes on from the newest whole checkpoint as if nothing had
+/// happened. Where the output is a store, a checkpoint is kept on the disk until the store has it; training goes on meanwhile.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   nepa pretrain trainer/recipes/quickstart.toml --data '/tmp/scenes/train-*.parquet' --out runs/quickstart
@@ -18,6 +19,10 @@ use crate::run::{Finish, Options, pretrain};
   nepa pretrain my.toml --out runs/a --set train.batch=512 --set train.epochs=100
   nepa pretrain my.toml --out runs/a --resume
   nepa pretrain my.toml --synthetic 50")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub struct Args {
     /// The recipe, a TOML file; see trainer/recipes/.
     pub recipe: PathBuf,
@@ -30,6 +35,12 @@ pub struct Args {
     /// Go on from the newest checkpoint in the output; starts at step 0 if there is none.
     #[arg(long)]
     pub resume: bool,
+    /// With --resume: take an output in a store from a run that still seems to have it.
+    #[arg(long, requires = "resume")]
+    pub take_over: bool,
+    /// With --resume: go on although shards were replaced by others of the same size since the checkpoint.
+    #[arg(long, requires = "resume")]
+    pub accept_data: bool,
     /// Override one value of the recipe by its dotted key; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
@@ -65,6 +76,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         resume: args.resume,
         trace_samples: args.trace_samples,
         max_steps: args.max_steps,
+        take_over: args.take_over,
+        accept_data: args.accept_data,
     };
     if let Some(steps) = args.synthetic {
         let overlap = crate::overlap::measure(&options, steps.get())?;

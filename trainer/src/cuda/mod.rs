@@ -8,6 +8,7 @@ mod engine;
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
+use std::time::Duration;
 
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Storage, Tensor};
@@ -80,6 +81,11 @@ impl CudaBatches {
             batch_size,
             tensors: HashMap::new(),
         })
+    }
+
+    /// Waits for the next batch for at most `timeout`; whether [`Self::next_batch`] will not wait.
+    pub fn wait(&mut self, timeout: Duration) -> bool {
+        self.loader.wait(timeout)
     }
 
     /// The next batch. Work that candle enqueues on it from now on comes after the pixels.

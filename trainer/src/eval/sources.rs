@@ -2,11 +2,11 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::output::Scratch;
 use anyhow::ensure;
 use candle_core::{DType, Device};
 use nepa_model::{Nepa, NepaConfig, init_weights, read_config, read_published};
 use nepa_pipeline::{IoConfig, IoRuntime};
-use tempfile::TempDir;
 
 use crate::checkpoint::{MANIFEST, RunState, read_state, read_weights, verify_folder};
 use crate::output::fetch_checkpoint;
@@ -46,7 +46,7 @@ pub struct Pretrained {
     /// Of a checkpoint.
     state: Option<RunState>,
     config: NepaConfig,
-    _downloaded: Option<TempDir>,
+    _downloaded: Option<Scratch>,
 }
 
 impl Pretrained {

@@ -1,22 +1,25 @@
-//! A prefix of an object store that holds a run: whole files put, read, listed and deleted, blocking.
+//! A prefix of an object store that holds a run: objects found, read and deleted, blocking. The store itself waits for
+//! outages, for `io.outage_s`. Checkpoints and logs are written in the background, by `sender`.
 use std::fs::File;
-use std::io::Read;
+use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use futures::TryStreamExt;
+use nepa_pipeline::error::{Action, Place};
+use nepa_pipeline::store::{classify, redact};
 use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl, open_url};
-use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
+use object_store::{ObjectStore, ObjectStoreExt};
 
+use super::upload::Pace;
 use super::{CHECKPOINTS, CheckpointName, parse_folder_name};
-use crate::checkpoint::{CheckpointError, FILES, MANIFEST, Manifest, io};
+use crate::checkpoint::{CheckpointError, FILES, MANIFEST, MORE_FILES, Manifest, io};
 
-/// Objects larger than this are put in parts of this size.
-const PART_BYTES: usize = 16 << 20;
-
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Remote {
-    location: StoreUrl,
-    runtime: IoRuntime,
+    pub place: StoreUrl,
+    pub pace: Arc<Pace>,
+    pub runtime: IoRuntime,
 }
 
 impl Remote {
@@ -25,86 +28,106 @@ impl Remote {
         io_config: &IoConfig,
         runtime: &IoRuntime,
     ) -> Result<Self, CheckpointError> {
-        let location = open_url(url, io_config).map_err(|source| CheckpointError::Open {
-            url: url.to_owned(),
+        let place = open_url(url, io_config).map_err(|source| CheckpointError::Open {
+            url: redact(url),
             source: Box::new(source),
         })?;
-        let runtime = runtime.clone();
-        Ok(Self { location, runtime })
+        Ok(Self {
+            place,
+            pace: Arc::default(),
+            runtime: runtime.clone(),
+        })
     }
 
     /// The prefix, without secrets.
     pub(super) fn url(&self) -> &str {
-        &self.location.url
+        &self.place.url
     }
 
-    fn object(&self, name: &str) -> object_store::path::Path {
-        object_store::path::Path::parse(format!("{}/{name}", self.location.path)).unwrap_or_else(
+    pub(super) fn object(&self, name: &str) -> object_store::path::Path {
+        object_store::path::Path::parse(format!("{}/{name}", self.place.path)).unwrap_or_else(
             |_| {
                 name.split('/')
-                    .fold(self.location.path.clone(), object_store::path::Path::join)
+                    .fold(self.place.path.clone(), object_store::path::Path::join)
             },
         )
     }
 
-    fn failed(
+    /// The URL of an object, for people.
+    pub(super) fn url_of(&self, name: &str) -> String {
+        format!("{}/{name}", self.url().trim_end_matches('/'))
+    }
+
+    /// What an error of the store means.
+    pub(super) fn failed(
         &self,
-        action: &'static str,
+        action: Action,
         name: &str,
-    ) -> impl FnOnce(object_store::Error) -> CheckpointError + use<> {
-        let url = format!("{}/{name}", self.location.url.trim_end_matches('/'));
-        move |source| CheckpointError::Store {
+        error: &object_store::Error,
+    ) -> CheckpointError {
+        let object = self.url_of(name);
+        let place = Place {
+            object: object.clone(),
+            ..Place::default()
+        };
+        CheckpointError::Store {
             action,
-            url,
-            source,
+            url: object,
+            source: Box::new(classify(error, action, &self.place.location, place)),
         }
     }
 
-    pub(super) fn put(&self, name: &str, file: &Path) -> Result<(), CheckpointError> {
-        let mut reader = File::open(file).map_err(io("read", file))?;
-        let length = reader.metadata().map_err(io("read", file))?.len();
-        let (store, object) = (self.location.store.clone(), self.object(name));
-        if length <= PART_BYTES as u64 {
-            let mut bytes = Vec::with_capacity(length as usize);
-            reader.read_to_end(&mut bytes).map_err(io("read", file))?;
-            let put = self
-                .runtime
-                .block_on(async move { store.put(&object, bytes.into()).await });
-            return put.map(drop).map_err(self.failed("write", name));
-        }
-        let put = self.runtime.block_on(async move {
-            let upload = store.put_multipart(&object).await?;
-            let mut upload = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
-            match write_all(&mut upload, reader).await {
-                Ok(()) => upload.finish().await.map(drop),
-                Err(error) => {
-                    // Parts that stay would be paid for; why writing failed tells more than why this did.
-                    let _ = upload.abort().await;
-                    Err(error)
-                }
-            }
-        });
-        put.map_err(self.failed("write", name))
+    fn ask<T, F>(
+        &self,
+        action: Action,
+        name: &str,
+        request: impl FnOnce(Arc<dyn ObjectStore>, object_store::path::Path) -> F,
+    ) -> Result<T, CheckpointError>
+    where
+        T: Send + 'static,
+        F: Future<Output = object_store::Result<T>> + Send + 'static,
+    {
+        let request = request(Arc::clone(&self.place.store), self.object(name));
+        let answer = self.runtime.block_on(request);
+        answer.map_err(|error| self.failed(action, name, &error))
+    }
+
+    /// Writes a small object.
+    pub(super) fn put(&self, name: &str, bytes: Vec<u8>) -> Result<(), CheckpointError> {
+        self.ask(Action::Write, name, |store, object| async move {
+            store.put(&object, bytes.into()).await.map(drop)
+        })
     }
 
     pub(super) fn get_if_there(&self, name: &str) -> Result<Option<Vec<u8>>, CheckpointError> {
-        let (store, object) = (self.location.store.clone(), self.object(name));
-        let got = self
-            .runtime
-            .block_on(async move { store.get(&object).await?.bytes().await });
-        match got {
-            Ok(bytes) => Ok(Some(bytes.to_vec())),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed("read", name)(error)),
-        }
+        self.ask(Action::Read, name, |store, object| async move {
+            match store.get(&object).await {
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                answer => Ok(Some(answer?.bytes().await?.to_vec())),
+            }
+        })
     }
 
+    /// Reads an object of any size into a file.
+    fn download(&self, name: &str, path: &Path) -> Result<(), CheckpointError> {
+        let mut file = File::create(path).map_err(io("create", path))?;
+        let written = self.ask(Action::Read, name, |store, object| async move {
+            let mut body = store.get(&object).await?.into_stream();
+            while let Some(bytes) = body.try_next().await? {
+                if let Err(error) = file.write_all(&bytes) {
+                    return Ok(Err(error));
+                }
+            }
+            Ok(Ok(()))
+        })?;
+        written.map_err(io("write", path))
+    }
+
+    /// All whole checkpoints, in no order.
     pub(super) fn checkpoints(&self) -> Result<Vec<CheckpointName>, CheckpointError> {
-        let (store, prefix) = (self.location.store.clone(), self.object(CHECKPOINTS));
-        let listed = self
-            .runtime
-            .block_on(async move { store.list(Some(&prefix)).try_collect::<Vec<_>>().await });
-        let objects = listed.map_err(self.failed("list", CHECKPOINTS))?;
+        let objects = self.ask(Action::List, CHECKPOINTS, |store, prefix| async move {
+            store.list(Some(&prefix)).try_collect::<Vec<_>>().await
+        })?;
         let mut found = Vec::new();
         for object in &objects {
             let mut parts = object.location.as_ref().rsplit('/');
@@ -127,70 +150,37 @@ impl Remote {
                     .any(|object| object.location == location && object.size == expected.bytes)
             });
             if is_whole {
-                found.push(CheckpointName {
-                    step,
-                    name: name.to_owned(),
-                });
+                found.push(CheckpointName::new(step));
             } else {
                 tracing::warn!(
-                    "ignoring {}/{place}: it is no whole checkpoint",
-                    self.location.url
+                    "ignoring {}: it is no whole checkpoint",
+                    self.url_of(&place)
                 );
             }
         }
         Ok(found)
     }
 
-    pub(super) fn fetch_checkpoint(
-        &self,
-        name: &str,
-        folder: &Path,
-    ) -> Result<(), CheckpointError> {
-        self.fetch_files(&format!("{CHECKPOINTS}/{name}/"), folder)
-    }
-
+    /// Brings a checkpoint's files, which lie below `prefix`, to a folder.
     pub(super) fn fetch_files(&self, prefix: &str, folder: &Path) -> Result<(), CheckpointError> {
         std::fs::create_dir_all(folder).map_err(io("create", folder))?;
-        for file in FILES.into_iter().chain([MANIFEST]) {
-            if let Some(bytes) = self.get_if_there(&format!("{prefix}{file}"))? {
-                let path = folder.join(file);
-                std::fs::write(&path, bytes).map_err(io("write", &path))?;
-            }
+        let Some(text) = self.get_if_there(&format!("{prefix}{MANIFEST}"))? else {
+            return Err(CheckpointError::NoManifest {
+                place: self.url_of(prefix),
+            });
+        };
+        let manifest = Manifest::parse(&text, &self.url_of(prefix))?;
+        for (file, _) in manifest.known_files() {
+            self.download(&format!("{prefix}{file}"), &folder.join(file))?;
         }
-        Ok(())
-    }
-
-    /// Deletes the manifest first, so that a checkpoint that is deleted by half is no checkpoint.
-    pub(super) fn delete_checkpoint(&self, name: &str) -> Result<(), CheckpointError> {
-        for file in [MANIFEST].into_iter().chain(FILES) {
-            let object_name = format!("{CHECKPOINTS}/{name}/{file}");
-            let (store, object) = (self.location.store.clone(), self.object(&object_name));
-            match self
-                .runtime
-                .block_on(async move { store.delete(&object).await })
-            {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(self.failed("delete", &object_name)(error)),
-            }
-        }
-        Ok(())
+        // Last, as it makes the folder a checkpoint.
+        let path = folder.join(MANIFEST);
+        std::fs::write(&path, text).map_err(io("write", &path))
     }
 }
 
-/// Puts a file in parts, few of them at a time.
-async fn write_all(upload: &mut WriteMultipart, mut reader: File) -> object_store::Result<()> {
-    let mut buffer = vec![0u8; PART_BYTES];
-    loop {
-        upload.wait_for_capacity(4).await?;
-        let read = reader
-            .read(&mut buffer)
-            .map_err(|source| object_store::Error::Generic {
-                store: "local file",
-                source: Box::new(source),
-            })?;
-        if read == 0 {
-            return Ok(());
-        }
-        upload.write(&buffer[..read]);
-    }
+/// Objects of a checkpoint, the manifest first, so that a checkpoint that is deleted by half is none.
+pub(super) fn objects_of(checkpoint: &CheckpointName) -> impl Iterator<Item = String> {
+    let files = [MANIFEST].into_iter().chain(FILES).chain(MORE_FILES);
+    files.map(|file| format!("{CHECKPOINTS}/{}/{file}", checkpoint.name))
 }
