@@ -1,0 +1,329 @@
+//! One pretraining run as the tests watch it: started on a store, stopped in many ways, and compared with the same run
+//! from and to the local disk that nothing disturbed.
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use nepa_tests::program::{
+    nepa, newest_checkpoint, succeed, timeless_metrics, tiny_recipe, write_photo_shards,
+};
+use tempfile::TempDir;
+
+use crate::servers::Server;
+
+/// Steps of a run; eight images each.
+pub(crate) const STEPS: usize = 240;
+/// Steps between two checkpoints.
+pub(crate) const EVERY: usize = 40;
+/// Buckets of data and of outputs.
+pub(crate) const DATA: &str = "photos";
+pub(crate) const OUT: &str = "runs";
+
+/// What all runs have in common: windows and requests so small that data is asked for throughout.
+const SETTINGS: [&str; 6] = [
+    "train.steps=240",
+    "checkpoint.every_steps=40",
+    "data.shuffle_window_bytes=65536",
+    "io.coalesce_gap_bytes=0",
+    "loader.decode_threads=1",
+    "log.every_steps=40",
+];
+
+/// The data, and the undisturbed run on it.
+pub(crate) struct Reference {
+    folder: TempDir,
+}
+
+impl Reference {
+    pub(crate) fn get() -> &'static Self {
+        static REFERENCE: OnceLock<Reference> = OnceLock::new();
+        REFERENCE.get_or_init(|| {
+            let reference = Self {
+                folder: tempfile::tempdir().unwrap(),
+            };
+            write_photo_shards(&reference.data(), 4, 4, 12);
+            write_photo_shards(&reference.path("val"), 1, 1, 40);
+            let mut command = pretrain(
+                reference.data().to_str().unwrap(),
+                reference.out().to_str().unwrap(),
+            );
+            succeed(command.arg("--trace-samples").arg(reference.path("trace")));
+            reference
+        })
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    pub(crate) fn out(&self) -> PathBuf {
+        self.path("out")
+    }
+
+    /// Every number and every weight of the run in `folder` is this run's, and the samples came in the same order.
+    #[track_caller]
+    pub(crate) fn assert_same(&self, out: &Path, trace: &Path) {
+        let metrics = |out: &Path| timeless_metrics(&out.join("metrics.jsonl"));
+        let (expected, found) = (metrics(&self.out()), metrics(out));
+        assert_eq!(
+            (expected.len(), found.len()),
+            (STEPS, STEPS),
+            "steps in the metrics"
+        );
+        for (expected, found) in expected.iter().zip(&found) {
+            assert_eq!(expected, found);
+        }
+        let read = |path: &Path| {
+            std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        };
+        assert!(
+            read(&self.path("trace")) == read(trace),
+            "the order of samples differs"
+        );
+        let (expected, found) = (newest_checkpoint(&self.out()), newest_checkpoint(out));
+        assert_eq!(expected.file_name(), found.file_name());
+        for name in [
+            "model.safetensors",
+            "ema.safetensors",
+            "optimizer.safetensors",
+            "config.json",
+        ] {
+            assert!(
+                read(&expected.join(name)) == read(&found.join(name)),
+                "{name} differs"
+            );
+        }
+    }
+}
+
+fn pretrain(data: &str, out: &str) -> Command {
+    let mut command = nepa();
+    command.arg("pretrain").arg(tiny_recipe());
+    command.args(["--data", data, "--out", out]);
+    command.args(SETTINGS.iter().flat_map(|setting| ["--set", setting]));
+    command
+}
+
+/// A run whose data and output lie on a server.
+pub(crate) struct Run {
+    env: Vec<(&'static str, String)>,
+    data: String,
+    out: String,
+    settings: Vec<String>,
+    folder: TempDir,
+}
+
+impl Run {
+    /// A run on `server` by way of `endpoint`; its output is `NAME` in [`OUT`]. Data is put there where there is none.
+    pub(crate) fn new(server: &Server, endpoint: &str, name: &str) -> Self {
+        server.create_bucket(DATA);
+        server.create_bucket(OUT);
+        server.upload(&Reference::get().data(), DATA, "set");
+        Self {
+            env: server.env_through(endpoint),
+            data: server.url(DATA, "set"),
+            out: server.url(OUT, name),
+            settings: Vec::new(),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// The data on the local disk.
+    pub(crate) fn with_local_data(mut self) -> Self {
+        self.data = Reference::get().data().to_str().unwrap().to_owned();
+        self
+    }
+
+    /// One more setting of the recipe.
+    pub(crate) fn with(mut self, setting: &str) -> Self {
+        self.settings.push(setting.to_owned());
+        self
+    }
+
+    /// Other variables instead of the keys.
+    pub(crate) fn with_env(mut self, remove: &[&str], set: Vec<(&'static str, String)>) -> Self {
+        self.env.retain(|(name, _)| !remove.contains(name));
+        self.env.extend(set);
+        self
+    }
+
+    pub(crate) fn env(&self) -> &[(&'static str, String)] {
+        &self.env
+    }
+
+    pub(crate) fn out(&self) -> &str {
+        &self.out
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// `nepa pretrain`, with its live files and other leavings in a temporary folder of this run's.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Started {
+        self.start_as("run", arguments)
+    }
+
+    /// The same with messages and trace under another name, for a second process on the same output.
+    pub(crate) fn start_as(&self, name: &str, arguments: &[&str]) -> Started {
+        let temporary = self.path("tmp");
+        std::fs::create_dir_all(&temporary).unwrap();
+        let (stdout, stderr) = (
+            self.path(&format!("{name}.stdout")),
+            self.path(&format!("{name}.stderr")),
+        );
+        let trace = self.path(&format!("{name}.trace"));
+        let append = |path: &Path| {
+            let file = std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path);
+            file.unwrap()
+        };
+        let mut command = pretrain(&self.data, &self.out);
+        let child = command
+            .args(self.settings.iter().flat_map(|setting| ["--set", setting]))
+            .arg("--trace-samples")
+            .arg(&trace)
+            .args(arguments)
+            .envs(self.env.iter().cloned())
+            .env("TMPDIR", temporary)
+            .stdout(append(&stdout))
+            .stderr(append(&stderr))
+            .spawn()
+            .unwrap();
+        Started {
+            child,
+            stdout,
+            stderr,
+            trace,
+        }
+    }
+
+    /// What the run left on the server is what the undisturbed run left.
+    #[track_caller]
+    pub(crate) fn assert_same(&self, server: &Server, name: &str, trace: &Path) {
+        let folder = self.path("downloaded");
+        server.download(OUT, name, &folder);
+        Reference::get().assert_same(&folder, trace);
+    }
+}
+
+/// A process of a run; killed with its test.
+pub(crate) struct Started {
+    child: Child,
+    stdout: PathBuf,
+    stderr: PathBuf,
+    pub(crate) trace: PathBuf,
+}
+
+impl Started {
+    /// Steps done so far, as the trace shows.
+    pub(crate) fn steps(&self) -> usize {
+        let lines = std::fs::read(&self.trace).map_or(0, |bytes| {
+            bytes.iter().filter(|byte| **byte == b'\n').count()
+        });
+        lines / 8
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Waits until that many steps are done.
+    ///
+    /// # Panics
+    ///
+    /// If the program ends before.
+    #[track_caller]
+    pub(crate) fn wait_for_step(&mut self, step: usize) {
+        self.wait_until(&format!("step {step}"), |run| run.steps() >= step);
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_until(&mut self, what: &str, happened: impl Fn(&Self) -> bool) {
+        let since = Instant::now();
+        while !happened(self) {
+            let late = since.elapsed() > Duration::from_mins(3);
+            assert!(
+                !self.has_ended() && !late,
+                "no {what}; after step {}:\n{}",
+                self.steps(),
+                self.said()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub(crate) fn send(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let status = Command::new("kill").args([signal, &id]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// The exit status, waited for.
+    ///
+    /// # Panics
+    ///
+    /// If it takes longer than `most`.
+    #[track_caller]
+    pub(crate) fn ends_within(&mut self, most: Duration) -> ExitStatus {
+        let since = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(
+                since.elapsed() < most,
+                "still running after {most:?}:\n{}",
+                self.said()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Ends, and well.
+    #[track_caller]
+    pub(crate) fn succeeds(&mut self) {
+        let status = self.ends_within(Duration::from_mins(5));
+        assert!(status.success(), "ended with {status}:\n{}", self.said());
+    }
+
+    /// All messages so far, without the recipe that is printed at the start.
+    pub(crate) fn said(&self) -> String {
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+        let stdout = read(&self.stdout);
+        let mut in_recipe = false;
+        let told = stdout.lines().filter(|line| {
+            in_recipe |= line.starts_with("name = ");
+            in_recipe &= !line.starts_with("memory of the engine")
+                && !line.starts_with("starting at")
+                && !line.starts_with("going on");
+            !in_recipe
+        });
+        let told = told.map(|line| format!("  {line}\n")).collect::<String>();
+        let warned = read(&self.stderr)
+            .lines()
+            .map(|line| format!("! {line}\n"))
+            .collect::<String>();
+        format!("{told}{warned}")
+    }
+
+    /// What was said on standard error.
+    pub(crate) fn stderr(&self) -> String {
+        std::fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // A stopped process dies of it, too.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
