@@ -160,6 +160,11 @@ impl Proxy {
         });
     }
 
+    /// What happens to the traffic of a bucket now.
+    pub fn line(&self, bucket: &str) -> Line {
+        lock(&self.shared.state).link(bucket).line
+    }
+
     /// Most bytes a second of all requests to, and of all answers for, a bucket together.
     pub fn throttle(&self, bucket: &str, up: Option<f64>, down: Option<f64>) {
         let mut state = lock(&self.shared.state);

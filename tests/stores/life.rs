@@ -101,12 +101,11 @@ fn live(server: &Server) {
         started.send("-KILL");
         started.ends_within(Duration::from_secs(5));
     });
-    let trace = life.timed("--resume to the end", || {
+    life.timed("--resume to the end", || {
         let mut started = run.start(&["--resume"]);
         started.succeeds();
-        started.trace.clone()
+        started.assert_same(server);
     });
-    run.assert_same(server, "a", &trace);
 
     let eval = |checkpoint: &str, train: &str, test: &str, json: &str| {
         let arguments = [
@@ -223,7 +222,6 @@ fn base(endpoint: &str) -> String {
 fn scores(path: &str) -> serde_json::Value {
     let text = std::fs::read_to_string(path).unwrap();
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-    println!("{value:#}");
     value["rows"].clone()
 }
 

@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use nepa_tests::program::{
     nepa, newest_checkpoint, succeed, timeless_metrics, tiny_recipe, write_photo_shards,
 };
+use nepa_tests::proxy::Proxy;
 use tempfile::TempDir;
 
 use crate::servers::Server;
 
-/// Steps of a run; eight images each.
-pub(crate) const STEPS: usize = 240;
 /// Steps between two checkpoints.
 pub(crate) const EVERY: usize = 40;
 /// Buckets of data and of outputs.
@@ -30,27 +29,55 @@ const SETTINGS: [&str; 6] = [
     "log.every_steps=40",
 ];
 
+/// Whether the long forms of tests are wanted.
+pub(crate) fn is_long() -> bool {
+    std::env::var_os("NEPA_LONG").is_some()
+}
+
+/// Our server behind a line that can be disturbed.
+pub(crate) struct Place {
+    pub(crate) server: Server,
+    pub(crate) proxy: Proxy,
+}
+
+impl Place {
+    /// On its line data comes so slowly that a run takes some ten seconds.
+    pub(crate) fn new() -> Self {
+        let server = Server::ours();
+        let proxy = Proxy::before(server.endpoint(), &[DATA, OUT]);
+        proxy.throttle(DATA, None, Some(400e3));
+        Self { server, proxy }
+    }
+
+    pub(crate) fn run(&self) -> Run {
+        Run::new(&self.server, &self.proxy.endpoint(), "a")
+    }
+}
+
 /// The data, and the undisturbed run on it.
 pub(crate) struct Reference {
     folder: TempDir,
 }
 
 impl Reference {
+    /// That of the common settings.
     pub(crate) fn get() -> &'static Self {
         static REFERENCE: OnceLock<Reference> = OnceLock::new();
-        REFERENCE.get_or_init(|| {
-            let reference = Self {
-                folder: tempfile::tempdir().unwrap(),
-            };
-            write_photo_shards(&reference.data(), 4, 4, 12);
-            write_photo_shards(&reference.path("val"), 1, 1, 40);
-            let mut command = pretrain(
-                reference.data().to_str().unwrap(),
-                reference.out().to_str().unwrap(),
-            );
-            succeed(command.arg("--trace-samples").arg(reference.path("trace")));
-            reference
-        })
+        REFERENCE.get_or_init(|| Self::with(&[]))
+    }
+
+    /// That of other settings, which come on top.
+    pub(crate) fn with(settings: &[&str]) -> Self {
+        let reference = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        write_photo_shards(&reference.data(), 4, 4, 12);
+        write_photo_shards(&reference.path("val"), 1, 1, 40);
+        let (data, out) = (reference.data(), reference.out());
+        let mut command = pretrain(data.to_str().unwrap(), out.to_str().unwrap());
+        command.args(settings.iter().flat_map(|setting| ["--set", setting]));
+        succeed(command.arg("--trace-samples").arg(reference.path("trace")));
+        reference
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -70,37 +97,25 @@ impl Reference {
     pub(crate) fn assert_same(&self, out: &Path, trace: &Path) {
         let metrics = |out: &Path| timeless_metrics(&out.join("metrics.jsonl"));
         let (expected, found) = (metrics(&self.out()), metrics(out));
-        assert_eq!(
-            (expected.len(), found.len()),
-            (STEPS, STEPS),
-            "steps in the metrics"
-        );
+        assert_eq!(expected.len(), found.len(), "steps in the metrics");
         for (expected, found) in expected.iter().zip(&found) {
             assert_eq!(expected, found);
         }
         let read = |path: &Path| {
             std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
         };
-        assert!(
-            read(&self.path("trace")) == read(trace),
-            "the order of samples differs"
-        );
+        let same_order = read(&self.path("trace")) == read(trace);
+        assert!(same_order, "the order of samples differs");
         let (expected, found) = (newest_checkpoint(&self.out()), newest_checkpoint(out));
         assert_eq!(expected.file_name(), found.file_name());
-        for name in [
-            "model.safetensors",
-            "ema.safetensors",
-            "optimizer.safetensors",
-            "config.json",
-        ] {
-            assert!(
-                read(&expected.join(name)) == read(&found.join(name)),
-                "{name} differs"
-            );
+        for name in ["model", "ema", "optimizer"].map(|name| format!("{name}.safetensors")) {
+            let is_same = read(&expected.join(&name)) == read(&found.join(&name));
+            assert!(is_same, "{name} differs");
         }
     }
 }
 
+/// `nepa pretrain` with the common settings.
 fn pretrain(data: &str, out: &str) -> Command {
     let mut command = nepa();
     command.arg("pretrain").arg(tiny_recipe());
@@ -111,6 +126,7 @@ fn pretrain(data: &str, out: &str) -> Command {
 
 /// A run whose data and output lie on a server.
 pub(crate) struct Run {
+    name: String,
     env: Vec<(&'static str, String)>,
     data: String,
     out: String,
@@ -119,12 +135,13 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// A run on `server` by way of `endpoint`; its output is `NAME` in [`OUT`]. Data is put there where there is none.
+    /// A run on `server` by way of `endpoint`; its output is `name` in [`OUT`]. The data is put there.
     pub(crate) fn new(server: &Server, endpoint: &str, name: &str) -> Self {
         server.create_bucket(DATA);
         server.create_bucket(OUT);
         server.upload(&Reference::get().data(), DATA, "set");
         Self {
+            name: name.to_owned(),
             env: server.env_through(endpoint),
             data: server.url(DATA, "set"),
             out: server.url(OUT, name),
@@ -133,27 +150,18 @@ impl Run {
         }
     }
 
-    /// The data on the local disk.
-    pub(crate) fn with_local_data(mut self) -> Self {
-        self.data = Reference::get().data().to_str().unwrap().to_owned();
+    /// More settings of the recipe.
+    pub(crate) fn with(mut self, settings: &[&str]) -> Self {
+        let settings = settings.iter().map(|setting| (*setting).to_owned());
+        self.settings.extend(settings);
         self
     }
 
-    /// One more setting of the recipe.
-    pub(crate) fn with(mut self, setting: &str) -> Self {
-        self.settings.push(setting.to_owned());
-        self
-    }
-
-    /// Other variables instead of the keys.
-    pub(crate) fn with_env(mut self, remove: &[&str], set: Vec<(&'static str, String)>) -> Self {
+    /// Other variables instead of these.
+    pub(crate) fn with_env(mut self, remove: &[&str], set: &[(&'static str, String)]) -> Self {
         self.env.retain(|(name, _)| !remove.contains(name));
-        self.env.extend(set);
+        self.env.extend(set.iter().cloned());
         self
-    }
-
-    pub(crate) fn env(&self) -> &[(&'static str, String)] {
-        &self.env
     }
 
     pub(crate) fn out(&self) -> &str {
@@ -164,62 +172,72 @@ impl Run {
         self.folder.path().join(name)
     }
 
-    /// `nepa pretrain`, with its live files and other leavings in a temporary folder of this run's.
+    /// `nepa pretrain`, with its live files and whatever else it leaves in a folder of this run's.
     pub(crate) fn start(&self, arguments: &[&str]) -> Started {
-        self.start_as("run", arguments)
+        self.start_on("here", &[], arguments)
     }
 
-    /// The same with messages and trace under another name, for a second process on the same output.
-    pub(crate) fn start_as(&self, name: &str, arguments: &[&str]) -> Started {
-        let temporary = self.path("tmp");
+    /// The same as on a machine `host`, which has disks of its own, behind a command that starts another, such as `unshare`.
+    pub(crate) fn start_on(&self, host: &str, behind: &[&str], arguments: &[&str]) -> Started {
+        let home = self.path(host);
+        let temporary = home.join("tmp");
         std::fs::create_dir_all(&temporary).unwrap();
-        let (stdout, stderr) = (
-            self.path(&format!("{name}.stdout")),
-            self.path(&format!("{name}.stderr")),
-        );
-        let trace = self.path(&format!("{name}.trace"));
-        let append = |path: &Path| {
-            let file = std::fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(path);
-            file.unwrap()
+        let trace = home.join("trace");
+        let first_trace = self.path("here").join("trace");
+        if !trace.exists() && first_trace.exists() {
+            std::fs::copy(first_trace, &trace).unwrap();
+        }
+        let append = |name: &str| {
+            let path = home.join(name);
+            let mut options = std::fs::OpenOptions::new();
+            (options.create(true).append(true).open(&path).unwrap(), path)
         };
-        let mut command = pretrain(&self.data, &self.out);
+        let ((stdout, said), (stderr, warned)) = (append("stdout"), append("stderr"));
+        let program = pretrain(&self.data, &self.out);
+        let mut command = match behind {
+            [] => program,
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest);
+                command.arg(program.get_program()).args(program.get_args());
+                command
+            }
+        };
         let child = command
             .args(self.settings.iter().flat_map(|setting| ["--set", setting]))
             .arg("--trace-samples")
             .arg(&trace)
             .args(arguments)
             .envs(self.env.iter().cloned())
+            .env("HOME", &home)
             .env("TMPDIR", temporary)
-            .stdout(append(&stdout))
-            .stderr(append(&stderr))
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr)
             .spawn()
-            .unwrap();
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Started {
             child,
-            stdout,
-            stderr,
+            is_behind: !behind.is_empty(),
+            name: self.name.clone(),
+            home,
+            stdout: said,
+            stderr: warned,
             trace,
         }
-    }
-
-    /// What the run left on the server is what the undisturbed run left.
-    #[track_caller]
-    pub(crate) fn assert_same(&self, server: &Server, name: &str, trace: &Path) {
-        let folder = self.path("downloaded");
-        server.download(OUT, name, &folder);
-        Reference::get().assert_same(&folder, trace);
     }
 }
 
 /// A process of a run; killed with its test.
 pub(crate) struct Started {
     child: Child,
+    /// Whether the program is the child's child.
+    is_behind: bool,
+    name: String,
+    home: PathBuf,
     stdout: PathBuf,
     stderr: PathBuf,
-    pub(crate) trace: PathBuf,
+    trace: PathBuf,
 }
 
 impl Started {
@@ -261,8 +279,13 @@ impl Started {
     }
 
     pub(crate) fn send(&self, signal: &str) {
-        let id = self.child.id().to_string();
-        let status = Command::new("kill").args([signal, &id]).status().unwrap();
+        let mut id = self.child.id().to_string();
+        if self.is_behind {
+            let children = format!("/proc/{id}/task/{id}/children");
+            id = std::fs::read_to_string(children).unwrap();
+        }
+        let id = id.trim();
+        let status = Command::new("kill").args([signal, id]).status().unwrap();
         assert!(status.success());
     }
 
@@ -294,6 +317,19 @@ impl Started {
         assert!(status.success(), "ended with {status}:\n{}", self.said());
     }
 
+    /// What the run left on the server is what the undisturbed run left.
+    #[track_caller]
+    pub(crate) fn assert_same(&self, server: &Server) {
+        self.assert_same_as(Reference::get(), server);
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_same_as(&self, reference: &Reference, server: &Server) {
+        let folder = self.home.join("downloaded");
+        server.download(OUT, &self.name, &folder);
+        reference.assert_same(&folder, &self.trace);
+    }
+
     /// All messages so far, without the recipe that is printed at the start.
     pub(crate) fn said(&self) -> String {
         let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
@@ -315,7 +351,7 @@ impl Started {
     }
 
     /// What was said on standard error.
-    pub(crate) fn stderr(&self) -> String {
+    pub(crate) fn warned(&self) -> String {
         std::fs::read_to_string(&self.stderr).unwrap_or_default()
     }
 }

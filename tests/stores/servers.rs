@@ -28,13 +28,13 @@ pub(crate) struct Server {
     scheme: &'static str,
     endpoint: String,
     /// Ends before its folder.
-    _running: Running,
+    running: Running,
     _folder: TempDir,
 }
 
 enum Running {
-    Process { _child: KilledAtTheEnd },
-    Here { server: S3Server },
+    Process(KilledAtTheEnd),
+    Here(S3Server),
 }
 
 struct KilledAtTheEnd {
@@ -61,7 +61,7 @@ impl Server {
             name: "in-process",
             scheme: "s3",
             endpoint: server.endpoint(),
-            _running: Running::Here { server },
+            running: Running::Here(server),
             _folder: tempfile::tempdir().unwrap(),
         }
     }
@@ -119,17 +119,17 @@ impl Server {
                     .zip(ports)
                     .map(|(name, port)| format!("-{name}={port}")),
             );
-        let mut leftovers = Vec::new();
-        for (what, port) in [("s3", ports[0]), ("filer", ports[6])] {
+        for what in ["s3", "filer"] {
             let socket = folder.path().join(what);
             command.arg(format!("-{what}.localSocket={}", socket.display()));
-            for port in [port, port + 1] {
-                leftovers.push(format!("/tmp/seaweedfs-{what}-grpc-{port}.sock").into());
-            }
         }
+        let leftovers = ["s3", "master", "volume", "filer"]
+            .iter()
+            .zip(ports.iter().skip(1).step_by(2))
+            .map(|(what, port)| format!("/tmp/seaweedfs-{what}-grpc-{port}.sock").into());
         let mut server = Self::start("SeaweedFS", "s3", ports[0], "", command, folder);
-        if let Running::Process { _child } = &mut server._running {
-            _child.leftovers = leftovers;
+        if let Running::Process(child) = &mut server.running {
+            child.leftovers = leftovers.collect();
         }
         Some(server)
     }
@@ -183,16 +183,16 @@ impl Server {
                 "http://127.0.0.1:{port}{}{path}",
                 if path.is_empty() { "" } else { "/" }
             ),
-            _running: Running::Process { _child: child },
+            running: Running::Process(child),
             _folder: folder,
         }
     }
 
     /// Our server, for what no other can do.
     pub(crate) fn in_process(&self) -> &S3Server {
-        match &self._running {
-            Running::Here { server } => server,
-            Running::Process { .. } => panic!("{} runs in a process of its own", self.name),
+        match &self.running {
+            Running::Here(server) => server,
+            Running::Process(_) => panic!("{} runs in a process of its own", self.name),
         }
     }
 
@@ -233,7 +233,7 @@ impl Server {
 
     /// Makes a bucket (Azure: a container) by a signed request; waits until the server is ready for it.
     pub(crate) fn create_bucket(&self, bucket: &str) {
-        if let Running::Here { server } = &self._running {
+        if let Running::Here(server) = &self.running {
             return server.create_bucket(bucket);
         }
         let since = Instant::now();
@@ -260,14 +260,16 @@ impl Server {
                 .unwrap();
         if self.scheme == "az" {
             let key = AzureCredential::AccessKey(AzureAccessKey::try_new(ACCOUNT_KEY).unwrap());
-            AzureAuthorizer::new(&key, ACCOUNT).authorize(&mut request);
+            let signer = AzureAuthorizer::new(&key, ACCOUNT);
+            signer.try_authorize(&mut request).unwrap();
         } else {
             let key = AwsCredential {
                 key_id: KEY.to_owned(),
                 secret_key: SECRET.to_owned(),
                 token: None,
             };
-            AwsAuthorizer::new(&key, "s3", "us-east-1").authorize(&mut request, None);
+            let signer = AwsAuthorizer::new(&key, "s3", "us-east-1");
+            signer.try_authorize(&mut request, None).unwrap();
         }
         let client = ReqwestConnector::default()
             .connect(&ClientOptions::new().with_allow_http(true))
