@@ -330,24 +330,22 @@ impl Started {
         reference.assert_same(&folder, &self.trace);
     }
 
-    /// All messages so far, without the recipe that is printed at the start.
+    /// All messages so far; without the recipe that is printed at the start, and without what mixing and memory are.
     pub(crate) fn said(&self) -> String {
-        let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
-        let stdout = read(&self.stdout);
+        let stdout = std::fs::read_to_string(&self.stdout).unwrap_or_default();
         let mut in_recipe = false;
         let told = stdout.lines().filter(|line| {
             in_recipe |= line.starts_with("name = ");
-            in_recipe &= !line.starts_with("memory of the engine")
-                && !line.starts_with("starting at")
-                && !line.starts_with("going on");
+            in_recipe &= !line.starts_with("memory of the engine");
             !in_recipe
         });
-        let told = told.map(|line| format!("  {line}\n")).collect::<String>();
-        let warned = read(&self.stderr)
-            .lines()
-            .map(|line| format!("! {line}\n"))
-            .collect::<String>();
-        format!("{told}{warned}")
+        let told = told.map(|line| format!("  {line}\n"));
+        let warned = self.warned();
+        let warned = warned.lines().map(|line| format!("! {line}\n"));
+        let dull = ["memory of the engine", "shuffle: if", "batches diverge"];
+        told.chain(warned)
+            .filter(|line| !dull.iter().any(|dull| line.contains(dull)))
+            .collect()
     }
 
     /// What was said on standard error.
