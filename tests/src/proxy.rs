@@ -4,6 +4,7 @@
 //! of answers it reads nothing. It listens on 127.0.0.1 and knows no store in particular.
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -244,11 +245,12 @@ async fn forward(client: TcpStream, shared: Arc<Shared>) {
     };
     let ((from_client, to_client), (from_store, to_store)) =
         (client.into_split(), store.into_split());
-    let current = Mutex::new(None);
+    let (current, number) = (Mutex::new(None), AtomicUsize::new(0));
     let to_client = tokio::sync::Mutex::new(to_client);
     let connection = Connection {
         shared: &shared,
         bucket: &current,
+        number: &number,
         to_client: &to_client,
     };
     tokio::select! {
@@ -270,6 +272,8 @@ struct Connection<'a> {
     shared: &'a Shared,
     /// Bucket of the request that was sent last: requests follow each other's answers.
     bucket: &'a Mutex<Option<String>>,
+    /// Its number on this connection.
+    number: &'a AtomicUsize,
     to_client: &'a tokio::sync::Mutex<OwnedWriteHalf>,
 }
 
@@ -338,10 +342,14 @@ impl Connection<'_> {
     }
 
     async fn answers(self, mut store: OwnedReadHalf) -> Result<(), Ended> {
-        let mut sent = 0;
+        let (mut sent, mut of) = (0, 0);
         loop {
             let mut piece = take(&mut store, usize::MAX).await?;
             let line = self.passable().await?;
+            let request = self.number.load(Relaxed);
+            if request != of {
+                (sent, of) = (0, request);
+            }
             if let Line::CutAfter(most) = line {
                 piece.truncate(most.saturating_sub(sent));
             }
@@ -353,7 +361,7 @@ impl Connection<'_> {
             }
             self.to_client.lock().await.write_all(&piece).await?;
             sent += piece.len();
-            if line == Line::CutAfter(sent) {
+            if matches!(line, Line::CutAfter(most) if sent >= most) {
                 return Err(ended("cut"));
             }
         }
@@ -370,6 +378,7 @@ impl Connection<'_> {
                 state.link(bucket).line = trip.line;
             }
         }
+        self.number.fetch_add(1, Relaxed);
         *lock(self.bucket) = head.bucket(|name| state.links.contains_key(name));
         drop(state);
         if !tripped.is_empty() {

@@ -69,7 +69,7 @@ fn a_writer_that_wakes_up_when_another_has_taken_its_place_harms_nothing() {
         return;
     }
     let place = Place::new();
-    let run = place.run();
+    let run = place.run().with(&["checkpoint.takeover_s=6"]);
     let mut first = run.start_on("here", &machine, &[]);
     first.wait_for_step(90);
     first.send("-STOP");
