@@ -1,6 +1,6 @@
 # All commands of the project. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build cuda test gpu-test lint kernels bench versus fuzz quickstart
+.PHONY: help setup build cuda test stores gpu-test lint kernels bench versus fuzz quickstart
 SHELL := /bin/bash
 
 help: ## Show this list
@@ -17,6 +17,9 @@ cuda: setup ## Build nepa for NVIDIA GPUs into target/cuda/nepa; fetches the CUD
 
 test: setup ## Build and run every test (development profile)
 	@scripts/test.sh
+
+stores: setup ## Train through moto, SeaweedFS and Azurite, and through faults of the line; installs them into ~/.cache (500 MB)
+	@scripts/stores.sh
 
 gpu-test: setup ## Run everything written for CUDA without a GPU, on stand-ins for NVIDIA's libraries
 	@scripts/gpu-test.sh

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the system packages that the build needs, where it can; says what is missing where it cannot.
+# Installs the system packages that the build needs, where it can; says what is missing where it cannot. What some tests need on top is named:
+# scripts/setup.sh [python3] [node]
 set -euo pipefail
 
 if ! command -v cargo >/dev/null; then
@@ -13,9 +14,15 @@ command -v cmake >/dev/null || missing+=(cmake)
 command -v nasm >/dev/null || missing+=(nasm)
 # C for libjpeg-turbo, C++ for the tests of the CUDA kernels.
 { command -v cc && command -v c++; } >/dev/null || missing+=(cc)
+for tool in "$@"; do
+    case $tool in
+        python3) python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv) ;;
+        node) { command -v node && command -v npm; } >/dev/null || missing+=(nodejs npm) ;;
+    esac
+done
 [ ${#missing[@]} -eq 0 ] && exit 0
 
-echo "The build needs: ${missing[*]/#cc/a C and C++ compiler}"
+echo "Needed: ${missing[*]/#cc/a C and C++ compiler}"
 packages=("${missing[@]/#cc/build-essential}")
 sudo=()
 if [ "$(id -u)" -ne 0 ]; then

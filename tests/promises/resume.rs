@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use nepa_pipeline::random::{Purpose, below, epoch_stream};
 use nepa_tests::program::{
-    nepa, newest_checkpoint, send_signal, text, timeless_metrics, tiny_recipe, write_photo_shards,
+    nepa, newest_checkpoint, send_signal, test_seed, text, timeless_metrics, tiny_recipe,
+    write_photo_shards,
 };
 use tempfile::TempDir;
 
@@ -106,16 +107,7 @@ fn wait_for_lines(child: &mut Child, metrics: &Path, lines: usize) {
 
 #[test]
 fn ten_kills_at_random_moments_leave_no_trace() {
-    let seed = std::env::var("NEPA_TEST_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(|| {
-            let now = std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .unwrap();
-            u64::from(now.subsec_nanos())
-        });
-    eprintln!("seed {seed}; run again with NEPA_TEST_SEED={seed}");
+    let seed = test_seed();
     let mut rng = epoch_stream(seed, 0, 0, Purpose::Order);
     let place = Place::new();
     place.run_to_the_end("straight", &[]);

@@ -6,6 +6,7 @@ pub mod fake_device;
 pub mod kernels;
 pub mod photos;
 pub mod program;
+pub mod proxy;
 pub mod ranks;
 pub mod s3;
 pub mod shards;

@@ -1,6 +1,7 @@
 //! The `nepa` program as a subprocess, shards of real JPEGs made in code, and readers of what a run leaves behind.
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::shards::labelled_shard;
 
@@ -165,6 +166,17 @@ pub fn timeless_metrics(path: &Path) -> Vec<String> {
         value.to_string()
     };
     text.lines().map(timeless).collect()
+}
+
+/// The seed of a random test, `NEPA_TEST_SEED` or another each time; said, so that a failure can be repeated.
+pub fn test_seed() -> u64 {
+    let given = std::env::var("NEPA_TEST_SEED").ok();
+    let seed = given.and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        now.map_or(0, |now| u64::from(now.subsec_nanos()))
+    });
+    println!("seed {seed}; run again with NEPA_TEST_SEED={seed}");
+    seed
 }
 
 /// The newest checkpoint folder of a local run.

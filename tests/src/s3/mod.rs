@@ -70,6 +70,8 @@ pub struct LoggedRequest {
 #[derive(Debug)]
 struct Shared {
     options: Options,
+    /// Access key and its secret, the one in force last. Those before have expired.
+    keys: Mutex<Vec<(String, String)>>,
     buckets: Buckets,
     plan: Mutex<Plan>,
     log: Mutex<Vec<LoggedRequest>>,
@@ -111,8 +113,10 @@ impl S3Server {
         let listener = std::net::TcpListener::bind(("127.0.0.1", options.port))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
+        let key = (options.access_key.clone(), options.secret_key.clone());
         let shared = Arc::new(Shared {
             options,
+            keys: Mutex::new(vec![key]),
             buckets: Buckets::default(),
             plan: Mutex::default(),
             log: Mutex::default(),
@@ -152,6 +156,11 @@ impl S3Server {
     /// The same for use in this process.
     pub fn store_options(&self) -> nepa_pipeline::StoreOptions {
         nepa_pipeline::StoreOptions::new(self.env())
+    }
+
+    /// Takes this key from now on; the one before has expired, and requests with it are told so.
+    pub fn change_key(&self, access_key: &str, secret_key: &str) {
+        lock(&self.shared.keys).push((access_key.to_owned(), secret_key.to_owned()));
     }
 
     /// Makes a bucket.

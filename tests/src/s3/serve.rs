@@ -8,10 +8,10 @@ use futures::{Stream, StreamExt};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use s3s::auth::SimpleAuth;
+use s3s::auth::{S3Auth, SecretKey};
 use s3s::dto::StreamingBlob;
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{Body, HttpResponse};
+use s3s::{Body, HttpResponse, S3Result, s3_error};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -31,17 +31,30 @@ impl std::fmt::Display for Cut {
 
 impl std::error::Error for Cut {}
 
+/// Whose requests are answered.
+struct Keys(Arc<Shared>);
+
+#[async_trait::async_trait]
+impl S3Auth for Keys {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        let keys = lock(&self.0.keys);
+        let number = keys.iter().rposition(|(key, _)| key == access_key);
+        match number {
+            None => Err(s3_error!(InvalidAccessKeyId)),
+            Some(number) if number + 1 < keys.len() => Err(s3_error!(ExpiredToken)),
+            Some(number) => Ok(keys[number].1.clone().into()),
+        }
+    }
+}
+
 /// Serves until the runtime ends.
 pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut builder = S3ServiceBuilder::new(shared.buckets.clone());
-    let options = &shared.options;
-    builder.set_auth(SimpleAuth::from_single(
-        options.access_key.clone(),
-        options.secret_key.clone(),
-    ));
+    builder.set_auth(Keys(Arc::clone(&shared)));
     let service = builder.build();
+    let max_connections = shared.options.max_connections;
     let slots = Arc::new(Semaphore::new(
-        options.max_connections.unwrap_or(Semaphore::MAX_PERMITS),
+        max_connections.unwrap_or(Semaphore::MAX_PERMITS),
     ));
     let Ok(address) = listener.local_addr() else {
         return;
