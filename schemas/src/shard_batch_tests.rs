@@ -391,8 +391,9 @@ fn a_list_of_classes_is_never_one_hot() {
     let images: ArrayRef = Arc::new(BinaryArray::from_vec(vec![LONG]));
     let batch = batch(vec![("image", images), ("label", column)]);
     let features = r#"{"info":{"features":{"label":{"feature":{"names":["a","b"],"_type":"ClassLabel"},"_type":"List"}}}}"#;
-    let schema = batch.schema().as_ref().clone();
-    let schema = schema.with_metadata([("huggingface".to_owned(), features.to_owned())].into());
+    let fields = batch.schema().fields().clone();
+    let schema =
+        Schema::new_with_metadata(fields, [("huggingface".to_owned(), features.to_owned())]);
     let mapping = ColumnMapping::resolve(&schema, &SchemaOptions::default()).unwrap();
     assert!(ShardBatch::try_new(&batch, &mapping).is_err());
 }

@@ -6,7 +6,7 @@ use nepa_pipeline::store::{StoreOptions, full_text};
 use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime};
 use nepa_schemas::ShardBatch;
 use nepa_tests::s3::{Fault, Rule, S3Server};
-use nepa_tests::shards::{flat_shard, hugging_face_shard};
+use nepa_tests::shards::{flat_shard, flat_shard_of, hugging_face_shard};
 
 fn io(server: &S3Server) -> IoConfig {
     IoConfig {
@@ -356,12 +356,12 @@ fn damaged_pages_are_told_from_damaged_storage() {
 fn shards_must_go_together() {
     let server = S3Server::start();
     server.put("bucket", "0.parquet", hugging_face_shard(0, 1, 5));
-    server.put("bucket", "1.parquet", flat_shard(5));
+    server.put("bucket", "1.parquet", flat_shard_of("content", 5));
     let parts = [
         "do not go together",
         "first s3://bucket/0.parquet",
         "then s3://bucket/1.parquet",
-        "images",
+        "the images are in `image` (struct<bytes, path>) in the one and in `content` (binary) in the other",
     ];
     let error = fails(&["s3://bucket"], &io(&server), &parts);
     assert!(matches!(error, DatasetError::SchemasDiffer { .. }));

@@ -57,14 +57,14 @@ fn a_sound_data_set_is_described_and_drawn() {
     ]);
     let parts = [
         "images in `image`",
-        "labels in `label`",
+        "labels       column `label`, int64",
         "shards       2",
         "rows         40",
         "row groups   4",
         "image.bytes: UNCOMPRESSED",
         "40 images decoded, 0 unreadable",
         "JPEG 40",
-        "labels       10",
+        "classes seen 10",
     ];
     assert_says(&said, &parts);
     for wrong in ["class-sorted", "without an image", "several splits"] {
@@ -112,7 +112,10 @@ fn what_is_wrong_is_named_with_its_place() {
     assert_says(&said, &parts);
 
     let one = inspect(&[shard.to_str().unwrap(), "--label-column", ""]);
-    assert_says(&one, &["no labels", "37 images decoded, 1 unreadable"]);
+    assert_says(
+        &one,
+        &["labels       none", "37 images decoded, 1 unreadable"],
+    );
     assert!(
         !one.contains("class-sorted") && !one.contains("several splits"),
         "{one}"

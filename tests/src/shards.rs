@@ -171,8 +171,13 @@ pub fn hugging_face_shard(shard: u32, row_groups: u32, rows: u32) -> Vec<u8> {
 
 /// A shard with a flat binary column `image` and an integer `label`.
 pub fn flat_shard(rows: u32) -> Vec<u8> {
+    flat_shard_of("image", rows)
+}
+
+/// The same with the images in a column of that name.
+pub fn flat_shard_of(image_column: &str, rows: u32) -> Vec<u8> {
     let schema = Arc::new(Schema::new(vec![
-        Field::new("image", DataType::Binary, true),
+        Field::new(image_column, DataType::Binary, true),
         Field::new("label", DataType::Int64, true),
     ]));
     let images: ArrayRef = Arc::new(
