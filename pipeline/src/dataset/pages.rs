@@ -8,7 +8,7 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::reader::ChunkReader;
 use parquet::file::serialized_reader::SerializedPageReader;
 
-use super::footer::{ShardReader, unsupported};
+use super::footer::{ROW_BYTES, ShardReader, unsupported};
 use super::unpack::Pieces;
 use super::{PartBytes, PartInfo};
 use crate::DatasetError;
@@ -129,6 +129,8 @@ impl Pages<'_> {
             if (whole && rows != expected) || rows < expected {
                 return Err(Fault::Rows(rows));
             }
+        } else {
+            total.add(rows.saturating_mul(ROW_BYTES))?;
         }
         if shortened {
             self.check_lengths(&mut total)?;
