@@ -1,4 +1,6 @@
 //! Images in string columns: base64 (bare, or as a `data:` URL), or bytes in a column that is wrongly annotated as text.
+use std::collections::HashMap;
+
 use arrow::array::{Array, ArrayRef};
 use base64::Engine;
 use base64::alphabet::{STANDARD, URL_SAFE};
@@ -36,19 +38,26 @@ pub(crate) fn images(
             expected: "a string column",
         })?
     };
-    let image = |value: Option<Bytes>| {
-        let value = value.ok_or(RowError::Null)?;
-        match (TextKind::of(&value), value) {
-            (_, value) if value.is_empty() => Err(RowError::Empty),
-            (TextKind::Image(_), value) => Ok(value),
-            (TextKind::Other, value) => Ok(decoded(&value).unwrap_or(value)),
-            (TextKind::Base64(_), value) => decoded(&value).ok_or(RowError::NotBase64),
-            (TextKind::Url, value) => Err(RowError::PathOnly {
-                path: String::from_utf8_lossy(&value).into_owned(),
-            }),
-        }
+    let image = |value: Bytes| match (TextKind::of(&value), value) {
+        (_, value) if value.is_empty() => Err(RowError::Empty),
+        (TextKind::Image(_), value) => Ok(value),
+        (TextKind::Other, value) => Ok(decoded(&value).unwrap_or(value)),
+        (TextKind::Base64(_), value) => decoded(&value).ok_or(RowError::NotBase64),
+        (TextKind::Url, value) => Err(RowError::PathOnly {
+            path: String::from_utf8_lossy(&value).into_owned(),
+        }),
     };
-    Ok(values.into_iter().map(image).collect())
+    // What a dictionary repeats is the same slice each time, and decoded once.
+    let mut known = HashMap::new();
+    let mut once = |value: Option<Bytes>| {
+        let value = value.ok_or(RowError::Null)?;
+        let slice = (value.as_ptr() as usize, value.len());
+        let (_, image) = known
+            .entry(slice)
+            .or_insert_with(|| (value.clone(), image(value)));
+        image.clone()
+    };
+    Ok(values.into_iter().map(&mut once).collect())
 }
 
 /// The bytes that base64 stands for, if it is base64.

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, BinaryArray, NullArray};
+use arrow::record_batch::RecordBatch;
 use nepa_pipeline::{
     Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime, Loader, LoaderConfig, LoaderError,
     LoaderState, MixtureSource, SampleId, SampleRecord,
@@ -431,4 +433,76 @@ fn the_program_says_how_many_rows_are_left_out() {
             "warning: {left_out} of 162 sampled rows hold no image and the footers do not count them"
         )],
     );
+}
+
+/// Writes a shard of binary columns.
+fn write_columns(path: &Path, columns: Vec<(&str, Vec<Option<Vec<u8>>>)>) {
+    let columns = columns.into_iter().map(|(name, values)| {
+        let empty = values.is_empty();
+        let array: ArrayRef = if empty {
+            Arc::new(NullArray::new(10))
+        } else {
+            Arc::new(values.into_iter().collect::<BinaryArray>())
+        };
+        (name, array, true)
+    });
+    let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+    std::fs::write(path, nepa_tests::shards::write(&batch.schema(), [batch])).unwrap();
+}
+
+#[test]
+fn a_row_without_an_image_in_any_of_several_columns_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = |rows: &[u32]| -> Vec<_> {
+        let held = |row: &u32| rows.contains(row);
+        (0..10)
+            .map(|row| Some(row).filter(held).map(photo))
+            .collect()
+    };
+    let path = |name: &str| folder.path().join(name);
+    let all: Vec<u32> = (0..10).collect();
+    // Counted: the one column is all null, or the one has an image in every row.
+    let one = vec![("jpg", images(&all[..7])), ("png", images(&[]))];
+    write_columns(&path("a.parquet"), one);
+    let every = vec![("jpg", images(&all)), ("png", images(&[1, 2]))];
+    write_columns(&path("b.parquet"), every);
+    assert_eq!(open(folder.path()).num_absent(), 3);
+    // Not counted: who knows which rows are null in both.
+    let both = vec![("jpg", images(&all[..5])), ("png", images(&all[4..8]))];
+    write_columns(&path("c.parquet"), both);
+    let dataset = open(folder.path());
+    assert_eq!((dataset.num_samples(), dataset.num_absent()), (27, 3));
+    let config = LoaderConfig {
+        epochs: Some(1),
+        global_batch: 9,
+        max_bad_fraction: 0.0,
+        ..config()
+    };
+    let mut loader = Loader::new(dataset, config, None).unwrap();
+    let mut own = BTreeSet::new();
+    while let Some(batch) = loader.next_batch().unwrap() {
+        let samples = batch.samples().iter().filter(|one| one.replaces.is_none());
+        own.extend(samples.map(|sample| sample.id));
+    }
+    assert_eq!(own.len(), 25);
+    assert_eq!(loader.last_epoch().unwrap().absent, 2);
+}
+
+#[test]
+fn a_shard_whose_images_are_of_no_type_holds_no_samples() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = (0..10).map(|row| Some(photo(row)));
+    write_columns(
+        &folder.path().join("a.parquet"),
+        vec![("image", images.collect())],
+    );
+    write_columns(&folder.path().join("b.parquet"), vec![("image", vec![])]);
+    let dataset = open(folder.path());
+    assert_eq!((dataset.num_samples(), dataset.num_absent()), (10, 10));
+    let config = LoaderConfig {
+        epochs: Some(1),
+        global_batch: 5,
+        ..config()
+    };
+    assert_eq!(crate::loader::all(&dataset, config).len(), 2);
 }

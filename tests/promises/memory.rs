@@ -133,6 +133,35 @@ fn a_text_that_a_dictionary_repeats_is_held_once() {
     assert!(ended.peak < MOST, "{} MiB", ended.peak / MIB);
 }
 
+/// In base64, of a multiple of three bytes.
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let letters = bytes.chunks_exact(3).flat_map(|three| {
+        let bits = three
+            .iter()
+            .fold(0, |bits, &byte| bits << 8 | usize::from(byte));
+        [18, 12, 6, 0].map(|shift| char::from(LETTERS[bits >> shift & 63]))
+    });
+    letters.collect()
+}
+
+#[test]
+fn base64_that_a_dictionary_repeats_is_decoded_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut image = padded(1, 100_000);
+    image.resize(image.len().next_multiple_of(3), 0);
+    let text = base64(&image);
+    let images: ArrayRef = Arc::new(StringArray::from(vec![text.as_str(); 20_000]));
+    let batch = RecordBatch::try_from_iter([("image", images)]).unwrap();
+    put(&folder, &file(&batch, dictionary()));
+    let mut command = nepa();
+    command.arg("inspect").arg(folder.path());
+    let ended = watch(command.args(["--image-column", "image"]));
+    assert!(ended.success, "{}", ended.said);
+    assert_says(&ended.said, &["256 images decoded, 0 unreadable"]);
+    assert!(ended.peak < MOST, "{} MiB", ended.peak / MIB);
+}
+
 /// The same bytes under a footer whose images' uncompressed size is one byte for each of the file's.
 fn understated(file: Vec<u8>) -> Vec<u8> {
     let small = |column: &ColumnChunkMetaData, builder: ColumnChunkMetaDataBuilder| {

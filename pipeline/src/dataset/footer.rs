@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::AsArray;
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
 use bytes::Bytes;
-use nepa_schemas::{ColumnMapping, ColumnPath, FolderKey, SchemaError};
+use nepa_schemas::{ColumnMapping, ColumnPath, FolderKey, ImageForm, SchemaError};
 use object_store::{GetOptions, GetRange, ObjectStore};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -95,11 +95,13 @@ pub(super) async fn read_shard(
     .map_err(|source| bad_footer(source, place))?;
     drop(file);
     let projection = ProjectionMask::leaves(metadata.parquet_schema(), leaves.iter().copied());
-    let image = image_leaf(metadata.metadata(), &mapping, &leaves);
-    let (whole, chunks) = row_groups(metadata.metadata(), &projection, image, &reader)?;
+    let images = image_leaves(&mapping, &leaves);
+    let absent = |row_group: &RowGroupMetaData| num_absent(row_group, &images);
+    let (whole, chunks) = row_groups(metadata.metadata(), &projection, absent, &reader)?;
     let large = |info: &&PartInfo| parts::is_large(info, part_bytes);
     let (metadata, (parts, chunks)) = if whole.iter().any(|info| large(&info)) {
-        // Only where rows without an image are to be counted by pages.
+        // Only where rows without an image are to be counted by pages; those of several columns are not.
+        let image = images.first().copied().filter(|_| images.len() == 1);
         let image = image.filter(|_| whole.iter().filter(large).any(|info| info.num_absent > 0));
         let metadata = reader
             .with_page_indexes(metadata, &projection, image)
@@ -206,18 +208,35 @@ fn with_views(file: Arc<ParquetMetaData>) -> Result<ArrowReaderMetadata, Parquet
     ArrowReaderMetadata::try_new(file, ArrowReaderOptions::new().with_schema(Arc::new(views)))
 }
 
-/// The Parquet column of the images, if each row has one place in it, and in no other.
-fn image_leaf(
-    metadata: &ParquetMetaData,
-    mapping: &ColumnMapping,
-    leaves: &[usize],
-) -> Option<usize> {
-    let columns = metadata.file_metadata().schema_descr();
-    let first = leaves
-        .first()
-        .copied()
-        .filter(|_| mapping.images.len() == 1);
-    first.filter(|&leaf| columns.column(leaf).max_rep_level() == 0)
+/// The Parquet columns of the images' bytes, but for those that hold none in this shard.
+fn image_leaves(mapping: &ColumnMapping, leaves: &[usize]) -> Vec<usize> {
+    let mut paths = leaves.iter();
+    let mut found = Vec::new();
+    for column in &mapping.images {
+        let bytes = paths.next();
+        if let ImageForm::HuggingFace { has_path: true } = column.form {
+            paths.next();
+        }
+        found.extend(bytes.filter(|_| !column.empty));
+    }
+    found
+}
+
+/// Rows of a row group without an image in any of these columns; `None` where the footer does not tell.
+fn num_absent(row_group: &RowGroupMetaData, images: &[usize]) -> Option<u64> {
+    let num_rows = u64::try_from(row_group.num_rows()).ok()?;
+    let nulls = images.iter().map(|&leaf| num_nulls(row_group.column(leaf)));
+    let nulls = nulls.collect::<Option<Vec<_>>>()?;
+    if nulls.contains(&0) {
+        return Some(0);
+    }
+    // Which rows of two columns are null together is not known.
+    let mut filled = nulls.into_iter().filter(|&nulls| nulls != num_rows);
+    match (filled.next(), filled.next()) {
+        (None, _) => Some(num_rows),
+        (Some(nulls), None) => Some(nulls),
+        (Some(_), Some(_)) => None,
+    }
 }
 
 /// Rows of a column chunk that are null, it or what it lies in; `None` where the footer does not count them.
@@ -225,6 +244,10 @@ fn num_nulls(column: &ColumnChunkMetaData) -> Option<u64> {
     let most = column.column_descr().max_def_level();
     if most == 0 {
         return Some(0);
+    }
+    if column.column_descr().max_rep_level() > 0 {
+        // Of lists, these are elements and lists without any.
+        return None;
     }
     let statistics = column.statistics();
     statistics.and_then(Statistics::null_count_opt).or_else(|| {
@@ -264,7 +287,7 @@ fn check_rows(parts: &[PartInfo], reader: &FooterReader) -> Result<(), DatasetEr
 fn row_groups(
     metadata: &ParquetMetaData,
     projection: &ProjectionMask,
-    image: Option<usize>,
+    absent: impl Fn(&RowGroupMetaData) -> Option<u64>,
     reader: &FooterReader,
 ) -> Result<Layout, DatasetError> {
     let mut infos = Vec::with_capacity(metadata.num_row_groups());
@@ -308,8 +331,7 @@ fn row_groups(
         }
         let num_rows = u32::try_from(row_group.num_rows())
             .map_err(|_| bad("the number of rows is negative or above 4 billion"))?;
-        let num_absent = image.and_then(|leaf| num_nulls(row_group.column(leaf)));
-        let num_absent = u32::try_from(num_absent.unwrap_or(0))
+        let num_absent = u32::try_from(absent(row_group).unwrap_or(0))
             .ok()
             .filter(|&absent| absent <= num_rows)
             .ok_or_else(|| bad("its statistics count more nulls than there are rows"))?;

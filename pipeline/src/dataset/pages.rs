@@ -8,7 +8,7 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::reader::ChunkReader;
 use parquet::file::serialized_reader::SerializedPageReader;
 
-use super::footer::{ShardReader, unsupported};
+use super::footer::{ROW_BYTES, ShardReader, unsupported};
 use super::unpack::Pieces;
 use super::{PartBytes, PartInfo};
 use crate::DatasetError;
@@ -106,7 +106,7 @@ impl Pages<'_> {
                 .saturating_mul(self.part.memory_bytes)
                 .saturating_add(MORE_BYTES),
         };
-        let (mut rows, mut shortened) = (0, false);
+        let (mut rows, mut shortened) = (0u64, false);
         for start in self.starts()? {
             let header = Header::read(&mut self.pieces.get_read(start)?)?;
             total.add(header.unpacked_bytes.max(header.stored_bytes))?;
@@ -117,7 +117,7 @@ impl Pages<'_> {
                 }
                 Kind::Dictionary | Kind::Other => {}
                 Kind::Data => {
-                    rows += header.num_values;
+                    rows = header.num_values.saturating_add(rows);
                     shortened |= header.has_lengths();
                 }
             }
@@ -129,6 +129,8 @@ impl Pages<'_> {
             if (whole && rows != expected) || rows < expected {
                 return Err(Fault::Rows(rows));
             }
+        } else {
+            total.add(rows.saturating_mul(ROW_BYTES))?;
         }
         if shortened {
             self.check_lengths(&mut total)?;

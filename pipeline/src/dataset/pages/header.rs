@@ -25,6 +25,8 @@ pub(super) struct Header {
     pub length: u64,
 }
 
+const WRONG_TYPE: &str = "a field of a page header has a wrong type";
+
 /// `DELTA_LENGTH_BYTE_ARRAY` and `DELTA_BYTE_ARRAY`.
 const WITH_LENGTHS: std::ops::RangeInclusive<i64> = 6..=7;
 
@@ -53,6 +55,8 @@ impl Header {
                 (2, Wire::Int) => header.unpacked_bytes = compact.size()?,
                 (3, Wire::Int) => header.stored_bytes = compact.size()?,
                 (5 | 7 | 8, Wire::Struct) => header.read_details(&mut compact, field)?,
+                // Other readers might take it for what it should be.
+                (1..=3 | 5 | 7 | 8, _) => return Err(invalid(WRONG_TYPE)),
                 _ => compact.skip(wire, 0)?,
             }
         }
@@ -68,6 +72,7 @@ impl Header {
             match wire {
                 Wire::Int if field == 1 => self.num_values = compact.size()?,
                 Wire::Int if field == encoding => self.encoding = compact.int()?,
+                _ if field == 1 || field == encoding => return Err(invalid(WRONG_TYPE)),
                 _ => compact.skip(wire, 0)?,
             }
         }
@@ -254,6 +259,8 @@ mod tests {
         for end in 0..DATA.len() {
             assert!(Header::read(&mut &DATA[..end]).is_err(), "{end}");
         }
+        let as_text = [0x15, 0x00, 0x18, 0x01, 0x00, 0x00];
+        assert!(Header::read(&mut as_text.as_slice()).is_err());
         let negative = [0x15, 0x00, 0x15, 0x01, 0x00];
         assert!(Header::read(&mut negative.as_slice()).is_err());
         // Structures without end, a list of nothing and of very many.
