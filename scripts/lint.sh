@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo fmt --all --check
 cargo clippy --locked --workspace --all-targets -- -D warnings
+# Not a default target, see tests/Cargo.toml.
+cargo clippy --locked --workspace --test stores -- -D warnings
 if cargo tree --locked --workspace --edges normal,build | grep -E '\b(cudarc|candle-kernels|nvjpeg-sys)\b'; then
     echo "error: the default build holds a CUDA crate (above); it must stay behind the feature 'cuda'." >&2
     exit 1

@@ -1,11 +1,12 @@
-//! The whole life of a run on servers that nobody here wrote: look, measure, train, be killed, go on, judge, report, export, pack.
+//! The whole life of a run on servers that nobody here wrote: look, measure, train, be stopped and killed,
+//! go on through an outage, judge, report, export, pack.
 //! Every number is that of the same run on the local disk.
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nepa_tests::program::{assert_says, jpeg, nepa, succeed, text};
-use nepa_tests::proxy::Proxy;
+use nepa_tests::proxy::{Line, Proxy};
 
 use crate::run::{DATA, OUT, Reference, Run};
 use crate::servers::Server;
@@ -101,8 +102,12 @@ fn live(server: &Server) {
         started.send("-KILL");
         started.ends_within(Duration::from_secs(5));
     });
-    life.timed("--resume to the end", || {
+    life.timed("--resume through an outage of 4 s to the end", || {
         let mut started = run.start(&["--resume"]);
+        started.wait_for_step(170);
+        proxy.set(&[DATA, OUT], Line::Cut);
+        std::thread::sleep(Duration::from_secs(4));
+        proxy.set(&[DATA, OUT], Line::Open);
         started.succeeds();
         started.assert_same(server);
     });
