@@ -90,18 +90,6 @@ pub fn received() -> Option<i32> {
     Some(RECEIVED.load(SeqCst) as i32).filter(|signal| *signal != 0)
 }
 
-impl Default for SaveFirst {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Drop for SaveFirst {
-    fn drop(&mut self) {
-        SAVES_FIRST.store(false, SeqCst);
-    }
-}
-
 /// Ends the program with this code after `most`, whatever else it is still doing or waiting for: a store that hangs, a lookup
 /// of a name. Meanwhile it may end by itself.
 pub fn end_after(most: Duration, code: i32) {
