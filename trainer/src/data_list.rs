@@ -95,7 +95,10 @@ impl SourceList {
         let names = names_below_root(&urls);
         let root = urls.first().zip(names.first());
         let root = root.map_or("", |(url, name)| &url[..url.len() - name.len()]);
-        let columns = shards.first().map(|shard| shard.mapping.leaf_paths());
+        let columns = shards
+            .iter()
+            .take(1)
+            .flat_map(|shard| shard.mapping.leaf_paths());
         let listed = names.into_iter().zip(shards).map(|(name, shard)| {
             let rows = shard.parts.iter().map(|part| u64::from(part.num_rows));
             ListedShard {
@@ -108,7 +111,7 @@ impl SourceList {
         });
         Self {
             root: root.to_owned(),
-            columns: columns.unwrap_or_default(),
+            columns: columns.map(|path| path.to_string()).collect(),
             shards: listed.collect(),
         }
     }

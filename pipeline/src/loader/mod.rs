@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use crate::backend::{BatchRenderer, CpuBackend, ImageBackend, Router};
 use crate::batch::{Batch, BatchPool};
 use crate::stats::{DecoderStats, PipelineCounters, PipelineStats, Sizes};
-use crate::store::seconds;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use crate::{Dataset, LoaderError, SampleId};
@@ -307,7 +306,7 @@ impl<B: ImageBackend> Loader<B> {
     }
 
     fn stall_report_after(&self) -> Duration {
-        Duration::from_secs_f64(self.dataset.io().stall_report_s.max(0.1))
+        crate::store::seconds(self.dataset.io().stall_report_s.max(0.1))
     }
 
     /// Takes what there is of the next batch within `timeout`; whether that is all that will come.

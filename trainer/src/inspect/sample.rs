@@ -47,7 +47,7 @@ pub struct Sample {
     /// Rows in them.
     pub num_rows: u64,
     /// Rows of them without an image that the footers count.
-    pub left_out: u64,
+    pub absent_by_footers: u64,
     /// Rows without a label (null, or a negative index), where the data set has labels.
     pub unlabelled: u64,
     /// Rows without an image.
@@ -101,7 +101,7 @@ pub fn take_sample(dataset: &Arc<Dataset>, num_images: usize, seed: u64) -> Samp
     let mut ids = Vec::new();
     for (&(shard, part), batch) in &batches {
         let info = dataset.shards()[shard as usize].parts[part as usize];
-        sample.left_out += u64::from(info.num_absent);
+        sample.absent_by_footers += u64::from(info.num_absent);
         count_rows(&mut sample, (shard, info.row_group), batch, has_labels);
         for row in 0..info.num_rows {
             let id = SampleId {
