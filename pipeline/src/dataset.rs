@@ -1,12 +1,13 @@
 //! A data set: the sorted shards behind URLs, their footers and schemas, and reading row groups from them.
 //! The loader asks for row groups; which requests that makes is decided in `fetch`.
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt};
 use nepa_schemas::{ColumnMapping, SchemaError, SchemaOptions, ShardBatch};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -15,11 +16,13 @@ use crate::DatasetError;
 use crate::error::Place;
 use crate::store::{CountingConnector, StoreOptions, list, seconds};
 
+mod beginning;
 mod cache;
 mod columns;
 mod counters;
 mod fetch;
 mod footer;
+mod leave_out;
 mod pages;
 mod parts;
 #[cfg(nepa_interleavings)]
@@ -27,14 +30,19 @@ mod prefetched;
 mod reduced;
 mod request;
 mod runtime;
+mod splits;
 mod unpack;
+mod warnings;
 
+pub use beginning::Beginning;
 pub use columns::ColumnInfo;
 pub use counters::IoCounters;
 pub use fetch::PartBytes;
+pub use leave_out::LeaveOut;
 #[cfg(nepa_interleavings)]
 pub use prefetched::FetchHandle;
 pub use runtime::IoRuntime;
+pub use warnings::DatasetWarning;
 
 /// How the store is used.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -102,6 +110,13 @@ pub struct DatasetConfig {
     /// Column choices.
     #[serde(flatten)]
     pub schema: SchemaOptions,
+    /// Reads the shards of one split alone, as their names or folders say it: `train`, `validation`, `test`, or any word of
+    /// theirs. All shards without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// Whether each [`DatasetWarning`] is an error.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub strict: bool,
     /// Instead of `urls`: several data sets that are read together, each with its share of every batch.
     pub mixture: Vec<MixtureSource>,
 }
@@ -116,6 +131,9 @@ pub struct MixtureSource {
     /// Column choices.
     #[serde(flatten)]
     pub schema: SchemaOptions,
+    /// As [`DatasetConfig::split`], which holds where this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
 }
 
 /// An opened data set of a mixture; the only one where nothing is mixed.
@@ -184,6 +202,7 @@ pub struct Dataset {
     shards: Vec<Shard>,
     readers: Vec<footer::ShardReader>,
     sources: Vec<Source>,
+    warnings: Vec<DatasetWarning>,
     io: IoConfig,
     runtime: IoRuntime,
     connector: CountingConnector,
@@ -215,26 +234,41 @@ impl Dataset {
         let connector = CountingConnector::default();
         let counting = Arc::new(counters::Counting::default());
         let (mut shards, mut readers, mut sources) = (Vec::new(), Vec::new(), Vec::new());
+        let mut warnings = Vec::new();
         for source in sources_of(config)? {
-            let (urls, schema) = (source.urls.clone(), source.schema);
+            let weight = source.weight;
             let (io, connector, counting) = (io.clone(), connector.clone(), Arc::clone(&counting));
-            let opened = runtime.block_on(async move {
-                read_shards(&urls, schema, &io, &connector, &counting).await
-            });
-            let (more, more_readers): (Vec<_>, Vec<_>) = opened?.into_iter().unzip();
-            sources.push(opened_source(&more, shards.len() as u32, source.weight)?);
+            let opened = runtime
+                .block_on(async move { read_shards(&source, &io, &connector, &counting).await });
+            let (more, odd) = opened?;
+            let (more, more_readers): (Vec<_>, Vec<_>) = more.into_iter().unzip();
+            sources.push(opened_source(
+                &more,
+                &more_readers,
+                shards.len() as u32,
+                weight,
+            )?);
+            warnings.extend(odd);
+            warnings.extend(warnings::warnings(&more, &more_readers));
             shards.extend(more);
             readers.extend(more_readers);
         }
+        if config.strict && !warnings.is_empty() {
+            return Err(DatasetError::Strict { warnings });
+        }
+        let opened = (shards, readers, sources, warnings);
         let shared = (connector, counting, cache);
-        Ok(Self::of(shards, readers, sources, io, runtime, shared))
+        Ok(Self::of(opened, io, runtime, shared))
     }
 
     /// A data set of what was read, and its watchdog.
     fn of(
-        shards: Vec<Shard>,
-        readers: Vec<footer::ShardReader>,
-        sources: Vec<Source>,
+        (shards, readers, sources, warnings): (
+            Vec<Shard>,
+            Vec<footer::ShardReader>,
+            Vec<Source>,
+            Vec<DatasetWarning>,
+        ),
         io: &IoConfig,
         runtime: &IoRuntime,
         (connector, counting, cache): (
@@ -248,6 +282,7 @@ impl Dataset {
             shards,
             readers,
             sources,
+            warnings,
             io: io.clone(),
             runtime: runtime.clone(),
             connector,
@@ -279,14 +314,20 @@ impl Dataset {
             shards.push(shard);
             readers.push(reader);
         }
-        let sources = vec![opened_source(&shards, 0, 1.0)?];
+        let sources = vec![opened_source(&shards, &readers, 0, 1.0)?];
         let shared = (CountingConnector::default(), counting, None);
-        Ok(Self::of(shards, readers, sources, io, runtime, shared))
+        let opened = (shards, readers, sources, Vec::new());
+        Ok(Self::of(opened, io, runtime, shared))
     }
 
     /// The data sets that are mixed; one where nothing is.
     pub fn sources(&self) -> &[Source] {
         &self.sources
+    }
+
+    /// What makes it doubtful whether the right data is read; whoever opens a data set for people shows it.
+    pub fn warnings(&self) -> &[DatasetWarning] {
+        &self.warnings
     }
 
     /// The index in [`Self::sources`] of the data set that a shard belongs to.
@@ -325,7 +366,8 @@ impl Dataset {
             for path in shards[0].mapping.leaf_paths() {
                 update_text(&mut digest, &path.to_string());
             }
-            let root = common_root(shards);
+            let urls = shards.iter().map(|shard| shard.url.as_str());
+            let root = common_root(&urls.collect::<Vec<_>>());
             for shard in shards {
                 update_text(&mut digest, &shard.url[root..]);
                 let mut number = |number: u64| digest.update(number.to_le_bytes());
@@ -505,6 +547,7 @@ fn sources_of(config: &DatasetConfig) -> Result<Vec<MixtureSource>, DatasetError
             urls: config.urls.clone(),
             weight: 1.0,
             schema: config.schema.clone(),
+            split: config.split.clone(),
         }]);
     }
     if !config.urls.is_empty() {
@@ -520,36 +563,50 @@ fn sources_of(config: &DatasetConfig) -> Result<Vec<MixtureSource>, DatasetError
             });
         }
     }
-    Ok(config.mixture.clone())
+    let mut sources = config.mixture.clone();
+    for source in &mut sources {
+        source.split = source.split.take().or_else(|| config.split.clone());
+    }
+    Ok(sources)
 }
 
 /// Footers that are read at once, for each request that may be in flight later: they are small, and nothing starts before the last of them.
 pub(crate) const FOOTERS_AT_ONCE: usize = 8;
 
+/// Shards that cannot be read as images, before the first that can, after which no more are tried.
+const ODD_SHARDS: usize = 64;
+
+/// Shards with what reading them needs, and what was doubtful on the way.
+type ReadShards = (Vec<(Shard, footer::ShardReader)>, Vec<DatasetWarning>);
+
 /// Lists the URLs of one data set and reads all footers. Objects without rows are left out.
 async fn read_shards(
-    urls: &[String],
-    schema: SchemaOptions,
+    source: &MixtureSource,
     io: &IoConfig,
     connector: &CountingConnector,
     counting: &Arc<counters::Counting>,
-) -> Result<Vec<(Shard, footer::ShardReader)>, DatasetError> {
-    let objects = list::list(urls, io, connector).await?;
-    let first = objects.first().map(|object| object.url.clone());
-    let (schema, total) = (&schema, objects.len());
+) -> Result<ReadShards, DatasetError> {
+    let list::Listed { mut objects, odd } = list::list(&source.urls, io, connector).await?;
+    if let Some(split) = &source.split {
+        let urls = objects
+            .iter()
+            .map(|object| object.url.as_str())
+            .collect::<Vec<_>>();
+        let mut chosen = splits::select(&urls, split)?.into_iter();
+        objects.retain(|_| chosen.next().unwrap_or(false));
+    }
+    let (schema, total) = (&source.schema, objects.len());
     let done = AtomicU64::new(0);
-    let read = futures::stream::iter(objects)
+    let footers = futures::stream::iter(objects.clone())
         .map(async |object| {
             let shard = footer::read_shard(object, schema, io.part_bytes, Arc::clone(counting));
-            let shard = shard.await?;
+            let shard = shard.await;
             done.fetch_add(1, Ordering::Relaxed);
-            Ok(shard)
+            shard
         })
-        .buffered(io.max_requests.max(1).saturating_mul(FOOTERS_AT_ONCE))
-        .try_filter_map(futures::future::ok)
-        .try_collect();
-    let mut read = std::pin::pin!(read);
-    let shards: Vec<_> = loop {
+        .buffered(io.max_requests.max(1).saturating_mul(FOOTERS_AT_ONCE));
+    let mut read = std::pin::pin!(sound_shards(footers, &objects));
+    let shards = loop {
         match tokio::time::timeout(PROGRESS_EVERY, &mut read).await {
             Ok(shards) => break shards?,
             Err(_) => tracing::info!(
@@ -560,10 +617,44 @@ async fn read_shards(
         }
     };
     if shards.is_empty() {
-        let url = first.unwrap_or_default();
+        let first = objects.into_iter().next();
+        let url = first.map(|object| object.url).unwrap_or_default();
         return Err(DatasetError::NoRows { url });
     }
-    Ok(shards)
+    let odd = odd.into_iter();
+    let odd = odd.map(|(below, odd)| DatasetWarning::OddKeys { below, odd });
+    Ok((shards, odd.collect()))
+}
+
+/// The shards behind `footers`, or the first error. One without images ends nothing before it is known how it can be left out.
+async fn sound_shards(
+    footers: impl Stream<Item = Result<Option<(Shard, footer::ShardReader)>, DatasetError>>,
+    objects: &[list::ListedObject],
+) -> Result<Vec<(Shard, footer::ShardReader)>, DatasetError> {
+    let mut footers = std::pin::pin!(footers.enumerate());
+    let (mut shards, mut odd) = (Vec::new(), BTreeMap::new());
+    while let Some((index, read)) = footers.next().await {
+        match read {
+            Ok(shard) => shards.extend(shard),
+            Err(error @ DatasetError::Schema { .. }) => {
+                odd.insert(index, error);
+                if shards.is_empty() && odd.len() >= ODD_SHARDS {
+                    break;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let Some((first, mut error)) = odd.pop_first() else {
+        return Ok(shards);
+    };
+    if let DatasetError::Schema { leave_out, .. } = &mut error
+        && !shards.is_empty()
+    {
+        let is_odd = |index| index == first || odd.contains_key(&index);
+        *leave_out = leave_out::leave_out(objects, first, is_odd);
+    }
+    Err(error)
 }
 
 /// How often the start of a data set says how far it is.
@@ -577,14 +668,21 @@ fn with_commas(number: u64) -> String {
 }
 
 /// Checks that the shards of one data set, the first of which has number `first`, read alike and hold images.
-fn opened_source(shards: &[Shard], first: u32, weight: f64) -> Result<Source, DatasetError> {
+fn opened_source(
+    shards: &[Shard],
+    readers: &[footer::ShardReader],
+    first: u32,
+    weight: f64,
+) -> Result<Source, DatasetError> {
     // Metadata is lost on the way: names that some shards give hold for all.
     let named = |shard: &&Shard| shard.mapping.class_names.is_some();
     let naming = shards.iter().find(named);
     for shard in &shards[1..] {
-        same_mapping(&shards[0], shard)?;
+        let first = same_mapping(&shards[0], shard);
+        first.map_err(|error| without_few(error, &shards[0], shards, readers))?;
         if let Some(naming) = naming {
-            same_mapping(naming, shard)?;
+            let named = same_mapping(naming, shard);
+            named.map_err(|error| without_few(error, naming, shards, readers))?;
         }
     }
     if shards.iter().all(|shard| shard.mapping.is_empty()) {
@@ -595,6 +693,7 @@ fn opened_source(shards: &[Shard], first: u32, weight: f64) -> Result<Source, Da
                 ..Place::default()
             },
             source: Box::new(SchemaError::NoBytes { column }),
+            leave_out: LeaveOut::Nothing,
         });
     }
     let sum = |of: fn(&PartInfo) -> u32| -> u64 {
@@ -622,6 +721,29 @@ fn opened_source(shards: &[Shard], first: u32, weight: f64) -> Result<Source, Da
     })
 }
 
+/// Says how most shards can be read without the few that differ.
+fn without_few(
+    mut error: DatasetError,
+    first: &Shard,
+    shards: &[Shard],
+    readers: &[footer::ShardReader],
+) -> DatasetError {
+    if let DatasetError::SchemasDiffer { leave_out, .. } = &mut error {
+        let differs = |shard| same_mapping(first, shard).is_err();
+        let differs = shards.iter().map(differs).collect::<Vec<_>>();
+        let few = differs.iter().filter(|differs| **differs).count() * 2 < shards.len();
+        let is_odd = |index: usize| differs[index] == few;
+        let objects = readers
+            .iter()
+            .map(|reader| reader.object.clone())
+            .collect::<Vec<_>>();
+        if let Some(odd) = (0..shards.len()).find(|&index| is_odd(index)) {
+            *leave_out = leave_out::leave_out(&objects, odd, is_odd);
+        }
+    }
+    error
+}
+
 /// Shards of one data set must read alike, or a sample would mean different things in different shards.
 fn same_mapping(first: &Shard, second: &Shard) -> Result<(), DatasetError> {
     match first.mapping.difference(&second.mapping) {
@@ -630,21 +752,19 @@ fn same_mapping(first: &Shard, second: &Shard) -> Result<(), DatasetError> {
             first: first.url.clone(),
             second: second.url.clone(),
             difference,
+            leave_out: LeaveOut::Nothing,
         }),
     }
 }
 
 /// Length of the folder part that all URLs share.
-fn common_root(shards: &[Shard]) -> usize {
-    let first = shards[0].url.as_bytes();
-    let shared = shards
+fn common_root(urls: &[&str]) -> usize {
+    let first = urls[0].as_bytes();
+    let shared = urls
         .iter()
-        .map(|shard| {
-            first
-                .iter()
-                .zip(shard.url.as_bytes())
-                .take_while(|(a, b)| a == b)
-                .count()
+        .map(|url| {
+            let same = first.iter().zip(url.as_bytes());
+            same.take_while(|(a, b)| a == b).count()
         })
         .min()
         .unwrap_or(0);

@@ -1,5 +1,7 @@
 //! What can go wrong in the pipeline. A sample can be bad (counted, replaced, reported) or a run can be bad (it ends).
+use crate::dataset::{Beginning, LeaveOut};
 use crate::image_decode::ImageFormat;
+use crate::store::{OddKeys, TableFormat, TableProblem};
 
 /// Where something happened, as far as known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -228,12 +230,14 @@ pub enum DatasetError {
         source: globset::Error,
     },
     /// A prefix holds no Parquet object.
-    #[error("no *.parquet object below {url}; {found}")]
+    #[error("no *.parquet object below {url}; {found}{}", also(unreadable))]
     EmptyPrefix {
         /// The prefix.
         url: String,
         /// What is there instead.
         found: Found,
+        /// What lies there and cannot be named.
+        unreadable: OddKeys,
     },
     /// A glob matches nothing.
     #[error("{url} matches no object; {found}")]
@@ -242,6 +246,66 @@ pub enum DatasetError {
         url: String,
         /// What is there instead.
         found: Found,
+    },
+    /// A table whose log decides what of its folder is data, and cannot be followed.
+    #[error("{url} is {format}, {problem}")]
+    Table {
+        /// The table's folder.
+        url: String,
+        /// Its format.
+        format: TableFormat,
+        /// Why it is not read, and what to do.
+        problem: TableProblem,
+    },
+    /// A local folder cannot be listed.
+    #[error("cannot list {folder}; make it readable, or name what is to be read without it")]
+    UnreadableFolder {
+        /// The folder.
+        folder: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A link to a shard leads nowhere.
+    #[error(
+        "{link} is a link to {target}, which does not exist: the shard was moved, removed or not yet downloaded \
+         (git-annex: `git annex get`); mend or remove the link"
+    )]
+    BrokenLink {
+        /// The link.
+        link: String,
+        /// Where it leads.
+        target: String,
+    },
+    /// A link to a folder that holds it.
+    #[error(
+        "{link} is a link to {target}, which holds it: listing it would never end; remove the link, or name a folder without it"
+    )]
+    LinkLoop {
+        /// The link.
+        link: String,
+        /// Where it leads.
+        target: String,
+    },
+    /// No shard is of the split that was asked for.
+    #[error("no shard is of the split `{split}`: {}", splits_found(found, *unnamed, example))]
+    NoSuchSplit {
+        /// The split.
+        split: String,
+        /// The splits that there are, with their numbers of shards.
+        found: Vec<(String, usize)>,
+        /// Shards whose names say no split.
+        unnamed: usize,
+        /// The first shard.
+        example: String,
+    },
+    /// Something about the data set is doubtful, and the configuration is strict.
+    #[error(
+        "strict: {}; mend it, or leave --strict (data.strict in a recipe) out to go on with a warning",
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; and ")
+    )]
+    Strict {
+        /// All of it.
+        warnings: Vec<crate::dataset::DatasetWarning>,
     },
     /// An object or folder does not exist.
     #[error("{url} does not exist; check the name, or list its parent")]
@@ -424,14 +488,12 @@ pub enum DatasetError {
         expected: String,
     },
     /// The object is not Parquet.
-    #[error(
-        "{place} is not a Parquet file: it begins with {start:02x?} instead of \"PAR1\"; name only Parquet objects"
-    )]
+    #[error("{place} is not a Parquet file: it {start}")]
     NotParquet {
         /// Which.
         place: Place,
-        /// Its first bytes.
-        start: Vec<u8>,
+        /// How it begins.
+        start: Beginning,
     },
     /// The object begins as Parquet and ends elsewhere.
     #[error("{place} is truncated: {what}; upload it again ({size} bytes are there)")]
@@ -480,17 +542,19 @@ pub enum DatasetError {
         problem: &'static str,
     },
     /// The schema is none that we read.
-    #[error("cannot read images from {place}")]
+    #[error("cannot read images from {place}{leave_out}")]
     Schema {
         /// Which.
         place: Place,
         /// Why.
         #[source]
         source: Box<nepa_schemas::SchemaError>,
+        /// How the others can be read without it.
+        leave_out: LeaveOut,
     },
     /// Two shards read differently.
     #[error(
-        "the shards do not go together: {difference} (first {first}, then {second}); read them as separate data sets"
+        "the shards do not go together: {difference} (first {first}, then {second}); read them as separate data sets{leave_out}"
     )]
     SchemasDiffer {
         /// The first shard's URL.
@@ -499,6 +563,8 @@ pub enum DatasetError {
         second: String,
         /// In what.
         difference: String,
+        /// How most can be read without the few.
+        leave_out: LeaveOut,
     },
     /// All shards are empty.
     #[error("{url} and all other shards hold no rows")]
@@ -594,6 +660,29 @@ pub enum DatasetError {
     },
 }
 
+fn also(unreadable: &OddKeys) -> String {
+    match unreadable.count {
+        0 => String::new(),
+        _ => format!("; {unreadable}"),
+    }
+}
+
+fn splits_found(found: &[(String, usize)], unnamed: usize, example: &str) -> String {
+    let mut parts = found
+        .iter()
+        .map(|(split, count)| format!("{split} ({count})"))
+        .collect::<Vec<_>>();
+    if unnamed > 0 {
+        parts.push(format!(
+            "{unnamed} whose name says no split, such as {example}"
+        ));
+    }
+    format!(
+        "there are {}; choose one of them, or give a glob",
+        parts.join(", ")
+    )
+}
+
 /// What lies where nothing fitting was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
@@ -603,10 +692,20 @@ pub struct Found {
     pub total: usize,
     /// Where was looked.
     pub below: String,
+    /// One of those that are no data, as some part of their name begins with `_` or `.`.
+    pub left_out: Option<String>,
 }
 
 impl std::fmt::Display for Found {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let (0, Some(left_out)) = (self.total, &self.left_out) {
+            return write!(
+                f,
+                "all that there is below {} begins with `_` or `.`, such as {left_out}, which marks what is no data: \
+                 name it to read it",
+                self.below
+            );
+        }
         if self.total == 0 {
             return write!(
                 f,
@@ -624,6 +723,12 @@ impl std::fmt::Display for Found {
         )?;
         if self.total > self.examples.len() {
             write!(f, ", ...")?;
+        }
+        if let Some(left_out) = &self.left_out {
+            write!(
+                f,
+                "; beside it what begins with `_` or `.`, such as {left_out}, and is no data"
+            )?;
         }
         Ok(())
     }

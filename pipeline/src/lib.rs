@@ -33,8 +33,8 @@ pub use augment::{Augment, AugmentConfig, CropPlan, CropRect, EdgeSupport, Filte
 pub use backend::{CpuBackend, ImageBackend};
 pub use batch::{Batch, HostBatch, NoClassIndex, SampleRecord};
 pub use dataset::{
-    ColumnInfo, Dataset, DatasetConfig, Deliver, FetchHandle, IoConfig, IoCounters, IoRuntime,
-    MixtureSource, PartBytes, PartInfo, Shard, Source,
+    ColumnInfo, Dataset, DatasetConfig, DatasetWarning, Deliver, FetchHandle, IoConfig, IoCounters,
+    IoRuntime, MixtureSource, PartBytes, PartInfo, Shard, Source,
 };
 pub use error::{DatasetError, ImageError, LoaderError, Place};
 pub use loader::{

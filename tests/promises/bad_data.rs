@@ -280,7 +280,7 @@ fn objects_that_are_no_good_parquet() {
     bad(
         "text.parquet",
         b"<!DOCTYPE html><html>not here</html>".to_vec(),
-        &["is not a Parquet file", "PAR1"],
+        &["is not a Parquet file", "a web page"],
     );
     bad(
         "cut.parquet",

@@ -18,6 +18,7 @@ fn mixture(folders: &[(&Path, f64)]) -> Result<Arc<Dataset>, DatasetError> {
         urls: vec![folder.to_str().unwrap().to_owned()],
         weight: *weight,
         schema: nepa_schemas::SchemaOptions::default(),
+        split: None,
     });
     let config = DatasetConfig {
         mixture: mixture.collect(),
@@ -110,6 +111,7 @@ fn a_mixture_that_cannot_be_is_refused() {
             urls: vec!["/elsewhere".to_owned()],
             weight: 1.0,
             schema: nepa_schemas::SchemaOptions::default(),
+            split: None,
         }],
         ..DatasetConfig::default()
     };

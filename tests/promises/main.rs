@@ -11,6 +11,7 @@ mod engine_kernels;
 mod eval;
 mod example;
 mod fire;
+mod folders;
 mod golden;
 mod inspect;
 mod kernel_step;

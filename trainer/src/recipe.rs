@@ -28,6 +28,12 @@ pub struct DataConfig {
     /// Name of the image column; left out: automatic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_column: Option<String>,
+    /// Read the shards of one split alone, as their names or folders say it; left out: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// Whether what is doubtful about the shards (several splits, copies, missing ones) ends the run instead of a warning.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub strict: bool,
     /// Whether EXIF orientation is applied, as the reference does.
     #[serde(default = "default_true")]
     pub exif_orientation: bool,

@@ -738,6 +738,7 @@ fn same_run(place: &str, saved: &ResolvedRecipe, current: &ResolvedRecipe) -> Re
         // Where the data lies may change; `dataset` tells whether it is the same.
         recipe.data.urls = Vec::new();
         recipe.data.mixture = Vec::new();
+        (recipe.data.split, recipe.data.strict) = (None, false);
         // It only decides whether the run ends.
         recipe.data.max_bad_fraction = 0.0;
         serde_json::to_value(recipe).expect("a resolved recipe is plain data with string keys")

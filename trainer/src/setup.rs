@@ -45,11 +45,14 @@ impl Setup {
             urls: recipe.data.urls.clone(),
             schema,
             mixture: recipe.data.mixture.clone(),
+            split: recipe.data.split.clone(),
+            strict: recipe.data.strict,
         };
         for source in &mut dataset_config.mixture {
             source.schema.label_column = Some(String::new());
         }
         let dataset = Dataset::open(&dataset_config, &recipe.io, &runtime)?;
+        show_warnings(&dataset);
         let recipe = recipe.resolve(dataset.num_samples(), dataset.fingerprint())?;
         Ok(Self {
             recipe,
@@ -57,6 +60,13 @@ impl Setup {
             device,
             runtime,
         })
+    }
+}
+
+/// Says on standard error what is doubtful about a data set.
+pub(crate) fn show_warnings(dataset: &Dataset) {
+    for warning in dataset.warnings() {
+        eprintln!("warning: {warning}");
     }
 }
 

@@ -23,7 +23,7 @@ use percent_encoding::percent_decode_str;
 use super::counters::Counting;
 use super::reduced::{Columns, reduced};
 use super::unpack::Pieces;
-use super::{PartInfo, Shard, parts};
+use super::{Beginning, LeaveOut, PartInfo, Shard, beginning, parts};
 use crate::DatasetError;
 use crate::error::{Action, Place};
 use crate::store::{classify, list::ListedObject};
@@ -82,7 +82,12 @@ pub(super) async fn read_shard(
         Ok(mapping) => mapping,
         Err(source) => {
             let source = Box::new(reader.with_value(source, &file, &columns).await);
-            return Err(DatasetError::Schema { place, source });
+            let leave_out = LeaveOut::Nothing;
+            return Err(DatasetError::Schema {
+                place,
+                source,
+                leave_out,
+            });
         }
     };
     let (metadata, leaves) = reduced(
@@ -390,7 +395,7 @@ impl FooterReader {
             };
             return Err(DatasetError::NotParquet {
                 place: self.place(),
-                start: start.to_vec(),
+                start: Beginning::new(&start),
             });
         }
         let tail = self.read(size.saturating_sub(TAIL_BYTES)..size).await?;
@@ -398,8 +403,8 @@ impl FooterReader {
             .last_chunk()
             .expect("the tail was asked for with at least this length");
         let Ok(footer) = FooterTail::try_new(end) else {
-            let start = self.read(0..4).await?;
-            return Err(if start.as_ref() == b"PAR1" {
+            let start = self.read(0..size.min(beginning::LENGTH)).await?;
+            return Err(if start.starts_with(b"PAR1") {
                 let what = "it begins as a Parquet file and does not end as one";
                 DatasetError::Truncated {
                     place: self.place(),
@@ -409,7 +414,7 @@ impl FooterReader {
             } else {
                 DatasetError::NotParquet {
                     place: self.place(),
-                    start: start.to_vec(),
+                    start: Beginning::new(&start),
                 }
             });
         };

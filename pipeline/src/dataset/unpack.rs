@@ -34,6 +34,7 @@ pub(super) fn unpack(
     let batch = ShardBatch::try_new(&batch, mapping).map_err(|source| DatasetError::Schema {
         place: place.clone(),
         source: Box::new(source.in_rows_from(part.first_row as usize)),
+        leave_out: super::LeaveOut::Nothing,
     })?;
     let said = part.num_absent as usize;
     if said > 0 {

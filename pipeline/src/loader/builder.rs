@@ -59,6 +59,7 @@ impl LoaderBuilder {
             urls: vec![url.into()],
             weight,
             schema: self.dataset.schema.clone(),
+            split: None,
         });
         self
     }
@@ -78,6 +79,18 @@ impl LoaderBuilder {
     /// The label column; an empty name reads none. Default: found by type and name.
     pub fn label_column(mut self, name: impl Into<String>) -> Self {
         self.dataset.schema.label_column = Some(name.into());
+        self
+    }
+
+    /// Reads the shards of one split alone, as their names say it. Default: all.
+    pub fn split(mut self, name: impl Into<String>) -> Self {
+        self.dataset.split = Some(name.into());
+        self
+    }
+
+    /// Makes what is doubtful about the data set ([`Dataset::warnings`]) an error. Default: it is logged.
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.dataset.strict = strict;
         self
     }
 
@@ -183,7 +196,11 @@ impl LoaderBuilder {
         let open = || -> Result<Arc<Dataset>, LoaderError> {
             let own = || IoRuntime::new(2).map_err(LoaderError::Thread);
             let runtime = self.runtime.map_or_else(own, Ok)?;
-            Ok(Dataset::open(&self.dataset, &self.io, &runtime)?)
+            let dataset = Dataset::open(&self.dataset, &self.io, &runtime)?;
+            for warning in dataset.warnings() {
+                tracing::warn!("{warning}");
+            }
+            Ok(dataset)
         };
         let dataset = self.opened.map_or_else(open, Ok)?;
         Loader::with_backend(dataset, self.config, self.state.as_ref(), backend)

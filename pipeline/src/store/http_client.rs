@@ -1,7 +1,7 @@
 //! The HTTP client below all stores: counts what goes over the wire, which the store itself does not tell, ends requests
-//! that stand still, and keeps what answers say in their headers alone.
-use std::sync::Arc;
+//! that stand still, keeps what answers say in their headers alone, and takes keys that cannot be named out of listings.
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use object_store::client::{
@@ -12,12 +12,15 @@ use object_store::{ClientConfigKey, ClientOptions};
 use tokio::time::timeout;
 
 use super::cause::Silence;
+use super::odd_keys::{OddKeys, without_odd_keys};
 
 /// What went over the wire.
 #[derive(Debug, Default)]
 pub struct HttpCounters {
     /// Requests with a `Range` header, repeated ones included.
     pub range_attempts: AtomicU64,
+    /// Keys that were taken out of listings.
+    pub odd_keys: Mutex<OddKeys>,
 }
 
 /// The store's usual HTTP client, counted.
@@ -81,6 +84,11 @@ impl HttpService for CountingClient {
         if request.headers().contains_key("range") {
             self.counters.range_attempts.fetch_add(1, Ordering::Relaxed);
         }
+        let is_listing = request.method() == "GET"
+            && request.uri().query().is_some_and(|query| {
+                let mut settings = query.split('&');
+                settings.any(|setting| matches!(setting, "list-type=2" | "comp=list"))
+            });
         let (is_head, region) = (request.method() == "HEAD", signed_region(&request));
         let to_send = request.body().content_length() as u64;
         let answer = if to_send == 0 {
@@ -90,7 +98,15 @@ impl HttpService for CountingClient {
             let sent = timeout(longest, self.sending.execute(request)).await;
             sent.map_err(|_| HttpError::new(HttpErrorKind::Timeout, Silence(longest)))??
         };
-        Ok(with_headers_said(answer, is_head, region.as_deref()))
+        if !is_listing || !answer.status().is_success() {
+            return Ok(with_headers_said(answer, is_head, region.as_deref()));
+        }
+        let (head, body) = answer.into_parts();
+        let body = body.bytes().await?;
+        let odd = self.counters.odd_keys.lock();
+        let odd = &mut *odd.unwrap_or_else(PoisonError::into_inner);
+        let body = without_odd_keys(&body, odd).map_or(body, Into::into);
+        Ok(HttpResponse::from_parts(head, body.into()))
     }
 }
 

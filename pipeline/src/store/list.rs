@@ -1,14 +1,33 @@
 //! From URLs, prefixes and globs to the sorted list of Parquet objects.
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use futures::TryStreamExt;
-use globset::GlobBuilder;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, path::Path};
 
-use super::{CountingConnector, Location, Patience, Provider, Stores, build, classify};
+use super::delta::{DeltaProblem, LogPlan, Replay};
+use super::names::{Pattern, is_hidden, is_parquet};
+use super::tables::{
+    DELTA_LOG, ICEBERG_METADATA, TableFormat, TableProblem, is_iceberg_metadata, table_of, tables,
+};
+use super::walk::walk;
+use super::{CountingConnector, Location, OddKeys, Patience, Provider, Stores, build, classify};
 use crate::error::{Action, Found, Place};
 use crate::{DatasetError, IoConfig};
+
+/// What URLs name.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// The Parquet objects, sorted by URL, each once.
+    pub objects: Vec<ListedObject>,
+    /// What lies beside them and cannot be named, with the URL that was listed.
+    pub odd: Vec<(String, OddKeys)>,
+}
 
 /// One object of a data set.
 #[derive(Debug, Clone)]
@@ -29,17 +48,24 @@ pub struct ListedObject {
     pub url: String,
 }
 
-/// Lists what `urls` name: sorted by URL, each object once. Web URLs that differ in their query are different objects.
+impl ListedObject {
+    /// Whether a URL names this object alone, not a folder or a glob.
+    pub(crate) fn is_named(&self) -> bool {
+        self.location.display() == self.url
+    }
+}
+
+/// Lists what `urls` name. Web URLs that differ in their query are different objects.
 pub async fn list(
     urls: &[String],
     io: &IoConfig,
     connector: &CountingConnector,
-) -> Result<Vec<ListedObject>, DatasetError> {
+) -> Result<Listed, DatasetError> {
     if urls.is_empty() {
         return Err(DatasetError::NoUrls);
     }
     let mut stores: HashMap<(Provider, String), Stores> = HashMap::new();
-    let mut objects = Vec::new();
+    let mut listed = Listed::default();
     for url in urls {
         let location = Location::parse(url)?;
         let key = location.store_key();
@@ -49,10 +75,16 @@ pub async fn list(
         let lister = Lister {
             stores: stores[&key].clone(),
             location: Arc::new(location),
+            connector,
         };
-        objects.extend(lister.find().await?);
+        let found = lister.find().await?;
+        listed.objects.extend(found.objects);
+        if found.odd.count > 0 {
+            listed.odd.push((lister.location.display(), found.odd));
+        }
     }
-    Ok(sorted(objects))
+    listed.objects = sorted(listed.objects);
+    Ok(listed)
 }
 
 /// By URL, each object once.
@@ -63,97 +95,395 @@ fn sorted(mut objects: Vec<ListedObject>) -> Vec<ListedObject> {
     objects
 }
 
-struct Lister {
-    stores: Stores,
-    location: Arc<Location>,
+/// What lies below a prefix.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub entries: Vec<Entry>,
+    /// Folders in it, of a local or a flat listing.
+    pub folders: Vec<Path>,
+    /// Parquet files that cannot be named.
+    pub odd: OddKeys,
 }
 
-impl Lister {
-    async fn find(&self) -> Result<Vec<ListedObject>, DatasetError> {
-        if self.location.is_glob() {
-            return self.glob().await;
+/// One object; a local file or folder that is no data has no size.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub path: Path,
+    pub size: u64,
+}
+
+impl From<ObjectMeta> for Entry {
+    fn from(meta: ObjectMeta) -> Self {
+        Self {
+            path: meta.location,
+            size: meta.size,
         }
+    }
+}
+
+/// What one URL names.
+#[derive(Default)]
+struct Named {
+    objects: Vec<ListedObject>,
+    odd: OddKeys,
+}
+
+struct Lister<'a> {
+    stores: Stores,
+    location: Arc<Location>,
+    connector: &'a CountingConnector,
+}
+
+/// While a listing lasts, the log says so this often.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+/// Objects of a log that are read at once.
+const LOG_READS: usize = 16;
+
+impl Lister<'_> {
+    async fn find(&self) -> Result<Named, DatasetError> {
+        // What exists as it stands goes before what a glob may mean.
+        if let Some(plain) = self.location.with_plain_brackets() {
+            let plain = Lister {
+                stores: self.stores.clone(),
+                location: Arc::new(plain),
+                connector: self.connector,
+            };
+            let named = if plain.location.is_glob() {
+                match plain.glob().await {
+                    Err(DatasetError::NoMatch { .. }) => None,
+                    named => Some(named?),
+                }
+            } else {
+                plain.exact().await?
+            };
+            if let Some(named) = named {
+                return Ok(named);
+            }
+        }
+        if self.location.is_glob() {
+            self.glob().await
+        } else {
+            self.prefix().await
+        }
+    }
+
+    /// What a key names that holds brackets or braces, if there is such an object or folder.
+    async fn exact(&self) -> Result<Option<Named>, DatasetError> {
+        let path = self.location.store_path()?;
+        if is_parquet(&self.location.key) {
+            return match self.head(&path).await {
+                Ok(object) => Ok(Some(one(object))),
+                // Whoever may not list gets this for an object that is not there.
+                Err(DatasetError::NotFound { .. } | DatasetError::Denied { .. }) => Ok(None),
+                Err(error) => Err(error),
+            };
+        }
+        if self.first_names(&path).await?.is_empty() {
+            return Ok(None);
+        }
+        self.prefix().await.map(Some)
+    }
+
+    /// The object or all objects below the prefix.
+    async fn prefix(&self) -> Result<Named, DatasetError> {
         let path = self.location.store_path()?;
         let is_folder = self.location.key.is_empty() || self.location.key.ends_with('/');
         if self.location.provider == Provider::Http {
-            return Ok(vec![self.web_object(path).await?]);
+            return Ok(one(self.web_object(path).await?));
         }
-        let named_parquet = is_parquet(&path);
+        let named_parquet = is_parquet(path.as_ref());
         if named_parquet && !is_folder {
             match self.head(&path).await {
                 // Spark and others write folders that are named like a file.
                 Err(DatasetError::NotFound { .. }) => {}
-                other => return Ok(vec![other?]),
+                other => return Ok(one(other?)),
             }
         }
-        let all = self.list(&path).await?;
-        let mut shards: Vec<_> = all
-            .iter()
-            .filter(|meta| is_shard(&meta.location, &path))
-            .collect();
-        if shards.is_empty() && all.is_empty() && !is_folder {
+        let enters = |name: &str| !is_hidden(name) || name == DELTA_LOG || name == "_sidecars";
+        let listing = self.list(&path, false, enters).await?;
+        if listing.entries.is_empty() && !is_folder {
             let object = self.head(&path).await;
             if named_parquet || !matches!(object, Err(DatasetError::NotFound { .. })) {
-                return Ok(vec![object?]);
+                return Ok(one(object?));
             }
         }
+        let mut found = tables(&path, &listing);
+        if let Some((root, format)) = self.table_around(path.as_ref()).await? {
+            found.insert(root, format);
+        }
+        let current = self.current_files(&found, &listing, &path).await?;
+        let is_shard = |entry: &&Entry| match table_of(&current, &entry.path) {
+            Some((_, files)) => files.contains(&entry.path),
+            None => is_shard(&entry.path, &path),
+        };
+        let shards = listing.entries.iter().filter(is_shard);
+        let mut shards = shards.collect::<Vec<_>>();
         if shards.is_empty() {
-            let url = self.location.display();
             return Err(DatasetError::EmptyPrefix {
-                found: self.found(&all, &self.location.key),
-                url,
+                found: self.found(&listing, &path),
+                url: self.location.display(),
+                unreadable: listing.odd,
             });
         }
-        shards.sort_by(|a, b| a.location.cmp(&b.location));
-        Ok(shards
-            .into_iter()
-            .map(|meta| self.object(meta.location.clone(), meta.size))
-            .collect())
+        if let Some((root, format)) = shards
+            .iter()
+            .find_map(|shard| table_of(&found, &shard.path))
+            && *format != TableFormat::Delta
+        {
+            return Err(self.table(root, *format, TableProblem::Unread(*format)));
+        }
+        let objects = shards.into_iter();
+        let objects = objects.map(|entry| self.object(entry.path.clone(), entry.size));
+        Ok(Named {
+            objects: objects.collect(),
+            odd: listing.odd,
+        })
     }
 
-    async fn glob(&self) -> Result<Vec<ListedObject>, DatasetError> {
+    async fn glob(&self) -> Result<Named, DatasetError> {
         let url = self.location.display();
-        let glob = GlobBuilder::new(&self.location.key)
-            .literal_separator(true)
-            .build()
-            .map_err(|source| DatasetError::BadGlob {
-                url: url.clone(),
-                source,
-            })?
-            .compile_matcher();
-        let folder = self.location.glob_folder();
-        let path = self.location.path_of(folder)?;
-        let rest = self.location.key[folder.len()..].trim_start_matches('/');
-        let all = if rest.contains('/') || rest.contains("**") {
-            self.list(&path).await?
-        } else {
-            // What lies deeper cannot match; it may be much, and some of it unreadable.
-            let listed = self.stores.patient.list_with_delimiter(below(&path)).await;
-            listed
-                .map_err(|error| self.error(&error, Action::List))?
-                .objects
-        };
-        let matches: Vec<_> = all
+        let pattern = Pattern::new(self.location.glob_pattern());
+        let pattern = Arc::new(pattern.map_err(|source| DatasetError::BadGlob {
+            url: url.clone(),
+            source,
+        })?);
+        let path = self.location.path_of(self.location.glob_folder())?;
+        let names = Arc::clone(&pattern);
+        let listing = self
+            .list(&path, pattern.is_flat(), move |name| names.may_hold(name))
+            .await?;
+        let below = path.as_ref().len() + usize::from(!path.is_root());
+        let matches = listing
+            .entries
             .iter()
-            .filter(|meta| glob.is_match(meta.location.as_ref()))
-            .map(|meta| self.object(meta.location.clone(), meta.size))
-            .collect();
+            .filter(|entry| pattern.matches(&entry.path.as_ref()[below..]))
+            .collect::<Vec<_>>();
         if matches.is_empty() {
             return Err(DatasetError::NoMatch {
-                found: self.found(&all, folder),
+                found: self.found(&listing, &path),
                 url,
             });
         }
-        Ok(matches)
+        let mut found = tables(&path, &listing);
+        if let Some((root, format)) = self.table_around(path.as_ref()).await? {
+            found.insert(root, format);
+        }
+        if let Some((root, format)) = matches
+            .iter()
+            .find_map(|entry| table_of(&found, &entry.path))
+        {
+            let problem = match format {
+                TableFormat::Delta => TableProblem::Glob,
+                other => TableProblem::Unread(*other),
+            };
+            return Err(self.table(root, *format, problem));
+        }
+        let objects = matches.into_iter();
+        let objects = objects.map(|entry| self.object(entry.path.clone(), entry.size));
+        Ok(Named {
+            objects: objects.collect(),
+            odd: listing.odd,
+        })
     }
 
-    async fn list(&self, prefix: &Path) -> Result<Vec<ObjectMeta>, DatasetError> {
-        self.stores
+    /// Lists a prefix; a flat listing gives what lies in the folder itself. Local folders are entered if `enters` says so.
+    async fn list(
+        &self,
+        prefix: &Path,
+        flat: bool,
+        enters: impl Fn(&str) -> bool + Send + 'static,
+    ) -> Result<Listing, DatasetError> {
+        let count = Arc::new(AtomicU64::new(0));
+        let url = self.location.display_key(prefix.as_ref());
+        if self.location.provider == Provider::Local {
+            let (key, counted) = (prefix.to_string(), Arc::clone(&count));
+            let walking = tokio::task::spawn_blocking(move || walk(&key, flat, &enters, &counted));
+            let walked = saying(&url, &count, walking).await;
+            return walked.expect("listing a folder does not panic");
+        }
+        let odd = || {
+            let odd = self.connector.counters.odd_keys.lock();
+            std::mem::take(&mut *odd.unwrap_or_else(PoisonError::into_inner))
+        };
+        odd();
+        let listing = async {
+            let mut listing = Listing::default();
+            if flat {
+                // What lies deeper cannot match; it may be much, and some of it unreadable.
+                let listed = self
+                    .stores
+                    .patient
+                    .list_with_delimiter(below(prefix))
+                    .await?;
+                listing.folders = listed.common_prefixes;
+                listing.entries = listed.objects.into_iter().map(Entry::from).collect();
+            } else {
+                let mut listed = self.stores.patient.list(below(prefix));
+                while let Some(meta) = listed.try_next().await? {
+                    listing.entries.push(meta.into());
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Ok(listing)
+        };
+        let listing = saying(&url, &count, listing).await;
+        let listing = listing.map_err(|error| self.error(&error, Action::List))?;
+        Ok(Listing {
+            odd: odd(),
+            ..listing
+        })
+    }
+
+    /// Names of objects below a prefix, as many as one request gives; none where that may not be asked.
+    async fn first_names(&self, prefix: &Path) -> Result<Vec<Path>, DatasetError> {
+        let listed = self
+            .stores
             .patient
             .list(below(prefix))
+            .map_ok(|meta| meta.location);
+        // The size of a page.
+        match listed
+            .take(1000)
             .try_collect()
             .await
             .map_err(|error| self.error(&error, Action::List))
+        {
+            Err(DatasetError::NotFound { .. } | DatasetError::Denied { .. }) => Ok(Vec::new()),
+            names => names,
+        }
+    }
+
+    /// The table that a folder is a part of, as far as its name suggests one: partitions, and the data of Iceberg.
+    async fn table_around(
+        &self,
+        folder: &str,
+    ) -> Result<Option<(Path, TableFormat)>, DatasetError> {
+        let mut root = folder;
+        while root
+            .rsplit('/')
+            .next()
+            .is_some_and(|name| name.contains('='))
+        {
+            root = parent(root);
+        }
+        if root != folder {
+            let log = self.location.path_of(&format!("{root}/{DELTA_LOG}"))?;
+            if !self.first_names(&log).await?.is_empty() {
+                return Ok(Some((self.location.path_of(root)?, TableFormat::Delta)));
+            }
+        }
+        if root.rsplit('/').next() == Some("data") {
+            let table = parent(root);
+            let metadata = self
+                .location
+                .path_of(&format!("{table}/{ICEBERG_METADATA}"))?;
+            let names = self.first_names(&metadata).await?;
+            if names
+                .iter()
+                .filter_map(Path::filename)
+                .any(is_iceberg_metadata)
+            {
+                return Ok(Some((self.location.path_of(table)?, TableFormat::Iceberg)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The current files of each Delta table below or around a prefix.
+    async fn current_files(
+        &self,
+        found: &BTreeMap<Path, TableFormat>,
+        listing: &Listing,
+        prefix: &Path,
+    ) -> Result<BTreeMap<Path, BTreeSet<Path>>, DatasetError> {
+        let mut current = BTreeMap::new();
+        let there = listing.entries.iter().map(|entry| &entry.path);
+        let there = there.collect::<HashSet<_>>();
+        for (root, format) in found {
+            if *format != TableFormat::Delta {
+                continue;
+            }
+            let delta =
+                |problem| self.table(root, TableFormat::Delta, TableProblem::Delta(problem));
+            let mut files = self.read_log(root, listing).await?;
+            files.retain(|file| file.prefix_matches(prefix));
+            if let Some(missing) = files.iter().find(|file| !there.contains(file)) {
+                return Err(delta(DeltaProblem::MissingFile(missing.to_string())));
+            }
+            current.insert(root.clone(), files);
+        }
+        Ok(current)
+    }
+
+    /// The current files of one Delta table.
+    async fn read_log(
+        &self,
+        root: &Path,
+        listing: &Listing,
+    ) -> Result<BTreeSet<Path>, DatasetError> {
+        let delta = |problem| self.table(root, TableFormat::Delta, TableProblem::Delta(problem));
+        let log = self.location.path_of(&format!("{root}/{DELTA_LOG}"))?;
+        let listed = listing.entries.iter().map(|entry| entry.path.clone());
+        let mut objects = listed
+            .filter(|path| path.prefix_matches(&log))
+            .collect::<Vec<_>>();
+        if objects.is_empty() {
+            // The table lies around what was listed.
+            let listing = self.list(&log, false, |_| true).await?;
+            objects = listing
+                .entries
+                .into_iter()
+                .map(|entry| entry.path)
+                .collect();
+        }
+        let plan = LogPlan::new(&log, &objects).map_err(delta)?;
+        let mut replay = Replay::default();
+        let mut sidecars = Vec::new();
+        for (path, bytes) in self.read_all(&plan.checkpoint).await? {
+            let named = if is_parquet(path.as_ref()) {
+                replay.parquet(&path, bytes)
+            } else {
+                replay.json(&path, &bytes)
+            };
+            for name in named.map_err(delta)? {
+                sidecars.push(self.location.path_of(&format!("{log}/_sidecars/{name}"))?);
+            }
+        }
+        for (path, bytes) in self.read_all(&sidecars).await? {
+            replay.parquet(&path, bytes).map_err(delta)?;
+        }
+        for (path, bytes) in self.read_all(&plan.commits).await? {
+            replay.json(&path, &bytes).map_err(delta)?;
+        }
+        let files = replay.files(root, plan.version).map_err(delta)?;
+        let (url, version) = (self.location.display_key(root.as_ref()), plan.version);
+        tracing::info!(
+            "{url} is a Delta table: version {version}, current files: {}",
+            files.len()
+        );
+        Ok(files)
+    }
+
+    /// Objects with their bytes, in the same order.
+    async fn read_all(&self, paths: &[Path]) -> Result<Vec<(Path, Bytes)>, DatasetError> {
+        let read = |path: Path| async move {
+            let answer = self.stores.patient.get(&path).await?;
+            Ok((path, answer.bytes().await?))
+        };
+        futures::stream::iter(paths.to_vec())
+            .map(read)
+            .buffered(LOG_READS)
+            .try_collect()
+            .await
+            .map_err(|error: object_store::Error| self.error(&error, Action::Read))
+    }
+
+    fn table(&self, root: &Path, format: TableFormat, problem: TableProblem) -> DatasetError {
+        DatasetError::Table {
+            url: self.location.display_key(root.as_ref()),
+            format,
+            problem,
+        }
     }
 
     async fn head(&self, path: &Path) -> Result<ListedObject, DatasetError> {
@@ -201,16 +531,44 @@ impl Lister {
         classify(error, action, &self.location, place)
     }
 
-    fn found(&self, all: &[ObjectMeta], key: &str) -> Found {
+    fn found(&self, listing: &Listing, folder: &Path) -> Found {
+        let show = |path: &Path| self.location.display_key(path.as_ref());
+        let hidden = |entry: &&Entry| is_left_out(&entry.path, folder);
+        let (hidden, seen): (Vec<_>, Vec<_>) = listing.entries.iter().partition(hidden);
         Found {
-            examples: all
-                .iter()
-                .take(5)
-                .map(|meta| self.location.display_key(meta.location.as_ref()))
-                .collect(),
-            total: all.len(),
-            below: self.location.display_key(key),
+            examples: seen.iter().take(5).map(|entry| show(&entry.path)).collect(),
+            total: seen.len(),
+            below: show(folder),
+            left_out: hidden.first().map(|entry| show(&entry.path)),
         }
+    }
+}
+
+/// The work's result; while it lasts, the log says how far it is.
+async fn saying<T>(url: &str, count: &AtomicU64, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    let mut seen = 0;
+    loop {
+        if let Ok(done) = tokio::time::timeout(SAY_EVERY, &mut work).await {
+            return done;
+        }
+        let now = count.load(Ordering::Relaxed);
+        if now == seen {
+            tracing::warn!(
+                "listing {url}: waiting, nothing came for {} s",
+                SAY_EVERY.as_secs()
+            );
+        } else {
+            tracing::info!("listing {url}: {now} objects so far");
+        }
+        seen = now;
+    }
+}
+
+fn one(object: ListedObject) -> Named {
+    Named {
+        objects: vec![object],
+        odd: OddKeys::default(),
     }
 }
 
@@ -219,21 +577,20 @@ fn below(path: &Path) -> Option<&Path> {
     (!path.is_root()).then_some(path)
 }
 
-fn is_parquet(path: &Path) -> bool {
-    path.filename().is_some_and(|name| {
-        let name = name.to_ascii_lowercase();
-        [".parquet", ".parq", ".pq"]
-            .iter()
-            .any(|ending| name.ends_with(ending))
-    })
+/// The folder around a key, empty for the bucket itself.
+fn parent(key: &str) -> &str {
+    key.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
-/// A Parquet object below `prefix` that is not hidden (`.tmp` files of writers, for example).
+/// Whether some name on the way from `prefix` to an object says that it is no data.
+fn is_left_out(path: &Path, prefix: &Path) -> bool {
+    path.prefix_match(prefix)
+        .is_some_and(|mut parts| parts.any(|part| is_hidden(part.as_ref())))
+}
+
+/// A Parquet object below `prefix` that is data.
 fn is_shard(path: &Path, prefix: &Path) -> bool {
-    let hidden = path
-        .prefix_match(prefix)
-        .is_some_and(|mut parts| parts.any(|part| part.as_ref().starts_with('.')));
-    is_parquet(path) && !hidden
+    is_parquet(path.as_ref()) && !is_left_out(path, prefix)
 }
 
 #[cfg(test)]

@@ -6,12 +6,17 @@
 
 mod aws;
 mod cause;
+mod delta;
 mod http_client;
 pub mod list;
+pub(crate) mod names;
+mod odd_keys;
 mod options;
 mod patience;
 mod patient_store;
+mod tables;
 mod url;
+mod walk;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,11 +30,14 @@ use object_store::{ClientConfigKey, ClientOptions, ObjectStore, RetryConfig, pat
 
 pub(crate) use cause::{Silence, is_throttle};
 pub use cause::{classify, full_text, plain, redact};
+pub use delta::DeltaProblem;
 pub use http_client::{CountingConnector, HttpCounters};
+pub use odd_keys::OddKeys;
 pub use options::StoreOptions;
 pub use patience::{Attempts, Patience, WaitedInVain};
 pub use patient_store::InParts;
 use patient_store::PatientStore;
+pub use tables::{TableFormat, TableProblem};
 pub use url::{Location, Provider};
 
 use crate::dataset::FOOTERS_AT_ONCE;

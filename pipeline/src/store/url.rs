@@ -62,8 +62,8 @@ pub struct Location {
     root: String,
     /// Key in the bucket or absolute path without its first `/`; may hold a glob.
     pub key: String,
-    /// Whether a glob may be meant; a local path that exists is taken as it is.
-    literal: bool,
+    /// Where in the key the part lies in which a glob begins. A local path that exists is none.
+    glob: Option<usize>,
 }
 
 impl Location {
@@ -113,13 +113,19 @@ impl Location {
         if bucket.contains(is_glob_char) {
             return Err(bad("a glob cannot stand in the bucket's name"));
         }
+        if key.starts_with('/') {
+            return Err(bad(
+                "keys that begin with `/` cannot be read or written; leave the second `/` behind the bucket out, or copy \
+                 the objects to other keys",
+            ));
+        }
         Ok(Self {
             provider,
             bucket: bucket.to_owned(),
             base_url: String::new(),
             root: format!("{scheme}://{bucket}"),
-            key: key.trim_start_matches('/').to_owned(),
-            literal: false,
+            glob: key.find(is_glob_char).map(|at| part_start(key, at)),
+            key: key.to_owned(),
         })
     }
 
@@ -149,7 +155,7 @@ impl Location {
             base_url: base.to_string(),
             root: shown.as_str().trim_end_matches('/').to_owned(),
             key: path.to_string(),
-            literal: true,
+            glob: None,
         })
     }
 
@@ -175,43 +181,51 @@ impl Location {
         if path.is_empty() {
             return Err(bad("it is empty"));
         }
+        let path = with_home(path).ok_or_else(|| bad("HOME is not set, so `~` means nothing"))?;
         let absolute =
             std::path::absolute(path).map_err(|_| bad("the current folder is not known"))?;
-        let literal = absolute.exists();
         let absolute = absolute
             .to_str()
             .ok_or_else(|| bad("the path is not UTF-8"))?;
-        // `..` cannot be part of a store's path; the file system resolves it.
-        let resolved = if literal && absolute.split('/').any(|part| part == "..") {
-            let real =
-                std::fs::canonicalize(absolute).map_err(|_| bad("the path cannot be resolved"))?;
-            real.to_str()
-                .ok_or_else(|| bad("the path is not UTF-8"))?
-                .to_owned()
-        } else {
-            absolute.to_owned()
-        };
+        let resolved = without_parents(absolute).map_err(bad)?;
+        let key = resolved.trim_start_matches('/').to_owned();
         Ok(Self {
             provider: Provider::Local,
             bucket: String::new(),
             base_url: String::new(),
             root: String::new(),
-            key: resolved.trim_start_matches('/').to_owned(),
-            literal,
+            glob: local_glob(&key),
+            key,
         })
     }
 
     /// Whether the key is a glob.
     pub fn is_glob(&self) -> bool {
-        !self.literal && self.key.contains(is_glob_char)
+        self.glob.is_some()
     }
 
     /// The key up to the folder in which the glob begins, without a `/` at its end.
     pub fn glob_folder(&self) -> &str {
-        let start = self.key.find(is_glob_char).unwrap_or(self.key.len());
-        self.key[..start]
-            .rfind('/')
-            .map_or("", |slash| &self.key[..slash])
+        let start = self.glob.unwrap_or(self.key.len());
+        self.key[..start].trim_end_matches('/')
+    }
+
+    /// The glob, relative to its folder.
+    pub(crate) fn glob_pattern(&self) -> &str {
+        &self.key[self.glob.unwrap_or(self.key.len())..]
+    }
+
+    /// The same where brackets and braces are part of names, if a store's key holds any before the
+    /// part with the first `*` or `?`. For local paths the file system said it already.
+    pub(crate) fn with_plain_brackets(&self) -> Option<Self> {
+        let glob = self.key.find(['*', '?']);
+        let glob = glob.map(|at| part_start(&self.key, at));
+        let folder = &self.key[..glob.unwrap_or(self.key.len())];
+        let is_other = self.provider != Provider::Local && folder.contains(['[', '{']);
+        is_other.then(|| Self {
+            glob,
+            ..self.clone()
+        })
     }
 
     /// The key as the store's path.
@@ -223,7 +237,8 @@ impl Location {
     pub(crate) fn path_of(&self, key: &str) -> Result<Path, DatasetError> {
         Path::parse(key.trim_end_matches('/')).map_err(|_| DatasetError::BadUrl {
             url: self.display_key(key),
-            problem: "its path holds empty parts, `.` or `..`",
+            problem: "`//`, `.` and `..` as parts and control characters cannot stand in a path here; copy such objects \
+                      to other keys",
         })
     }
 
@@ -252,6 +267,65 @@ impl Location {
 
 fn is_glob_char(c: char) -> bool {
     matches!(c, '*' | '?' | '[' | '{')
+}
+
+/// Where the part of `key` begins that holds the byte at `at`.
+fn part_start(key: &str, at: usize) -> usize {
+    key[..at].rfind('/').map_or(0, |slash| slash + 1)
+}
+
+/// A path with its first `~` replaced by the home folder, which must be known then.
+fn with_home(path: &str) -> Option<std::path::PathBuf> {
+    let rest = match path.strip_prefix('~') {
+        Some("") => "",
+        Some(rest) if rest.starts_with('/') => &rest[1..],
+        _ => return Some(path.into()),
+    };
+    let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty())?;
+    Some(home.join(rest))
+}
+
+/// An absolute path without `..`, which no store's path can hold. As far as it exists, the file
+/// system says what they mean, as links lead elsewhere.
+fn without_parents(absolute: &str) -> Result<String, &'static str> {
+    let parts = absolute.split('/').collect::<Vec<_>>();
+    let Some(last) = parts.iter().rposition(|part| *part == "..") else {
+        return Ok(absolute.to_owned());
+    };
+    let (head, rest) = (parts[..=last].join("/"), parts[last + 1..].join("/"));
+    let head = match std::fs::canonicalize(&head) {
+        Ok(real) => real.to_str().ok_or("the path is not UTF-8")?.to_owned(),
+        Err(_) if head.contains(is_glob_char) => {
+            return Err("`..` cannot stand behind a glob");
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let mut kept = Vec::new();
+            for part in head.split('/').filter(|part| !part.is_empty()) {
+                if part == ".." {
+                    kept.pop();
+                } else {
+                    kept.push(part);
+                }
+            }
+            format!("/{}", kept.join("/"))
+        }
+        Err(_) => return Err("the path cannot be resolved"),
+    };
+    Ok(format!("{}/{rest}", head.trim_end_matches('/')))
+}
+
+/// Where a local key's first part begins that holds glob characters and does not exist as it stands.
+fn local_glob(key: &str) -> Option<usize> {
+    let mut start = 0;
+    for part in key.split_inclusive('/') {
+        let end = start + part.len();
+        let exists = || std::path::Path::new("/").join(&key[..end]).exists();
+        if part.contains(is_glob_char) && !exists() {
+            return Some(start);
+        }
+        start = end;
+    }
+    None
 }
 
 #[cfg(test)]
@@ -302,6 +376,7 @@ mod tests {
             ("http://host/", "cannot be listed"),
             ("", "empty"),
             ("file://relative", "file:///absolute"),
+            ("s3://b//key", "begin with `/`"),
         ] {
             let error = Location::parse(url).unwrap_err().to_string();
             assert!(error.contains(part), "{url}: {error}");
@@ -312,7 +387,66 @@ mod tests {
     fn a_local_path_that_exists_is_no_glob() {
         let folder = std::env::temp_dir().join(format!("nepa-url-[{}]", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        assert!(!Location::parse(folder.to_str().unwrap()).unwrap().is_glob());
-        std::fs::remove_dir(&folder).unwrap();
+        let folder = folder.to_str().unwrap();
+        assert!(!Location::parse(folder).unwrap().is_glob());
+        let inside = Location::parse(&format!("{folder}/train-[01].parquet")).unwrap();
+        assert_eq!(format!("/{}", inside.glob_folder()), folder);
+        assert_eq!(inside.glob_pattern(), "train-[01].parquet");
+        std::fs::remove_dir(folder).unwrap();
+    }
+
+    #[test]
+    fn parents_and_home_stand_before_a_glob() {
+        let here = std::env::current_dir().unwrap();
+        let parent = here.parent().unwrap().to_str().unwrap();
+        for url in [
+            "../a/./train-*.parquet",
+            "./../a//train-*.parquet",
+            "b/../../a/train-*.parquet",
+        ] {
+            let found = Location::parse(url).unwrap();
+            assert_eq!(
+                found.display(),
+                format!("{parent}/a/train-*.parquet"),
+                "{url}"
+            );
+            assert_eq!(found.glob_pattern(), "train-*.parquet");
+        }
+        assert_eq!(
+            Location::parse("..")
+                .unwrap()
+                .display()
+                .trim_end_matches('/'),
+            parent
+        );
+        let home = std::env::home_dir().unwrap();
+        let found = Location::parse("~/x/*.parquet").unwrap();
+        assert_eq!(found.display(), home.join("x/*.parquet").to_str().unwrap());
+        assert_eq!(
+            Location::parse("~x").unwrap().display(),
+            here.join("~x").to_str().unwrap()
+        );
+        let error = Location::parse("a-*/../b.parquet").unwrap_err().to_string();
+        assert!(error.contains("behind a glob"), "{error}");
+    }
+
+    #[test]
+    fn brackets_of_a_key_can_be_part_of_its_name() {
+        let folder = |url: &str| {
+            let plain = Location::parse(url).unwrap().with_plain_brackets()?;
+            Some((plain.glob_folder().to_owned(), plain.is_glob()))
+        };
+        for (url, expected) in [
+            (
+                "s3://b/a[1]/x{y}.parquet",
+                Some(("a[1]/x{y}.parquet", false)),
+            ),
+            ("s3://b/a[1]/x[2]*.parquet", Some(("a[1]", true))),
+            ("s3://b/a/x[2]*.parquet", None),
+            ("s3://b/a/x*.parquet", None),
+        ] {
+            let expected = expected.map(|(key, is_glob)| (key.to_owned(), is_glob));
+            assert_eq!(folder(url), expected, "{url}");
+        }
     }
 }

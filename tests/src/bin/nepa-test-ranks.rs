@@ -34,6 +34,7 @@ fn main() -> anyhow::Result<()> {
             urls: vec![url.to_owned()],
             weight: weight.parse()?,
             schema: nepa_schemas::SchemaOptions::default(),
+            split: None,
         })
     });
     let config = DatasetConfig {

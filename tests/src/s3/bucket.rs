@@ -75,6 +75,13 @@ impl Buckets {
         }
     }
 
+    /// Takes an object away, if it is there.
+    pub fn remove(&self, bucket: &str, key: &str) {
+        if let Some(objects) = lock(&self.state).buckets.get_mut(bucket) {
+            objects.remove(key);
+        }
+    }
+
     /// An object.
     pub fn get(&self, bucket: &str, key: &str) -> Option<StoredObject> {
         lock(&self.state).buckets.get(bucket)?.get(key).cloned()

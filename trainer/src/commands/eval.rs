@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use clap::{Subcommand, ValueEnum};
-use nepa_pipeline::IoRuntime;
 use nepa_pipeline::render::Normalize;
+use nepa_pipeline::{DatasetConfig, IoRuntime};
 use nepa_schemas::SchemaOptions;
 use serde_json::json;
 
@@ -102,6 +102,15 @@ pub(super) struct ImageArgs {
     /// models of less than 64 pixels the model's own.
     #[arg(long, value_name = "PIXELS")]
     resize: Option<u32>,
+    /// Read the training shards of one split alone, as their names or folders say it.
+    #[arg(long, value_name = "NAME")]
+    pub(super) train_split: Option<String>,
+    /// The same of the test shards.
+    #[arg(long, value_name = "NAME")]
+    pub(super) test_split: Option<String>,
+    /// Make it an error if something about the shards is doubtful: several splits, copies, missing ones.
+    #[arg(long)]
+    strict: bool,
     /// Column with the labels: its name, `struct.field`, or KEY where folders are called KEY=class. Default: the column label, labels or
     /// class, then what else is called like one.
     #[arg(long, value_name = "NAME")]
@@ -121,9 +130,14 @@ pub(super) struct ImageArgs {
 }
 
 impl ImageArgs {
-    /// Opens labelled shards.
-    pub(super) fn open(&self, urls: &[String], runtime: &IoRuntime) -> anyhow::Result<ImageSet> {
-        self.open_with(urls, self.label_column.clone(), runtime)
+    /// Opens labelled shards, of one split if it is named.
+    pub(super) fn open(
+        &self,
+        urls: &[String],
+        split: Option<&String>,
+        runtime: &IoRuntime,
+    ) -> anyhow::Result<ImageSet> {
+        self.open_with(urls, split, self.label_column.clone(), runtime)
     }
 
     /// Opens shards whose labels are not read.
@@ -132,12 +146,13 @@ impl ImageArgs {
         urls: &[String],
         runtime: &IoRuntime,
     ) -> anyhow::Result<ImageSet> {
-        self.open_with(urls, Some(String::new()), runtime)
+        self.open_with(urls, None, Some(String::new()), runtime)
     }
 
     fn open_with(
         &self,
         urls: &[String],
+        split: Option<&String>,
         label_column: Option<String>,
         runtime: &IoRuntime,
     ) -> anyhow::Result<ImageSet> {
@@ -145,7 +160,14 @@ impl ImageArgs {
             image_column: self.image_column.clone(),
             label_column,
         };
-        ImageSet::open(urls, schema, runtime)
+        let config = DatasetConfig {
+            urls: urls.to_vec(),
+            schema,
+            split: split.cloned(),
+            strict: self.strict,
+            ..DatasetConfig::default()
+        };
+        ImageSet::open(&config, runtime)
     }
 
     /// How images are prepared for a model; pixels are normalised as in its training.
@@ -301,8 +323,9 @@ fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
         };
         models.push((name, pretrained.model(*source, args.seed, &device)?));
     }
-    let train = args.images.open(&args.train, &runtime)?;
-    let test = args.images.open(&args.test, &runtime)?;
+    let images = &args.images;
+    let train = images.open(&args.train, images.train_split.as_ref(), &runtime)?;
+    let test = images.open(&args.test, images.test_split.as_ref(), &runtime)?;
     let evaluation = Evaluation {
         train: &train,
         test: &test,

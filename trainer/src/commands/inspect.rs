@@ -16,11 +16,15 @@ use crate::labels::LabelFacts;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   nepa inspect /tmp/scenes --grid grid.png
-  nepa inspect 's3://bucket/in1k/train-*.parquet' --label-column fine_label")]
+  nepa inspect 's3://bucket/in1k/train-*.parquet' --label-column fine_label
+  nepa inspect s3://bucket/in1k --split train --strict
+A folder is read as a whole, but for names that begin with _ or . (as Spark, Hive and pyarrow do); a Delta table is read by its log.")]
 pub struct Args {
     /// Shards: paths, prefixes or globs.
     #[arg(required = true, value_name = "URL")]
     urls: Vec<String>,
+    #[command(flatten)]
+    shards: super::ShardArgs,
     /// Draw images as the model will see them (random crops and flips) into this PNG file.
     #[arg(long, value_name = "FILE")]
     grid: Option<PathBuf>,
@@ -50,6 +54,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             image_column: args.image_column,
             label_column: args.label_column,
         },
+        split: args.shards.split,
+        strict: args.shards.strict,
         ..DatasetConfig::default()
     };
     let dataset = Dataset::open(&config, &IoConfig::default(), &runtime)?;

@@ -16,6 +16,7 @@ use crate::run::{Finish, Options, pretrain};
 #[command(after_help = "Examples:
   nepa pretrain trainer/recipes/quickstart.toml --data '/tmp/scenes/train-*.parquet' --out runs/quickstart
   nepa pretrain trainer/recipes/nepa-b14-in1k.toml --data 's3://bucket/in1k/train-*.parquet' --out s3://bucket/runs/b14
+  nepa pretrain my.toml --data s3://bucket/in1k --split train --out s3://bucket/runs/b14
   nepa pretrain my.toml --out runs/a --set train.batch=512 --set train.epochs=100
   nepa pretrain my.toml --out runs/a --resume
   nepa pretrain my.toml --synthetic 50")]
@@ -29,6 +30,12 @@ pub struct Args {
     /// Shards in place of the recipe's data.urls: a path, a prefix or a glob; may be repeated.
     #[arg(long, value_name = "URL")]
     pub data: Vec<String>,
+    /// Read the shards of one split alone, as their names or folders say it (as --set data.split=NAME).
+    #[arg(long, value_name = "NAME")]
+    pub split: Option<String>,
+    /// End where something about the shards is doubtful, such as several splits (as --set data.strict=true).
+    #[arg(long)]
+    pub strict: bool,
     /// Output: a local folder or an object-store prefix. Without it: runs/ and the recipe file's name.
     #[arg(long, value_name = "URL")]
     pub out: Option<String>,
@@ -68,9 +75,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             .map_or("run".into(), |stem| stem.to_string_lossy());
         format!("runs/{name}")
     });
+    let mut sets = args.sets;
+    let split = args.split.map(toml::Value::String);
+    sets.extend(split.map(|split| format!("data.split={split}")));
+    sets.extend(args.strict.then(|| "data.strict=true".to_owned()));
     let options = Options {
         recipe: args.recipe,
-        sets: args.sets,
+        sets,
         data: args.data,
         out,
         resume: args.resume,

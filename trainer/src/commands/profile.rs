@@ -18,7 +18,8 @@ use serde::Serialize;
 
 use crate::batches::Batches;
 use crate::device::{self, DeviceChoice};
-use crate::recipe::{JpegChoice, Precision, Recipe};
+use crate::recipe::{DataConfig, JpegChoice, Precision, Recipe};
+use crate::setup::show_warnings;
 
 /// Runs the loader alone, without a model, and names the stage that limits it.
 ///
@@ -36,6 +37,9 @@ pub struct Args {
     /// Shards: paths, prefixes or globs.
     #[arg(required = true, value_name = "URL")]
     pub urls: Vec<String>,
+    /// Which of them.
+    #[command(flatten)]
+    pub shards: super::ShardArgs,
     /// Take the loader's settings from this recipe; the flags below replace single ones.
     #[arg(long, value_name = "FILE")]
     pub recipe: Option<PathBuf>,
@@ -124,10 +128,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut engines = args.jpeg.or(of_recipe.jpeg).unwrap_or_default().engines();
     engines.largest = of_recipe.jpeg_largest.unwrap_or(engines.largest);
     let runtime = IoRuntime::new(io_threads).context("cannot start the I/O threads")?;
+    let data = recipe.map(|recipe| recipe.data);
+    let of_recipe = |value: fn(&DataConfig) -> &Option<String>| {
+        data.as_ref().and_then(|data| value(data).clone())
+    };
     let image_column = args
         .image_column
         .clone()
-        .or(recipe.and_then(|recipe| recipe.data.image_column));
+        .or_else(|| of_recipe(|data| &data.image_column));
+    let split = args
+        .shards
+        .split
+        .clone()
+        .or_else(|| of_recipe(|data| &data.split));
     // As in pretraining, labels are not read.
     let schema = SchemaOptions {
         image_column,
@@ -137,11 +150,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         &DatasetConfig {
             urls: args.urls.clone(),
             schema,
+            split,
+            strict: args.shards.strict,
             ..DatasetConfig::default()
         },
         &io,
         &runtime,
     )?;
+    show_warnings(&dataset);
     let device = device::open(args.device)?;
     let open = |dataset, config| Batches::open(dataset, config, None, &device, precision, engines);
     let report = measure(&args, &io, config, dataset, open)?;

@@ -74,12 +74,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let newest = Pretrained::open(&newest.to_string_lossy(), &runtime)?;
     let read = args.read.read_options(&newest)?;
     let layers = args.layers.of_blocks(newest.config().num_hidden_layers)?;
-    let open = |urls: &[String]| {
+    let open = |urls: &[String], split: Option<&String>| {
         (!urls.is_empty())
-            .then(|| args.read.open(urls, &runtime))
+            .then(|| args.read.open(urls, split, &runtime))
             .transpose()
     };
-    let (train, test) = (open(&args.train)?, open(&args.test)?);
+    let train = open(&args.train, args.read.train_split.as_ref())?;
+    let test = open(&args.test, args.read.test_split.as_ref())?;
     let images = (!args.images.is_empty())
         .then(|| args.read.open_unlabelled(&args.images, &runtime))
         .transpose()?;

@@ -8,7 +8,9 @@ use nepa_pipeline::render::Normalize;
 use nepa_pipeline::{
     AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
 };
-use nepa_schemas::{Label, SchemaOptions};
+use nepa_schemas::Label;
+
+use crate::setup::show_warnings;
 
 use crate::labels::LabelFacts;
 
@@ -81,19 +83,11 @@ pub struct ImageSet {
 }
 
 impl ImageSet {
-    /// Opens shards: paths, prefixes or globs.
-    pub fn open(
-        urls: &[String],
-        schema: SchemaOptions,
-        runtime: &IoRuntime,
-    ) -> anyhow::Result<Self> {
-        let config = DatasetConfig {
-            urls: urls.to_vec(),
-            schema,
-            ..DatasetConfig::default()
-        };
-        let dataset = Dataset::open(&config, &IoConfig::default(), runtime)?;
-        let place = urls.join(", ");
+    /// Opens shards, and says what is doubtful about them.
+    pub fn open(config: &DatasetConfig, runtime: &IoRuntime) -> anyhow::Result<Self> {
+        let dataset = Dataset::open(config, &IoConfig::default(), runtime)?;
+        show_warnings(&dataset);
+        let place = config.urls.join(", ");
         ensure!(dataset.num_samples() > 0, "{place}: no image to evaluate");
         Ok(Self {
             names: dataset.class_names().map(<[String]>::to_vec),

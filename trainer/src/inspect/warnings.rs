@@ -46,7 +46,7 @@ pub fn warnings(dataset: &Dataset, sample: &Sample) -> Vec<String> {
             sample.images.len()
         ));
     }
-    found.extend(splits(dataset));
+    found.extend(dataset.warnings().iter().map(ToString::to_string));
     found.extend(sorted(dataset, sample));
     found.extend(sizes(dataset));
     found.extend(labels(dataset, sample));
@@ -99,28 +99,6 @@ fn left_out(dataset: &Dataset, sample: &Sample) -> Vec<String> {
         ));
     }
     found
-}
-
-/// Training and test shards read together.
-fn splits(dataset: &Dataset) -> Option<String> {
-    let prefix = |url: &str| -> String {
-        let name = url.rsplit('/').next().unwrap_or(url);
-        let end = name.find(['-', '_', '.']).unwrap_or(name.len());
-        name[..end].to_ascii_lowercase()
-    };
-    let mut counts = BTreeMap::<String, usize>::new();
-    for shard in dataset.shards() {
-        *counts.entry(prefix(&shard.url)).or_default() += 1;
-    }
-    let known = ["train", "val", "validation", "valid", "test"];
-    counts.retain(|name, _| known.contains(&name.as_str()));
-    (counts.len() > 1).then(|| {
-        let counts = counts.iter().map(|(name, count)| format!("{name} ({count})"));
-        let counts = counts.collect::<Vec<_>>().join(", ");
-        format!(
-            "shards of several splits are read together: {counts}; to read one, give a pattern such as 'URL/train-*.parquet'"
-        )
-    })
 }
 
 /// Row groups that hold far fewer classes than random rows would.
