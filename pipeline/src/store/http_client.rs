@@ -117,10 +117,13 @@ fn with_headers_said(answer: HttpResponse, is_head: bool, signed: Option<&str>) 
         _ => false,
     };
     let body = match (region, header("x-ms-error-code")) {
-        (Some(region), _) if elsewhere => format!(
-            "<Error><Code>PermanentRedirect</Code><Message>the bucket lies in {region}</Message>\
-             <Region>{region}</Region></Error>"
-        ),
+        (Some(region), _) if elsewhere => {
+            let signed = signed.unwrap_or("none");
+            format!(
+                "<Error><Code>PermanentRedirect</Code><Message>the bucket lies in {region}, the request is signed for \
+                 {signed}</Message><Region>{region}</Region></Error>"
+            )
+        }
         (_, Some(code)) if is_head => format!("<Error><Code>{code}</Code></Error>"),
         _ => return answer,
     };
