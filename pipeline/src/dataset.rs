@@ -443,6 +443,11 @@ impl Dataset {
         patience.any(|patience| patience.silent_for().is_some())
     }
 
+    /// The range that has been asked for longest, for people.
+    pub(crate) fn oldest_request(&self) -> Option<String> {
+        self.requests.oldest()
+    }
+
     /// What is in flight now, in detail: ranges with their age and failures, windows of requests, bytes held.
     pub fn io_report(&self) -> String {
         let counters = self.io_counters();
@@ -607,14 +612,14 @@ async fn read_shards(
         .buffered(io.max_requests.max(1).saturating_mul(FOOTERS_AT_ONCE));
     let mut read = std::pin::pin!(sound_shards(footers, &objects));
     let shards = loop {
-        match tokio::time::timeout(PROGRESS_EVERY, &mut read).await {
-            Ok(shards) => break shards?,
-            Err(_) => tracing::info!(
-                "{} of {} footers read",
-                with_commas(done.load(Ordering::Relaxed)),
-                with_commas(total as u64)
-            ),
+        if let Ok(shards) = tokio::time::timeout(PROGRESS_EVERY, &mut read).await {
+            break shards?;
         }
+        tracing::info!(
+            "{} of {} footers read",
+            with_commas(done.load(Ordering::Relaxed)),
+            with_commas(total as u64)
+        );
     };
     if shards.is_empty() {
         let first = objects.into_iter().next();

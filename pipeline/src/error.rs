@@ -87,6 +87,8 @@ pub enum Denial {
     Disabled,
     /// Whoever reads the bucket has to agree to pay for it.
     RequesterPays,
+    /// It is the proxy that refuses.
+    Proxy,
 }
 
 impl Denial {
@@ -140,6 +142,9 @@ impl Denial {
             (Self::Disabled, _) => "the account or the bucket is disabled: ask whoever pays for it",
             (Self::RequesterPays, _) => {
                 "whoever reads this bucket pays for it: agree to that (AWS_REQUEST_PAYER=true), or copy the data"
+            }
+            (Self::Proxy, _) => {
+                "it is the proxy that asks for a name and a password: set them in HTTPS_PROXY, or name the host in NO_PROXY"
             }
         }
     }
@@ -401,16 +406,14 @@ pub enum DatasetError {
     },
     /// The bucket lies in another region.
     #[error(
-        "the bucket of {url} lies in another region than {region:?}; set AWS_REGION to {}",
-        right.as_deref().unwrap_or("the bucket's")
+        "the bucket of {url} lies in another region than the one that is asked; set AWS_REGION to {}",
+        region.as_deref().unwrap_or("the bucket's")
     )]
     WrongRegion {
         /// The URL.
         url: String,
-        /// The region that was used.
-        region: String,
-        /// The bucket's, where the store says it.
-        right: Option<String>,
+        /// The bucket's region, where the store says it.
+        region: Option<String>,
         /// What the store says.
         #[source]
         source: StoreCause,

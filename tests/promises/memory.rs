@@ -119,8 +119,7 @@ fn an_image_that_a_dictionary_repeats_is_held_once() {
 fn a_text_that_a_dictionary_repeats_is_held_once() {
     let folder = tempfile::tempdir().unwrap();
     let images: ArrayRef = Arc::new((0..20_000).map(|_| Some(jpeg(1))).collect::<BinaryArray>());
-    let names =
-        (0..20_000).map(|row| Some(if row % 2 == 0 { "a" } else { "b" }.repeat(50_000)));
+    let names = (0..20_000).map(|row| Some(if row % 2 == 0 { "a" } else { "b" }.repeat(50_000)));
     let names: ArrayRef = Arc::new(names.collect::<StringArray>());
     let batch = RecordBatch::try_from_iter([("image", images), ("label", names)]).unwrap();
     put(&folder, &file(&batch, dictionary()));

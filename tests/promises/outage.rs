@@ -178,6 +178,27 @@ fn bodies_that_break_off_are_gone_on_with_and_lost_answers_do_no_harm() {
 }
 
 #[test]
+fn a_listing_goes_on_where_it_broke_off() {
+    let server = S3Server::start();
+    for i in 0..2500 {
+        server.put("bucket", &format!("a/{i:05}"), "x");
+    }
+    server.add_fault(Rule::list(1..2, Fault::Reset));
+    server.add_fault(Rule::list(3..4, Fault::Unavailable));
+    let store = open_url("s3://bucket/", &io(&server)).unwrap().store;
+    let listed = IoRuntime::new(1).unwrap().block_on(async move {
+        let prefix = Path::from("a");
+        store.list(Some(&prefix)).try_collect::<Vec<_>>().await
+    });
+    let names: Vec<_> = listed
+        .unwrap()
+        .into_iter()
+        .map(|object| object.location.to_string())
+        .collect();
+    assert!(names == server.keys("bucket"), "{} names", names.len());
+}
+
+#[test]
 fn what_is_put_on_a_condition_is_not_put_again() {
     let server = S3Server::start();
     server.create_bucket("bucket");

@@ -275,7 +275,21 @@ impl Requests {
         (!lock(&self.in_flight).is_empty()).then(|| self.received.load(Relaxed))
     }
 
-    /// What is in flight, for people.
+    /// The range that has been asked for longest, for people.
+    pub(super) fn oldest(&self) -> Option<String> {
+        let listed = lock(&self.in_flight);
+        let oldest = listed.values().min_by_key(|listed| listed.since)?;
+        Some(format!(
+            "{}, bytes {} to {}: {:.0} s, {} failures",
+            oldest.object,
+            oldest.range.start,
+            oldest.range.end,
+            oldest.since.elapsed().as_secs_f64(),
+            oldest.failures
+        ))
+    }
+
+    /// What is in flight, in detail.
     pub(super) fn report(&self) -> String {
         let listed: Vec<_> = lock(&self.in_flight).values().cloned().collect();
         let ranges = listed.iter().take(REPORTED).map(|listed| {

@@ -291,13 +291,13 @@ impl<B: ImageBackend> Loader<B> {
             self.waiting_since = Some((since, reports + 1));
             // A store that is silent has been told of already.
             if !self.dataset.is_waited_for() {
-                let io = self.dataset.io_counters();
+                let waits_for = match self.dataset.oldest_request() {
+                    Some(request) => format!("longest for {request}"),
+                    None => "for decoding, not for the store".to_owned(),
+                };
                 tracing::warn!(
-                    "no batch for {:.0} s: {} requests are in flight, {:.1} MB have come so far (RUST_LOG=debug says what each \
-                     stage does)",
-                    since.elapsed().as_secs_f64(),
-                    io.in_flight,
-                    io.bytes as f64 / 1e6
+                    "no batch for {:.0} s; the loader waits {waits_for} (RUST_LOG=debug says what each stage does)",
+                    since.elapsed().as_secs_f64()
                 );
             }
             tracing::debug!("{:#?}\n{}", self.stats(), self.dataset.io_report());
@@ -306,7 +306,7 @@ impl<B: ImageBackend> Loader<B> {
     }
 
     fn stall_report_after(&self) -> Duration {
-        crate::store::seconds(self.dataset.io().stall_report_s.max(0.1))
+        seconds(self.dataset.io().stall_report_s.max(0.1))
     }
 
     /// Takes what there is of the next batch within `timeout`; whether that is all that will come.

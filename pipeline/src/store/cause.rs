@@ -48,14 +48,14 @@ pub fn classify(
     }
     let code = facts.code.as_deref().unwrap_or_default();
     let is_one_of = |codes: &[&str]| codes.contains(&code);
-    if is_one_of(NO_BUCKET) {
+    let says_no_bucket = |message: &String| message.contains("bucket does not exist");
+    if is_one_of(NO_BUCKET) || facts.message.as_ref().is_some_and(says_no_bucket) {
         return DatasetError::NoBucket { url, source };
     }
     if is_one_of(OTHER_REGION) || facts.status == Some(301) {
         return DatasetError::WrongRegion {
             url,
-            region: region_in_use(),
-            right: facts.region,
+            region: facts.region,
             source,
         };
     }
@@ -79,7 +79,10 @@ pub fn classify(
             source,
         };
     }
-    let denial = Denial::of(code, facts.message.as_deref().unwrap_or_default());
+    let denial = match facts.status {
+        Some(407) => Some(Denial::Proxy),
+        _ => Denial::of(code, facts.message.as_deref().unwrap_or_default()),
+    };
     if denial.is_some()
         || matches!(facts.status, Some(401 | 403 | 407))
         || facts.kind == Some(Kind::Denied)
@@ -132,12 +135,6 @@ const EXPIRED: &[&str] = &[
     "TokenRefreshRequired",
     "RequestExpired",
 ];
-
-/// The region that requests are signed for, as far as the environment says.
-fn region_in_use() -> String {
-    let region = std::env::var("AWS_REGION").or_else(|_| std::env::var("AWS_DEFAULT_REGION"));
-    region.unwrap_or_else(|_| "us-east-1".to_owned())
-}
 
 /// What waiting may do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

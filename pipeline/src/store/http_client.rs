@@ -41,6 +41,8 @@ impl Default for CountingConnector {
     }
 }
 
+/// Longest time in which a store joins the parts of an upload; S3 sends spaces meanwhile.
+const LONGEST_JOINING: Duration = Duration::from_mins(2);
 /// A body that is sent more slowly than this, in bytes a second, stands still.
 const SLOWEST_SENT: u64 = 32 << 10;
 
@@ -95,8 +97,12 @@ impl HttpService for CountingClient {
             self.reading.execute(request).await?
         } else {
             let longest = self.silence + Duration::from_secs(to_send / SLOWEST_SENT);
+            let late = |_| HttpError::new(HttpErrorKind::Timeout, Silence(longest));
             let sent = timeout(longest, self.sending.execute(request)).await;
-            sent.map_err(|_| HttpError::new(HttpErrorKind::Timeout, Silence(longest)))??
+            let (parts, body) = sent.map_err(late)??.into_parts();
+            // What comes back is small, but may take its time: parts are being joined.
+            let body = timeout(longest.max(LONGEST_JOINING), body.bytes()).await;
+            HttpResponse::from_parts(parts, body.map_err(late)??.into())
         };
         if !is_listing || !answer.status().is_success() {
             return Ok(with_headers_said(answer, is_head, region.as_deref()));
@@ -128,15 +134,18 @@ fn with_headers_said(answer: HttpResponse, is_head: bool, signed: Option<&str>) 
     let header = |name: &str| answer.headers().get(name)?.to_str().ok().map(str::to_owned);
     let region = header("x-amz-bucket-region");
     let elsewhere = match status.as_u16() {
-        300..400 => header("location").is_none(),
+        301 | 302 | 307 | 308 => header("location").is_none(),
         400 => signed.is_some() && region.is_some() && region.as_deref() != signed,
         _ => false,
     };
     let body = match (region, header("x-ms-error-code")) {
-        (Some(region), _) if elsewhere => format!(
-            "<Error><Code>PermanentRedirect</Code><Message>the bucket lies in {region}</Message>\
-             <Region>{region}</Region></Error>"
-        ),
+        (Some(region), _) if elsewhere => {
+            let signed = signed.unwrap_or("none");
+            format!(
+                "<Error><Code>PermanentRedirect</Code><Message>the bucket lies in {region}, the request is signed for \
+                 {signed}</Message><Region>{region}</Region></Error>"
+            )
+        }
         (_, Some(code)) if is_head => format!("<Error><Code>{code}</Code></Error>"),
         _ => return answer,
     };

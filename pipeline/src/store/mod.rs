@@ -101,7 +101,12 @@ impl Stores {
         single: Arc<dyn ObjectStore>,
         parts: Option<Arc<dyn InParts>>,
     ) -> Self {
-        let patience = Patience::new(&location.store_name(), seconds(io.outage_s));
+        let endpoint = io.store_options.get(location.provider.endpoint_variable());
+        let patience = Patience::shared(
+            &location.store_name(),
+            &endpoint.unwrap_or_default(),
+            seconds(io.outage_s),
+        );
         let patient: Arc<dyn ObjectStore> = match location.provider {
             // Whatever waits for files of a machine that is away does so in the kernel.
             Provider::Local => Arc::clone(&single),

@@ -6,14 +6,15 @@
 //! store; whoever repeats requests in its own way (`dataset::request`) uses the two types directly.
 //!
 //! All times are tokio's, so that a test can pause the clock.
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::cause::{Hope, hope, plain};
+use super::cause::{Hope, full_text, hope, plain, redact};
 
 /// Nothing is said about a store that is silent for less, and the next line comes after as long again.
 const SAID_EVERY: Duration = Duration::from_secs(10);
@@ -22,16 +23,21 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Attempts at a store that has never answered, before its endpoint is taken for wrong.
 const FIRST_ATTEMPTS: u32 = 3;
 
-/// How long one store is waited for, and how it is doing; shared by all requests to it. Cheap to clone.
+/// How long one store is waited for, and how it is doing, which all requests to it share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Patience {
     shared: Arc<Shared>,
+    limit: Duration,
 }
+
+/// The stores in use, by name and endpoint: whoever opens one twice, for data and for outputs, hears of its outage once.
+static STORES: LazyLock<Mutex<Stores>> = LazyLock::new(Mutex::default);
+
+type Stores = HashMap<(String, String), Weak<Shared>>;
 
 #[derive(Debug)]
 struct Shared {
     name: String,
-    limit: Duration,
     state: Mutex<State>,
     answers_again: Notify,
     next: AtomicU64,
@@ -63,9 +69,9 @@ impl Patience {
     /// Waits `limit` for the store that people know as `name` (`s3://bucket`).
     pub fn new(name: &str, limit: Duration) -> Self {
         Self {
+            limit,
             shared: Arc::new(Shared {
                 name: name.to_owned(),
-                limit,
                 state: Mutex::new(State {
                     begun: false,
                     heard: Instant::now(),
@@ -78,17 +84,30 @@ impl Patience {
         }
     }
 
+    /// The same for all that use the store `name` at `endpoint` in this process.
+    pub(super) fn shared(name: &str, endpoint: &str, limit: Duration) -> Self {
+        let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+        stores.retain(|_, store| store.strong_count() > 0);
+        let key = (name.to_owned(), endpoint.to_owned());
+        if let Some(shared) = stores.get(&key).and_then(Weak::upgrade) {
+            return Self { shared, limit };
+        }
+        let new = Self::new(name, limit);
+        stores.insert(key, Arc::downgrade(&new.shared));
+        new
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         let state = self.shared.state.lock();
         state.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The attempts of one request, which begins now.
+    /// The attempts of one request.
     pub fn attempts(&self) -> Attempts {
         Attempts {
             patience: self.clone(),
             number: self.shared.next.fetch_add(1, Relaxed),
-            since: Instant::now(),
+            waited: Duration::ZERO,
             failures: 0,
         }
     }
@@ -133,22 +152,17 @@ impl Patience {
     /// When the next line is due for a request that has waited since `since`.
     fn next_line(&self, since: Instant) -> Instant {
         let state = self.state();
-        let said = match state.silent {
-            Some((_, said)) => said,
-            None => state.heard.max(since),
-        };
-        said + SAID_EVERY
+        let said = state.silent.map_or(state.heard, |(_, said)| said);
+        said.max(since) + SAID_EVERY
     }
 
     /// Says that the store is silent, if that is due. Of many requests that wait only the first says it.
     fn say(&self, since: Instant) {
         let now = Instant::now();
         let mut state = self.state();
-        let (silent_since, said) = match state.silent {
-            Some((silent, said)) => (silent, said),
-            None => (state.heard.max(since), state.heard.max(since)),
-        };
-        if now < said + SAID_EVERY {
+        let begin = state.heard.max(since);
+        let (silent_since, said) = state.silent.unwrap_or((begin, begin));
+        if now < said.max(since) + SAID_EVERY {
             return;
         }
         state.silent = Some((silent_since, now));
@@ -157,16 +171,18 @@ impl Patience {
             None => "no answer yet".to_owned(),
         };
         drop(state);
-        let Shared { name, limit, .. } = &*self.shared;
         tracing::warn!(
-            "{name} does not answer ({cause}) for {} s; waiting up to {} s (io.outage_s)",
+            "{} does not answer ({cause}) for {} s; waiting up to {} s (io.outage_s)",
+            self.shared.name,
             (now - silent_since).as_secs(),
-            limit.as_secs()
+            self.limit.as_secs()
         );
     }
 
     /// Waits for `future`; says every ten seconds if nothing comes from the store meanwhile.
-    async fn watch<T>(&self, since: Instant, future: impl Future<Output = T>) -> T {
+    async fn watch<T>(&self, waited: Duration, future: impl Future<Output = T>) -> T {
+        let now = Instant::now();
+        let since = now.checked_sub(waited).unwrap_or(now);
         let mut future = std::pin::pin!(future);
         loop {
             tokio::select! {
@@ -183,14 +199,15 @@ impl Patience {
 pub struct Attempts {
     patience: Patience,
     number: u64,
-    since: Instant,
+    /// How long was waited for attempts and between them since something came; not what was spent in other queues.
+    waited: Duration,
     failures: u32,
 }
 
 impl Attempts {
     /// Something has come for this request: its time and its failures are counted anew.
     pub fn progress(&mut self) {
-        self.since = Instant::now();
+        self.waited = Duration::ZERO;
         self.failures = 0;
         self.patience.heard();
     }
@@ -201,8 +218,11 @@ impl Attempts {
     }
 
     /// Waits for one attempt, and says what it waits for where that takes long.
-    pub async fn run<T>(&self, attempt: impl Future<Output = T>) -> T {
-        self.patience.watch(self.since, attempt).await
+    pub async fn run<T>(&mut self, attempt: impl Future<Output = T>) -> T {
+        let start = Instant::now();
+        let value = self.patience.watch(self.waited, attempt).await;
+        self.waited += start.elapsed();
+        value
     }
 
     /// Notes an attempt that failed, and waits until the next may be made. An error, where no further attempt is to be
@@ -223,8 +243,7 @@ impl Attempts {
                 }
             }
         }
-        let limit = self.patience.shared.limit;
-        let waited = self.since.elapsed();
+        let (limit, waited) = (self.patience.limit, self.waited);
         if waited >= limit {
             return Err(object_store::Error::Generic {
                 store: "object store",
@@ -234,14 +253,17 @@ impl Attempts {
                 }),
             });
         }
-        self.patience.state().cause = Some(plain(&error));
+        tracing::debug!(
+            "attempt {} failed, waited {waited:?}: {}",
+            self.failures,
+            redact(&full_text(&error))
+        );
+        let patience = self.patience.clone();
+        patience.state().cause = Some(plain(&error));
         let pause = pause(self.failures, self.number).min(limit.saturating_sub(waited));
-        let answers_again = self.patience.shared.answers_again.notified();
-        let paused = async {
-            // Once the store answers somebody, all others ask again at once.
-            let _ = timeout(pause, answers_again).await;
-        };
-        self.patience.watch(self.since, paused).await;
+        // Once the store answers somebody, all others ask again at once.
+        let answers_again = patience.shared.answers_again.notified();
+        let _ = self.run(timeout(pause, answers_again)).await;
         Ok(())
     }
 }

@@ -137,7 +137,7 @@ async fn a_store_that_hangs_is_told_though_nothing_fails() {
     let lines = Lines::default();
     let _log = tracing::subscriber::set_default(lines.clone());
     let patience = patience(600);
-    let attempts = patience.attempts();
+    let mut attempts = patience.attempts();
     let hanging = async {
         tokio::time::sleep(Duration::from_secs(25)).await;
     };
@@ -169,7 +169,7 @@ async fn the_clock_ends_it_and_not_the_count() {
     // What comes for the request itself begins its time anew; what comes for others does not.
     let mut attempts = patience.attempts();
     for _ in 0..3 {
-        while attempts.since.elapsed() < Duration::from_secs(500) {
+        while attempts.waited < Duration::from_secs(500) {
             attempts.failed(refused()).await.unwrap();
         }
         attempts.progress();
@@ -213,4 +213,32 @@ async fn a_wrong_endpoint_is_told_at_once_and_an_overloaded_one_is_waited_for() 
     // Now it has answered: the next refused connection is an outage.
     let later = Instant::now() + Duration::from_secs(30);
     assert!(fails_until(&patience, later, refused).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_in_another_queue_is_no_outage() {
+    let patience = patience(600);
+    patience.heard();
+    let mut attempts = patience.attempts();
+    for _ in 0..5 {
+        // For a slot, or for whoever takes the bytes.
+        tokio::time::sleep(Duration::from_mins(20)).await;
+        attempts.run(std::future::ready(())).await;
+        attempts.failed(reset()).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_opens_a_store_twice_hears_of_its_outage_once() {
+    let lines = Lines::default();
+    let _log = tracing::subscriber::set_default(lines.clone());
+    let [data, out, other] = ["http://a", "http://a", "http://b"]
+        .map(|endpoint| Patience::shared("s3://twice", endpoint, Duration::from_mins(10)));
+    data.heard();
+    let back = Instant::now() + Duration::from_secs(25);
+    let both = [&data, &out].map(|patience| fails_until(patience, back, refused));
+    let answers = futures::future::join_all(both).await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    assert_eq!(lines.taken().len(), 3);
+    assert!(out.state().begun && !other.state().begun);
 }

@@ -74,7 +74,7 @@ impl ObjectStore for PatientStore {
         options: PutOptions,
     ) -> Result<PutResult> {
         if !matches!(options.mode, PutMode::Overwrite) {
-            let attempts = self.patience.attempts();
+            let mut attempts = self.patience.attempts();
             let put = self.store.put_opts(path, payload, options);
             return attempts.run(put).await.inspect(|_| self.patience.heard());
         }
