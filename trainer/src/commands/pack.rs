@@ -3,15 +3,20 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl, open_url};
 
 use crate::pack::{
-    ExistingShard, FolderScan, PackOptions, PackedImage, ShardPlan, ShardWriter, StopSignal,
-    existing_shards, plan, remove_leftovers, scan, shard_id,
+    ExistingShard, FolderScan, PackOptions, PackedImage, ShardPlan, ShardWriter, existing_shards,
+    plan, remove_leftovers, scan, shard_id,
 };
+use crate::signals::{self, SaveFirst};
+
+/// Time to give up an upload after a signal: a store that does not answer must not hold up the end.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Packs FOLDER/CLASS/IMAGE into shards `train-00000-of-00004.parquet`, ... at URL.
 ///
@@ -78,7 +83,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         row_group_bytes: mib(args.row_group_mib),
     };
 
-    let stop = StopSignal::install().context("cannot heed signals")?;
+    let _saving = SaveFirst {
+        says: "the shard in hand is given up",
+        most: Some(PATIENCE),
+    }
+    .begin();
     let runtime = IoRuntime::new(2).context("cannot start the I/O threads")?;
     let target = open_url(&args.url, &IoConfig::default())?;
     let splits = [options.split.clone(), "val".to_owned()];
@@ -126,7 +135,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     for (written, shard) in shards.iter().enumerate() {
         progress.set_message(shard.name.clone());
-        let packed = pack_shard(&scan, shard, &progress, &stop, || {
+        let packed = pack_shard(&scan, shard, &progress, || {
             ShardWriter::new(
                 &runtime,
                 &target,
@@ -145,7 +154,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             println!(
                 "interrupted; {done} of {num_shards} shards are written, and the same command goes on there"
             );
-            return Ok(ExitCode::from(stop.exit_code().unwrap_or(1)));
+            let signal = signals::received().unwrap_or_default();
+            return Ok(ExitCode::from(128 + signal as u8));
         };
         progress.suspend(|| {
             println!(
@@ -165,12 +175,11 @@ fn pack_shard(
     scan: &FolderScan,
     shard: &ShardPlan,
     progress: &ProgressBar,
-    stop: &StopSignal,
     start: impl FnOnce() -> anyhow::Result<ShardWriter>,
 ) -> anyhow::Result<Option<(String, u64)>> {
     let mut writer = start()?;
     for &index in &shard.images {
-        if stop.exit_code().is_some() {
+        if signals::received().is_some() {
             return Ok(None);
         }
         let image = &scan.images[index];

@@ -5,10 +5,8 @@ mod existing;
 mod plan;
 mod scan;
 mod shard_writer;
-mod stop;
 
 pub use existing::{ExistingShard, existing_shards, remove_leftovers};
 pub use plan::{PackOptions, ShardPlan, SplitPlan, plan, shard_id};
 pub use scan::{FolderScan, ImageFile, scan};
 pub use shard_writer::{PackedImage, ShardWriter};
-pub use stop::StopSignal;
