@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail, ensure};
 use candle_core::{Device, Tensor};
 use nepa_pipeline::render::Normalize;
+use nepa_pipeline::store::shown_url;
 use nepa_pipeline::{
     AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
 };
@@ -93,7 +94,11 @@ impl ImageSet {
             ..DatasetConfig::default()
         };
         let dataset = Dataset::open(&config, &IoConfig::default(), runtime)?;
-        let place = urls.join(", ");
+        let place = urls
+            .iter()
+            .map(|url| shown_url(url))
+            .collect::<Vec<_>>()
+            .join(", ");
         ensure!(dataset.num_samples() > 0, "{place}: no image to evaluate");
         Ok(Self {
             names: dataset.class_names().map(<[String]>::to_vec),
