@@ -622,8 +622,8 @@ async fn read_shards(
         );
     };
     if shards.is_empty() {
-        let first = objects.into_iter().next();
-        let url = first.map(|object| object.url).unwrap_or_default();
+        let url = objects.first().map(|object| object.url.clone());
+        let url = url.unwrap_or_default();
         return Err(DatasetError::NoRows { url });
     }
     let odd = odd.into_iter();

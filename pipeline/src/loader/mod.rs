@@ -306,7 +306,7 @@ impl<B: ImageBackend> Loader<B> {
     }
 
     fn stall_report_after(&self) -> Duration {
-        seconds(self.dataset.io().stall_report_s.max(0.1))
+        crate::store::seconds(self.dataset.io().stall_report_s.max(0.1))
     }
 
     /// Takes what there is of the next batch within `timeout`; whether that is all that will come.

@@ -14,7 +14,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::cause::{Hope, full_text, hope, plain, redact};
+use super::cause::{Hope, full_text, hope, plain};
+use super::redact;
 
 /// Nothing is said about a store that is silent for less, and the next line comes after as long again.
 const SAID_EVERY: Duration = Duration::from_secs(10);

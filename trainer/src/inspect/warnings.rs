@@ -1,5 +1,4 @@
 //! What in a data set will slow a run down or spoil it, and what to do about it.
-use std::collections::BTreeMap;
 
 use nepa_pipeline::Dataset;
 use nepa_schemas::NoLabel;
