@@ -158,6 +158,7 @@ fn each_data_set_of_a_mixture_gives_its_rows_once() {
     let source = |folder: &Path, weight| MixtureSource {
         urls: vec![folder.to_str().unwrap().to_owned()],
         weight,
+        split: None,
         schema: SchemaOptions::default(),
     };
     let mixture = DatasetConfig {

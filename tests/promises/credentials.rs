@@ -44,7 +44,7 @@ impl Place {
         options.extend(more.iter().map(|&(name, value)| (name, value.to_owned())));
         IoConfig {
             store_options: StoreOptions::new(options),
-            max_retries: 1,
+            outage_s: 1.0,
             ..IoConfig::default()
         }
     }

@@ -11,7 +11,7 @@ use object_store::client::{
 use object_store::{Certificate, ClientOptions, HeaderMap, HeaderValue};
 
 use super::aws::Lender;
-use super::{CountingConnector, Location, StoreOptions, tls};
+use super::{CountingConnector, Location, Provider, StoreOptions, tls};
 use crate::DatasetError;
 
 /// Makes the clients of one store.
@@ -30,13 +30,15 @@ impl StoreConnector {
         options: &StoreOptions,
         counting: &CountingConnector,
     ) -> Result<Self, DatasetError> {
-        let certificates =
-            tls::certificates(options).map_err(|bad| DatasetError::CertificateFile {
+        let certificates = match location.provider {
+            Provider::Local => Vec::new(),
+            _ => tls::certificates(options).map_err(|bad| DatasetError::CertificateFile {
                 url: location.display(),
                 variable: bad.variable,
                 file: bad.file,
                 source: bad.source,
-            })?;
+            })?,
+        };
         let basic_auth = location.basic_auth.as_ref().map(|text| {
             let mut header =
                 HeaderValue::from_str(&format!("Basic {text}")).expect("base64 is visible ASCII");
