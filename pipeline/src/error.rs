@@ -160,6 +160,14 @@ pub struct UnexpectedRange {
     pub got: std::ops::Range<u64>,
 }
 
+fn shown(urls: &[String]) -> String {
+    let urls: Vec<String> = urls
+        .iter()
+        .map(|url| crate::store::shown_url(url))
+        .collect();
+    urls.join(", ")
+}
+
 /// A data set cannot be opened or read: the run is bad.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
@@ -171,7 +179,7 @@ pub enum DatasetError {
     /// A data set and a mixture are named at once.
     #[error(
         "both a data set ({}) and a mixture are named: name the data set as one more source of the mixture, or leave the mixture out",
-        urls.join(", ")
+        shown(urls)
     )]
     UrlsBesideMixture {
         /// The data set's URLs.
@@ -198,7 +206,10 @@ pub enum DatasetError {
         found: std::path::PathBuf,
     },
     /// A weight of a mixture is of no use.
-    #[error("the weight of {} in the mixture is {weight}, but it must be positive and finite; leave a data set out to read nothing of it", urls.join(", "))]
+    #[error(
+        "the weight of {} in the mixture is {weight}, but it must be positive and finite; leave a data set out to read nothing of it",
+        shown(urls)
+    )]
     MixtureWeight {
         /// The data set's URLs.
         urls: Vec<String>,
@@ -212,6 +223,15 @@ pub enum DatasetError {
         url: String,
         /// What is wrong with it and what to write instead.
         problem: &'static str,
+    },
+    /// A URL of a stored recipe, which was stored without its secrets.
+    #[error(
+        "{url} was stored without what opens it (signature, user name or password): give the whole URL again, with \
+         --data or in the recipe"
+    )]
+    RedactedUrl {
+        /// The URL as stored.
+        url: String,
     },
     /// The scheme is none that we know.
     #[error(
@@ -340,15 +360,39 @@ pub enum DatasetError {
         /// Whose they would be.
         provider: crate::store::Provider,
     },
-    /// The credentials file cannot be read.
-    #[error("cannot read the credentials for {url} from {file}: {problem}")]
-    BadCredentials {
+    /// The credentials cannot be got from where the settings say.
+    #[error("cannot get the credentials for {url}")]
+    Credentials {
         /// The URL.
         url: String,
-        /// The file.
-        file: String,
-        /// What is missing from it.
+        /// Why.
+        #[source]
+        source: crate::store::CredentialError,
+    },
+    /// The address of the store makes no sense.
+    #[error("cannot use the endpoint {variable} = {value} for {url}: {problem}")]
+    Endpoint {
+        /// The URL.
+        url: String,
+        /// The environment variable, or the key of the profile.
+        variable: &'static str,
+        /// The endpoint, without secrets.
+        value: String,
+        /// What is wrong with it, and what to write.
         problem: &'static str,
+    },
+    /// The file of trusted certificates cannot be used.
+    #[error("cannot read certificates from {} ({variable}), which {url} needs; name a file of certificates in PEM format", file.display())]
+    CertificateFile {
+        /// The URL.
+        url: String,
+        /// The environment variable.
+        variable: &'static str,
+        /// The file.
+        file: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: StoreCause,
     },
     /// The store's settings do not go together.
     #[error("cannot set up the store of {url}; check the environment variables of its cloud")]
@@ -376,8 +420,9 @@ pub enum DatasetError {
     },
     /// Nobody vouches for the endpoint.
     #[error(
-        "cannot connect to {endpoint} for {url}: its certificate is not trusted; name the file of the authority that \
-         signed it (AWS_CA_BUNDLE for S3, SSL_CERT_FILE for all), or correct the endpoint's name"
+        "cannot connect to {endpoint} for {url}: its certificate is not trusted; name the PEM file of the \
+         authority that signed it in SSL_CERT_FILE or AWS_CA_BUNDLE, or correct the endpoint's name (one that signed itself \
+         must be marked CA:FALSE; for tests only: AWS_ALLOW_INVALID_CERTIFICATES=true, so too AZURE_ and GOOGLE_)"
     )]
     Certificate {
         /// The URL.

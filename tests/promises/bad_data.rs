@@ -262,7 +262,10 @@ fn a_profile_file_gives_credentials() {
     fails(
         &["s3://bucket"],
         &with_profile("absent"),
-        &["AWS_PROFILE names holds no aws_access_key_id"],
+        &[
+            "AWS_PROFILE names the profile \"absent\"",
+            "there are: default, mine",
+        ],
     );
 }
 

@@ -13,3 +13,4 @@ pub mod shards;
 #[cfg(feature = "cuda")]
 pub mod standins;
 pub mod step_variants;
+pub mod web;

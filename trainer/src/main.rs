@@ -1,7 +1,8 @@
 //! The `nepa` program: reads its arguments, runs one command, turns the error into a message and an exit code.
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use clap::{Parser, Subcommand};
+use nepa_pipeline::store::redact;
 use nepa_trainer::{commands, print, signals};
 
 /// Pretrain vision models straight from image shards in object storage.
@@ -36,15 +37,49 @@ enum Command {
     Profile(commands::profile::Args),
 }
 
+/// Standard error for what libraries log: without secrets.
+struct LogLines;
+
+impl Write for LogLines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        print::err(format_args!("{}", String::from_utf8_lossy(line)));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
+/// Reads the command line. What is wrong with it is said without the secrets that a URL in it may hold.
+fn parse_arguments() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| {
+        let text = error.to_string();
+        if error.use_stderr() && redact(&text) != text {
+            print::err(format_args!("{text}"));
+            std::process::exit(error.exit_code());
+        }
+        error.exit()
+    })
+}
+
 fn main() -> std::process::ExitCode {
     let listening = signals::listen();
-    let cli = Cli::parse();
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        let backtrace = match backtrace.status() {
+            std::backtrace::BacktraceStatus::Captured => backtrace.to_string(),
+            _ => "set RUST_BACKTRACE=1 to see where".to_owned(),
+        };
+        print::err(format_args!("this is a bug: {panic}\n{backtrace}\n"));
+    }));
+    let cli = parse_arguments();
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env()
                 .unwrap_or_else(|_| "warn,nepa=info".into()),
         )
-        .with_writer(std::io::stderr)
+        .with_writer(|| LogLines)
         .with_ansi(
             std::io::stderr().is_terminal()
                 && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),

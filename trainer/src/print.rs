@@ -6,6 +6,7 @@ use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nepa_pipeline::store::redact;
 use signal_hook::consts::SIGPIPE;
 
 static ENDS_WITH_READER: AtomicBool = AtomicBool::new(false);
@@ -15,9 +16,10 @@ pub fn end_with_reader() {
     ENDS_WITH_READER.store(true, Ordering::Relaxed);
 }
 
-/// Writes to standard output.
+/// Writes to standard output, without secrets.
 pub fn out(text: Arguments) {
-    let Err(error) = std::io::stdout().lock().write_fmt(text) else {
+    let text = redact(&text.to_string());
+    let Err(error) = std::io::stdout().lock().write_all(text.as_bytes()) else {
         return;
     };
     let ends = ENDS_WITH_READER.load(Ordering::Relaxed);
@@ -34,9 +36,10 @@ pub fn out(text: Arguments) {
     }
 }
 
-/// Writes to standard error, where there is one.
+/// Writes to standard error, where there is one, without secrets.
 pub fn err(text: Arguments) {
-    let _ = std::io::stderr().lock().write_fmt(text);
+    let text = redact(&text.to_string());
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// As in the standard library, but without a panic.

@@ -8,6 +8,7 @@ use nepa_model::{ModelError, NepaConfig};
 use nepa_pipeline::augment::AugmentError;
 use nepa_pipeline::device::EngineConfig;
 use nepa_pipeline::render::Normalize;
+use nepa_pipeline::store::storable_url;
 use nepa_pipeline::{AugmentConfig, IoConfig, MixtureSource};
 use serde::{Deserialize, Serialize};
 
@@ -789,6 +790,12 @@ impl Recipe {
             });
         }
         let engine = train.engine.unwrap_or_else(|| self.default_engine());
+        // It is printed and stored.
+        let mut data = self.data;
+        let of_mixture = data.mixture.iter_mut().map(|source| &mut source.urls);
+        for url in of_mixture.chain([&mut data.urls]).flatten() {
+            *url = storable_url(url);
+        }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(ResolvedRecipe {
             name: self.name,
@@ -815,7 +822,7 @@ impl Recipe {
             checkpoint: self.checkpoint,
             log: self.log,
             model: self.model,
-            data: self.data,
+            data,
             io: self.io,
         })
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
-use super::Location;
 use super::patience::WaitedInVain;
+use super::{CredentialError, Location, redact};
 use crate::error::{Action, DatasetError, Denial, Place, StoreCause};
 
 /// What `error`, met at `place` while doing `action`, means for the user.
@@ -19,6 +19,9 @@ pub fn classify(
     let facts = Facts::of(error);
     let source = StoreCause::new(error);
     let url = place.object.clone();
+    if let Some(source) = facts.credentials {
+        return DatasetError::Credentials { url, source };
+    }
     if let Some(waited) = facts.waited {
         return DatasetError::Outage {
             action,
@@ -150,6 +153,11 @@ pub(super) enum Hope {
 /// What waiting may do about `error`.
 pub(super) fn hope(error: &(dyn Error + 'static)) -> Hope {
     let facts = Facts::of(error);
+    match facts.credentials {
+        Some(CredentialError::NoAnswer { .. }) => return Hope::LaterIfBegun,
+        Some(_) => return Hope::None,
+        None => {}
+    }
     let code = facts.code.as_deref().unwrap_or_default();
     if PASSING.contains(&code) {
         return Hope::Later;
@@ -177,6 +185,9 @@ pub(crate) fn is_throttle(error: &(dyn Error + 'static)) -> bool {
 /// The cause of `error` in plain words, for the middle of a sentence.
 pub fn plain(error: &(dyn Error + 'static)) -> String {
     let facts = Facts::of(error);
+    if let Some(error) = &facts.credentials {
+        return full_text(error);
+    }
     let at = match &facts.endpoint {
         Some(endpoint) => format!(" at {endpoint}"),
         None => String::new(),
@@ -265,6 +276,8 @@ struct Facts {
     endpoint: Option<String>,
     wrong_range: bool,
     waited: Option<Duration>,
+    /// Why there are no credentials.
+    credentials: Option<CredentialError>,
 }
 
 /// An answer was waited for in vain, by our own clock.
@@ -299,6 +312,9 @@ impl Facts {
     fn add(&mut self, link: &(dyn Error + 'static), text: &str) {
         if let Some(waited) = link.downcast_ref::<WaitedInVain>() {
             self.waited = Some(waited.waited);
+        }
+        if let Some(error) = link.downcast_ref::<CredentialError>() {
+            self.credentials = Some(error.clone());
         }
         if let Some(silence) = link.downcast_ref::<Silence>() {
             self.network = Some(Network::Silent(silence.to_string()));
@@ -510,28 +526,6 @@ pub fn full_text(error: &dyn Error) -> String {
     text
 }
 
-/// `text` with user names, passwords and query strings cut from every URL in it.
-pub fn redact(text: &str) -> String {
-    let mut result = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(position) = rest.find("://") {
-        let start = position + 3;
-        result.push_str(&rest[..start]);
-        rest = &rest[start..];
-        let end = rest
-            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '<' | '>' | ')'))
-            .unwrap_or(rest.len());
-        let url = &rest[..end];
-        let authority_end = url.find('/').unwrap_or(url.len());
-        let from = url[..authority_end].rfind('@').map_or(0, |at| at + 1);
-        let to = url.find('?').unwrap_or(url.len()).max(from);
-        result.push_str(&url[from..to]);
-        rest = &rest[end..];
-    }
-    result.push_str(rest);
-    result
-}
-
 /// Scheme, host and port of the first web URL in `text`.
 fn endpoint_in(text: &str) -> Option<String> {
     let start = text.find("http://").or_else(|| text.find("https://"))?;
@@ -548,14 +542,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_cut_from_urls_in_a_text() {
-        assert_eq!(
-            redact(
-                "GET https://me:pw@host/a?sig=1&x=2 failed (http://b/?q): see s3://k:s@bucket/key"
-            ),
-            "GET https://host/a failed (http://b/): see s3://bucket/key"
-        );
-        assert_eq!(redact("no URL here? none"), "no URL here? none");
+    fn finds_the_endpoint_in_a_text() {
         assert_eq!(
             endpoint_in("x http://127.0.0.1:9/b/k y").as_deref(),
             Some("http://127.0.0.1:9")

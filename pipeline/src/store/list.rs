@@ -55,7 +55,7 @@ impl ListedObject {
     }
 }
 
-/// Lists what `urls` name. Web URLs that differ in their query are different objects.
+/// Lists what `urls` name. Web URLs that differ in their query are different objects, unless only their signatures differ.
 pub async fn list(
     urls: &[String],
     io: &IoConfig,
@@ -91,7 +91,7 @@ pub async fn list(
 fn sorted(mut objects: Vec<ListedObject>) -> Vec<ListedObject> {
     objects.sort_by(|a, b| a.url.cmp(&b.url));
     let mut seen = HashSet::new();
-    objects.retain(|object| seen.insert((object.location.store_key(), object.path.clone())));
+    objects.retain(|object| seen.insert((object.location.place_key(), object.path.clone())));
     objects
 }
 
@@ -618,7 +618,7 @@ mod tests {
             "https://host/get?shard=1",
             "https://host/get?shard=0",
             "s3://b/x.parquet",
-            "https://host/get?shard=0",
+            "https://host/get?shard=0&sig=again",
             "s3://b/x.parquet",
             "s3://c/x.parquet",
         ];
@@ -630,8 +630,8 @@ mod tests {
         assert_eq!(
             shown,
             [
-                "https://host/get",
-                "https://host/get",
+                "https://host/get?shard=0",
+                "https://host/get?shard=1",
                 "s3://b/x.parquet",
                 "s3://c/x.parquet"
             ]

@@ -6,7 +6,9 @@
 
 mod aws;
 mod cause;
+mod connector;
 mod delta;
+mod endpoint;
 mod http_client;
 pub mod list;
 pub(crate) mod names;
@@ -14,7 +16,9 @@ mod odd_keys;
 mod options;
 mod patience;
 mod patient_store;
+mod secrets;
 mod tables;
+mod tls;
 mod url;
 mod walk;
 
@@ -28,8 +32,10 @@ use object_store::local::LocalFileSystem;
 use object_store::multipart::MultipartStore;
 use object_store::{ClientConfigKey, ClientOptions, ObjectStore, RetryConfig, path::Path};
 
+pub use aws::CredentialError;
 pub(crate) use cause::{Silence, is_throttle};
-pub use cause::{classify, full_text, plain, redact};
+pub use cause::{classify, full_text, plain};
+use connector::StoreConnector;
 pub use delta::DeltaProblem;
 pub use http_client::{CountingConnector, HttpCounters};
 pub use odd_keys::OddKeys;
@@ -37,8 +43,9 @@ pub use options::StoreOptions;
 pub use patience::{Attempts, Patience, WaitedInVain};
 pub use patient_store::InParts;
 use patient_store::PatientStore;
+pub use secrets::redact;
 pub use tables::{TableFormat, TableProblem};
-pub use url::{Location, Provider};
+pub use url::{Location, Provider, shown_url, storable_url};
 
 use crate::dataset::FOOTERS_AT_ONCE;
 use crate::{DatasetError, IoConfig};
@@ -143,7 +150,10 @@ pub(crate) fn build(
         max_retries: 0,
         ..RetryConfig::default()
     };
-    let connector = connector.with_silence(seconds(io.request_timeout_s));
+    let options = &io.store_options;
+    secrets::remember_settings(options);
+    let silent = connector.with_silence(seconds(io.request_timeout_s));
+    let mut connector = StoreConnector::new(location, options, &silent)?;
     let setup = |source: object_store::Error| DatasetError::Setup {
         url: location.display(),
         source: crate::error::StoreCause::new(&source),
@@ -156,59 +166,72 @@ pub(crate) fn build(
     {
         Provider::Local => (Arc::new(LocalFileSystem::new()), None),
         Provider::Aws => {
-            let builder = aws::builder(location, &io.store_options)?;
+            let (builder, lender) = aws::builder(location, options)?;
+            connector.lender = lender;
             let builder = client_settings(io)
                 .into_iter()
                 .fold(builder, |builder, (key, value)| {
                     builder.with_config(object_store::aws::AmazonS3ConfigKey::Client(key), value)
                 });
-            let builder = builder
-                .with_retry(retry)
-                .with_http_connector(connector.clone());
+            let builder = builder.with_retry(retry).with_http_connector(connector);
             in_parts(builder.build().map_err(setup)?)
         }
         Provider::Google => {
-            if !has_google_credentials(&io.store_options) && !metadata_service_answers() {
+            if !has_google_credentials(options) && !metadata_service_answers() {
                 return Err(no_credentials());
             }
             let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(&location.bucket);
-            let own = io.store_options.with_prefix("GOOGLE_");
+            let own = options.with_prefix("GOOGLE_");
             let builder = own.into_iter().fold(builder, |builder, (name, value)| {
                 match name.to_ascii_lowercase().parse::<GoogleConfigKey>() {
                     Ok(key) => builder.with_config(key, value),
                     Err(_) => builder,
                 }
             });
-            let builder = client_settings(io)
+            let endpoint = own_endpoint(&["GOOGLE_BASE_URL"], location, options)?;
+            let client = client_settings(io)
                 .into_iter()
+                .chain(allow_http(endpoint.as_ref()));
+            let client = client.map(|(key, value)| (GoogleConfigKey::Client(key), value));
+            let address = endpoint.map(|url| (GoogleConfigKey::BaseUrl, trimmed(&url)));
+            let builder = address
+                .into_iter()
+                .chain(client)
                 .fold(builder, |builder, (key, value)| {
-                    builder.with_config(GoogleConfigKey::Client(key), value)
+                    builder.with_config(key, value)
                 });
-            let builder = builder
-                .with_retry(retry)
-                .with_http_connector(connector.clone());
+            let builder = builder.with_retry(retry).with_http_connector(connector);
             in_parts(builder.build().map_err(setup)?)
         }
         Provider::Azure => {
-            if !has_azure_credentials(&io.store_options) && !metadata_service_answers() {
+            if !has_azure_credentials(options) && !metadata_service_answers() {
                 return Err(no_credentials());
             }
             let builder = MicrosoftAzureBuilder::from_env().with_container_name(&location.bucket);
-            let own = io.store_options.with_prefix("AZURE_");
+            let own = options.with_prefix("AZURE_");
             let builder = own.into_iter().fold(builder, |builder, (name, value)| {
                 match name.to_ascii_lowercase().parse::<AzureConfigKey>() {
                     Ok(key) => builder.with_config(key, value),
                     Err(_) => builder,
                 }
             });
-            let builder = client_settings(io)
+            let endpoint = own_endpoint(
+                &["AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"],
+                location,
+                options,
+            )?;
+            let client = client_settings(io)
                 .into_iter()
+                .chain(allow_http(endpoint.as_ref()));
+            let client = client.map(|(key, value)| (AzureConfigKey::Client(key), value));
+            let address = endpoint.map(|url| (AzureConfigKey::Endpoint, trimmed(&url)));
+            let builder = address
+                .into_iter()
+                .chain(client)
                 .fold(builder, |builder, (key, value)| {
-                    builder.with_config(AzureConfigKey::Client(key), value)
+                    builder.with_config(key, value)
                 });
-            let builder = builder
-                .with_retry(retry)
-                .with_http_connector(connector.clone());
+            let builder = builder.with_retry(retry).with_http_connector(connector);
             in_parts(builder.build().map_err(setup)?)
         }
         Provider::Http => {
@@ -222,7 +245,7 @@ pub(crate) fn build(
                 .with_url(&location.base_url)
                 .with_client_options(options)
                 .with_retry(retry)
-                .with_http_connector(connector.clone());
+                .with_http_connector(connector);
             (Arc::new(builder.build().map_err(setup)?), None)
         }
     };
@@ -235,6 +258,30 @@ fn in_parts<S: ObjectStore + MultipartStore>(
 ) -> (Arc<dyn ObjectStore>, Option<Arc<dyn InParts>>) {
     let store = Arc::new(store);
     (Arc::clone(&store) as _, Some(store))
+}
+
+/// The endpoint that the first of `variables` which is set names.
+fn own_endpoint(
+    variables: &[&'static str],
+    location: &Location,
+    options: &StoreOptions,
+) -> Result<Option<::url::Url>, DatasetError> {
+    let set = |&variable: &&'static str| Some((variable, options.get(variable)?));
+    let named = variables.iter().find_map(set);
+    named
+        .map(|(variable, value)| endpoint::parse(&value, variable, location))
+        .transpose()
+}
+
+/// Whoever sets an `http://` endpoint has allowed http.
+fn allow_http(endpoint: Option<&::url::Url>) -> Option<(ClientConfigKey, String)> {
+    let plain = endpoint.is_some_and(|url| url.scheme() == "http");
+    plain.then(|| (ClientConfigKey::AllowHttp, "true".to_owned()))
+}
+
+/// An endpoint as the stores take it.
+fn trimmed(endpoint: &::url::Url) -> String {
+    endpoint.as_str().trim_end_matches('/').to_owned()
 }
 
 /// Timeouts and connection reuse, in the form that all builders take on top of their environment variables.

@@ -1,6 +1,8 @@
 //! What a URL says: which store, which bucket, which key or glob. Parsing only; nothing is opened here.
 use object_store::path::Path;
+use sha2::{Digest, Sha256};
 
+use super::secrets;
 use crate::DatasetError;
 
 /// Whose store it is.
@@ -58,8 +60,14 @@ pub struct Location {
     pub bucket: String,
     /// What the web store is opened with: scheme, host and, as it may be signed, the query. Never shown.
     pub(crate) base_url: String,
+    /// User name and password of a web URL, encoded for its `Authorization` header. Never shown.
+    pub(crate) basic_auth: Option<String>,
     /// `s3://bucket`, `https://host` or empty for local files: what stands before the key when shown.
     root: String,
+    /// What of a web URL's query says which object it is, with its `?`; empty if nothing does. No secrets.
+    query: String,
+    /// Whether the URL holds secrets: a signature, a user name, anything in the query that nobody knows.
+    secret: bool,
     /// Key in the bucket or absolute path without its first `/`; may hold a glob.
     pub key: String,
     /// Where in the key the part lies in which a glob begins. A local path that exists is none.
@@ -123,7 +131,10 @@ impl Location {
             provider,
             bucket: bucket.to_owned(),
             base_url: String::new(),
+            basic_auth: None,
             root: format!("{scheme}://{bucket}"),
+            query: String::new(),
+            secret: false,
             glob: key.find(is_glob_char).map(|at| part_start(key, at)),
             key: key.to_owned(),
         })
@@ -141,19 +152,40 @@ impl Location {
                 "it names no object; web servers cannot be listed, so name each Parquet file",
             ));
         }
+        let (query, secret_query) = query_for_people(&parsed);
+        if parsed
+            .query_pairs()
+            .any(|(name, value)| was_removed(&name, &value))
+        {
+            return Err(DatasetError::RedactedUrl {
+                url: url.to_owned(),
+            });
+        }
+        let (user, password) = (parsed.username(), parsed.password().unwrap_or_default());
+        let has_user = !(user.is_empty() && password.is_empty());
+        let basic_auth = has_user.then(|| {
+            let header = secrets::basic_auth(user, password);
+            for text in [user, password, &header] {
+                secrets::remember(text);
+            }
+            header
+        });
         let mut base = parsed.clone();
         base.set_path("");
         base.set_fragment(None);
-        let mut shown = base.clone();
-        shown.set_query(None);
         // Both fail only for URLs without a host, which http does not have.
-        let _ = shown.set_username("");
-        let _ = shown.set_password(None);
+        let _ = base.set_username("");
+        let _ = base.set_password(None);
+        let mut root = base.clone();
+        root.set_query(None);
         Ok(Self {
             provider: Provider::Http,
             bucket: String::new(),
             base_url: base.to_string(),
-            root: shown.as_str().trim_end_matches('/').to_owned(),
+            secret: secret_query || basic_auth.is_some(),
+            basic_auth,
+            root: root.as_str().trim_end_matches('/').to_owned(),
+            query,
             key: path.to_string(),
             glob: None,
         })
@@ -193,7 +225,10 @@ impl Location {
             provider: Provider::Local,
             bucket: String::new(),
             base_url: String::new(),
+            basic_auth: None,
             root: String::new(),
+            query: String::new(),
+            secret: false,
             glob: local_glob(&key),
             key,
         })
@@ -249,20 +284,118 @@ impl Location {
 
     /// The URL of another key in the same bucket, for people.
     pub fn display_key(&self, key: &str) -> String {
-        format!("{}/{key}", self.root)
+        format!("{}/{key}{}", self.root, self.query)
     }
 
     /// What two URLs share if one store serves both.
     pub(crate) fn store_key(&self) -> (Provider, String) {
+        let user = self.basic_auth.as_deref().unwrap_or_default();
         (
             self.provider,
             if self.provider == Provider::Http {
-                self.base_url.clone()
+                format!("{user} {}", self.base_url)
             } else {
                 self.bucket.clone()
             },
         )
     }
+
+    /// What two URLs share if their objects lie in the same place, however either is signed.
+    pub(crate) fn place_key(&self) -> (Provider, String) {
+        let place = format!("{}{}", self.root, self.query);
+        (self.provider, place)
+    }
+}
+
+/// `url` as it may be shown: without user, password and whatever else is secret.
+pub fn shown_url(url: &str) -> String {
+    match Location::parse(url) {
+        Ok(location) if location.provider == Provider::Http => location.display(),
+        Ok(_) => url.to_owned(),
+        Err(_) => super::redact(url),
+    }
+}
+
+/// `url` as it may be stored: the same if there is nothing secret in it. What has lost its secrets is marked, and
+/// [`Location::parse`] refuses it by name.
+pub fn storable_url(url: &str) -> String {
+    match Location::parse(url) {
+        Ok(location) if location.secret => {
+            let mark = if location.query.is_empty() { '?' } else { '&' };
+            format!("{}{mark}{REMOVED_NAME}={REMOVED}", location.display())
+        }
+        Ok(_) | Err(DatasetError::RedactedUrl { .. }) => url.to_owned(),
+        Err(_) => super::redact(url),
+    }
+}
+
+/// `credentials=REMOVED` in a stored URL's query.
+const REMOVED_NAME: &str = "credentials";
+const REMOVED: &str = "REMOVED";
+/// Begins the digest of a value that is not shown.
+const DIGEST_MARK: char = '~';
+const DIGEST_LENGTH: usize = 12;
+
+/// Whether a parameter of a query stands for one that was secret.
+pub(super) fn was_removed(name: &str, value: &str) -> bool {
+    let text = if value.is_empty() { name } else { value };
+    // As a query is written, the mark is escaped.
+    let digest = text
+        .strip_prefix(DIGEST_MARK)
+        .or_else(|| text.strip_prefix("%7E"));
+    (name == REMOVED_NAME && value == REMOVED)
+        || digest.is_some_and(|digest| {
+            digest.len() == DIGEST_LENGTH && digest.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
+}
+
+/// What of a web URL's query says which object it is, and whether anything else is in it. What changes with every
+/// signature is left out; of what nobody knows, a digest stays, as it may tell objects apart.
+fn query_for_people(url: &::url::Url) -> (String, bool) {
+    use secrets::Parameter;
+    let mut query = ::url::form_urlencoded::Serializer::new(String::new());
+    let mut secret = false;
+    for (name, value) in url.query_pairs() {
+        let kind = if value.is_empty() {
+            Parameter::Unknown
+        } else {
+            secrets::parameter(&name)
+        };
+        if kind == Parameter::Shown {
+            query.append_pair(&name, &value);
+            continue;
+        }
+        secret = true;
+        secrets::remember(if value.is_empty() { &name } else { &value });
+        if kind == Parameter::Unknown {
+            let digest = format!("{:x}", Sha256::digest(format!("{name}={value}")));
+            let shown = format!("{DIGEST_MARK}{}", &digest[..DIGEST_LENGTH]);
+            let plain = !value.is_empty()
+                && name.len() <= 24
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphabetic() || b"_-".contains(&byte));
+            if plain {
+                query.append_pair(&name, &shown);
+            } else {
+                query.append_key_only(&shown);
+            }
+        }
+    }
+    let query = query.finish();
+    let query = if query.is_empty() {
+        query
+    } else {
+        format!("?{query}")
+    };
+    // Signed values may stand in a form of their own, encoded or not.
+    for part in url.query().unwrap_or_default().split('&') {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        if secrets::parameter(name) == Parameter::Secret {
+            secrets::remember(value);
+        }
+    }
+    (query, secret)
 }
 
 fn is_glob_char(c: char) -> bool {
@@ -352,6 +485,8 @@ mod tests {
             Location::parse("https://me:hunter2@host:8443/a/b.parquet?X-Amz-Signature=hunter2")
                 .unwrap();
         assert_eq!(web.display(), "https://host:8443/a/b.parquet");
+        assert_eq!(web.base_url, "https://host:8443/?X-Amz-Signature=hunter2");
+        assert_eq!(web.basic_auth.as_deref(), Some("bWU6aHVudGVyMg=="));
         let error = Location::parse("s3://key:hunter2@bucket/a")
             .unwrap_err()
             .to_string();
@@ -366,6 +501,64 @@ mod tests {
             !error.contains("hunter2") && error.contains("ftp://"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_url_signed_again_is_the_same_object() {
+        let shown = |query: &str| {
+            Location::parse(&format!("https://host/a.parquet?{query}"))
+                .unwrap()
+                .display()
+        };
+        let first = shown("versionId=3/4&X-Amz-Signature=abc&X-Amz-Date=1");
+        assert_eq!(first, "https://host/a.parquet?versionId=3%2F4");
+        assert_eq!(
+            first,
+            shown("X-Amz-Security-Token=t&versionId=3/4&X-Amz-Signature=def")
+        );
+        assert_ne!(first, shown("versionId=5&X-Amz-Signature=abc"));
+        // What nobody knows tells objects apart, and is not shown.
+        let unknown = shown("n=hunter2hunter2");
+        assert!(
+            !unknown.contains("hunter2") && unknown.contains("?n="),
+            "{unknown}"
+        );
+        assert_ne!(unknown, shown("n=other"));
+        let bare = shown("hunter2hunter2");
+        assert!(!bare.contains("hunter2"), "{bare}");
+    }
+
+    #[test]
+    fn a_stored_url_holds_no_secret_and_cannot_be_opened() {
+        for (url, stored) in [
+            ("https://h/a.parquet", "https://h/a.parquet"),
+            (
+                "https://h/a%20b.parquet?shard=1",
+                "https://h/a%20b.parquet?shard=1",
+            ),
+            ("s3://b/x?y/*.parquet", "s3://b/x?y/*.parquet"),
+            ("/data/[a]/x.parquet", "/data/[a]/x.parquet"),
+            ("https://h/a?sig=1", "https://h/a?credentials=REMOVED"),
+            (
+                "https://h/a?shard=1&sig=1",
+                "https://h/a?shard=1&credentials=REMOVED",
+            ),
+            ("https://u:p@h/a", "https://h/a?credentials=REMOVED"),
+            ("ftp://u:p@h/a", "ftp://h/a"),
+        ] {
+            assert_eq!(storable_url(url), stored);
+            // Storing again changes nothing.
+            assert_eq!(storable_url(stored), stored);
+        }
+        let unknown = storable_url("https://h/a?n=hunter2");
+        for url in [
+            "https://h/a?credentials=REMOVED",
+            &unknown,
+            &shown_url("https://h/a?n=hunter2"),
+        ] {
+            let error = Location::parse(url).unwrap_err();
+            assert!(matches!(error, DatasetError::RedactedUrl { .. }), "{error}");
+        }
     }
 
     #[test]

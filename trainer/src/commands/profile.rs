@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use cpu_time::ProcessTime;
 use nepa_pipeline::render::Normalize;
 use nepa_pipeline::stats::{DecoderStats, PipelineStats, Stage, StageStats};
+use nepa_pipeline::store::shown_url;
 use nepa_pipeline::{
     AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, LoaderConfig, LoaderError,
     MixingForecast,
@@ -281,7 +282,7 @@ fn measure(
     let (limiting_stage, limiting_share) = stats.limiting_stage();
     let wall = stats.wall_s.max(1e-9);
     Ok(Report {
-        urls: args.urls.clone(),
+        urls: args.urls.iter().map(|url| shown_url(url)).collect(),
         batch,
         image_size,
         decode_threads,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail, ensure};
 use candle_core::{Device, Tensor};
 use nepa_pipeline::render::Normalize;
+use nepa_pipeline::store::shown_url;
 use nepa_pipeline::{
     AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
 };
@@ -87,7 +88,8 @@ impl ImageSet {
     pub fn open(config: &DatasetConfig, runtime: &IoRuntime) -> anyhow::Result<Self> {
         let dataset = Dataset::open(config, &IoConfig::default(), runtime)?;
         show_warnings(&dataset);
-        let place = config.urls.join(", ");
+        let place: Vec<String> = config.urls.iter().map(|url| shown_url(url)).collect();
+        let place = place.join(", ");
         ensure!(dataset.num_samples() > 0, "{place}: no image to evaluate");
         Ok(Self {
             names: dataset.class_names().map(<[String]>::to_vec),
