@@ -92,13 +92,6 @@ impl Buckets {
         lock(&self.state).uploads.len()
     }
 
-    /// Removes an object, if it is there.
-    pub fn remove(&self, bucket: &str, key: &str) {
-        if let Some(objects) = lock(&self.state).buckets.get_mut(bucket) {
-            objects.remove(key);
-        }
-    }
-
     /// All keys, sorted.
     pub fn keys(&self, bucket: &str) -> Vec<String> {
         lock(&self.state)
