@@ -51,6 +51,10 @@ struct Page {
     first_row: u32,
 }
 
+/// A row group with rows without an image is read whole up to so many parts' size where its pages do not count them: then it is known how many
+/// samples it has. pyarrow leaves out the column index of long values.
+const WHOLE: u64 = 4;
+
 /// The parts of one row group; `None` where it has to be read whole.
 fn parts_of(
     info: PartInfo,
@@ -76,6 +80,9 @@ fn parts_of(
             .null_counts()?;
         Some((column, nulls_before(nulls, column, info)?))
     });
+    if info.num_absent > 0 && counted.is_none() && info.memory_bytes / WHOLE <= part_bytes {
+        return None;
+    }
     let largest = match &counted {
         Some((column, _)) => column,
         None => columns

@@ -182,11 +182,6 @@ impl S3Server {
             .map(|object| object.bytes)
     }
 
-    /// Removes an object, if it is there.
-    pub fn remove(&self, bucket: &str, key: &str) {
-        self.shared.buckets.remove(bucket, key);
-    }
-
     /// All keys of a bucket, sorted.
     pub fn keys(&self, bucket: &str) -> Vec<String> {
         self.shared.buckets.keys(bucket)

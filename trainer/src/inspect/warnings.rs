@@ -26,8 +26,9 @@ pub fn warnings(dataset: &Dataset, sample: &Sample) -> Vec<String> {
     let absent = sample.null_images + sample.path_only.0;
     if let uncounted @ 1.. = absent.saturating_sub(sample.absent_by_footers) {
         found.push(format!(
-            "{uncounted} of {rows} sampled rows hold no image and the footers do not count them, so that other images are given a second \
-             time in their place: write the shards with statistics, or leave such rows out"
+            "{uncounted} of {rows} sampled rows hold no image and the footers do not count them (of row groups that are read in parts: by \
+             pages), so that other images are given a second time in their place: leave such rows out when writing the shards, or write smaller row groups with \
+             statistics"
         ));
     }
     if let empty @ 1.. = sample.empty_images {
