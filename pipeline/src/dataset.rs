@@ -576,7 +576,7 @@ fn sources_of(config: &DatasetConfig) -> Result<Vec<MixtureSource>, DatasetError
 }
 
 /// Footers that are read at once, for each request that may be in flight later: they are small, and nothing starts before the last of them.
-pub(crate) const FOOTERS_AT_ONCE: usize = 8;
+const FOOTERS_AT_ONCE: usize = 8;
 
 /// Shards that cannot be read as images, before the first that can, after which no more are tried.
 const ODD_SHARDS: usize = 64;
