@@ -576,7 +576,7 @@ fn sources_of(config: &DatasetConfig) -> Result<Vec<MixtureSource>, DatasetError
 }
 
 /// Footers that are read at once, for each request that may be in flight later: they are small, and nothing starts before the last of them.
-pub(crate) const FOOTERS_AT_ONCE: usize = 8;
+const FOOTERS_AT_ONCE: usize = 8;
 
 /// Shards that cannot be read as images, before the first that can, after which no more are tried.
 const ODD_SHARDS: usize = 64;
@@ -786,6 +786,14 @@ fn update_text(digest: &mut Sha256, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn settings_of_older_checkpoints_are_read_and_not_written_again() {
+        let old: super::IoConfig = serde_json::from_str(r#"{"max_retries": 8}"#).unwrap();
+        assert_eq!(old.outage_s.to_bits(), 600f64.to_bits());
+        let text = serde_json::to_string(&old).unwrap();
+        assert!(!text.contains("max_retries"), "{text}");
+    }
+
     #[test]
     fn numbers_are_grouped_by_thousands() {
         for (number, shown) in [

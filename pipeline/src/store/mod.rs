@@ -47,7 +47,6 @@ pub use secrets::redact;
 pub use tables::{TableFormat, TableProblem};
 pub use url::{Location, Provider, shown_url, storable_url};
 
-use crate::dataset::FOOTERS_AT_ONCE;
 use crate::{DatasetError, IoConfig};
 
 /// A place in an object store: an object or a prefix.
@@ -287,8 +286,8 @@ fn trimmed(endpoint: &::url::Url) -> String {
 /// Timeouts and connection reuse, in the form that all builders take on top of their environment variables.
 fn client_settings(io: &IoConfig) -> Vec<(ClientConfigKey, String)> {
     let connect = seconds(io.request_timeout_s).min(Duration::from_secs(5));
-    // As many as are in flight while the footers are read: what does not fit in is closed after one request.
-    let idle = io.max_requests.max(1).saturating_mul(FOOTERS_AT_ONCE);
+    // Idle connections are not limited in number. The client opens one wherever none is idle at that moment; where it may not
+    // keep them, it opens and closes thousands while footers are read.
     vec![
         // A large answer may take its time, as long as something comes: see `http_client`.
         (ClientConfigKey::Timeout, "365days".to_owned()),
@@ -296,7 +295,6 @@ fn client_settings(io: &IoConfig) -> Vec<(ClientConfigKey, String)> {
             ClientConfigKey::ConnectTimeout,
             format!("{}ms", connect.as_millis().max(1)),
         ),
-        (ClientConfigKey::PoolMaxIdlePerHost, idle.to_string()),
         (ClientConfigKey::PoolIdleTimeout, "60s".to_owned()),
     ]
 }
