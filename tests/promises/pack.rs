@@ -304,27 +304,30 @@ fn what_a_kill_left_is_gone_on_with() {
     let num_shards = whole.len();
     assert!(num_shards >= 10, "{num_shards} shards");
 
-    // Killed again and again after one more shard.
-    let target = path("killed");
-    let url = target.to_str().unwrap();
-    let mut num_kills = 0;
-    loop {
-        let mut child = start(&folder, url, &[], 1);
-        child.kill().unwrap();
-        if child.wait().unwrap().success() {
-            break;
+    // Killed again and again after one more shard; on a busy machine a kill may come when all is done, and the next place is tried.
+    let mut num_kills = (0..20).map(|place| {
+        let target = path(&format!("killed-{place}"));
+        let mut num_kills = 0;
+        loop {
+            let mut child = start(&folder, target.to_str().unwrap(), &[], 1);
+            child.kill().unwrap();
+            if child.wait().unwrap().success() {
+                break;
+            }
+            num_kills += 1;
+            for (name, bytes) in files(&target) {
+                let is_whole = name.contains('#') || bytes == whole[&name];
+                assert!(is_whole, "{name} is another");
+            }
+            assert!(num_kills <= num_shards, "no progress");
         }
-        num_kills += 1;
-        for (name, bytes) in files(&target) {
-            assert!(
-                name.contains('#') || bytes == whole[&name],
-                "{name} is another"
-            );
-        }
-        assert!(num_kills <= num_shards, "no progress");
-    }
-    assert!(num_kills > 0, "packing was over before the kill");
-    assert!(files(&target) == whole);
+        assert!(files(&target) == whole);
+        num_kills
+    });
+    assert!(
+        num_kills.any(|count| count > 0),
+        "no kill came before the end"
+    );
 
     // Three shards and the beginning of a fourth, which others' files do not resemble.
     let target = path("left");
@@ -427,7 +430,7 @@ fn shards_of_other_images_or_options_are_not_gone_on_with() {
 fn in_a_bucket_a_kill_and_signals_are_gone_on_from() {
     let scratch = tempfile::tempdir().unwrap();
     let (folder, target) = (scratch.path().join("photos"), scratch.path().join("packed"));
-    photos(&folder, 120);
+    photos(&folder, 250);
     packed(&folder, target.to_str().unwrap(), &SMALL);
     let local = files(&target);
     let server = S3Server::start_with(Options {
