@@ -174,6 +174,11 @@ impl S3Server {
         self.shared.buckets.put(bucket, key, bytes.into());
     }
 
+    /// Takes an object away.
+    pub fn remove(&self, bucket: &str, key: &str) {
+        self.shared.buckets.remove(bucket, key);
+    }
+
     /// An object's bytes.
     pub fn get(&self, bucket: &str, key: &str) -> Option<Bytes> {
         self.shared
