@@ -163,7 +163,7 @@ fn a_grid_of_nothing_says_why() {
         "a.parquet, row group 0, row 0: the JPEG is truncated",
     ];
     assert_says(&refused(), &parts);
-    write_images(&shard, vec![None; 3]);
+    write_images(&shard, vec![Some(Vec::new()); 3]);
     assert_says(&refused(), &["--grid: the sample of 3 rows holds no image"]);
     write_images(&shard, (0..3).map(|number| Some(jpeg(number))).collect());
     let mut bytes = std::fs::read(&shard).unwrap();
