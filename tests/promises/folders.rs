@@ -578,7 +578,7 @@ fn the_program_warns_and_can_be_strict() {
             .output()
             .unwrap(),
     );
-    assert_says(&other, &["data set (fingerprint)"]);
+    assert_says(&other, &["with another data set", "train-0.parquet"]);
     std::fs::remove_dir_all(&out).unwrap();
     succeed(&mut pretrain("1", &["--split", "train", "--strict"]));
     let train = data.join("train");
