@@ -683,8 +683,8 @@ fn opened_source(
     let named = |shard: &&Shard| shard.mapping.class_names.is_some();
     let naming = shards.iter().find(named);
     for shard in &shards[1..] {
-        let first = same_mapping(&shards[0], shard);
-        first.map_err(|error| without_few(error, &shards[0], shards, readers))?;
+        let same = same_mapping(&shards[0], shard);
+        same.map_err(|error| without_few(error, &shards[0], shards, readers))?;
         if let Some(naming) = naming {
             let named = same_mapping(naming, shard);
             named.map_err(|error| without_few(error, naming, shards, readers))?;
