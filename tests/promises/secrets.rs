@@ -110,18 +110,17 @@ fn whole_life(folder: &Path, data: &str, out: &str, environment: &[(&str, &str)]
     ];
     run(with(&pretrain).args(["--max-steps", "6"]), true);
     run(with(&pretrain).arg("--resume"), true);
-    run(
-        &mut with(&[
-            "profile",
-            data,
-            "--seconds",
-            "0.1",
-            "--batch",
-            "8",
-            "--json",
-        ]),
-        true,
-    );
+    let measured = folder.join("profile.json");
+    let profile = [
+        "profile",
+        data,
+        "--seconds",
+        "0.1",
+        "--batch",
+        "8",
+        "--json",
+    ];
+    run(with(&profile).arg(measured), true);
     let report = folder.join("report");
     let report = report.to_str().unwrap();
     run(

@@ -308,6 +308,7 @@ fn cut_parameters(text: &str) -> String {
         if let Some((name, value)) = rest[..end].split_once('=')
             && parameter(name) == Parameter::Secret
             && !value.is_empty()
+            && !super::url::was_removed(name, value)
         {
             result.push_str(name);
             result.push('=');

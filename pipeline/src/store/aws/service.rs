@@ -415,10 +415,10 @@ struct Client {
 impl Client {
     /// For a service of this machine: no proxy stands between.
     fn near(service: String, options: &StoreOptions) -> Result<Self, CredentialError> {
-        // A proxy that no host is reached through takes the place of the environment's.
+        // A proxy that neither names nor addresses are reached through takes the place of the environment's.
         let http = ClientOptions::new()
             .with_proxy_url("http://127.0.0.1:1")
-            .with_proxy_excludes("*");
+            .with_proxy_excludes("*,0.0.0.0/0,::/0");
         Self::new(
             service,
             http.with_connect_timeout(Duration::from_secs(2)),
