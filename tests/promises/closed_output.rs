@@ -80,9 +80,9 @@ fn commands_end_quietly_or_do_all_that_they_were_asked() {
         let (train, val) = (scenes.join("train-*.parquet"), scenes.join("val-*.parquet"));
         let mut pretrain = command(&["pretrain"], &[&tiny_recipe()]);
         pretrain.arg("--data").arg(&train).arg("--out").arg(&run);
-        pretrain.args(["--set", "train.steps=3"]);
+        pretrain.args(["--set", "train.steps=5"]);
         done(&mut pretrain, &run.join("metrics.jsonl"), "pretrain");
-        assert_eq!(timeless_metrics(&run.join("metrics.jsonl")).len(), 3);
+        assert_eq!(timeless_metrics(&run.join("metrics.jsonl")).len(), 5);
         let exported = path("exported");
         let checkpoint = newest_checkpoint(&run);
         done(
@@ -95,8 +95,9 @@ fn commands_end_quietly_or_do_all_that_they_were_asked() {
         let json = path("eval.json");
         let _ = std::fs::remove_file(&json);
         done(eval.arg("--json").arg(&json), &json, "eval");
-        let mut report = command(&["report"], &[&run, &path("report")]);
-        done(report.args(["--maps", "0"]), &path("report"), "report");
+        let mut report = command(&["report"], &[&run]);
+        report.arg("--out").arg(path("report"));
+        done(&mut report, &path("report/report.md"), "report");
 
         // What does nothing but say ends as the system would end it.
         let mut profile = command(&["profile"], &[&scenes]);
