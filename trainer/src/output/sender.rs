@@ -20,6 +20,7 @@ use super::spool::remove_folder;
 use super::upload::{Body, Persistence, Upload, within};
 use super::{CHECKPOINTS, CheckpointName, parse_folder_name};
 use crate::checkpoint::MANIFEST;
+use crate::signals::received;
 
 /// Checkpoints that may wait beside the one that is being sent.
 const MOST_WAITING: usize = 1;
@@ -145,9 +146,10 @@ impl Sender {
             while state.num_checkpoints() >= MOST_WAITING
                 && state.failing.is_none()
                 && state.unsent.is_none()
-                && let Some(left) = deadline.checked_duration_since(Instant::now())
+                && received().is_none()
+                && Instant::now() < deadline
             {
-                state = shared.wait(state, left);
+                state = shared.wait(state, Duration::from_millis(50));
             }
             while state.num_checkpoints() >= MOST_WAITING {
                 let is_checkpoint = |job: &Job| job.step.is_some();

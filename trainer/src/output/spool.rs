@@ -35,12 +35,11 @@ impl Spool {
         run: &str,
     ) -> Result<Self, CheckpointError> {
         let base = base(chosen)?;
-        let shown = url
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-            .collect::<String>();
-        let shown = &shown[shown.len().saturating_sub(SHOWN)..];
-        let name = format!("{}-{}", shown.trim_matches('-'), &run[..run.len().min(12)]);
+        let words = url.split(|c: char| !c.is_ascii_alphanumeric());
+        let words = words.filter(|word| !word.is_empty()).collect::<Vec<_>>();
+        let shown = words.join("-");
+        let shown = shown[shown.len().saturating_sub(SHOWN)..].trim_matches('-');
+        let name = format!("{shown}-{}", run.get(..12).unwrap_or(run));
         let origin = Origin {
             url: url.to_owned(),
             run: run.to_owned(),
