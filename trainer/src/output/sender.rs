@@ -20,11 +20,14 @@ use super::spool::remove_folder;
 use super::upload::{Body, Persistence, Upload, within};
 use super::{CHECKPOINTS, CheckpointName, parse_folder_name};
 use crate::checkpoint::MANIFEST;
+use crate::signals::received;
 
 /// Checkpoints that may wait beside the one that is being sent.
 const MOST_WAITING: usize = 1;
 /// How long a save waits for room where the store takes what it is given.
 const ROOM_WITHIN: Duration = Duration::from_secs(5);
+/// Who waits looks so often whether it is to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A failure that lasts so long is told, ...
 const TOLD_AFTER: Duration = Duration::from_secs(1);
 /// ... then at this distance for a minute, and then at the larger one.
@@ -145,9 +148,11 @@ impl Sender {
             while state.num_checkpoints() >= MOST_WAITING
                 && state.failing.is_none()
                 && state.unsent.is_none()
+                // Whoever is to stop has no time for it.
+                && received().is_none()
                 && let Some(left) = deadline.checked_duration_since(Instant::now())
             {
-                state = shared.wait(state, left);
+                state = shared.wait(state, left.min(LOOK_EVERY));
             }
             while state.num_checkpoints() >= MOST_WAITING {
                 let is_checkpoint = |job: &Job| job.step.is_some();
@@ -205,7 +210,7 @@ impl Sender {
                 }
             }
             let state = shared.state();
-            drop(shared.wait(state, Duration::from_millis(50)));
+            drop(shared.wait(state, LOOK_EVERY));
         }
         let mut state = shared.state();
         if let Some(unsent) = state.unsent.take() {
