@@ -210,6 +210,7 @@ impl Run {
             .args(arguments)
             .envs(self.env.iter().cloned())
             .env("HOME", &home)
+            .env("XDG_STATE_HOME", home.join("state"))
             .env("TMPDIR", temporary)
             .stdin(Stdio::null())
             .stdout(stdout)

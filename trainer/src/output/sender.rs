@@ -26,6 +26,8 @@ use crate::signals::received;
 const MOST_WAITING: usize = 1;
 /// How long a save waits for room where the store takes what it is given.
 const ROOM_WITHIN: Duration = Duration::from_secs(5);
+/// Who waits looks so often whether it is to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A failure that lasts so long is told, ...
 const TOLD_AFTER: Duration = Duration::from_secs(1);
 /// ... then at this distance for a minute, and then at the larger one.
@@ -149,7 +151,7 @@ impl Sender {
                 && received().is_none()
                 && Instant::now() < deadline
             {
-                state = shared.wait(state, Duration::from_millis(50));
+                state = shared.wait(state, LOOK_EVERY);
             }
             while state.num_checkpoints() >= MOST_WAITING {
                 let is_checkpoint = |job: &Job| job.step.is_some();
@@ -207,7 +209,7 @@ impl Sender {
                 }
             }
             let state = shared.state();
-            drop(shared.wait(state, Duration::from_millis(50)));
+            drop(shared.wait(state, LOOK_EVERY));
         }
         let mut state = shared.state();
         if let Some(unsent) = state.unsent.take() {
