@@ -246,7 +246,7 @@ fn a_struct_that_differs_from_the_mapping_is_refused() {
         SchemaError::BatchColumnType { .. }
     ));
     assert!(matches!(
-        refused(image_struct(path.clone(), path, None)),
+        refused(image_struct(path.clone(), path.clone(), None)),
         SchemaError::BatchColumnType { .. }
     ));
     let alone = Fields::from(vec![Field::new("path", DataType::Utf8, true)]);
