@@ -252,6 +252,9 @@ fn credentials_are_found_where_amazons_tools_find_them() {
     assert!(!token.contains("old-"), "{token}");
 }
 
+/// What is set, and what is expected.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
 #[test]
 fn what_cannot_be_got_is_told_with_its_place() {
     let place = Place::new(
@@ -267,7 +270,7 @@ fn what_cannot_be_got_is_told_with_its_place() {
         )
     });
     let url = refusing.url();
-    let cases: &[(&[(&str, &str)], &[&str])] = &[
+    let cases: &[Case<'_>] = &[
         (
             &[("AWS_PROFILE", "broken")],
             &["\"broken\"", "credential_process", "exit status: 3", "who?"],
@@ -480,7 +483,7 @@ fn endpoints_are_taken_as_people_write_them() {
             3
         );
     }
-    let web = WebServer::of_object(flat_shard(3).to_vec(), |_| true);
+    let web = WebServer::of_object(flat_shard(3), |_| true);
     for url in [web.url(), web.address()] {
         let google = [
             ("GOOGLE_BASE_URL", url.as_str()),
@@ -535,7 +538,7 @@ fn endpoints_are_taken_as_people_write_them() {
 #[test]
 fn a_web_url_with_a_user_shows_it_to_the_server_only() {
     // user:pass word
-    let web = WebServer::of_object(flat_shard(3).to_vec(), |request| {
+    let web = WebServer::of_object(flat_shard(3), |request| {
         request.header("authorization") == Some("Basic dXNlcjpwYXNzIHdvcmQ=")
     });
     let url = format!("http://user:pass%20word@{}/x.parquet", web.address());
@@ -583,7 +586,7 @@ fn the_bucket_in_the_host_with_an_endpoint_of_ones_own() {
 #[test]
 fn a_socks_proxy_is_gone_through() {
     use std::io::{Read, Write};
-    let web = WebServer::of_object(flat_shard(3).to_vec(), |_| true);
+    let web = WebServer::of_object(flat_shard(3), |_| true);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = format!("socks5h://{}", listener.local_addr().unwrap());
     let (seen, to) = (Arc::new(Mutex::new(String::new())), web.address());

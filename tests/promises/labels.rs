@@ -298,7 +298,7 @@ fn rows_without_a_label_are_left_out_and_counted() {
     let number = std::cell::Cell::new(0u32);
     let every_second = |class: u32, none: Option<i64>| {
         number.set(number.get() + 1);
-        if number.get() % 2 == 0 {
+        if number.get().is_multiple_of(2) {
             none
         } else {
             Some(i64::from(class))

@@ -49,7 +49,7 @@ impl Place {
         for setting in settings {
             command.args(["--set", setting]);
         }
-        let spool = format!("checkpoint.spool_dir={:?}", self.path("spool"));
+        let spool = format!("checkpoint.spool_dir=\"{}\"", self.path("spool").display());
         command.args(["--set", &spool]);
         command
     }

@@ -15,7 +15,7 @@ const HIDDEN_IN_BASE64: [&str; 3] = ["SGlkZGVuN0hpZGRl", "hpZGRlbjdIaWRkZW", "Ia
 
 fn shard() -> Vec<u8> {
     let rows = (0..40).map(|n| (Some(jpeg(n)), Some(format!("{n}.jpg")), i64::from(n % 2)));
-    labelled_shard([rows.collect::<Vec<_>>()]).to_vec()
+    labelled_shard([rows.collect::<Vec<_>>()])
 }
 
 /// Panics where `bytes` hold a secret, in UTF-8, base64 or percent-encoding.
@@ -330,6 +330,9 @@ fn no_secret_of_a_web_url_is_said_or_left_behind() {
 }
 
 /// A server that repeats all that it was sent, at stores of every kind; and proxies.
+/// A URL, and the settings of each command.
+type Case<'a> = (&'a str, &'a [&'a [(&'a str, &'a str)]]);
+
 #[test]
 fn what_a_server_repeats_is_not_passed_on() {
     let echo = WebServer::start(|request| {
@@ -358,7 +361,7 @@ fn what_a_server_repeats_is_not_passed_on() {
         ("AWS_SECRET_ACCESS_KEY", &secret),
         ("AWS_SESSION_TOKEN", &secret),
     ];
-    let cases: &[(&str, &[&[(&str, &str)]])] = &[
+    let cases: &[Case<'_>] = &[
         ("s3://bucket/x.parquet", &[&aws]),
         ("s3://bucket/prefix/", &[&aws]),
         (

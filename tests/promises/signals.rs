@@ -50,7 +50,7 @@ impl Place {
         let recipe = tiny_recipe();
         let mut command = self.command(&["pretrain", recipe.to_str().unwrap()]);
         command.args(["--data", data, "--out", out]);
-        let spool = format!("checkpoint.spool_dir={:?}", self.path("spool"));
+        let spool = format!("checkpoint.spool_dir=\"{}\"", self.path("spool").display());
         command.args(["--set", &spool]);
         for setting in settings {
             command.args(["--set", setting]);

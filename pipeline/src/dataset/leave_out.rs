@@ -184,7 +184,7 @@ mod tests {
             (
                 vec!["s/a.parquet", "s/b.parquet"],
                 vec!["s/c.parquet"],
-                Some("s/{a,b}.parquet"),
+                Some("s/{a.parquet,b.parquet}"),
             ),
             (
                 vec!["s/x/train-0.parquet", "s/train-1.parquet"],

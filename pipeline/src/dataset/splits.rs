@@ -100,8 +100,8 @@ pub(super) fn select(urls: &[&str], wanted: &str) -> Result<Vec<bool>, DatasetEr
         found = urls.iter().map(|url| innermost(&signs(url))).collect();
     }
     let chosen = if let Some(split) = split_named(&wanted_word) {
-        let is_chosen = |found: &Option<&str>| *found == Some(split);
-        found.iter().map(is_chosen).collect::<Vec<_>>()
+        let chosen = found.iter().map(|found| *found == Some(split));
+        chosen.collect::<Vec<_>>()
     } else {
         let root = common_root(urls);
         let named = |url: &&str| {

@@ -59,7 +59,7 @@ fn matcher(glob: &str) -> Result<GlobMatcher, globset::Error> {
 
 /// Whether `glob` matches `name` for its first character, not by a wildcard.
 fn spells(glob: &GlobMatcher, name: &str) -> bool {
-    let other = format!("\u{fffd}{}", &name[1..]);
+    let other = format!("\u{1}{}", &name[1..]);
     glob.is_match(name) && !glob.is_match(other)
 }
 
