@@ -244,10 +244,8 @@ pub(crate) struct Started {
 impl Started {
     /// Steps done so far, as the trace shows.
     pub(crate) fn steps(&self) -> usize {
-        let lines = std::fs::read(&self.trace).map_or(0, |bytes| {
-            bytes.iter().filter(|byte| **byte == b'\n').count()
-        });
-        lines / 8
+        let trace = std::fs::read_to_string(&self.trace).unwrap_or_default();
+        trace.matches('\n').count() / 8
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {

@@ -1,4 +1,5 @@
 //! Two processes on one output: one of them runs, the other is told, and nothing that either saved is lost.
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use nepa_tests::program::assert_says;
@@ -48,7 +49,7 @@ fn of_two_that_resume_at_once_one_goes_on() {
     println!("{said:#?}");
     let goes_on = status
         .iter()
-        .position(|status| status.success())
+        .position(ExitStatus::success)
         .unwrap_or_else(|| panic!("{said:#?}"));
     assert_eq!(status[1 - goes_on].code(), Some(1), "{said:#?}");
     assert_says(&said[1 - goes_on], &[run.out(), "process"]);
