@@ -565,6 +565,10 @@ impl Output {
             .await
         };
         let _ = run.remote.runtime.block_on(release);
+        if sent.is_ok() {
+            // What an earlier process left beside the newest checkpoint is older than what is there now.
+            remove_folder(&spool.folder);
+        }
         drop(spool);
         sent.map_err(|unsent| self.unsent(unsent))
     }

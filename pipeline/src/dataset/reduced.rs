@@ -37,7 +37,7 @@ impl Columns {
             fields.extend(all.iter().cloned());
         } else {
             for (root, leaves) in roots.iter().zip(&mut leaves) {
-                fields.push(field(parquet, root.name(), leaves));
+                fields.push(field(root, leaves));
             }
         }
         let metadata = key_values(parquet, file.file_metadata().key_value_metadata());
@@ -186,13 +186,22 @@ fn types(parquet: &SchemaDescriptor, mask: ProjectionMask) -> Result<Fields> {
 }
 
 /// The type of one top-level column, without those of its `leaves` that cannot be read, which are taken out.
-fn field(parquet: &SchemaDescriptor, name: &str, leaves: &mut Vec<usize>) -> FieldRef {
+fn field(root: &TypePtr, leaves: &mut Vec<usize>) -> FieldRef {
+    let name = root.name();
+    let first = leaves.first().copied().unwrap_or(0);
+    // Without all others, as types are read together, and another one may be at fault.
     let of = |leaves: &[usize]| {
-        let fields = types(
-            parquet,
-            ProjectionMask::leaves(parquet, leaves.iter().copied()),
-        )?;
         let nothing = || ParquetError::General("it has no fields".into());
+        let mut pruning = Pruning {
+            wanted: leaves,
+            as_binary: Vec::new(),
+            next_leaf: first,
+            kept: Vec::new(),
+        };
+        let root = pruning.prune(root)?.ok_or_else(nothing)?;
+        let alone = Type::group_type_builder("schema").with_fields(vec![root]);
+        let alone = SchemaDescriptor::new(Arc::new(alone.build()?));
+        let fields = types(&alone, ProjectionMask::all())?;
         fields.first().cloned().ok_or_else(nothing)
     };
     let why = match of(leaves) {

@@ -94,7 +94,18 @@ const EXPIRED: [&str; 6] = [
 impl HttpService for Renewing {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let again = request.clone();
-        let response = self.client.execute(request).await?;
+        let response = match self.client.execute(request).await {
+            Ok(response) => response,
+            // A store that refuses credentials may close the connection before it has read what is sent, and then its answer
+            // is lost.
+            Err(error) if again.body().content_length() > 0 => {
+                return match self.signed_again(again, true).await {
+                    Some(again) => self.client.execute(again).await,
+                    None => Err(error),
+                };
+            }
+            Err(error) => return Err(error),
+        };
         if !matches!(
             response.status(),
             StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
@@ -109,7 +120,7 @@ impl HttpService for Renewing {
             .iter()
             .any(|code| text.contains(&format!("<Code>{code}")))
             || (again.method() == Method::HEAD && parts.status == StatusCode::BAD_REQUEST);
-        if expired && let Some(again) = self.signed_again(again).await {
+        if expired && let Some(again) = self.signed_again(again, false).await {
             return self.client.execute(again).await;
         }
         Ok(HttpResponse::from_parts(parts, body.into()))
@@ -118,7 +129,11 @@ impl HttpService for Renewing {
 
 impl Renewing {
     /// The request with a signature by other credentials, if there are any.
-    async fn signed_again(&self, mut request: HttpRequest) -> Option<HttpRequest> {
+    async fn signed_again(
+        &self,
+        mut request: HttpRequest,
+        is_guessed: bool,
+    ) -> Option<HttpRequest> {
         let headers = request.headers_mut();
         // S3 Express has tokens of its own, which the store renews.
         if headers.contains_key("x-amz-s3session-token") {
@@ -133,7 +148,7 @@ impl Renewing {
         let (id, _date, region, service) =
             (scope.next()?, scope.next()?, scope.next()?, scope.next()?);
         let token = token.as_ref().and_then(|token| token.to_str().ok());
-        let credential = self.lender.renewed(id, token).await?;
+        let credential = self.lender.renewed(id, token, is_guessed).await?;
         let digest = from_hex(digest.as_bytes());
         // What is no digest says that the body is not signed.
         let signer =

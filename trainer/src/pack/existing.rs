@@ -47,6 +47,9 @@ pub fn existing_shards(
         .block_on(async move { store.list(Some(&path)).try_collect::<Vec<_>>().await })
         .map_err(failed(Action::List))?;
     let is_shard = |name: &&str| {
+        let Some(name) = name.strip_suffix(".parquet") else {
+            return false;
+        };
         let mut rests = splits
             .iter()
             .filter_map(|split| name.strip_prefix(split.as_str()));

@@ -47,12 +47,12 @@ pub(in crate::store) struct Lender {
     fetching: tokio::sync::Mutex<Fetching>,
 }
 
-/// When credentials were fetched last.
+/// When credentials were asked for last.
 #[derive(Debug, Default)]
 struct Fetching {
-    /// Because they expire soon.
-    due: Option<Instant>,
-    /// Because the store refused them.
+    /// Because they expire soon, and in vain.
+    failed: Option<Instant>,
+    /// Because the store refused them, or may have.
     refused: Option<Instant>,
 }
 
@@ -108,14 +108,14 @@ impl Lender {
         let old = self.held();
         if let Some(held) = &old
             && (!is_due(held)
-                || (is_good(held) && last.due.is_some_and(|at| at.elapsed() < ASK_AGAIN_AFTER)))
+                || (is_good(held) && last.failed.is_some_and(|at| at.elapsed() < ASK_AGAIN_AFTER)))
         {
             return Ok(Arc::clone(&held.lent.credential));
         }
-        last.due = Some(Instant::now());
         match (self.fetch().await, old) {
             (Ok(credential), _) => Ok(credential),
             (Err(error), Some(held)) if is_good(&held) => {
+                last.failed = Some(Instant::now());
                 let error = crate::store::full_text(&error);
                 tracing::warn!(
                     "the credentials cannot be renewed yet, the old ones are still good: {error}"
@@ -126,11 +126,13 @@ impl Lender {
         }
     }
 
-    /// Other credentials than those that the store has refused as expired; `None` if there are none.
+    /// Other credentials than those that the store has refused, as it says or, if it `is_guessed`, as it may have; `None` if
+    /// there are none.
     pub(in crate::store) async fn renewed(
         &self,
         refused_id: &str,
         refused_token: Option<&str>,
+        is_guessed: bool,
     ) -> Option<Arc<AwsCredential>> {
         let is_other = |credential: &AwsCredential| {
             credential.key_id != refused_id || credential.token.as_deref() != refused_token
@@ -145,7 +147,9 @@ impl Lender {
         }
         last.refused = Some(Instant::now());
         let fetched = self.fetch().await;
-        if let Err(error) = &fetched {
+        if let Err(error) = &fetched
+            && !is_guessed
+        {
             let error = crate::store::full_text(error);
             tracing::warn!(
                 "the store says that the credentials have expired, and there are no others: {error}"
@@ -153,7 +157,7 @@ impl Lender {
         }
         let renewed = fetched.ok().filter(|fetched| is_other(fetched));
         if renewed.is_some() {
-            tracing::info!("the store says that the credentials have expired; they were renewed");
+            tracing::info!("the credentials have expired and were renewed");
         }
         renewed
     }
