@@ -118,19 +118,19 @@ impl Denial {
     fn remedy(self, action: Action) -> &'static str {
         match (self, action) {
             (Self::Unknown, Action::Read) => {
-                "check the credentials (are they of this endpoint? expired?) and that they may read it (s3:GetObject); \
-                 where they may not list the bucket (s3:ListBucket), a name that does not exist is refused, too"
+                "check the credentials (are they of this endpoint? expired?) and that they may read it (on S3 s3:GetObject); \
+                 where they may not list the bucket (on S3 s3:ListBucket), a name that does not exist is refused, too"
             }
             (Self::Unknown, Action::Write) => {
-                "check the credentials (are they of this endpoint? expired?) and that they may write there (s3:PutObject)"
+                "check the credentials (are they of this endpoint? expired?) and that they may write there (on S3 s3:PutObject)"
             }
             (Self::Unknown, Action::List) => {
                 "check the credentials (are they of this endpoint? expired?) and that they may list the bucket \
-                 (s3:ListBucket); single files can be named without that"
+                 (on S3 s3:ListBucket); single files can be named without that"
             }
             (Self::Unknown, Action::Delete) => {
                 "check the credentials (are they of this endpoint? expired?) and that they may delete there \
-                 (s3:DeleteObject)"
+                 (on S3 s3:DeleteObject)"
             }
             (Self::Key, _) => {
                 "the key or its secret is wrong, or of another endpoint or account: check the credentials"

@@ -67,11 +67,12 @@ impl fmt::Display for DatasetWarning {
                     .iter()
                     .map(|(split, count)| format!("{split} ({count})"));
                 let shown = shown.collect::<Vec<_>>().join(", ");
+                let train = splits.iter().find(|(split, _)| split == "train");
                 write!(
                     f,
                     "shards of several splits are read together: {shown}, below {below}; to read one, set --split {} \
                      (data.split in a recipe), or give a glob such as 'URL/train-*.parquet'",
-                    splits[0].0
+                    train.unwrap_or(&splits[0]).0
                 )
             }
             Self::Copies {
