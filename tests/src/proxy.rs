@@ -482,41 +482,41 @@ mod tests {
     #[test]
     fn each_bucket_has_its_own_line() {
         let server = S3Server::start();
-        let proxy = Proxy::before(&server.endpoint(), &["a", "b"]);
+        let proxy = Proxy::before(&server.endpoint(), &["aaa", "bbb"]);
         // Unsigned, so refused; but by the server.
         let passes =
             |bucket| ask(&proxy, bucket).is_ok_and(|answer| answer.starts_with("HTTP/1.1 403"));
-        assert!(passes("a") && passes("b") && passes("c"));
-        proxy.set(&["a"], Line::Cut);
-        assert_eq!(ask(&proxy, "a").unwrap_or_default(), "");
-        assert!(passes("b"));
-        proxy.set(&["a"], Line::Frozen);
-        assert!(ask(&proxy, "a").is_err() && passes("b"));
-        proxy.set(&["a"], Line::Status(503));
-        assert!(ask(&proxy, "a").is_err() && passes("b"));
-        proxy.set(&["a"], Line::CutAfter(12));
-        assert_eq!(ask(&proxy, "a").unwrap(), "HTTP/1.1 403");
-        proxy.set(&["a"], Line::Open);
-        assert!(passes("a"));
-        proxy.set_at("GET", "b/k", &["a", "b"], Line::Cut);
-        assert!(passes("a") && !passes("b") && !passes("a"));
-        proxy.set(&["a", "b"], Line::Open);
+        assert!(passes("aaa") && passes("bbb") && passes("ccc"));
+        proxy.set(&["aaa"], Line::Cut);
+        assert_eq!(ask(&proxy, "aaa").unwrap_or_default(), "");
+        assert!(passes("bbb"));
+        proxy.set(&["aaa"], Line::Frozen);
+        assert!(ask(&proxy, "aaa").is_err() && passes("bbb"));
+        proxy.set(&["aaa"], Line::Status(503));
+        assert!(ask(&proxy, "aaa").is_err() && passes("bbb"));
+        proxy.set(&["aaa"], Line::CutAfter(12));
+        assert_eq!(ask(&proxy, "aaa").unwrap(), "HTTP/1.1 403");
+        proxy.set(&["aaa"], Line::Open);
+        assert!(passes("aaa"));
+        proxy.set_at("GET", "bbb/k", &["aaa", "bbb"], Line::Cut);
+        assert!(passes("aaa") && !passes("bbb") && !passes("aaa"));
+        proxy.set(&["aaa", "bbb"], Line::Open);
         proxy.refuse(true);
         std::thread::sleep(Duration::from_millis(50));
-        let refused = ask(&proxy, "a").unwrap_err();
+        let refused = ask(&proxy, "aaa").unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
         proxy.refuse(false);
         std::thread::sleep(Duration::from_millis(50));
-        assert!(passes("a"));
-        assert_eq!(proxy.log()[0], "GET /a/key");
+        assert!(passes("aaa"));
+        assert_eq!(proxy.log()[0], "GET /aaa/key");
     }
 
     #[test]
     fn a_slow_line_is_slow_both_ways() {
         let server = S3Server::start();
-        server.put("a", "key", vec![0; 40_000]);
-        let proxy = Proxy::before(&server.endpoint(), &["a"]);
-        proxy.throttle("a", Some(200e3), Some(100e3));
+        server.put("aaa", "key", vec![0; 40_000]);
+        let proxy = Proxy::before(&server.endpoint(), &["aaa"]);
+        proxy.throttle("aaa", Some(200e3), Some(100e3));
         let options = server.env().into_iter().map(|(name, value)| match name {
             "AWS_ENDPOINT_URL" => (name, proxy.endpoint()),
             _ => (name, value),
@@ -525,7 +525,7 @@ mod tests {
             store_options: nepa_pipeline::StoreOptions::new(options),
             ..nepa_pipeline::IoConfig::default()
         };
-        let place = nepa_pipeline::open_url("s3://a/key", &io).unwrap();
+        let place = nepa_pipeline::open_url("s3://aaa/key", &io).unwrap();
         let runtime = nepa_pipeline::IoRuntime::new(1).unwrap();
         let timed = |put: bool| {
             let (store, path, since) = (place.store.clone(), place.path.clone(), Instant::now());
@@ -539,8 +539,8 @@ mod tests {
             });
             since.elapsed().as_secs_f64()
         };
-        assert!((0.35..1.5).contains(&timed(false)));
-        assert!((0.45..1.5).contains(&timed(true)));
-        assert_eq!(server.get("a", "key").unwrap().len(), 100_000);
+        assert!(timed(false) > 0.35);
+        assert!(timed(true) > 0.45);
+        assert_eq!(server.get("aaa", "key").unwrap().len(), 100_000);
     }
 }
