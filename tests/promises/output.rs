@@ -2,6 +2,7 @@
 //! run that nobody disturbed.
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use nepa_tests::program::{
@@ -122,7 +123,16 @@ fn start(command: &mut Command) -> Child {
 
 #[track_caller]
 fn end_with(child: Child, code: i32) -> Output {
+    // One that never ends is killed, and so has another code.
+    let (ended, ends) = mpsc::channel::<()>();
+    let id = child.id().to_string();
+    std::thread::spawn(move || {
+        if ends.recv_timeout(Duration::from_mins(1)) == Err(RecvTimeoutError::Timeout) {
+            let _ = Command::new("kill").args(["-KILL", &id]).status();
+        }
+    });
     let output = child.wait_with_output().unwrap();
+    drop(ended);
     assert_eq!(output.status.code(), Some(code), "{}", text(&output));
     output
 }
