@@ -78,22 +78,6 @@ pub fn opened_libraries(maps: &str) -> BTreeMap<&'static str, String> {
     opened
 }
 
-/// Most TFLOP/s of dense products in bf16, from NVIDIA's data sheets; none for a device that is not
-/// in this list.
-pub fn peak_tflops(device: &str) -> Option<f64> {
-    let is = |part: &str| device.contains(part);
-    // The PCIe forms are other chips at other clocks.
-    if is("PCIe") && !is("A100") || is("NVL") {
-        None
-    } else if is("H100") || is("H200") {
-        Some(989.0)
-    } else if is("A100") {
-        Some(312.0)
-    } else {
-        None
-    }
-}
-
 /// The norm of the difference over the norm, which counts as at least `least`: two values that
 /// should be nothing differ by nothing, however they differ by their own size.
 pub fn relative(found: &[f32], expected: &[f32], least: f64) -> f64 {
@@ -132,21 +116,6 @@ mod tests {
             ),
         ];
         assert_eq!(found, expected.map(|(name, path)| (name, path.to_owned())));
-    }
-
-    #[test]
-    fn a_peak_is_known_by_name_or_not_at_all() {
-        for (name, peak) in [
-            ("NVIDIA H200", Some(989.0)),
-            ("NVIDIA H100 80GB HBM3", Some(989.0)),
-            ("NVIDIA A100-SXM4-40GB", Some(312.0)),
-            ("NVIDIA A100-PCIE-40GB", Some(312.0)),
-            ("NVIDIA H100 PCIe", None),
-            ("NVIDIA H200 NVL", None),
-            ("stand-in for a GPU", None),
-        ] {
-            assert_eq!(peak_tflops(name), peak, "{name}");
-        }
     }
 
     #[test]

@@ -225,6 +225,22 @@ impl NepaConfig {
         self.patches_per_side() * self.patches_per_side()
     }
 
+    /// Operations (FLOPs) of training on one image: two for each multiply-add of a product, three
+    /// times for forward and backward. Attention counts half where it is causal, the patch embedding
+    /// twice, as images take no gradient. Norms, softmax and the optimiser are left out.
+    pub fn training_flops_per_image(&self) -> f64 {
+        let (d, mlp, p) = (
+            self.hidden_size as f64,
+            self.intermediate_size as f64,
+            self.num_patches() as f64,
+        );
+        let mlp_products = if self.use_gated_mlp { 3.0 } else { 2.0 };
+        let seen = if self.is_causal { p / 2.0 } else { p };
+        let block = 2.0 * (4.0 * d * d + mlp_products * d * mlp) + 4.0 * seen * d;
+        let patch_values = (self.num_channels * self.patch_size * self.patch_size) as f64;
+        p * (3.0 * self.num_hidden_layers as f64 * block + 2.0 * 2.0 * d * patch_values)
+    }
+
     /// Checks that the values fit each other and that nothing is asked for that is not done here.
     pub fn validate(&self) -> Result<(), ModelError> {
         let check = |holds: bool, key: &'static str, value: &dyn std::fmt::Display, rule: &str| {

@@ -6,7 +6,7 @@ use candle_core::Device;
 use nepa_pipeline::device::EngineConfig;
 use nepa_pipeline::stats::{DecoderStats, PipelineStats};
 use nepa_pipeline::{
-    Dataset, HostBatch, Loader, LoaderConfig, LoaderError, LoaderState, SampleRecord,
+    Dataset, EpochReport, HostBatch, Loader, LoaderConfig, LoaderError, LoaderState, SampleRecord,
 };
 
 #[cfg(feature = "cuda")]
@@ -90,6 +90,15 @@ impl Batches {
             Self::Host(loader) => loader.stats(),
             #[cfg(feature = "cuda")]
             Self::Cuda(batches) => batches.stats(),
+        }
+    }
+
+    /// What became of the samples of the last epoch that ended.
+    pub fn last_epoch(&self) -> Option<&EpochReport> {
+        match self {
+            Self::Host(loader) => loader.last_epoch(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(batches) => batches.last_epoch(),
         }
     }
 

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::recipe::Precision;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
@@ -142,6 +143,52 @@ fn open_cuda(choice: DeviceChoice, _ordinal: usize) -> Result<Device, DeviceErro
     Err(DeviceError::NoFeature { choice })
 }
 
+/// Most TFLOP/s of dense products in bf16, from NVIDIA's data sheets; none for a device that is not
+/// in this list.
+pub fn peak_tflops(device: &str) -> Option<f64> {
+    let is = |part: &str| device.contains(part);
+    // The PCIe forms are other chips at other clocks.
+    if is("PCIe") && !is("A100") || is("NVL") {
+        None
+    } else if is("H100") || is("H200") {
+        Some(989.0)
+    } else if is("A100") {
+        Some(312.0)
+    } else {
+        None
+    }
+}
+
+/// [`peak_tflops`] of a device that multiplies in this precision, where it is known.
+pub(crate) fn peak_of(device: &Device, precision: Precision) -> Option<f64> {
+    #[cfg(feature = "cuda")]
+    if let (Device::Cuda(cuda), Precision::Bf16) = (device, precision) {
+        let name = cuda.cuda_stream().context().name().ok()?;
+        return peak_tflops(&name);
+    }
+    let _ = (device, precision);
+    None
+}
+
+/// Bytes in use: of the GPU's memory, by all; of the machine's, by this process. `None` where the
+/// system does not say.
+pub(crate) fn memory_in_use(device: &Device) -> Option<u64> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        let (free, total) = cudarc::driver::result::mem_get_info().ok()?;
+        return Some(total.saturating_sub(free) as u64);
+    }
+    let _ = device;
+    let this = sysinfo::get_current_pid().ok()?;
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_processes_specifics(
+        sysinfo::ProcessesToUpdate::Some(&[this]),
+        false,
+        sysinfo::ProcessRefreshKind::nothing().with_memory(),
+    );
+    Some(system.process(this)?.memory())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,6 +260,21 @@ mod tests {
                 assert!(error.contains("on this machine: "), "{error}");
                 println!("SKIPPED: {error}");
             }
+        }
+    }
+
+    #[test]
+    fn a_peak_is_known_by_name_or_not_at_all() {
+        for (name, peak) in [
+            ("NVIDIA H200", Some(989.0)),
+            ("NVIDIA H100 80GB HBM3", Some(989.0)),
+            ("NVIDIA A100-SXM4-40GB", Some(312.0)),
+            ("NVIDIA A100-PCIE-40GB", Some(312.0)),
+            ("NVIDIA H100 PCIe", None),
+            ("NVIDIA H200 NVL", None),
+            ("stand-in for a GPU", None),
+        ] {
+            assert_eq!(peak_tflops(name), peak, "{name}");
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The `nepa` program: reads its arguments, runs one command, turns the error into a message and an exit code.
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use clap::{Parser, Subcommand};
 use nepa_pipeline::store::redact;
@@ -38,9 +38,9 @@ enum Command {
 }
 
 /// Standard error for what libraries log: without secrets.
-struct LogLines;
+struct StandardError;
 
-impl Write for LogLines {
+impl Write for StandardError {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         print::err(format_args!("{}", String::from_utf8_lossy(line)));
         Ok(line.len())
@@ -79,13 +79,10 @@ fn main() -> std::process::ExitCode {
             tracing_subscriber::EnvFilter::try_from_default_env()
                 .unwrap_or_else(|_| "warn,nepa=info".into()),
         )
-        .with_writer(|| LogLines)
-        .with_ansi(
-            std::io::stderr().is_terminal()
-                && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
-        )
-        .with_target(false)
+        .with_writer(|| StandardError)
         .log_internal_errors(false)
+        .with_ansi(false)
+        .event_format(print::LogLines::new())
         .init();
     if matches!(
         cli.command,
@@ -111,7 +108,7 @@ fn main() -> std::process::ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            print::err(format_args!("error: {error:#}\n"));
+            print::message("error: ", &format!("{error:#}"));
             std::process::ExitCode::FAILURE
         }
     }

@@ -1,13 +1,12 @@
-//! What a run writes down: `metrics.jsonl`, TensorBoard events, the sample trace, and the lines or bar on the console.
+//! What a run writes down: `metrics.jsonl`, TensorBoard events and the sample trace.
 //!
 //! The files only grow; a checkpoint records their lengths, and a resumed run cuts them back to these, so that the joined
 //! files are those of an uninterrupted run (but for the fields that hold times).
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use nepa_pipeline::stats::DecoderStats;
 use nepa_pipeline::{SampleId, SampleRecord, Shard};
 use protobuf::Message;
@@ -339,10 +338,8 @@ struct TraceLine<'a> {
 impl TraceFile {
     /// Opens the trace cut back to `length` bytes; `None` begins one, and refuses a file with content.
     pub fn open(path: &Path, length: Option<u64>, shards: &[Shard]) -> Result<Self, LogError> {
-        if length.is_none() && path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
-            return Err(LogError::Exists {
-                path: path.to_owned(),
-            });
+        if length.is_none() {
+            Self::check_free(path)?;
         }
         let urls = shards
             .iter()
@@ -352,6 +349,15 @@ impl TraceFile {
             file: LogFile::open(path, length.unwrap_or(0))?,
             shard_names: names_below_root(&urls),
         })
+    }
+
+    /// Refuses a file with content, for a trace that is begun.
+    pub fn check_free(path: &Path) -> Result<(), LogError> {
+        if path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+            let path = path.to_owned();
+            return Err(LogError::Exists { path });
+        }
+        Ok(())
     }
 
     /// Appends the samples of one step.
@@ -406,63 +412,6 @@ pub(crate) fn names_below_root(urls: &[&str]) -> Vec<String> {
     urls.iter()
         .map(|url| url[root.len()..].to_owned())
         .collect()
-}
-
-/// A bar with the time left on a terminal, plain lines elsewhere.
-#[derive(Debug)]
-pub struct Progress {
-    bar: Option<ProgressBar>,
-    steps: u64,
-    every_steps: u64,
-}
-
-impl Progress {
-    /// Starts at `step` of `steps`.
-    pub fn new(step: u64, steps: u64, every_steps: u64) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{bar:30} step {pos}/{len}  {msg}  ETA {eta}");
-            let bar = ProgressBar::new(steps)
-                .with_style(style.expect("the template is sound"))
-                .with_position(step);
-            bar.reset_eta();
-            bar
-        });
-        Self {
-            bar,
-            steps,
-            every_steps,
-        }
-    }
-
-    /// Shows one step.
-    pub fn show(&self, metrics: &StepMetrics) {
-        let StepMetrics {
-            step,
-            loss,
-            images_per_second,
-            data_wait_ms,
-            cos_target,
-            cos_previous,
-            ..
-        } = metrics;
-        let text = format!(
-            "loss {loss:.4}  cos next {cos_target:.3} / current {cos_previous:.3}  {images_per_second:.1} images/s  waited {data_wait_ms:.0} ms"
-        );
-        if let Some(bar) = &self.bar {
-            bar.set_position(*step);
-            bar.set_message(text);
-        } else if step.is_multiple_of(self.every_steps) || *step == self.steps || *step == 1 {
-            println!("step {step}/{}  {text}", self.steps);
-        }
-    }
-
-    /// Prints a line without tearing the bar.
-    pub fn say(&self, line: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| println!("{line}")),
-            None => println!("{line}"),
-        }
-    }
 }
 
 #[cfg(test)]

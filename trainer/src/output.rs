@@ -33,6 +33,8 @@ use crate::signals::{OnEnd, on_end};
 pub use scratch::{Scratch, remove_leftovers};
 
 const CHECKPOINTS: &str = "checkpoints";
+/// Held by the process that writes into a local output.
+const LOCK: &str = ".lock";
 /// Marks an output that holds a run.
 const RUN_FILE: &str = "recipe.toml";
 /// One line a step.
@@ -49,7 +51,12 @@ pub struct Output {
 
 #[derive(Debug)]
 enum Kind {
-    Local { folder: PathBuf, _lock: File },
+    Local {
+        folder: PathBuf,
+        /// The topmost folder that was made for it.
+        made: Option<PathBuf>,
+        _lock: File,
+    },
     Remote(Box<RemoteRun>),
 }
 
@@ -222,8 +229,11 @@ impl Output {
         if is_local(url) {
             let folder = local_path(url);
             let checkpoints = folder.join(CHECKPOINTS);
+            let is_new = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+            let made = folder.ancestors().take_while(is_new).last();
+            let made = made.map(Path::to_owned);
             std::fs::create_dir_all(&checkpoints).map_err(io("create", &checkpoints))?;
-            let path = folder.join(".lock");
+            let path = folder.join(LOCK);
             let lock = File::create(&path).map_err(io("create", &path))?;
             let place = folder.display().to_string();
             if let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
@@ -233,6 +243,7 @@ impl Output {
                 place,
                 kind: Kind::Local {
                     folder,
+                    made,
                     _lock: lock,
                 },
             });
@@ -287,6 +298,27 @@ impl Output {
             _on_end: on_end,
         });
         Ok(())
+    }
+
+    /// Whether this process may write here, found out by doing so; then everything is as it was.
+    /// For an output that holds no run, or one that is only looked at.
+    pub fn try_writing(mut self) -> Result<(), OutputError> {
+        match &self.kind {
+            Kind::Local { folder, made, .. } => {
+                // Only what is empty goes.
+                let _ = std::fs::remove_dir(folder.join(CHECKPOINTS));
+                if let Some(made) = made {
+                    let _ = std::fs::remove_file(folder.join(LOCK));
+                    for folder in folder.ancestors() {
+                        if std::fs::remove_dir(folder).is_err() || folder == made {
+                            break;
+                        }
+                    }
+                }
+                Ok(())
+            }
+            Kind::Remote(_) => self.claim(false),
+        }
     }
 
     /// The local folder of live files: the output itself, or its spool.

@@ -215,8 +215,10 @@ impl Default for CheckpointSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogSection {
-    /// Steps between two lines on a console that is no terminal.
-    pub every_steps: u64,
+    /// Steps between two lines where the output is no terminal; left out: 10, but no more than a
+    /// line a second, and one after ten seconds at the latest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_steps: Option<u64>,
     /// Whether TensorBoard event files are written.
     pub tensorboard: bool,
 }
@@ -224,7 +226,7 @@ pub struct LogSection {
 impl Default for LogSection {
     fn default() -> Self {
         Self {
-            every_steps: 10,
+            every_steps: None,
             tensorboard: true,
         }
     }
@@ -683,7 +685,7 @@ impl Recipe {
             "from 3 to 86400 seconds",
         )?;
         range(
-            self.log.every_steps > 0,
+            self.log.every_steps != Some(0),
             "log.every_steps",
             &0,
             "at least 1",

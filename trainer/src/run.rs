@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
-use nepa_model::init_weights;
+use nepa_model::{MemoryPlan, init_weights};
 use nepa_pipeline::stats::DecoderStats;
-use nepa_pipeline::{Dataset, DatasetError, LoaderError, LoaderState, MixingForecast, SampleId};
+use nepa_pipeline::{
+    Dataset, DatasetError, LoaderConfig, LoaderError, LoaderState, MixingForecast, SampleId,
+};
 
 use crate::batches::{Batches, TrainBatch};
 use crate::checkpoint::{Checkpoint, CheckpointError, FileLengths, MoreFiles, RunState};
@@ -16,13 +18,15 @@ use crate::data_list::{DataList, shown};
 use crate::device::DeviceError;
 use crate::engine::{Engine, EngineError, StepReport, TrainingState};
 use crate::metrics::{
-    EventFile, LogError, LogFile, MetricsFile, Progress, StepMetrics, TraceFile, lines_up_to,
+    EventFile, LogError, LogFile, MetricsFile, StepMetrics, TraceFile, lines_up_to,
 };
 use crate::output::{CheckpointName, Loaded, Log, METRICS, Output, OutputError};
 use crate::recipe::{RecipeError, ResolvedRecipe};
 use crate::schedule::Schedule;
 use crate::setup::{Setup, engine, loader_config, ropes};
 use crate::signals::{SaveFirst, end_after, received};
+use crate::steps::{Peak, Steps, Summary};
+use crate::{recap, words};
 
 const BAD_SAMPLES: &str = "bad_samples.jsonl";
 /// A checkpoint's list of the shards.
@@ -37,6 +41,10 @@ const LOGS: [(&str, &str); 3] = [
 const END_WITHIN: Duration = Duration::from_millis(500);
 /// How often a run that waits for a batch looks for a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How much less even than random batches those of sorted rows are, for a warning.
+const BADLY_MIXED: f64 = 2.0;
+/// Time of steps that `--dry-run` computes, one at least.
+const TRIED_FOR: Duration = Duration::from_secs(5);
 /// Ids that an error message shows; the file has all.
 const SHOWN_IDS: usize = 4;
 
@@ -61,6 +69,8 @@ pub struct Options {
     pub take_over: bool,
     /// Whether to go on with shards that were replaced.
     pub accept_data: bool,
+    /// Whether to check all that can be checked, and to train nothing.
+    pub dry_run: bool,
 }
 
 /// How a run ended.
@@ -219,7 +229,9 @@ struct Run<'a> {
     engine: Box<dyn Engine>,
     schedule: Schedule,
     logs: Logs,
-    progress: Progress,
+    says: Steps,
+    /// The epoch whose end was told.
+    told_epoch: Option<u64>,
     step: u64,
     samples: u64,
     /// What the last line of the metrics knew.
@@ -244,9 +256,16 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
             place: output.place().to_owned(),
         });
     }
-    println!("{}", recipe.to_toml());
+    if options.dry_run {
+        let setup = (recipe, dataset, device);
+        let tried = try_run(&output, options, setup, holds_run);
+        output.try_writing()?;
+        println!("{}", tried?);
+        return Ok(Finish::Done);
+    }
     output.claim(options.take_over)?;
     let (outage_s, stop_s) = (recipe.io.outage_s, recipe.checkpoint.stop_s);
+    let told = recipe.clone();
     let ended = Start {
         options,
         recipe,
@@ -278,15 +297,10 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
     let (ended, sent) = match (ended, sent) {
         // Whoever has the output now is the reason.
         (Ok(_), Err(taken @ OutputError::TakenOver { .. })) => return Err(taken.into()),
-        (Ok(Ended { step, .. }), Err(error)) if stopped.is_some() => {
+        (Ok(ended), Err(error)) if stopped.is_some() => {
             tracing::warn!("{:#}", anyhow::Error::from(error));
-            (
-                Ended {
-                    step,
-                    signal: stopped,
-                },
-                false,
-            )
+            let signal = stopped;
+            (Ended { signal, ..ended }, false)
         }
         (Ok(_), Err(error)) => return Err(error.into()),
         (Err(error), Err(unsent)) => {
@@ -298,13 +312,30 @@ pub fn pretrain(options: &Options) -> Result<Finish, RunError> {
         (Err(error), Ok(())) => return Err(error),
         (Ok(ended), Ok(())) => (ended, true),
     };
-    let Ended { step, signal } = ended;
+    let Ended {
+        step,
+        signal,
+        summary,
+    } = ended;
+    let go_on = || {
+        let Options {
+            recipe, data, sets, ..
+        } = options;
+        recap::resume_command(recipe, data, sets, &options.out)
+    };
     let Some(signal) = signal else {
-        println!("done: {step} steps, saved in {}", output.place());
+        recap::show_end(&told, &summary, output.place());
+        if step < told.train.steps {
+            let (step, steps) = (words::count(step), words::count(told.train.steps));
+            println!("stopped at step {step} of {steps}; go on with: {}", go_on());
+        }
         return Ok(Finish::Done);
     };
     let saved = if sent { "saved" } else { "kept here" };
-    println!("stopped by a signal and {saved} after step {step}; go on with --resume");
+    println!(
+        "stopped by a signal and {saved} after step {step}; go on with: {}",
+        go_on()
+    );
     // What is still to be put away may wait for something that hangs.
     end_after(END_WITHIN, 128 + signal);
     Ok(Finish::Signal(signal))
@@ -322,6 +353,7 @@ struct Start<'a> {
 /// How training ended, all being saved.
 struct Ended {
     step: u64,
+    summary: Summary,
     /// The signal that ended it.
     signal: Option<i32>,
 }
@@ -338,7 +370,7 @@ impl Start<'_> {
         } = self;
         let data_list = DataList::new(&dataset);
         let saved = if holds_run {
-            continue_from(output, &recipe, &data_list, options.accept_data)?
+            continue_from(output, &recipe, &data_list, options.accept_data, false)?
         } else {
             None
         };
@@ -349,6 +381,7 @@ impl Start<'_> {
                 let weights = init_weights(&recipe.model, recipe.seed);
                 (None, TrainingState::new(weights), None)
             };
+        let parameters = training.weights.flat.len();
         // Before anything is written: where the memory does not fit, the output stays as it was.
         let mut engine = engine(&recipe, training, &device)?;
         let choices = position.as_ref().and_then(|state| state.engine.as_ref());
@@ -358,18 +391,18 @@ impl Start<'_> {
                  so the run goes on, but not bit for bit as it would have there"
             );
         }
-        if let Some(plan) = engine.memory() {
-            println!("memory of the engine: {plan}");
-        }
+        show_recap(
+            &recipe,
+            &dataset,
+            (parameters, engine.memory()),
+            output,
+            position.as_ref(),
+            holds_run,
+        );
         if !holds_run {
             output.write_recipe(&recipe.to_toml())?;
         }
         let position = position.as_ref();
-        match position {
-            Some(state) => println!("going on in {} after step {}", output.place(), state.step),
-            None => println!("starting at step 0 in {}", output.place()),
-        }
-
         let logs = open_logs(
             output,
             &recipe,
@@ -379,9 +412,7 @@ impl Start<'_> {
             &dataset,
         )?;
         let loader_config = loader_config(&recipe, Some(output.folder().join(BAD_SAMPLES)));
-        if let Some(forecast) = MixingForecast::new(&dataset, &loader_config) {
-            println!("{forecast}");
-        }
+        warn_of_mixing(&dataset, &loader_config);
         let loader = Batches::open(
             dataset,
             loader_config,
@@ -393,7 +424,14 @@ impl Start<'_> {
         let (step, samples) = position.map_or((0, 0), |state| (state.step, state.samples));
         let mut run = Run {
             schedule: recipe.train.schedule(),
-            progress: Progress::new(step, recipe.train.steps, recipe.log.every_steps),
+            says: Steps::new(
+                recipe.train.steps,
+                stop_at(&recipe, options),
+                recipe.log.every_steps,
+                &device,
+                peak(&recipe, &device),
+            ),
+            told_epoch: None,
             engine,
             saved_step: (step > 0).then_some(step),
             saved_at: Instant::now(),
@@ -416,23 +454,170 @@ impl Start<'_> {
             most: None,
         }
         .begin();
-        let signal = run.train(options.max_steps)?;
+        let signal = run.train(stop_at(&run.recipe, options))?;
         Ok(Ended {
             step: run.step,
             signal,
+            summary: run.says.summary(),
         })
     }
 }
 
+/// The last step of this process.
+fn stop_at(recipe: &ResolvedRecipe, options: &Options) -> u64 {
+    recipe
+        .train
+        .steps
+        .min(options.max_steps.unwrap_or(u64::MAX))
+}
+
+/// What MFU is a share of, where it is known.
+fn peak(recipe: &ResolvedRecipe, device: &Device) -> Option<Peak> {
+    let peak_tflops = crate::device::peak_of(device, recipe.train.precision)?;
+    Some(Peak {
+        flops_per_image: recipe.model.training_flops_per_image(),
+        flops_per_second: peak_tflops * 1e12,
+    })
+}
+
+fn show_recap(
+    recipe: &ResolvedRecipe,
+    dataset: &Dataset,
+    (parameters, memory): (usize, Option<&MemoryPlan>),
+    output: &Output,
+    position: Option<&RunState>,
+    holds_run: bool,
+) {
+    let checkpoint = &recipe.checkpoint;
+    let run = match position {
+        Some(state) => format!("goes on after step {}", words::count(state.step)),
+        None if holds_run => "begun, but not saved yet: starts at step 0".to_owned(),
+        None => "a new run".to_owned(),
+    };
+    let often = [
+        checkpoint
+            .every_steps
+            .map(|steps| format!("{} steps", words::count(steps))),
+        checkpoint
+            .every_minutes
+            .map(|minutes| format!("{minutes} min")),
+    ];
+    let often = often.into_iter().flatten().collect::<Vec<_>>();
+    let saved = match &often[..] {
+        [] => "saved at the end".to_owned(),
+        _ => format!("saved every {}", often.join(" and ")),
+    };
+    recap::show(
+        recipe,
+        dataset,
+        parameters,
+        memory.map(MemoryPlan::total_bytes),
+        output.place(),
+        &format!("{run}; {saved}, the newest {} kept", checkpoint.keep),
+    );
+}
+
+/// Warns where the rows would mix badly if they were sorted by shard, and says what helps.
+fn warn_of_mixing(dataset: &Dataset, config: &LoaderConfig) {
+    let Some(forecast) = MixingForecast::new(dataset, config) else {
+        return;
+    };
+    tracing::debug!("{forecast}");
+    if forecast.ratio() < BADLY_MIXED {
+        return;
+    }
+    let window = words::bytes(forecast.windows[0].0);
+    let enough = forecast.windows.iter().skip(1);
+    let better = enough.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(bytes, _)| {
+        format!(
+            "--set data.shuffle_window_bytes={bytes} ({}) mixes them better, and ",
+            words::bytes(*bytes)
+        )
+    });
+    tracing::warn!(
+        "if the rows of these shards are sorted, by class for example, a shuffle window of {window} mixes them \
+         little. {}`nepa pack` writes shuffled rows",
+        better.unwrap_or_default()
+    );
+}
+
+/// Checks all that can be checked without training: a batch is read, a step is computed and no
+/// weight changed, and nothing is left in the output.
+fn try_run(
+    output: &Output,
+    options: &Options,
+    (recipe, dataset, device): (ResolvedRecipe, Arc<Dataset>, Device),
+    holds_run: bool,
+) -> Result<String, RunError> {
+    let data_list = DataList::new(&dataset);
+    let saved = holds_run
+        .then(|| continue_from(output, &recipe, &data_list, options.accept_data, true))
+        .transpose()?
+        .flatten();
+    let (position, training) = match saved {
+        Some((_, Checkpoint { state, training })) => (Some(state), training),
+        None => (
+            None,
+            TrainingState::new(init_weights(&recipe.model, recipe.seed)),
+        ),
+    };
+    let parameters = training.weights.flat.len();
+    let mut engine = engine(&recipe, training, &device)?;
+    let position = position.as_ref();
+    show_recap(
+        &recipe,
+        &dataset,
+        (parameters, engine.memory()),
+        output,
+        position,
+        holds_run,
+    );
+    if let Some(path) = &options.trace_samples
+        && position.is_none()
+    {
+        TraceFile::check_free(path)?;
+    }
+    let config = loader_config(&recipe, None);
+    warn_of_mixing(&dataset, &config);
+    let mut loader = Batches::open(
+        dataset,
+        config,
+        position.map(|state| &state.loader),
+        &device,
+        recipe.train.precision,
+        recipe.engines(),
+    )?;
+    let step = position.map_or(0, |state| state.step);
+    let steps = recipe.train.steps;
+    let mut times = Vec::new();
+    // The first one is slower: memory is touched for the first time, kernels are chosen.
+    while times.len() < 3 && times.iter().sum::<Duration>() < TRIED_FOR {
+        let Some(batch) = loader.next_batch()? else {
+            return Err(RunError::LoaderEnded { step, steps });
+        };
+        let started = Instant::now();
+        batch.with_images(|images| engine.step(images, &ropes(&recipe, step)))?;
+        times.push(started.elapsed());
+    }
+    let least = times.iter().min().copied().unwrap_or_default();
+    let rest = stop_at(&recipe, options).saturating_sub(step);
+    Ok(format!(
+        "all is well; nothing was trained or written. A step takes {:.0} ms, so {} take about {} if loading keeps up",
+        least.as_secs_f64() * 1e3,
+        words::counted(rest, "step"),
+        words::duration(least.mul_f64(rest as f64)),
+    ))
+}
+
 impl Run<'_> {
     /// The loop; gives the signal that ended it, if one did. All is saved then.
-    fn train(&mut self, max_steps: Option<u64>) -> Result<Option<i32>, RunError> {
-        let stop_at = self.recipe.train.steps.min(max_steps.unwrap_or(u64::MAX));
+    fn train(&mut self, stop_at: u64) -> Result<Option<i32>, RunError> {
         while self.step < stop_at {
             let position = self.loader.state();
             let started = Instant::now();
             while !self.loader.wait(LOOK_EVERY) {
                 self.output.check()?;
+                self.says.wait(self.step, started);
                 if let Some(signal) = received() {
                     self.save(position)?;
                     return Ok(Some(signal));
@@ -467,7 +652,8 @@ impl Run<'_> {
             if let Some(trace) = &mut self.logs.trace {
                 trace.write(self.step, batch.samples())?;
             }
-            self.progress.show(&metrics);
+            self.says.show(&metrics, batch.samples().len() as u64);
+            self.tell_epoch();
 
             if let Some(signal) = received() {
                 self.save(self.loader.state())?;
@@ -479,6 +665,18 @@ impl Run<'_> {
         }
         self.save(self.loader.state())?;
         Ok(None)
+    }
+
+    /// Says that an epoch has ended, once all of its batches are trained on.
+    fn tell_epoch(&mut self) {
+        let Some(report) = self.loader.last_epoch() else {
+            return;
+        };
+        if self.told_epoch.replace(report.epoch) != Some(report.epoch) {
+            let train = &self.recipe.train;
+            self.says
+                .end_epoch(report, train.steps.div_ceil(train.steps_per_epoch.max(1)));
+        }
     }
 
     fn metrics(
@@ -597,10 +795,7 @@ impl Run<'_> {
             Ok(())
         });
         match saved {
-            Ok(()) => self.progress.say(&format!(
-                "the loader has failed; saved after step {}",
-                self.step
-            )),
+            Ok(()) => println!("the loader has failed; saved after step {}", self.step),
             Err(failure) => tracing::warn!(
                 "step {} cannot be saved: {:#}",
                 self.step,
@@ -657,8 +852,11 @@ fn continue_from(
     recipe: &ResolvedRecipe,
     data_list: &DataList,
     accept_data: bool,
+    dry_run: bool,
 ) -> Result<Option<(CheckpointName, Checkpoint)>, RunError> {
-    output.clean_up();
+    if !dry_run {
+        output.clean_up();
+    }
     let newest = output.checkpoints()?.pop();
     let Some(newest) = newest else {
         // Stopped before its first checkpoint: the recipe alone says what it was.
@@ -686,7 +884,9 @@ fn continue_from(
         )?;
     }
     same_run(output.place(), &checkpoint.state.recipe, recipe)?;
-    output.restore_logs(&more, &LOGS)?;
+    if !dry_run {
+        output.restore_logs(&more, &LOGS)?;
+    }
     Ok(Some((newest, checkpoint)))
 }
 

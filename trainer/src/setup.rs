@@ -66,7 +66,7 @@ impl Setup {
 /// Says on standard error what is doubtful about a data set.
 pub(crate) fn show_warnings(dataset: &Dataset) {
     for warning in dataset.warnings() {
-        eprintln!("warning: {warning}");
+        crate::print::message("warning: ", &warning.to_string());
     }
 }
 

@@ -64,6 +64,7 @@ pub struct Loader<B: ImageBackend = CpuBackend> {
     mixture: Mixture,
     meter: EpochMeter,
     last_epoch: Option<EpochReport>,
+    warned_of_mixing: bool,
     counters: Arc<PipelineCounters>,
     sizes: Sizes,
     started: Instant,
@@ -185,6 +186,7 @@ impl<B: ImageBackend> Loader<B> {
             mixture,
             meter: EpochMeter::new(has_classes, next.1),
             last_epoch: None,
+            warned_of_mixing: false,
             counters,
             sizes,
             started: Instant::now(),
@@ -428,13 +430,15 @@ impl<B: ImageBackend> Loader<B> {
         let parts = self.dataset.shards().iter().flat_map(|shard| &shard.parts);
         let bytes = parts.map(|part| part.memory_bytes).sum::<u64>();
         let settled = epoch > 0 || bytes / 20 > self.config.shuffle_window_bytes;
-        if settled && report.is_badly_mixed() {
+        tracing::debug!("{report}");
+        if settled && report.is_badly_mixed() && !self.warned_of_mixing {
+            // Once: every epoch is as long, in the same windows.
+            self.warned_of_mixing = true;
             tracing::warn!(
-                "{report}: the rows are sorted more than the shuffle window can mix; enlarge shuffle_window_bytes, or shuffle the rows \
-                 before writing the shards (`nepa pack` does)"
+                "the rows are sorted more than the shuffle window can mix, so that batches are less even than random ones: enlarge \
+                 shuffle_window_bytes ({}), or shuffle the rows before writing the shards (`nepa pack` does)",
+                self.config.shuffle_window_bytes
             );
-        } else {
-            tracing::info!("{report}");
         }
         self.last_epoch = Some(report);
         self.meter = EpochMeter::new(has_classes(&self.dataset), 0);

@@ -57,6 +57,9 @@ pub struct Args {
     /// Stop after this step of the run, saved; the learning rate stays that of the whole run.
     #[arg(long, value_name = "STEP")]
     pub max_steps: Option<u64>,
+    /// Check all that can be checked and train nothing: recipe, device, data, output, memory; a batch is read and a step computed.
+    #[arg(long, conflicts_with = "synthetic")]
+    pub dry_run: bool,
     /// Measure instead of training: so many steps on one batch that is there already, then as many with loading. Prints both rates,
     /// their ratio and the time that a step waits for data; writes nothing to the output.
     #[arg(long, value_name = "STEPS", conflicts_with_all = ["out", "resume", "trace_samples", "max_steps"])]
@@ -89,6 +92,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         max_steps: args.max_steps,
         take_over: args.take_over,
         accept_data: args.accept_data,
+        dry_run: args.dry_run,
     };
     if let Some(steps) = args.synthetic {
         let overlap = crate::overlap::measure(&options, steps.get())?;

@@ -17,7 +17,9 @@ use nepa_pipeline::backend::BackendError;
 use nepa_pipeline::cuda::{CudaBackend, EngineConfig, cuda_backend};
 use nepa_pipeline::device::{PixelLayout, PixelType};
 use nepa_pipeline::stats::{DecoderStats, PipelineStats};
-use nepa_pipeline::{Batch, Dataset, Loader, LoaderConfig, LoaderError, LoaderState, SampleRecord};
+use nepa_pipeline::{
+    Batch, Dataset, EpochReport, Loader, LoaderConfig, LoaderError, LoaderState, SampleRecord,
+};
 
 use crate::recipe::Precision;
 
@@ -146,6 +148,11 @@ impl CudaBatches {
     /// What each stage did since the loader started, and who decoded.
     pub fn stats(&self) -> PipelineStats {
         self.loader.stats()
+    }
+
+    /// What became of the samples of the last epoch that ended.
+    pub fn last_epoch(&self) -> Option<&EpochReport> {
+        self.loader.last_epoch()
     }
 
     /// Who decoded since the loader started.

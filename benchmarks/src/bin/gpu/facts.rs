@@ -1,8 +1,9 @@
 //! Device, driver, the files of the libraries that were opened, and JPEG engines.
 use anyhow::{Context, ensure};
-use nepa_benchmarks::device_report::{LIBRARIES, opened_libraries, peak_tflops, print_verdict};
+use nepa_benchmarks::device_report::{LIBRARIES, opened_libraries, print_verdict};
 use nepa_pipeline::cuda::cudarc::driver::CudaContext;
 use nepa_pipeline::cuda::{Chroma, DeviceFacts, check_device, libraries, nvjpeg};
+use nepa_trainer::device::peak_tflops;
 
 fn device(facts: &DeviceFacts) -> String {
     let peak = peak_tflops(&facts.name).map_or_else(

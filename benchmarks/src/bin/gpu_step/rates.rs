@@ -3,11 +3,12 @@ use std::time::Instant;
 
 use anyhow::ensure;
 use candle_core::{DType, Device, Tensor};
-use nepa_benchmarks::device_report::{peak_tflops, print_measured, print_verdict};
+use nepa_benchmarks::device_report::{print_measured, print_verdict};
 use nepa_benchmarks::median;
 use nepa_model::{MemoryPlan, NepaConfig, RopeDraw, init_weights};
 use nepa_pipeline::cuda::check_device;
 use nepa_trainer::cuda::CudaEngine;
+use nepa_trainer::device::peak_tflops;
 use nepa_trainer::engine::{Engine, Images, TrainingState};
 use nepa_trainer::optimizer::OptimizerConfig;
 
@@ -15,20 +16,6 @@ use crate::models::{Model, device, pixels};
 
 /// Steps before the measurement: the first ones choose the products' algorithms.
 const WARM_UP: u64 = 3;
-
-/// FLOPs of training on one image: attention at half where it is causal; the embedding forward and
-/// its weights' gradient only.
-fn flops_an_image(config: &NepaConfig) -> f64 {
-    let (d, mlp, p) = (
-        config.hidden_size as f64,
-        config.intermediate_size as f64,
-        config.num_patches() as f64,
-    );
-    let mlp_products = if config.use_gated_mlp { 3.0 } else { 2.0 };
-    let block = 2.0 * (4.0 * d * d + mlp_products * d * mlp) + 2.0 * p * d;
-    let embedding = 2.0 * d * (3 * config.patch_size * config.patch_size) as f64;
-    p * (3.0 * config.num_hidden_layers as f64 * block + 2.0 * embedding)
-}
 
 /// Images on the device in bf16, as the loader leaves them; made here and copied, so that no kernel
 /// of candle's is needed.
@@ -95,7 +82,7 @@ pub(crate) fn print(
     for &batch in batches {
         let found = rate(&config, state.clone(), batch, steps).map(|rated| {
             let rate = batch as f64 / rated.seconds;
-            let tflops = rate * flops_an_image(&config) / 1e12;
+            let tflops = rate * config.training_flops_per_image() / 1e12;
             let share = peak.map_or_else(
                 || format!("{tflops:.1} TFLOP/s, the device's peak is not known"),
                 |peak| format!("{:.1} % of {peak:.0} TFLOP/s", 100.0 * tflops / peak),

@@ -1,0 +1,158 @@
+//! What a run says first and last: what is trained on what, how and where; then what was done,
+//! where it lies and what to do next. The whole recipe lies in the output.
+use std::path::Path;
+
+use nepa_pipeline::Dataset;
+
+use crate::recipe::{EngineChoice, ResolvedRecipe};
+use crate::steps::Summary;
+use crate::words;
+
+/// URLs that are shown; of more the number.
+const SHOWN_URLS: usize = 2;
+
+/// Says what will be trained. `parameters` are the model's weights, `memory_bytes` those that the
+/// engine takes, where it knows; `run` says what becomes of the output.
+pub(crate) fn show(
+    recipe: &ResolvedRecipe,
+    dataset: &Dataset,
+    parameters: usize,
+    memory_bytes: Option<u64>,
+    place: &str,
+    run: &str,
+) {
+    let (model, train) = (&recipe.model, &recipe.train);
+    say(
+        "model",
+        &format!(
+            "{} parameters: {} blocks of width {}, {} heads; {} px, patches of {} px",
+            words::large(parameters as f64),
+            model.num_hidden_layers,
+            model.hidden_size,
+            model.num_attention_heads,
+            model.image_size,
+            model.patch_size,
+        ),
+    );
+    let bytes = dataset.shards().iter().map(|shard| shard.size).sum();
+    say(
+        "data",
+        &format!(
+            "{}: {}, {}, {}",
+            urls(recipe),
+            words::counted(dataset.shards().len() as u64, "shard"),
+            words::counted(recipe.num_samples, "image"),
+            words::bytes(bytes),
+        ),
+    );
+    let epochs = train.steps as f64 / train.steps_per_epoch.max(1) as f64;
+    say(
+        "train",
+        &format!(
+            "{} steps of {} images, {} epochs; learning rate to {} in {} steps",
+            words::count(train.steps),
+            words::count(train.batch as u64),
+            words::digits(epochs).trim_end_matches(".00"),
+            words::small(train.lr),
+            words::count(train.warmup_steps),
+        ),
+    );
+    let engine = match train.engine {
+        EngineChoice::Cpu => "explicit kernels",
+        EngineChoice::Cuda => "CUDA kernels",
+        EngineChoice::Tape => "candle's tape",
+    };
+    let memory = memory_bytes.map_or_else(String::new, |bytes| {
+        format!(", {} of memory for the step", words::bytes(bytes))
+    });
+    say(
+        "engine",
+        &format!(
+            "{engine} on {} in {}{memory}; {}",
+            recipe.device,
+            train.precision,
+            words::counted(recipe.decode_threads as u64, "decode thread"),
+        ),
+    );
+    say("output", &format!("{}: {run}", words::shell(place)));
+}
+
+/// Says what was done and how to go on from there.
+pub(crate) fn show_end(recipe: &ResolvedRecipe, summary: &Summary, place: &str) {
+    let out = words::shell(place);
+    say(
+        "done",
+        &format!(
+            "{} in {}: {}, {} images/s, {} of the time waiting for data",
+            words::counted(summary.steps, "step"),
+            words::duration(summary.time),
+            words::counted(summary.images, "image"),
+            words::digits(summary.images as f64 / summary.time.as_secs_f64().max(1e-9)),
+            words::percent(summary.waiting),
+        ),
+    );
+    if let Some((first, last, of)) = summary.losses {
+        say(
+            "loss",
+            &format!("{first:.4} to {last:.4} (means of the first and the last {of} steps)"),
+        );
+    }
+    if summary.steps > 0 && summary.copies > 0.5 {
+        say(
+            "note",
+            &format!(
+                "at {} of the positions the prediction is still nearer to the current patch than to the next",
+                words::percent(summary.copies)
+            ),
+        );
+    }
+    say(
+        "saved",
+        &format!("{out}: checkpoints, metrics.jsonl, recipe.toml"),
+    );
+    let train = match &recipe.data.urls[..] {
+        [url] => words::shell(url),
+        _ => "URL".to_owned(),
+    };
+    say(
+        "next",
+        &format!("nepa eval all --checkpoint {out} --train {train} --test URL"),
+    );
+    say("", &format!("nepa report {out}"));
+    say("", &format!("nepa export {out} FOLDER"));
+}
+
+/// The command that goes on, as far as it is known here.
+pub(crate) fn resume_command(recipe: &Path, data: &[String], sets: &[String], out: &str) -> String {
+    let mut command = format!("nepa pretrain {}", words::shell(&recipe.to_string_lossy()));
+    for url in data {
+        command += &format!(
+            " --data {}",
+            words::shell(&nepa_pipeline::store::redact(url))
+        );
+    }
+    for set in sets {
+        command += &format!(" --set {}", words::shell(set));
+    }
+    command + &format!(" --out {} --resume", words::shell(out))
+}
+
+fn urls(recipe: &ResolvedRecipe) -> String {
+    let of_mixture = recipe.data.mixture.iter().flat_map(|source| &source.urls);
+    let urls = recipe
+        .data
+        .urls
+        .iter()
+        .chain(of_mixture)
+        .collect::<Vec<_>>();
+    let shown = urls.iter().take(SHOWN_URLS).map(|url| words::shell(url));
+    let mut text = shown.collect::<Vec<_>>().join(" ");
+    if urls.len() > SHOWN_URLS {
+        text += &format!(" and {} more", urls.len() - SHOWN_URLS);
+    }
+    text
+}
+
+fn say(label: &str, text: &str) {
+    crate::print::labelled(label, text);
+}
