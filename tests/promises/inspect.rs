@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray, Int64Array, StringArray, StructArray};
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use arrow::record_batch::RecordBatch;
-use nepa_tests::program::{assert_says, jpeg, nepa, text, write_photo_shards};
+use nepa_tests::program::{assert_says, joined, jpeg, nepa, text, write_photo_shards};
 
 /// Runs `nepa inspect` with success and gives all that it says.
 fn inspect(arguments: &[&str]) -> String {
@@ -147,7 +147,7 @@ fn a_grid_of_nothing_says_why() {
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{}", text(&output));
         assert!(!grid.exists());
-        let said = String::from_utf8(output.stderr).unwrap();
+        let said = joined(&String::from_utf8(output.stderr).unwrap());
         said.lines().last().unwrap().to_owned()
     };
     // Cut-off JPEGs, and one that is none.

@@ -5,6 +5,7 @@ mod bad_data;
 mod cache;
 mod closed_output;
 mod columns;
+mod console;
 mod credentials;
 mod device;
 mod elastic;

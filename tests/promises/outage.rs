@@ -10,7 +10,7 @@ use nepa_pipeline::{
     Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime, StoreUrl, open_url,
 };
 use nepa_tests::program::{
-    assert_says, nepa, text, timeless_metrics, tiny_recipe, write_photo_shards,
+    assert_says, joined, nepa, text, timeless_metrics, tiny_recipe, write_photo_shards,
 };
 use nepa_tests::s3::{Fault, Rule, S3Server};
 use nepa_tests::shards::{flat_shard, hugging_face_shard};
@@ -533,7 +533,7 @@ fn spawn(command: &mut Command) -> Child {
 fn stop(mut child: Child) -> String {
     child.kill().unwrap();
     let output = child.wait_with_output().unwrap();
-    String::from_utf8(output.stderr).unwrap()
+    joined(&String::from_utf8(output.stderr).unwrap())
 }
 
 /// Photos on a server, and `nepa pretrain` on them.

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nepa_tests::program::{
-    assert_says, jpeg, nepa, newest_checkpoint, succeed, text, timeless_metrics, tiny_recipe,
-    write_photo_shards,
+    assert_says, joined, jpeg, nepa, newest_checkpoint, succeed, text, timeless_metrics,
+    tiny_recipe, write_photo_shards,
 };
 use nepa_tests::s3::S3Server;
 use nepa_tests::shards::labelled_shard;
@@ -54,7 +54,7 @@ fn fail(command: &mut Command) -> String {
         "{command:?}:\n{}",
         text(&output)
     );
-    let message = String::from_utf8(output.stderr).unwrap();
+    let message = joined(&String::from_utf8(output.stderr).unwrap());
     assert!(message.contains("error: "), "{message}");
     assert!(!message.contains("panicked"), "{message}");
     message

@@ -57,9 +57,15 @@ pub fn succeed(command: &mut Command) -> Output {
 /// If one is not.
 #[track_caller]
 pub fn assert_says(said: &str, parts: &[&str]) {
+    let whole = joined(said);
     for part in parts {
-        assert!(said.contains(part), "{part:?} is not in:\n{said}");
+        assert!(whole.contains(part), "{part:?} is not in:\n{said}");
     }
+}
+
+/// Messages as they were before they were broken into lines.
+pub fn joined(said: &str) -> String {
+    said.replace("\n  ", " ")
 }
 
 /// The smallest recipe that comes with the program.
@@ -102,7 +108,7 @@ pub fn text(output: &Output) -> String {
     format!(
         "{}\n{}",
         String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
+        joined(&String::from_utf8_lossy(&output.stderr))
     )
 }
 

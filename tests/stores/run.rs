@@ -341,7 +341,7 @@ impl Started {
         let told = told.map(|line| format!("  {line}\n"));
         let warned = self.warned();
         let warned = warned.lines().map(|line| format!("! {line}\n"));
-        let dull = ["memory of the engine", "shuffle: if", "batches diverge"];
+        let dull = ["model   ", "engine  ", "epoch "];
         told.chain(warned)
             .filter(|line| !dull.iter().any(|dull| line.contains(dull)))
             .collect()

@@ -57,14 +57,14 @@ pub fn err(text: Arguments) {
 pub fn message(head: &str, text: &str) {
     // Before it is broken into lines: a secret may not be cut in two.
     let text = redact(&format!("{head}{text}"));
-    err(format_args!("{}\n", wrapped(&text, columns())));
+    err(format_args!("{}\n", wrapped(&text, columns(), "  ")));
 }
 
 /// Writes `label` and, in a column of its own, `text` to standard output, in lines that fit as those
 /// of [`message`] do.
 pub fn labelled(label: &str, text: &str) {
     let columns = columns().saturating_sub(LABEL).max(20);
-    let text = wrapped(&redact(text), columns);
+    let text = wrapped(&redact(text), columns, "");
     for (number, line) in text.lines().enumerate() {
         let label = if number == 0 { label } else { "" };
         out(format_args!("{label:<LABEL$}{line}\n"));
@@ -72,20 +72,20 @@ pub fn labelled(label: &str, text: &str) {
 }
 
 /// Breaks lines at spaces. A word that is longer than a line, such as a URL, stays whole, and so does
-/// a line that is set in already.
-fn wrapped(text: &str, columns: usize) -> String {
+/// a line that is set in already. What is broken off begins with `inset`.
+fn wrapped(text: &str, columns: usize, inset: &str) -> String {
     let mut lines: Vec<String> = Vec::new();
     for (number, line) in text.lines().enumerate() {
         if line.starts_with(' ') {
             lines.push(line.to_owned());
             continue;
         }
-        let mut current = if number == 0 { "" } else { "  " }.to_owned();
+        let mut current = if number == 0 { "" } else { inset }.to_owned();
         let mut is_empty = true;
         for word in line.split(' ') {
             let length = current.chars().count() + word.chars().count() + usize::from(!is_empty);
             if !is_empty && length > columns {
-                lines.push(std::mem::replace(&mut current, "  ".to_owned()));
+                lines.push(std::mem::replace(&mut current, inset.to_owned()));
                 is_empty = true;
             }
             if !is_empty {
@@ -170,7 +170,7 @@ where
         };
         let mut text = String::new();
         context.format_fields(Writer::new(&mut text), event)?;
-        let mut lines = wrapped(&redact(&(line + &text)), columns());
+        let mut lines = wrapped(&redact(&(line + &text)), columns(), "  ");
         if self.colours && level <= Level::WARN {
             let (head, rest) = lines.split_once(':').unwrap_or(("", &lines));
             let colour = if level == Level::WARN { 33 } else { 31 };
@@ -188,19 +188,23 @@ mod tests {
     fn messages_are_broken_between_words() {
         let text = "error: the recipe is wrong: there is no key train.batchsize";
         assert_eq!(
-            wrapped(text, 30),
+            wrapped(text, 30, "  "),
             "error: the recipe is wrong:\n  there is no key\n  train.batchsize"
         );
-        assert_eq!(wrapped(text, 80), text);
+        assert_eq!(wrapped(text, 80, "  "), text);
         let url = "error: s3://bucket/a/very/long/prefix does not answer";
         assert_eq!(
-            wrapped(url, 20),
+            wrapped(url, 20, "  "),
             "error:\n  s3://bucket/a/very/long/prefix\n  does not answer"
         );
         let table = "error: wrong\n  | a table that is wider than the terminal\nand more";
         assert_eq!(
-            wrapped(table, 20),
+            wrapped(table, 20, "  "),
             "error: wrong\n  | a table that is wider than the terminal\n  and more"
+        );
+        assert_eq!(
+            wrapped(text, 40, ""),
+            "error: the recipe is wrong: there is no\nkey train.batchsize"
         );
     }
 }

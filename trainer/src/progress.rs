@@ -2,7 +2,8 @@
 //! ten seconds elsewhere. Nothing is shown of work that is done within a second.
 //!
 //! What else is written to the console while the line stands (see [`crate::print`]) goes above it.
-use std::io::IsTerminal;
+use std::cell::Cell;
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -48,7 +49,11 @@ pub(crate) fn columns() -> usize {
 
 /// The line at the bottom of a terminal, as long as this value lives.
 #[derive(Debug)]
-pub(crate) struct BottomLine(ProgressBar);
+pub(crate) struct BottomLine {
+    bar: ProgressBar,
+    /// Characters and columns when it was drawn last.
+    drawn: Cell<(usize, usize)>,
+}
 
 impl BottomLine {
     /// `None` where standard error is no terminal that can draw over a line.
@@ -60,20 +65,37 @@ impl BottomLine {
         let style = ProgressStyle::with_template("{wide_msg}").expect("the template is sound");
         let bar = ProgressBar::new_spinner().with_style(style);
         *BOTTOM.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
-        Some(Self(bar))
+        let drawn = Cell::new((0, usize::MAX));
+        Some(Self { bar, drawn })
     }
 
     /// Draws the line anew, with as many of `fields` as fit.
     pub(crate) fn set(&self, fields: &[Field]) {
+        let columns = columns();
+        let (length, before) = self.drawn.get();
+        if columns < before {
+            // A terminal that has become narrower has broken the line into several.
+            let above = length.saturating_sub(1) / columns;
+            self.bar.suspend(|| clear_above(above));
+        }
         // The last column stays free: some terminals wrap there.
-        self.0.set_message(fit(fields, columns() - 1));
+        let line = fit(fields, columns - 1);
+        self.drawn.set((line.chars().count(), columns));
+        self.bar.set_message(line);
     }
 }
 
 impl Drop for BottomLine {
     fn drop(&mut self) {
         BOTTOM.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Clears so many lines above the cursor, and all below.
+fn clear_above(lines: usize) {
+    if lines > 0 {
+        let _ = write!(std::io::stderr(), "\x1b[{lines}A\r\x1b[J");
     }
 }
 

@@ -9,7 +9,7 @@ use nepa_pipeline::EpochReport;
 
 use crate::device::memory_in_use;
 use crate::metrics::StepMetrics;
-use crate::progress::{BottomLine, Field, Rate, WIDEST, bar, fit};
+use crate::progress::{BottomLine, Field, Rate, WIDEST, bar, columns, fit};
 use crate::words;
 
 /// Steps between two lines, where the recipe does not say.
@@ -275,7 +275,10 @@ impl Steps {
     /// An epoch of `epochs` has ended.
     pub(crate) fn end_epoch(&mut self, report: &EpochReport, epochs: u64) {
         let now = Instant::now();
-        println!("{}", epoch_line(report, epochs, &self.epoch, now));
+        println!(
+            "{}",
+            fit(&epoch_line(report, epochs, &self.epoch, now), columns())
+        );
         self.epoch = Span::new(now);
     }
 
@@ -304,33 +307,36 @@ impl Steps {
     }
 }
 
-fn epoch_line(report: &EpochReport, epochs: u64, span: &Span, now: Instant) -> String {
-    let mut line = format!("epoch {} of {epochs} done", report.epoch + 1);
+fn epoch_line(report: &EpochReport, epochs: u64, span: &Span, now: Instant) -> Vec<Field> {
+    let mut fields = vec![Field::new(
+        0,
+        format!("epoch {}/{epochs}", report.epoch + 1),
+    )];
     if report.first_batch > 0 {
         let (first, batches) = (report.first_batch + 1, report.batches);
-        line += &format!(" (from batch {first} of {batches} on)");
+        fields.push(Field::new(3, format!("from batch {first} of {batches}")));
     }
-    line += &format!(
-        ": mean loss {:.4}, {} in {}, {} images/s, wait {}",
-        span.loss / span.steps.max(1) as f64,
-        words::counted(span.images, "image"),
-        words::duration(now - span.started),
-        words::digits(span.rate(now)),
-        words::percent(span.waiting(now).min(1.0)),
-    );
-    if report.replaced > 0 {
-        line += &format!(
-            "; {} could not be decoded and others took their place",
-            words::counted(report.replaced, "image")
-        );
+    let time = words::duration(now - span.started);
+    let rate = words::digits(span.rate(now));
+    let waiting = words::percent(span.waiting(now).min(1.0));
+    fields.extend([
+        Field::new(
+            0,
+            format!("mean loss {:.4}", span.loss / span.steps.max(1) as f64),
+        ),
+        Field::new(
+            5,
+            format!("{} in {time}", words::counted(span.images, "image")),
+        ),
+        Field::new(2, format!("{rate} images/s")),
+        Field::new(4, format!("wait {waiting}")),
+    ]);
+    let replaced = report.replaced + report.absent;
+    if replaced > 0 {
+        let text = format!("{} replaced", words::counted(replaced, "bad image"));
+        fields.push(Field::new(1, text));
     }
-    if report.absent > 0 {
-        line += &format!(
-            "; {} held no image and others took their place",
-            words::counted(report.absent, "row")
-        );
-    }
-    line
+    fields
 }
 
 #[cfg(test)]
@@ -439,16 +445,23 @@ mod tests {
             by_class: false,
             mixing: None,
         };
-        let line =
-            |report: &EpochReport| epoch_line(report, 48, &span, now + Duration::from_millis(6200));
+        let line = |report: &EpochReport, columns| {
+            let now = now + Duration::from_millis(6200);
+            fit(&epoch_line(report, 48, &span, now), columns)
+        };
         assert_eq!(
-            line(&report),
-            "epoch 2 of 48 done: mean loss -0.6532, 1,984 images in 6.2 s, 320 images/s, wait 10 %"
+            line(&report, WIDEST),
+            "epoch 2/48  mean loss -0.6532  1,984 images in 6.2 s  320 images/s  wait 10 %"
         );
         report.replaced = 1;
         report.first_batch = 30;
-        let line = line(&report);
-        assert!(line.contains("(from batch 31 of 62 on)"), "{line}");
-        assert!(line.ends_with("; 1 image could not be decoded and others took their place"));
+        assert_eq!(
+            line(&report, WIDEST),
+            "epoch 2/48  from batch 31 of 62  mean loss -0.6532  1,984 images in 6.2 s  320 images/s  wait 10 %  1 bad image replaced"
+        );
+        assert_eq!(
+            line(&report, 60),
+            "epoch 2/48  mean loss -0.6532  1 bad image replaced"
+        );
     }
 }
