@@ -424,7 +424,7 @@ fn the_program_says_how_many_rows_are_left_out() {
     let said = text(&succeed(&mut pretrain));
     let line = format!("{left_out} of 162 rows hold no image and are left out");
     assert_eq!(said.matches(&line).count(), 1, "{said}");
-    assert_says(&said, &[&format!("num_samples = {}", present.len())]);
+    assert_says(&said, &[&format!(" shards, {} images, ", present.len())]);
 
     write(folder.path(), EnabledStatistics::None);
     let said = text(&succeed(nepa().args(["inspect", data])));

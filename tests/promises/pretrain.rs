@@ -212,7 +212,10 @@ fn a_run_whose_output_is_a_bucket_resumes_from_it() {
 fn a_run_leaves_recipe_metrics_events_and_the_published_layout() {
     let place = Place::new();
     let output = succeed(place.local("out").args(["--set", "train.steps=6"]));
-    assert_says(&text(&output), &["[train]", "steps = 6", "done: 6 steps"]);
+    assert_says(
+        &text(&output),
+        &["train   6 steps of 8 images", "done    6 steps in "],
+    );
     let out = place.path("out");
     let recipe = std::fs::read_to_string(out.join("recipe.toml")).unwrap();
     let recipe: nepa_trainer::recipe::ResolvedRecipe = toml::from_str(&recipe).unwrap();
@@ -385,7 +388,7 @@ fn a_full_disk_while_saving_is_a_clear_error_and_harms_nothing() {
         other => {
             let why = other.map_or_else(|error| error.to_string(), |output| text(&output));
             assert!(
-                !why.contains("done: "),
+                !why.contains("done    "),
                 "the small disk was not full: {why}"
             );
             eprintln!("SKIPPED: no small file system can be mounted here: {why}");

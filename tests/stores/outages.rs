@@ -198,7 +198,9 @@ fn a_run_that_waits_in_vain_is_saved() {
     let at = started.steps();
     place.proxy.set(&[DATA], Line::Open);
     let mut again = run.start(&["--resume"]);
-    again.wait_until("word", |again| again.said().contains("going on in"));
+    again.wait_until("word", |again| {
+        again.said().contains(": goes on after step ")
+    });
     assert_says(&again.said(), &[&format!("after step {at}")]);
     again.succeeds();
     again.assert_same(&place.server);

@@ -76,7 +76,9 @@ fn stop(kind: &str, line: Line) {
     let mut started = run.start(&["--resume"]);
     started.wait_until("word", |started| started.steps() > done);
     let said = started.said();
-    let went_on = said.lines().rfind(|line| line.contains("going on in"));
+    let went_on = said
+        .lines()
+        .rfind(|line| line.contains(": goes on after step "));
     let expected = format!("after step {done}");
     assert!(
         went_on.is_some_and(|line| line.contains(&expected)),

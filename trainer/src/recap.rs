@@ -45,14 +45,17 @@ pub(crate) fn show(
             words::bytes(bytes),
         ),
     );
-    let epochs = train.steps as f64 / train.steps_per_epoch.max(1) as f64;
+    let epochs = words::digits(train.steps as f64 / train.steps_per_epoch.max(1) as f64);
+    let epochs = match epochs.trim_end_matches(".00") {
+        "1" => "1 epoch".to_owned(),
+        epochs => format!("{epochs} epochs"),
+    };
     say(
         "train",
         &format!(
-            "{} steps of {} images, {} epochs; learning rate to {} in {} steps",
+            "{} steps of {} images, {epochs}; learning rate to {} in {} steps",
             words::count(train.steps),
             words::count(train.batch as u64),
-            words::digits(epochs).trim_end_matches(".00"),
             words::small(train.lr),
             words::count(train.warmup_steps),
         ),
@@ -97,7 +100,8 @@ pub(crate) fn show_end(recipe: &ResolvedRecipe, summary: &Summary, place: &str) 
             &format!("{first:.4} to {last:.4} (means of the first and the last {of} steps)"),
         );
     }
-    if summary.steps > 0 && summary.copies > 0.5 {
+    // Of a few steps it says nothing.
+    if summary.losses.is_some() && summary.copies > 0.5 {
         say(
             "note",
             &format!(

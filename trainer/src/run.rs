@@ -455,6 +455,7 @@ impl Start<'_> {
         }
         .begin();
         let signal = run.train(stop_at(&run.recipe, options))?;
+        run.says.tell_epochs();
         Ok(Ended {
             step: run.step,
             signal,

@@ -105,6 +105,7 @@ pub(crate) struct Steps {
     line: Span,
     epoch: Span,
     whole: Span,
+    ended: Option<Ended>,
     /// What does not change between two lines.
     fields: Vec<Field>,
     first_losses: Vec<f64>,
@@ -136,6 +137,7 @@ impl Steps {
             line: Span::new(now),
             epoch: Span::new(now),
             whole: Span::new(now),
+            ended: None,
             fields: Vec::new(),
             first_losses: Vec::with_capacity(ENDS),
             last: VecDeque::with_capacity(ENDS + 1),
@@ -272,14 +274,29 @@ impl Steps {
         }
     }
 
-    /// An epoch of `epochs` has ended.
+    /// An epoch of `epochs` has ended. Short ones get a line together.
     pub(crate) fn end_epoch(&mut self, report: &EpochReport, epochs: u64) {
-        let now = Instant::now();
-        println!(
-            "{}",
-            fit(&epoch_line(report, epochs, &self.epoch, now), columns())
-        );
-        self.epoch = Span::new(now);
+        let ended = self.ended.get_or_insert(Ended {
+            first: report.epoch,
+            from: (report.first_batch > 0).then_some((report.first_batch + 1, report.batches)),
+            last: report.epoch,
+            epochs,
+            replaced: 0,
+        });
+        ended.last = report.epoch;
+        ended.replaced += report.replaced + report.absent;
+        if self.epoch.started.elapsed() >= EVERY.1 {
+            self.tell_epochs();
+        }
+    }
+
+    /// The line of the epochs that have ended since the last one, if any have.
+    pub(crate) fn tell_epochs(&mut self) {
+        if let Some(ended) = self.ended.take() {
+            let now = Instant::now();
+            println!("{}", fit(&ended.fields(&self.epoch, now), columns()));
+            self.epoch = Span::new(now);
+        }
     }
 
     /// Of this process.
@@ -307,36 +324,51 @@ impl Steps {
     }
 }
 
-fn epoch_line(report: &EpochReport, epochs: u64, span: &Span, now: Instant) -> Vec<Field> {
-    let mut fields = vec![Field::new(
-        0,
-        format!("epoch {}/{epochs}", report.epoch + 1),
-    )];
-    if report.first_batch > 0 {
-        let (first, batches) = (report.first_batch + 1, report.batches);
-        fields.push(Field::new(3, format!("from batch {first} of {batches}")));
+/// Epochs that have ended and were not told yet.
+#[derive(Debug)]
+struct Ended {
+    first: u64,
+    /// The first batch of the first of them, and its batches, where it was resumed.
+    from: Option<(u64, u64)>,
+    last: u64,
+    epochs: u64,
+    /// Bad images and rows without one.
+    replaced: u64,
+}
+
+impl Ended {
+    fn fields(&self, span: &Span, now: Instant) -> Vec<Field> {
+        let (first, last) = (self.first + 1, self.last + 1);
+        let which = if first == last {
+            format!("epoch {last}/{}", self.epochs)
+        } else {
+            format!("epochs {first} to {last}/{}", self.epochs)
+        };
+        let mut fields = vec![Field::new(0, which)];
+        if let Some((batch, batches)) = self.from {
+            fields.push(Field::new(3, format!("from batch {batch} of {batches}")));
+        }
+        let time = words::duration(now - span.started);
+        let rate = words::digits(span.rate(now));
+        let waiting = words::percent(span.waiting(now).min(1.0));
+        fields.extend([
+            Field::new(
+                0,
+                format!("mean loss {:.4}", span.loss / span.steps.max(1) as f64),
+            ),
+            Field::new(
+                5,
+                format!("{} in {time}", words::counted(span.images, "image")),
+            ),
+            Field::new(2, format!("{rate} images/s")),
+            Field::new(4, format!("wait {waiting}")),
+        ]);
+        if self.replaced > 0 {
+            let text = format!("{} replaced", words::counted(self.replaced, "bad image"));
+            fields.push(Field::new(1, text));
+        }
+        fields
     }
-    let time = words::duration(now - span.started);
-    let rate = words::digits(span.rate(now));
-    let waiting = words::percent(span.waiting(now).min(1.0));
-    fields.extend([
-        Field::new(
-            0,
-            format!("mean loss {:.4}", span.loss / span.steps.max(1) as f64),
-        ),
-        Field::new(
-            5,
-            format!("{} in {time}", words::counted(span.images, "image")),
-        ),
-        Field::new(2, format!("{rate} images/s")),
-        Field::new(4, format!("wait {waiting}")),
-    ]);
-    let replaced = report.replaced + report.absent;
-    if replaced > 0 {
-        let text = format!("{} replaced", words::counted(replaced, "bad image"));
-        fields.push(Field::new(1, text));
-    }
-    fields
 }
 
 #[cfg(test)]
@@ -433,35 +465,28 @@ mod tests {
         for step in 1..=62 {
             span.add(&metrics(step), 32);
         }
-        let mut report = EpochReport {
-            epoch: 1,
-            num_samples: 2000,
-            batches: 62,
-            first_batch: 0,
-            given: 1984,
+        let mut ended = Ended {
+            first: 1,
+            from: None,
+            last: 1,
+            epochs: 48,
             replaced: 0,
-            absent: 0,
-            left_out: 16,
-            by_class: false,
-            mixing: None,
         };
-        let line = |report: &EpochReport, columns| {
-            let now = now + Duration::from_millis(6200);
-            fit(&epoch_line(report, 48, &span, now), columns)
-        };
+        let now = now + Duration::from_millis(6200);
         assert_eq!(
-            line(&report, WIDEST),
+            fit(&ended.fields(&span, now), WIDEST),
             "epoch 2/48  mean loss -0.6532  1,984 images in 6.2 s  320 images/s  wait 10 %"
         );
-        report.replaced = 1;
-        report.first_batch = 30;
+        ended.replaced = 1;
+        ended.from = Some((31, 62));
+        ended.last = 4;
         assert_eq!(
-            line(&report, WIDEST),
-            "epoch 2/48  from batch 31 of 62  mean loss -0.6532  1,984 images in 6.2 s  320 images/s  wait 10 %  1 bad image replaced"
+            fit(&ended.fields(&span, now), 140),
+            "epochs 2 to 5/48  from batch 31 of 62  mean loss -0.6532  1,984 images in 6.2 s  320 images/s  wait 10 %  1 bad image replaced"
         );
         assert_eq!(
-            line(&report, 60),
-            "epoch 2/48  mean loss -0.6532  1 bad image replaced"
+            fit(&ended.fields(&span, now), 60),
+            "epochs 2 to 5/48  mean loss -0.6532  1 bad image replaced"
         );
     }
 }
