@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nepa_tests::program::{
-    nepa, newest_checkpoint, succeed, timeless_metrics, tiny_recipe, write_photo_shards,
+    joined, nepa, newest_checkpoint, succeed, timeless_metrics, tiny_recipe, write_photo_shards,
 };
 use nepa_tests::proxy::Proxy;
 use tempfile::TempDir;
@@ -329,19 +329,14 @@ impl Started {
         reference.assert_same(&folder, &self.trace);
     }
 
-    /// All messages so far; without the recipe that is printed at the start, and without what mixing and memory are.
+    /// All messages so far, without what model, engine and epochs are.
     pub(crate) fn said(&self) -> String {
         let stdout = std::fs::read_to_string(&self.stdout).unwrap_or_default();
-        let mut in_recipe = false;
-        let told = stdout.lines().filter(|line| {
-            in_recipe |= line.starts_with("name = ");
-            in_recipe &= !line.starts_with("memory of the engine");
-            !in_recipe
-        });
+        let told = stdout.lines();
         let told = told.map(|line| format!("  {line}\n"));
         let warned = self.warned();
         let warned = warned.lines().map(|line| format!("! {line}\n"));
-        let dull = ["model   ", "engine  ", "epoch "];
+        let dull = ["model   ", "engine  ", "epoch"];
         told.chain(warned)
             .filter(|line| !dull.iter().any(|dull| line.contains(dull)))
             .collect()
@@ -349,7 +344,7 @@ impl Started {
 
     /// What was said on standard error.
     pub(crate) fn warned(&self) -> String {
-        std::fs::read_to_string(&self.stderr).unwrap_or_default()
+        joined(&std::fs::read_to_string(&self.stderr).unwrap_or_default())
     }
 }
 
