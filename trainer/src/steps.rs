@@ -16,6 +16,8 @@ use crate::words;
 const EVERY_STEPS: u64 = 10;
 /// Least and most time between two lines, where the recipe does not say.
 const EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// Epochs each of which is told at its end, and least time between two lines of later ones.
+const EPOCHS: (u64, Duration) = (8, Duration::from_secs(10));
 /// Steps whose mean loss is the loss at the start or at the end.
 const ENDS: usize = 10;
 /// A wait for data that is shorter is not shown.
@@ -275,6 +277,12 @@ impl Steps {
     /// An epoch of `epochs` has ended.
     pub(crate) fn end_epoch(&mut self, report: &EpochReport, epochs: u64) {
         let now = Instant::now();
+        // Where epochs take a second there are dozens: after the first ones a line tells of several.
+        let (first, least) = EPOCHS;
+        let is_last = report.epoch + 1 == epochs;
+        if report.epoch >= first && !is_last && now - self.epoch.started < least {
+            return;
+        }
         println!(
             "{}",
             fit(&epoch_line(report, epochs, &self.epoch, now), columns())
