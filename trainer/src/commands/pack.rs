@@ -268,8 +268,8 @@ fn report_scan(scan: &FolderScan) {
             ""
         };
         println!(
-            "skipped {} files that are no images, or lie in no class:{shown}{more}",
-            scan.skipped.len()
+            "skipped {}, as no image or of no class:{shown}{more}",
+            words::counted(scan.skipped.len() as u64, "file")
         );
     }
 }
