@@ -221,6 +221,17 @@ impl Dataset {
         io: &IoConfig,
         runtime: &IoRuntime,
     ) -> Result<Arc<Self>, DatasetError> {
+        Self::open_watched(config, io, runtime, None)
+    }
+
+    /// As [`open`](Self::open), and `watch` is told after each footer how many were read and how many there are (of
+    /// the data set of a mixture that is being opened). Without it, that is logged every 10 s.
+    pub fn open_watched(
+        config: &DatasetConfig,
+        io: &IoConfig,
+        runtime: &IoRuntime,
+        watch: Option<WatchFooters>,
+    ) -> Result<Arc<Self>, DatasetError> {
         if io.max_retries.is_some_and(|set| set != OLD_MAX_RETRIES) {
             tracing::warn!(
                 "io.max_retries has no effect any more: requests are repeated for io.outage_s ({} s)",
@@ -238,8 +249,10 @@ impl Dataset {
         for source in sources_of(config)? {
             let weight = source.weight;
             let (io, connector, counting) = (io.clone(), connector.clone(), Arc::clone(&counting));
-            let opened = runtime
-                .block_on(async move { read_shards(&source, &io, &connector, &counting).await });
+            let watch = watch.clone();
+            let opened = runtime.block_on(async move {
+                read_shards(&source, &io, &connector, &counting, watch.as_ref()).await
+            });
             let (more, odd) = opened?;
             let (more, more_readers): (Vec<_>, Vec<_>) = more.into_iter().unzip();
             sources.push(opened_source(
@@ -581,6 +594,9 @@ const FOOTERS_AT_ONCE: usize = 8;
 /// Shards that cannot be read as images, before the first that can, after which no more are tried.
 const ODD_SHARDS: usize = 64;
 
+/// Is told how many footers were read, and of how many.
+pub type WatchFooters = Arc<dyn Fn(u64, u64) + Send + Sync>;
+
 /// Shards with what reading them needs, and what was doubtful on the way.
 type ReadShards = (Vec<(Shard, footer::ShardReader)>, Vec<DatasetWarning>);
 
@@ -590,6 +606,7 @@ async fn read_shards(
     io: &IoConfig,
     connector: &CountingConnector,
     counting: &Arc<counters::Counting>,
+    watch: Option<&WatchFooters>,
 ) -> Result<ReadShards, DatasetError> {
     let list::Listed { mut objects, odd } = list::list(&source.urls, io, connector).await?;
     if let Some(split) = &source.split {
@@ -606,7 +623,10 @@ async fn read_shards(
         .map(async |object| {
             let shard = footer::read_shard(object, schema, io.part_bytes, Arc::clone(counting));
             let shard = shard.await;
-            done.fetch_add(1, Ordering::Relaxed);
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if let Some(watch) = watch {
+                watch(done, total as u64);
+            }
             shard
         })
         .buffered(io.max_requests.max(1).saturating_mul(FOOTERS_AT_ONCE));
@@ -615,11 +635,13 @@ async fn read_shards(
         if let Ok(shards) = tokio::time::timeout(PROGRESS_EVERY, &mut read).await {
             break shards?;
         }
-        tracing::info!(
-            "{} of {} footers read",
-            with_commas(done.load(Ordering::Relaxed)),
-            with_commas(total as u64)
-        );
+        if watch.is_none() {
+            tracing::info!(
+                "{} of {} footers read",
+                with_commas(done.load(Ordering::Relaxed)),
+                with_commas(total as u64)
+            );
+        }
     };
     if shards.is_empty() {
         let url = objects.first().map(|object| object.url.clone());

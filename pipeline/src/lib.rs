@@ -34,7 +34,7 @@ pub use backend::{CpuBackend, ImageBackend};
 pub use batch::{Batch, HostBatch, NoClassIndex, SampleRecord};
 pub use dataset::{
     ColumnInfo, Dataset, DatasetConfig, DatasetWarning, Deliver, FetchHandle, IoConfig, IoCounters,
-    IoRuntime, MixtureSource, PartBytes, PartInfo, Shard, Source,
+    IoRuntime, MixtureSource, PartBytes, PartInfo, Shard, Source, WatchFooters,
 };
 pub use error::{DatasetError, ImageError, LoaderError, Place};
 pub use loader::{

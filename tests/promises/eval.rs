@@ -125,7 +125,8 @@ fn one_table_compares_pixels_random_weights_and_the_checkpoint() {
     for part in [
         "pixels, 28 x 28",
         "random weights",
-        "moving average, step 12",
+        "| moving average ",
+        "trained for 12 steps",
         "2352",
         "causal",
         "3 classes",

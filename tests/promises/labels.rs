@@ -121,7 +121,7 @@ fn eval(train: &str, test: &str, more: &[&str]) -> (bool, String) {
 fn right(train: &str, test: &str, more: &[&str], parts: &[&str]) {
     let (success, said) = eval(train, test, more);
     assert!(success, "{said}");
-    assert_says(&said, &[&["| 100.0 ("], parts].concat());
+    assert_says(&said, &[&["| 100.0 \u{b1} "], parts].concat());
 }
 
 #[track_caller]

@@ -28,6 +28,7 @@ mod pack;
 mod parts;
 mod pretrain;
 mod profile;
+mod quickstart;
 mod resume;
 mod secrets;
 mod signals;

@@ -26,6 +26,7 @@ pub mod golden;
 pub mod inspect;
 mod labels;
 pub mod metrics;
+mod open_data;
 pub mod optimizer;
 pub mod output;
 pub mod overlap;

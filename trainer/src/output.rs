@@ -194,11 +194,11 @@ pub enum OutputError {
     Checkpoint(#[from] CheckpointError),
 }
 
-fn is_local(url: &str) -> bool {
+pub(crate) fn is_local(url: &str) -> bool {
     !url.contains("://") || url.starts_with("file://")
 }
 
-fn local_path(url: &str) -> PathBuf {
+pub(crate) fn local_path(url: &str) -> PathBuf {
     match url::Url::parse(url) {
         Ok(parsed) if parsed.scheme() == "file" => parsed
             .to_file_path()

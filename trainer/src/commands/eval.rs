@@ -12,9 +12,11 @@ use serde_json::json;
 
 use crate::device::{self, DeviceChoice};
 use crate::eval::{
-    Classes, Evaluation, ImageSet, Layer, Pool, Pretrained, ReadOptions, ResultTable, Scores,
-    Source,
+    Classes, Evaluation, FeaturePair, ImageSet, Layer, Measurement, Pool, Pretrained, ReadOptions,
+    ResultTable, Scores, Source, verdict,
 };
+use crate::print::labelled;
+use crate::words;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -315,8 +317,9 @@ fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
     };
     let usual = vec![Source::Pixels, Source::Random, trained];
     let sources = args.features.as_ref().unwrap_or(&usual);
-    let mut models = Vec::new();
+    let (mut models, mut of_models) = (Vec::new(), Vec::new());
     for source in sources.iter().filter(|source| **source != Source::Pixels) {
+        of_models.push(*source);
         let name = match (source, pretrained.step()) {
             (Source::Raw | Source::Ema, Some(step)) => format!("{source}, step {step}"),
             _ => source.to_string(),
@@ -326,16 +329,17 @@ fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
     let images = &args.images;
     let train = images.open(&args.train, images.train_split.as_ref(), &runtime)?;
     let test = images.open(&args.test, images.test_split.as_ref(), &runtime)?;
+    let layers = args.layers.of_blocks(config.num_hidden_layers)?;
     let evaluation = Evaluation {
         train: &train,
         test: &test,
         read: args.images.read_options(&pretrained)?,
         causal: args.layers.causal(),
-        layers: &args.layers.of_blocks(config.num_hidden_layers)?,
+        layers: &layers,
         pool: args.layers.pool,
         device: &device,
     };
-    println!("{}\n", evaluation.labels()?);
+    eprintln!("{}", evaluation.labels()?);
     let mut classes = Classes::default();
     let mut pairs = Vec::new();
     if sources.contains(&Source::Pixels) {
@@ -350,17 +354,48 @@ fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
     for warning in first.label_warnings(&classes)? {
         eprintln!("warning: {warning}");
     }
-    let measured = pairs
-        .iter()
-        .map(|pair| pair.measure(scores))
-        .collect::<Result<Vec<_>, _>>()?;
-    println!("{}\n", ResultTable::new(&measured, scores));
-    println!(
-        "Accuracy in % with its 95 % interval; chance {:.1}. {num_train} training and {num_test} test images, {known} classes; {}; {:.0} s.",
-        100.0 / known.max(1) as f64,
-        args.layers.describe(),
-        started.elapsed().as_secs_f64()
+    let measured = FeaturePair::measure_all(&pairs, scores)?;
+    let of_models = of_models.iter();
+    let of_models = of_models.flat_map(|source| layers.iter().map(move |_| *source));
+    let of_pixels = sources.contains(&Source::Pixels).then_some(Source::Pixels);
+    let kinds = of_pixels.into_iter().chain(of_models).collect::<Vec<_>>();
+    let short = measured.iter().zip(&kinds).map(|(row, kind)| Measurement {
+        source: match kind {
+            Source::Pixels => row.source.clone(),
+            _ => kind.to_string(),
+        },
+        ..row.clone()
+    });
+    let table = ResultTable::narrow(&short.collect::<Vec<_>>(), scores);
+    println!("{table}\n");
+    let step = pretrained.step().map_or(String::new(), |step| {
+        format!("; trained for {}", words::counted(step, "step"))
+    });
+    let chance = 100.0 / known.max(1) as f64;
+    labelled(
+        "accuracy",
+        &format!("in % \u{b1} its 95 % interval; chance {chance:.1}"),
     );
+    labelled(
+        "images",
+        &format!(
+            "{} training and {} test images, {known} classes",
+            words::count(num_train as u64),
+            words::count(num_test as u64)
+        ),
+    );
+    labelled(
+        "features",
+        &format!(
+            "{}{step}; evaluated in {}",
+            args.layers.describe(),
+            words::duration(started.elapsed())
+        ),
+    );
+    let rows = kinds.iter().copied().zip(&measured).collect::<Vec<_>>();
+    if let Some(sentence) = verdict(&rows, first.test.most_frequent()) {
+        labelled("result", &sentence);
+    }
     for row in &measured {
         if row.logistic.is_some_and(|probe| !probe.converged) {
             eprintln!(

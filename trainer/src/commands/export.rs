@@ -1,13 +1,19 @@
 //! `nepa export`.
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::{Context, ensure};
-use nepa_model::write_published;
-use nepa_pipeline::{IoConfig, IoRuntime};
+use anyhow::{Context, bail, ensure};
+use nepa_model::{published_files, write_published};
+use nepa_pipeline::error::Action;
+use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl, open_url};
+use object_store::{ObjectStoreExt, WriteMultipart};
 
-use crate::checkpoint::{read_weights, verify_folder};
-use crate::output::fetch_checkpoint;
+use crate::checkpoint::{read_state, read_weights, verify_folder};
+use crate::output::{fetch_checkpoint, is_local, local_path};
+use crate::pack::store_error;
+use crate::progress::{Progress, Unit};
+use crate::words;
 
 /// Writes a checkpoint's weights in the published layout: config.json and model.safetensors.
 ///
@@ -19,40 +25,119 @@ use crate::output::fetch_checkpoint;
 pub struct Args {
     /// A checkpoint, or a run's output (its newest checkpoint); a path or URL.
     pub checkpoint: String,
-    /// New folder for the two files.
-    pub folder: PathBuf,
+    /// New folder for the two files, or a prefix in a store.
+    #[arg(value_name = "URL")]
+    pub folder: String,
     /// The moving average instead of the raw weights.
     #[arg(long)]
     pub ema: bool,
 }
 
+const FILES: [&str; 2] = ["config.json", "model.safetensors"];
+/// Size of the parts in which a file is sent to a store, and most of them on their way.
+const PART_BYTES: usize = 5 << 20;
+const MOST_PARTS: usize = 4;
+
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    for name in ["config.json", "model.safetensors"] {
-        let path = args.folder.join(name);
-        ensure!(
-            !path.exists(),
-            "{} exists already; give a new folder",
-            path.display()
-        );
-    }
     let runtime = IoRuntime::new(1).context("cannot start the I/O thread")?;
+    let target = Target::open(&args.folder, &runtime)?;
     let (checkpoint, _downloaded) =
         fetch_checkpoint(&args.checkpoint, &IoConfig::default(), &runtime)?;
     verify_folder(&checkpoint)?;
+    let step = read_state(&checkpoint)?.step;
     let (config, weights) = read_weights(&checkpoint, args.ema)?;
-    write_published(&args.folder, &config, &weights)?;
+    let num_bytes = match &target {
+        Target::Folder(folder) => {
+            write_published(folder, &config, &weights)?;
+            let sizes =
+                FILES.map(|name| std::fs::metadata(folder.join(name)).map(|file| file.len()));
+            sizes.into_iter().sum::<std::io::Result<u64>>()?
+        }
+        Target::Store(store) => send(
+            store,
+            &runtime,
+            published_files(Path::new(&store.url), &config, &weights)?,
+        )?,
+    };
     let which = if args.ema {
-        "moving average"
+        "the moving average"
     } else {
-        "raw weights"
+        "the raw weights"
     };
     println!(
-        "{}: {which} of {}, {} values in {} tensors",
-        args.folder.display(),
-        args.checkpoint,
-        weights.flat.len(),
-        weights.specs.len()
+        "done: {} and {} ({}) in {}",
+        FILES[0],
+        FILES[1],
+        words::bytes(num_bytes),
+        words::shell(&args.folder)
+    );
+    println!(
+        "they hold {which} at step {}: {} values in {}",
+        words::count(step),
+        words::count(weights.flat.len() as u64),
+        words::counted(weights.specs.len() as u64, "tensor")
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the files go. Nothing is overwritten.
+enum Target {
+    Folder(PathBuf),
+    Store(StoreUrl),
+}
+
+impl Target {
+    fn open(url: &str, runtime: &IoRuntime) -> anyhow::Result<Self> {
+        if is_local(url) {
+            let folder = local_path(url);
+            let there = FILES.iter().find(|name| folder.join(name).exists());
+            ensure!(there.is_none(), exists(url));
+            return Ok(Self::Folder(folder));
+        }
+        let target = open_url(url, &IoConfig::default())?;
+        for name in FILES {
+            let (store, path) = (Arc::clone(&target.store), target.path.clone().join(name));
+            match runtime.block_on(async move { store.head(&path).await }) {
+                Ok(_) => bail!(exists(url)),
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(store_error(&error, Action::Read, &target.url)),
+            }
+        }
+        Ok(Self::Store(target))
+    }
+}
+
+fn exists(url: &str) -> String {
+    format!(
+        "{} holds a model already, and nothing is overwritten; give a new folder",
+        words::shell(url)
+    )
+}
+
+/// Sends the files to a store; gives their size.
+fn send(
+    target: &StoreUrl,
+    runtime: &IoRuntime,
+    files: [(&'static str, Vec<u8>); 2],
+) -> anyhow::Result<u64> {
+    let total = files.iter().map(|(_, content)| content.len() as u64).sum();
+    let progress = Arc::new(Progress::new("sending weights", Some(total), Unit::Bytes));
+    for (name, content) in files {
+        let (store, path) = (Arc::clone(&target.store), target.path.clone().join(name));
+        let progress = Arc::clone(&progress);
+        let sent = runtime.block_on(async move {
+            let upload = store.put_multipart(&path).await?;
+            let mut upload = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
+            for part in content.chunks(PART_BYTES) {
+                upload.wait_for_capacity(MOST_PARTS).await?;
+                upload.write(part);
+                progress.add(part.len() as u64);
+            }
+            upload.finish().await
+        });
+        sent.map_err(|error| store_error(&error, Action::Write, &target.url))
+            .with_context(|| format!("cannot write {}/{name}", target.url.trim_end_matches('/')))?;
+    }
+    Ok(total)
 }

@@ -9,6 +9,8 @@ use nepa_schemas::{Label, SchemaOptions};
 
 use crate::inspect::{Sample, draw_grid, take_sample, warnings};
 use crate::labels::LabelFacts;
+use crate::open_data::open_data;
+use crate::words::bytes;
 
 /// Shows what a data set holds and how it will be read.
 ///
@@ -58,7 +60,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         strict: args.shards.strict,
         ..DatasetConfig::default()
     };
-    let dataset = Dataset::open(&config, &IoConfig::default(), &runtime)?;
+    let dataset = open_data(&config, &IoConfig::default(), &runtime)?;
     print_layout(&dataset);
     let sample = take_sample(&dataset, args.samples, args.seed);
     print_sample(&dataset, &sample);
@@ -256,15 +258,5 @@ fn spread(sorted: &[u64]) -> (u64, u64, u64) {
         [] => (0, 0, 0),
         [first, .., last] => (*first, sorted[sorted.len() / 2], *last),
         [only] => (*only, *only, *only),
-    }
-}
-
-fn bytes(count: u64) -> String {
-    let value = count as f64;
-    match count {
-        0..1024 => format!("{count} B"),
-        1024..0x10_0000 => format!("{:.1} KiB", value / 1024.0),
-        0x10_0000..0x4000_0000 => format!("{:.1} MiB", value / f64::from(1 << 20)),
-        _ => format!("{:.2} GiB", value / f64::from(1 << 30)),
     }
 }

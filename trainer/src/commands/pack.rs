@@ -1,19 +1,19 @@
 //! `nepa pack`: folders of images by class to Parquet shards.
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl, open_url};
 
 use crate::pack::{
     ExistingShard, FolderScan, PackOptions, PackedImage, ShardPlan, ShardWriter, existing_shards,
     plan, remove_leftovers, scan, shard_id,
 };
+use crate::progress::{Progress, Unit};
 use crate::signals::{self, SaveFirst};
+use crate::words;
 
 /// Time to give up an upload after a signal: a store that does not answer must not hold up the end.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -83,6 +83,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         row_group_bytes: mib(args.row_group_mib),
     };
 
+    let started = Instant::now();
     let _saving = SaveFirst {
         says: "the shard in hand is given up",
         most: Some(PATIENCE),
@@ -124,17 +125,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 
     let images = shards.iter().flat_map(|shard| &shard.images);
-    let total = images.map(|&index| scan.images[index].num_bytes).sum();
-    let progress = if std::io::stderr().is_terminal() {
-        ProgressBar::new(total)
-    } else {
-        ProgressBar::hidden()
-    };
-    let style = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta} {msg}";
-    progress.set_style(ProgressStyle::with_template(style).expect("a sound template"));
-
+    let num_bytes = images.clone().map(|&index| scan.images[index].num_bytes);
+    let what = format!("packing {}", words::bytes(num_bytes.sum()));
+    let progress = Progress::new(what, Some(images.count() as u64), Unit::Count("images"));
+    let (mut written_images, mut written_bytes) = (0, 0);
     for (written, shard) in shards.iter().enumerate() {
-        progress.set_message(shard.name.clone());
         let packed = pack_shard(&scan, shard, &progress, || {
             ShardWriter::new(
                 &runtime,
@@ -149,34 +144,70 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let packed = packed.with_context(|| {
             format!("{done} of {num_shards} shards are written; the same command goes on there")
         })?;
-        let Some((url, size)) = packed else {
-            progress.finish_and_clear();
+        let Some(size) = packed else {
+            drop(progress);
             println!(
-                "interrupted; {done} of {num_shards} shards are written, and the same command goes on there"
+                "interrupted: {done} of {num_shards} shards are written, and the same command goes on there"
             );
             let signal = signals::received().unwrap_or_default();
             return Ok(ExitCode::from(128 + signal as u8));
         };
-        progress.suspend(|| {
-            println!(
-                "{url}: {} images, {:.1} MiB",
-                shard.images.len(),
-                size as f64 / f64::from(1 << 20)
-            );
-        });
+        written_images += shard.images.len() as u64;
+        written_bytes += size;
+        println!(
+            "{}: {}, {}",
+            shard.name,
+            words::counted(shard.images.len() as u64, "image"),
+            words::bytes(size)
+        );
     }
-    progress.finish_and_clear();
-    println!("done; next: nepa inspect {}", target.url);
+    drop(progress);
+    let place = words::shell(&args.url);
+    if shards.is_empty() {
+        println!("done: nothing was left to write to {place}");
+    } else {
+        println!(
+            "done: {} in {}, {}, written to {place} in {}",
+            words::counted(written_images, "image"),
+            words::counted(shards.len() as u64, "shard"),
+            words::bytes(written_bytes),
+            words::duration(started.elapsed())
+        );
+    }
+    let also = [
+        (existing.len(), "shard", "there already"),
+        (
+            scan.skipped.len(),
+            "file",
+            "skipped, as no image or of no class",
+        ),
+    ];
+    let also = also.into_iter().filter(|(count, ..)| *count > 0);
+    let also =
+        also.map(|(count, noun, what)| format!("{} {what}", words::counted(count as u64, noun)));
+    let also = also.collect::<Vec<_>>();
+    if !also.is_empty() {
+        println!("besides: {}", also.join("; "));
+    }
+    print_next(&args.url, &options.split);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes one shard; gives its URL and size, or `None` where a signal asked to stop before it was complete.
+/// The commands that come next.
+fn print_next(url: &str, split: &str) {
+    let folder = url.trim_end_matches('/');
+    let shards = words::shell(&format!("{folder}/{split}-*.parquet"));
+    println!("next: nepa inspect {shards}");
+    println!("      nepa pretrain imagenette-small --data {shards} --out runs/first");
+}
+
+/// Writes one shard; gives its size, or `None` where a signal asked to stop before it was complete.
 fn pack_shard(
     scan: &FolderScan,
     shard: &ShardPlan,
-    progress: &ProgressBar,
+    progress: &Progress,
     start: impl FnOnce() -> anyhow::Result<ShardWriter>,
-) -> anyhow::Result<Option<(String, u64)>> {
+) -> anyhow::Result<Option<u64>> {
     let mut writer = start()?;
     for &index in &shard.images {
         if signals::received().is_some() {
@@ -185,16 +216,14 @@ fn pack_shard(
         let image = &scan.images[index];
         let bytes = std::fs::read(&image.path)
             .with_context(|| format!("cannot read {}", image.path.display()))?;
-        progress.inc(image.num_bytes);
+        progress.add(1);
         writer.push(PackedImage {
             bytes: bytes.into(),
             path: image.name.clone(),
             label: image.class.map(|class| class as i64),
         })?;
     }
-    let url = writer.url().to_owned();
-    let size = writer.finish()?;
-    Ok(Some((url, size)))
+    Ok(Some(writer.finish()?))
 }
 
 /// The message for shards that another plan wrote.
@@ -222,9 +251,9 @@ fn report_scan(scan: &FolderScan) {
         count => format!("{count} classes"),
     };
     println!(
-        "{} images, {classes}, {:.1} MiB",
-        scan.images.len(),
-        bytes as f64 / f64::from(1 << 20)
+        "{}, {classes}, {}",
+        words::counted(scan.images.len() as u64, "image"),
+        words::bytes(bytes)
     );
     if !scan.skipped.is_empty() {
         let shown = scan
@@ -239,8 +268,8 @@ fn report_scan(scan: &FolderScan) {
             ""
         };
         println!(
-            "skipped {} files that are no images, or lie in no class:{shown}{more}",
-            scan.skipped.len()
+            "skipped {}, as no image or of no class:{shown}{more}",
+            words::counted(scan.skipped.len() as u64, "file")
         );
     }
 }

@@ -1,16 +1,18 @@
 //! `nepa sample-data`: a labelled data set rendered in code, to try everything without a download.
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl, open_url};
+use rayon::prelude::*;
 
 use crate::pack::{PackedImage, ShardWriter, existing_shards};
+use crate::progress::{Progress, Unit};
 use crate::sample_data::{CLASSES, Split, class_of, render_jpeg};
+use crate::words;
 
-/// Threads that render.
-const NUM_THREADS: usize = 2;
-/// Images rendered before they are written.
-const CHUNK: usize = 32;
+/// Images that each thread renders before they are written.
+const IMAGES_A_THREAD: usize = 16;
 /// Small, so that even this small set has many row groups to shuffle.
 const ROW_GROUP_BYTES: u64 = 1 << 20;
 
@@ -68,14 +70,45 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             first.name
         );
     }
-    write_split(&runtime, &target, seed, Split::Train, images, shards)?;
-    if val_images > 0 {
-        write_split(&runtime, &target, seed, Split::Val, val_images, 1)?;
+    let started = Instant::now();
+    let total = (images + val_images) as u64;
+    let progress = Progress::new("rendering scenes", Some(total), Unit::Count("images"));
+    let write = |split, num_images, num_shards| {
+        write_split(
+            &runtime, &target, seed, split, num_images, num_shards, &progress,
+        )
+    };
+    let train_bytes = write(Split::Train, images, shards)?;
+    let val_bytes = match val_images {
+        0 => None,
+        _ => Some(write(Split::Val, val_images, 1)?),
+    };
+    drop(progress);
+    let line = |name: &str, images: usize, shards: usize, bytes: u64| {
+        println!(
+            "  {name}-*.parquet  {} in {}, {}",
+            words::counted(images as u64, "image"),
+            words::counted(shards as u64, "shard"),
+            words::bytes(bytes)
+        );
+    };
+    println!(
+        "done: {} of {} classes in {}, rendered in {}",
+        words::counted(total, "image"),
+        CLASSES.len(),
+        words::shell(&url),
+        words::duration(started.elapsed())
+    );
+    line("train", images, shards, train_bytes);
+    if let Some(bytes) = val_bytes {
+        line("val", val_images, 1, bytes);
     }
-    println!("done; next: nepa inspect {}", target.url);
+    let train = words::shell(&format!("{}/train-*.parquet", url.trim_end_matches('/')));
+    println!("next: nepa inspect {train} --grid scenes.png");
     Ok(ExitCode::SUCCESS)
 }
 
+/// Writes the shards of a split; gives their size in bytes.
 fn write_split(
     runtime: &IoRuntime,
     target: &StoreUrl,
@@ -83,15 +116,25 @@ fn write_split(
     split: Split,
     num_images: usize,
     num_shards: usize,
-) -> anyhow::Result<()> {
+    progress: &Progress,
+) -> anyhow::Result<u64> {
     let classes = CLASSES.map(str::to_owned);
+    let chunk = IMAGES_A_THREAD * rayon::current_num_threads();
+    let mut num_bytes = 0;
     for shard in 0..num_shards {
         let name = format!("{}-{shard:05}-of-{num_shards:05}.parquet", split.name());
         let mut writer = ShardWriter::new(runtime, target, &name, None, &classes, ROW_GROUP_BYTES)?;
         let images = (num_images * shard / num_shards..num_images * (shard + 1) / num_shards)
             .collect::<Vec<_>>();
-        for chunk in images.chunks(CHUNK) {
-            for (&index, jpeg) in chunk.iter().zip(render(seed, split, chunk)?) {
+        for chunk in images.chunks(chunk) {
+            let render = |&index: &usize| {
+                let jpeg = render_jpeg(seed, split, index);
+                progress.add(1);
+                jpeg
+            };
+            let jpegs = chunk.par_iter().map(render);
+            let jpegs = jpegs.collect::<anyhow::Result<Vec<_>>>()?;
+            for (&index, jpeg) in chunk.iter().zip(jpegs) {
                 let class = class_of(index);
                 let path = format!("{}/{index:06}.jpg", CLASSES[class]);
                 writer.push(PackedImage {
@@ -101,33 +144,7 @@ fn write_split(
                 })?;
             }
         }
-        let url = writer.url().to_owned();
-        let size = writer.finish()?;
-        println!(
-            "{url}: {} images, {:.1} MiB",
-            images.len(),
-            size as f64 / f64::from(1 << 20)
-        );
+        num_bytes += writer.finish()?;
     }
-    Ok(())
-}
-
-/// Renders `indices` on two threads, in their order.
-fn render(seed: u64, split: Split, indices: &[usize]) -> anyhow::Result<Vec<Vec<u8>>> {
-    let render_part = |part: &[usize]| {
-        part.iter()
-            .map(|&index| render_jpeg(seed, split, index))
-            .collect::<anyhow::Result<Vec<_>>>()
-    };
-    std::thread::scope(|scope| {
-        let parts = indices.chunks(indices.len().div_ceil(NUM_THREADS).max(1));
-        let threads = parts
-            .map(|part| scope.spawn(move || render_part(part)))
-            .collect::<Vec<_>>();
-        let mut jpegs = Vec::with_capacity(indices.len());
-        for thread in threads {
-            jpegs.extend(thread.join().expect("rendering does not panic")?);
-        }
-        Ok(jpegs)
-    })
+    Ok(num_bytes)
 }

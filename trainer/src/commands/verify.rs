@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::golden::{Comparison, Measure, compare, grouped};
 use crate::recipe::EngineChoice;
+use crate::words;
 
 /// Computes a folder's reference again and compares: sequences, loss, every gradient, and the optimiser's trajectory.
 ///
@@ -61,15 +62,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .filter(|comparison| !comparison.holds())
         .count();
     if bad == 0 {
+        let used = |comparison: &Comparison| comparison.error / comparison.tolerance;
+        let most = comparisons.iter().map(used).fold(0.0, f64::max);
         println!(
-            "agrees: all {} comparisons are within tolerance",
-            comparisons.len()
+            "\nagrees: all {} are within tolerance; the worst takes {} of it",
+            words::counted(comparisons.len() as u64, "comparison"),
+            words::percent(most)
         );
         return Ok(ExitCode::SUCCESS);
     }
     println!(
-        "DISAGREES: {bad} of {} comparisons are beyond tolerance",
-        comparisons.len()
+        "\nDISAGREES: {bad} of {} are beyond tolerance; --all lists every one",
+        words::counted(comparisons.len() as u64, "comparison")
     );
     Ok(ExitCode::FAILURE)
 }

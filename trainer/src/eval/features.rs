@@ -55,6 +55,15 @@ impl Features {
         &self.classes
     }
 
+    /// Share of the most frequent class.
+    pub fn most_frequent(&self) -> f64 {
+        let mut counts = vec![0u64; self.num_classes()];
+        for class in &self.classes {
+            counts[*class] += 1;
+        }
+        counts.iter().max().copied().unwrap_or(0) as f64 / self.len().max(1) as f64
+    }
+
     /// Number of classes, as seen here.
     pub fn num_classes(&self) -> usize {
         self.classes.iter().max().map_or(0, |class| class + 1)

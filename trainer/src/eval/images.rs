@@ -11,9 +11,9 @@ use nepa_pipeline::{
 };
 use nepa_schemas::Label;
 
-use crate::setup::show_warnings;
-
 use crate::labels::LabelFacts;
+use crate::open_data::open_data;
+use crate::setup::show_warnings;
 
 /// Class numbers by label. The same index or name is the same class in every set.
 #[derive(Debug, Default)]
@@ -86,7 +86,7 @@ pub struct ImageSet {
 impl ImageSet {
     /// Opens shards, and says what is doubtful about them.
     pub fn open(config: &DatasetConfig, runtime: &IoRuntime) -> anyhow::Result<Self> {
-        let dataset = Dataset::open(config, &IoConfig::default(), runtime)?;
+        let dataset = open_data(config, &IoConfig::default(), runtime)?;
         show_warnings(&dataset);
         let place = config.urls.iter().map(|url| shown_url(url));
         let place = place.collect::<Vec<_>>().join(", ");

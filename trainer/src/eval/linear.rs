@@ -26,6 +26,8 @@ const HELD_OUT: usize = 10;
 const RIDGE_PENALTIES: [f64; 6] = [1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4];
 /// Penalties that logistic regression tries: the weight of |W|^2 / 2 against the mean cross-entropy.
 const LOGISTIC_PENALTIES: [f64; 6] = [1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5];
+/// Fits of a logistic regression: one for each penalty, and one on all images.
+pub(super) const LOGISTIC_FITS: u64 = LOGISTIC_PENALTIES.len() as u64 + 1;
 /// Curvature of the cross-entropy along a component of variance 1, for the scaling: between 0 and 1/4, for ten classes about 0.09.
 const CURVATURE: f64 = 0.09;
 /// L-BFGS ends when the gradient's norm (in the scaled components) is below this; the loss then is right to about its square.
@@ -118,12 +120,22 @@ impl<'a> LinearProbes<'a> {
 
     /// Multinomial logistic regression by L-BFGS. Penalties are tried from the strongest on, each fit starting from the one before.
     pub fn logistic_regression(&self) -> Result<Probe, ProbeError> {
+        self.logistic_regression_watched(&|_| ())
+    }
+
+    /// As [`logistic_regression`](Self::logistic_regression); tells after each fit that it is done, in all
+    /// [`LOGISTIC_FITS`] of them.
+    pub(super) fn logistic_regression_watched(
+        &self,
+        done: &dyn Fn(u64),
+    ) -> Result<Probe, ProbeError> {
         let (scaling, variances) = self.scaling.rotated(&self.all)?;
         let (fitted, held_out) = scaling.split(self.train, &self.held_out);
         let mut fits = vec![Mat::zeros(fitted.columns, fitted.num_classes)];
         let mut found: Vec<Accuracy> = Vec::new();
         for penalty in LOGISTIC_PENALTIES {
             let (weights, _) = minimize(&fitted, &variances, penalty, &fits[found.len()])?;
+            done(1);
             let accuracy = held_out.accuracy(&weights);
             let falls = found
                 .last()
@@ -139,6 +151,7 @@ impl<'a> LinearProbes<'a> {
         let penalty = LOGISTIC_PENALTIES[choice];
         let all = scaling.part(self.train, |_| true);
         let (weights, converged) = minimize(&all, &variances, penalty, &fits[choice + 1])?;
+        done(LOGISTIC_FITS - (fits.len() - 1) as u64);
         Ok(Probe {
             accuracy: scaling.part(self.test, |_| true).accuracy(&weights),
             penalty,

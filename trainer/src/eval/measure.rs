@@ -5,10 +5,12 @@ use nepa_model::Nepa;
 use serde::Serialize;
 
 use super::images::compare_classes;
+use super::linear::LOGISTIC_FITS;
 use super::{
     Accuracy, Classes, Features, ImageSet, Layer, LinearProbes, Pool, Probe, ReadOptions, classify,
     layer_features, pixel_features,
 };
+use crate::progress::{Progress, Unit};
 
 /// Side to which images are reduced before their pixels are features.
 const PIXEL_SIDE: u32 = 32;
@@ -22,6 +24,14 @@ pub struct Scores {
     pub ridge: bool,
     /// Whether logistic regression is fitted.
     pub logistic: bool,
+}
+
+impl Scores {
+    /// Steps of computing them for one kind of features; linear probes have one in common.
+    fn num_fits(self) -> u64 {
+        let probes = u64::from(self.ridge || self.logistic) + u64::from(self.ridge);
+        u64::from(self.knn.is_some()) + probes + u64::from(self.logistic) * LOGISTIC_FITS
+    }
 }
 
 /// Features of the training and test images, of one kind.
@@ -78,6 +88,30 @@ pub struct ResultTable {
 impl ResultTable {
     /// Accuracies in per cent with their intervals.
     pub fn new(measured: &[Measurement], scores: Scores) -> Self {
+        Self::with_cells(measured, scores, &Accuracy::to_string)
+    }
+
+    /// As narrow as a terminal needs it, if each source has a short name; an interval is the greater of its two
+    /// sides.
+    pub fn narrow(measured: &[Measurement], scores: Scores) -> Self {
+        let cell = |accuracy: &Accuracy| {
+            let (share, (low, high)) = (accuracy.share(), accuracy.interval());
+            let side = (share - low).max(high - share);
+            format!("{:.1} \u{b1} {:.1}", 100.0 * share, 100.0 * side)
+        };
+        let mut table = Self::with_cells(measured, scores, &cell);
+        if scores.logistic {
+            table.header.pop();
+            table.header.push("logistic".to_owned());
+        }
+        table
+    }
+
+    fn with_cells(
+        measured: &[Measurement],
+        scores: Scores,
+        cell: &dyn Fn(&Accuracy) -> String,
+    ) -> Self {
         let mut header = ["features", "layer", "width"].map(str::to_owned).to_vec();
         header.extend(scores.knn.map(|k| format!("kNN (k = {k})")));
         header.extend(scores.ridge.then(|| "ridge".to_owned()));
@@ -87,7 +121,7 @@ impl ResultTable {
             let probes = [row.ridge, row.logistic].map(|probe| probe.map(|probe| probe.accuracy));
             let cells = [row.knn].into_iter().chain(probes).flatten();
             let mut line = vec![row.source.clone(), layer, row.width.to_string()];
-            line.extend(cells.map(|accuracy| accuracy.to_string()));
+            line.extend(cells.map(|accuracy| cell(&accuracy)));
             line
         };
         Self {
@@ -131,21 +165,43 @@ impl FeaturePair {
         Ok(warnings)
     }
 
+    /// Scores every kind of features, and tells how far it is.
+    pub fn measure_all(pairs: &[Self], scores: Scores) -> anyhow::Result<Vec<Measurement>> {
+        // A fit takes about as long as its features are wide; pixels are much wider than layers.
+        let width = |pair: &Self| pair.train.width() as u64;
+        let total = pairs.iter().map(width).sum::<u64>() * scores.num_fits();
+        let unit = Unit::Count("feature fits");
+        let progress = Progress::new("fitting classifiers", Some(total), unit);
+        let measure =
+            |pair: &Self| pair.measure_watched(scores, &|fits| progress.add(fits * width(pair)));
+        pairs.iter().map(measure).collect()
+    }
+
     /// Scores one kind of features.
     pub fn measure(&self, scores: Scores) -> anyhow::Result<Measurement> {
+        self.measure_watched(scores, &|_| ())
+    }
+
+    fn measure_watched(&self, scores: Scores, done: &dyn Fn(u64)) -> anyhow::Result<Measurement> {
         let (train, test) = (&self.train, &self.test);
         let (mut ridge, mut logistic) = (None, None);
+        let knn = scores.knn.map(|k| classify(train, test, k));
+        done(u64::from(knn.is_some()));
         if scores.ridge || scores.logistic {
             let probes = LinearProbes::new(train, test)?;
+            done(1);
             ridge = scores.ridge.then(|| probes.ridge());
-            let fit = scores.logistic.then(|| probes.logistic_regression());
+            done(u64::from(scores.ridge));
+            let fit = scores
+                .logistic
+                .then(|| probes.logistic_regression_watched(done));
             logistic = fit.transpose()?;
         }
         Ok(Measurement {
             source: self.source.clone(),
             layer: self.layer.map(|layer| layer.to_string()),
             width: train.width(),
-            knn: scores.knn.map(|k| classify(train, test, k)),
+            knn,
             ridge,
             logistic,
         })
@@ -195,8 +251,10 @@ impl Evaluation<'_> {
             }
         }
         let mut unlabelled = Vec::new();
+        let progress = self.progress("computing features");
         for (set, side) in self.sides() {
             let left_out = set.read(self.read, Some(&mut *classes), |pixels, numbers| {
+                progress.add(numbers.len() as u64);
                 let pixels = pixels.to_device(self.device)?;
                 let mut pairs = pairs.iter_mut();
                 for (_, model) in models {
@@ -233,8 +291,10 @@ impl Evaluation<'_> {
             test: Features::new(width),
             unlabelled: [0; 2],
         };
+        let progress = self.progress("reading pixels");
         for (index, (set, side)) in self.sides().into_iter().enumerate() {
             let push = |pixels: &Tensor, numbers: &[usize]| {
+                progress.add(numbers.len() as u64);
                 push_all(side(&mut pair), &pixel_features(pixels)?, numbers);
                 Ok(())
             };
@@ -255,6 +315,13 @@ impl Evaluation<'_> {
         })
     }
 
+    /// Tells how many images of both sets are read.
+    fn progress(&self, what: &str) -> Progress {
+        let limit = self.read.limit as u64;
+        let total = self.train.len().min(limit) + self.test.len().min(limit);
+        Progress::new(what, Some(total), Unit::Count("images"))
+    }
+
     /// Both sets, and where their features go.
     fn sides(&self) -> [(&ImageSet, Side); 2] {
         [
@@ -267,5 +334,49 @@ impl Evaluation<'_> {
 fn push_all(features: &mut Features, rows: &[Vec<f32>], classes: &[usize]) {
     for (row, class) in rows.iter().zip(classes) {
         features.push(row, *class);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// What progress adds up to is what it announces, whatever is asked for.
+    #[test]
+    fn every_fit_is_counted() {
+        let mut features = Features::new(2);
+        for row in 0..40 {
+            let class = row % 2;
+            features.push(
+                &[class as f32 + 0.1 * (row % 7) as f32, (row % 5) as f32],
+                class,
+            );
+        }
+        let pair = FeaturePair {
+            source: "numbers".to_owned(),
+            layer: None,
+            train: features.clone(),
+            test: features,
+            unlabelled: [0; 2],
+        };
+        for (knn, ridge, logistic) in [
+            (Some(3), true, true),
+            (None, true, true),
+            (None, false, true),
+            (None, true, false),
+            (Some(3), false, false),
+        ] {
+            let scores = Scores {
+                knn,
+                ridge,
+                logistic,
+            };
+            let done = Cell::new(0);
+            let measured = pair.measure_watched(scores, &|fits| done.set(done.get() + fits));
+            measured.expect("scores");
+            assert_eq!(done.get(), scores.num_fits(), "{scores:?}");
+        }
     }
 }

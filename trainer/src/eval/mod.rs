@@ -7,6 +7,7 @@ mod knn;
 mod linear;
 mod measure;
 mod sources;
+mod verdict;
 
 pub use accuracy::Accuracy;
 pub use features::{Features, Layer, Pool, layer_features, pixel_features};
@@ -15,3 +16,4 @@ pub use knn::classify;
 pub use linear::{LinearProbes, Probe, ProbeError};
 pub use measure::{Evaluation, FeaturePair, Measurement, ResultTable, Scores};
 pub use sources::{Pretrained, Source};
+pub use verdict::verdict;

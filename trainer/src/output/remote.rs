@@ -14,6 +14,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use super::upload::Pace;
 use super::{CHECKPOINTS, CheckpointName, parse_folder_name};
 use crate::checkpoint::{CheckpointError, FILES, MANIFEST, MORE_FILES, Manifest, io};
+use crate::progress::{Progress, Unit};
 
 #[derive(Debug, Clone)]
 pub(super) struct Remote {
@@ -109,7 +110,12 @@ impl Remote {
     }
 
     /// Reads an object of any size into a file.
-    fn download(&self, name: &str, path: &Path) -> Result<(), CheckpointError> {
+    fn download(
+        &self,
+        name: &str,
+        path: &Path,
+        progress: Arc<Progress>,
+    ) -> Result<(), CheckpointError> {
         let mut file = File::create(path).map_err(io("create", path))?;
         let written = self.ask(Action::Read, name, |store, object| async move {
             let mut body = store.get(&object).await?.into_stream();
@@ -117,6 +123,7 @@ impl Remote {
                 if let Err(error) = file.write_all(&bytes) {
                     return Ok(Err(error));
                 }
+                progress.add(bytes.len() as u64);
             }
             Ok(Ok(()))
         })?;
@@ -170,8 +177,12 @@ impl Remote {
             });
         };
         let manifest = Manifest::parse(&text, &self.url_of(prefix))?;
+        let sizes = manifest.known_files().map(|(_, file)| file.bytes);
+        let progress = Progress::new("fetching checkpoint", Some(sizes.sum()), Unit::Bytes);
+        let progress = Arc::new(progress);
         for (file, _) in manifest.known_files() {
-            self.download(&format!("{prefix}{file}"), &folder.join(file))?;
+            let object = format!("{prefix}{file}");
+            self.download(&object, &folder.join(file), Arc::clone(&progress))?;
         }
         // Last, as it makes the folder a checkpoint.
         let path = folder.join(MANIFEST);

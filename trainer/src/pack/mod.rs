@@ -9,4 +9,5 @@ mod shard_writer;
 pub use existing::{ExistingShard, existing_shards, remove_leftovers};
 pub use plan::{PackOptions, ShardPlan, SplitPlan, plan, shard_id};
 pub use scan::{FolderScan, ImageFile, scan};
+pub(crate) use shard_writer::store_error;
 pub use shard_writer::{PackedImage, ShardWriter};

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use nepa_pipeline::image_decode::ImageFormat;
 
+use crate::progress::{Progress, Unit};
+
 /// Folders below this depth are not read: a chain of links could have no end.
 const MAX_DEPTH: usize = 16;
 
@@ -34,6 +36,7 @@ pub struct FolderScan {
 
 /// Reads the names, sizes and first bytes below `folder`.
 pub fn scan(folder: &Path) -> anyhow::Result<FolderScan> {
+    let progress = Progress::new("looking for images", None, Unit::Count("files"));
     let mut scan = FolderScan {
         classes: Vec::new(),
         images: Vec::new(),
@@ -64,13 +67,13 @@ pub fn scan(folder: &Path) -> anyhow::Result<FolderScan> {
     }
     for path in entries.iter().filter(|path| !is_folder(path)) {
         if folders.is_empty() {
-            add(&mut scan, folder, path, None)?;
+            add(&mut scan, folder, path, None, &progress)?;
         } else {
             scan.skipped.push(path.clone());
         }
     }
     for (class, path) in folders.into_iter().enumerate() {
-        descend(&mut scan, folder, path, class, 1)?;
+        descend(&mut scan, folder, path, (class, 1), &progress)?;
     }
     scan.images.sort_by(|a, b| a.name.cmp(&b.name));
     if scan.images.is_empty() {
@@ -87,8 +90,8 @@ fn descend(
     scan: &mut FolderScan,
     root: &Path,
     folder: &Path,
-    class: usize,
-    depth: usize,
+    (class, depth): (usize, usize),
+    progress: &Progress,
 ) -> anyhow::Result<()> {
     if depth > MAX_DEPTH {
         bail!(
@@ -98,9 +101,9 @@ fn descend(
     }
     for path in entries(folder)? {
         if path.is_dir() {
-            descend(scan, root, &path, class, depth + 1)?;
+            descend(scan, root, &path, (class, depth + 1), progress)?;
         } else {
-            add(scan, root, &path, Some(class))?;
+            add(scan, root, &path, Some(class), progress)?;
         }
     }
     Ok(())
@@ -111,7 +114,9 @@ fn add(
     root: &Path,
     path: &Path,
     class: Option<usize>,
+    progress: &Progress,
 ) -> anyhow::Result<()> {
+    progress.add(1);
     let read = || -> std::io::Result<(u64, Vec<u8>)> {
         let file = std::fs::File::open(path)?;
         let num_bytes = file.metadata()?.len();

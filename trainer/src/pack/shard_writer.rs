@@ -240,7 +240,7 @@ impl Drop for ShardWriter {
 }
 
 /// What a store's error means for the user.
-pub(super) fn store_error(error: &object_store::Error, action: Action, url: &str) -> anyhow::Error {
+pub(crate) fn store_error(error: &object_store::Error, action: Action, url: &str) -> anyhow::Error {
     let place = Place {
         object: url.to_owned(),
         ..Place::default()

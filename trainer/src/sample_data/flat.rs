@@ -63,8 +63,9 @@ pub(super) fn landscape(canvas: &mut Canvas, draw: &mut Draw) {
         let crest = |x: f32| top * height + jag * (outline.rough(x * scale, 0.5) - 0.5) * 2.0;
         // Only peaks are white: what rises above the ridge's middle height.
         let snow_line = top * height + draw.between(-0.1, 0.25);
-        canvas.paint(
-            |x, y| (y - crest(x)) * 0.7,
+        canvas.paint_outlined(
+            crest,
+            |crest, y| (y - crest) * 0.7,
             |x, y| {
                 let grain = texture.rough(x * 6.0 + y * 3.0, y * 8.0);
                 let capped = near < 0.8 && y > snow_line + 0.3 * (0.5 - grain);
@@ -116,12 +117,11 @@ pub(super) fn tree(canvas: &mut Canvas, draw: &mut Draw) {
     let green = draw.between(0.35, 0.5);
     let leaf = Vec3(0.18 + autumn, green - autumn * 0.3, 0.12);
     let light = if draw.chance(0.5) { 1.0 } else { -1.0 };
-    let leaves = move |x: f32, y: f32, rise: f32| {
-        let grain = leaf_noise.rough(x * 18.0, y * 18.0);
+    let grain = move |x: f32, y: f32| leaf_noise.rough(x * 18.0, y * 18.0);
+    let leaves = move |x: f32, grain: f32, rise: f32| {
         leaf * (0.35 + grain + 0.45 * rise + 0.25 * light * (x - at) / size)
     };
-    let ragged =
-        move |x: f32, y: f32, rough: f32| rough * (leaf_noise.rough(x * 9.0, y * 9.0) - 0.5);
+    let ragged = move |x: f32, y: f32| leaf_noise.rough(x * 9.0, y * 9.0) - 0.5;
     if draw.chance(0.35) {
         for tier in 0..4 {
             let tier = tier as f32;
@@ -129,22 +129,54 @@ pub(super) fn tree(canvas: &mut Canvas, draw: &mut Draw) {
             let wide = size * (0.48 - 0.09 * tier);
             let fir = |x: f32, y: f32| {
                 let side = (x - at).abs() - wide * (1.0 - (y - bottom) / tall);
-                (side * 0.8).max(bottom - y + 0.08 * (x - at).abs()) + ragged(x, y, 0.12)
+                (side * 0.8).max(bottom - y + 0.08 * (x - at).abs())
             };
-            canvas.paint(fir, |x, y| leaves(x, y, (y - bottom) / tall - 0.3));
+            canvas.paint_ragged(
+                fir,
+                |x, y| 0.12 * ragged(x, y),
+                0.06,
+                |x, y| leaves(x, grain(x, y), (y - bottom) / tall - 0.3),
+            );
         }
     } else {
-        for _ in 0..6 + draw.below(5) {
-            let (x0, y0) = (
-                at + draw.between(-0.32, 0.32) * size,
-                foot + size * draw.between(0.85, 1.35),
-            );
-            let radius = size * draw.between(0.2, 0.34);
-            let crown =
-                |x: f32, y: f32| ellipse(x - x0, y - y0, radius * 1.1, radius) + ragged(x, y, 0.2);
-            canvas.paint(crown, |x, y| leaves(x, y, (y - y0) / radius * 0.7));
-        }
+        let num_crowns = 6 + draw.below(5);
+        let crown = |_| {
+            let x0 = at + draw.between(-0.32, 0.32) * size;
+            let y0 = foot + size * draw.between(0.85, 1.35);
+            (x0, y0, size * draw.between(0.2, 0.34))
+        };
+        let crowns = (0..num_crowns).map(crown).collect::<Vec<_>>();
+        paint_crowns(canvas, &crowns, ragged, grain, leaves);
     }
+}
+
+/// Paints crowns (x, y, radius) over each other. The noise is the same for all of them, so it is asked once a pixel at most.
+fn paint_crowns(
+    canvas: &mut Canvas,
+    crowns: &[(f32, f32, f32)],
+    ragged: impl Fn(f32, f32) -> f32,
+    grain: impl Fn(f32, f32) -> f32,
+    leaves: impl Fn(f32, f32, f32) -> Vec3,
+) {
+    canvas.each(
+        |_| (),
+        |(), brush, under| {
+            let (x, y) = (brush.x, brush.y);
+            let (mut edge, mut shade) = (None, None);
+            for &(x0, y0, radius) in crowns {
+                let plain = ellipse(x - x0, y - y0, radius * 1.1, radius);
+                let distance = if plain.abs() > 0.1 + brush.pixel {
+                    plain
+                } else {
+                    plain + 0.2 * *edge.get_or_insert_with(|| ragged(x, y))
+                };
+                brush.stroke(under, distance, || {
+                    let grain = *shade.get_or_insert_with(|| grain(x, y));
+                    leaves(x, grain, (y - y0) / radius * 0.7)
+                });
+            }
+        },
+    );
 }
 
 /// Paints one house with roof, door, windows and perhaps a chimney in a meadow.
@@ -241,8 +273,9 @@ fn outdoors(canvas: &mut Canvas, draw: &mut Draw) -> ((f32, f32), f32) {
     let (hills, rise) = (draw.noise(), draw.between(0.0, 0.7));
     let far = low_sky.mix(draw.colour(0.3, 0.5, 0.15), 0.6);
     let crest = |x: f32| foot + 0.1 + rise * hills.rough(x * 1.2, 0.0);
-    canvas.paint(
-        |x, y| (y - crest(x)) * 0.8,
+    canvas.paint_outlined(
+        crest,
+        |crest, y| (y - crest) * 0.8,
         |x, y| far * (0.8 + 0.4 * hills.rough(x * 8.0, y * 8.0)),
     );
     meadow(canvas, draw, foot + 0.08);
@@ -256,11 +289,10 @@ fn outdoors(canvas: &mut Canvas, draw: &mut Draw) -> ((f32, f32), f32) {
             Vec3(draw.between(0.15, 0.35), draw.between(0.25, 0.45), 0.15),
             draw.noise(),
         );
-        canvas.paint(
-            |x, y| {
-                ellipse(x - x0, y - foot - tall, wide, tall)
-                    + 0.1 * (noise.rough(x * 12.0, y * 12.0) - 0.5)
-            },
+        canvas.paint_ragged(
+            |x, y| ellipse(x - x0, y - foot - tall, wide, tall),
+            |x, y| 0.1 * (noise.rough(x * 12.0, y * 12.0) - 0.5),
+            0.05,
             |x, y| green * (0.4 + noise.rough(x * 20.0, y * 20.0) + (y - foot) * 0.8),
         );
     }
@@ -300,8 +332,9 @@ fn meadow(canvas: &mut Canvas, draw: &mut Draw, level: f32) {
         draw.between(0.4, 0.55),
         draw.between(0.1, 0.25),
     );
-    canvas.paint(
-        |x, y| y - level - 0.06 * edge.smooth(x * 3.0, 0.0),
+    canvas.paint_outlined(
+        |x| 0.06 * edge.smooth(x * 3.0, 0.0),
+        |edge, y| y - level - edge,
         |x, y| {
             grass
                 * (0.5
@@ -326,13 +359,13 @@ fn clutter(canvas: &mut Canvas, draw: &mut Draw) {
             (Material::new(draw, 0.25), draw.chance(0.5), draw.noise());
         let shape = |x: f32, y: f32| {
             let (x, y) = (x - x0, y - y0);
-            let plain = if round {
+            if round {
                 ellipse(x, y, wide, tall)
             } else {
                 rectangle(x, y, wide, tall)
-            };
-            plain + 0.2 * (ragged.smooth(x * 4.0, y * 4.0) - 0.5)
+            }
         };
-        canvas.paint(shape, |x, y| material.at(x, y));
+        let ragged = |x: f32, y: f32| 0.2 * (ragged.smooth((x - x0) * 4.0, (y - y0) * 4.0) - 0.5);
+        canvas.paint_ragged(shape, ragged, 0.1, |x, y| material.at(x, y));
     }
 }

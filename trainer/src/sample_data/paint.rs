@@ -52,6 +52,7 @@ impl Vec3 {
         self * (1.0 / self.length())
     }
 
+    #[inline]
     pub(super) fn mix(self, other: Self, share: f32) -> Self {
         self + (other - self) * share.clamp(0.0, 1.0)
     }
@@ -92,29 +93,48 @@ pub(super) struct Noise(u32);
 impl Noise {
     /// An independent number in `[0, 1)` at each point of the grid.
     pub(super) fn cell(self, x: i32, y: i32) -> f32 {
-        let mut hash =
-            (x as u32).wrapping_mul(0x9E37_79B1) ^ (y as u32).wrapping_mul(0x85EB_CA77) ^ self.0;
-        for factor in [0x2C1B_3C6D, 0x297A_2D39] {
-            hash = (hash ^ (hash >> 15)).wrapping_mul(factor);
-        }
-        ((hash ^ (hash >> 15)) >> 8) as f32 / (1 << 24) as f32
+        finish((x as u32).wrapping_mul(ACROSS) ^ (y as u32).wrapping_mul(UP) ^ self.0)
     }
 
     /// The grid's numbers, interpolated; about one bump a unit.
+    #[inline]
     pub(super) fn smooth(self, x: f32, y: f32) -> f32 {
-        let (left, bottom) = (x.floor(), y.floor());
+        let (i, j) = (floor(x), floor(y));
         let ease = |t: f32| t * t * (3.0 - 2.0 * t);
-        let (u, v) = (ease(x - left), ease(y - bottom));
-        let (i, j) = (left as i32, bottom as i32);
-        let row = |j| self.cell(i, j) * (1.0 - u) + self.cell(i + 1, j) * u;
-        row(j) * (1.0 - v) + row(j + 1) * v
+        let (u, v) = (ease(x - i as f32), ease(y - j as f32));
+        // As `cell` at the four corners, each product made once.
+        let left = (i as u32).wrapping_mul(ACROSS) ^ self.0;
+        let right = (i as u32).wrapping_add(1).wrapping_mul(ACROSS) ^ self.0;
+        let row = |bottom: u32| finish(left ^ bottom) * (1.0 - u) + finish(right ^ bottom) * u;
+        let bottom = (j as u32).wrapping_mul(UP);
+        row(bottom) * (1.0 - v) + row(bottom.wrapping_add(UP)) * v
     }
 
     /// Bumps upon bumps: four octaves, in 0 to 1.
+    #[inline]
     pub(super) fn rough(self, x: f32, y: f32) -> f32 {
         let octave = |scale: f32, weight: f32| weight * self.smooth(x * scale + scale, y * scale);
         octave(1.0, 0.53) + octave(2.1, 0.27) + octave(4.3, 0.13) + octave(8.9, 0.07)
     }
+}
+
+/// Factors of a cell's place in its hash.
+const ACROSS: u32 = 0x9E37_79B1;
+const UP: u32 = 0x85EB_CA77;
+
+/// The hash of a cell as a number in `[0, 1)`.
+fn finish(mut hash: u32) -> f32 {
+    for factor in [0x2C1B_3C6D, 0x297A_2D39] {
+        hash = (hash ^ (hash >> 15)).wrapping_mul(factor);
+    }
+    // Through i32, for which every processor has an instruction.
+    ((hash ^ (hash >> 15)) >> 8) as i32 as f32 / (1 << 24) as f32
+}
+
+/// `floor`, without the call that it is where a processor of 2003 must do.
+fn floor(value: f32) -> i32 {
+    let towards_zero = value as i32;
+    towards_zero - i32::from(towards_zero as f32 > value)
 }
 
 /// What a surface looks like before it is lit.
@@ -140,6 +160,7 @@ impl Material {
         }
     }
 
+    #[inline]
     pub(super) fn at(&self, x: f32, y: f32) -> Vec3 {
         let (x, y) = (x * self.scale, y * self.scale);
         let share = match self.kind {
@@ -186,17 +207,88 @@ impl Canvas {
         distance: impl Fn(f32, f32) -> f32,
         colour: impl Fn(f32, f32) -> Vec3,
     ) {
-        let ((right, top), pixel) = (self.extent(), 2.0 / self.width.min(self.height) as f32);
-        for row in 0..self.height {
-            let y = top - (row as f32 + 0.5) * pixel;
-            for column in 0..self.width {
-                let x = (column as f32 + 0.5) * pixel - right;
-                let share = 0.5 - distance(x, y) / pixel;
-                if share > 0.0 {
-                    let under = &mut self.pixels[row * self.width + column];
-                    *under = under.mix(colour(x, y), share);
-                }
+        self.each(
+            |_| (),
+            |(), brush, under| {
+                brush.stroke(under, distance(brush.x, brush.y), || {
+                    colour(brush.x, brush.y)
+                });
+            },
+        );
+    }
+
+    /// Paints where the sum of `plain` and `ragged` is negative. `ragged` is dear and at most `reach` to either side, so it is asked near
+    /// the edge only, where it matters.
+    pub(super) fn paint_ragged(
+        &mut self,
+        plain: impl Fn(f32, f32) -> f32,
+        ragged: impl Fn(f32, f32) -> f32,
+        reach: f32,
+        colour: impl Fn(f32, f32) -> Vec3,
+    ) {
+        let distance = |brush: &Brush| {
+            let plain = plain(brush.x, brush.y);
+            if plain.abs() > reach + brush.pixel {
+                plain
+            } else {
+                plain + ragged(brush.x, brush.y)
             }
+        };
+        self.each(
+            |_| (),
+            |(), brush, under| {
+                brush.stroke(under, distance(brush), || colour(brush.x, brush.y));
+            },
+        );
+    }
+
+    /// Paints where `distance` is negative, which gets what `outline` gave for the column, and y.
+    pub(super) fn paint_outlined(
+        &mut self,
+        outline: impl Fn(f32) -> f32,
+        distance: impl Fn(f32, f32) -> f32,
+        colour: impl Fn(f32, f32) -> Vec3,
+    ) {
+        self.each(outline, |outline, brush, under| {
+            brush.stroke(under, distance(*outline, brush.y), || {
+                colour(brush.x, brush.y)
+            });
+        });
+    }
+
+    /// Asks `column` once for each x, then calls `paint` for every pixel with the answer for its column.
+    pub(super) fn each<T>(
+        &mut self,
+        column: impl Fn(f32) -> T,
+        paint: impl Fn(&T, &Brush, &mut Vec3),
+    ) {
+        let ((right, top), pixel) = (self.extent(), 2.0 / self.width.min(self.height) as f32);
+        let x = |column: usize| (column as f32 + 0.5) * pixel - right;
+        let columns = (0..self.width).map(x);
+        let columns = columns.map(|x| (x, column(x))).collect::<Vec<_>>();
+        for (row, pixels) in self.pixels.chunks_exact_mut(self.width).enumerate() {
+            let y = top - (row as f32 + 0.5) * pixel;
+            for ((x, column), under) in columns.iter().zip(pixels) {
+                paint(column, &Brush { x: *x, y, pixel }, under);
+            }
+        }
+    }
+}
+
+/// What paints one pixel.
+pub(super) struct Brush {
+    pub(super) x: f32,
+    pub(super) y: f32,
+    /// Side of the pixel.
+    pub(super) pixel: f32,
+}
+
+impl Brush {
+    /// Paints if the distance to a shape is negative, or partly at its edge.
+    pub(super) fn stroke(&self, under: &mut Vec3, distance: f32, colour: impl FnOnce() -> Vec3) {
+        let share = 0.5 - distance / self.pixel;
+        if share > 0.0 {
+            *under = under.mix(colour(), share);
         }
     }
 }

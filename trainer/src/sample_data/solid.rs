@@ -1,6 +1,6 @@
 //! The five solids: spheres, cubes, cylinders, cones and tori on a floor before a wall, lit by one lamp.
 //! Rays are marched along the distance to the solid; floor and wall are met exactly.
-use super::paint::{Canvas, Draw, Material, Vec3, ellipse, rectangle};
+use super::paint::{Canvas, Draw, Material, Vec3};
 
 /// A class of solids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,17 @@ impl Solid {
         }
     }
 
+    /// Radius of a sphere around the middle that a ray must cross to meet the solid, with some room to spare.
+    fn radius(self) -> f32 {
+        match self {
+            Self::Sphere => 0.96,
+            Self::Cube => 1.26,
+            Self::Cylinder => 1.04,
+            Self::Cone => 1.18,
+            Self::Torus => 1.02,
+        }
+    }
+
     /// How far below its middle the solid reaches; `up` is the world's upward direction seen from the solid.
     fn reach(self, up: Vec3) -> f32 {
         let across = (1.0 - up.1 * up.1).max(0.0).sqrt();
@@ -76,12 +87,12 @@ impl Placed {
     fn hit(&self, from: Vec3, direction: Vec3) -> Option<f32> {
         let to_middle = self.middle - from;
         let nearest = to_middle.dot(direction);
-        let inside = BOUND * BOUND - (to_middle.dot(to_middle) - nearest * nearest);
-        let half = if inside > 0.0 {
-            inside.sqrt()
-        } else {
+        let passes = to_middle.dot(to_middle) - nearest * nearest;
+        let radius = self.solid.radius();
+        if passes > radius * radius {
             return None;
-        };
+        }
+        let half = (BOUND * BOUND - passes).sqrt();
         let mut t = (nearest - half).max(0.01);
         for _ in 0..80 {
             let distance = self.distance(from + direction * t);
@@ -136,12 +147,12 @@ impl Plane {
             .iter()
             .rev()
             .find(|(_, [px, py, w, h], round)| {
-                let distance = if *round {
-                    ellipse(x - px, y - py, *w, *h)
+                let (u, v) = ((x - px) / w, (y - py) / h);
+                if *round {
+                    u * u + v * v < 1.0
                 } else {
-                    rectangle(x - px, y - py, *w, *h)
-                };
-                distance < 0.0
+                    u.abs() < 1.0 && v.abs() < 1.0
+                }
             });
         over.map_or(&self.material, |(material, ..)| material)
             .at(x, y)
