@@ -22,6 +22,7 @@ pub mod device;
 pub mod device_engine;
 pub mod engine;
 pub mod eval;
+mod events;
 pub mod golden;
 pub mod inspect;
 mod labels;

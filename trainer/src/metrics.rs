@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 
 use nepa_pipeline::stats::DecoderStats;
 use nepa_pipeline::{SampleId, SampleRecord, Shard};
-use protobuf::Message;
 use serde::{Deserialize, Serialize};
-use tensorboard_proto::event::Event;
-use tensorboard_rs::record_writer::RecordWriter;
+
+use crate::events;
 
 /// Who decoded images for a GPU since the line before. They are those of batches ahead, not of the
 /// step; the sum over all lines is what was decoded in all.
@@ -279,10 +278,8 @@ impl EventFile {
     pub fn open(path: &Path, length: u64) -> Result<Self, LogError> {
         let mut file = Self(LogFile::open(path, length)?);
         if length == 0 {
-            let mut head = Event::new();
-            head.set_file_version("brain.Event:2".to_owned());
             let mut records = Vec::new();
-            push_event(&mut records, head);
+            events::push_version(&mut records, wall_time());
             file.0.append(&records)?;
         }
         Ok(file)
@@ -292,24 +289,16 @@ impl EventFile {
     pub fn write(&mut self, metrics: &StepMetrics) -> Result<(), LogError> {
         let mut records = Vec::new();
         for (tag, value) in metrics.scalars() {
-            let mut event = Event::new();
-            event.set_step(metrics.step as i64);
-            event.set_summary(tensorboard_rs::summary::scalar(tag, value as f32));
-            push_event(&mut records, event);
+            events::push_scalar(&mut records, wall_time(), metrics.step, tag, value as f32);
         }
         self.0.append(&records)
     }
 }
 
-fn push_event(records: &mut Vec<u8>, mut event: Event) {
+/// Seconds since 1970.
+fn wall_time() -> f64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    event.set_wall_time(now.map_or(0.0, |time| time.as_secs_f64()));
-    let bytes = event
-        .write_to_bytes()
-        .expect("an event without required fields can be written");
-    RecordWriter::new(records)
-        .write(&bytes)
-        .expect("writing to memory");
+    now.map_or(0.0, |time| time.as_secs_f64())
 }
 
 /// The sample trace: one JSON line a sample, the same from disk and from a bucket.
@@ -498,25 +487,30 @@ mod tests {
     }
 
     #[test]
-    fn event_files_hold_framed_records_with_the_step() {
+    fn event_files_hold_a_head_once_and_a_record_for_each_scalar() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(EventFile::NAME);
         let mut events = EventFile::open(&path, 0).unwrap();
         events.write(&metrics(7)).unwrap();
+        let length = events.0.sync().unwrap();
+        let mut events = EventFile::open(&path, length).unwrap();
+        events.write(&metrics(8)).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         let (mut at, mut found) = (0, Vec::new());
         while at < bytes.len() {
             let length = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
-            found.push(Event::parse_from_bytes(&bytes[at + 12..at + 12 + length]).unwrap());
+            found.push(&bytes[at + 12..at + 12 + length]);
             at += 16 + length;
         }
-        assert_eq!(found[0].get_file_version(), "brain.Event:2");
-        let loss = &found[1].get_summary().value[0];
-        assert_eq!(
-            (loss.get_tag(), loss.get_simple_value(), found[1].get_step()),
-            ("train/loss", -0.7, 7)
-        );
-        assert_eq!(found.len(), 10);
+        assert!(found[0].ends_with(b"brain.Event:2"));
+        assert_eq!(found.len(), 1 + 2 * metrics(7).scalars().len());
+        // After the time: the step, then the summary with its tag and number.
+        let loss = [
+            b"\x10\x07\x2a\x13\x0a\x11\x0a\x0atrain/loss\x15",
+            &(-0.7f32).to_le_bytes()[..],
+        ]
+        .concat();
+        assert_eq!(found[1][9..], loss);
     }
 
     #[test]
