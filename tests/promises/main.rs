@@ -31,6 +31,7 @@ mod profile;
 mod quickstart;
 mod resume;
 mod secrets;
+mod shell;
 mod signals;
 mod store;
 mod zoo;

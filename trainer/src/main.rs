@@ -1,7 +1,7 @@
 //! The `nepa` program: reads its arguments, runs one command, turns the error into a message and an exit code.
 use std::io::Write;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use nepa_pipeline::store::redact;
 use nepa_trainer::{commands, print, signals};
 
@@ -35,6 +35,10 @@ enum Command {
     SampleData(commands::sample_data::Args),
     /// Run the loader alone and name the stage that limits it.
     Profile(commands::profile::Args),
+    /// Print a script that completes commands and flags in a shell.
+    Completions(commands::completions::Args),
+    /// Write the manual pages.
+    Man(commands::man::Args),
 }
 
 /// Standard error for what libraries log: without secrets.
@@ -104,6 +108,8 @@ fn main() -> std::process::ExitCode {
         Command::Export(args) => commands::export::run(args),
         Command::SampleData(args) => commands::sample_data::run(args),
         Command::Profile(args) => commands::profile::run(args),
+        Command::Completions(args) => commands::completions::run(args, Cli::command()),
+        Command::Man(args) => commands::man::run(args, Cli::command()),
     };
     match result {
         Ok(code) => code,

@@ -1,7 +1,9 @@
 //! One file a command; each has its `Args` and a `run`.
+pub mod completions;
 pub mod eval;
 pub mod export;
 pub mod inspect;
+pub mod man;
 pub mod pack;
 pub mod pretrain;
 pub mod profile;
