@@ -88,12 +88,6 @@ impl StepMetrics {
     }
 }
 
-/// The lines of a `metrics.jsonl`. A last line without its end, as in a run that is writing it, is left out.
-pub fn parse_metrics(text: &str) -> Result<Vec<StepMetrics>, serde_json::Error> {
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    whole.lines().map(serde_json::from_str).collect()
-}
-
 /// A file of the run cannot be written, or is not the one that the checkpoint knew.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {

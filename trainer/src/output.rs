@@ -752,55 +752,82 @@ pub fn fetch_checkpoint(
 pub struct RunCopy {
     /// The recipe as it was run.
     pub recipe: String,
-    /// Content of `metrics.jsonl`.
+    /// Content of `metrics.jsonl`; empty before the first step, and of a run in a store before its first checkpoint.
     pub metrics: String,
-    /// Steps and folders of all whole checkpoints, the newest last.
+    /// Steps of all whole checkpoints, the newest last.
+    pub steps: Vec<u64>,
+    /// Steps and folders of those that were asked for, the newest last.
     pub checkpoints: Vec<(u64, PathBuf)>,
     _scratch: Option<Scratch>,
+}
+
+/// Which checkpoints of a run are brought to the local disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bring {
+    /// None: their steps are enough.
+    None,
+    /// The newest.
+    Newest,
+    /// All.
+    All,
 }
 
 /// Finds a run behind a path or URL and brings what a report needs to the local disk.
 pub fn fetch_run(
     url: &str,
+    bring: Bring,
     io_config: &IoConfig,
     runtime: &IoRuntime,
 ) -> Result<RunCopy, CheckpointError> {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let if_there = |path: PathBuf| match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some).map_err(io("read", &path)),
+    };
     let no_run = || CheckpointError::NoRun {
         place: url.to_owned(),
     };
-    let text = |bytes: Option<Vec<u8>>| {
-        let bytes = bytes.ok_or_else(no_run)?;
-        Ok::<_, CheckpointError>(String::from_utf8_lossy(&bytes).into_owned())
-    };
     let mut checkpoints;
-    let (recipe, metrics, folder, scratch);
+    let (recipe, metrics, folder);
+    let mut from_store = None;
     if is_local(url) {
         let run = local_path(url);
-        recipe = text(std::fs::read(run.join(RUN_FILE)).ok())?;
-        metrics = text(std::fs::read(run.join(METRICS)).ok())?;
-        (folder, scratch) = (run.join(CHECKPOINTS), None);
+        recipe = if_there(run.join(RUN_FILE))?.ok_or_else(no_run)?;
+        metrics = if_there(run.join(METRICS))?;
+        folder = run.join(CHECKPOINTS);
         checkpoints = local_checkpoints(&folder)?;
     } else {
         let (remote, temporary) = (Remote::open(url, io_config, runtime)?, Scratch::new()?);
-        recipe = text(remote.get_if_there(RUN_FILE)?)?;
-        metrics = text(remote.get_if_there(METRICS)?)?;
+        recipe = remote.get_if_there(RUN_FILE)?.ok_or_else(no_run)?;
+        metrics = remote.get_if_there(METRICS)?;
         folder = temporary.path().to_owned();
         checkpoints = remote.checkpoints()?;
-        for checkpoint in &checkpoints {
+        from_store = Some((remote, temporary));
+    }
+    checkpoints.sort_by_key(|checkpoint| checkpoint.step);
+    let steps = checkpoints.iter().map(|checkpoint| checkpoint.step);
+    let steps = steps.collect();
+    let brought = match bring {
+        Bring::None => checkpoints.len(),
+        Bring::Newest => checkpoints.len().saturating_sub(1),
+        Bring::All => 0,
+    };
+    let brought = checkpoints.split_off(brought);
+    if let Some((remote, _)) = &from_store {
+        for checkpoint in &brought {
             let prefix = format!("{CHECKPOINTS}/{}/", checkpoint.name);
             remote.fetch_files(&prefix, &folder.join(&checkpoint.name))?;
         }
-        scratch = Some(temporary);
     }
-    checkpoints.sort_by_key(|checkpoint| checkpoint.step);
-    let checkpoints = checkpoints
+    let brought = brought
         .into_iter()
         .map(|checkpoint| (checkpoint.step, folder.join(checkpoint.name)));
     Ok(RunCopy {
-        recipe,
-        metrics,
-        checkpoints: checkpoints.collect(),
-        _scratch: scratch,
+        recipe: text(recipe),
+        metrics: text(metrics.unwrap_or_default()),
+        steps,
+        checkpoints: brought.collect(),
+        _scratch: from_store.map(|(_, scratch)| scratch),
     })
 }
 

@@ -2,28 +2,37 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use nepa_pipeline::{IoConfig, IoRuntime};
 
 use super::eval::{ImageArgs, LayerArgs};
 use crate::device;
 use crate::eval::{Evaluation, Pretrained, Scores, Source};
-use crate::output::fetch_run;
-use crate::report::{ReportOptions, write_report};
+use crate::output::{Bring, fetch_run};
+use crate::report::{Newest, ReportOptions, Subject, write_report};
+use crate::words;
 
-/// Writes a learning report of a run: a page (HTML) that holds all its pictures, and Markdown.
+/// Writes a learning report of a run, or of several in comparison: a page (HTML) that holds all its
+/// pictures, and Markdown.
 ///
-/// Curves of loss, copy diagnostics, learning rate, gradient norm and speed. With --train and --test: accuracy of the frozen features of
-/// every checkpoint that the run kept (`checkpoint.keep` in the recipe). With --test or --images: what the newest checkpoint predicts and attends to. The run may
-/// still go on.
+/// Curves of loss, copy diagnostics, gradient norm, learning rate, speed and waiting. With --train
+/// and --test: accuracy of the frozen features of every checkpoint that the runs kept
+/// (`checkpoint.keep` in the recipe), beside that of random weights and of pixels. With --test or
+/// --images: what the newest checkpoint predicts and attends to. The runs may still go on; before
+/// the first checkpoint there are curves alone.
+///
+/// Of several runs the curves lie over each other, and a table shows the settings in which their
+/// recipes differ.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
-  nepa report runs/quickstart --train '/tmp/scenes/train-*.parquet' --test '/tmp/scenes/val-*.parquet' --out report")]
+#[command(after_help = "Examples:
+  nepa report runs/quickstart
+  nepa report runs/quickstart --train '/tmp/scenes/train-*.parquet' --test '/tmp/scenes/val-*.parquet'
+  nepa report runs/a runs/b s3://bucket/runs/c --out comparison")]
 pub struct Args {
-    /// The output of a run, a path or URL.
-    #[arg(value_name = "RUN")]
-    run: String,
+    /// The output of a run, a path or URL; of several, a comparison is drawn.
+    #[arg(value_name = "RUN", required = true)]
+    runs: Vec<String>,
     /// Folder for the report; it is made.
     #[arg(long, value_name = "FOLDER", default_value = "report")]
     out: PathBuf,
@@ -67,13 +76,30 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     ensure!(args.k > 0, "--k 0: at least one neighbour must vote");
     let device = device::open(args.read.device)?;
     let runtime = IoRuntime::new(2).context("cannot start the I/O threads")?;
-    let run = fetch_run(&args.run, &IoConfig::default(), &runtime)?;
-    let Some((_, newest)) = run.checkpoints.last() else {
-        bail!("{} has no checkpoint yet", args.run);
+    let bring = match (&args.train[..], args.maps) {
+        ([_, ..], _) => Bring::All,
+        ([], 1..) if !args.images.is_empty() => Bring::Newest,
+        _ => Bring::None,
     };
-    let newest = Pretrained::open(&newest.to_string_lossy(), &runtime)?;
-    let read = args.read.read_options(&newest)?;
-    let layers = args.layers.of_blocks(newest.config().num_hidden_layers)?;
+    let mut subjects = Vec::new();
+    for place in &args.runs {
+        let copy = fetch_run(place, bring, &IoConfig::default(), &runtime)?;
+        let newest = copy.checkpoints.last().map(|(_, folder)| {
+            let pretrained = Pretrained::open(&folder.to_string_lossy(), &runtime)?;
+            Ok::<_, anyhow::Error>(Newest {
+                read: args.read.read_options(&pretrained)?,
+                layers: args
+                    .layers
+                    .of_blocks(pretrained.config().num_hidden_layers)?,
+                pretrained,
+            })
+        });
+        subjects.push(Subject {
+            place: place.clone(),
+            copy,
+            newest: newest.transpose()?,
+        });
+    }
     let open = |urls: &[String], split: Option<&String>| {
         (!urls.is_empty())
             .then(|| args.read.open(urls, split, &runtime))
@@ -84,36 +110,28 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let images = (!args.images.is_empty())
         .then(|| args.read.open_unlabelled(&args.images, &runtime))
         .transpose()?;
-    let evaluation = train
-        .as_ref()
-        .zip(test.as_ref())
-        .map(|(train, test)| Evaluation {
-            train,
-            test,
-            read,
-            causal: args.layers.causal(),
-            layers: &layers,
-            pool: args.layers.pool,
-            device: &device,
-        });
-    if let Some(evaluation) = &evaluation {
-        println!("{}", evaluation.labels()?);
+    let sets = train.as_ref().zip(test.as_ref());
+    if let Some((train, test)) = sets {
+        println!("{}", Evaluation::labels_of(train, test)?);
     }
     let drawn = images.as_ref().or(test.as_ref()).filter(|_| args.maps > 0);
     let options = ReportOptions {
-        evaluation,
+        sets,
+        causal: args.layers.causal(),
+        pool: args.layers.pool,
+        tokens: args.layers.describe(),
         scores: Scores {
             knn: Some(args.k),
             ridge: args.ridge_only,
             logistic: !args.ridge_only,
         },
-        tokens: args.layers.describe(),
         weights: args.weights,
-        maps: drawn.map(|images| (images, read, args.maps)),
+        maps: drawn.map(|images| (images, args.maps)),
         device: &device,
     };
-    write_report(&run, &args.run, &newest, &options, &runtime, &args.out)?;
-    println!("{}", args.out.join("index.html").display());
-    println!("{}", args.out.join("report.md").display());
+    write_report(&subjects, &options, &runtime, &args.out)?;
+    let path = |name: &str| words::shell(&args.out.join(name).display().to_string());
+    println!("report (open it in a browser): {}", path("index.html"));
+    println!("the same in Markdown:          {}", path("report.md"));
     Ok(ExitCode::SUCCESS)
 }

@@ -306,8 +306,13 @@ impl Evaluation<'_> {
 
     /// Says where the labels are, before anything is read; fails where there are none, or where no class can be in both sets.
     pub fn labels(&self) -> anyhow::Result<String> {
-        let (train, test) = (self.train.labels()?, self.test.labels()?);
-        self.train.check_same_spelling(self.test)?;
+        Self::labels_of(self.train, self.test)
+    }
+
+    /// The same of two sets that are not looked at yet.
+    pub fn labels_of(train_set: &ImageSet, test_set: &ImageSet) -> anyhow::Result<String> {
+        let (train, test) = (train_set.labels()?, test_set.labels()?);
+        train_set.check_same_spelling(test_set)?;
         Ok(if train == test {
             format!("labels: {train}")
         } else {

@@ -1,6 +1,7 @@
 //! What a model sees and expects: attention of a patch, and where in the image its prediction is found.
 use anyhow::ensure;
 use candle_core::{D, DType, Tensor};
+use image::imageops::FilterType;
 use image::{Rgb, RgbImage};
 use nepa_model::{Nepa, NepaConfig};
 use nepa_pipeline::render::Normalize;
@@ -9,19 +10,34 @@ use plotters::prelude::{ColorMap, RGBColor, ViridisRGB};
 /// Least side of one tile, in pixels; images are enlarged by whole factors to reach it.
 const TILE: u32 = 160;
 /// Pixels between tiles.
-pub(super) const GAP: u32 = 6;
+const GAP: u32 = 6;
 /// Share of the colour in a map; the rest is the image in grey.
-const INK: f32 = 0.65;
+pub(super) const INK: f32 = 0.65;
 const HERE: Rgb<u8> = Rgb([255, 255, 255]);
 const NEXT: Rgb<u8> = Rgb([255, 40, 40]);
 
 /// One image with its maps.
 #[derive(Debug)]
 pub(super) struct MapSheet {
-    /// Tiles: a row for each chosen patch, a column for each of [`columns`].
-    pub(super) picture: RgbImage,
-    /// For each row: cosine of the prediction with the next patch's embedding, and its rank among all patches (1: the nearest).
-    pub(super) predictions: Vec<(f32, usize)>,
+    /// The image as the model sees it.
+    pub(super) photo: RgbImage,
+    /// Patches of a row of the image.
+    pub(super) side: usize,
+    /// What is seen from each of the chosen patches.
+    pub(super) rows: Vec<MapRow>,
+}
+
+/// What is seen from one patch.
+#[derive(Debug)]
+pub(super) struct MapRow {
+    /// Number of the patch.
+    pub(super) patch: usize,
+    /// Cosine of the prediction with the next patch's embedding.
+    pub(super) cosine: f32,
+    /// Its rank among all patches (1: the nearest).
+    pub(super) rank: usize,
+    /// For each of [`columns`] but the first, a value of each patch from 0 to 1.
+    pub(super) maps: Vec<Vec<f32>>,
 }
 
 /// What the columns of a sheet show.
@@ -62,7 +78,7 @@ pub(super) fn draw_sheet(
     normalize: &Normalize,
 ) -> anyhow::Result<MapSheet> {
     let config = model.config();
-    let (side, size) = (config.patches_per_side(), config.image_size as u32);
+    let side = config.patches_per_side();
     let patches = chosen_patches(side);
     ensure!(
         !patches.is_empty(),
@@ -94,54 +110,79 @@ pub(super) fn draw_sheet(
         );
     }
 
-    let factor = TILE.div_ceil(size);
-    let tile = size * factor;
-    let photo = photo(image, normalize, factor)?;
-    let cell = config.patch_size as u32 * factor;
-    let number = 2 + attention.len() as u32;
-    let length = |count: u32| count * (tile + GAP) - GAP;
-    let mut picture = RgbImage::from_pixel(
-        length(number),
-        length(patches.len() as u32),
-        Rgb([255, 255, 255]),
-    );
-    let mut found = Vec::new();
-    for (row, patch) in patches.iter().copied().enumerate() {
+    let rows = patches.into_iter().map(|patch| {
         let seen = &cosines[patch];
         let cosine = seen[patch + 1];
         let nearer = seen.iter().filter(|other| **other > cosine).count();
-        found.push((cosine, nearer + 1));
-        let mut tiles = vec![photo.clone()];
-        tiles.push(overlay(&photo, side, cell, |at| seen[at]));
-        for map in &attention {
+        let attended = attention.iter().map(|map| {
             // Without the class token; the greatest is the brightest.
             let map = &map[patch + 1][1..];
             let greatest = map.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
-            tiles.push(overlay(&photo, side, cell, |at| map[at] / greatest));
+            map.iter().map(|value| value / greatest).collect()
+        });
+        MapRow {
+            patch,
+            cosine,
+            rank: nearer + 1,
+            maps: std::iter::once(seen.clone()).chain(attended).collect(),
         }
-        for (column, mut drawn) in tiles.into_iter().enumerate() {
-            if column < 2 {
-                frame(&mut drawn, side, cell, patch + 1, NEXT);
-            }
-            frame(&mut drawn, side, cell, patch, HERE);
-            let (x, y) = (column as u32 * (tile + GAP), row as u32 * (tile + GAP));
-            image::imageops::replace(&mut picture, &drawn, i64::from(x), i64::from(y));
-        }
-    }
+    });
     Ok(MapSheet {
-        picture,
-        predictions: found,
+        photo: photo(image, normalize)?,
+        side,
+        rows: rows.collect(),
     })
 }
 
-/// The image as pixels, each `factor` wide.
-fn photo(image: &Tensor, normalize: &Normalize, factor: u32) -> anyhow::Result<RgbImage> {
+impl MapSheet {
+    /// All tiles in one picture: a row for each chosen patch, a column for each of [`columns`].
+    pub(super) fn picture(&self) -> RgbImage {
+        let size = self.photo.width();
+        let factor = TILE.div_ceil(size);
+        let tile = size * factor;
+        let photo = image::imageops::resize(&self.photo, tile, tile, FilterType::Nearest);
+        let cell = tile / self.side as u32;
+        let columns = self.rows.first().map_or(1, |row| 1 + row.maps.len() as u32);
+        let length = |count: u32| count * (tile + GAP) - GAP;
+        let (width, height) = (length(columns), length(self.rows.len() as u32));
+        let mut picture = RgbImage::from_pixel(width, height, Rgb([255, 255, 255]));
+        for (number, row) in self.rows.iter().enumerate() {
+            let maps = row.maps.iter();
+            let maps = maps.map(|map| overlay(&photo, self.side, cell, |at| map[at]));
+            for (column, mut drawn) in std::iter::once(photo.clone()).chain(maps).enumerate() {
+                if column < 2 {
+                    frame(&mut drawn, self.side, cell, row.patch + 1, NEXT);
+                }
+                frame(&mut drawn, self.side, cell, row.patch, HERE);
+                let x = column as u32 * (tile + GAP);
+                let y = number as u32 * (tile + GAP);
+                image::imageops::replace(&mut picture, &drawn, i64::from(x), i64::from(y));
+            }
+        }
+        picture
+    }
+
+    /// One map by itself, a few pixels a patch.
+    pub(super) fn heat(&self, map: &[f32]) -> RgbImage {
+        /// So that a browser that blurs what it enlarges blurs the edges only.
+        const PATCH: usize = 8;
+        let length = (self.side * PATCH) as u32;
+        RgbImage::from_fn(length, length, |x, y| {
+            let patch = (y as usize / PATCH) * self.side + x as usize / PATCH;
+            let RGBColor(r, g, b) = ViridisRGB.get_color(map[patch].clamp(0.0, 1.0));
+            Rgb([r, g, b])
+        })
+    }
+}
+
+/// The image as pixels.
+fn photo(image: &Tensor, normalize: &Normalize) -> anyhow::Result<RgbImage> {
     let values = image.to_dtype(DType::F32)?.to_vec3::<f32>()?;
     let size = values[0].len() as u32;
-    Ok(RgbImage::from_fn(size * factor, size * factor, |x, y| {
-        let (x, y) = ((x / factor) as usize, (y / factor) as usize);
+    Ok(RgbImage::from_fn(size, size, |x, y| {
         Rgb(std::array::from_fn(|channel| {
-            let value = values[channel][y][x] * normalize.std[channel] + normalize.mean[channel];
+            let value = values[channel][y as usize][x as usize];
+            let value = value * normalize.std[channel] + normalize.mean[channel];
             (255.0 * value).round().clamp(0.0, 255.0) as u8
         }))
     }))
@@ -193,9 +234,10 @@ mod tests {
         assert!(names[2].ends_with("block 1"));
         let factor = TILE.div_ceil(side as u32);
         let tile = side as u32 * factor;
-        let (width, height) = sheet.picture.dimensions();
+        let picture = sheet.picture();
+        let (width, height) = picture.dimensions();
         assert_eq!(width, names.len() as u32 * (tile + GAP) - GAP);
-        assert_eq!(height, sheet.predictions.len() as u32 * (tile + GAP) - GAP);
+        assert_eq!(height, sheet.rows.len() as u32 * (tile + GAP) - GAP);
         // The frame's corner of the first chosen patch, in the plain image; and the mean colour elsewhere.
         let cell = config.patch_size as u32 * factor;
         let across = config.patches_per_side();
@@ -204,12 +246,15 @@ mod tests {
             (first % across) as u32 * cell,
             (first / across) as u32 * cell,
         );
-        assert_eq!(*sheet.picture.get_pixel(corner.0, corner.1), HERE);
-        assert_eq!(*sheet.picture.get_pixel(corner.0 + cell, corner.1), NEXT);
+        assert_eq!(*picture.get_pixel(corner.0, corner.1), HERE);
+        assert_eq!(*picture.get_pixel(corner.0 + cell, corner.1), NEXT);
         let mean = grey.mean.map(|value| (255.0 * value).round() as u8);
-        assert_eq!(sheet.picture.get_pixel(0, 0).0, mean);
-        for (cosine, rank) in sheet.predictions {
-            assert!((-1.0..=1.0).contains(&cosine) && rank <= config.num_patches());
+        assert_eq!(picture.get_pixel(0, 0).0, mean);
+        for row in &sheet.rows {
+            assert!((-1.0..=1.0).contains(&row.cosine) && row.rank <= config.num_patches());
+            assert_eq!(row.maps.len(), names.len() - 1);
+            let heat = sheet.heat(&row.maps[0]);
+            assert_eq!(heat.width() as usize, 8 * across);
         }
     }
 }

@@ -1,5 +1,8 @@
-//! The learning report of a run: curves, accuracy of its features over time, and pictures of what it predicts and attends to. Called by
-//! `nepa report`.
+//! The learning report of runs: curves, accuracy of their features over time, and pictures of what
+//! they predict and attend to. Called by `nepa report`.
+mod accuracy;
+mod facts;
+mod history;
 mod maps;
 mod page;
 mod plots;
@@ -10,338 +13,347 @@ use anyhow::Context;
 use candle_core::Device;
 use nepa_model::Nepa;
 use nepa_pipeline::IoRuntime;
+use nepa_pipeline::store::{redact, shown_url};
 
+use self::accuracy::Found;
+use self::history::{History, Step};
 use self::maps::{MapSheet, columns, draw_sheet};
-use self::page::Page;
-use self::plots::{Curve, Plot, Style};
-use crate::checkpoint::MANIFEST;
-use crate::eval::{
-    Accuracy, Classes, Evaluation, ImageSet, Measurement, Pretrained, ReadOptions, ResultTable,
-    Scores, Source,
-};
-use crate::metrics::{StepMetrics, parse_metrics};
+use self::page::{Maps, Page};
+use self::plots::{Curve, Plot, piece_of};
+use crate::eval::{ImageSet, Layer, Pool, Pretrained, ReadOptions, ResultTable, Scores, Source};
 use crate::output::RunCopy;
 use crate::recipe::ResolvedRecipe;
+use crate::words;
 
 /// What a report shows besides its curves.
 #[derive(Debug)]
 pub struct ReportOptions<'a> {
-    /// Labelled sets for the accuracy of features; left out: none.
-    pub evaluation: Option<Evaluation<'a>>,
-    /// What is computed on them.
-    pub scores: Scores,
-    /// How the tokens become a feature, for people.
+    /// Labelled sets, for training classifiers and for testing them; left out: no accuracies.
+    pub sets: Option<(&'a ImageSet, &'a ImageSet)>,
+    /// Whether a token sees only what came before.
+    pub causal: bool,
+    /// How tokens become one feature.
+    pub pool: Pool,
+    /// The same, for people.
     pub tokens: String,
+    /// What is computed.
+    pub scores: Scores,
     /// Trained weights or their moving average.
     pub weights: Source,
     /// Images of which maps are drawn, and how many; left out: none.
-    pub maps: Option<(&'a ImageSet, ReadOptions, usize)>,
+    pub maps: Option<(&'a ImageSet, usize)>,
     /// Where models are.
     pub device: &'a Device,
 }
 
-/// Writes the report of a run into `folder`; `newest` is its newest checkpoint.
+/// A run as it was fetched.
+#[derive(Debug)]
+pub struct Subject {
+    /// Path or URL as it was given.
+    pub place: String,
+    /// What it holds.
+    pub copy: RunCopy,
+    /// Its newest checkpoint, if it was wanted and there is one.
+    pub newest: Option<Newest>,
+}
+
+/// The newest checkpoint of a run.
+#[derive(Debug)]
+pub struct Newest {
+    /// The checkpoint.
+    pub pretrained: Pretrained,
+    /// How images are prepared for it.
+    pub read: ReadOptions,
+    /// Where features are taken.
+    pub layers: Vec<Layer>,
+}
+
+/// A run as it is shown.
+#[derive(Debug)]
+struct Run {
+    name: String,
+    place: String,
+    recipe: ResolvedRecipe,
+    recipe_text: String,
+    history: History,
+    /// Steps of all checkpoints.
+    checkpoints: Vec<u64>,
+}
+
+/// Writes the report of one or several runs into `folder`.
 pub fn write_report(
-    run: &RunCopy,
-    place: &str,
-    newest: &Pretrained,
+    subjects: &[Subject],
     options: &ReportOptions<'_>,
     runtime: &IoRuntime,
     folder: &Path,
 ) -> anyhow::Result<()> {
-    let recipe: ResolvedRecipe =
-        toml::from_str(&run.recipe).context("the run's recipe.toml cannot be read")?;
-    let metrics = parse_metrics(&run.metrics).context("the run's metrics.jsonl cannot be read")?;
-    let last = metrics.last().context("the run has not done a step yet")?;
-    let mut page = Page {
-        title: recipe.name.clone(),
-        lead: format!("{place}, step {} of {}", last.step, recipe.train.steps),
-        facts: facts(&recipe, &metrics, last),
-        plots: curves(&metrics),
-        scores: ResultTable::default(),
-        scores_caption: String::new(),
-        map_columns: columns(&recipe.model),
-        maps: Vec::new(),
-        recipe: run.recipe.clone(),
+    let places = subjects
+        .iter()
+        .map(|subject| redact(&shown_url(&subject.place)));
+    let places = places.collect::<Vec<_>>();
+    let names = distinct_names(&places);
+    let runs = subjects.iter().zip(names).zip(places);
+    let runs = runs.map(|((subject, name), place)| {
+        let copy = &subject.copy;
+        let recipe = toml::from_str(&copy.recipe);
+        Ok(Run {
+            name,
+            recipe: recipe.with_context(|| format!("the recipe.toml of {place} cannot be read"))?,
+            recipe_text: copy.recipe.clone(),
+            history: History::parse(&copy.metrics, &place)?,
+            checkpoints: copy.steps.clone(),
+            place,
+        })
+    });
+    let runs = runs.collect::<anyhow::Result<Vec<Run>>>()?;
+    // Loaded now: a run that goes on may remove them meanwhile.
+    let load = |subject: &Subject| {
+        let newest = subject.newest.as_ref().filter(|_| options.maps.is_some());
+        let load = |newest: &Newest| {
+            newest
+                .pretrained
+                .model(options.weights, None, options.device)
+        };
+        newest.map(load).transpose()
     };
-    // Loaded now: a run that goes on may remove it meanwhile.
-    let load = || newest.model(options.weights, None, options.device);
-    let drawn = options.maps.is_some().then(load).transpose()?;
-    if let Some(evaluation) = &options.evaluation {
-        let mut progress = Progress::new(evaluation, options);
-        progress.pixels()?;
-        let random = newest.model(Source::Random, None, options.device)?;
-        progress.model(0, "random weights", random)?;
-        for (step, checkpoint) in &run.checkpoints {
-            let name = format!("{}, step {step}", options.weights);
-            let model = Pretrained::open(&checkpoint.to_string_lossy(), runtime)
-                .and_then(|opened| opened.model(options.weights, None, options.device));
-            match model {
-                Ok(model) => progress.model(*step, &name, model)?,
-                Err(_) if !checkpoint.join(MANIFEST).exists() => {
-                    tracing::warn!("step {step} is left out: the run has removed its checkpoint");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        progress.finish(&mut page);
+    let drawn = subjects.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+    let mut page = page(&runs);
+    let has_checkpoints = subjects.iter().any(|subject| subject.newest.is_some());
+    if let Some(sets) = options.sets.filter(|_| has_checkpoints) {
+        let found = Found::measure(subjects, &runs, sets, options, runtime)?;
+        page.plots.splice(0..0, found.plots(&runs));
+        page.said.extend(facts::feature_sentences(&runs, &found));
+        (page.scores, page.scores_caption) = found.table(&runs, options);
     }
-    if let (Some(model), Some((images, read, count))) = (drawn, options.maps) {
-        page.maps = draw_maps(&model, images, read, count)?;
+    let missing = facts::missing(&runs, options.sets.is_some(), options.maps.is_some());
+    page.said.extend(missing);
+    if let Some((images, count)) = options.maps {
+        for ((subject, run), model) in subjects.iter().zip(&runs).zip(drawn) {
+            let (Some(model), Some(newest)) = (model, &subject.newest) else {
+                continue;
+            };
+            page.maps.push(Maps {
+                run: run.name.clone(),
+                columns: columns(model.config()),
+                sheets: draw_maps(&model, images, newest.read, count)?,
+            });
+        }
     }
     page.write(folder)
 }
 
-fn facts(
-    recipe: &ResolvedRecipe,
-    metrics: &[StepMetrics],
-    last: &StepMetrics,
-) -> Vec<(String, String)> {
-    let model = &recipe.model;
-    let milliseconds = |value: fn(&StepMetrics) -> f64| metrics.iter().map(value).sum::<f64>();
-    let (stepping, waiting) = (
-        milliseconds(|m| m.step_ms),
-        milliseconds(|m| m.data_wait_ms),
-    );
-    let mut rates = metrics
-        .iter()
-        .map(|m| m.images_per_second)
-        .collect::<Vec<_>>();
-    rates.sort_by(f64::total_cmp);
-    let weights = nepa_model::ParamSpec::all(model)
-        .iter()
-        .map(nepa_model::ParamSpec::len)
-        .sum::<usize>();
-    let fact = |name: &str, value: String| (name.to_owned(), value);
-    vec![
-        fact(
-            "Model",
-            format!(
-                "{:.2} million weights: width {}, {} blocks, {} heads; {} px in patches of {} px",
-                weights as f64 / 1e6,
-                model.hidden_size,
-                model.num_hidden_layers,
-                model.num_attention_heads,
-                model.image_size,
-                model.patch_size
-            ),
-        ),
-        fact(
-            "Training",
-            format!(
-                "batch {}, peak learning rate {:.2e} after {} steps of warm-up, weight decay {}, moving average {}, seed {}",
-                recipe.train.batch,
-                recipe.train.lr,
-                recipe.train.warmup_steps,
-                recipe.optimizer.weight_decay,
-                recipe
-                    .optimizer
-                    .ema_decay
-                    .map_or_else(|| "none".to_owned(), |decay| decay.to_string()),
-                recipe.seed
-            ),
-        ),
-        fact(
-            "Seen",
-            format!(
-                "{} images, {:.1} epochs of {}",
-                last.samples,
-                last.samples as f64 / recipe.num_samples.max(1) as f64,
-                recipe.num_samples
-            ),
-        ),
-        fact(
-            "Speed",
-            format!(
-                "median {:.0} images a second on {}; {:.1} minutes of steps, {:.1} % of the time spent waiting for data",
-                rates[rates.len() / 2],
-                recipe.device,
-                (stepping + waiting) / 60e3,
-                100.0 * waiting / (stepping + waiting)
-            ),
-        ),
-        fact(
-            "Now",
-            format!(
-                "loss {:.4}; cosine with the next embedding {:.3}, with the current {:.3}; the current is nearer at {:.1} % of positions",
-                last.loss,
-                last.cos_target,
-                last.cos_previous,
-                100.0 * last.copy_win
-            ),
-        ),
-    ]
+/// Everything that needs no checkpoint.
+fn page(runs: &[Run]) -> Page {
+    let first = &runs[0];
+    let (title, lead, said, settings);
+    if let [run] = runs {
+        title = format!("{}: learning report", run.recipe.name);
+        let step = run.history.last().map_or(0, |last| last.step);
+        let (step, steps) = (words::count(step), words::count(run.recipe.train.steps));
+        lead = format!("{}, step {step} of {steps}", run.place);
+        said = facts::sentences(run);
+        settings = Vec::new();
+    } else {
+        let names = runs.iter().map(|run| &*run.name).collect::<Vec<_>>();
+        title = format!("{}: learning reports", names.join(", "));
+        let places = runs
+            .iter()
+            .map(|run| format!("{}: {}", run.name, run.place));
+        lead = places.collect::<Vec<_>>().join("; ");
+        said = facts::comparison(runs);
+        settings = facts::differences(runs);
+    }
+    let same_recipe = runs.iter().all(|run| run.recipe_text == first.recipe_text);
+    let recipes = runs.iter().take(if same_recipe { 1 } else { runs.len() });
+    Page {
+        title,
+        lead,
+        said,
+        names: runs.iter().map(|run| run.name.clone()).collect(),
+        facts: facts::fact_table(runs),
+        settings,
+        plots: curves(runs),
+        scores: ResultTable::default(),
+        scores_caption: String::new(),
+        maps: Vec::new(),
+        recipes: recipes
+            .map(|run| (run.name.clone(), run.recipe_text.clone()))
+            .collect(),
+    }
 }
 
-fn curves(metrics: &[StepMetrics]) -> Vec<Plot> {
-    let curve = |name: &str, value: fn(&StepMetrics) -> f64| {
-        Curve::line(name, metrics.iter().map(|m| (m.step as f64, value(m))))
+/// Names that tell runs apart: of each path or URL as few of its last parts as it takes. Where the
+/// same is given twice, a number is added.
+fn distinct_names(places: &[String]) -> Vec<String> {
+    let parts = places.iter().map(|place| {
+        let local = !place.contains("://");
+        let whole = std::path::absolute(place).ok().filter(|_| local);
+        let whole = whole.map_or_else(|| place.clone(), |path| path.display().to_string());
+        let parts = whole.split('/').filter(|part| !part.is_empty());
+        parts.map(str::to_owned).collect::<Vec<_>>()
+    });
+    let parts = parts.collect::<Vec<_>>();
+    let ending =
+        |parts: &Vec<String>, count: usize| parts[parts.len().saturating_sub(count)..].join("/");
+    let longest = parts.iter().map(Vec::len).max().unwrap_or(1).max(1);
+    let names = |count| {
+        parts
+            .iter()
+            .map(|parts| ending(parts, count))
+            .collect::<Vec<_>>()
     };
-    let plot = |name, title, caption, logarithmic, curves| Plot {
-        name,
-        title,
-        caption,
+    let is_distinct = |names: &[String]| {
+        let mut sorted = names.to_vec();
+        sorted.sort();
+        sorted.dedup();
+        sorted.len() == names.len()
+    };
+    let mut found = (1..=longest).map(names).find(|names| is_distinct(names));
+    let found = found.get_or_insert_with(|| names(1));
+    let seen = found.clone();
+    for (number, name) in found.iter_mut().enumerate() {
+        let before = seen[..number].iter().filter(|other| *other == name).count();
+        if before > 0 {
+            *name = format!("{name} ({})", before + 1);
+        }
+    }
+    std::mem::take(found)
+}
+
+/// The curves of all runs, each over the others.
+fn curves(runs: &[Run]) -> Vec<Plot> {
+    /// With more runs, bands would hide each other.
+    const BANDS: usize = 3;
+    /// With more epochs, their lines would.
+    const EPOCHS: usize = 20;
+    let batches = runs.iter().map(|run| run.recipe.train.batch);
+    let over_images = batches
+        .clone()
+        .any(|batch| batch != runs[0].recipe.train.batch);
+    let piece = piece_of(
+        runs.iter()
+            .map(|run| run.history.0.len())
+            .max()
+            .unwrap_or(0),
+    );
+    let bands = runs.len() <= BANDS;
+    let x = |step: &Step| match over_images {
+        true => step.samples as f64,
+        false => step.step as f64,
+    };
+    let mut epochs = Vec::new();
+    if let [run] = runs {
+        let starts = run
+            .history
+            .0
+            .windows(2)
+            .filter(|two| two[1].epoch > two[0].epoch);
+        epochs = starts.map(|two| x(&two[1])).collect();
+        epochs.truncate(EPOCHS + 1);
+        if epochs.len() > EPOCHS {
+            epochs.clear();
+        }
+    }
+    let mut drawn = String::new();
+    if piece > 1 {
+        drawn += &format!(" Line: mean of {} steps", words::count(piece as u64));
+        drawn += if bands {
+            "; band: the least to the greatest of them."
+        } else {
+            "."
+        };
+    }
+    if !epochs.is_empty() {
+        drawn += " Upright lines: a new epoch begins.";
+    }
+    if over_images {
+        drawn += " Over images, as the runs have different batches.";
+    }
+    let of_runs = |value: fn(&Step) -> f64| {
+        let curves = runs.iter().enumerate().map(|(number, run)| {
+            let values = run.history.0.iter().map(|step| (x(step), value(step)));
+            Curve::line(&run.name, number, piece, values)
+        });
+        curves.collect::<Vec<_>>()
+    };
+    let plot = |name: &str, title: &str, caption: &str, logarithmic, curves| Plot {
+        name: name.to_owned(),
+        title: title.to_owned(),
+        caption: format!("{caption}{drawn}"),
+        x_axis: if over_images {
+            "images"
+        } else {
+            "optimiser step"
+        },
         logarithmic,
+        bands,
+        epochs: epochs.clone(),
         curves,
     };
-    vec![
-        plot(
-            "loss",
-            "Loss",
-            "Minus the mean cosine of the predicted with the next embedding; -1 is perfect.",
-            false,
-            vec![curve("loss", |m| m.loss)],
-        ),
-        plot(
+    let share: fn(&Step) -> f64 = |step| 100.0 * step.copy_win;
+    let mut plots = vec![plot(
+        "loss",
+        "Loss",
+        "Minus the mean cosine of the predicted with the next embedding; −1 is perfect.",
+        false,
+        of_runs(|step| step.loss),
+    )];
+    if let [run] = runs {
+        let steps = &run.history.0;
+        let curve = |name, colour, value: fn(&Step) -> f64| {
+            let values = steps.iter().map(|step| (x(step), value(step)));
+            Curve::line(name, colour, piece, values)
+        };
+        plots.push(plot(
             "copying",
-            "Copy diagnostics",
-            "A model that repeats its input has a higher cosine with the current embedding than with the next; the share counts the positions where that is so.",
+            "Copying: mean cosine of the prediction",
+            "A model that repeats its input is nearer to the current embedding than to the next.",
             false,
             vec![
-                curve("cosine with next", |m| m.cos_target),
-                curve("cosine with current", |m| m.cos_previous),
-                curve("share nearer to current", |m| m.copy_win),
+                curve("with the next", 0, |step| step.cos_target),
+                curve("with the current", 1, |step| step.cos_previous),
             ],
-        ),
+        ));
+    }
+    plots.extend([
         plot(
-            "learning-rate",
-            "Learning rate",
-            "Of each optimiser step.",
+            "copy-share",
+            "Copying: positions nearer to the current, %",
+            "Share of positions whose prediction is nearer to the current embedding than to the \
+             next one.",
             false,
-            vec![curve("learning rate", |m| m.lr)],
+            of_runs(share),
         ),
         plot(
             "gradient-norm",
             "Gradient norm",
             "Global norm before clipping.",
             true,
-            vec![curve("gradient norm", |m| m.grad_norm)],
+            of_runs(|step| step.grad_norm),
+        ),
+        plot(
+            "learning-rate",
+            "Learning rate",
+            "Of each optimiser step.",
+            false,
+            of_runs(|step| step.lr),
         ),
         plot(
             "speed",
             "Images a second",
             "Over whole steps, waiting for data included.",
             false,
-            vec![curve("images a second", |m| m.images_per_second)],
+            of_runs(|step| step.images_per_second),
         ),
-    ]
-}
-
-/// What one classifier found.
-type Score = fn(&Measurement) -> Option<Accuracy>;
-
-/// Accuracies while training goes on.
-struct Progress<'a> {
-    evaluation: &'a Evaluation<'a>,
-    options: &'a ReportOptions<'a>,
-    classes: Classes,
-    pixels: Option<Measurement>,
-    /// Step and one measurement a layer.
-    models: Vec<(u64, Vec<Measurement>)>,
-    images: [usize; 2],
-    /// Classes of the training set.
-    known_classes: usize,
-    /// What the caption says about labels.
-    warnings: Vec<String>,
-}
-
-impl<'a> Progress<'a> {
-    fn new(evaluation: &'a Evaluation<'a>, options: &'a ReportOptions<'a>) -> Self {
-        Self {
-            evaluation,
-            options,
-            classes: Classes::default(),
-            pixels: None,
-            models: Vec::new(),
-            images: [0, 0],
-            known_classes: 0,
-            warnings: Vec::new(),
-        }
-    }
-
-    fn pixels(&mut self) -> anyhow::Result<()> {
-        let pair = self.evaluation.of_pixels(&mut self.classes)?;
-        self.images = [pair.train.len(), pair.test.len()];
-        self.known_classes = pair.train.num_classes();
-        self.warnings = pair.label_warnings(&self.classes)?;
-        self.pixels = Some(pair.measure(self.options.scores)?);
-        Ok(())
-    }
-
-    fn model(&mut self, step: u64, name: &str, model: Nepa) -> anyhow::Result<()> {
-        tracing::info!("features of {name}");
-        let models = [(name.to_owned(), model)];
-        let pairs = self.evaluation.of_models(&models, &mut self.classes)?;
-        let measured = pairs.iter().map(|pair| pair.measure(self.options.scores));
-        self.models
-            .push((step, measured.collect::<Result<_, _>>()?));
-        Ok(())
-    }
-
-    fn finish(self, page: &mut Page) {
-        let kinds: [(&str, Score); 3] = [
-            ("kNN", |m| m.knn),
-            ("ridge", |m| m.ridge.map(|probe| probe.accuracy)),
-            ("logistic", |m| m.logistic.map(|probe| probe.accuracy)),
-        ];
-        let mut curves = Vec::new();
-        for (kind, value) in kinds {
-            for (index, layer) in self.evaluation.layers.iter().enumerate() {
-                let points = self.models.iter().filter_map(|(step, measured)| {
-                    let accuracy = value(&measured[index])?;
-                    let (low, high) = accuracy.interval();
-                    Some((
-                        *step as f64,
-                        100.0 * accuracy.share(),
-                        100.0 * low..100.0 * high,
-                    ))
-                });
-                let points = points.collect::<Vec<_>>();
-                if !points.is_empty() {
-                    let name = format!("{kind}, layer {layer}");
-                    curves.push(Curve {
-                        name,
-                        style: Style::Marked,
-                        points,
-                    });
-                }
-            }
-            if let Some(accuracy) = self.pixels.as_ref().and_then(value) {
-                let level = Curve::line(
-                    &format!("{kind}, pixels"),
-                    [(0.0, 100.0 * accuracy.share())],
-                );
-                curves.push(Curve {
-                    style: Style::Level,
-                    ..level
-                });
-            }
-        }
-        page.plots.insert(
-            0,
-            Plot {
-                name: "accuracy",
-                title: "Accuracy of frozen features, %",
-                caption: "Of every checkpoint that was kept, with 95 % intervals; step 0 has the random weights that the run began with.",
-                logarithmic: false,
-                curves,
-            },
-        );
-        let models = self.models.iter().flat_map(|(_, rows)| rows);
-        let rows = self.pixels.iter().chain(models).cloned();
-        page.scores = ResultTable::new(&rows.collect::<Vec<_>>(), self.options.scores);
-        page.scores_caption = format!(
-            "In %, with 95 % intervals; {} training and {} test images, {} classes, chance {:.1} %; {}.",
-            self.images[0],
-            self.images[1],
-            self.known_classes,
-            100.0 / self.known_classes.max(1) as f64,
-            self.options.tokens
-        );
-        for warning in &self.warnings {
-            page.scores_caption.extend([" Note: ", warning, "."]);
-        }
-    }
+        plot(
+            "waiting",
+            "Time spent waiting for data, %",
+            "Of the time of each step.",
+            false,
+            of_runs(|step| 100.0 * step.data_wait_ms / (step.data_wait_ms + step.step_ms)),
+        ),
+    ]);
+    plots
 }
 
 /// Maps of images spread over the first 1,000 of the set.
@@ -370,4 +382,22 @@ fn draw_maps(
         Ok(())
     })?;
     Ok(sheets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_runs_apart() {
+        let names = |places: &[&str]| {
+            let places = places.iter().map(|place| (*place).to_owned());
+            distinct_names(&places.collect::<Vec<_>>())
+        };
+        assert_eq!(names(&["runs/a", "/tmp/b/"]), ["a", "b"]);
+        assert_eq!(names(&["s3://x/1/run", "/tmp/2/run"]), ["1/run", "2/run"]);
+        assert_eq!(names(&["/a/1/run", "/b/1/run"]), ["a/1/run", "b/1/run"]);
+        assert_eq!(names(&["/a", "/b/a"]), ["a", "b/a"]);
+        assert_eq!(names(&["/a/run", "/b", "/a/run/"]), ["run", "b", "run (2)"]);
+    }
 }

@@ -1,70 +1,105 @@
-//! The report as a page: one HTML file that holds its pictures, and Markdown beside them.
+//! The report as a page: one HTML file that holds its pictures, style and script, for small and
+//! large, light and dark screens and for paper; and Markdown beside it.
 use std::fmt::Write as _;
+use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::Context;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use comfy_table::{Table, presets};
+use image::{ImageFormat, RgbImage};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::maps::{GAP, MapSheet};
-use super::plots::Plot;
+use super::facts::Sentence;
+use super::maps::{INK, MapRow, MapSheet};
+use super::plots::{Drawing, Plot, Style};
 use crate::eval::ResultTable;
+use crate::words;
 
-const STYLE: &str = "
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1340px; margin: 2rem auto; padding: 0 1.5rem; }
-h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
-p.lead { color: #555; margin-top: 0; } p { max-width: 62rem; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(560px, 1fr)); gap: 1.2rem; }
-figure { margin: 0; } figure svg { width: 100%; height: auto; } figcaption { color: #555; font-size: .87rem; padding: 0 .6rem; }
-table { border-collapse: collapse; } th, td { padding: .25rem .9rem .25rem 0; text-align: left; border-bottom: 1px solid #eee; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.maps { margin-bottom: 1.6rem; overflow-x: auto; } .maps img { display: block; }
-.heads { display: grid; font-size: .85rem; color: #555; }
-pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .83rem; }";
+const PAGE_STYLE: &str = include_str!("page.css");
+const PLOT_STYLE: &str = include_str!("plot.css");
+/// For a picture by itself, without the page's colours.
+const PICTURE_STYLE: &str = include_str!("picture.css");
+const SCRIPT: &str = include_str!("hover.js");
 
 /// Everything in a report.
 #[derive(Debug)]
 pub(super) struct Page {
-    /// Name of the run.
+    /// What is reported on.
     pub(super) title: String,
     /// Where it is, and how far.
     pub(super) lead: String,
-    /// Facts about the run: name and value.
-    pub(super) facts: Vec<(String, String)>,
+    /// What happened, in sentences.
+    pub(super) said: Vec<Sentence>,
+    /// Names of the runs.
+    pub(super) names: Vec<String>,
+    /// A row a fact: its name, then a value for each run.
+    pub(super) facts: Vec<Vec<String>>,
+    /// The same of the settings that differ between the runs.
+    pub(super) settings: Vec<Vec<String>>,
     /// The curves.
     pub(super) plots: Vec<Plot>,
     /// Accuracies of every checkpoint and what they are compared with.
     pub(super) scores: ResultTable,
     /// What the accuracies are.
     pub(super) scores_caption: String,
-    /// Columns of the maps.
-    pub(super) map_columns: Vec<String>,
-    /// The maps.
-    pub(super) maps: Vec<MapSheet>,
-    /// The recipe as it was run.
-    pub(super) recipe: String,
+    /// The maps of each run that has some.
+    pub(super) maps: Vec<Maps>,
+    /// Names of runs, and the recipes as they were run.
+    pub(super) recipes: Vec<(String, String)>,
 }
 
-const MAPS: &str = "Each row looks at one patch (white frame). Prediction: the cosine of the embedding predicted after that patch with \
-    the embedding of every patch of the image, dark at 0 or less and bright at 1; a model that knows what comes next is bright at the next patch (red frame), \
-    one that copies is bright at the white one. Attention: what the patch sees in that block, mean over heads, the greatest brightest; as in pretraining it sees \
-    itself and what came before.";
+/// Maps of one run.
+#[derive(Debug)]
+pub(super) struct Maps {
+    pub(super) run: String,
+    pub(super) columns: Vec<String>,
+    pub(super) sheets: Vec<MapSheet>,
+}
 
-fn png(sheet: &MapSheet) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    sheet
-        .picture
-        .write_to(&mut bytes, image::ImageFormat::Png)?;
+const MAPS: &str = "Each row looks at one patch (white frame). Prediction: the cosine of the \
+    embedding predicted after that patch with the embedding of every patch of the image, dark at \
+    0 or less and bright at 1; a model that knows what comes next is bright at the next patch (red \
+    frame), one that copies is bright at the white one. Attention: what the patch sees in that \
+    block, mean over heads, the greatest brightest; as in pretraining it sees itself and what came \
+    before.";
+
+fn png(picture: &RgbImage) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, ImageFormat::Png)?;
     Ok(bytes.into_inner())
+}
+
+/// A picture within the page.
+fn data_url(picture: &RgbImage) -> anyhow::Result<String> {
+    /// Photographs of a larger side are compressed, so that the page stays small.
+    const SHARP: u32 = 128;
+    if picture.width() <= SHARP {
+        let bytes = STANDARD.encode(png(picture)?);
+        return Ok(format!("data:image/png;base64,{bytes}"));
+    }
+    let pixels = turbojpeg::Image {
+        pixels: &picture.as_raw()[..],
+        width: picture.width() as usize,
+        pitch: 3 * picture.width() as usize,
+        height: picture.height() as usize,
+        format: turbojpeg::PixelFormat::RGB,
+    };
+    let bytes = turbojpeg::compress(pixels, 88, turbojpeg::Subsamp::None)?;
+    Ok(format!(
+        "data:image/jpeg;base64,{}",
+        STANDARD.encode(&bytes)
+    ))
 }
 
 /// For each row of a sheet: how good its prediction is.
 fn predictions(sheet: &MapSheet) -> String {
-    let each = sheet.predictions.iter().map(|(cosine, rank)| {
+    let each = sheet.rows.iter().map(|MapRow { cosine, rank, .. }| {
         format!("cosine with the next patch {cosine:.2}, which is number {rank} in nearness")
     });
-    each.collect::<Vec<_>>().join("; ")
+    let each = each.collect::<Vec<_>>().join("; ").replace('-', "−");
+    format!("From the top: {each}.")
 }
 
 impl Page {
@@ -78,116 +113,338 @@ impl Page {
         };
         let mut plots = Vec::new();
         for plot in &self.plots {
-            if let Some(svg) = plot.svg()? {
-                write(&format!("{}.svg", plot.name), svg.as_bytes())?;
-                plots.push((plot, svg));
+            if let Some(drawing) = plot.draw()? {
+                plots.push((plot, drawing));
+                let picture = plot.svg(&format!("{PICTURE_STYLE}{PLOT_STYLE}"))?;
+                write(&picture_name(plot), picture.unwrap_or_default().as_bytes())?;
             }
         }
-        let mut maps = Vec::new();
-        for (number, sheet) in self.maps.iter().enumerate() {
-            let bytes = png(sheet)?;
-            write(&map_name(number), &bytes)?;
-            maps.push((sheet, bytes));
+        let sheets = self.maps.iter().flat_map(|maps| &maps.sheets);
+        for (number, sheet) in sheets.enumerate() {
+            write(&map_name(number), &png(&sheet.picture())?)?;
         }
-        write(
-            "index.html",
-            self.html(&plots, &maps).into_string().as_bytes(),
-        )?;
+        write("index.html", self.html(&plots)?.into_string().as_bytes())?;
         write("report.md", self.markdown(&plots).as_bytes())
     }
 
-    fn html(&self, plots: &[(&Plot, String)], maps: &[(&MapSheet, Vec<u8>)]) -> Markup {
-        let number = |column: usize| if column > 0 { "number" } else { "" };
-        html! {
+    fn is_comparison(&self) -> bool {
+        self.names.len() > 1
+    }
+
+    fn html(&self, plots: &[(&Plot, Drawing)]) -> anyhow::Result<Markup> {
+        let mut maps = Vec::new();
+        let mut number = 0;
+        for of_run in &self.maps {
+            let mut sheets = Vec::new();
+            for sheet in &of_run.sheets {
+                number += 1;
+                sheets.push((number, sheet, sheet_svg(number, sheet, &of_run.columns)?));
+            }
+            maps.push((of_run, sheets));
+        }
+        let of_accuracy = |plot: &Plot| plot.name.starts_with("accuracy");
+        let plots = |accuracy: bool| {
+            let chosen = plots
+                .iter()
+                .filter(|(plot, _)| of_accuracy(plot) == accuracy);
+            html! { div.plots { @for (plot, drawing) in chosen { (figure(plot, drawing)) } } }
+        };
+        Ok(html! {
             (DOCTYPE)
             html lang="en" {
                 head {
                     meta charset="utf-8";
                     meta name="viewport" content="width=device-width, initial-scale=1";
-                    title { (self.title) ": learning report" }
-                    style { (PreEscaped(STYLE)) }
+                    meta name="color-scheme" content="light dark";
+                    title { (self.title) }
+                    style { (PreEscaped(PAGE_STYLE)) (PreEscaped(PLOT_STYLE)) }
                 }
                 body {
-                    h1 { (self.title) ": learning report" }
+                    h1 { (self.title) }
                     p.lead { (self.lead) }
-                    table { @for (name, value) in &self.facts { tr { th { (name) } td { (value) } } } }
+                    ul.said {
+                        @for sentence in &self.said {
+                            @if sentence.caution { li.caution { b { "Note: " } (sentence.text) } }
+                            @else { li { (sentence.text) } }
+                        }
+                    }
+                    (self.side_table("What was done", &self.facts))
+                    @if self.is_comparison() {
+                        h2 { "Settings that differ" }
+                        @if self.settings.is_empty() { p { "The recipes are the same." } }
+                        @else { (self.side_table("Settings that differ", &self.settings)) }
+                    }
                     @if !self.scores.rows.is_empty() {
                         h2 { "Accuracy of frozen features" }
-                        table {
-                            tr { @for (i, name) in self.scores.header.iter().enumerate() { th class=(number(i)) { (name) } } }
-                            @for row in &self.scores.rows {
-                                tr { @for (i, cell) in row.iter().enumerate() { td class=(number(i)) { (cell) } } }
-                            }
-                        }
-                        p { (self.scores_caption) }
+                        (plots(true))
+                        div style="height: 1.2rem" {}
+                        (score_table(&self.scores))
+                        p.note { (self.scores_caption) }
                     }
                     h2 { "Curves" }
-                    div.plots {
-                        @for (plot, svg) in plots {
-                            figure { (PreEscaped(svg)) figcaption { (plot.caption) } }
-                        }
-                    }
-                    @if !maps.is_empty() {
+                    @if self.facts_only() { p { "There is no step to draw yet." } }
+                    (plots(false))
+                    @if maps.iter().any(|(_, sheets)| !sheets.is_empty()) {
                         h2 { "What it predicts and attends to" }
                         p { (MAPS) }
-                        @for (number, (sheet, png)) in maps.iter().enumerate() {
-                            div.maps {
-                                div.heads style=(self.head_columns(sheet)) { @for name in &self.map_columns { span { (name) } } }
-                                img src={ "data:image/png;base64," (STANDARD.encode(png)) } alt={ "maps of image " (number + 1) };
-                                small { "From the top: " (predictions(sheet)) "." }
+                    }
+                    @for (of_run, sheets) in &maps {
+                        @if self.is_comparison() { h3 { (of_run.run) } }
+                        @for (number, sheet, svg) in sheets {
+                            figure.maps style=(max_width(&of_run.columns)) {
+                                div.heads aria-hidden="true" {
+                                    @for name in &of_run.columns { span { (name) } }
+                                }
+                                (svg)
+                                figcaption { "Image " (number) ". " (predictions(sheet)) }
                             }
                         }
                     }
                     h2 { "Recipe as run" }
-                    pre { (self.recipe) }
+                    @for (name, recipe) in &self.recipes {
+                        details {
+                            summary {
+                                @if self.recipes.len() > 1 { (name) ": " }
+                                (words::counted(recipe.lines().count() as u64, "line")) " of TOML"
+                            }
+                            pre tabindex="0" { (recipe) }
+                        }
+                    }
+                    script { (PreEscaped(SCRIPT)) }
+                }
+            }
+        })
+    }
+
+    /// Whether no run has done a step.
+    fn facts_only(&self) -> bool {
+        let has_points = |plot: &Plot| plot.curves.iter().any(|curve| !curve.points.is_empty());
+        !self.plots.iter().any(has_points)
+    }
+
+    /// Rows with a name and a value for each run.
+    fn side_table(&self, label: &str, rows: &[Vec<String>]) -> Markup {
+        html! {
+            div.scroll role="region" tabindex="0" aria-label=(label) {
+                table.side[self.is_comparison()] {
+                    @if self.is_comparison() {
+                        thead { tr { th {} @for name in &self.names { th scope="col" { (name) } } } }
+                    }
+                    tbody {
+                        @for row in rows {
+                            tr {
+                                th scope="row" { (row[0]) }
+                                @for value in &row[1..] { td { (value) } }
+                            }
+                        }
+                    }
                 }
             }
         }
     }
 
-    /// Names of the columns as wide as the tiles below them.
-    fn head_columns(&self, sheet: &MapSheet) -> String {
-        let columns = self.map_columns.len().max(1) as u32;
-        let width = (sheet.picture.width() + GAP) / columns - GAP;
-        format!("column-gap: {GAP}px; grid-template-columns: repeat({columns}, {width}px)")
+    fn side_markdown(&self, rows: &[Vec<String>]) -> String {
+        if !self.is_comparison() {
+            let lines = rows.iter().map(|row| format!("- {}: {}\n", row[0], row[1]));
+            return lines.collect();
+        }
+        let mut table = Table::new();
+        table
+            .load_style(presets::ASCII_MARKDOWN)
+            .set_header(std::iter::once(String::new()).chain(self.names.iter().cloned()));
+        table.add_rows(rows);
+        format!("{}\n", table.trim_fmt())
     }
 
-    fn markdown(&self, plots: &[(&Plot, String)]) -> String {
-        let mut text = format!("# {}: learning report\n\n{}\n\n", self.title, self.lead);
-        for (name, value) in &self.facts {
-            let _ = writeln!(text, "- {name}: {value}");
+    fn markdown(&self, plots: &[(&Plot, Drawing)]) -> String {
+        let mut text = format!("# {}\n\n{}\n\n", self.title, self.lead);
+        for sentence in &self.said {
+            let note = if sentence.caution { "**Note:** " } else { "" };
+            let _ = writeln!(text, "- {note}{}", sentence.text);
+        }
+        let _ = write!(text, "\n## Facts\n\n{}", self.side_markdown(&self.facts));
+        if self.is_comparison() {
+            text += "\n## Settings that differ\n\n";
+            text += &match self.settings.is_empty() {
+                true => "The recipes are the same.\n".to_owned(),
+                false => self.side_markdown(&self.settings),
+            };
         }
         if !self.scores.rows.is_empty() {
             text += "\n## Accuracy of frozen features\n\n";
             let _ = writeln!(text, "{}\n\n{}", self.scores, self.scores_caption);
         }
         text += "\n## Curves\n";
+        if self.facts_only() {
+            text += "\nThere is no step to draw yet.\n";
+        }
         for (plot, _) in plots {
-            let _ = writeln!(
-                text,
-                "\n![{}]({}.svg)\n\n{}",
-                plot.title, plot.name, plot.caption
-            );
+            let (title, name) = (&plot.title, picture_name(plot));
+            let _ = writeln!(text, "\n![{title}]({name})\n\n{}", plot.caption);
         }
-        if !self.maps.is_empty() {
-            let _ = writeln!(text, "\n## What it predicts and attends to\n\n{MAPS}\n");
-            let _ = writeln!(text, "Columns: {}.", self.map_columns.join(", "));
+        let mut number = 0;
+        for of_run in &self.maps {
+            if number == 0 {
+                let _ = writeln!(text, "\n## What it predicts and attends to\n\n{MAPS}");
+            }
+            if self.is_comparison() {
+                let _ = writeln!(text, "\n### {}", of_run.run);
+            }
+            let _ = writeln!(text, "\nColumns: {}.", of_run.columns.join(", "));
+            for sheet in &of_run.sheets {
+                let (name, shown) = (map_name(number), predictions(sheet));
+                let _ = writeln!(text, "\n![maps]({name})\n\n{shown}");
+                number += 1;
+            }
         }
-        for (number, sheet) in self.maps.iter().enumerate() {
-            let shown = predictions(sheet);
-            let _ = writeln!(
-                text,
-                "\n![maps]({})\n\nFrom the top: {shown}.",
-                map_name(number)
-            );
+        text += "\n## Recipe as run\n";
+        for (name, recipe) in &self.recipes {
+            if self.recipes.len() > 1 {
+                let _ = write!(text, "\n### {name}\n");
+            }
+            let _ = write!(text, "\n```toml\n{}\n```\n", recipe.trim_end());
         }
-        let _ = write!(
-            text,
-            "\n## Recipe as run\n\n```toml\n{}\n```\n",
-            self.recipe.trim_end()
-        );
         text
     }
+}
+
+fn score_table(scores: &ResultTable) -> Markup {
+    let number = |column: usize| if column > 0 { "number" } else { "" };
+    html! {
+        div.scroll role="region" tabindex="0" aria-label="Accuracies" {
+            table.scores {
+                thead {
+                    tr {
+                        @for (i, name) in scores.header.iter().enumerate() {
+                            th scope="col" class=(number(i)) { (name) }
+                        }
+                    }
+                }
+                tbody {
+                    @for row in &scores.rows {
+                        tr { @for (i, cell) in row.iter().enumerate() { td class=(number(i)) { (cell) } } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A plot in the page, with what the script needs to know.
+fn figure(plot: &Plot, drawing: &Drawing) -> Markup {
+    let axes = &drawing.axes;
+    let ends = |values: &std::ops::Range<f64>, pixels: &std::ops::Range<i32>| {
+        format!(
+            "{:e} {:e} {} {}",
+            values.start, values.end, pixels.start, pixels.end
+        )
+    };
+    let (width, height) = drawing.size;
+    let one = plot.curves.len() == 1;
+    html! {
+        figure data-x=(ends(&axes.x, &axes.across)) data-y=(ends(&axes.y, &axes.down))
+            data-log[axes.logarithmic] data-axis=(plot.x_axis) {
+            h3 { (plot.title) }
+            ul.key {
+                @for curve in &plot.curves {
+                    li.level[curve.style == Style::Level] data-colour=(curve.colour_name()) {
+                        @if !one {
+                            i style={ "color: var(--s" (curve.colour % super::plots::COLOURS.len()) ")" } {}
+                            (curve.name)
+                        }
+                        output {}
+                    }
+                }
+                li.note.at {}
+            }
+            svg.plot viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(described(plot)) {
+                (PreEscaped(&drawing.content))
+            }
+            figcaption { (plot.caption) }
+        }
+    }
+}
+
+/// A plot for those who do not see it: where each curve begins and ends.
+fn described(plot: &Plot) -> String {
+    let each = plot.curves.iter().filter_map(|curve| {
+        let (first, last) = (curve.points.first()?, curve.points.last()?);
+        let (from, to) = (words::small(first.y), words::small(last.y));
+        Some(match curve.style {
+            Style::Level => format!("{}: {from}", curve.name),
+            _ => format!("{}: from {from} to {to}", curve.name),
+        })
+    });
+    let each = each.collect::<Vec<_>>().join("; ");
+    format!("{} over {}. {each}.", plot.title, plot.x_axis)
+}
+
+/// Side of a tile, and the gap between two, in a sheet.
+const TILE: usize = 100;
+const GAP: usize = 4;
+
+/// No tile is shown much larger than it has pixels.
+fn max_width(columns: &[String]) -> String {
+    format!("max-width: {}px", 170 * columns.len())
+}
+
+/// The tiles of one image: the photo is there once, each map is a few pixels over it.
+fn sheet_svg(number: usize, sheet: &MapSheet, columns: &[String]) -> anyhow::Result<Markup> {
+    let step = TILE + GAP;
+    let (width, height) = (step * columns.len() - GAP, step * sheet.rows.len() - GAP);
+    let cell = TILE as f64 / sheet.side as f64;
+    let frame = |patch: usize, colour: &str| {
+        let line = (cell / 8.0).clamp(0.8, 2.0);
+        let at = |place: usize| format!("{:.2}", place as f64 * cell + line / 2.0);
+        html! {
+            rect x=(at(patch % sheet.side)) y=(at(patch / sheet.side)) fill="none"
+                width=(format!("{:.2}", cell - line)) height=(format!("{:.2}", cell - line))
+                stroke=(colour) stroke-width=(format!("{line:.2}")) {}
+        }
+    };
+    let mut tiles = Vec::new();
+    for (row, seen) in sheet.rows.iter().enumerate() {
+        for column in 0..columns.len() {
+            let heat = match column {
+                0 => None,
+                _ => Some(data_url(&sheet.heat(&seen.maps[column - 1]))?),
+            };
+            tiles.push((
+                format!("translate({} {})", column * step, row * step),
+                seen,
+                column,
+                heat,
+            ));
+        }
+    }
+    let photo = format!("photo-{number}");
+    let of_photo = format!("#{photo}");
+    let label = format!(
+        "Image {number}: {}. {}",
+        columns.join(", "),
+        predictions(sheet)
+    );
+    Ok(html! {
+        svg viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(label) {
+            defs { image id=(photo) width=(TILE) height=(TILE) href=(data_url(&sheet.photo)?) {} }
+            @for (place, seen, column, heat) in &tiles {
+                g transform=(place) {
+                    @if let Some(heat) = heat {
+                        use class="grey" href=(of_photo) {}
+                        image width=(TILE) height=(TILE) opacity=(INK) href=(heat) {}
+                    } @else {
+                        use href=(of_photo) {}
+                    }
+                    @if *column < 2 { (frame(seen.patch + 1, "#ff2828")) }
+                    (frame(seen.patch, "#ffffff"))
+                }
+            }
+        }
+    })
+}
+
+fn picture_name(plot: &Plot) -> String {
+    format!("{}.svg", plot.name)
 }
 
 fn map_name(number: usize) -> String {

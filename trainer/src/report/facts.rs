@@ -1,0 +1,452 @@
+//! What happened in a run, in words and numbers that a person reads.
+use std::collections::BTreeMap;
+
+use super::history::{Ends, Step};
+use super::{Run, accuracy};
+use crate::words;
+
+/// A sentence at the top of the page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sentence {
+    /// Whether something is not as it should be.
+    pub(super) caution: bool,
+    pub(super) text: String,
+}
+
+impl Sentence {
+    pub(super) fn plain(text: impl Into<String>) -> Self {
+        Self {
+            caution: false,
+            text: text.into(),
+        }
+    }
+
+    pub(super) fn caution(text: impl Into<String>) -> Self {
+        Self {
+            caution: true,
+            text: text.into(),
+        }
+    }
+}
+
+/// With a true minus and as many decimals as a loss deserves.
+pub(super) fn loss(value: f64) -> String {
+    format!("{value:.3}").replace('-', "−")
+}
+
+/// Steps of a mean, as in `of the last 60 steps`.
+fn of_steps(which: &str, window: usize) -> String {
+    match window {
+        1 => format!("of the {which} step"),
+        many => format!("of the {which} {many} steps"),
+    }
+}
+
+/// What the run did, in a few sentences.
+pub(super) fn sentences(run: &Run) -> Vec<Sentence> {
+    let mut said = Vec::new();
+    let planned = words::count(run.recipe.train.steps);
+    let Some(last) = run.history.last() else {
+        let text = format!("No step of {planned} is written down yet.");
+        return vec![Sentence::caution(text)];
+    };
+    let (time, waiting) = run.history.time();
+    said.push(Sentence::plain(format!(
+        "{} of {planned} steps are done: {} ({} epochs of {}) in {}, {} of it waiting for data.",
+        words::count(last.step),
+        words::counted(last.samples, "image"),
+        words::digits(epochs(run, last)),
+        words::count(run.recipe.num_samples),
+        words::duration(time),
+        words::percent(waiting)
+    )));
+    said.extend(loss_sentence(run));
+    let odd = run.history.not_finite();
+    if odd > 0 {
+        let steps = words::counted(odd as u64, "step");
+        said.push(Sentence::caution(format!(
+            "{steps} had a loss or gradient that is not finite; curves and means leave it out. A \
+             lower learning rate usually helps."
+        )));
+    }
+    said.extend(copy_sentence(run));
+    said
+}
+
+fn loss_sentence(run: &Run) -> Option<Sentence> {
+    let Ends {
+        first,
+        last,
+        noise,
+        window,
+    } = run.history.ends(|step| step.loss)?;
+    if run.history.0.len() == 1 {
+        let text = format!(
+            "The loss of its one step was {}; −1 is perfect.",
+            loss(first)
+        );
+        return Some(Sentence::plain(text));
+    }
+    let means = match window {
+        1 => "first and last step".to_owned(),
+        many => format!("means of the first and last {many} steps"),
+    };
+    let (from, to) = (loss(first), loss(last));
+    let fall = first - last;
+    Some(if fall > noise.max(5e-4) {
+        Sentence::plain(format!(
+            "The loss fell from {from} to {to} ({means}): by {:.3}, {} of the way to −1, which is \
+             perfect.",
+            fall,
+            words::percent(fall / (1.0 + first))
+        ))
+    } else {
+        Sentence::caution(format!(
+            "The loss did not fall: from {from} to {to} ({means}), which is within its noise or \
+             worse."
+        ))
+    })
+}
+
+/// The mean share of positions at the end that are nearer to the current embedding.
+pub(super) fn copy_share(run: &Run) -> Option<f64> {
+    run.history.ends(|step| step.copy_win).map(|ends| ends.last)
+}
+
+fn copy_sentence(run: &Run) -> Option<Sentence> {
+    let share = copy_share(run)?;
+    let is = format!(
+        "Its predictions are nearer to the patch that it sees than to the next one at {} of \
+         positions at the end",
+        words::percent(share)
+    );
+    Some(match share > 0.5 {
+        true => Sentence::caution(format!("{is}: it mostly repeats its input.")),
+        false => Sentence::plain(format!("{is}: it does not just repeat its input.")),
+    })
+}
+
+fn epochs(run: &Run, last: &Step) -> f64 {
+    last.samples as f64 / run.recipe.num_samples.max(1) as f64
+}
+
+/// Facts about a run, the same ones for each: name and value.
+pub(super) fn facts(run: &Run) -> Vec<(&'static str, String)> {
+    let (recipe, history) = (&run.recipe, &run.history);
+    let none = || "none yet".to_owned();
+    let steps = match history.last() {
+        Some(last) => format!(
+            "{} of {}",
+            words::count(last.step),
+            words::count(recipe.train.steps)
+        ),
+        None => format!("0 of {}", words::count(recipe.train.steps)),
+    };
+    let seen = history.last().map_or_else(none, |last| {
+        format!(
+            "{}, {} epochs of {}",
+            words::count(last.samples),
+            words::digits(epochs(run, last)),
+            words::count(recipe.num_samples)
+        )
+    });
+    let ends = history.ends(|step| step.loss);
+    let loss = ends.map_or_else(none, |ends| {
+        format!(
+            "{} to {} (mean {})",
+            loss(ends.first),
+            loss(ends.last),
+            of_steps("first and last", ends.window)
+        )
+    });
+    let copies = copy_share(run).map_or_else(none, |share| {
+        format!("nearer to the current patch at {}", words::percent(share))
+    });
+    let rate = history.median_rate().map_or_else(none, |rate| {
+        format!(
+            "{} images/s on {} (median)",
+            words::digits(rate),
+            recipe.device
+        )
+    });
+    let (time, waiting) = history.time();
+    let time = history.last().map_or_else(none, |_| {
+        format!(
+            "{}, {} of it waiting for data",
+            words::duration(time),
+            words::percent(waiting)
+        )
+    });
+    let checkpoints = match &run.checkpoints[..] {
+        [] => none(),
+        steps => {
+            let shown = steps.iter().rev().take(5).rev();
+            let shown = shown.map(|step| words::count(*step)).collect::<Vec<_>>();
+            let before = if steps.len() > 5 { "…, " } else { "" };
+            format!("step {before}{}", shown.join("; "))
+        }
+    };
+    let model = &recipe.model;
+    let weights = nepa_model::ParamSpec::all(model);
+    let weights = weights
+        .iter()
+        .map(nepa_model::ParamSpec::len)
+        .sum::<usize>();
+    vec![
+        ("Steps", steps),
+        ("Images seen", seen),
+        ("Loss", loss),
+        ("Copying", copies),
+        ("Speed", rate),
+        ("Time", time),
+        ("Checkpoints", checkpoints),
+        (
+            "Model",
+            format!(
+                "{} weights: width {}, {} blocks, {} heads; {} px in patches of {} px",
+                words::large(weights as f64),
+                model.hidden_size,
+                model.num_hidden_layers,
+                model.num_attention_heads,
+                model.image_size,
+                model.patch_size
+            ),
+        ),
+        (
+            "Training",
+            format!(
+                "batch {}, peak learning rate {} after {} of warm-up, weight decay {}, \
+                 moving average {}, seed {}",
+                words::count(recipe.train.batch as u64),
+                words::small(recipe.train.lr),
+                words::counted(recipe.train.warmup_steps, "step"),
+                words::small(recipe.optimizer.weight_decay),
+                recipe
+                    .optimizer
+                    .ema_decay
+                    .map_or_else(|| "none".to_owned(), words::small),
+                recipe.seed
+            ),
+        ),
+    ]
+}
+
+/// What is to be known when runs are compared.
+pub(super) fn comparison(runs: &[Run]) -> Vec<Sentence> {
+    let mut said = Vec::new();
+    let ends = runs.iter().filter_map(|run| {
+        let ends = run.history.ends(|step| step.loss)?;
+        Some((run, ends.last))
+    });
+    let lowest = ends.clone().min_by(|a, b| a.1.total_cmp(&b.1));
+    if let Some((run, lowest)) = lowest {
+        let others = ends.filter(|(other, _)| other.name != run.name);
+        let others = others.map(|(run, last)| format!("{} {}", run.name, loss(last)));
+        let others = others.collect::<Vec<_>>().join(", ");
+        let others = match others.is_empty() {
+            true => ", the only one with steps".to_owned(),
+            false => format!("; {others}"),
+        };
+        said.push(Sentence::plain(format!(
+            "The lowest loss at the end is that of {}: {}{others}. Each run predicts embeddings \
+             of its own, so a lower loss alone does not mean better features.",
+            run.name,
+            loss(lowest)
+        )));
+    }
+    for run in runs {
+        let all = sentences(run);
+        let cautions = all.into_iter().filter(|sentence| sentence.caution);
+        said.extend(
+            cautions.map(|sentence| Sentence::caution(format!("{}: {}", run.name, sentence.text))),
+        );
+    }
+    if runs
+        .iter()
+        .any(|run| run.recipe.dataset != runs[0].recipe.dataset)
+    {
+        said.push(Sentence::caution(
+            "The runs were not trained on the same data, so that losses and speeds can only be \
+             compared roughly.",
+        ));
+    }
+    let steps = |run: &Run| run.history.last().map_or(0, |last| last.step);
+    if runs.iter().any(|run| steps(run) != steps(&runs[0])) {
+        said.push(Sentence::plain(
+            "The runs have different lengths; what is said of an end is of each run's own.",
+        ));
+    }
+    said
+}
+
+/// One table of all runs: a row a fact, a column a run.
+pub(super) fn fact_table(runs: &[Run]) -> Vec<Vec<String>> {
+    let all = runs.iter().map(facts).collect::<Vec<_>>();
+    let rows = (0..all[0].len()).map(|row| {
+        let values = all.iter().map(|facts| facts[row].1.clone());
+        std::iter::once(all[0][row].0.to_owned())
+            .chain(values)
+            .collect()
+    });
+    rows.collect()
+}
+
+/// The keys of the recipes that are not the same everywhere: a row a key, a column a run.
+pub(super) fn differences(runs: &[Run]) -> Vec<Vec<String>> {
+    let settings = runs.iter().map(|run| {
+        let mut flat = BTreeMap::new();
+        if let Ok(recipe) = run.recipe_text.parse::<toml::Table>() {
+            flatten("", &toml::Value::Table(recipe), &mut flat);
+        }
+        // The shards' fingerprint tells people nothing; that data differ is said in words.
+        flat.remove("dataset");
+        flat
+    });
+    let settings = settings.collect::<Vec<_>>();
+    let mut keys = settings.iter().flat_map(BTreeMap::keys).collect::<Vec<_>>();
+    keys.sort();
+    keys.dedup();
+    keys.retain(|key| {
+        settings
+            .iter()
+            .any(|flat| flat.get(*key) != settings[0].get(*key))
+    });
+    let row = |key: &String| {
+        let value = |flat: &BTreeMap<String, String>| flat.get(key).cloned();
+        let values = settings
+            .iter()
+            .map(|flat| value(flat).unwrap_or_else(|| "–".to_owned()));
+        std::iter::once(key.clone()).chain(values).collect()
+    };
+    keys.into_iter().map(row).collect()
+}
+
+fn flatten(prefix: &str, value: &toml::Value, flat: &mut BTreeMap<String, String>) {
+    /// Characters of a value; the beginning says little where it is a path.
+    const LONGEST: usize = 60;
+    let shown = match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table {
+                let dot = if prefix.is_empty() { "" } else { "." };
+                flatten(&format!("{prefix}{dot}{key}"), value, flat);
+            }
+            return;
+        }
+        toml::Value::Float(value) => words::small(*value),
+        toml::Value::Integer(value) => match u64::try_from(*value) {
+            Ok(value) => words::count(value),
+            Err(_) => value.to_string(),
+        },
+        toml::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let length = shown.chars().count();
+    let shown = match length > LONGEST {
+        true => format!(
+            "…{}",
+            shown.chars().skip(length - LONGEST + 1).collect::<String>()
+        ),
+        false => shown,
+    };
+    flat.insert(prefix.to_owned(), shown);
+}
+
+/// What a report lacks, and how to have it.
+pub(super) fn missing(runs: &[Run], has_sets: bool, has_maps: bool) -> Vec<Sentence> {
+    let mut said = Vec::new();
+    let waiting = runs.iter().filter(|run| run.checkpoints.is_empty());
+    for run in waiting {
+        let of = if runs.len() > 1 {
+            format!("{}: ", run.name)
+        } else {
+            String::new()
+        };
+        let every = run.recipe.checkpoint.every_steps;
+        let first = if every > 0 {
+            format!(
+                ", after step {}",
+                words::count(every.min(run.recipe.train.steps))
+            )
+        } else {
+            String::new()
+        };
+        said.push(Sentence::plain(format!(
+            "{of}There is no checkpoint yet. Accuracies and maps come with the first one{first}."
+        )));
+    }
+    if runs.iter().all(|run| run.checkpoints.is_empty()) {
+        return said;
+    }
+    match (has_sets, has_maps) {
+        (false, false) => said.push(Sentence::plain(
+            "Curves alone are drawn. For the accuracy of its features and maps of what it \
+             predicts, give labelled shards: --train and --test.",
+        )),
+        (false, true) => said.push(Sentence::plain(
+            "For the accuracy of its features, give labelled shards: --train and --test.",
+        )),
+        _ => {}
+    }
+    said
+}
+
+/// What the features are worth, in words.
+pub(super) fn feature_sentences(runs: &[Run], found: &accuracy::Found) -> Vec<Sentence> {
+    let mut said = Vec::new();
+    for (kind, score) in accuracy::KINDS {
+        for (run, measured) in runs.iter().zip(&found.runs) {
+            let Some(measured) = measured else {
+                continue;
+            };
+            let Some(best) = measured.newest_best(score) else {
+                continue;
+            };
+            let (pixels, random) = (score(&measured.pixels), measured.random_best(score));
+            let (mut better, mut not_better, mut others) = (Vec::new(), Vec::new(), Vec::new());
+            let baselines = [
+                ("random weights", random.map(|(_, accuracy)| accuracy)),
+                ("the pixels themselves", pixels),
+            ];
+            for (name, accuracy) in baselines {
+                let Some(accuracy) = accuracy else {
+                    continue;
+                };
+                others.push(format!("{name} {:.1} %", 100.0 * accuracy.share()));
+                let list = match accuracy::is_better(best.1, accuracy) {
+                    true => &mut better,
+                    false => &mut not_better,
+                };
+                list.push(name);
+            }
+            let of = if runs.len() > 1 {
+                format!("{}: ", run.name)
+            } else {
+                String::new()
+            };
+            let (low, high) = best.1.interval();
+            let mut text = format!(
+                "{of}{kind} on its features (layer {}, step {}) finds {:.1} % of the classes \
+                 (95 % interval {:.1} to {:.1}); {}; chance {:.1} %.",
+                best.0,
+                words::count(measured.newest_step()),
+                100.0 * best.1.share(),
+                100.0 * low,
+                100.0 * high,
+                others.join(", "),
+                found.chance()
+            );
+            if !better.is_empty() {
+                text += &format!(" Better than {}.", better.join(" and "));
+            }
+            if !not_better.is_empty() {
+                let names = not_better.join(" and ");
+                text += &format!(" No better than {names}, beyond what chance can do.");
+            }
+            said.push(match not_better.is_empty() {
+                true => Sentence::plain(text),
+                false => Sentence::caution(text),
+            });
+        }
+    }
+    said
+}
