@@ -1,4 +1,4 @@
-//! `nepa eval` and `nepa report`: right on images whose classes are known to be easy, and clear about what they cannot do.
+//! `nepa eval`: right on images whose classes are known to be easy, and clear about what it cannot do. `nepa report` is in `report.rs`.
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -22,10 +22,10 @@ fn picture(class: u32, number: u32) -> Vec<u8> {
 }
 
 /// A run of `tiny.toml` on three hues, with its data.
-struct Place(TempDir);
+pub(crate) struct Place(TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         for (name, first, rows) in [("train-0", 0, 60), ("train-1", 60, 60), ("test", 120, 45)] {
             let rows = (first..first + rows).map(|number| {
@@ -49,15 +49,15 @@ impl Place {
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn run(&self) -> PathBuf {
+    pub(crate) fn run(&self) -> PathBuf {
         self.path("run")
     }
 
-    fn shards(&self, name: &str) -> String {
+    pub(crate) fn shards(&self, name: &str) -> String {
         format!("{}.parquet", self.path(name).display())
     }
 
@@ -74,7 +74,7 @@ impl Place {
         command
     }
 
-    fn sets(&self) -> [String; 4] {
+    pub(crate) fn sets(&self) -> [String; 4] {
         [
             "--train".to_owned(),
             self.shards("train-*"),
@@ -83,7 +83,7 @@ impl Place {
         ]
     }
 
-    fn report(&self) -> Command {
+    pub(crate) fn report(&self) -> Command {
         let mut command = nepa();
         command
             .arg("report")
@@ -250,66 +250,4 @@ fn what_cannot_be_evaluated_is_refused_with_what_to_do() {
         place.report().args(["--weights", "pixels"]),
         &["--weights", "possible values: raw, ema"],
     );
-}
-
-#[test]
-fn a_report_shows_curves_accuracies_and_maps() {
-    let place = Place::new();
-    let mut command = place.report();
-    command
-        .args(place.sets())
-        .args(["--maps", "2", "--layers", "1,last"]);
-    let said = text(&succeed(&mut command));
-    assert!(
-        said.contains("index.html") && said.contains("report.md"),
-        "{said}"
-    );
-    let folder = place.path("report");
-    let page = std::fs::read_to_string(folder.join("index.html")).unwrap();
-    let markdown = std::fs::read_to_string(folder.join("report.md")).unwrap();
-    for name in [
-        "accuracy",
-        "loss",
-        "copying",
-        "learning-rate",
-        "gradient-norm",
-        "speed",
-    ] {
-        let svg = std::fs::read_to_string(folder.join(format!("{name}.svg"))).unwrap();
-        assert!(svg.contains("<polyline") && page.contains(&svg), "{name}");
-        assert!(markdown.contains(&format!("({name}.svg)")), "{name}");
-    }
-    for number in [1, 2] {
-        let name = format!("maps-{number}.png");
-        let map = image::open(folder.join(&name)).unwrap();
-        // A picture, a prediction and two blocks, 6 pixels apart.
-        assert_eq!(map.width(), 4 * 168 + 3 * 6);
-        assert!(markdown.contains(&format!("({name})")));
-    }
-    assert_eq!(page.matches("data:image/png;base64,").count(), 2);
-    assert!(!folder.join("maps-3.png").exists());
-    // Steps 0 (random), 5, 10 and 12 of two layers and two classifiers, each point with its mark.
-    let accuracy = std::fs::read_to_string(folder.join("accuracy.svg")).unwrap();
-    assert_eq!(accuracy.matches("<circle").count(), 4 * 2 * 2);
-    for part in [
-        "random weights",
-        "moving average, step 12",
-        "12 of 12",
-        "kNN (k = 20)",
-    ] {
-        assert!(page.contains(part), "{part:?} is not in the page");
-        assert!(markdown.contains(part), "{part:?} is not in the Markdown");
-    }
-
-    // Without labels: curves and maps of any images.
-    std::fs::remove_dir_all(&folder).unwrap();
-    succeed(place.report().args([
-        "--maps",
-        "1",
-        "--images",
-        &place.shards("test"),
-        "--label-column",
-        "",
-    ]));
-    assert!(folder.join("maps-1.png").exists() && !folder.join("accuracy.svg").exists());
 }

@@ -29,6 +29,7 @@ mod parts;
 mod pretrain;
 mod profile;
 mod quickstart;
+mod report;
 mod resume;
 mod secrets;
 mod shell;

@@ -361,15 +361,13 @@ pub(super) fn missing(runs: &[Run], has_sets: bool, has_maps: bool) -> Vec<Sente
         } else {
             String::new()
         };
+        let steps = run.recipe.train.steps;
         let every = run.recipe.checkpoint.every_steps;
-        let first = if every > 0 {
-            format!(
-                ", after step {}",
-                words::count(every.min(run.recipe.train.steps))
-            )
-        } else {
-            String::new()
-        };
+        let first = every
+            .filter(|every| *every > 0)
+            .map_or_else(String::new, |every| {
+                format!(", after step {}", words::count(every.min(steps)))
+            });
         said.push(Sentence::plain(format!(
             "{of}There is no checkpoint yet. Accuracies and maps come with the first one{first}."
         )));

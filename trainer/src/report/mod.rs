@@ -202,11 +202,10 @@ fn distinct_names(places: &[String]) -> Vec<String> {
             .map(|parts| ending(parts, count))
             .collect::<Vec<_>>()
     };
+    // What is given twice has one name, however long.
     let is_distinct = |names: &[String]| {
-        let mut sorted = names.to_vec();
-        sorted.sort();
-        sorted.dedup();
-        sorted.len() == names.len()
+        let all = || names.iter().zip(&parts);
+        all().all(|(name, of)| all().all(|(other, its)| name != other || of == its))
     };
     let mut found = (1..=longest).map(names).find(|names| is_distinct(names));
     let found = found.get_or_insert_with(|| names(1));

@@ -450,3 +450,22 @@ fn picture_name(plot: &Plot) -> String {
 fn map_name(number: usize) -> String {
     format!("maps-{}.png", number + 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::plots::COLOURS;
+
+    #[test]
+    fn every_colour_has_a_rule_and_a_dark_form() {
+        for (number, colour) in COLOURS.into_iter().enumerate() {
+            let name = format!("#{:02X}{:02X}{:02X}", colour.0, colour.1, colour.2);
+            let rule = format!("[stroke=\"{name}\"] {{ stroke: var(--s{number}); }}");
+            assert!(PLOT_STYLE.contains(&rule), "{rule}");
+            for style in [PAGE_STYLE, PICTURE_STYLE] {
+                assert_eq!(style.matches(&format!("--s{number}: ")).count(), 2);
+                assert!(style.contains(&format!("--s{number}: {};", name.to_lowercase())));
+            }
+        }
+    }
+}
