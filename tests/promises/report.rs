@@ -207,7 +207,7 @@ fn a_report_shows_curves_accuracies_and_maps() {
         "12 of 12",
         "kNN (k = 20)",
         "The loss ",
-        "of the classes (95 % interval",
+        "of the test images (95 % interval",
         "chance 33.3 %",
     ] {
         assert!(page.contains(part), "{part:?} is not in the page");

@@ -267,7 +267,7 @@ impl Found {
         let suffix = layer.map_or_else(String::new, |layer| format!("-{layer}"));
         Some(Plot {
             name: format!("accuracy-{kind}{suffix}"),
-            title: format!("{title}{of_layer}: images classified rightly, %"),
+            title: format!("{title}{of_layer}: accuracy, %"),
             caption: format!(
                 "Of every checkpoint that was kept, with 95 % intervals; step 0 has the random \
                  weights that the run began with. Chance is {:.1} %.",

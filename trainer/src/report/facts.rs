@@ -279,14 +279,22 @@ pub(super) fn comparison(runs: &[Run]) -> Vec<Sentence> {
     said
 }
 
-/// One table of all runs: a row a fact, a column a run.
+/// One table of all runs: a row a fact, a column a run. What recipes say is left out of a
+/// comparison, which has a table of what differs.
 pub(super) fn fact_table(runs: &[Run]) -> Vec<Vec<String>> {
     let all = runs.iter().map(facts).collect::<Vec<_>>();
-    let rows = (0..all[0].len()).map(|row| {
+    let is_shown = |row: &usize| {
+        let same = all.iter().all(|facts| facts[*row] == all[0][*row]);
+        match all[0][*row].0 {
+            "Model" => runs.len() == 1 || !same,
+            "Training" => runs.len() == 1,
+            _ => true,
+        }
+    };
+    let rows = (0..all[0].len()).filter(is_shown).map(|row| {
         let values = all.iter().map(|facts| facts[row].1.clone());
-        std::iter::once(all[0][row].0.to_owned())
-            .chain(values)
-            .collect()
+        let name = std::iter::once(all[0][row].0.to_owned());
+        name.chain(values).collect()
     });
     rows.collect()
 }
