@@ -27,7 +27,7 @@ use crate::words;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   nepa report runs/quickstart
-  nepa report runs/quickstart --train '/tmp/scenes/train-*.parquet' --test '/tmp/scenes/val-*.parquet'
+  nepa report runs/quickstart --train '/tmp/scenes/train-*' --test '/tmp/scenes/val-*'
   nepa report runs/a runs/b s3://bucket/runs/c --out comparison")]
 pub struct Args {
     /// The output of a run, a path or URL; of several, a comparison is drawn.

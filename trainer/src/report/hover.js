@@ -35,7 +35,8 @@ for (const figure of document.querySelectorAll("figure[data-x]")) {
     at.textContent = `${figure.dataset.axis} ${short(x_of(pixel))}`;
     for (const { output, points } of curves) {
       const nearest = points.reduce((a, b) => (Math.abs(b[0] - pixel) < Math.abs(a[0] - pixel) ? b : a));
-      output.textContent = Math.abs(nearest[0] - pixel) < (right - left) / 20 ? short(y_of(nearest[1])) : "";
+      const beyond = pixel - points[points.length - 1][0] > (right - left) / 20;
+      output.textContent = beyond ? "" : short(y_of(nearest[1]));
     }
   };
   svg.addEventListener("pointermove", show);

@@ -1,4 +1,5 @@
-//! What a model sees and expects: attention of a patch, and where in the image its prediction is found.
+//! What a model sees and expects: attention of a patch, and where in the image its prediction is
+//! found.
 use anyhow::ensure;
 use candle_core::{D, DType, Tensor};
 use image::imageops::FilterType;
@@ -59,7 +60,8 @@ fn blocks(config: &NepaConfig) -> Vec<usize> {
     blocks
 }
 
-/// The patches that are looked at: a quarter, half and three quarters down, each at another place across.
+/// The patches that are looked at: a quarter, half and three quarters down, each at another place
+/// across.
 fn chosen_patches(side: usize) -> Vec<usize> {
     let places = [(1, 2), (2, 1), (3, 3)];
     let mut chosen = places
@@ -238,7 +240,8 @@ mod tests {
         let (width, height) = picture.dimensions();
         assert_eq!(width, names.len() as u32 * (tile + GAP) - GAP);
         assert_eq!(height, sheet.rows.len() as u32 * (tile + GAP) - GAP);
-        // The frame's corner of the first chosen patch, in the plain image; and the mean colour elsewhere.
+        // The frame's corner of the first chosen patch, in the plain image; and the mean colour
+        // elsewhere.
         let cell = config.patch_size as u32 * factor;
         let across = config.patches_per_side();
         let first = chosen_patches(across)[0];

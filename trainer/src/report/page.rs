@@ -13,7 +13,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::facts::Sentence;
 use super::maps::{INK, MapRow, MapSheet};
-use super::plots::{Drawing, Plot, Style};
+use super::plots::{COLOURS, Drawing, Plot, Style};
 use crate::eval::ResultTable;
 use crate::words;
 
@@ -322,7 +322,11 @@ fn score_table(scores: &ResultTable) -> Markup {
                 }
                 tbody {
                     @for row in &scores.rows {
-                        tr { @for (i, cell) in row.iter().enumerate() { td class=(number(i)) { (cell) } } }
+                        tr {
+                            @for (i, cell) in row.iter().enumerate() {
+                                td class=(number(i)) { (cell) }
+                            }
+                        }
                     }
                 }
             }
@@ -349,7 +353,7 @@ fn figure(plot: &Plot, drawing: &Drawing) -> Markup {
                 @for curve in &plot.curves {
                     li.level[curve.style == Style::Level] data-colour=(curve.colour_name()) {
                         @if !one {
-                            i style={ "color: var(--s" (curve.colour % super::plots::COLOURS.len()) ")" } {}
+                            i style={ "color: var(--s" (curve.colour % COLOURS.len()) ")" } {}
                             (curve.name)
                         }
                         output {}
@@ -357,7 +361,8 @@ fn figure(plot: &Plot, drawing: &Drawing) -> Markup {
                 }
                 li.note.at {}
             }
-            svg.plot viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(described(plot)) {
+            svg.plot viewBox={ "0 0 " (width) " " (height) } role="img"
+                aria-label=(described(plot)) {
                 (PreEscaped(&drawing.content))
             }
             figcaption { (plot.caption) }
@@ -454,7 +459,6 @@ fn map_name(number: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::plots::COLOURS;
 
     #[test]
     fn every_colour_has_a_rule_and_a_dark_form() {
