@@ -9,7 +9,8 @@ use super::plots::{Curve, Plot, Point, Style};
 use super::{ReportOptions, Run, Subject};
 use crate::checkpoint::MANIFEST;
 use crate::eval::{
-    Accuracy, Classes, Evaluation, ImageSet, Measurement, Pretrained, ResultTable, Source,
+    Accuracy, Classes, Evaluation, FeaturePair, ImageSet, Measurement, Pretrained, ResultTable,
+    Source,
 };
 
 /// What one classifier found.
@@ -130,8 +131,7 @@ impl Found {
                 tracing::info!("features: {what}");
                 let models = [(name.to_owned(), model)];
                 let pairs = evaluation.of_models(&models, &mut classes)?;
-                let measured = pairs.iter().map(|pair| pair.measure(options.scores));
-                measured.collect::<anyhow::Result<Vec<_>>>()
+                FeaturePair::measure_all(&pairs, options.scores)
             };
             let config = newest.pretrained.config();
             let random = format!("{read} {config:?} {} {:?}", run.recipe.seed, newest.layers);

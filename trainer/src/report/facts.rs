@@ -408,7 +408,8 @@ pub(super) fn feature_sentences(runs: &[Run], found: &accuracy::Found) -> Vec<Se
                 continue;
             };
             let (pixels, random) = (score(&measured.pixels), measured.random_best(score));
-            let (mut better, mut not_better, mut others) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut better, mut equal, mut worse) = (Vec::new(), Vec::new(), Vec::new());
+            let mut others = Vec::new();
             let baselines = [
                 ("random weights", random.map(|(_, accuracy)| accuracy)),
                 ("the pixels themselves", pixels),
@@ -418,9 +419,12 @@ pub(super) fn feature_sentences(runs: &[Run], found: &accuracy::Found) -> Vec<Se
                     continue;
                 };
                 others.push(format!("{name} {:.1} %", 100.0 * accuracy.share()));
-                let list = match accuracy::is_better(best.1, accuracy) {
-                    true => &mut better,
-                    false => &mut not_better,
+                let list = if accuracy::is_better(best.1, accuracy) {
+                    &mut better
+                } else if accuracy::is_better(accuracy, best.1) {
+                    &mut worse
+                } else {
+                    &mut equal
                 };
                 list.push(name);
             }
@@ -441,14 +445,21 @@ pub(super) fn feature_sentences(runs: &[Run], found: &accuracy::Found) -> Vec<Se
                 others.join(", "),
                 found.chance()
             );
-            if !better.is_empty() {
-                text += &format!(" Better than {}.", better.join(" and "));
+            let verdicts = [
+                (&better, "Better than", ""),
+                (
+                    &equal,
+                    "No better than",
+                    ", as far as so many images can tell",
+                ),
+                (&worse, "Worse than", ""),
+            ];
+            for (names, verdict, doubt) in verdicts {
+                if !names.is_empty() {
+                    text += &format!(" {verdict} {}{doubt}.", names.join(" and "));
+                }
             }
-            if !not_better.is_empty() {
-                let names = not_better.join(" and ");
-                text += &format!(" No better than {names}, beyond what chance can do.");
-            }
-            said.push(match not_better.is_empty() {
+            said.push(match equal.is_empty() && worse.is_empty() {
                 true => Sentence::plain(text),
                 false => Sentence::caution(text),
             });
