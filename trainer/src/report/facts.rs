@@ -435,7 +435,7 @@ pub(super) fn feature_sentences(runs: &[Run], found: &accuracy::Found) -> Vec<Se
             };
             let (low, high) = best.1.interval();
             let mut text = format!(
-                "{of}{kind} on its features (layer {}, step {}) finds {:.1} % of the classes \
+                "{of}{kind} on its features (layer {}, step {}) is right about {:.1} % of the test images \
                  (95 % interval {:.1} to {:.1}); {}; chance {:.1} %.",
                 best.0,
                 words::count(measured.newest_step()),
