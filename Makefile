@@ -10,7 +10,7 @@ setup: ## Install what the build needs and is missing (cmake, nasm, a C and C++ 
 	@scripts/setup.sh
 
 build: setup ## Build the nepa program, optimised, into target/release/nepa
-	@scripts/first-build.sh release 16
+	@scripts/first-build.sh release 20
 	cargo build --locked --release --workspace --bin nepa
 
 cuda: setup ## Build nepa for NVIDIA GPUs into target/cuda/nepa; fetches the CUDA toolkit where CUDA_HOME names none

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-scripts/first-build.sh debug 16
+scripts/first-build.sh debug 20
 # With the tests, as they choose features of dependencies (tokio's clock): by themselves, the programs would take those dependencies built once more.
 cargo build --locked --workspace --bins --tests || exit 1
 cargo test --locked --workspace --no-fail-fast -- --show-output 2>&1 | tee "$log"
