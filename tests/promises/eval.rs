@@ -229,7 +229,7 @@ fn what_cannot_be_evaluated_is_refused_with_what_to_do() {
         place.eval("knn").args(["--resize", "20"]),
         &["--resize 20", "28"],
     );
-    refuse(place.eval("knn").args(["--k", "0"]), &["--k 0"]);
+    refuse(place.eval("knn").args(["--k", "0"]), &["--k", "1 or more"]);
     refuse(
         place.eval("linear").args(["--limit", "5"]),
         &["5 training images", "10"],

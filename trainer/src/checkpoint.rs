@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::engine::TrainingState;
+use crate::messages::{quoted, quoted_path};
 use crate::optimizer::OptimizerState;
 use crate::recipe::ResolvedRecipe;
 
@@ -140,7 +141,7 @@ impl Manifest {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// A local file cannot be read or written.
-    #[error("cannot {action} {}", path.display())]
+    #[error("cannot {action} {}", quoted_path(path))]
     Io {
         /// What was being done.
         action: &'static str,
@@ -214,7 +215,8 @@ pub enum CheckpointError {
     },
     /// No run was started here.
     #[error(
-        "{place} holds no run: it has no recipe.toml or no metrics.jsonl. Give the --out of a `nepa pretrain`"
+        "{} holds no run: it has no recipe.toml or no metrics.jsonl\ntip: give the --out of a `nepa pretrain`",
+        quoted(place)
     )]
     NoRun {
         /// The folder.
@@ -222,7 +224,8 @@ pub enum CheckpointError {
     },
     /// No manifest: the checkpoint was never finished, or this is none.
     #[error(
-        "{place} is no whole checkpoint: it has no {MANIFEST}. Give a folder such as OUT/checkpoints/step-00000100, or the OUT of a run"
+        "{} is no whole checkpoint: it has no {MANIFEST}\ntip: give a folder such as OUT/checkpoints/step-00000100, or the OUT of a run",
+        quoted(place)
     )]
     NoManifest {
         /// The folder.

@@ -9,6 +9,8 @@ use crate::recipe::Precision;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
+use crate::messages::nearest;
+
 /// Where a model is computed: `"cpu"`, `"cuda"` (the first device) or `"cuda:N"`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -28,7 +30,8 @@ pub const HAS_CUDA: bool = cfg!(feature = "cuda");
 pub enum DeviceError {
     /// No such word.
     #[error(
-        "device = {text:?} is unknown; it must be \"cpu\", \"cuda\" or \"cuda:N\" with the number of a GPU, from 0"
+        "{text:?} is no device: it must be \"cpu\", \"cuda\" or \"cuda:N\"{}",
+        meant(text)
     )]
     Unknown {
         /// What was given.
@@ -36,8 +39,9 @@ pub enum DeviceError {
     },
     /// A build without the feature.
     #[error(
-        "device = \"{choice}\" needs a program built with the feature `cuda`, and this one is not: build it with `make cuda`, \
-         which says where it lies, or stay on the processor with device = \"cpu\""
+        "device = \"{choice}\" needs a program built with the feature `cuda`, and this one is not\
+         \ntip: build it with `make cuda`, which says where it lies, \
+         or stay on the processor with device = \"cpu\""
     )]
     NoFeature {
         /// What was asked for.
@@ -60,6 +64,18 @@ pub enum DeviceError {
         /// Candle's reason.
         source: candle_core::Error,
     },
+}
+
+/// What was probably meant, on a line of its own.
+fn meant(text: &str) -> String {
+    let lower = text.to_lowercase();
+    let gpu = lower.contains("gpu") || lower.contains("nvidia");
+    let near = if gpu {
+        Some("cuda")
+    } else {
+        nearest(&lower, ["cpu", "cuda", "cuda:0"])
+    };
+    near.map_or_else(String::new, |near| format!("\ntip: did you mean {near}?"))
 }
 
 impl fmt::Display for DeviceChoice {

@@ -10,6 +10,7 @@ use nepa_model::{ModelError, Nepa, NepaConfig, ParamSpec, RopeDraw, Weights, rea
 use serde::Deserialize;
 
 use crate::engine::{Engine, EngineError, Images, TrainingState};
+use crate::messages::quoted_path;
 use crate::optimizer::{OptimizerConfig, decays};
 use crate::recipe::{EngineChoice, Precision};
 use crate::schedule::Schedule;
@@ -64,7 +65,7 @@ pub enum GoldenError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// A file is missing or damaged.
-    #[error("cannot read {}: {detail}", path.display())]
+    #[error("cannot read {}: {detail}", quoted_path(path))]
     File {
         /// Which.
         path: PathBuf,

@@ -1,10 +1,20 @@
 //! Pretrains NEPA from object storage, resumably. The one place where loader and model meet; holds the `nepa` program.
 
-/// Version, and the features that this program was built with.
+/// Version, the commit where it is known, and the features that this program was built with.
 pub const VERSION: &str = if device::HAS_CUDA {
-    concat!(env!("CARGO_PKG_VERSION"), " (features: cuda)")
+    concat!(
+        env!("CARGO_PKG_VERSION"),
+        " ",
+        env!("NEPA_BUILT_FROM"),
+        " cuda)"
+    )
 } else {
-    concat!(env!("CARGO_PKG_VERSION"), " (features: none)")
+    concat!(
+        env!("CARGO_PKG_VERSION"),
+        " ",
+        env!("NEPA_BUILT_FROM"),
+        " none)"
+    )
 };
 
 // First: its macros are those of all that follows.
@@ -13,6 +23,7 @@ pub mod print;
 
 pub mod batches;
 pub mod checkpoint;
+pub mod cli;
 pub mod commands;
 pub mod cpu_engine;
 #[cfg(feature = "cuda")]
@@ -26,6 +37,8 @@ mod events;
 pub mod golden;
 pub mod inspect;
 mod labels;
+pub mod lengthen;
+pub mod messages;
 pub mod metrics;
 mod open_data;
 pub mod optimizer;

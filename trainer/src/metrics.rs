@@ -2,6 +2,7 @@
 //!
 //! The files only grow; a checkpoint records their lengths, and a resumed run cuts them back to these, so that the joined
 //! files are those of an uninterrupted run (but for the fields that hold times).
+use crate::messages::quoted_path;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -92,7 +93,10 @@ impl StepMetrics {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// Reading or writing failed.
-    #[error("cannot write {}. The last checkpoint is whole; make room and go on with --resume", path.display())]
+    #[error(
+        "cannot write {}. The last checkpoint is whole; make room and go on with --resume",
+        quoted_path(path)
+    )]
     Io {
         /// The file.
         path: PathBuf,
@@ -102,7 +106,8 @@ pub enum LogError {
     /// Shorter than it was when the checkpoint was made.
     #[error(
         "{} has {found} bytes, but had {expected} when the checkpoint was made: lines are missing, so it cannot be continued. \
-         Give the file back, or name another one", path.display()
+         Give the file back, or name another one",
+        quoted_path(path)
     )]
     TooShort {
         /// The file.
@@ -113,7 +118,10 @@ pub enum LogError {
         expected: u64,
     },
     /// A trace of something else.
-    #[error("{} exists already and is not this run's; name another file or remove it", path.display())]
+    #[error(
+        "{} exists already and is not this run's; name another file or remove it",
+        quoted_path(path)
+    )]
     Exists {
         /// The file.
         path: PathBuf,

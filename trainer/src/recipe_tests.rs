@@ -1,4 +1,6 @@
 //! Tests of recipes: all that come with the program, overrides, and what is refused.
+use std::path::Path;
+
 use super::*;
 
 const TINY: &str = include_str!("../recipes/tiny.toml");
@@ -17,7 +19,7 @@ fn checked(sets: &[&str]) -> Result<Recipe, RecipeError> {
 
 /// The error with its causes, as the program prints it.
 fn text(error: RecipeError) -> String {
-    format!("{:#}", anyhow::Error::from(error))
+    crate::messages::with_causes(&error.into())
 }
 
 fn message(sets: &[&str]) -> String {
@@ -35,43 +37,25 @@ fn every_key_is_documented() {
         .split("```")
         .next()
         .unwrap();
-    let read = |sets: &[String]| Recipe::parse(example, Path::new("docs/recipe.md"), sets);
-    read(&[]).unwrap().check(1).unwrap();
+    Recipe::parse(example, Path::new("docs/recipe.md"), &[])
+        .unwrap()
+        .check(1)
+        .unwrap();
+    let table: toml::Table = example.parse().unwrap();
     let mut num_keys = 0;
-    for section in [
-        "",
-        "model.",
-        "data.",
-        "data.augment.",
-        "data.normalize.",
-        "train.",
-        "optimizer.",
-        "checkpoint.",
-        "log.",
-        "loader.",
-        "io.",
-    ] {
-        // What an unknown key's error lists is what serde knows.
-        let error = text(read(&[format!("{section}no_such_key=1")]).unwrap_err());
-        let known = error.rsplit_once("expected").or(error.rsplit_once("are:"));
-        let (_, known) = known.unwrap_or_else(|| panic!("{error}"));
-        let keys = known
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .split([',', '`', ' ']);
-        let keys = keys.filter(|key| !["", "one", "of", "or"].contains(key));
-        for key in keys {
+    for section in keys::SECTIONS {
+        let prefix = dotted(section, "");
+        for key in keys::keys_of(section, &table) {
             num_keys += 1;
             let shown = |line: &str| {
                 let line = line.trim_start_matches("# ");
                 line.starts_with(&format!("{key} "))
-                    || line.starts_with(&format!("[{section}{key}]"))
+                    || line.starts_with(&format!("[{prefix}{key}]"))
             };
-            let inline = section == "data.normalize." && example.contains(&format!("{key} = ["));
+            let inline = section == "data.normalize" && example.contains(&format!("{key} = ["));
             assert!(
                 example.lines().any(shown) || inline,
-                "{section}{key} is not in docs/recipe.md"
+                "{prefix}{key} is not in docs/recipe.md"
             );
         }
     }
@@ -108,35 +92,66 @@ fn zero_switches_off_what_is_optional() {
 
 #[test]
 fn every_recipe_parses_and_is_sound() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
-    let mut count = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "toml")
-        {
-            let mut recipe = Recipe::read(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
-            recipe.data.urls = vec!["/data".to_owned()];
-            recipe
-                .check(1)
-                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            assert_eq!(
-                Some(recipe.name.as_str()),
-                path.file_stem().and_then(|stem| stem.to_str())
-            );
-            let head = std::fs::read_to_string(&path).unwrap();
-            for heading in ["# Command:", "# Hardware:", "# Time:", "# Result:"] {
-                assert!(
-                    head.contains(heading),
-                    "{} has no line `{heading}`",
-                    path.display()
-                );
-            }
-            count += 1;
+    for built_in in built_in::BUILT_IN {
+        let name = built_in.name;
+        let mut recipe = Recipe::read(Path::new(name), &[]).unwrap_or_else(|e| panic!("{e}"));
+        recipe.data.urls = vec!["/data".to_owned()];
+        recipe.check(1).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(recipe.name, name);
+        for heading in ["Hardware", "Time"] {
+            let line = built_in.head(heading);
+            assert!((1..=68).contains(&line.len()), "{name}: {heading}: {line}");
         }
+        assert!(
+            (20..=74).contains(&built_in.about().len()),
+            "{name}: {}",
+            built_in.about()
+        );
+        let command = format!("nepa pretrain {name} ");
+        let head = built_in.text;
+        assert!(
+            head.contains(&command) && head.contains("# Result:"),
+            "{name}"
+        );
     }
-    assert!(count >= 5, "only {count} recipes");
+}
+
+#[test]
+fn all_recipes_of_the_folder_are_built_in() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    let entries = std::fs::read_dir(folder).unwrap();
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.unwrap().path();
+        path.file_stem().unwrap().to_string_lossy().into_owned()
+    };
+    let mut there = entries.map(name).collect::<Vec<_>>();
+    let mut listed = built_in::BUILT_IN
+        .map(|recipe| recipe.name.to_owned())
+        .to_vec();
+    (there.sort(), listed.sort());
+    assert_eq!(there, listed);
+}
+
+#[test]
+fn a_name_is_built_in_and_a_path_is_a_file() {
+    for path in ["./tiny", "tiny.toml", "recipes/tiny", "TINY.TOML"] {
+        assert_eq!(built_in::name_of(Path::new(path)), None, "{path}");
+    }
+    assert_eq!(built_in::name_of(Path::new("tiny")), Some("tiny"));
+    let error = |path: &str| text(Recipe::read(Path::new(path), &[]).unwrap_err());
+    let said = error("quikstart");
+    for part in [
+        "no recipe is called quikstart",
+        "did you mean quickstart?",
+        "cifar10",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let said = error("no/such/cifar10.toml");
+    assert!(
+        said.contains("the built-in recipe is called cifar10"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -180,23 +195,250 @@ fn set_overrides_dotted_keys_of_any_type() {
 }
 
 #[test]
-fn unknown_keys_are_refused_by_name_with_the_known_ones() {
-    let error = text(parse(&["train.bacth=64"]).unwrap_err());
-    assert!(
-        error.contains("bacth") && error.contains("micro_batch"),
-        "{error}"
+fn an_override_takes_the_place_of_what_gives_the_same() {
+    for (set, replaced) in [
+        (
+            "train.epochs=3",
+            "train.epochs = 3 takes the place of the recipe's train.steps = 12",
+        ),
+        (
+            "train.base_lr=1",
+            "train.base_lr = 1 takes the place of the recipe's train.lr = 0.001",
+        ),
+        (
+            "train.warmup_fraction=.5",
+            "train.warmup_fraction = 0.5 takes the place of the recipe's train.warmup_steps = 3",
+        ),
+    ] {
+        let recipe = checked(&[set]).unwrap();
+        assert_eq!(recipe.replaced(), [replaced]);
+    }
+    assert_eq!(
+        checked(&["train.steps=5"]).unwrap().replaced(),
+        &[] as &[String]
     );
-    let error = text(parse(&["model.hiden_size=64"]).unwrap_err());
-    assert!(
-        error.contains("hiden_size") && error.contains("hidden_size"),
-        "{error}"
+    let both = message(&["train.epochs=3", "train.steps=7"]);
+    for part in [
+        "--set train.epochs=3",
+        "--set train.steps=7",
+        "cannot both hold",
+    ] {
+        assert!(both.contains(part), "{part}: {both}");
+    }
+    // The later of two for one key holds; one that was unset is no contradiction.
+    let sets = [
+        "train.epochs=3",
+        "train.epochs=none",
+        "train.steps=7",
+        "train.steps=8",
+    ];
+    assert_eq!(checked(&sets).unwrap().train.steps, Some(8));
+}
+
+#[test]
+fn none_unsets_a_key() {
+    assert_eq!(
+        parse(&["checkpoint.every_steps=none"])
+            .unwrap()
+            .checkpoint
+            .every_steps,
+        None
     );
-    let error =
-        text(Recipe::parse(&format!("colour = 1\n{TINY}"), Path::new("x.toml"), &[]).unwrap_err());
+    assert_eq!(parse(&["loader.jpeg=none"]).unwrap().loader.jpeg, None);
+    let neither = message(&["train.steps=none"]);
+    assert!(neither.contains("neither"), "{neither}");
+    let required = text(parse(&["train.batch=none"]).unwrap_err());
     assert!(
-        error.contains("colour") && error.contains("optimizer") && error.contains("line 1"),
-        "{error}"
+        required.contains("`train.batch`, which is required"),
+        "{required}"
     );
+    assert!(required.contains("--set train.batch=none"), "{required}");
+    let unknown = text(parse(&["train.bacth=none"]).unwrap_err());
+    assert!(unknown.contains("did you mean train.batch?"), "{unknown}");
+}
+
+#[test]
+fn what_is_wrong_is_said_in_the_words_of_who_wrote_it() {
+    for (set, parts) in [
+        (
+            "train.batch=many",
+            &["train.batch = \"many\"", "a whole number, 0 or more"][..],
+        ),
+        (
+            "train.batch=-3",
+            &["train.batch = -3", "a whole number, 0 or more"],
+        ),
+        (
+            "train.steps=1e3",
+            &[
+                "train.steps = 1000.0",
+                "whole number",
+                "tip: --set train.steps=1000",
+            ],
+        ),
+        (
+            "train.lr=fast",
+            &["train.lr = \"fast\"", "must be a number"],
+        ),
+        (
+            "data.strict=yes",
+            &["data.strict = \"yes\"", "true or false"],
+        ),
+        ("name=3", &["name = 3", "text in quotes"]),
+        (
+            "data.urls=/data",
+            &["a list", "tip: --set 'data.urls=[\"/data\"]'"],
+        ),
+        (
+            "data.augment.size=big",
+            &["data.augment.size = \"big\"", "a whole number"],
+        ),
+        (
+            "data.augment.size=5000000000",
+            &["data.augment.size", "at most 4294967295"],
+        ),
+        (
+            "data.augment.scale=[0.1]",
+            &["data.augment", "a list of 2 numbers"],
+        ),
+        (
+            "data.augment.kind=random_resize_crop",
+            &["did you mean \"random_resized_crop\"?"],
+        ),
+        (
+            "data.normalize.mean=[1.0]",
+            &["data.normalize.mean", "a list of 3 numbers"],
+        ),
+        ("model=3", &["model = 3", "a section"]),
+        (
+            "model.hidden_size=wide",
+            &["model.hidden_size = \"wide\"", "a whole number"],
+        ),
+        (
+            "model.hidden_act=glu",
+            &["model.hidden_act = \"glu\"", "did you mean \"gelu\"?"],
+        ),
+        (
+            "train.precision=fp16",
+            &["train.precision = \"fp16\"", "did you mean \"bf16\"?"],
+        ),
+        (
+            "loader.jpeg_largest=9",
+            &["loader.jpeg_largest = 9", "a list of 2 numbers"],
+        ),
+        (
+            "checkpoint.spool_dir=3",
+            &["checkpoint.spool_dir = 3", "text in quotes"],
+        ),
+        (
+            "device=cudaa",
+            &["device: \"cudaa\" is no device", "did you mean cuda?"],
+        ),
+        (
+            "device=gpu",
+            &["device: \"gpu\" is no device", "did you mean cuda?"],
+        ),
+        (
+            "train.batchsize=3",
+            &["unknown key `train.batchsize`", "did you mean train.batch?"],
+        ),
+        (
+            "batch=3",
+            &["unknown key `batch`", "did you mean train.batch?"],
+        ),
+        (
+            "model.hiden_size=3",
+            &[
+                "unknown key `model.hiden_size`",
+                "did you mean model.hidden_size?",
+            ],
+        ),
+        ("train.learning_rate=1", &["did you mean train.lr?"]),
+        (
+            "data.normalise.mean=1",
+            &[
+                "unknown key `data.normalise`",
+                "did you mean data.normalize?",
+            ],
+        ),
+    ] {
+        let said = message(&[set]);
+        for part in parts {
+            assert!(said.contains(part), "{set}: {part:?} is not in: {said}");
+        }
+        assert!(
+            said.contains("(--set ") || set.starts_with("data.normalise"),
+            "{set}: {said}"
+        );
+        for word in [
+            "usize",
+            "u32",
+            "u64",
+            "f64",
+            "variant",
+            "invalid type",
+            "struct",
+        ] {
+            assert!(!said.contains(word), "{set}: {word} is in: {said}");
+        }
+        assert!(said.lines().all(|line| line.len() <= 120), "{set}: {said}");
+    }
+}
+
+#[test]
+fn what_is_wrong_in_a_file_is_said_with_its_line() {
+    let read = |from: &str, to: &str| {
+        let wrong = TINY.replace(from, to);
+        let line = 1 + wrong[..wrong.find(to).unwrap()].matches('\n').count();
+        let recipe = Recipe::parse(&wrong, Path::new("my runs/a.toml"), &[]);
+        let checked = recipe.and_then(|recipe| recipe.check(1));
+        let said = text(checked.unwrap_err());
+        let place = format!("'my runs/a.toml', line {line}");
+        assert!(said.contains(&place), "{place} is not in: {said}");
+        said
+    };
+    assert!(read("batch = 8", "bacth = 8").contains("did you mean train.batch?"));
+    assert!(read("batch = 8", "batch = 0").contains("train.batch = 0: it must be at least 1"));
+    read("[train]", "[trian]");
+    read("scale = [0.08, 1.0]", "scale = [0.08, \"x\"]");
+    read("beta1 = 0.9", "beta1 = 1.5");
+    read("hidden_size = 32", "hidden_size = 33");
+    let said = text(Recipe::parse("name = \n", Path::new("a.toml"), &[]).unwrap_err());
+    assert!(
+        said.contains("is not a TOML file") && said.contains("line 1"),
+        "{said}"
+    );
+    let no_name = TINY.replace("name = \"tiny\"", "");
+    let said = text(Recipe::parse(&no_name, Path::new("a.toml"), &[]).unwrap_err());
+    assert!(said.contains("the recipe a.toml has no `name`"), "{said}");
+}
+
+#[test]
+fn a_flag_that_is_a_key_is_known_as_one() {
+    for (flag, key) in [
+        ("--batch", Some("train.batch")),
+        ("--batch-size", Some("train.batch")),
+        ("--lr", Some("train.lr")),
+        ("--epochs", Some("train.epochs")),
+        ("--device", Some("device")),
+        ("--hidden-size", Some("model.hidden_size")),
+        ("--colour", None),
+    ] {
+        assert_eq!(key_like_flag(flag).as_deref(), key, "{flag}");
+    }
+}
+
+#[test]
+fn a_precision_that_the_processor_is_slow_in_is_warned_of() {
+    assert!(
+        checked(&["train.precision=bf16"])
+            .unwrap()
+            .slow_precision()
+            .is_some()
+    );
+    for sets in [&["device=cuda", "train.precision=bf16"][..], &[]] {
+        assert_eq!(checked(sets).unwrap().slow_precision(), None);
+    }
 }
 
 #[test]
@@ -215,15 +457,12 @@ fn impossible_values_are_refused_with_the_rule() {
     );
     let error = message(&["data.augment.scale=[0.5, 0.1]"]);
     assert!(
-        error.contains("data.augment is impossible") && error.contains("scale"),
+        error.contains("data.augment.scale is [0.5, 0.1]") && error.contains("--set"),
         "{error}"
     );
-    let error = text(parse(&["device=gpu"]).unwrap_err());
-    assert!(
-        error.contains("device = \"gpu\"") && error.contains("cuda:N"),
-        "{error}"
-    );
-    let error = message(&["train.epochs=3"]);
+    let two = TINY.replace("steps = 12", "steps = 12\nepochs = 3");
+    let error = Recipe::parse(&two, Path::new("two.toml"), &[]).unwrap();
+    let error = text(error.check(1).unwrap_err());
     assert!(
         error.contains("exactly one of train.epochs and train.steps") && error.contains("both"),
         "{error}"

@@ -17,6 +17,8 @@ use crate::checkpoint::{Checkpoint, CheckpointError, FileLengths, MoreFiles, Run
 use crate::data_list::{DataList, shown};
 use crate::device::DeviceError;
 use crate::engine::{Engine, EngineError, StepReport, TrainingState};
+use crate::lengthen::lengthen;
+use crate::messages::quoted;
 use crate::metrics::{
     EventFile, LogError, LogFile, MetricsFile, StepMetrics, TraceFile, lines_up_to,
 };
@@ -114,7 +116,8 @@ pub enum RunError {
     Start(#[source] std::io::Error),
     /// The output is taken.
     #[error(
-        "{place} already holds a run: go on with --resume, or give another --out. Nothing was changed"
+        "{} already holds a run; nothing was changed\ntip: go on with --resume, or give another --out",
+        quoted(place)
     )]
     HoldsRun {
         /// The output.
@@ -132,8 +135,10 @@ pub enum RunError {
     },
     /// Resuming with something else.
     #[error(
-        "cannot resume {place} with another {key}: the run was started with {saved}, the recipe and command line now say {current}. \
-         Use the value of the saved run, or start a new one with another --out"
+        "cannot resume {} with another {key}: the run was started with {saved}, \
+         the recipe and command line now say {current}\
+         \ntip: use the value of the saved run, or start a new one with another --out",
+        quoted(place)
     )]
     OtherRun {
         /// The output.
@@ -145,9 +150,14 @@ pub enum RunError {
         /// Value now.
         current: String,
     },
+    /// Resuming with fewer steps.
+    #[error(transparent)]
+    Shorter(#[from] crate::lengthen::Shorter),
     /// Resuming with another data set.
     #[error(
-        "cannot resume {place} with another data set: {changes}. Give the data of the saved run, or start a new one with another --out"
+        "cannot resume {} with another data set: {changes}\
+         \ntip: give the data of the saved run, or start a new one with another --out",
+        quoted(place)
     )]
     OtherData {
         /// The output.
@@ -363,16 +373,16 @@ impl Start<'_> {
     fn run(self, output: &Output) -> Result<Ended, RunError> {
         let Self {
             options,
-            recipe,
+            mut recipe,
             dataset,
             device,
             holds_run,
         } = self;
         let data_list = DataList::new(&dataset);
-        let saved = if holds_run {
-            continue_from(output, &recipe, &data_list, options.accept_data, false)?
+        let (saved, longer) = if holds_run {
+            continue_from(output, &mut recipe, &data_list, options.accept_data, false)?
         } else {
-            None
+            (None, None)
         };
         let (position, training, newest) =
             if let Some((newest, Checkpoint { state, training })) = saved {
@@ -399,7 +409,10 @@ impl Start<'_> {
             position.as_ref(),
             holds_run,
         );
-        if !holds_run {
+        if let Some(longer) = &longer {
+            println!("{longer}");
+        }
+        if !holds_run || longer.is_some() {
             output.write_recipe(&recipe.to_toml())?;
         }
         let position = position.as_ref();
@@ -547,14 +560,15 @@ fn warn_of_mixing(dataset: &Dataset, config: &LoaderConfig) {
 fn try_run(
     output: &Output,
     options: &Options,
-    (recipe, dataset, device): (ResolvedRecipe, Arc<Dataset>, Device),
+    (mut recipe, dataset, device): (ResolvedRecipe, Arc<Dataset>, Device),
     holds_run: bool,
 ) -> Result<String, RunError> {
     let data_list = DataList::new(&dataset);
-    let saved = holds_run
-        .then(|| continue_from(output, &recipe, &data_list, options.accept_data, true))
-        .transpose()?
-        .flatten();
+    let (saved, longer) = if holds_run {
+        continue_from(output, &mut recipe, &data_list, options.accept_data, true)?
+    } else {
+        (None, None)
+    };
     let (position, training) = match saved {
         Some((_, Checkpoint { state, training })) => (Some(state), training),
         None => (
@@ -573,6 +587,9 @@ fn try_run(
         position,
         holds_run,
     );
+    if let Some(longer) = longer {
+        println!("{longer}");
+    }
     if let Some(path) = &options.trace_samples
         && position.is_none()
     {
@@ -847,14 +864,14 @@ impl Run<'_> {
 }
 
 /// The newest whole checkpoint of an output that holds a run, proven to be of the same run as `recipe`; the logs are then as
-/// they were.
+/// they were. Where the run is lengthened by the recipe, also lines that say so.
 fn continue_from(
     output: &Output,
-    recipe: &ResolvedRecipe,
+    recipe: &mut ResolvedRecipe,
     data_list: &DataList,
     accept_data: bool,
     dry_run: bool,
-) -> Result<Option<(CheckpointName, Checkpoint)>, RunError> {
+) -> Result<(Option<(CheckpointName, Checkpoint)>, Option<String>), RunError> {
     if !dry_run {
         output.clean_up();
     }
@@ -863,13 +880,16 @@ fn continue_from(
         // Stopped before its first checkpoint: the recipe alone says what it was.
         if let Some(text) = output.read_recipe()? {
             let place = output.place().to_owned();
-            let saved = toml::from_str(&text).map_err(|source| RunError::SavedRecipe {
-                place,
-                source: Box::new(source),
-            })?;
+            let saved: ResolvedRecipe =
+                toml::from_str(&text).map_err(|source| RunError::SavedRecipe {
+                    place,
+                    source: Box::new(source),
+                })?;
+            let longer = lengthen(output.place(), &saved.train, &mut recipe.train, 0)?;
             same_run(output.place(), &saved, recipe)?;
+            return Ok((None, longer));
         }
-        return Ok(None);
+        return Ok((None, None));
     };
     let Loaded { checkpoint, more } = output.load(&newest)?;
     // What an earlier program has saved has no list, and a damaged one says nothing.
@@ -884,11 +904,14 @@ fn continue_from(
             accept_data,
         )?;
     }
-    same_run(output.place(), &checkpoint.state.recipe, recipe)?;
+    let saved = &checkpoint.state.recipe;
+    let step = checkpoint.state.step;
+    let longer = lengthen(output.place(), &saved.train, &mut recipe.train, step)?;
+    same_run(output.place(), saved, recipe)?;
     if !dry_run {
         output.restore_logs(&more, &LOGS)?;
     }
-    Ok(Some((newest, checkpoint)))
+    Ok((Some((newest, checkpoint)), longer))
 }
 
 /// Compares the shards of a checkpoint with those that are there.
@@ -937,6 +960,8 @@ fn same_run(place: &str, saved: &ResolvedRecipe, current: &ResolvedRecipe) -> Re
         recipe.checkpoint = crate::recipe::CheckpointSection::default();
         recipe.log = crate::recipe::LogSection::default();
         recipe.io = nepa_pipeline::IoConfig::default();
+        // A run may be lengthened.
+        (recipe.train.steps, recipe.train.lengthened) = (0, Vec::new());
         // These follow from others, which an error should name.
         (recipe.train.accumulation, recipe.train.steps_per_epoch) = (0, 0);
         // Where the data lies may change; `dataset` tells whether it is the same.

@@ -33,6 +33,12 @@ impl Setup {
             recipe.data.mixture.clear();
         }
         recipe.check(1)?;
+        for line in recipe.replaced() {
+            eprintln!("{line}");
+        }
+        if let Some(warning) = recipe.slow_precision() {
+            crate::print::message("warning: ", warning);
+        }
         let device = device::open(recipe.device)?;
         let runtime =
             IoRuntime::new(recipe.loader.io_threads.unwrap_or(2)).map_err(RunError::Start)?;

@@ -3,19 +3,32 @@ use std::process::ExitCode;
 
 use clap_complete::Shell;
 
+use crate::cli::with_exit_codes;
+
 /// Print a script that completes commands and flags in a shell.
 ///
 /// It goes to standard output; where a shell looks for it differs, see the examples. Write it again
 /// after an update of nepa.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  nepa completions bash > ~/.local/share/bash-completion/completions/nepa
-  nepa completions zsh > ~/.zfunc/_nepa      (with fpath+=~/.zfunc before compinit)
-  nepa completions fish > ~/.config/fish/completions/nepa.fish")]
+#[command(
+    after_help = EXAMPLES,
+    after_long_help = with_exit_codes(
+        EXAMPLES,
+        "  0          printed\n  1          standard output cannot be written"
+    )
+)]
 pub struct Args {
     /// The shell.
     pub shell: Shell,
 }
+
+const EXAMPLES: &str = "Examples:
+  nepa completions bash \\
+      > ~/.local/share/bash-completion/completions/nepa
+  nepa completions zsh > ~/.zfunc/_nepa
+  nepa completions fish \\
+      > ~/.config/fish/completions/nepa.fish
+For zsh, put fpath+=~/.zfunc before compinit in ~/.zshrc.";
 
 /// Runs the command for the command line `nepa`.
 pub fn run(args: Args, mut nepa: clap::Command) -> anyhow::Result<ExitCode> {

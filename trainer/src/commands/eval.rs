@@ -10,16 +10,24 @@ use nepa_pipeline::{DatasetConfig, IoRuntime};
 use nepa_schemas::SchemaOptions;
 use serde_json::json;
 
+use super::values::{at_least, device as device_of, whole};
+use crate::cli::with_exit_codes;
 use crate::device::{self, DeviceChoice};
 use crate::eval::{
     Classes, Evaluation, FeaturePair, ImageSet, Layer, Measurement, Pool, Pretrained, ReadOptions,
     ResultTable, Scores, Source, verdict,
 };
+use crate::messages::{nearest, quoted_path};
 use crate::print::labelled;
 use crate::words;
 
-/// Arguments.
+/// Measure how well a checkpoint's features classify.
+///
+/// The weights stay frozen; classifiers learn from the features of --train and are tried on those
+/// of --test. Pixels and random weights stand beside the checkpoint, so that a figure says something.
+/// Labels must be there; classes are matched by name where the shards know names.
 #[derive(Debug, clap::Args)]
+#[command(after_help = ALL_EXAMPLES, after_long_help = long_help(ALL_EXAMPLES))]
 pub struct Args {
     #[command(subcommand)]
     how: How,
@@ -27,22 +35,24 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum How {
-    /// Classify images by their nearest neighbours in feature space; nothing is trained.
+    /// Nearest neighbours in feature space; nothing is trained.
     ///
-    /// The k training images of greatest cosine vote for their class, each with its cosine as weight.
-    #[command(after_help = KNN_EXAMPLES)]
+    /// The k training images of greatest cosine vote for their class, each with its cosine as
+    /// weight.
+    #[command(after_help = KNN_EXAMPLES, after_long_help = long_help(KNN_EXAMPLES))]
     Knn {
         /// Neighbours that vote.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = at_least::<usize>(1))]
         k: usize,
         #[command(flatten)]
         set: SetArgs,
     },
-    /// Train linear classifiers on the frozen features.
+    /// Linear classifiers on the frozen features.
     ///
-    /// Ridge regression in closed form (a quick answer), and logistic regression by L-BFGS until it converges. Features are scaled to
-    /// mean 0 and variance 1. The penalty is chosen on a tenth of the training images, then all of them are fitted.
-    #[command(after_help = LINEAR_EXAMPLES)]
+    /// Ridge regression in closed form (a quick answer), and logistic regression by L-BFGS until it
+    /// converges. Features are scaled to mean 0 and variance 1. The penalty is chosen on a tenth of
+    /// the training images, then all of them are fitted.
+    #[command(after_help = LINEAR_EXAMPLES, after_long_help = long_help(LINEAR_EXAMPLES))]
     Linear {
         /// Leave logistic regression out.
         #[arg(long)]
@@ -50,10 +60,13 @@ enum How {
         #[command(flatten)]
         set: SetArgs,
     },
-    /// Nearest neighbours and linear classifiers in one table; images go through the model once.
+    /// Both in one table; images go through the model once.
+    ///
+    /// As `nepa eval knn` and `nepa eval linear` do, one row for each model and layer.
+    #[command(after_help = ALL_EXAMPLES, after_long_help = long_help(ALL_EXAMPLES))]
     All {
         /// Neighbours that vote.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = at_least::<usize>(1))]
         k: usize,
         #[command(flatten)]
         set: SetArgs,
@@ -61,17 +74,46 @@ enum How {
 }
 
 const KNN_EXAMPLES: &str = "Examples:
-  nepa eval knn --checkpoint runs/quickstart --train '/tmp/scenes/train-*.parquet' --test '/tmp/scenes/val-*.parquet'
-  nepa eval knn --checkpoint runs/quickstart --train '/tmp/scenes/train-*.parquet' --test '/tmp/scenes/val-*.parquet' --features ema --layers all
+  nepa eval knn --checkpoint runs/quickstart \\
+      --train 'scenes/train-*.parquet' \\
+      --test 'scenes/val-*.parquet'
+  nepa eval knn --checkpoint runs/quickstart \\
+      --train 'scenes/train-*.parquet' \\
+      --test 'scenes/val-*.parquet' \\
+      --features ema --layers all
 The second looks at every layer of the trained model alone.";
-const LINEAR_EXAMPLES: &str = "Example:
-  nepa eval linear --checkpoint runs/quickstart --train '/tmp/scenes/train-*.parquet' --test '/tmp/scenes/val-*.parquet' --layers 2,last";
+const LINEAR_EXAMPLES: &str = "Examples:
+  nepa eval linear --checkpoint runs/quickstart \\
+      --train 'scenes/train-*.parquet' \\
+      --test 'scenes/val-*.parquet' --layers 2,last";
+const ALL_EXAMPLES: &str = "Examples:
+  nepa eval all --checkpoint runs/quickstart \\
+      --train 'scenes/train-*.parquet' \\
+      --test 'scenes/val-*.parquet'";
 
-/// What is evaluated, and on which images. Labels must be there; classes are matched by name where the shards know names.
+fn long_help(examples: &str) -> String {
+    let table = "Output, a row of the table for each model and layer:
+  pixels           the images themselves, 32 x 32: what must
+                   be beaten
+  random weights   the model before training
+  moving average, raw weights
+                   the checkpoint
+A column is a classifier: share of the test images that it
+gets right, in %, with its 95 % interval.";
+    with_exit_codes(
+        &format!("{examples}\n\n{table}"),
+        "  0          measured, however good\n  \
+         1          the checkpoint, images or labels cannot be read",
+    )
+}
+
+/// What is evaluated, and on which images.
 #[derive(Debug, clap::Args)]
 pub struct SetArgs {
-    /// A checkpoint, a run's output (its newest checkpoint), or a folder in the published layout; a path or URL.
-    #[arg(long, value_name = "URL")]
+    /// A run's output, a checkpoint, or a published folder.
+    ///
+    /// Of a run the newest checkpoint; a path or URL.
+    #[arg(long, value_name = "CHECKPOINT")]
     checkpoint: String,
     /// Labelled shards that classifiers learn from.
     #[arg(long, value_name = "URL", required = true)]
@@ -79,55 +121,84 @@ pub struct SetArgs {
     /// Labelled shards that are classified.
     #[arg(long, value_name = "URL", required = true)]
     test: Vec<String>,
-    #[command(flatten)]
-    images: ImageArgs,
-    /// What features are computed from; a published folder has no moving average. Default: pixels, random and the trained weights.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    features: Option<Vec<Source>>,
-    #[command(flatten)]
-    layers: LayerArgs,
-    /// Seed of random weights. Default: the run's own, else 1337.
-    #[arg(long)]
-    seed: Option<u64>,
     /// Write the results into this JSON file, too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    images: ImageArgs,
+    /// What features are computed from; several by commas.
+    ///
+    /// Pixels, random and the trained weights where it is left out; a published folder has no moving
+    /// average.
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_enum,
+        value_delimiter = ',',
+        help_heading = "Features"
+    )]
+    features: Option<Vec<Source>>,
+    /// Seed of random weights [default: the run's own, else 1337].
+    #[arg(long, value_name = "N", value_parser = at_least::<u64>(0), help_heading = "Features", hide_short_help = true)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    layers: LayerArgs,
 }
 
 /// How images are read and reach a model.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Data")]
 pub(super) struct ImageArgs {
-    /// Most images taken of each set, from its beginning.
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
-    /// Shorter side of an image before the model's square is cut from its centre, in pixels. Default: 8/7 of the model's (256 for 224); for
-    /// models of less than 64 pixels the model's own.
-    #[arg(long, value_name = "PIXELS")]
-    resize: Option<u32>,
-    /// Read the training shards of one split alone, as their names or folders say it.
-    #[arg(long, value_name = "NAME")]
-    pub(super) train_split: Option<String>,
-    /// The same of the test shards.
-    #[arg(long, value_name = "NAME")]
-    pub(super) test_split: Option<String>,
-    /// Make it an error if something about the shards is doubtful: several splits, copies, missing ones.
-    #[arg(long)]
-    strict: bool,
-    /// Column with the labels: its name, `struct.field`, or KEY where folders are called KEY=class. Default: the column label, labels or
-    /// class, then what else is called like one.
+    /// Column with the images: its name, or `struct.field`.
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    image_column: Option<String>,
+    /// Column with the labels [default: label, labels or class].
+    ///
+    /// Its name, `struct.field`, or KEY where folders are called KEY=class. Where none of the
+    /// default names is there, what else is called like one.
     #[arg(long, value_name = "NAME")]
     label_column: Option<String>,
-    /// Column with the images: its name, or `struct.field`.
-    #[arg(long, value_name = "NAME")]
-    image_column: Option<String>,
-    /// Where features are computed: cpu, cuda or cuda:N. CUDA needs a program built by `make cuda`.
-    #[arg(long, default_value_t = DeviceChoice::Cpu)]
+    /// Read the training shards of one split alone.
+    ///
+    /// As their names or folders say it.
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    pub(super) train_split: Option<String>,
+    /// Read the test shards of one split alone.
+    ///
+    /// As their names or folders say it.
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    pub(super) test_split: Option<String>,
+    /// End where something about the shards is doubtful.
+    ///
+    /// Several splits, copies, missing shards; without it they are warned of.
+    #[arg(long)]
+    strict: bool,
+    /// Most images taken of each set, from its beginning.
+    #[arg(long, value_name = "N", value_parser = at_least::<usize>(1))]
+    limit: Option<usize>,
+    /// Shorter side of an image before the centre is cut out.
+    ///
+    /// The model takes a square from the centre of the image. Where it is left out, 8/7 of the
+    /// model's size (256 for 224); for models of less than 64 pixels the model's own.
+    #[arg(long, value_name = "PIXELS", value_parser = whole::<u32>(1..=16_384), hide_short_help = true)]
+    resize: Option<u32>,
+    /// Where features are computed: cpu, cuda or cuda:N.
+    ///
+    /// CUDA needs a program built by `make cuda`.
+    #[arg(
+        long, value_name = "DEVICE", default_value_t = DeviceChoice::Cpu, value_parser = device_of, help_heading = "Speed"
+    )]
     pub(super) device: DeviceChoice,
     /// Images in one forward pass.
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(
+        long, value_name = "N", default_value_t = 32,
+        value_parser = whole::<u16>(1..=u16::MAX.into()), help_heading = "Speed", hide_short_help = true)]
     batch: u16,
-    /// Decode threads. Default: one a core.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    /// Decode threads [default: one a core].
+    #[arg(
+        long = "decode-threads", alias = "threads", value_name = "N",
+        value_parser = whole::<u16>(1..=u16::MAX.into()), help_heading = "Speed"
+    )]
     threads: Option<u16>,
 }
 
@@ -201,15 +272,24 @@ impl ImageArgs {
 
 /// Where in a model features are taken.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Features")]
 pub(super) struct LayerArgs {
-    /// Layers: numbers of blocks (0: what goes into the first), 'last' (the final norm's output), or 'all'.
-    #[arg(long, value_delimiter = ',', default_value = "last")]
+    /// Layers, by commas: numbers of blocks, 'last', or 'all'.
+    ///
+    /// 0 is what goes into the first block, 'last' the final norm's output. Middle blocks usually
+    /// score higher than the last.
+    #[arg(
+        long,
+        value_name = "LAYERS",
+        value_delimiter = ',',
+        default_value = "last"
+    )]
     layers: Vec<String>,
     /// How the tokens of a layer become one feature.
-    #[arg(long, value_enum, default_value_t = Pool::PatchMean)]
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Pool::PatchMean)]
     pub(super) pool: Pool,
     /// What a token sees.
-    #[arg(long, value_enum, default_value_t = Attention::Bidirectional)]
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Attention::Bidirectional)]
     attention: Attention,
 }
 
@@ -223,7 +303,11 @@ impl LayerArgs {
                 continue;
             }
             let layer = text.parse::<Layer>();
-            let layer = layer.map_err(|error| anyhow::anyhow!("--layers: {error} nor 'all'"))?;
+            let layer = layer.map_err(|error| {
+                let meant = nearest(text, ["last", "all"]);
+                let tip = meant.map(|meant| format!("\ntip: did you mean {meant}?"));
+                anyhow::anyhow!("--layers: {error} nor 'all'{}", tip.unwrap_or_default())
+            })?;
             ensure!(
                 layer <= Layer::Block(num_blocks) || layer == Layer::Last,
                 "--layers {layer}: the model has {num_blocks} blocks"
@@ -412,7 +496,7 @@ fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
             "tokens": args.layers.describe(), "results": measured,
         });
         std::fs::write(path, serde_json::to_vec_pretty(&value)?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+            .with_context(|| format!("cannot write {}", quoted_path(path)))?;
     }
     Ok(ExitCode::SUCCESS)
 }

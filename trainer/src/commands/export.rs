@@ -10,20 +10,30 @@ use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl, open_url};
 use object_store::{ObjectStoreExt, WriteMultipart};
 
 use crate::checkpoint::{read_state, read_weights, verify_folder};
+use crate::cli::with_exit_codes;
 use crate::output::{fetch_checkpoint, is_local, local_path};
 use crate::pack::store_error;
 use crate::progress::{Progress, Unit};
 use crate::words;
 
-/// Writes a checkpoint's weights in the published layout: config.json and model.safetensors.
+/// Write a checkpoint's weights in the published layout.
 ///
-/// The result loads in the published PyTorch code, in `nepa eval` and, beside reference tensors, in `nepa verify`.
+/// Two files, config.json and model.safetensors, which load in the published PyTorch code, in `nepa
+/// eval` and, beside reference tensors, in `nepa verify`. Nothing is overwritten.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  nepa export runs/quickstart exported --ema
-  nepa export s3://bucket/runs/b14/checkpoints/step-00100000 exported")]
+#[command(
+    after_help = EXAMPLES,
+    after_long_help = with_exit_codes(
+        EXAMPLES,
+        "  0          both files are written\n  \
+         1          the checkpoint cannot be read, or the files are\n             \
+         there already"
+    )
+)]
 pub struct Args {
-    /// A checkpoint, or a run's output (its newest checkpoint); a path or URL.
+    /// A checkpoint, or a run's output (its newest checkpoint).
+    ///
+    /// A path or URL.
     pub checkpoint: String,
     /// New folder for the two files, or a prefix in a store.
     #[arg(value_name = "URL")]
@@ -32,6 +42,11 @@ pub struct Args {
     #[arg(long)]
     pub ema: bool,
 }
+
+const EXAMPLES: &str = "Examples:
+  nepa export runs/quickstart exported --ema
+  nepa export \\
+      s3://bucket/b14/checkpoints/step-00100000 exported";
 
 const FILES: [&str; 2] = ["config.json", "model.safetensors"];
 /// Size of the parts in which a file is sent to a store, and most of them on their way.

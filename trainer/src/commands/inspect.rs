@@ -7,44 +7,85 @@ use anyhow::Context;
 use nepa_pipeline::{ColumnInfo, Dataset, DatasetConfig, IoConfig, IoRuntime};
 use nepa_schemas::{Label, SchemaOptions};
 
+use super::values::{at_least, whole};
+use crate::cli::with_exit_codes;
 use crate::inspect::{Sample, draw_grid, take_sample, warnings};
 use crate::labels::LabelFacts;
+use crate::messages::quoted_path;
 use crate::open_data::open_data;
 use crate::words::bytes;
 
-/// Shows what a data set holds and how it will be read.
+/// Show what a data set holds and how it will be read.
 ///
-/// Reads all footers and a seeded sample of row groups; decodes some of their images. Ends with warnings, each with what to do.
+/// Reads all footers and a seeded sample of row groups, and decodes some of their images. Ends with
+/// warnings, each with what to do.
+///
+/// A folder is read as a whole, but for names that begin with _ or . (as Spark, Hive and pyarrow
+/// do); a Delta table is read by its log.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  nepa inspect /tmp/scenes --grid grid.png
-  nepa inspect 's3://bucket/in1k/train-*.parquet' --label-column fine_label
-  nepa inspect s3://bucket/in1k --split train --strict
-A folder is read as a whole, but for names that begin with _ or . (as Spark, Hive and pyarrow do); a Delta table is read by its log.")]
+#[command(after_help = EXAMPLES, after_long_help = long_help())]
 pub struct Args {
     /// Shards: paths, prefixes or globs.
     #[arg(required = true, value_name = "URL")]
     urls: Vec<String>,
+    /// Column with the images: its name, or `struct.field`.
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    image_column: Option<String>,
+    /// Column with the labels.
+    ///
+    /// Its name, `struct.field`, or KEY where folders are called KEY=class; empty: read none.
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    label_column: Option<String>,
     #[command(flatten)]
     shards: super::ShardArgs,
-    /// Draw images as the model will see them (random crops and flips) into this PNG file.
-    #[arg(long, value_name = "FILE")]
-    grid: Option<PathBuf>,
-    /// Side of the images in the grid, in pixels: the model's image size.
-    #[arg(long, default_value_t = 224, value_parser = clap::value_parser!(u32).range(8..=1024))]
-    size: u32,
     /// Images to decode.
-    #[arg(long, default_value_t = 256, value_name = "N")]
+    #[arg(
+        long, default_value_t = 256, value_name = "N", value_parser = at_least::<usize>(0),
+        help_heading = "Sample"
+    )]
     samples: usize,
     /// Seed of the sample and of the crops.
-    #[arg(long, default_value_t = 1337)]
+    #[arg(
+        long, default_value_t = 1337, value_name = "N", value_parser = at_least::<u64>(0),
+        help_heading = "Sample"
+    )]
     seed: u64,
-    /// Column with the images: its name, or `struct.field`.
-    #[arg(long, value_name = "NAME")]
-    image_column: Option<String>,
-    /// Column with the labels: its name, `struct.field`, or KEY where folders are called KEY=class; empty: read none.
-    #[arg(long, value_name = "NAME")]
-    label_column: Option<String>,
+    /// Draw images as the model will see them into this PNG file.
+    ///
+    /// With random crops and flips.
+    #[arg(long, value_name = "FILE", help_heading = "Sample")]
+    grid: Option<PathBuf>,
+    /// Side of the images in the grid: the model's image size.
+    #[arg(
+        long, default_value_t = 224, value_name = "PIXELS", value_parser = whole::<u32>(8..=1024),
+        help_heading = "Sample"
+    )]
+    size: u32,
+}
+
+const EXAMPLES: &str = "Examples:
+  nepa inspect scenes --grid grid.png
+  nepa inspect 's3://bucket/in1k/train-*.parquet' \\
+      --label-column fine_label
+  nepa inspect s3://bucket/in1k --split train --strict";
+
+fn long_help() -> String {
+    let lines = "Output, a line each:
+  schema, labels   columns that are read, and as what
+  shards, rows     how many; rows without an image are left
+                   out
+  row groups       bytes that are fetched at once: small
+                   ones mix better, each costs a request
+  columns read     codec, bytes stored and unpacked
+  sample           what was decoded of it: formats, sizes in
+                   pixels and bytes, classes, unreadable rows
+  warning          what may be wrong, and what to do";
+    with_exit_codes(
+        &format!("{EXAMPLES}\n\n{lines}"),
+        "  0          the data can be read; there may be warnings\n  \
+         1          a row group or all of it cannot be read, or\n             \
+         with --strict something is doubtful",
+    )
 }
 
 /// Runs the command. A row group that cannot be read gives exit code 1.
@@ -75,7 +116,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let picture = draw_grid(&sample.images, args.size, args.seed)?;
         picture
             .save_with_format(path, image::ImageFormat::Png)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+            .with_context(|| format!("cannot write {}", quoted_path(path)))?;
         let (width, height) = picture.dimensions();
         println!("grid         {} ({width} x {height})", path.display());
     }

@@ -6,17 +6,27 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap_mangen::Man;
 
+use crate::cli::with_exit_codes;
+
 /// Write the manual pages: one of nepa, and one of each command.
 ///
 /// They say what --help says. Pages that are there already are replaced.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  nepa man ~/.local/share/man/man1      then: man nepa-pretrain
-  nepa man pages                        then: man -l pages/nepa-pretrain.1")]
+#[command(
+    after_help = EXAMPLES,
+    after_long_help = with_exit_codes(
+        EXAMPLES,
+        "  0          all pages are written\n  1          they cannot be written"
+    )
+)]
 pub struct Args {
     /// The folder; it is made where there is none.
     pub folder: PathBuf,
 }
+
+const EXAMPLES: &str = "Examples:
+  nepa man ~/.local/share/man/man1 # then: man nepa-eval
+  nepa man pages      # then: man -l pages/nepa-eval.1";
 
 /// Runs the command for the command line `nepa`.
 pub fn run(args: Args, nepa: clap::Command) -> anyhow::Result<ExitCode> {

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl, open_url};
 
+use super::values::{at_least, number};
+use crate::cli::with_exit_codes;
+use crate::messages::quoted_path;
 use crate::pack::{
     ExistingShard, FolderScan, PackOptions, PackedImage, ShardPlan, ShardWriter, existing_shards,
     plan, remove_leftovers, scan, shard_id,
@@ -18,33 +21,58 @@ use crate::words;
 /// Time to give up an upload after a signal: a store that does not answer must not hold up the end.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Packs FOLDER/CLASS/IMAGE into shards `train-00000-of-00004.parquet`, ... at URL.
+/// Pack folders of images into Parquet shards.
 ///
-/// The image files are kept byte for byte. Hugging Face `datasets`, pyarrow and DuckDB read the shards as well.
-/// A folder without subfolders gives shards without labels. After an interruption the same command goes on: shards that are there already are kept, if all names
-/// and sizes of their images and all options are the same. Example: `nepa pack photos s3://bucket/photos --val-fraction 0.1`.
+/// FOLDER/CLASS/IMAGE becomes shards `train-00000-of-00004.parquet`, ... at URL. The image files are
+/// kept byte for byte. A folder without subfolders gives shards without labels. Hugging Face
+/// `datasets`, pyarrow and DuckDB read the shards as well.
+///
+/// After an interruption the same command goes on: shards that are there already are kept, if all
+/// names and sizes of their images and all options are the same. Nothing is ever overwritten.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, after_long_help = long_help())]
 pub struct Args {
     /// Folder of images, one subfolder a class.
     pub folder: PathBuf,
-    /// Where the shards go: a local folder or an object-store URL (s3://, gs://, az://).
+    /// Where the shards go: a local folder or an object-store URL.
+    ///
+    /// s3://, gs:// or az://.
     pub url: String,
     /// First part of the shards' names.
-    #[arg(long, default_value = "train")]
+    #[arg(long, value_name = "NAME", default_value = "train")]
     pub split: String,
     /// Share of each class that goes to a split `val` instead.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = number)]
     pub val_fraction: f64,
     /// Seed of the order of images and of the split.
-    #[arg(long, default_value_t = 1337)]
+    #[arg(long, value_name = "N", default_value_t = 1337, value_parser = at_least::<u64>(0))]
     pub seed: u64,
-    /// Size of a row group in MiB. The loader fetches and mixes whole row groups: small ones mix better, but each costs a
-    /// request; at 8 MiB (about 75 ImageNet photos) a request takes longer to transfer than to start.
-    #[arg(long, default_value_t = 8.0, value_name = "MIB")]
+    /// Size of a row group in MiB.
+    ///
+    /// The loader fetches and mixes whole row groups: small ones mix better, but each costs a
+    /// request; at 8 MiB (about 75 ImageNet photos) a request takes longer to transfer than to
+    /// start.
+    #[arg(long, default_value_t = 8.0, value_name = "MIB", value_parser = number)]
     pub row_group_mib: f64,
     /// Size of a shard in MiB.
-    #[arg(long, default_value_t = 256.0, value_name = "MIB")]
+    #[arg(long, default_value_t = 256.0, value_name = "MIB", value_parser = number)]
     pub shard_mib: f64,
+}
+
+const EXAMPLES: &str = "Examples:
+  nepa pack photos shards --val-fraction 0.1
+  nepa pack photos s3://bucket/photos --split test";
+
+fn long_help() -> String {
+    let signals = "Signals:
+  Ctrl-C, SIGTERM   give up the shard in hand and end; the
+                    same command goes on with that shard";
+    with_exit_codes(
+        &format!("{EXAMPLES}\n\n{signals}"),
+        "  0          all shards are there\n  \
+         1          the images cannot be read, the shards cannot be\n             \
+         written, or other shards are there already",
+    )
 }
 
 /// Runs the command.
@@ -215,7 +243,7 @@ fn pack_shard(
         }
         let image = &scan.images[index];
         let bytes = std::fs::read(&image.path)
-            .with_context(|| format!("cannot read {}", image.path.display()))?;
+            .with_context(|| format!("cannot read {}", quoted_path(&image.path)))?;
         progress.add(1);
         writer.push(PackedImage {
             bytes: bytes.into(),

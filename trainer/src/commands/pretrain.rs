@@ -2,71 +2,146 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::values::at_least;
+use crate::cli::with_exit_codes;
 use crate::run::{Finish, Options, pretrain};
 
-/// Trains the model of a recipe on Parquet shards and writes checkpoints and metrics to the output.
+/// Train the model of a recipe, resumably.
 ///
-/// The output gets recipe.toml (the resolved recipe), metrics.jsonl (one JSON line a step), a TensorBoard event file,
-/// bad_samples.jsonl and checkpoints/step-NNNNNNNN. Look at it with `tensorboard --logdir OUT`.
+/// The recipe is the name of a built-in one (`nepa recipes`) or a file. Its values can be changed
+/// one by one with --set; docs/recipe.md explains every key.
 ///
-/// SIGTERM and Ctrl-C finish the step (or stop waiting for data), save and exit with 143 and 130; a second one ends at once.
-/// After any end, even SIGKILL, the same command with --resume goes on from the newest whole checkpoint as if nothing had
-/// happened. Where the output is a store, a checkpoint is kept on the disk until the store has it; training goes on meanwhile.
+/// After any end, even SIGKILL or a power cut, the same command with --resume goes on from the
+/// newest whole checkpoint as if nothing had happened. What would change the numbers (model, data,
+/// batch, learning rate, ...) is refused by name then; only the length may grow: with a larger
+/// train.steps or train.epochs the run goes on, and from that step on the learning rate is that of
+/// the longer schedule. After a finished run it jumps up, then falls to 0 again.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  nepa pretrain trainer/recipes/quickstart.toml --data '/tmp/scenes/train-*.parquet' --out runs/quickstart
-  nepa pretrain trainer/recipes/nepa-b14-in1k.toml --data 's3://bucket/in1k/train-*.parquet' --out s3://bucket/runs/b14
-  nepa pretrain my.toml --data s3://bucket/in1k --split train --out s3://bucket/runs/b14
-  nepa pretrain my.toml --out runs/a --set train.batch=512 --set train.epochs=100
-  nepa pretrain my.toml --out runs/a --resume
-  nepa pretrain my.toml --synthetic 50")]
+#[command(after_help = EXAMPLES, after_long_help = long_help())]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a flag of the command line"
 )]
 pub struct Args {
-    /// The recipe, a TOML file; see trainer/recipes/.
+    /// Name of a built-in recipe, or a TOML file.
+    ///
+    /// What holds a `/` or ends in `.toml` is a file, all else a name.
     pub recipe: PathBuf,
-    /// Shards in place of the recipe's data.urls: a path, a prefix or a glob; may be repeated.
-    #[arg(long, value_name = "URL")]
-    pub data: Vec<String>,
-    /// Read the shards of one split alone, as their names or folders say it (as --set data.split=NAME).
-    #[arg(long, value_name = "NAME")]
-    pub split: Option<String>,
-    /// End where something about the shards is doubtful, such as several splits (as --set data.strict=true).
-    #[arg(long)]
-    pub strict: bool,
-    /// Output: a local folder or an object-store prefix. Without it: runs/ and the recipe file's name.
-    #[arg(long, value_name = "URL")]
-    pub out: Option<String>,
-    /// Go on from the newest checkpoint in the output; starts at step 0 if there is none.
-    #[arg(long)]
-    pub resume: bool,
-    /// With --resume: take an output in a store from a run that still seems to have it.
-    #[arg(long, requires = "resume")]
-    pub take_over: bool,
-    /// With --resume: go on although shards were replaced by others of the same size since the checkpoint.
-    #[arg(long, requires = "resume")]
-    pub accept_data: bool,
-    /// Override one value of the recipe by its dotted key; may be repeated.
+    /// Change one value of the recipe; may be repeated.
+    ///
+    /// KEY is a dotted key such as train.batch, VALUE is written as in TOML; quotes around a text
+    /// may be left out. Of keys that give the same thing (train.epochs and train.steps, train.lr
+    /// and train.base_lr, train.warmup_fraction and train.warmup_steps) one takes the place of the
+    /// other. `KEY=none` unsets a key.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
-    /// Write one JSON line for each sample trained on: step, shard, row, crop, flip, replacement.
-    #[arg(long, value_name = "FILE")]
+    /// Shards to train on: a path, prefix or glob; may be repeated.
+    ///
+    /// In place of the recipe's data.urls and data.mixture.
+    #[arg(long, value_name = "URL", help_heading = "Data")]
+    pub data: Vec<String>,
+    /// Read the shards of one split alone.
+    ///
+    /// As their names or folders say it: train, validation, test, or any word of theirs (as --set
+    /// data.split=NAME).
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    pub split: Option<String>,
+    /// End where something about the shards is doubtful.
+    ///
+    /// Several splits, copies, missing shards; without it they are warned of (as --set
+    /// data.strict=true).
+    #[arg(long, help_heading = "Data")]
+    pub strict: bool,
+    /// Folder or object-store prefix for the run [default: runs/RECIPE].
+    #[arg(long, value_name = "URL", help_heading = "Output")]
+    pub out: Option<String>,
+    /// Write one JSON line for each sample trained on.
+    ///
+    /// Step, shard, row, crop, flip, replacement.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub trace_samples: Option<PathBuf>,
-    /// Stop after this step of the run, saved; the learning rate stays that of the whole run.
-    #[arg(long, value_name = "STEP")]
+    /// Stop after this step of the run, saved.
+    ///
+    /// The learning rate stays that of the whole run.
+    #[arg(long, value_name = "STEP", value_parser = at_least::<u64>(0), help_heading = "Output")]
     pub max_steps: Option<u64>,
-    /// Check all that can be checked and train nothing: recipe, device, data, output, memory; a batch is read and a step computed.
-    #[arg(long, conflicts_with = "synthetic")]
+    /// Go on from the newest checkpoint; at step 0 if there is none.
+    #[arg(long, help_heading = "Going on")]
+    pub resume: bool,
+    /// With --resume: take an output in a store from another run.
+    ///
+    /// One that still seems to have it; without this flag it is refused.
+    #[arg(long, requires = "resume", help_heading = "Going on")]
+    pub take_over: bool,
+    /// With --resume: go on although shards were replaced.
+    ///
+    /// By others of the same size since the checkpoint. The numbers are then not those that the run
+    /// would have had.
+    #[arg(long, requires = "resume", help_heading = "Going on")]
+    pub accept_data: bool,
+    /// Check all that can be checked, and train nothing.
+    ///
+    /// Recipe, device, data, output, memory; a batch is read and a step computed.
+    #[arg(
+        long,
+        conflicts_with = "synthetic",
+        help_heading = "Instead of training"
+    )]
     pub dry_run: bool,
-    /// Measure instead of training: so many steps on one batch that is there already, then as many with loading. Prints both rates,
+    /// Measure instead of training, over so many steps.
+    ///
+    /// So many on one batch that is there already, then as many with loading. Prints both rates,
     /// their ratio and the time that a step waits for data; writes nothing to the output.
-    #[arg(long, value_name = "STEPS", conflicts_with_all = ["out", "resume", "trace_samples", "max_steps"])]
+    #[arg(
+        long,
+        value_name = "STEPS",
+        value_parser = at_least::<std::num::NonZeroU64>(1),
+        conflicts_with_all = ["out", "resume", "trace_samples", "max_steps"],
+        help_heading = "Instead of training"
+    )]
     pub synthetic: Option<std::num::NonZeroU64>,
-    /// With --synthetic, print one JSON object.
-    #[arg(long, requires = "synthetic")]
+    /// With --synthetic: print one JSON object.
+    #[arg(long, requires = "synthetic", help_heading = "Instead of training")]
     pub json: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  nepa pretrain quickstart --data 'scenes/train-*.parquet'
+  nepa pretrain nepa-b14-in1k --out s3://bucket/runs/b14 \\
+      --data 's3://bucket/in1k/train-*.parquet'
+  nepa pretrain my.toml --out runs/a \\
+      --set train.batch=512 --set train.epochs=100
+  nepa pretrain my.toml --out runs/a --resume
+  nepa pretrain my.toml --synthetic 50";
+
+const OUTPUT: &str = "Output:
+  recipe.toml          the recipe, every value filled in
+  metrics.jsonl        a JSON line a step: loss, learning
+                       rate, gradient norm, images a second
+  events.out.tfevents.nepa
+                       the same for TensorBoard:
+                       tensorboard --logdir OUT
+  bad_samples.jsonl    images that could not be decoded
+  checkpoints/step-NNNNNNNN
+                       what --resume, eval, report and
+                       export read";
+
+const SIGNALS: &str = "Signals:
+  Ctrl-C, SIGTERM      finish the step (or stop waiting for
+                       data), save and end
+  a second one         end at once
+  A store is given checkpoint.stop_s (30 s) for the last
+  checkpoint; what it could not take is kept on this
+  machine, and --resume sends it.";
+
+fn long_help() -> String {
+    let examples = format!("{EXAMPLES}\n\n{OUTPUT}\n\n{SIGNALS}");
+    with_exit_codes(
+        &examples,
+        "  0          all steps are done, or those up to --max-steps\n  \
+         1          the run cannot start or go on; what was\n             \
+         trained is saved",
+    )
 }
 
 /// Runs the command.

@@ -17,64 +17,110 @@ use nepa_pipeline::{
 use nepa_schemas::SchemaOptions;
 use serde::Serialize;
 
+use super::values::{device as device_of, number, whole};
 use crate::batches::Batches;
+use crate::cli::with_exit_codes;
 use crate::device::{self, DeviceChoice};
+use crate::messages::quoted_path;
 use crate::recipe::{DataConfig, JpegChoice, Precision, Recipe};
 use crate::setup::show_warnings;
 
-/// Runs the loader alone, without a model, and names the stage that limits it.
+/// Run the loader alone and name the stage that limits it.
 ///
-/// The clock starts with the first batch; each batch is dropped as it comes. A row of the table is
-/// a stage: what it did, how long its workers were at work, waited for input and waited for room,
-/// and how full its input queue was on average. On a GPU a line below says who decoded, and what
-/// was refused.
+/// No model is computed. The clock starts with the first batch; each batch is dropped as it comes.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  nepa profile /tmp/scenes
-  nepa profile 's3://bucket/in1k/train-*.parquet' --recipe trainer/recipes/nepa-b14-in1k.toml --seconds 60
-  nepa profile s3://bucket/in1k --decode-threads 4 --max-requests 64 --json profile.json
-  nepa profile /tmp/scenes --device cuda --jpeg hybrid")]
+#[command(after_help = EXAMPLES, after_long_help = long_help())]
 pub struct Args {
     /// Shards: paths, prefixes or globs.
     #[arg(required = true, value_name = "URL")]
     pub urls: Vec<String>,
-    /// Which of them.
-    #[command(flatten)]
-    pub shards: super::ShardArgs,
-    /// Take the loader's settings from this recipe; the flags below replace single ones.
-    #[arg(long, value_name = "FILE")]
-    pub recipe: Option<PathBuf>,
     /// Time to measure after the first batch, in seconds.
-    #[arg(long, default_value_t = 10.0, value_name = "N")]
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS", value_parser = number)]
     pub seconds: f64,
     /// Also write the report to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Decode threads. Default: the recipe's, else one a core.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
-    pub decode_threads: Option<u16>,
-    /// Images in a batch. Default: the recipe's, else 64.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    pub batch: Option<u32>,
-    /// Side of the square images in pixels. Default: the recipe's, else 224.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    pub image_size: Option<u32>,
-    /// Where the batches are filled: cpu, cuda or cuda:N. Default: the processor's memory, whatever
-    /// the recipe says.
-    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
-    pub device: DeviceChoice,
-    /// Who decodes JPEGs on a GPU. Default: the recipe's, else auto.
-    #[arg(long, value_name = "WHO")]
-    pub jpeg: Option<JpegChoice>,
-    /// Most requests in flight. Default: the recipe's, else 32.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
-    pub max_requests: Option<u16>,
-    /// Size of the shuffle window in MiB. Default: the recipe's, else 1024.
-    #[arg(long, value_name = "MIB")]
-    pub shuffle_window: Option<u32>,
-    /// Column with the images.
-    #[arg(long, value_name = "NAME")]
+    /// Column with the images: its name, or `struct.field`.
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
     pub image_column: Option<String>,
+    /// Which of the shards.
+    #[command(flatten)]
+    pub shards: super::ShardArgs,
+    /// Take the loader's settings from this recipe.
+    ///
+    /// Name of a built-in recipe, or a TOML file. The flags below replace single values.
+    #[arg(long, value_name = "RECIPE", help_heading = "Loader")]
+    pub recipe: Option<PathBuf>,
+    /// Images in a batch [default: the recipe's, else 64].
+    #[arg(
+        long, value_name = "N", value_parser = whole::<u32>(1..=u32::MAX.into()),
+        help_heading = "Loader"
+    )]
+    pub batch: Option<u32>,
+    /// Side of the square images [default: the recipe's, else 224].
+    #[arg(
+        long, value_name = "PIXELS", value_parser = whole::<u32>(1..=16_384),
+        help_heading = "Loader"
+    )]
+    pub image_size: Option<u32>,
+    /// Decode threads [default: the recipe's, else one a core].
+    #[arg(
+        long, value_name = "N", value_parser = whole::<u16>(1..=u16::MAX.into()),
+        help_heading = "Loader"
+    )]
+    pub decode_threads: Option<u16>,
+    /// Most requests in flight [default: the recipe's, else 32].
+    #[arg(
+        long, value_name = "N", value_parser = whole::<u16>(1..=u16::MAX.into()),
+        help_heading = "Loader"
+    )]
+    pub max_requests: Option<u16>,
+    /// Size of the shuffle window [default: the recipe's, else 1024].
+    #[arg(
+        long = "shuffle-window-mib", alias = "shuffle-window", value_name = "MIB",
+        value_parser = whole::<u32>(1..=u32::MAX.into()), help_heading = "Loader"
+    )]
+    pub shuffle_window: Option<u32>,
+    /// Where the batches are filled: cpu, cuda or cuda:N.
+    ///
+    /// The processor's memory where it is left out, whatever the recipe says. CUDA needs a program
+    /// built by `make cuda`.
+    #[arg(
+        long,
+        default_value = "cpu",
+        value_name = "DEVICE",
+        value_parser = device_of,
+        help_heading = "Loader"
+    )]
+    pub device: DeviceChoice,
+    /// Who decodes JPEGs on a GPU [default: the recipe's, else auto].
+    #[arg(long, value_name = "WHO", help_heading = "Loader")]
+    pub jpeg: Option<JpegChoice>,
+}
+
+const EXAMPLES: &str = "Examples:
+  nepa profile scenes
+  nepa profile 's3://bucket/in1k/train-*.parquet' \\
+      --recipe nepa-b14-in1k --seconds 60
+  nepa profile s3://bucket/in1k --decode-threads 4 \\
+      --max-requests 64 --json profile.json
+  nepa profile scenes --device cuda --jpeg hybrid";
+
+fn long_help() -> String {
+    let table = "Output, a row of the table for each stage:
+  workers      threads or requests of the stage
+  items, MiB   what it did
+  busy s       time at work, of all its workers
+  wait in s    time without input: the stage before limits
+  wait out s   time without room: the stage behind limits
+  queue fill   how full its input queue was on average
+On a GPU a line below says who decoded, and what was
+refused. The last lines name the limiting stage and say what
+to do.";
+    with_exit_codes(
+        &format!("{EXAMPLES}\n\n{table}"),
+        "  0          measured\n  1          the data cannot be read",
+    )
 }
 
 /// What was measured; also the JSON.
@@ -167,7 +213,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let mut json = serde_json::to_vec_pretty(&report)?;
         json.push(b'\n');
         std::fs::write(path, json)
-            .with_context(|| format!("cannot write the report to {}", path.display()))?;
+            .with_context(|| format!("cannot write the report to {}", quoted_path(path)))?;
     }
     Ok(ExitCode::SUCCESS)
 }

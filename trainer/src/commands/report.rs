@@ -7,14 +7,17 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use nepa_pipeline::{IoConfig, IoRuntime};
 
 use super::eval::{ImageArgs, LayerArgs};
+use super::values::at_least;
+use crate::cli::with_exit_codes;
 use crate::device;
 use crate::eval::{Evaluation, Pretrained, Scores, Source};
 use crate::output::{Bring, fetch_run};
 use crate::report::{Newest, ReportOptions, Subject, write_report};
 use crate::words;
 
-/// Writes a learning report of a run, or of several in comparison: a page (HTML) that holds all its
-/// pictures, and Markdown.
+/// Write a report of a run, or of several in comparison: curves, accuracies, maps.
+///
+/// A page (HTML) that holds all its pictures, and Markdown.
 ///
 /// Curves of loss, copy diagnostics, gradient norm, learning rate, speed and waiting. With --train
 /// and --test: accuracy of the frozen features of every checkpoint that the runs kept
@@ -25,10 +28,14 @@ use crate::words;
 /// Of several runs the curves lie over each other, and a table shows the settings in which their
 /// recipes differ.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  nepa report runs/quickstart
-  nepa report runs/quickstart --train '/tmp/scenes/train-*' --test '/tmp/scenes/val-*'
-  nepa report runs/a runs/b s3://bucket/runs/c --out comparison")]
+#[command(
+    after_help = EXAMPLES,
+    after_long_help = with_exit_codes(
+        EXAMPLES,
+        "  0          the report is written\n  \
+         1          the run or the images cannot be read"
+    )
+)]
 pub struct Args {
     /// The output of a run, a path or URL; of several, a comparison is drawn.
     #[arg(value_name = "RUN", required = true)]
@@ -37,31 +44,49 @@ pub struct Args {
     #[arg(long, value_name = "FOLDER", default_value = "report")]
     out: PathBuf,
     /// Labelled shards that classifiers learn from.
-    #[arg(long, value_name = "URL", requires = "test")]
+    #[arg(long, value_name = "URL", requires = "test", help_heading = "Data")]
     train: Vec<String>,
     /// Labelled shards that are classified.
-    #[arg(long, value_name = "URL", requires = "train")]
+    #[arg(long, value_name = "URL", requires = "train", help_heading = "Data")]
     test: Vec<String>,
-    /// Shards whose images are drawn, labelled or not. Default: those of --test.
-    #[arg(long, value_name = "URL")]
+    /// Shards whose images are drawn [default: those of --test].
+    ///
+    /// Labelled or not.
+    #[arg(long, value_name = "URL", help_heading = "Data")]
     images: Vec<String>,
+    #[command(flatten)]
+    read: ImageArgs,
     /// Images that are drawn.
-    #[arg(long, value_name = "N", default_value_t = 6)]
+    #[arg(
+        long, value_name = "N", default_value_t = 6, value_parser = at_least::<usize>(0),
+        help_heading = "Features"
+    )]
     maps: usize,
     /// Neighbours that vote.
-    #[arg(long, default_value_t = 20)]
+    #[arg(
+        long, value_name = "N", default_value_t = 20, value_parser = at_least::<usize>(1),
+        help_heading = "Features"
+    )]
     k: usize,
     /// Leave logistic regression out: ridge regression is quicker.
-    #[arg(long)]
+    #[arg(long, help_heading = "Features")]
     ridge_only: bool,
     /// Raw weights or their moving average.
-    #[arg(long, value_parser = trained(), default_value = "ema")]
+    #[arg(
+        long, value_name = "WHICH", value_parser = trained(), default_value = "ema",
+        help_heading = "Features"
+    )]
     weights: Source,
     #[command(flatten)]
     layers: LayerArgs,
-    #[command(flatten)]
-    read: ImageArgs,
 }
+
+const EXAMPLES: &str = "Examples:
+  nepa report runs/quickstart
+  nepa report runs/quickstart --out report \\
+      --train 'scenes/train-*.parquet' \\
+      --test 'scenes/val-*.parquet'
+  nepa report runs/a runs/b s3://bucket/runs/c --out comparison";
 
 /// The sources that a run trained.
 fn trained() -> impl TypedValueParser<Value = Source> {

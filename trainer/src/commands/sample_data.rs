@@ -6,6 +6,8 @@ use anyhow::{Context, bail};
 use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl, open_url};
 use rayon::prelude::*;
 
+use super::values::at_least;
+use crate::cli::with_exit_codes;
 use crate::pack::{PackedImage, ShardWriter, existing_shards};
 use crate::progress::{Progress, Unit};
 use crate::sample_data::{CLASSES, Split, class_of, render_jpeg};
@@ -16,27 +18,43 @@ const IMAGES_A_THREAD: usize = 16;
 /// Small, so that even this small set has many row groups to shuffle.
 const ROW_GROUP_BYTES: u64 = 1 << 20;
 
-/// Renders a labelled set of JPEG scenes into train and val shards at URL.
+/// Render a labelled set of JPEG scenes to try everything.
 ///
-/// Ten classes of solids, textures and outdoor scenes; the same seed gives the same images on every machine.
-/// Example: `nepa sample-data /tmp/scenes`, then `nepa inspect /tmp/scenes`.
+/// Ten classes of solids, textures and outdoor scenes, in train and val shards at URL; the same seed
+/// gives the same images on every machine. No download. Nothing is overwritten.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = EXAMPLES,
+    after_long_help = with_exit_codes(
+        EXAMPLES,
+        "  0          all shards are written\n  \
+         1          they cannot be written, or shards are there\n             \
+         already"
+    )
+)]
 pub struct Args {
-    /// Where the shards go: a local folder or an object-store URL (s3://, gs://, az://).
+    /// Where the shards go: a local folder or an object-store URL.
+    ///
+    /// s3://, gs:// or az://.
     pub url: String,
     /// Images for pretraining.
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = at_least::<usize>(0))]
     pub images: usize,
     /// Images for validation.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, value_name = "N", default_value_t = 400, value_parser = at_least::<usize>(0))]
     pub val_images: usize,
     /// Seed of the scenes.
-    #[arg(long, default_value_t = 1337)]
+    #[arg(long, value_name = "N", default_value_t = 1337, value_parser = at_least::<u64>(0))]
     pub seed: u64,
-    /// Shards of the training images; the validation images are one shard.
-    #[arg(long, default_value_t = 4)]
+    /// Shards of the training images; the validation images are one.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least::<usize>(0))]
     pub shards: usize,
 }
+
+const EXAMPLES: &str = "Examples:
+  nepa sample-data scenes
+  nepa inspect scenes --grid grid.png
+  nepa sample-data s3://bucket/scenes --images 500";
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {

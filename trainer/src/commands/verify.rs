@@ -2,30 +2,68 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::cli::with_exit_codes;
 use crate::golden::{Comparison, Measure, compare, grouped};
+use crate::messages::quoted_path;
 use crate::recipe::EngineChoice;
 use crate::words;
 
-/// Computes a folder's reference again and compares: sequences, loss, every gradient, and the optimiser's trajectory.
+/// Check the model against tensors of the published code.
 ///
-/// The folder holds config.json, model.safetensors and reference.safetensors (pixel_values, sequence_input, sequence_output, loss,
-/// grad.NAME for every weight, rope_scale), and optionally trajectory.safetensors with info.json. A loss may be off by 1e-6, anything
-/// else by 1e-5 relative to its length; the exit code is 1 if something is off by more.
+/// Computes the reference of a folder again and compares: sequences, loss, every gradient, and the
+/// optimiser's trajectory. A loss may be off by 1e-6, anything else by 1e-5 relative to its length.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  nepa verify golden/gelu")]
+#[command(after_help = EXAMPLES, after_long_help = long_help())]
 pub struct Args {
     /// Folder with weights and reference.
     pub folder: PathBuf,
     /// What computes loss, gradients and trajectory.
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, value_name = "ENGINE", default_value = "cpu")]
     pub engine: EngineChoice,
     /// List every weight, not only the worst of each kind.
     #[arg(long)]
     pub all: bool,
 }
 
+const EXAMPLES: &str = "Examples:
+  nepa verify golden/gelu
+  nepa verify golden/gelu --engine tape --all";
+
+fn long_help() -> String {
+    let layout = "Layout of the folder:
+  config.json              architecture, as published
+  model.safetensors        weights, as published
+  reference.safetensors    tensors of the published code:
+    pixel_values           the images, [B, 3, S, S]
+    sequence_input, sequence_output
+                           tokens into the first block and
+                           out of the last norm
+    loss
+    grad.NAME              gradient, for every weight NAME
+    rope_scale             rotary draw that was used
+  trajectory.safetensors, info.json
+                           optional: weights and losses
+                           over steps of the optimiser, and
+                           its settings
+
+Output: a line for each kind of tensor with its greatest error
+and what is allowed, below it the worst weights by name.";
+    with_exit_codes(
+        &format!("{EXAMPLES}\n\n{layout}"),
+        "  0          everything agrees\n  \
+         1          something is off by more than is allowed, or the\n             \
+         folder cannot be read",
+    )
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let reference = args.folder.join("reference.safetensors");
+    anyhow::ensure!(
+        reference.is_file(),
+        "{} is not there\ntip: `nepa verify --help` says how the folder is laid out",
+        quoted_path(&reference)
+    );
     let comparisons = compare(&args.folder, args.engine)?;
     println!(
         "{:<34} {:>10} {:>10}",

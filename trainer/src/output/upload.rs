@@ -1,6 +1,7 @@
 //! Writing one object, at once or in parts, over a line of any speed: how many parts are in flight and how long one may take
 //! follow what was measured. A failed request is repeated for as long as its [`Persistence`] wants; an upload that is dropped
 //! in the middle goes on where it was. Used for checkpoints and by `nepa pack`.
+use crate::messages::quoted_path;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -171,7 +172,7 @@ impl Body {
 
 /// A file that is to be sent cannot be read, which no waiting mends.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read {}", path.display())]
+#[error("cannot read {}", quoted_path(path))]
 pub(crate) struct LocalFile {
     path: PathBuf,
     source: std::io::Error,

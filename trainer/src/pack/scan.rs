@@ -1,4 +1,5 @@
 //! What lies in a folder of images by class: one subfolder a class, sorted by name; or images alone, without classes.
+use crate::messages::quoted_path;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -57,11 +58,11 @@ pub fn scan(folder: &Path) -> anyhow::Result<FolderScan> {
             .all(|class| splits.contains(&class.as_str()))
     {
         bail!(
-            "the subfolders of {} are called {}: these look like splits, not classes; pack each by itself, \
+            "the subfolders of {} are called {}: these look like splits, not classes\ntip: pack each by itself, \
              for example `nepa pack {} URL --split {}`",
-            folder.display(),
+            quoted_path(folder),
             scan.classes.join(", "),
-            folders[0].display(),
+            quoted_path(&folders[0]),
             scan.classes[0],
         );
     }
@@ -79,7 +80,7 @@ pub fn scan(folder: &Path) -> anyhow::Result<FolderScan> {
     if scan.images.is_empty() {
         bail!(
             "no images in {}: {} other files were found",
-            folder.display(),
+            quoted_path(folder),
             scan.skipped.len()
         );
     }
@@ -124,7 +125,8 @@ fn add(
         file.take(16).read_to_end(&mut start)?;
         Ok((num_bytes, start))
     };
-    let (num_bytes, start) = read().with_context(|| format!("cannot read {}", path.display()))?;
+    let (num_bytes, start) =
+        read().with_context(|| format!("cannot read {}", quoted_path(path)))?;
     if ImageFormat::of(&start).is_none() {
         scan.skipped.push(path.to_owned());
         return Ok(());
@@ -145,7 +147,7 @@ fn add(
 }
 
 fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let context = || format!("cannot list the folder {}", folder.display());
+    let context = || format!("cannot list the folder {}", quoted_path(folder));
     let entries = std::fs::read_dir(folder).with_context(context)?;
     let mut paths = entries
         .map(|entry| Ok(entry?.path()))
