@@ -82,7 +82,9 @@ else
     [ "$PWD" = "$repo" ] || show cd "$repo"
     show cargo build --locked --release --workspace --bin nepa
     build
-    nepa="${CARGO_TARGET_DIR:-$repo/target}/release/nepa"
+    target=${CARGO_TARGET_DIR:-target}
+    [[ $target == /* ]] || target=$repo/$target
+    nepa=$target/release/nepa
     nepa=${nepa#"$PWD"/}
 fi
 
