@@ -368,11 +368,11 @@ mod tests {
         assert_eq!(rate.per_second(), None);
         // Ten a second for a minute, then two a second for another one.
         for tenth in 1..=600 {
-            rate.mark(at(f64::from(tenth) / 10.0), 100 + tenth);
+            rate.mark(at(tenth as f64 / 10.0), 100 + tenth);
         }
         assert!((rate.per_second().unwrap() - 10.0).abs() < 0.5, "{rate:?}");
         for tenth in 1..=600 {
-            rate.mark(at(60.0 + f64::from(tenth) / 10.0), 700 + tenth / 5);
+            rate.mark(at(60.0 + tenth as f64 / 10.0), 700 + tenth / 5);
         }
         let time = rate.time_for(120).unwrap().as_secs_f64();
         assert!((time - 60.0).abs() < 3.0, "{time}");
