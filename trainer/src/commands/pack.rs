@@ -226,7 +226,7 @@ fn print_next(url: &str, split: &str) {
     let folder = url.trim_end_matches('/');
     let shards = words::shell(&format!("{folder}/{split}-*.parquet"));
     println!("next: nepa inspect {shards}");
-    println!("      nepa pretrain imagenette-small --data {shards} --out runs/first");
+    println!("      nepa pretrain imagenette-small --data {shards}");
 }
 
 /// Writes one shard; gives its size, or `None` where a signal asked to stop before it was complete.
