@@ -112,7 +112,7 @@ fn a_run_into_a_pipe_says_what_it_is_how_it_goes_and_what_to_do_next() {
         for part in [
             "  loss -",
             "  lr ",
-            "  grad norm ",
+            "  grad ",
             " images/s  wait ",
             " %  mem ",
         ] {

@@ -367,7 +367,7 @@ fn wrong_input_is_told_in_plain_words() {
         (
             &["verify", "no such"],
             1,
-            &["'no such/config.json'", "No such file"],
+            &["'no such/reference.safetensors' is not there"],
         ),
         (
             &["pretrain", "tiny", "--data", "s4://b/x"],

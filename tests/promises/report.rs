@@ -192,10 +192,10 @@ fn a_report_shows_curves_accuracies_and_maps() {
         assert_eq!(map.width(), 4 * 168 + 3 * 6);
         assert!(markdown.contains(&format!("({name})")));
     }
-    // Two photos, each once, and three rows of three maps over each.
+    // Two photos, each once, and three maps over it of each of two patches.
     assert_eq!(
         page.matches("data:image/png;base64,").count(),
-        2 * (1 + 3 * 3)
+        2 * (1 + 2 * 3)
     );
     assert!(!folder.join("maps-3.png").exists());
     // Steps 0 (random), 5, 10 and 12 of two layers, each point with its mark.
@@ -278,7 +278,7 @@ fn runs_are_drawn_over_each_other() {
     let names = [format!("{parent}/run"), "b/run".to_owned()];
     let names = names
         .into_iter()
-        .chain(["young", "young (2)"].map(str::to_owned));
+        .chain(["young", "young (2)"].map(|name| format!("{parent}/{name}")));
     let loss = std::fs::read_to_string(out.join("loss.svg")).unwrap();
     let legend = &page[page.find("<h3>Loss</h3>").unwrap()..];
     let legend = &legend[..legend.find("</ul>").unwrap()];
@@ -287,7 +287,7 @@ fn runs_are_drawn_over_each_other() {
         assert!(loss.contains(&name), "{name} is not in the picture");
         assert!(
             markdown.contains(&format!("| {name}")),
-            "{name} has no column"
+            "{name} has no column in {markdown}"
         );
     }
     assert_eq!(loss.matches("<polyline").count() - mesh_lines(&loss), 4);

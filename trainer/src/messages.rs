@@ -105,7 +105,7 @@ mod tests {
     fn lists_fit_on_a_screen() {
         let words = ["optimizer"; 20];
         let text = listed("known keys:", words, 2);
-        assert!(text.lines().count() == 3, "{text}");
+        assert!(text.lines().count() == 4, "{text}");
         assert!(
             text.lines()
                 .all(|line| line.len() <= COLUMNS && line.starts_with("  "))

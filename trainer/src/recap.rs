@@ -77,12 +77,15 @@ pub(crate) fn show(
             words::counted(recipe.decode_threads as u64, "decode thread"),
         ),
     );
-    say("output", &format!("{}: {run}", words::shell(place)));
+    say(
+        "output",
+        &format!("{}: {run}", crate::messages::quoted(place)),
+    );
 }
 
 /// Says what was done and how to go on from there.
 pub(crate) fn show_end(recipe: &ResolvedRecipe, summary: &Summary, place: &str) {
-    let out = words::shell(place);
+    let out = crate::messages::quoted(place);
     say(
         "done",
         &format!(
@@ -115,7 +118,7 @@ pub(crate) fn show_end(recipe: &ResolvedRecipe, summary: &Summary, place: &str) 
         &format!("{out}: checkpoints, metrics.jsonl, recipe.toml"),
     );
     let train = match &recipe.data.urls[..] {
-        [url] => words::shell(url),
+        [url] => crate::messages::quoted(url),
         _ => "URL".to_owned(),
     };
     say(
@@ -128,17 +131,20 @@ pub(crate) fn show_end(recipe: &ResolvedRecipe, summary: &Summary, place: &str) 
 
 /// The command that goes on, as far as it is known here.
 pub(crate) fn resume_command(recipe: &Path, data: &[String], sets: &[String], out: &str) -> String {
-    let mut command = format!("nepa pretrain {}", words::shell(&recipe.to_string_lossy()));
+    let mut command = format!(
+        "nepa pretrain {}",
+        crate::messages::quoted(&recipe.to_string_lossy())
+    );
     for url in data {
         command += &format!(
             " --data {}",
-            words::shell(&nepa_pipeline::store::redact(url))
+            crate::messages::quoted(&nepa_pipeline::store::redact(url))
         );
     }
     for set in sets {
-        command += &format!(" --set {}", words::shell(set));
+        command += &format!(" --set {}", crate::messages::quoted(set));
     }
-    command + &format!(" --out {} --resume", words::shell(out))
+    command + &format!(" --out {} --resume", crate::messages::quoted(out))
 }
 
 fn urls(recipe: &ResolvedRecipe) -> String {
@@ -149,7 +155,10 @@ fn urls(recipe: &ResolvedRecipe) -> String {
         .iter()
         .chain(of_mixture)
         .collect::<Vec<_>>();
-    let shown = urls.iter().take(SHOWN_URLS).map(|url| words::shell(url));
+    let shown = urls
+        .iter()
+        .take(SHOWN_URLS)
+        .map(|url| crate::messages::quoted(url));
     let mut text = shown.collect::<Vec<_>>().join(" ");
     if urls.len() > SHOWN_URLS {
         text += &format!(" and {} more", urls.len() - SHOWN_URLS);

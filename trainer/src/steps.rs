@@ -223,7 +223,7 @@ impl Steps {
         fields.push(Field::new(1, format!("loss {:.4}", metrics.loss)));
         fields.push(Field::new(7, format!("lr {}", words::small(metrics.lr))));
         let norm = words::small(metrics.grad_norm);
-        fields.push(Field::new(6, format!("grad norm {norm}")));
+        fields.push(Field::new(6, format!("grad {norm}")));
         fields.extend(self.fields.iter().cloned());
         if let Some(rest) = self.time_left(metrics.step) {
             fields.push(Field::new(2, format!("ETA {}", words::duration(rest))));
@@ -428,7 +428,7 @@ mod tests {
         let (most, memory) = line.split_once("  mem ").expect(&line);
         assert_eq!(
             most,
-            "step 20/3,000  loss -0.6532  lr 0.00125  grad norm 0.5213  320 images/s  wait 10 %  MFU 32 %"
+            "step 20/3,000  loss -0.6532  lr 0.00125  grad 0.5213  320 images/s  wait 10 %  MFU 32 %"
         );
         assert!(memory.ends_with("  ETA 4 min 58 s"), "{line}");
         assert!(line.len() <= WIDEST, "{line}");

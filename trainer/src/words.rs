@@ -114,15 +114,6 @@ pub fn small(value: f64) -> String {
     format!("{mantissa}e{exponent}")
 }
 
-/// A path, URL or other argument as it can be pasted into a shell: in single quotes where it must.
-pub fn shell(argument: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
-    if !argument.is_empty() && argument.chars().all(plain) {
-        return argument.to_owned();
-    }
-    format!("'{}'", argument.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,16 +178,5 @@ mod tests {
             [0.984, 9.87, 98.66, 9876.0, -1234.5].map(digits),
             ["0.98", "9.87", "98.7", "9,876", "-1,235"]
         );
-    }
-
-    #[test]
-    fn arguments_can_be_pasted() {
-        assert_eq!(
-            shell("s3://b/a-1.parquet?x=1".trim_end_matches("?x=1")),
-            "s3://b/a-1.parquet"
-        );
-        assert_eq!(shell("s3://b/train-*.parquet"), "'s3://b/train-*.parquet'");
-        assert_eq!(shell("it's here"), r"'it'\''s here'");
-        assert_eq!(shell(""), "''");
     }
 }

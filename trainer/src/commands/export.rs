@@ -85,7 +85,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         FILES[0],
         FILES[1],
         words::bytes(num_bytes),
-        words::shell(&args.folder)
+        crate::messages::quoted(&args.folder)
     );
     println!(
         "they hold {which} at step {}: {} values in {}",
@@ -126,7 +126,7 @@ impl Target {
 fn exists(url: &str) -> String {
     format!(
         "{} holds a model already, and nothing is overwritten; give a new folder",
-        words::shell(url)
+        crate::messages::quoted(url)
     )
 }
 

@@ -190,7 +190,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     drop(progress);
-    let place = words::shell(&args.url);
+    let place = crate::messages::quoted(&args.url);
     if shards.is_empty() {
         println!("done: nothing was left to write to {place}");
     } else {
@@ -224,7 +224,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// The commands that come next.
 fn print_next(url: &str, split: &str) {
     let folder = url.trim_end_matches('/');
-    let shards = words::shell(&format!("{folder}/{split}-*.parquet"));
+    let shards = crate::messages::quoted(&format!("{folder}/{split}-*.parquet"));
     println!("next: nepa inspect {shards}");
     println!("      nepa pretrain imagenette-small --data {shards}");
 }

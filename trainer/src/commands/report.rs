@@ -13,9 +13,8 @@ use crate::device;
 use crate::eval::{Evaluation, Pretrained, Scores, Source};
 use crate::output::{Bring, fetch_run};
 use crate::report::{Newest, ReportOptions, Subject, write_report};
-use crate::words;
 
-/// Write a report of a run, or of several in comparison: curves, accuracies, maps.
+/// Draw a report of a run, or of several in comparison.
 ///
 /// A page (HTML) that holds all its pictures, and Markdown.
 ///
@@ -86,7 +85,7 @@ const EXAMPLES: &str = "Examples:
   nepa report runs/quickstart --out report \\
       --train 'scenes/train-*.parquet' \\
       --test 'scenes/val-*.parquet'
-  nepa report runs/a runs/b s3://bucket/runs/c --out comparison";
+  nepa report runs/a runs/b --out comparison";
 
 /// The sources that a run trained.
 fn trained() -> impl TypedValueParser<Value = Source> {
@@ -155,7 +154,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         device: &device,
     };
     write_report(&subjects, &options, &runtime, &args.out)?;
-    let path = |name: &str| words::shell(&args.out.join(name).display().to_string());
+    let path = |name: &str| crate::messages::quoted(&args.out.join(name).display().to_string());
     println!("report (open it in a browser): {}", path("index.html"));
     println!("the same in Markdown:          {}", path("report.md"));
     Ok(ExitCode::SUCCESS)

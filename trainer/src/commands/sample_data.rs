@@ -114,14 +114,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         "done: {} of {} classes in {}, rendered in {}",
         words::counted(total, "image"),
         CLASSES.len(),
-        words::shell(&url),
+        crate::messages::quoted(&url),
         words::duration(started.elapsed())
     );
     line("train", images, shards, train_bytes);
     if let Some(bytes) = val_bytes {
         line("val", val_images, 1, bytes);
     }
-    let train = words::shell(&format!("{}/train-*.parquet", url.trim_end_matches('/')));
+    let train = crate::messages::quoted(&format!("{}/train-*.parquet", url.trim_end_matches('/')));
     println!("next: nepa inspect {train} --grid scenes.png");
     Ok(ExitCode::SUCCESS)
 }

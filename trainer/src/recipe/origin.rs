@@ -46,6 +46,14 @@ impl Origin {
             };
             around = section;
         }
+        // A section is told from its values: those of overrides are the newer ones.
+        let below = format!("{key}.");
+        let within = self.sets.iter().filter(|(set, _)| set.starts_with(&below));
+        let within = within.map(|(_, argument)| format!("--set {}", quoted(argument)));
+        let within = within.collect::<Vec<_>>();
+        if !within.is_empty() {
+            return within.join(", ");
+        }
         match self.lines.get(key) {
             Some(line) => format!("{}, line {line}", self.recipe),
             None => String::new(),
