@@ -128,7 +128,8 @@ fn all_recipes_of_the_folder_are_built_in() {
     let mut listed = built_in::BUILT_IN
         .map(|recipe| recipe.name.to_owned())
         .to_vec();
-    (there.sort(), listed.sort());
+    there.sort();
+    listed.sort();
     assert_eq!(there, listed);
 }
 

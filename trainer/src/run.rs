@@ -52,6 +52,10 @@ const SHOWN_IDS: usize = 4;
 
 /// What the command line adds to a recipe.
 #[derive(Debug, Clone, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub struct Options {
     /// The recipe file.
     pub recipe: PathBuf,
@@ -863,6 +867,9 @@ impl Run<'_> {
     }
 }
 
+/// The newest checkpoint, and what is to be said of a run that is lengthened.
+type GoesOn = (Option<(CheckpointName, Checkpoint)>, Option<String>);
+
 /// The newest whole checkpoint of an output that holds a run, proven to be of the same run as `recipe`; the logs are then as
 /// they were. Where the run is lengthened by the recipe, also lines that say so.
 fn continue_from(
@@ -871,7 +878,7 @@ fn continue_from(
     data_list: &DataList,
     accept_data: bool,
     dry_run: bool,
-) -> Result<(Option<(CheckpointName, Checkpoint)>, Option<String>), RunError> {
+) -> Result<GoesOn, RunError> {
     if !dry_run {
         output.clean_up();
     }

@@ -94,9 +94,9 @@ pub(crate) struct Steps {
     device: Device,
     peak: Option<Peak>,
     /// The last step of the run, and of this process.
-    steps: u64,
+    last_step: u64,
     stop_at: u64,
-    every_steps: Option<u64>,
+    every: Option<u64>,
     /// Steps by time, from the end of the first one on: it takes longer, as the queues fill.
     rate: Option<Rate>,
     first_step: Duration,
@@ -128,9 +128,9 @@ impl Steps {
             bottom: bottom.flatten(),
             device: device.clone(),
             peak,
-            steps,
+            last_step: steps,
             stop_at,
-            every_steps,
+            every: every_steps,
             rate: None,
             first_step: Duration::ZERO,
             told_estimate: false,
@@ -202,7 +202,7 @@ impl Steps {
             return true;
         }
         let (least, most) = EVERY;
-        match self.every_steps {
+        match self.every {
             // A terminal's line changes all the time, but for what would be too restless to read.
             _ if self.bottom.is_some() => since >= least,
             Some(every) => step.is_multiple_of(every),
@@ -211,13 +211,17 @@ impl Steps {
     }
 
     fn step_of(&self, step: u64) -> String {
-        format!("step {}/{}", words::count(step), words::count(self.steps))
+        format!(
+            "step {}/{}",
+            words::count(step),
+            words::count(self.last_step)
+        )
     }
 
     fn fields(&self, metrics: &StepMetrics, with_bar: bool) -> Vec<Field> {
         let mut fields = vec![Field::new(0, self.step_of(metrics.step))];
         if with_bar {
-            let share = metrics.step as f64 / self.steps.max(1) as f64;
+            let share = metrics.step as f64 / self.last_step.max(1) as f64;
             fields.push(Field::new(5, bar(share)));
         }
         fields.push(Field::new(1, format!("loss {:.4}", metrics.loss)));

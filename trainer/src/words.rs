@@ -103,9 +103,10 @@ pub fn small(value: f64) -> String {
     if (1e-3..1e5).contains(&size) {
         let decimals = (3 - size.log10().floor() as i32).clamp(0, 6) as usize;
         let text = format!("{value:.decimals$}");
-        return match text.contains('.') {
-            true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-            false => text,
+        return if text.contains('.') {
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        } else {
+            text
         };
     }
     let text = format!("{value:.2e}");

@@ -99,7 +99,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Where the files go. Nothing is overwritten.
 enum Target {
     Folder(PathBuf),
-    Store(StoreUrl),
+    Store(Box<StoreUrl>),
 }
 
 impl Target {
@@ -119,7 +119,7 @@ impl Target {
                 Err(error) => return Err(store_error(&error, Action::Read, &target.url)),
             }
         }
-        Ok(Self::Store(target))
+        Ok(Self::Store(Box::new(target)))
     }
 }
 

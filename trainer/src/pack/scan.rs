@@ -62,7 +62,7 @@ pub fn scan(folder: &Path) -> anyhow::Result<FolderScan> {
              for example `nepa pack {} URL --split {}`",
             quoted_path(folder),
             scan.classes.join(", "),
-            quoted_path(&folders[0]),
+            quoted_path(folders[0]),
             scan.classes[0],
         );
     }

@@ -140,7 +140,7 @@ impl Recipe {
                 value.to_string(),
                 rule.to_owned(),
             ),
-            other => other.into(),
+            other @ OptimizerError::StateLength { .. } => other.into(),
         })?;
         let checkpoint = &self.checkpoint;
         range(

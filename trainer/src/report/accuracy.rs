@@ -114,18 +114,17 @@ impl Found {
                 device: options.device,
             };
             let read = format!("{:?}", newest.read);
-            let pixels = match of_pixels.get(&read) {
-                Some(pixels) => Clone::clone(pixels),
-                None => {
-                    tracing::info!("features: pixels");
-                    let pair = evaluation.of_pixels(&mut classes)?;
-                    found.images = [pair.train.len(), pair.test.len()];
-                    found.classes = pair.train.num_classes();
-                    found.warnings = pair.label_warnings(&classes)?;
-                    let pixels = pair.measure(options.scores)?;
-                    of_pixels.insert(read.clone(), pixels.clone());
-                    pixels
-                }
+            let pixels = if let Some(pixels) = of_pixels.get(&read) {
+                Clone::clone(pixels)
+            } else {
+                tracing::info!("features: pixels");
+                let pair = evaluation.of_pixels(&mut classes)?;
+                found.images = [pair.train.len(), pair.test.len()];
+                found.classes = pair.train.num_classes();
+                found.warnings = pair.label_warnings(&classes)?;
+                let pixels = pair.measure(options.scores)?;
+                of_pixels.insert(read.clone(), pixels.clone());
+                pixels
             };
             let mut of_model = |name: &str, what: &str, model: Nepa| {
                 tracing::info!("features: {what}");
@@ -135,17 +134,16 @@ impl Found {
             };
             let config = newest.pretrained.config();
             let random = format!("{read} {config:?} {} {:?}", run.recipe.seed, newest.layers);
-            let random = match of_random.get(&random) {
-                Some(measured) => Clone::clone(measured),
-                None => {
-                    let model = newest
-                        .pretrained
-                        .model(Source::Random, None, options.device)?;
-                    let name = Source::Random.to_string();
-                    let measured = of_model(&name, &name, model)?;
-                    of_random.insert(random, measured.clone());
-                    measured
-                }
+            let random = if let Some(measured) = of_random.get(&random) {
+                Clone::clone(measured)
+            } else {
+                let model = newest
+                    .pretrained
+                    .model(Source::Random, None, options.device)?;
+                let name = Source::Random.to_string();
+                let measured = of_model(&name, &name, model)?;
+                of_random.insert(random, measured.clone());
+                measured
             };
             let mut models = vec![(0, random)];
             for (step, checkpoint) in &subject.copy.checkpoints {

@@ -120,9 +120,10 @@ fn copy_sentence(run: &Run) -> Option<Sentence> {
          positions at the end",
         words::percent(share)
     );
-    Some(match share > 0.5 {
-        true => Sentence::caution(format!("{is}: it mostly repeats its input.")),
-        false => Sentence::plain(format!("{is}: it does not just repeat its input.")),
+    Some(if share > 0.5 {
+        Sentence::caution(format!("{is}: it mostly repeats its input."))
+    } else {
+        Sentence::plain(format!("{is}: it does not just repeat its input."))
     })
 }
 
@@ -243,9 +244,10 @@ pub(super) fn comparison(runs: &[Run]) -> Vec<Sentence> {
         let others = ends.filter(|(other, _)| other.name != run.name);
         let others = others.map(|(run, last)| format!("{} {}", run.name, loss(last)));
         let others = others.collect::<Vec<_>>().join(", ");
-        let others = match others.is_empty() {
-            true => ", the only one with steps".to_owned(),
-            false => format!("; {others}"),
+        let others = if others.is_empty() {
+            ", the only one with steps".to_owned()
+        } else {
+            format!("; {others}")
         };
         said.push(Sentence::plain(format!(
             "The lowest loss at the end is that of {}: {}{others}. Each run predicts embeddings \
@@ -349,12 +351,13 @@ fn flatten(prefix: &str, value: &toml::Value, flat: &mut BTreeMap<String, String
         other => other.to_string(),
     };
     let length = shown.chars().count();
-    let shown = match length > LONGEST {
-        true => format!(
+    let shown = if length > LONGEST {
+        format!(
             "…{}",
             shown.chars().skip(length - LONGEST + 1).collect::<String>()
-        ),
-        false => shown,
+        )
+    } else {
+        shown
     };
     flat.insert(prefix.to_owned(), shown);
 }
@@ -459,9 +462,10 @@ pub(super) fn feature_sentences(runs: &[Run], found: &accuracy::Found) -> Vec<Se
                     text += &format!(" {verdict} {}{doubt}.", names.join(" and "));
                 }
             }
-            said.push(match equal.is_empty() && worse.is_empty() {
-                true => Sentence::plain(text),
-                false => Sentence::caution(text),
+            said.push(if equal.is_empty() && worse.is_empty() {
+                Sentence::plain(text)
+            } else {
+                Sentence::caution(text)
             });
         }
     }

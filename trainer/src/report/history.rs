@@ -8,6 +8,10 @@ use crate::output::METRICS;
 
 /// One step. A value that is not there, or was not finite, is NaN.
 #[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "as the keys of metrics.jsonl are called"
+)]
 pub(super) struct Step {
     /// Optimiser steps done, this one included.
     pub(super) step: u64,

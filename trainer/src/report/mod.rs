@@ -236,9 +236,12 @@ fn curves(runs: &[Run]) -> Vec<Plot> {
             .unwrap_or(0),
     );
     let bands = runs.len() <= BANDS;
-    let x = |step: &Step| match over_images {
-        true => step.samples as f64,
-        false => step.step as f64,
+    let x = |step: &Step| {
+        if over_images {
+            step.samples as f64
+        } else {
+            step.step as f64
+        }
     };
     let mut epochs = Vec::new();
     if let [run] = runs {

@@ -265,9 +265,10 @@ impl Page {
         let _ = write!(text, "\n## Facts\n\n{}", self.side_markdown(&self.facts));
         if self.is_comparison() {
             text += "\n## Settings that differ\n\n";
-            text += &match self.settings.is_empty() {
-                true => "The recipes are the same.\n".to_owned(),
-                false => self.side_markdown(&self.settings),
+            text += &if self.settings.is_empty() {
+                "The recipes are the same.\n".to_owned()
+            } else {
+                self.side_markdown(&self.settings)
             };
         }
         if !self.scores.rows.is_empty() {

@@ -223,16 +223,19 @@ impl Plot {
                 );
             }
         }
-        let _ = write!(text, "{marks}{}</svg>\n", drawing.content);
+        let _ = writeln!(text, "{marks}{}</svg>", drawing.content);
         Ok(Some(text))
     }
 
     fn draw_at(&self, above: u32, below: u32) -> anyhow::Result<Option<Drawing>> {
         let drawable = |y: &f64| y.is_finite() && (!self.logarithmic || *y > 0.0);
         let all = || self.curves.iter().flat_map(|curve| &curve.points);
-        let with_bands = |point: &Point| match self.bands {
-            true => [point.y, point.range.start, point.range.end],
-            false => [point.y; 3],
+        let with_bands = |point: &Point| {
+            if self.bands {
+                [point.y, point.range.start, point.range.end]
+            } else {
+                [point.y; 3]
+            }
         };
         let x = bounds(all().map(|point| point.x));
         let y = bounds(all().flat_map(with_bands).filter(drawable));
@@ -240,9 +243,10 @@ impl Plot {
             return Ok(None);
         };
         // One step is a point in the middle.
-        let x = match x.end > x.start {
-            true => x,
-            false => x.start - 0.5..x.end + 0.5,
+        let x = if x.end > x.start {
+            x
+        } else {
+            x.start - 0.5..x.end + 0.5
         };
         let logarithmic = self.logarithmic && y.end > 30.0 * y.start;
         let y = if logarithmic {
