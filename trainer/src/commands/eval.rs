@@ -457,7 +457,7 @@ fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
     });
     let chance = 100.0 / known.max(1) as f64;
     labelled(
-        "accuracy",
+        "scores",
         &format!("in % \u{b1} its 95 % interval; chance {chance:.1}"),
     );
     labelled(
@@ -469,7 +469,7 @@ fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
         ),
     );
     labelled(
-        "features",
+        "pooled",
         &format!(
             "{}{step}; evaluated in {}",
             args.layers.describe(),
