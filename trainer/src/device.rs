@@ -5,11 +5,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::recipe::Precision;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::messages::nearest;
+use crate::recipe::Precision;
 
 /// Where a model is computed: `"cpu"`, `"cuda"` (the first device) or `"cuda:N"`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

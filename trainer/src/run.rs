@@ -383,40 +383,21 @@ impl Start<'_> {
             holds_run,
         } = self;
         let data_list = DataList::new(&dataset);
-        let (saved, longer) = if holds_run {
-            continue_from(output, &mut recipe, &data_list, options.accept_data, false)?
-        } else {
-            (None, None)
-        };
-        let (position, training, newest) =
-            if let Some((newest, Checkpoint { state, training })) = saved {
-                (Some(state), training, Some(newest))
-            } else {
-                let weights = init_weights(&recipe.model, recipe.seed);
-                (None, TrainingState::new(weights), None)
-            };
-        let parameters = training.weights.flat.len();
-        // Before anything is written: where the memory does not fit, the output stays as it was.
-        let mut engine = engine(&recipe, training, &device)?;
-        let choices = position.as_ref().and_then(|state| state.engine.as_ref());
-        if choices.is_some_and(|choices| !engine.take_choices(choices)) {
-            tracing::warn!(
-                "the saved run computed its products by algorithms of another device or another version of cuBLASLt; they are chosen anew, \
-                 so the run goes on, but not bit for bit as it would have there"
-            );
-        }
-        show_recap(
-            &recipe,
-            &dataset,
-            (parameters, engine.memory()),
+        let Begun {
+            newest,
+            position,
+            engine,
+            is_longer,
+        } = begin(
             output,
-            position.as_ref(),
+            options,
+            &mut recipe,
+            &dataset,
+            &data_list,
+            &device,
             holds_run,
-        );
-        if let Some(longer) = &longer {
-            println!("{longer}");
-        }
-        if !holds_run || longer.is_some() {
+        )?;
+        if !holds_run || is_longer {
             output.write_recipe(&recipe.to_toml())?;
         }
         let position = position.as_ref();
@@ -559,6 +540,67 @@ fn warn_of_mixing(dataset: &Dataset, config: &LoaderConfig) {
     );
 }
 
+/// Where a run begins or goes on, before anything is written.
+struct Begun {
+    /// The checkpoint that it goes on from.
+    newest: Option<CheckpointName>,
+    position: Option<RunState>,
+    engine: Box<dyn Engine>,
+    /// Whether the recipe lengthens the run.
+    is_longer: bool,
+}
+
+/// Finds where the run is, makes its engine and says what it is. Where the memory does not fit, the
+/// output stays as it was.
+fn begin(
+    output: &Output,
+    options: &Options,
+    recipe: &mut ResolvedRecipe,
+    dataset: &Dataset,
+    data_list: &DataList,
+    device: &Device,
+    holds_run: bool,
+) -> Result<Begun, RunError> {
+    let (saved, longer) = if holds_run {
+        continue_from(output, recipe, data_list, options)?
+    } else {
+        (None, None)
+    };
+    let (position, training, newest) = if let Some((newest, Checkpoint { state, training })) = saved
+    {
+        (Some(state), training, Some(newest))
+    } else {
+        let weights = init_weights(&recipe.model, recipe.seed);
+        (None, TrainingState::new(weights), None)
+    };
+    let parameters = training.weights.flat.len();
+    let mut engine = engine(recipe, training, device)?;
+    let choices = position.as_ref().and_then(|state| state.engine.as_ref());
+    if choices.is_some_and(|choices| !engine.take_choices(choices)) {
+        tracing::warn!(
+            "the saved run computed its products by algorithms of another device or another version of cuBLASLt; they are chosen anew, \
+             so the run goes on, but not bit for bit as it would have there"
+        );
+    }
+    show_recap(
+        recipe,
+        dataset,
+        (parameters, engine.memory()),
+        output,
+        position.as_ref(),
+        holds_run,
+    );
+    if let Some(longer) = &longer {
+        println!("{longer}");
+    }
+    Ok(Begun {
+        newest,
+        position,
+        engine,
+        is_longer: longer.is_some(),
+    })
+}
+
 /// Checks all that can be checked without training: a batch is read, a step is computed and no
 /// weight changed, and nothing is left in the output.
 fn try_run(
@@ -568,32 +610,20 @@ fn try_run(
     holds_run: bool,
 ) -> Result<String, RunError> {
     let data_list = DataList::new(&dataset);
-    let (saved, longer) = if holds_run {
-        continue_from(output, &mut recipe, &data_list, options.accept_data, true)?
-    } else {
-        (None, None)
-    };
-    let (position, training) = match saved {
-        Some((_, Checkpoint { state, training })) => (Some(state), training),
-        None => (
-            None,
-            TrainingState::new(init_weights(&recipe.model, recipe.seed)),
-        ),
-    };
-    let parameters = training.weights.flat.len();
-    let mut engine = engine(&recipe, training, &device)?;
-    let position = position.as_ref();
-    show_recap(
-        &recipe,
-        &dataset,
-        (parameters, engine.memory()),
-        output,
+    let Begun {
         position,
+        mut engine,
+        ..
+    } = begin(
+        output,
+        options,
+        &mut recipe,
+        &dataset,
+        &data_list,
+        &device,
         holds_run,
-    );
-    if let Some(longer) = longer {
-        println!("{longer}");
-    }
+    )?;
+    let position = position.as_ref();
     if let Some(path) = &options.trace_samples
         && position.is_none()
     {
@@ -876,10 +906,9 @@ fn continue_from(
     output: &Output,
     recipe: &mut ResolvedRecipe,
     data_list: &DataList,
-    accept_data: bool,
-    dry_run: bool,
+    options: &Options,
 ) -> Result<GoesOn, RunError> {
-    if !dry_run {
+    if !options.dry_run {
         output.clean_up();
     }
     let newest = output.checkpoints()?.pop();
@@ -908,14 +937,14 @@ fn continue_from(
             &saved,
             recipe,
             data_list,
-            accept_data,
+            options.accept_data,
         )?;
     }
     let saved = &checkpoint.state.recipe;
     let step = checkpoint.state.step;
     let longer = lengthen(output.place(), &saved.train, &mut recipe.train, step)?;
     same_run(output.place(), saved, recipe)?;
-    if !dry_run {
+    if !options.dry_run {
         output.restore_logs(&more, &LOGS)?;
     }
     Ok((Some((newest, checkpoint)), longer))
