@@ -9,11 +9,11 @@ fn main() {
     println!("cargo::rustc-check-cfg=cfg(cuda_stubs)");
     println!("cargo::rustc-check-cfg=cfg(nepa_interleavings)");
     println!("cargo::rerun-if-changed=build.rs");
-    jpeg_shim::compile("src/image_decode/libjpeg/shim.c", "nepa_jpeg_shim");
+    jpeg_shim::compile("src/image/libjpeg/shim.c", "nepa_jpeg_shim");
     if std::env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
-    cuda_kernels::compile("src/cuda/kernels");
+    cuda_kernels::compile("src/backend/cuda/kernels");
     println!("cargo::rerun-if-env-changed=NEPA_CUDA_STUBS");
     if let Some(folder) = std::env::var_os("NEPA_CUDA_STUBS") {
         // Written by scripts/cuda-stubs.py; they alone can say what was tried in vain.

@@ -38,7 +38,7 @@ tool() {
 }
 nvdisasm=$(tool nvdisasm) ptxas=$(tool ptxas)
 
-folders=(pipeline/src/cuda/kernels model/src/cuda/kernels)
+folders=(pipeline/src/backend/cuda/kernels model/src/cuda/kernels)
 mapfile -t kernels < <(find "${folders[@]}" -name '*.cu' | sort)
 if [ "${#kernels[@]}" -eq 0 ]; then
     echo "error: there is no kernel in ${folders[*]}." >&2

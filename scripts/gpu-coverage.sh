@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Which lines of pipeline/src/cuda and model/src/cuda do the tests on stand-ins (scripts/gpu-test.sh) execute? Prints each file's share and
+# Which lines of pipeline/src/backend/cuda and model/src/cuda do the tests on stand-ins (scripts/gpu-test.sh) execute? Prints each file's share and
 # the lines that none did. Needs LLVM's tools in rustc's major version (Debian: apt-get install llvm-22).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -39,7 +39,7 @@ for text in open(sys.argv[1]):
         lines[file][number] = max(count, lines[file].get(number, 0))
 total = executed = 0
 for file in sorted(lines):
-    if "/pipeline/src/cuda/" not in file and "/model/src/cuda/" not in file:
+    if "/pipeline/src/backend/cuda/" not in file and "/model/src/cuda/" not in file:
         continue
     name = "/".join(file.split("/")[-4:])
     missed = sorted(number for number, count in lines[file].items() if count == 0)

@@ -1,4 +1,4 @@
-// Holds nvjpeg.h of the CUDA toolkit to what pipeline/src/cuda calls through the crate nvjpeg-sys
+// Holds nvjpeg.h of the CUDA toolkit to what pipeline/src/backend/cuda calls through the crate nvjpeg-sys
 // 0.1.0: its bindings were made from CUDA 11's header, and a Rust compiler cannot compare the two.
 // Compiled and not run, by scripts/check-kernels.sh:   cc -std=c11 -fsyntax-only -I CUDA/include
 #include <stddef.h>

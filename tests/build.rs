@@ -5,7 +5,10 @@ use std::process::Command;
 
 const SHIM: &str = "src/cuda_shim";
 const STANDINS: &str = "standins";
-const KERNELS: [&str; 2] = ["../pipeline/src/cuda/kernels", "../model/src/cuda/kernels"];
+const KERNELS: [&str; 2] = [
+    "../pipeline/src/backend/cuda/kernels",
+    "../model/src/cuda/kernels",
+];
 
 fn main() {
     // Folders: cargo then looks at every file in them.

@@ -3,9 +3,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use nepa_pipeline::render::Normalize;
+use nepa_pipeline::Normalize;
+use nepa_pipeline::PartId;
 use nepa_pipeline::{
-    AugmentConfig, CropPlan, Dataset, DatasetConfig, Deliver, Filter, IoConfig, IoRuntime, Loader,
+    AugmentConfig, CropPlan, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader,
     LoaderConfig, SampleId,
 };
 
@@ -74,11 +75,9 @@ pub fn samples(dataset: &Arc<Dataset>, limit: usize) -> anyhow::Result<Vec<(Vec<
     let mut found = Vec::new();
     for (shard, info) in (0..).zip(dataset.shards()) {
         for (part, info) in (0..).zip(&info.parts) {
-            let (sender, receiver) = std::sync::mpsc::channel();
-            // Whoever no longer listens has failed already.
-            let deliver: Deliver = Arc::new(move |_, _, bytes| drop(sender.send(bytes)));
-            dataset.fetch(&[(shard, part)], deliver);
-            let batch = dataset.unpack(receiver.recv().context("the fetch gave nothing")??)?;
+            let mut fetched = dataset.fetch(&[PartId { shard, part }]);
+            let (_, bytes) = fetched.next().context("the fetch gave nothing")?;
+            let batch = bytes?.unpack()?;
             for row in 0..batch.num_rows() {
                 // A sample without a plan was bad and is no part of the question.
                 if let Some(plan) = plans.get(&SampleId {

@@ -5,8 +5,8 @@
 use std::error::Error;
 use std::io::{BufWriter, Read, Write};
 
-use nepa_pipeline::image_decode::{decode_rgb, read_header};
-use nepa_pipeline::store::full_text;
+use nepa_pipeline::full_text;
+use nepa_pipeline::{decode_rgb, read_header};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut input = std::io::stdin().lock();

@@ -6,9 +6,9 @@ use std::error::Error;
 use std::io::{BufWriter, Read, Write};
 use std::time::Instant;
 
-use nepa_pipeline::random::{Purpose, sample_stream};
-use nepa_pipeline::render::{CpuRenderer, Normalize};
 use nepa_pipeline::{AugmentConfig, Filter, SampleId};
+use nepa_pipeline::{CpuRenderer, Normalize};
+use nepa_pipeline::{random::Purpose, random::sample_stream};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let side = std::env::args()

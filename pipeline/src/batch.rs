@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nepa_schemas::Label;
 
 use crate::backend::{CpuBackend, ImageBackend};
-use crate::render::Pixel;
+use crate::image::Pixel;
 use crate::sync::{Receiver, Sender, bounded};
 use crate::{CropPlan, SampleId};
 

@@ -12,33 +12,72 @@
     )
 )]
 
-pub mod augment;
-pub mod backend;
-pub mod batch;
-#[cfg(feature = "cuda")]
-pub mod cuda;
-pub mod dataset;
-pub mod device;
-pub mod error;
-pub mod image_decode;
-pub mod loader;
+mod augment;
+mod backend;
+mod batch;
+mod dataset;
+mod image;
+mod loader;
 pub mod random;
-pub mod render;
-pub mod sample;
-pub mod stats;
-pub mod store;
+mod sample;
+mod stats;
+mod store;
 mod sync;
 
-pub use augment::{Augment, AugmentConfig, CropPlan, CropRect, EdgeSupport, Filter};
-pub use backend::{CpuBackend, ImageBackend};
-pub use batch::{Batch, HostBatch, NoClassIndex, SampleRecord};
+// The whole public face, by layer.
+
+// Stores: bytes of objects.
+pub use store::{
+    Action, CredentialError, DeltaProblem, Denial, Found, InParts, IoConfig, IoCounters, IoRuntime,
+    Location, OddKeys, Patience, Provider, StoreCause, StoreError, StoreOptions, StoreUrl,
+    TableFormat, TableProblem, UnexpectedRange, WaitedInVain, classify, full_text, open_url, plain,
+    redact, shown_url, storable_url,
+};
+
+// Data sets: rows of shards.
+#[cfg(not(nepa_interleavings))]
+pub use dataset::Fetch;
 pub use dataset::{
-    ColumnInfo, Dataset, DatasetConfig, DatasetWarning, Deliver, FetchHandle, IoConfig, IoCounters,
-    IoRuntime, MixtureSource, PartBytes, PartInfo, Shard, Source, WatchFooters,
+    Beginning, ColumnInfo, Dataset, DatasetConfig, DatasetError, DatasetWarning, LeaveOut,
+    MixtureSource, Part, PartBytes, Shard, Source, WatchFooters,
 };
-pub use error::{DatasetError, ImageError, LoaderError, Place};
+pub use nepa_schemas::{ColumnMapping, Label, SchemaError, SchemaOptions, ShardBatch};
+pub use sample::{PartId, Place, SampleId};
+
+// Augmentations: which part of an image.
+pub use augment::{
+    Augment, AugmentConfig, AugmentError, CenterCrop, CropPlan, CropRect, EdgeSupport, Filter,
+    MAX_SIDE, MAX_VIEWS, MultiCrop, RandomResizedCrop,
+};
+
+// Images: bytes to pixels.
+pub use image::{
+    CpuRenderer, Decoder, ImageError, ImageFormat, ImageHeader, JpegFacts, JpegProcess,
+    LibjpegError, MAX_PIXELS, Normalize, Orientation, Pixel, PixelRect, RgbImage, clips_gray,
+    decode_rgb, read_header,
+};
+
+// Backends: who decodes, and into whose memory.
+#[cfg(feature = "cuda")]
+pub use backend::cuda;
+pub use backend::device::{
+    Accelerator, CALLS_AT_ONCE, Chroma, CpuCrops, CpuCropsDecoder, CropJob, DeviceBackend,
+    DeviceBatchDecoder, DeviceBatchRenderer, DeviceDecoder, DeviceDecoders, DeviceRenderer,
+    DeviceSlot, EngineConfig, IMAGES_A_CALL, IMAGES_A_THREAD, NoBatchDecoder, Normalization,
+    PixelLayout, PixelType, StoredPixels, Target, engine_rules,
+};
+pub use backend::{
+    BackendError, BatchRenderer, CpuBackend, CpuSlot, ImageBackend, PlannedImage, RenderError,
+    Renderer,
+};
+
+// The loader: samples in order, as batches.
+pub use batch::{Batch, HostBatch, NoClassIndex, SampleRecord};
 pub use loader::{
-    EpochReport, Loader, LoaderBuilder, LoaderConfig, LoaderState, Mixing, MixingForecast,
+    EpochReport, Loader, LoaderBuilder, LoaderConfig, LoaderError, LoaderState, Mixing,
+    MixingForecast,
 };
-pub use sample::{EncodedImage, SampleId};
-pub use store::{StoreOptions, StoreUrl, open_url};
+pub use stats::{
+    DecoderCounters, DecoderStats, JpegEngine, PipelineStats, RefusalPhase, Refusals, Stage,
+    StageStats,
+};

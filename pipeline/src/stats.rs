@@ -93,7 +93,7 @@ impl PipelineCounters {
         &self,
         wall: Duration,
         sizes: Sizes,
-        io: &crate::dataset::IoCounters,
+        io: &crate::store::IoCounters,
     ) -> PipelineStats {
         let fetch = StageStats {
             stage: Stage::Fetch,
@@ -281,7 +281,7 @@ mod tests {
                 .read(
                     Duration::from_secs(10),
                     sizes,
-                    &crate::dataset::IoCounters::default(),
+                    &crate::store::IoCounters::default(),
                 )
                 .limiting_stage()
                 .0

@@ -7,7 +7,10 @@ use std::ffi::{CStr, c_void};
 use std::process::Command;
 use std::sync::Arc;
 
-use nepa_pipeline::cuda::cudarc::driver::{CudaContext, CudaStream, result, sys};
+use nepa_pipeline::{
+    cuda::cudarc::driver::CudaContext, cuda::cudarc::driver::CudaStream,
+    cuda::cudarc::driver::result, cuda::cudarc::driver::sys,
+};
 use nepa_tests::standins;
 
 /// Which mistake this process is to make.

@@ -3,12 +3,12 @@
 use std::sync::{Arc, LazyLock};
 
 use nepa_pipeline::cuda::cudarc::driver::CudaContext;
-use nepa_pipeline::cuda::{CudaBackend, EngineConfig, cuda_backend};
-use nepa_pipeline::device::{Chroma, PixelLayout, PixelType};
 use nepa_pipeline::{
     AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
     SampleRecord,
 };
+use nepa_pipeline::{Chroma, PixelLayout, PixelType};
+use nepa_pipeline::{cuda::CudaBackend, cuda::EngineConfig, cuda::cuda_backend};
 use nepa_tests::program::write_photo_shards;
 use nepa_tests::standins::{self, Standins};
 
@@ -63,7 +63,7 @@ fn config(decode_threads: usize) -> LoaderConfig {
             flip: 0.5,
             filter: Filter::Bilinear,
         },
-        normalize: nepa_pipeline::render::Normalize::default(),
+        normalize: nepa_pipeline::Normalize::default(),
         exif_orientation: true,
         decode_threads,
         prefetch_batches: 2,

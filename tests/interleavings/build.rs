@@ -8,7 +8,7 @@ fn main() {
     println!("cargo::rustc-check-cfg=cfg(nepa_interleavings)");
     println!("cargo::rustc-cfg=nepa_interleavings");
     jpeg_shim::compile(
-        "../../pipeline/src/image_decode/libjpeg/shim.c",
+        "../../pipeline/src/image/libjpeg/shim.c",
         "nepa_jpeg_shim_interleavings",
     );
 }

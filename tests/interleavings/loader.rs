@@ -8,12 +8,13 @@ use arrow::array::{ArrayRef, BinaryArray};
 use arrow::record_batch::RecordBatch;
 use nepa_pipeline_interleavings as pipeline;
 use parquet::arrow::ArrowWriter;
-use pipeline::backend::{BackendError, BatchRenderer, PlannedImage, RenderError, Renderer};
-use pipeline::image_decode::{ImageFormat, ImageHeader, Orientation};
+use pipeline::PartId;
 use pipeline::{
     AugmentConfig, Dataset, DatasetConfig, Filter, ImageBackend, ImageError, IoConfig, IoRuntime,
     Loader, LoaderConfig, LoaderError, SampleId,
 };
+use pipeline::{BackendError, BatchRenderer, PlannedImage, RenderError, Renderer};
+use pipeline::{ImageFormat, ImageHeader, Orientation};
 use shuttle::rand::Rng;
 
 const ROW_GROUPS: u32 = 3;
@@ -25,7 +26,7 @@ fn image(row_group: u32, row: u32) -> Vec<u8> {
 }
 
 /// A data set of one shard whose parts lie in memory, but for those `missing`.
-fn dataset(missing: &[(u32, u32)]) -> Arc<Dataset> {
+fn dataset(missing: &[PartId]) -> Arc<Dataset> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("train-0.parquet");
     let mut writer = None;
@@ -223,7 +224,7 @@ fn dropping_the_loader_at_any_time_stops_all_threads() {
 
 #[test]
 fn a_failed_fetch_ends_the_run_with_its_error_whatever_else_goes_on() {
-    let dataset = dataset(&[(0, 1)]);
+    let dataset = dataset(&[PartId { shard: 0, part: 1 }]);
     explore(move || {
         let batches = shuttle::rand::thread_rng().r#gen();
         let mut loader = loader(&dataset, batches);

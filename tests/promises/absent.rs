@@ -364,7 +364,10 @@ fn statistics_that_count_other_rows_neither_lose_nor_invent_an_image() {
     assert_eq!(dataset.num_samples(), 13);
     let mut loader = Loader::new(dataset, config.clone(), None).unwrap();
     let error = loader.next_batch().unwrap_err();
-    let LoaderError::Dataset(DatasetError::AbsentCount { said, found, .. }) = &error else {
+    let LoaderError::Dataset(dataset_error) = &error else {
+        panic!("{error}")
+    };
+    let DatasetError::AbsentCount { said, found, .. } = &**dataset_error else {
         panic!("{error}")
     };
     assert_eq!((*said, *found), (7, 5));

@@ -82,7 +82,7 @@ fn pixel_types_and_patches_hold_the_same_values() {
         assert_eq!(*value, bytes[image * 192 + channel * 64 + y * 8 + x]);
     }
     let error = open().open_as::<u8>(Some(3)).err().unwrap();
-    let text = nepa_pipeline::store::full_text(&error);
+    let text = nepa_pipeline::full_text(&error);
     assert!(text.contains("8 x 8") && text.contains("3 x 3"), "{text}");
 }
 
@@ -96,7 +96,7 @@ fn several_views_come_from_one_decode() {
         .unwrap();
     assert_eq!(batch.view_sides(), [8, 8, 4, 4, 4]);
     // Each view is what its plan alone gives.
-    let mut renderer = nepa_pipeline::render::CpuRenderer::default();
+    let mut renderer = nepa_pipeline::CpuRenderer::default();
     for (i, sample) in batch.samples().iter().enumerate() {
         let number =
             sample.id.shard * 1000 + [0, 7, 12, 14][sample.id.row_group as usize] + sample.id.row;

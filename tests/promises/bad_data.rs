@@ -1,11 +1,13 @@
 //! Bad data and wrong settings: each has its own error, whose text says what is wrong, where, and what to do.
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nepa_pipeline::store::{StoreOptions, full_text};
+use nepa_pipeline::StoreError;
 use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime};
+use nepa_pipeline::{StoreOptions, full_text};
 use nepa_schemas::ShardBatch;
 use nepa_tests::s3::{Fault, Rule, S3Server};
+use nepa_tests::shards::part_id;
 use nepa_tests::shards::{flat_shard, flat_shard_of, hugging_face_shard};
 
 fn io(server: &S3Server) -> IoConfig {
@@ -61,13 +63,9 @@ fn fails(urls: &[&str], io: &IoConfig, parts: &[&str]) -> DatasetError {
 }
 
 /// Fetches one row group and unpacks it.
-fn read(dataset: &Arc<Dataset>, row_group: u32) -> Result<ShardBatch, DatasetError> {
-    let (sender, receiver) = mpsc::channel();
-    dataset.fetch(
-        &[(0, row_group)],
-        Arc::new(move |_, _, bytes| sender.send(bytes).unwrap()),
-    );
-    dataset.unpack(receiver.recv_timeout(Duration::from_secs(30)).unwrap()?)
+fn read(dataset: &Arc<Dataset>, row_group: u32) -> Result<ShardBatch, Arc<DatasetError>> {
+    let (_, bytes) = dataset.fetch(&[part_id(0, row_group)]).next().unwrap();
+    Ok(bytes?.unpack()?)
 }
 
 fn fixture(name: &str) -> Vec<u8> {
@@ -112,7 +110,10 @@ fn nothing_named_or_nothing_there() {
         &io,
         &["matches no object", "s3://bucket/in1k/train-0.parquet"],
     );
-    assert!(matches!(error, DatasetError::NoMatch { .. }));
+    assert!(matches!(
+        error,
+        DatasetError::Store(StoreError::NoMatch { .. })
+    ));
     fails(
         &["s3://bucket/in1k/train-1.parquet"],
         &io,
@@ -168,7 +169,7 @@ fn wrong_credentials_endpoint_and_bucket() {
     ];
     assert!(matches!(
         fails(&["s3://bucket/x.parquet"], &none, &parts),
-        DatasetError::NoCredentials { .. }
+        DatasetError::Store(StoreError::NoCredentials { .. })
     ));
 
     let io = io_but(&server, "AWS_SECRET_ACCESS_KEY", "wrong");
@@ -177,13 +178,19 @@ fn wrong_credentials_endpoint_and_bucket() {
         &io,
         &["refuses access to s3://bucket/x.parquet", "credentials"],
     );
-    assert!(matches!(error, DatasetError::Denied { .. }));
+    assert!(matches!(
+        error,
+        DatasetError::Store(StoreError::Denied { .. })
+    ));
     let error = fails(
         &["s3://bucket"],
         &io,
         &["refuses access to s3://bucket", "SignatureDoesNotMatch"],
     );
-    assert!(matches!(error, DatasetError::Denied { .. }));
+    assert!(matches!(
+        error,
+        DatasetError::Store(StoreError::Denied { .. })
+    ));
 
     // Port 1: nobody listens there.
     let io = io_but(&server, "AWS_ENDPOINT_URL", "http://127.0.0.1:1");
@@ -199,7 +206,7 @@ fn wrong_credentials_endpoint_and_bucket() {
     ] {
         assert!(matches!(
             fails(&[url], &io, &parts),
-            DatasetError::Unreachable { .. }
+            DatasetError::Store(StoreError::Unreachable { .. })
         ));
     }
 
@@ -209,7 +216,10 @@ fn wrong_credentials_endpoint_and_bucket() {
         &io,
         &["bucket of s3://absent/ does not exist", "region"],
     );
-    assert!(matches!(error, DatasetError::NoBucket { .. }));
+    assert!(matches!(
+        error,
+        DatasetError::Store(StoreError::NoBucket { .. })
+    ));
     server.add_fault(Rule::get("x.parquet", 0..100, Fault::Forbidden));
     fails(
         &["s3://bucket/x.parquet"],
@@ -336,7 +346,10 @@ fn damaged_pages_are_told_from_damaged_storage() {
     let dataset = open(&["s3://bucket/sum.parquet"], &io).unwrap();
     let error = read(&dataset, 0).unwrap_err();
     let text = full_text(&error);
-    assert!(matches!(error, DatasetError::PageChecksum { .. }), "{text}");
+    assert!(
+        matches!(*error, DatasetError::PageChecksum { .. }),
+        "{text}"
+    );
     assert!(
         text.contains("s3://bucket/sum.parquet, row group 0") && text.contains("wrong checksum"),
         "{text}"
@@ -348,7 +361,7 @@ fn damaged_pages_are_told_from_damaged_storage() {
     let dataset = open(&["s3://bucket/garbled.parquet"], &io).unwrap();
     let error = read(&dataset, 0).unwrap_err();
     let text = full_text(&error);
-    assert!(matches!(error, DatasetError::BadPage { .. }), "{text}");
+    assert!(matches!(*error, DatasetError::BadPage { .. }), "{text}");
     assert!(
         text.contains("s3://bucket/garbled.parquet, row group 0"),
         "{text}"
@@ -393,7 +406,10 @@ fn a_shard_replaced_during_the_run_is_noticed() {
             Ok(_) => {}
             Err(error) => {
                 let text = full_text(&error);
-                assert!(matches!(error, DatasetError::Replaced { .. }), "{text}");
+                assert!(
+                    matches!(*error, DatasetError::Store(StoreError::Replaced { .. })),
+                    "{text}"
+                );
                 assert!(
                     text.contains("s3://bucket/x.parquet") && text.contains("was replaced"),
                     "{text}"
@@ -411,7 +427,7 @@ fn a_shard_replaced_during_the_run_is_noticed() {
     server.add_fault(Rule::get("y.parquet", 1..2, Fault::Replace(other.into())));
     let error = read(&dataset, 0).unwrap_err();
     assert!(
-        matches!(error, DatasetError::Replaced { .. }),
+        matches!(*error, DatasetError::Store(StoreError::Replaced { .. })),
         "{}",
         full_text(&error)
     );
@@ -425,7 +441,7 @@ fn a_shard_replaced_during_the_run_is_noticed() {
     std::fs::write(&path, hugging_face_shard(1, 2, 20)).unwrap();
     let error = read(&dataset, 0).unwrap_err();
     assert!(
-        matches!(error, DatasetError::Replaced { .. }),
+        matches!(*error, DatasetError::Store(StoreError::Replaced { .. })),
         "{}",
         full_text(&error)
     );
@@ -440,7 +456,10 @@ fn a_server_that_ignores_ranges_is_refused() {
     server.add_fault(Rule::get("x.parquet", 0..100, Fault::WholeObject));
     let error = read(&dataset, 0).unwrap_err();
     let text = full_text(&error);
-    assert!(matches!(error, DatasetError::WrongRange { .. }), "{text}");
+    assert!(
+        matches!(*error, DatasetError::Store(StoreError::WrongRange { .. })),
+        "{text}"
+    );
     assert!(
         text.contains("does not support range requests") && text.contains("s3://bucket/x.parquet"),
         "{text}"

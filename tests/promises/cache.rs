@@ -3,8 +3,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nepa_pipeline::random::{Purpose, below, epoch_stream};
 use nepa_pipeline::{Dataset, DatasetConfig, IoConfig, IoRuntime, Loader, LoaderConfig};
+use nepa_pipeline::{random::Purpose, random::below, random::epoch_stream};
 use nepa_tests::s3::S3Server;
 
 use crate::loader::{all_good, config};

@@ -1,5 +1,6 @@
 //! Files that others write are read: what nobody reads of them does not matter, and the images are found where they are.
-use std::sync::{Arc, mpsc};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, BinaryArray, DictionaryArray, Int32Array, Int64Array, LargeBinaryArray,
@@ -8,10 +9,11 @@ use arrow::array::{
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use arrow::record_batch::RecordBatch;
-use nepa_pipeline::store::full_text;
+use nepa_pipeline::full_text;
 use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime};
 use nepa_schemas::{SchemaOptions, ShardBatch};
 use nepa_tests::program::{assert_says, jpeg};
+use nepa_tests::shards::part_id;
 use nepa_tests::shards::{fake_image, write};
 use parquet::basic::Compression;
 use parquet::column::writer::ColumnWriter;
@@ -94,22 +96,16 @@ impl Place {
         Dataset::open(&config, &IoConfig::default(), &IoRuntime::new(1).unwrap())
     }
 
-    fn read(&self) -> Result<Vec<ShardBatch>, DatasetError> {
+    fn read(&self) -> Result<Vec<ShardBatch>, Arc<DatasetError>> {
         let dataset = self.open()?;
         let parts: Vec<_> = (0..dataset.shards().len() as u32)
-            .map(|shard| (shard, 0))
+            .map(|shard| part_id(shard, 0))
             .collect();
-        let (sender, receiver) = mpsc::channel();
-        dataset.fetch(
-            &parts,
-            Arc::new(move |shard, _, bytes| drop(sender.send((shard, bytes)))),
-        );
-        let mut batches = Vec::new();
-        for (shard, bytes) in receiver.iter().take(parts.len()) {
-            batches.push((shard, dataset.unpack(bytes?)?));
+        let mut batches = BTreeMap::new();
+        for (id, bytes) in dataset.fetch(&parts) {
+            batches.insert(id, bytes?.unpack()?);
         }
-        batches.sort_by_key(|(shard, _)| *shard);
-        Ok(batches.into_iter().map(|(_, batch)| batch).collect())
+        Ok(batches.into_values().collect())
     }
 
     /// Each shard holds all images.
@@ -126,7 +122,7 @@ impl Place {
     }
 
     #[track_caller]
-    fn refuses(&self, parts: &[&str]) -> DatasetError {
+    fn refuses(&self, parts: &[&str]) -> Arc<DatasetError> {
         let error = self.read().expect_err("it is refused");
         let text = full_text(&error);
         assert_says(&text, parts);
@@ -328,16 +324,11 @@ fn a_dictionary_at_byte_zero_is_none() {
     };
     let dataset = Dataset::open(&config, &io, &IoRuntime::new(1).unwrap()).unwrap();
     let parts: Vec<_> = (0..dataset.shards()[0].parts.len() as u32)
-        .map(|part| (0, part))
+        .map(|part| part_id(0, part))
         .collect();
     assert!(parts.len() > 3, "{}", parts.len());
-    let (sender, receiver) = mpsc::channel();
-    dataset.fetch(
-        &parts,
-        Arc::new(move |_, _, bytes| drop(sender.send(bytes))),
-    );
-    let rows = receiver.iter().take(parts.len()).map(|bytes| {
-        let batch = dataset.unpack(bytes.unwrap()).unwrap();
+    let rows = dataset.fetch(&parts).map(|(_, bytes)| {
+        let batch = bytes.unwrap().unpack().unwrap();
         (0..batch.num_rows())
             .filter(|row| batch.image(*row).is_ok())
             .count()
@@ -350,7 +341,7 @@ fn what_is_not_supported_is_not_called_damaged() {
     let good = shard(vec![("image", binary())]);
     let changed = with_chunks(&good, |chunk| chunk.set_compression(Compression::LZO));
     let error = Place::of(vec![changed]).refuses(&["not supported", "LZO", "0.parquet"]);
-    assert!(matches!(error, DatasetError::Unsupported { .. }));
+    assert!(matches!(*error, DatasetError::Unsupported { .. }));
     assert!(!full_text(&error).contains("damaged"));
 }
 
@@ -503,11 +494,7 @@ fn labels_in_lists_and_structs_are_found_in_the_file() {
     };
     let dataset =
         Dataset::open(&config, &IoConfig::default(), &IoRuntime::new(1).unwrap()).unwrap();
-    let (sender, receiver) = mpsc::channel();
-    dataset.fetch(
-        &[(0, 0)],
-        Arc::new(move |_, _, bytes| drop(sender.send(bytes))),
-    );
-    let batch = dataset.unpack(receiver.recv().unwrap().unwrap()).unwrap();
+    let (_, bytes) = dataset.fetch(&[part_id(0, 0)]).next().unwrap();
+    let batch = bytes.unwrap().unpack().unwrap();
     assert_eq!(batch.label(4), Some(nepa_schemas::Label::Index(4)));
 }

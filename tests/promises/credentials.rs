@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use nepa_pipeline::store::{StoreOptions, full_text};
 use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime, open_url};
+use nepa_pipeline::{StoreOptions, full_text};
 use nepa_tests::program::{assert_says, nepa, succeed, text};
 use nepa_tests::s3::S3Server;
 use nepa_tests::shards::flat_shard;

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nepa_pipeline::backend::{BackendError, PlannedImage, RenderError};
-use nepa_pipeline::device::{
+use nepa_pipeline::CpuRenderer;
+use nepa_pipeline::ImageHeader;
+use nepa_pipeline::{
     Accelerator, CpuCrops, CpuCropsDecoder, DeviceBackend, DeviceBatchDecoder, DeviceDecoder,
     DeviceDecoders, PixelLayout, PixelType, Target,
 };
-use nepa_pipeline::image_decode::ImageHeader;
-use nepa_pipeline::render::CpuRenderer;
-use nepa_pipeline::stats::{DecoderCounters, DecoderStats, JpegEngine, RefusalPhase};
+use nepa_pipeline::{BackendError, PlannedImage, RenderError};
 use nepa_pipeline::{Batch, Dataset, ImageError, Loader, LoaderConfig, LoaderState};
+use nepa_pipeline::{DecoderCounters, DecoderStats, JpegEngine, RefusalPhase};
 use nepa_tests::fake_device::{FakeHandle, FakeStream};
 
 use crate::loader::{Kept, all, all_good, config, open, some_bad};

@@ -4,11 +4,11 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nepa_pipeline::random::{Purpose, below, epoch_stream};
 use nepa_pipeline::{
     Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime, Loader, LoaderState, MixtureSource,
     SampleRecord,
 };
+use nepa_pipeline::{random::Purpose, random::below, random::epoch_stream};
 use nepa_tests::ranks;
 
 use crate::loader::{all_good, some_bad};

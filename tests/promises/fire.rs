@@ -1,9 +1,11 @@
 //! A store under fire: refusals, stalls, bodies that break off, late answers. Every byte comes, once, and the rate hardly suffers.
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nepa_pipeline::PartId;
 use nepa_pipeline::{Dataset, DatasetConfig, IoConfig, IoRuntime};
 use nepa_tests::s3::{Fault, Options, Rule, S3Server};
+use nepa_tests::shards::part_id;
 use nepa_tests::shards::{fake_image, hugging_face_shard};
 
 const SHARDS: u32 = 8;
@@ -43,16 +45,11 @@ fn fetch(dataset: &Arc<Dataset>, requests: usize) -> Duration {
         .cycle()
         .take(requests)
         .collect();
-    let (sender, receiver) = mpsc::channel();
     let start = Instant::now();
-    dataset.fetch(
-        &order,
-        Arc::new(move |shard, part, bytes| sender.send((shard, part, bytes)).unwrap()),
-    );
+    let parts = order.iter().map(|&(shard, part)| part_id(shard, part));
     let mut seen = Vec::with_capacity(requests);
-    for _ in 0..requests {
-        let (shard, part, bytes) = receiver.recv_timeout(Duration::from_mins(2)).unwrap();
-        let batch = dataset.unpack(bytes.unwrap()).unwrap();
+    for (PartId { shard, part }, bytes) in dataset.fetch(&parts.collect::<Vec<_>>()) {
+        let batch = bytes.unwrap().unpack().unwrap();
         for row in 0..ROWS {
             assert_eq!(
                 batch.image(row as usize).unwrap(),
@@ -63,7 +60,6 @@ fn fetch(dataset: &Arc<Dataset>, requests: usize) -> Duration {
         seen.push((shard, part));
     }
     let took = start.elapsed();
-    assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err());
     let mut expected = order;
     seen.sort_unstable();
     expected.sort_unstable();
@@ -160,15 +156,8 @@ fn an_object_replaced_in_the_middle_of_a_body_is_an_error_and_never_mixed() {
     let other = hugging_face_shard(99, ROW_GROUPS, ROWS);
     server.add_fault(Rule::get("3.parquet", 0..1, Fault::Truncate(700)));
     server.add_fault(Rule::get("3.parquet", 1..2, Fault::Replace(other.into())));
-    let (sender, receiver) = mpsc::channel();
-    dataset.fetch(
-        &[(3, 0)],
-        Arc::new(move |_, _, bytes| sender.send(bytes).unwrap()),
-    );
-    let error = receiver
-        .recv_timeout(Duration::from_mins(1))
-        .unwrap()
-        .unwrap_err();
+    let (_, bytes) = dataset.fetch(&[part_id(3, 0)]).next().unwrap();
+    let error = bytes.unwrap_err();
     let text = error.to_string();
     assert!(
         text.contains("3.parquet") && text.contains("ETag"),
@@ -186,7 +175,7 @@ fn the_report_says_what_is_in_flight() {
         0..2,
         Fault::Latency(Duration::from_millis(800)),
     ));
-    let handle = dataset.fetch(&[(2, 1)], Arc::new(|_, _, _| {}));
+    let running = dataset.fetch(&[part_id(2, 1)]);
     std::thread::sleep(Duration::from_millis(200));
     let report = dataset.io_report();
     assert!(
@@ -195,5 +184,5 @@ fn the_report_says_what_is_in_flight() {
             && report.contains("of at most 4 requests"),
         "{report}"
     );
-    handle.cancel();
+    drop(running);
 }

@@ -117,7 +117,7 @@ fn open(config: &DatasetConfig, io: &IoConfig) -> Result<Arc<Dataset>, DatasetEr
 }
 
 fn said(error: &DatasetError) -> String {
-    nepa_pipeline::store::full_text(error)
+    nepa_pipeline::full_text(error)
 }
 
 fn keys(dataset: &Dataset, root: &str) -> Vec<String> {

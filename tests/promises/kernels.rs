@@ -3,11 +3,11 @@ use std::fs::File;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use nepa_pipeline::image_decode::PixelRect;
-use nepa_pipeline::image_decode::{Decoder, Orientation};
-use nepa_pipeline::random::{Purpose, below, sample_stream, unit};
-use nepa_pipeline::render::{CpuRenderer, Normalize};
+use nepa_pipeline::PixelRect;
 use nepa_pipeline::{AugmentConfig, CropPlan, CropRect, EdgeSupport, Filter, SampleId};
+use nepa_pipeline::{CpuRenderer, Normalize};
+use nepa_pipeline::{Decoder, Orientation};
+use nepa_pipeline::{random::Purpose, random::below, random::sample_stream, random::unit};
 use nepa_schemas::{ColumnMapping, SchemaOptions, ShardBatch};
 use nepa_tests::kernels::{
     Bf16, Crop, GuardedEnd, Layout, Normalization, StoredImage, ThreadOrder, barrier_in_a_branch,
@@ -686,7 +686,10 @@ fn the_shim_runs_barriers_and_shared_memory_as_a_gpu_does() {
 #[test]
 fn the_shim_launches_every_kernel_by_its_name() {
     let mut names = Vec::new();
-    for folder in ["../pipeline/src/cuda/kernels", "../model/src/cuda/kernels"] {
+    for folder in [
+        "../pipeline/src/backend/cuda/kernels",
+        "../model/src/cuda/kernels",
+    ] {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "cu") {

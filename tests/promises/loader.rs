@@ -89,7 +89,7 @@ pub(crate) fn config() -> LoaderConfig {
             flip: 0.5,
             filter: Filter::Bilinear,
         },
-        normalize: nepa_pipeline::render::Normalize::default(),
+        normalize: nepa_pipeline::Normalize::default(),
         exif_orientation: true,
         decode_threads: 2,
         prefetch_batches: 2,

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use nepa_pipeline::error::{Action, Place};
-use nepa_pipeline::store::classify;
+use nepa_pipeline::classify;
+use nepa_pipeline::{Action, Place};
 use nepa_pipeline::{
     Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime, StoreUrl, open_url,
 };
@@ -249,7 +249,7 @@ fn ask(server: &S3Server, how: Ask, fault: &Fault) -> DatasetError {
                 object: "s3://bucket/out/file".to_owned(),
                 ..Place::default()
             };
-            classify(&put.unwrap_err(), Action::Write, &location, place)
+            classify(&put.unwrap_err(), Action::Write, &location, place).into()
         }
     }
 }

@@ -3,14 +3,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nepa_pipeline::store::full_text;
+use nepa_pipeline::full_text;
 use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime};
 use nepa_schemas::Label;
 use nepa_tests::program::{jpeg, nepa, text};
 use nepa_tests::s3::{Options, S3Server};
+use nepa_tests::shards::part_id;
 
 const CLASSES: [&str; 3] = ["ant", "bee", "wasp nest"];
 /// About 64 KiB a shard and 16 KiB a row group.
@@ -64,21 +65,14 @@ fn open(url: &str, io: &IoConfig) -> Arc<Dataset> {
 type RowGroup = Vec<(Vec<u8>, i64)>;
 
 /// All images with their labels, row group by row group, in the order of the data set.
-fn read(dataset: &Arc<Dataset>) -> Result<Vec<RowGroup>, DatasetError> {
+fn read(dataset: &Arc<Dataset>) -> Result<Vec<RowGroup>, Arc<DatasetError>> {
     let shards = dataset.shards().iter().enumerate();
     let places = shards.flat_map(|(shard, found)| {
-        (0..found.parts.len()).map(move |group| (shard as u32, group as u32))
+        (0..found.parts.len()).map(move |group| part_id(shard as u32, group as u32))
     });
-    let places = places.collect::<Vec<_>>();
-    let (sender, receiver) = mpsc::channel();
-    dataset.fetch(
-        &places,
-        Arc::new(move |shard, group, bytes| sender.send(((shard, group), bytes)).unwrap()),
-    );
     let mut groups = BTreeMap::new();
-    for _ in &places {
-        let (place, bytes) = receiver.recv_timeout(Duration::from_mins(1)).unwrap();
-        let batch = dataset.unpack(bytes?)?;
+    for (place, bytes) in dataset.fetch(&places.collect::<Vec<_>>()) {
+        let batch = bytes?.unpack()?;
         let row = |row| match batch.label(row) {
             Some(Label::Index(label)) => (batch.image(row).unwrap().to_vec(), label),
             label => panic!("{place:?}, row {row}: label {label:?}"),
@@ -503,7 +497,7 @@ fn a_damaged_page_is_told_by_its_checksum() {
     std::fs::write(&shard, bytes).unwrap();
     let error = read(&open(target.to_str().unwrap(), &IoConfig::default())).unwrap_err();
     assert!(
-        matches!(error, DatasetError::PageChecksum { .. }),
+        matches!(*error, DatasetError::PageChecksum { .. }),
         "{error:?}"
     );
     let said = full_text(&error);

@@ -1,13 +1,12 @@
 //! A large row group is read in parts, by the pages that its offset index names: bounded memory, the same rows, few bytes twice.
 use std::collections::BTreeSet;
-use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::sync::Arc;
 
 use nepa_pipeline::{Dataset, DatasetConfig, IoConfig, IoRuntime, Loader, SampleId};
 use nepa_schemas::Label;
 use nepa_tests::photos::photo;
 use nepa_tests::s3::S3Server;
-use nepa_tests::shards::{LabelledRow, labelled_shard_in_pages};
+use nepa_tests::shards::{LabelledRow, labelled_shard_in_pages, part_id};
 
 use crate::loader::config;
 
@@ -66,17 +65,10 @@ fn every_row_of_a_large_row_group_is_in_one_part() {
             assert_eq!((part.row_group, part.first_row), (0, next));
             assert!(part.memory_bytes <= PART_BYTES, "{part:?}");
             next += part.num_rows;
-            let (sender, receiver) = mpsc::channel();
-            dataset.fetch(
-                &[(number, index)],
-                Arc::new(move |_, _, bytes| sender.send(bytes).unwrap()),
-            );
-            let bytes = receiver
-                .recv_timeout(Duration::from_mins(1))
-                .unwrap()
-                .unwrap();
+            let (_, bytes) = dataset.fetch(&[part_id(number, index)]).next().unwrap();
+            let bytes = bytes.unwrap();
             fetched += bytes.num_bytes();
-            let batch = dataset.unpack(bytes).unwrap();
+            let batch = bytes.unpack().unwrap();
             assert_eq!(batch.num_rows(), part.num_rows as usize);
             for i in 0..part.num_rows {
                 let row = part.first_row + i;

@@ -2,11 +2,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use nepa_pipeline::render::Normalize;
-use nepa_pipeline::stats::{PipelineStats, Stage};
+use nepa_pipeline::Normalize;
 use nepa_pipeline::{
     AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
 };
+use nepa_pipeline::{PipelineStats, Stage};
 use nepa_tests::program::{nepa, text, write_photo_shards};
 use nepa_tests::s3::{Fault, Rule, S3Server};
 

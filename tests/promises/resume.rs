@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nepa_pipeline::random::{Purpose, below, epoch_stream};
+use nepa_pipeline::{random::Purpose, random::below, random::epoch_stream};
 use nepa_tests::program::{
     nepa, newest_checkpoint, send_signal, test_seed, text, timeless_metrics, tiny_recipe,
     write_photo_shards,

@@ -4,8 +4,10 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use nepa_pipeline::StoreError;
 use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime, PartBytes};
 use nepa_tests::s3::{Fault, LoggedRequest, Options, Rule, S3Server};
+use nepa_tests::shards::part_id;
 use nepa_tests::shards::{fake_image, flat_shard, hugging_face_shard};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
@@ -31,21 +33,18 @@ fn open(url: &str, io: &IoConfig) -> Result<Arc<Dataset>, DatasetError> {
 fn fetch(
     dataset: &Arc<Dataset>,
     row_groups: &[(u32, u32)],
-) -> Vec<((u32, u32), Result<PartBytes, DatasetError>)> {
-    let (sender, receiver) = mpsc::channel();
-    dataset.fetch(
-        row_groups,
-        Arc::new(move |shard, row_group, bytes| sender.send(((shard, row_group), bytes)).unwrap()),
-    );
-    (0..row_groups.len())
-        .map(|_| receiver.recv_timeout(Duration::from_mins(1)).unwrap())
+) -> Vec<((u32, u32), Result<PartBytes, Arc<DatasetError>>)> {
+    let parts = row_groups.iter().map(|&(shard, part)| part_id(shard, part));
+    let fetched = dataset.fetch(&parts.collect::<Vec<_>>());
+    fetched
+        .map(|(id, bytes)| ((id.shard, id.part), bytes))
         .collect()
 }
 
 /// Fetches and unpacks, and compares every row with what was written.
 fn check_rows(dataset: &Arc<Dataset>, row_groups: &[(u32, u32)]) {
     for ((shard, row_group), bytes) in fetch(dataset, row_groups) {
-        let batch = dataset.unpack(bytes.unwrap()).unwrap();
+        let batch = bytes.unwrap().unpack().unwrap();
         assert_eq!(batch.num_rows(), ROWS as usize);
         for row in 0..ROWS {
             let expected = fake_image(shard, row_group * ROWS + row);
@@ -220,7 +219,7 @@ fn disk_and_bucket_are_the_same_data_set() {
     // A star does not reach into folders.
     assert!(matches!(
         open("s3://bucket/*.parquet", &io),
-        Err(DatasetError::NoMatch { .. })
+        Err(DatasetError::Store(StoreError::NoMatch { .. }))
     ));
 }
 
@@ -231,8 +230,11 @@ fn a_web_server_with_ranges_is_enough() {
     // The test server asks for signatures, which a plain web request lacks.
     let url = format!("{}/bucket/one.parquet?token=hunter2", server.endpoint());
     let error = open(&url, &io(&server)).unwrap_err();
-    let text = nepa_pipeline::store::full_text(&error);
-    assert!(matches!(error, DatasetError::Denied { .. }), "{text}");
+    let text = nepa_pipeline::full_text(&error);
+    assert!(
+        matches!(error, DatasetError::Store(StoreError::Denied { .. })),
+        "{text}"
+    );
     assert!(
         !text.contains("hunter2") && text.contains("/bucket/one.parquet"),
         "{text}"
@@ -326,10 +328,13 @@ fn requests_in_flight_and_bytes_held_are_bounded() {
     };
     let dataset = open("s3://bucket", &io).unwrap();
     let (sender, receiver) = mpsc::channel();
-    dataset.fetch(
-        &all,
-        Arc::new(move |shard, row_group, bytes| sender.send((shard, row_group, bytes)).unwrap()),
-    );
+    let parts = all.iter().map(|&(shard, part)| part_id(shard, part));
+    let fetched = dataset.fetch(&parts.collect::<Vec<_>>());
+    std::thread::spawn(move || {
+        for (id, bytes) in fetched {
+            sender.send((id.shard, id.part, bytes)).unwrap();
+        }
+    });
     let mut seen = Vec::new();
     let mut kept = Vec::new();
     while seen.len() < all.len() {
@@ -362,17 +367,9 @@ fn requests_in_flight_and_bytes_held_are_bounded() {
     // A row group larger than the whole budget still comes, alone.
     let tiny = IoConfig { max_bytes: 1, ..io };
     let dataset = open("s3://bucket", &tiny).unwrap();
-    let (sender, receiver) = mpsc::channel();
-    dataset.fetch(
-        &all,
-        Arc::new(move |_, _, bytes| sender.send(bytes.map(|_| ())).unwrap()),
-    );
-    for _ in &all {
-        receiver
-            .recv_timeout(Duration::from_secs(10))
-            .unwrap()
-            .unwrap();
-    }
+    let parts = all.iter().map(|&(shard, part)| part_id(shard, part));
+    let fetched = dataset.fetch(&parts.collect::<Vec<_>>());
+    assert_eq!(fetched.map(|(_, bytes)| bytes.unwrap()).count(), all.len());
 }
 
 #[test]
@@ -410,7 +407,7 @@ fn requests_go_side_by_side() {
 }
 
 #[test]
-fn a_cancelled_fetch_delivers_no_more() {
+fn a_dropped_fetch_asks_for_no_more() {
     let server = S3Server::start_with(Options {
         latency: Duration::from_millis(200),
         ..Options::default()
@@ -427,16 +424,14 @@ fn a_cancelled_fetch_delivers_no_more() {
         },
     )
     .unwrap();
-    let (sender, receiver) = mpsc::channel();
-    let list: Vec<_> = (0..8).map(|row_group| (0, row_group)).collect();
-    let handle = dataset.fetch(&list, Arc::new(move |_, _, _| sender.send(()).unwrap()));
-    receiver.recv_timeout(Duration::from_secs(5)).unwrap();
-    handle.cancel();
-    let mut more = 0;
-    while receiver.recv_timeout(Duration::from_secs(1)).is_ok() {
-        more += 1;
-    }
-    assert!(more <= 1, "{more} delivered after the cancellation");
+    let list: Vec<_> = (0..8).map(|row_group| part_id(0, row_group)).collect();
+    let mut fetched = dataset.fetch(&list);
+    fetched.next().unwrap().1.unwrap();
+    drop(fetched);
+    let done = dataset.io_counters().requests;
+    std::thread::sleep(Duration::from_secs(1));
+    let more = dataset.io_counters().requests - done;
+    assert!(more <= 1, "{more} requests after the cancellation");
     assert_eq!(dataset.io_counters().held_bytes, 0);
     assert_eq!(dataset.io_counters().in_flight, 0);
 }

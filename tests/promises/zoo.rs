@@ -5,9 +5,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nepa_pipeline::image_decode::{
-    Decoder, JpegFacts, MAX_PIXELS, PixelRect, decode_rgb, read_header,
-};
+use nepa_pipeline::{Decoder, JpegFacts, MAX_PIXELS, PixelRect, decode_rgb, read_header};
 
 /// No single file may take longer, on a busy machine and unoptimised.
 const MAX_TIME: Duration = Duration::from_secs(20);

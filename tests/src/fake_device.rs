@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
 
-use nepa_pipeline::backend::BackendError;
-use nepa_pipeline::device::{Accelerator, PixelType, Target};
-use nepa_pipeline::render::Normalize;
+use nepa_pipeline::BackendError;
+use nepa_pipeline::Normalize;
+use nepa_pipeline::{Accelerator, PixelType, Target};
 
 /// How far each stream and thread had come, by number.
 type Clock = HashMap<usize, u64>;

@@ -10,9 +10,9 @@ use std::process::Command;
 use std::ptr::NonNull;
 
 use nepa_pipeline::CropPlan;
-pub use nepa_pipeline::device::Normalization;
-use nepa_pipeline::device::{CropJob, StoredPixels};
-use nepa_pipeline::image_decode::Orientation;
+pub use nepa_pipeline::Normalization;
+use nepa_pipeline::Orientation;
+use nepa_pipeline::{CropJob, StoredPixels};
 
 /// A bfloat16 as its bits, the upper half of a float's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

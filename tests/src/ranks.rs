@@ -1,5 +1,5 @@
 //! The loader's settings in tests of ranks: batches that 1, 2, 3, 4, 6, 8, 12 and 24 ranks can share.
-use nepa_pipeline::render::Normalize;
+use nepa_pipeline::Normalize;
 use nepa_pipeline::{AugmentConfig, Filter, LoaderConfig};
 
 /// Settings of one rank.

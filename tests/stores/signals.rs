@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
-use nepa_pipeline::random::{Purpose, below, epoch_stream};
+use nepa_pipeline::{random::Purpose, random::below, random::epoch_stream};
 use nepa_tests::program::test_seed;
 use nepa_tests::proxy::Line;
 

@@ -3,11 +3,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use candle_core::Device;
-use nepa_pipeline::device::EngineConfig;
-use nepa_pipeline::stats::{DecoderStats, PipelineStats};
+use nepa_pipeline::EngineConfig;
 use nepa_pipeline::{
     Dataset, EpochReport, HostBatch, Loader, LoaderConfig, LoaderError, LoaderState, SampleRecord,
 };
+use nepa_pipeline::{DecoderStats, PipelineStats};
 
 #[cfg(feature = "cuda")]
 use crate::cuda::{CudaBatch, CudaBatches};

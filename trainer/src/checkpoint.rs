@@ -8,8 +8,8 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use nepa_model::{ModelError, NepaConfig, ParamSpec, Weights, published_files, read_published};
-use nepa_pipeline::error::Action;
-use nepa_pipeline::{DatasetError, LoaderState};
+use nepa_pipeline::Action;
+use nepa_pipeline::{LoaderState, StoreError};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -158,7 +158,7 @@ pub enum CheckpointError {
         /// With which object, without secrets.
         url: String,
         /// Why.
-        source: Box<DatasetError>,
+        source: Box<StoreError>,
     },
     /// The URL of the output cannot be opened.
     #[error("cannot open the output {url}")]

@@ -1,7 +1,7 @@
 //! The `nepa` program: reads its arguments, runs one command, turns the error into a message and an exit code.
 use std::io::Write;
 
-use nepa_pipeline::store::redact;
+use nepa_pipeline::redact;
 use nepa_trainer::cli::{Cli, Command, command};
 use nepa_trainer::messages::with_causes;
 use nepa_trainer::{commands, print, signals};

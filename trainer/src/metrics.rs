@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use nepa_pipeline::stats::DecoderStats;
+use nepa_pipeline::DecoderStats;
 use nepa_pipeline::{SampleId, SampleRecord, Shard};
 use serde::{Deserialize, Serialize};
 
@@ -407,7 +407,7 @@ pub(crate) fn names_below_root(urls: &[&str]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use nepa_pipeline::stats::{JpegEngine, RefusalPhase, Refusals};
+    use nepa_pipeline::{JpegEngine, RefusalPhase, Refusals};
 
     use super::*;
 

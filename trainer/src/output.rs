@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nepa_pipeline::error::Action;
+use nepa_pipeline::Action;
 use nepa_pipeline::{IoConfig, IoRuntime};
 
 use self::owner::{OWNER, Owner};

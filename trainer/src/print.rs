@@ -6,7 +6,7 @@ use std::fmt::Arguments;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nepa_pipeline::store::redact;
+use nepa_pipeline::redact;
 use signal_hook::consts::SIGPIPE;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;

@@ -138,7 +138,7 @@ pub(crate) fn resume_command(recipe: &Path, data: &[String], sets: &[String], ou
     for url in data {
         command += &format!(
             " --data {}",
-            crate::messages::quoted(&nepa_pipeline::store::redact(url))
+            crate::messages::quoted(&nepa_pipeline::redact(url))
         );
     }
     for set in sets {

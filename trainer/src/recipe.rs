@@ -6,8 +6,8 @@
 use std::path::PathBuf;
 
 use nepa_model::NepaConfig;
-use nepa_pipeline::device::EngineConfig;
-use nepa_pipeline::render::Normalize;
+use nepa_pipeline::EngineConfig;
+use nepa_pipeline::Normalize;
 use nepa_pipeline::{AugmentConfig, IoConfig, MixtureSource};
 use serde::{Deserialize, Serialize};
 

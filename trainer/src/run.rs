@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use nepa_model::{MemoryPlan, init_weights};
-use nepa_pipeline::stats::DecoderStats;
+use nepa_pipeline::DecoderStats;
 use nepa_pipeline::{
     Dataset, DatasetError, LoaderConfig, LoaderError, LoaderState, MixingForecast, SampleId,
 };

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::Context;
 use clap::Parser;
 use nepa_benchmarks::{CountingAllocator, median, open, page_faults, samples, thread_cpu_s};
-use nepa_pipeline::render::CpuRenderer;
+use nepa_pipeline::CpuRenderer;
 use nepa_pipeline::{CropPlan, IoRuntime};
 
 #[global_allocator]

@@ -1,5 +1,5 @@
 //! Augmentations draw a [`CropPlan`] from a sample's random stream; they touch no pixel.
-//! The list of augmentations is [`AugmentConfig`]; each has its own file. Called by [`crate::render`].
+//! The list of augmentations is [`AugmentConfig`]; each has its own file. Called by [`crate::image`].
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 

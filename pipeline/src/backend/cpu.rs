@@ -4,8 +4,8 @@ use std::marker::PhantomData;
 
 use super::{BackendError, BatchRenderer, ImageBackend, PlannedImage, RenderError, Renderer};
 use crate::ImageError;
-use crate::image_decode::ImageHeader;
-use crate::render::{CpuRenderer, Normalize, Pixel};
+use crate::image::ImageHeader;
+use crate::image::{CpuRenderer, Normalize, Pixel};
 
 /// Pixels of one sample: its views one after the other, `[3, S, S]` each, or cut into patches.
 pub type CpuSlot<P = f32> = Vec<P>;

@@ -22,9 +22,9 @@ impl Dataset {
     /// The columns that are read, in the order of [`nepa_schemas::ColumnMapping::leaf_paths`], then those of later shards alone.
     pub fn columns(&self) -> Vec<ColumnInfo> {
         let mut columns: Vec<(ColumnInfo, BTreeSet<String>)> = Vec::new();
-        for reader in &self.readers {
-            let metadata = reader.metadata.metadata();
-            for &leaf in &reader.leaves {
+        for shard in &self.shards {
+            let metadata = shard.metadata.metadata();
+            for &leaf in &shard.leaves {
                 let path = metadata
                     .file_metadata()
                     .schema_descr()

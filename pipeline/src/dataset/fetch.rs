@@ -4,34 +4,31 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
+use nepa_schemas::ShardBatch;
 
-use super::cache::Cache;
-use super::counters::HeldBytes;
-use super::{Dataset, Deliver, IoConfig};
-use crate::DatasetError;
-use crate::store::Provider;
+use super::{Dataset, unpack};
+use crate::store::{Cache, HeldBytes, IoConfig, Provider};
+#[cfg(not(nepa_interleavings))]
+use crate::sync::{Receiver, unbounded};
+use crate::{DatasetError, PartId};
 
 /// The fetched columns of one part; holds its share of the byte budget until dropped.
 #[derive(Debug)]
 #[cfg_attr(nepa_interleavings, derive(Clone))]
 pub struct PartBytes {
-    pub(super) shard: u32,
-    pub(super) part: u32,
+    dataset: Arc<Dataset>,
+    id: PartId,
     /// Pieces by their start in the object, sorted, together covering the part's columns.
     pub(super) pieces: Vec<(u64, Bytes)>,
-    /// Shared with the parts that were fetched in the same requests, whose bytes lie in the same buffers.
+    /// Shared with the parts that were fetched in the same requests, whose bytes lie in the same
+    /// buffers.
     _held: Arc<HeldBytes>,
 }
 
 impl PartBytes {
-    /// Index of the shard.
-    pub fn shard(&self) -> u32 {
-        self.shard
-    }
-
-    /// Index of the part in the shard.
-    pub fn part(&self) -> u32 {
-        self.part
+    /// Which part it is.
+    pub fn id(&self) -> PartId {
+        self.id
     }
 
     /// Number of bytes in memory, gaps included.
@@ -40,6 +37,71 @@ impl PartBytes {
             .iter()
             .map(|(_, bytes)| bytes.len() as u64)
             .sum()
+    }
+
+    /// Decompresses and proves the part (CPU work; never on an I/O thread).
+    pub fn unpack(self) -> Result<ShardBatch, DatasetError> {
+        let shard = &self.dataset.shards[self.id.shard as usize];
+        let (part, place) = (self.dataset.part(self.id), self.dataset.place(self.id));
+        unpack::unpack(&self, shard, part, place)
+    }
+}
+
+/// What became of a part that was asked for. Parts that were fetched in one request share its error.
+pub(crate) type FetchedPart = Result<PartBytes, Arc<DatasetError>>;
+
+/// Is told once of each part, on an I/O thread; must not block.
+pub(crate) type Deliver = Arc<dyn Fn(PartId, FetchedPart) + Send + Sync>;
+
+/// A fetch in progress. Dropping it stops what is still waiting or in flight.
+#[cfg(not(nepa_interleavings))]
+#[derive(Debug)]
+pub(crate) struct FetchTask {
+    /// Aborts its task when dropped.
+    _task: tokio::task::JoinSet<()>,
+}
+
+#[cfg(not(nepa_interleavings))]
+impl FetchTask {
+    /// Starts to fetch `parts` and delivers each as it comes, on an I/O thread.
+    pub(crate) fn new(dataset: &Arc<Dataset>, parts: &[PartId], deliver: Deliver) -> Self {
+        let ranges = |id: PartId| dataset.part(id).ranges.clone();
+        let runs = plan(parts, ranges, &dataset.io.config);
+        let mut task = tokio::task::JoinSet::new();
+        let all = run_all(Arc::clone(dataset), runs, deliver);
+        dataset.io.runtime.spawn_in(&mut task, all);
+        Self { _task: task }
+    }
+}
+
+/// Parts as they come; see [`Dataset::fetch`]. Dropping it stops what is still waiting or in flight.
+#[cfg(not(nepa_interleavings))]
+#[derive(Debug)]
+pub struct Fetch {
+    arrived: Receiver<(PartId, FetchedPart)>,
+    _task: FetchTask,
+}
+
+#[cfg(not(nepa_interleavings))]
+impl Fetch {
+    pub(super) fn new(dataset: &Arc<Dataset>, parts: &[PartId]) -> Self {
+        let (sender, arrived) = unbounded();
+        // Nobody listens to a fetch that was dropped.
+        let deliver = move |id, fetched| drop(sender.send((id, fetched)));
+        Self {
+            arrived,
+            _task: FetchTask::new(dataset, parts, Arc::new(deliver)),
+        }
+    }
+}
+
+#[cfg(not(nepa_interleavings))]
+impl Iterator for Fetch {
+    type Item = (PartId, Result<PartBytes, Arc<DatasetError>>);
+
+    /// Waits for the next part; `None` when all have come.
+    fn next(&mut self) -> Option<Self::Item> {
+        self.arrived.recv().ok()
     }
 }
 
@@ -52,6 +114,13 @@ pub(super) struct Run {
 }
 
 impl Run {
+    fn part(&self, part: u32) -> PartId {
+        PartId {
+            shard: self.shard,
+            part,
+        }
+    }
+
     fn num_bytes(&self) -> u64 {
         self.ranges
             .iter()
@@ -63,13 +132,14 @@ impl Run {
 /// Puts neighbours of the list that lie close together in one shard into one run. Only neighbours of the list: whoever
 /// consumes in its order must never hold back the budget for something later.
 pub(super) fn plan(
-    parts: &[(u32, u32)],
-    chunks: impl Fn(u32, u32) -> Vec<Range<u64>>,
+    parts: &[PartId],
+    ranges_of: impl Fn(PartId) -> Vec<Range<u64>>,
     io: &IoConfig,
 ) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    for &(shard, part) in parts {
-        let ranges = coalesce(chunks(shard, part), io.coalesce_gap_bytes);
+    for &id in parts {
+        let PartId { shard, part } = id;
+        let ranges = coalesce(ranges_of(id), io.coalesce_gap_bytes);
         if let Some(last) = runs.last_mut()
             && last.shard == shard
             && last.num_bytes() < io.request_bytes
@@ -118,7 +188,7 @@ fn split(range: &Range<u64>, request_bytes: u64) -> Vec<Range<u64>> {
 pub(super) async fn run_all(dataset: Arc<Dataset>, runs: Vec<Run>, deliver: Deliver) {
     let mut tasks = tokio::task::JoinSet::new();
     for run in runs {
-        let held = dataset.budget.take(run.num_bytes()).await;
+        let held = dataset.io.budget.take(run.num_bytes()).await;
         let dataset = Arc::clone(&dataset);
         let deliver = Arc::clone(&deliver);
         tasks.spawn(async move { run_one(&dataset, &run, held, &deliver).await });
@@ -128,85 +198,68 @@ pub(super) async fn run_all(dataset: Arc<Dataset>, runs: Vec<Run>, deliver: Deli
     while tasks.join_next().await.is_some() {}
 }
 
-async fn run_one(dataset: &Dataset, run: &Run, held: Arc<HeldBytes>, deliver: &Deliver) {
-    let reader = &dataset.readers[run.shard as usize];
+async fn run_one(dataset: &Arc<Dataset>, run: &Run, held: Arc<HeldBytes>, deliver: &Deliver) {
     let cached = cached(dataset, run).await;
+    let bytes = |(part, pieces)| PartBytes {
+        dataset: Arc::clone(dataset),
+        id: run.part(part),
+        pieces,
+        _held: Arc::clone(&held),
+    };
     if cached.iter().all(Option::is_some) {
-        let parts: Vec<_> = run
-            .parts
-            .iter()
-            .zip(cached)
-            .map(|(&part, pieces)| PartBytes {
-                shard: run.shard,
-                part,
-                pieces: pieces.unwrap_or_default(),
-                _held: Arc::clone(&held),
-            })
-            .collect();
+        let pieces = cached.into_iter().flatten();
+        let parts: Vec<_> = run.parts.iter().copied().zip(pieces).map(bytes).collect();
         drop(held);
         for bytes in parts {
-            deliver(bytes.shard, bytes.part, Ok(bytes));
+            deliver(bytes.id, Ok(bytes));
         }
         return;
     }
+    let io = &dataset.io;
+    let shard = &dataset.shards[run.shard as usize];
     let requests: Vec<_> = run
         .ranges
         .iter()
-        .flat_map(|range| split(range, dataset.io.request_bytes))
+        .flat_map(|range| split(range, io.config.request_bytes))
         .collect();
-    let fetched = try_join_all(
-        requests
-            .iter()
-            .map(|range| dataset.requests.read(reader, range.clone())),
-    )
-    .await;
-    match fetched {
+    let asked = requests.iter();
+    let asked = asked.map(|range| io.requests.read(&shard.object, range.clone()));
+    match try_join_all(asked).await {
         Ok(buffers) => {
-            let parts: Vec<_> = run
-                .parts
-                .iter()
-                .map(|&part| PartBytes {
-                    shard: run.shard,
-                    part,
-                    pieces: pieces_of(&reader.chunks[part as usize], &requests, &buffers),
-                    _held: Arc::clone(&held),
-                })
-                .collect();
+            let pieces = |&part: &u32| {
+                let ranges = &shard.parts[part as usize].ranges;
+                (part, pieces_of(ranges, &requests, &buffers))
+            };
+            let parts: Vec<_> = run.parts.iter().map(pieces).map(bytes).collect();
             keep(dataset, &parts, &cached).await;
             // From here on only the consumer holds the bytes and their budget.
             drop((buffers, held));
             for bytes in parts {
-                deliver(bytes.shard, bytes.part, Ok(bytes));
+                deliver(bytes.id, Ok(bytes));
             }
         }
         Err(error) => {
             drop(held);
-            let mut error = Some(error);
+            let error = Arc::new(DatasetError::from(error));
             for &part in &run.parts {
-                // An error is not cloneable: the first part carries it, the others say which one that was.
-                let error = error.take().unwrap_or_else(|| DatasetError::SameRequest {
-                    place: dataset.place(run.shard, part),
-                    first: dataset.shards[run.shard as usize].parts[run.parts[0] as usize]
-                        .row_group,
-                });
-                deliver(run.shard, part, Err(error));
+                deliver(run.part(part), Err(Arc::clone(&error)));
             }
         }
     }
 }
 
-/// The cache, where a shard's parts are kept in it, and the version that they are of.
+/// The cache, where a shard's parts are kept in it, and the URL and the version that they are of.
 fn cache_of(dataset: &Dataset, shard: u32) -> Option<(Arc<Cache>, String, String)> {
-    let cache = dataset.cache.as_ref()?;
-    let reader = &dataset.readers[shard as usize];
-    if reader.object.location.provider == Provider::Local {
+    let cache = dataset.io.cache.as_ref()?;
+    let object = &dataset.shards[shard as usize].object;
+    if object.listed.location.provider == Provider::Local {
         return None;
     }
-    let version = match &reader.e_tag {
-        Some(e_tag) => e_tag.clone(),
-        None => format!("{} {}", reader.object.size, reader.last_modified_ms),
-    };
-    Some((Arc::clone(cache), reader.object.url.clone(), version))
+    Some((
+        Arc::clone(cache),
+        object.listed.url.clone(),
+        object.version(),
+    ))
 }
 
 /// The pieces of each part of a run that the cache holds.
@@ -214,12 +267,8 @@ async fn cached(dataset: &Dataset, run: &Run) -> Vec<Option<Vec<(u64, Bytes)>>> 
     let Some((cache, url, version)) = cache_of(dataset, run.shard) else {
         return vec![None; run.parts.len()];
     };
-    let chunks = &dataset.readers[run.shard as usize].chunks;
-    let ranges: Vec<_> = run
-        .parts
-        .iter()
-        .map(|&part| chunks[part as usize].clone())
-        .collect();
+    let ranges_of = |&part: &u32| dataset.part(run.part(part)).ranges.clone();
+    let ranges: Vec<_> = run.parts.iter().map(ranges_of).collect();
     let count = ranges.len();
     let read = move || -> Vec<_> {
         let read = |ranges: &Vec<Range<u64>>| cache.read(&url, &version, ranges);
@@ -233,21 +282,17 @@ async fn cached(dataset: &Dataset, run: &Run) -> Vec<Option<Vec<(u64, Bytes)>>> 
 
 /// Puts the parts that the cache did not hold into it.
 async fn keep(dataset: &Dataset, parts: &[PartBytes], cached: &[Option<Vec<(u64, Bytes)>>]) {
-    let Some(shard) = parts.first().map(|part| part.shard) else {
+    let Some(shard) = parts.first().map(|bytes| bytes.id.shard) else {
         return;
     };
     let Some((cache, url, version)) = cache_of(dataset, shard) else {
         return;
     };
-    let chunks = &dataset.readers[shard as usize].chunks;
     let entries: Vec<_> = parts
         .iter()
         .zip(cached)
         .filter(|(_, cached)| cached.is_none())
-        .map(|(part, _)| {
-            let ranges = chunks[part.part as usize].clone();
-            (ranges, part.pieces.clone())
-        })
+        .map(|(bytes, _)| (dataset.part(bytes.id).ranges.clone(), bytes.pieces.clone()))
         .collect();
     let write = move || {
         for (ranges, pieces) in entries {
@@ -326,8 +371,8 @@ mod tests {
 
     #[test]
     fn only_neighbours_of_the_list_share_a_run() {
-        let chunks = |_: u32, part: u32| {
-            let start = 4 + u64::from(part) * 100;
+        let ranges = |id: PartId| {
+            let start = 4 + u64::from(id.part) * 100;
             vec![start..start + 60, start + 62..start + 100]
         };
         let io = IoConfig {
@@ -335,11 +380,12 @@ mod tests {
             request_bytes: 250,
             ..IoConfig::default()
         };
-        let runs = plan(
-            &[(0, 0), (0, 1), (1, 2), (0, 2), (0, 1), (0, 5)],
-            chunks,
-            &io,
-        );
+        let ids = |parts: &[(u32, u32)]| -> Vec<PartId> {
+            let id = |&(shard, part)| PartId { shard, part };
+            parts.iter().map(id).collect()
+        };
+        let list = ids(&[(0, 0), (0, 1), (1, 2), (0, 2), (0, 1), (0, 5)]);
+        let runs = plan(&list, ranges, &io);
         let shapes: Vec<_> = runs
             .iter()
             .map(|run| (run.shard, run.parts.clone()))
@@ -356,7 +402,7 @@ mod tests {
         );
         assert_eq!(runs[0].ranges, vec![4..204]);
         // A run stops growing at the size of a request.
-        let runs = plan(&[(0, 0), (0, 1), (0, 2), (0, 3)], chunks, &io);
+        let runs = plan(&ids(&[(0, 0), (0, 1), (0, 2), (0, 3)]), ranges, &io);
         assert_eq!(
             runs.iter().map(|run| run.parts.len()).collect::<Vec<_>>(),
             [3, 1]

@@ -6,7 +6,6 @@ use arrow::array::AsArray;
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
 use bytes::Bytes;
 use nepa_schemas::{ColumnMapping, ColumnPath, FolderKey, ImageForm, SchemaError};
-use object_store::{GetOptions, GetRange, ObjectStore};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
@@ -20,13 +19,12 @@ use parquet::file::metadata::{
 use parquet::file::statistics::Statistics;
 use percent_encoding::percent_decode_str;
 
-use super::counters::Counting;
+use super::pieces::Pieces;
 use super::reduced::{Columns, reduced};
-use super::unpack::Pieces;
-use super::{Beginning, LeaveOut, PartInfo, Shard, beginning, parts};
-use crate::DatasetError;
-use crate::error::{Action, Place};
-use crate::store::{classify, list::ListedObject};
+use super::{Beginning, LeaveOut, Part, Shard, beginning, parts};
+use crate::store::list::ListedObject;
+use crate::store::{Io, Object, Requests};
+use crate::{DatasetError, Place, StoreError};
 
 /// Read at the end of each object; most footers fit, and it is less than one round trip's worth.
 const TAIL_BYTES: u64 = 64 << 10;
@@ -38,46 +36,25 @@ const VALUE_BYTES: u64 = 1 << 20;
 /// Rows in which a value is looked for.
 const VALUE_ROWS: usize = 16;
 
-/// The parts, and the byte ranges of each one's projected columns.
-pub(super) type Layout = (Vec<PartInfo>, Vec<Vec<Range<u64>>>);
-
-/// What reading a shard needs beside what [`Shard`] shows.
-#[derive(Debug)]
-pub(super) struct ShardReader {
-    pub object: ListedObject,
-    pub metadata: ArrowReaderMetadata,
-    pub projection: ProjectionMask,
-    /// The Parquet columns of the mapping's leaf paths, in their order.
-    pub leaves: Vec<usize>,
-    /// Byte ranges of the projected columns, by part, in the order of the file.
-    pub chunks: Vec<Vec<Range<u64>>>,
-    /// For stores without ETags.
-    pub last_modified_ms: i64,
-    /// ETag when the footer was read.
-    pub e_tag: Option<String>,
-    pub counting: Arc<Counting>,
-}
-
-/// Reads an object's footer and resolves its schema; `None` of an object without rows, whose schema says nothing.
+/// Reads an object's footer and resolves its schema; `None` of an object without rows, whose schema
+/// says nothing.
 pub(super) async fn read_shard(
     object: ListedObject,
     options: &nepa_schemas::SchemaOptions,
-    part_bytes: u64,
-    counting: Arc<Counting>,
-) -> Result<Option<(Shard, ShardReader)>, DatasetError> {
+    io: &Io,
+) -> Result<Option<Shard>, DatasetError> {
     let mut reader = FooterReader {
-        object,
-        counting,
-        e_tag: None,
-        last_modified_ms: 0,
+        object: Object::new(object),
+        requests: &io.footers,
     };
+    let part_bytes = io.config.part_bytes;
     let file = reader.metadata().await?;
     if file.row_groups().iter().all(|group| group.num_rows() == 0) {
         return Ok(None);
     }
     let place = reader.place();
     let columns = Columns::of(&file);
-    let folders = folder_keys(&reader.object.path);
+    let folders = folder_keys(&reader.object.listed.path);
     let mapping = match ColumnMapping::resolve_in_folders(&columns.schema, options, &folders) {
         Ok(mapping) => mapping,
         Err(source) => {
@@ -102,52 +79,34 @@ pub(super) async fn read_shard(
     let projection = ProjectionMask::leaves(metadata.parquet_schema(), leaves.iter().copied());
     let images = image_leaves(&mapping, &leaves);
     let absent = |row_group: &RowGroupMetaData| num_absent(row_group, &images);
-    let (whole, chunks) = row_groups(metadata.metadata(), &projection, absent, &reader)?;
-    let large = |info: &&PartInfo| parts::is_large(info, part_bytes);
-    let (metadata, (parts, chunks)) = if whole.iter().any(|info| large(&info)) {
-        // Only where rows without an image are to be counted by pages; those of several columns are not.
+    let whole = row_groups(metadata.metadata(), &projection, absent, &reader)?;
+    let large = |part: &&Part| parts::is_large(part, part_bytes);
+    let (metadata, parts) = if whole.iter().any(|part| large(&part)) {
+        // Only where rows without an image are to be counted by pages; those of several columns are
+        // not.
         let image = images.first().copied().filter(|_| images.len() == 1);
-        let image = image.filter(|_| whole.iter().filter(large).any(|info| info.num_absent > 0));
+        let image = image.filter(|_| whole.iter().filter(large).any(|part| part.num_absent > 0));
         let metadata = reader
             .with_page_indexes(metadata, &projection, image)
             .await?;
-        let layout = parts::split(
-            (whole, chunks),
-            metadata.metadata(),
-            &projection,
-            image,
-            part_bytes,
-        );
-        (metadata, layout)
+        let parts = parts::split(whole, metadata.metadata(), &projection, image, part_bytes);
+        (metadata, parts)
     } else {
-        (metadata, (whole, chunks))
+        (metadata, whole)
     };
     check_rows(&parts, &reader)?;
-    let shard = Shard {
-        url: reader.object.url.clone(),
-        size: reader.object.size,
-        e_tag: reader.e_tag.clone(),
+    let object = reader.object;
+    Ok(Some(Shard {
+        url: object.listed.url.clone(),
+        size: object.listed.size,
+        e_tag: object.e_tag().map(str::to_owned),
         parts,
         mapping,
-    };
-    let FooterReader {
-        object,
-        counting,
-        e_tag,
-        last_modified_ms,
-        ..
-    } = reader;
-    let reader = ShardReader {
         object,
         metadata,
         projection,
         leaves,
-        chunks,
-        last_modified_ms,
-        e_tag,
-        counting,
-    };
-    Ok(Some((shard, reader)))
+    }))
 }
 
 /// The folders `key=value` that an object lies in, as Hive and Spark write them: with odd characters as `%` and two digits.
@@ -268,8 +227,8 @@ const MOST_ROWS: u32 = 1 << 20;
 pub(super) const ROW_BYTES: u64 = 64;
 
 /// Refuses parts with more rows than can be images: each takes memory, however little of it is stored.
-fn check_rows(parts: &[PartInfo], reader: &FooterReader) -> Result<(), DatasetError> {
-    let too_many = |info: &&PartInfo| {
+fn check_rows(parts: &[Part], reader: &FooterReader<'_>) -> Result<(), DatasetError> {
+    let too_many = |info: &&Part| {
         info.num_samples() > 0
             && info.num_rows > MOST_ROWS
             && u64::from(info.num_rows) > info.fetch_bytes
@@ -293,10 +252,9 @@ fn row_groups(
     metadata: &ParquetMetaData,
     projection: &ProjectionMask,
     absent: impl Fn(&RowGroupMetaData) -> Option<u64>,
-    reader: &FooterReader,
-) -> Result<Layout, DatasetError> {
-    let mut infos = Vec::with_capacity(metadata.num_row_groups());
-    let mut all_chunks = Vec::with_capacity(metadata.num_row_groups());
+    reader: &FooterReader<'_>,
+) -> Result<Vec<Part>, DatasetError> {
+    let mut parts = Vec::with_capacity(metadata.num_row_groups());
     for (index, row_group) in metadata.row_groups().iter().enumerate() {
         let bad = |problem| DatasetError::BadMetadata {
             place: Place {
@@ -305,7 +263,7 @@ fn row_groups(
             },
             problem,
         };
-        let mut chunks = Vec::new();
+        let mut ranges: Vec<Range<u64>> = Vec::new();
         let (mut unpacked_bytes, mut memory_bytes) = (0u64, 0u64);
         for (leaf, column) in row_group.columns().iter().enumerate() {
             if !projection.leaf_included(leaf) {
@@ -321,18 +279,18 @@ fn row_groups(
             let end = start
                 .checked_add(length)
                 .ok_or_else(|| bad("a column chunk has an impossible size"))?;
-            if end > reader.object.size {
+            if end > reader.object.listed.size {
                 return Err(DatasetError::Truncated {
                     place: reader.place(),
                     what: "its footer places data beyond its end",
-                    size: reader.object.size,
+                    size: reader.object.listed.size,
                 });
             }
             let unpacked = u64::try_from(column.uncompressed_size())
                 .map_err(|_| bad("a column chunk has a negative size"))?;
             unpacked_bytes = unpacked_bytes.saturating_add(unpacked);
             memory_bytes = memory_bytes.saturating_add(held_bytes(column));
-            chunks.push(start..end);
+            ranges.push(start..end);
         }
         let num_rows = u32::try_from(row_group.num_rows())
             .map_err(|_| bad("the number of rows is negative or above 4 billion"))?;
@@ -341,19 +299,19 @@ fn row_groups(
             .filter(|&absent| absent <= num_rows)
             .ok_or_else(|| bad("its statistics count more nulls than there are rows"))?;
         memory_bytes = memory_bytes.max(u64::from(num_rows) * ROW_BYTES);
-        chunks.sort_by_key(|range| range.start);
-        infos.push(PartInfo {
+        ranges.sort_by_key(|range| range.start);
+        parts.push(Part {
             row_group: index as u32,
             first_row: 0,
             num_rows,
             num_absent,
-            fetch_bytes: chunks.iter().map(|range| range.end - range.start).sum(),
+            fetch_bytes: ranges.iter().map(|range| range.end - range.start).sum(),
             memory_bytes,
             counted_by_values: memory_bytes > unpacked_bytes,
+            ranges,
         });
-        all_chunks.push(chunks);
     }
-    Ok((infos, all_chunks))
+    Ok(parts)
 }
 
 /// Bytes that an unpacked column chunk holds: its pages, or its values where its encoding leaves out what they share and the footer counts them.
@@ -370,23 +328,21 @@ pub(super) fn held_bytes(column: &ColumnChunkMetaData) -> u64 {
     }
 }
 
-struct FooterReader {
-    object: ListedObject,
-    counting: Arc<Counting>,
-    e_tag: Option<String>,
-    last_modified_ms: i64,
+struct FooterReader<'a> {
+    object: Object,
+    requests: &'a Requests,
 }
 
-impl FooterReader {
+impl FooterReader<'_> {
     fn place(&self) -> Place {
         Place {
-            object: self.object.url.clone(),
+            object: self.object.listed.url.clone(),
             ..Place::default()
         }
     }
 
     async fn metadata(&mut self) -> Result<ParquetMetaData, DatasetError> {
-        let size = self.object.size;
+        let size = self.object.listed.size;
         if size < FOOTER_TAIL_BYTES as u64 + 4 {
             let start = if size == 0 {
                 Bytes::new()
@@ -482,14 +438,14 @@ impl FooterReader {
         let start = u64::try_from(first.unwrap_or_else(|| chunk.data_page_offset())).ok()?;
         let length = u64::try_from(chunk.compressed_size()).ok()?;
         let end = start.checked_add(length.min(VALUE_BYTES))?;
-        let end = end.min(self.object.size);
+        let end = end.min(self.object.listed.size);
         let bytes = if start < end {
             self.read(start..end).await.ok()?
         } else {
             return None;
         };
         let metadata = with_views(Arc::new(file)).ok()?;
-        let pieces = Pieces::new(vec![(start, bytes)], self.object.size);
+        let pieces = Pieces::new(vec![(start, bytes)], self.object.listed.size);
         let rows = ParquetRecordBatchReaderBuilder::new_with_metadata(pieces, metadata)
             .with_row_groups(vec![group])
             .with_batch_size(1)
@@ -523,11 +479,11 @@ impl FooterReader {
         else {
             return Ok(metadata);
         };
-        if range.end > self.object.size || range.is_empty() {
+        if range.end > self.object.listed.size || range.is_empty() {
             return Err(DatasetError::Truncated {
                 place: self.place(),
                 what: "its footer places an index beyond its end",
-                size: self.object.size,
+                size: self.object.listed.size,
             });
         }
         let bytes = self.read(range.clone()).await?;
@@ -543,7 +499,7 @@ impl FooterReader {
                 .with_column_index_policy(PageIndexPolicy::Optional)
                 .with_column_index_mask(ColumnChunkMask::columns([leaf]));
         }
-        let pieces = Pieces::new(vec![(range.start, bytes)], self.object.size);
+        let pieces = Pieces::new(vec![(range.start, bytes)], self.object.listed.size);
         reader
             .read_page_indexes(&pieces)
             .and_then(|()| {
@@ -553,47 +509,7 @@ impl FooterReader {
             .map_err(bad)
     }
 
-    async fn read(&mut self, range: Range<u64>) -> Result<Bytes, DatasetError> {
-        let options = GetOptions {
-            range: Some(GetRange::Bounded(range.clone())),
-            if_match: self.e_tag.clone(),
-            ..GetOptions::default()
-        };
-        let place = Place {
-            bytes: Some(range.clone()),
-            ..self.place()
-        };
-        let guard = self.counting.request();
-        let fail = |error: &object_store::Error| {
-            classify(error, Action::Read, &self.object.location, place.clone())
-        };
-        let answer = self
-            .object
-            .store
-            .get_opts(&self.object.path, options)
-            .await
-            .map_err(|error| fail(&error))?;
-        if answer.meta.size != self.object.size {
-            let expected = format!("{} bytes", self.object.size);
-            return Err(DatasetError::Replaced {
-                place: place.clone(),
-                expected,
-            });
-        }
-        let e_tag = answer.meta.e_tag.clone();
-        let last_modified_ms = answer.meta.last_modified.timestamp_millis();
-        let bytes = answer.bytes().await.map_err(|error| fail(&error))?;
-        guard.received(bytes.len() as u64);
-        if bytes.len() as u64 != range.end - range.start {
-            let what = "the store sends fewer bytes than it lists";
-            return Err(DatasetError::Truncated {
-                place,
-                what,
-                size: self.object.size,
-            });
-        }
-        self.e_tag = e_tag;
-        self.last_modified_ms = last_modified_ms;
-        Ok(bytes)
+    async fn read(&mut self, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.requests.read_first(&mut self.object, range).await
     }
 }

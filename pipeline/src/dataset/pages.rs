@@ -8,11 +8,11 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::reader::ChunkReader;
 use parquet::file::serialized_reader::SerializedPageReader;
 
-use super::footer::{ROW_BYTES, ShardReader, unsupported};
-use super::unpack::Pieces;
-use super::{PartBytes, PartInfo};
+use super::footer::{ROW_BYTES, unsupported};
+use super::pieces::Pieces;
+use super::{Part, PartBytes, Shard};
 use crate::DatasetError;
-use crate::error::Place;
+use crate::Place;
 
 mod header;
 mod lengths;
@@ -44,15 +44,15 @@ impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Fault {
 /// Refuses a part that would take much more memory than its footer says.
 pub(super) fn check(
     bytes: &PartBytes,
-    reader: &ShardReader,
-    part: PartInfo,
+    shard: &Shard,
+    part: &Part,
     place: &Place,
 ) -> Result<(), DatasetError> {
-    let metadata = reader.metadata.metadata();
+    let metadata = shard.metadata.metadata();
     let row_group = metadata.row_group(part.row_group as usize);
-    let pieces = Arc::new(Pieces::new(bytes.pieces.clone(), reader.object.size));
+    let pieces = Arc::new(Pieces::new(bytes.pieces.clone(), shard.size));
     for (leaf, column) in row_group.columns().iter().enumerate() {
-        if !reader.projection.leaf_included(leaf) {
+        if !shard.projection.leaf_included(leaf) {
             continue;
         }
         let pages = Pages {
@@ -61,7 +61,7 @@ pub(super) fn check(
             leaf,
             part,
             metadata,
-            ranges: &reader.chunks[bytes.part as usize],
+            ranges: &part.ranges,
         };
         pages.check().map_err(|fault| {
             let place = place.clone();
@@ -92,7 +92,7 @@ struct Pages<'a> {
     pieces: &'a Arc<Pieces>,
     column: &'a ColumnChunkMetaData,
     leaf: usize,
-    part: PartInfo,
+    part: &'a Part,
     metadata: &'a ParquetMetaData,
     /// What was fetched of all columns.
     ranges: &'a [Range<u64>],

@@ -7,36 +7,31 @@ use parquet::arrow::ProjectionMask;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::page_index::offset_index::PageLocation;
 
-use super::PartInfo;
-use super::footer::{Layout, ROW_BYTES};
+use super::Part;
+use super::footer::ROW_BYTES;
 
 /// Whether a row group is to be read in parts, if it can be.
-pub(super) fn is_large(info: &PartInfo, part_bytes: u64) -> bool {
+pub(super) fn is_large(info: &Part, part_bytes: u64) -> bool {
     info.memory_bytes > part_bytes && info.num_samples() > 0
 }
 
-/// Splits large row groups, as far as their pages are known and lie in order. `image` is the column of the images, whose nulls are counted.
+/// Splits large row groups, as far as their pages are known and lie in order. `image` is the column
+/// of the images, whose nulls are counted.
 pub(super) fn split(
-    (row_groups, chunks): Layout,
+    row_groups: Vec<Part>,
     metadata: &ParquetMetaData,
     projection: &ProjectionMask,
     image: Option<usize>,
     part_bytes: u64,
-) -> Layout {
-    let (mut parts, mut part_chunks) = (Vec::new(), Vec::new());
-    for (info, chunks) in row_groups.into_iter().zip(chunks) {
-        let found = is_large(&info, part_bytes)
-            .then(|| parts_of(info, metadata, projection, image, part_bytes))
+) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for row_group in row_groups {
+        let found = is_large(&row_group, part_bytes)
+            .then(|| parts_of(&row_group, metadata, projection, image, part_bytes))
             .flatten();
-        if let Some((more, more_chunks)) = found {
-            parts.extend(more);
-            part_chunks.extend(more_chunks);
-        } else {
-            parts.push(info);
-            part_chunks.push(chunks);
-        }
+        parts.extend(found.unwrap_or_else(|| vec![row_group]));
     }
-    (parts, part_chunks)
+    parts
 }
 
 /// A column chunk and its pages.
@@ -57,12 +52,12 @@ const WHOLE: u64 = 4;
 
 /// The parts of one row group; `None` where it has to be read whole.
 fn parts_of(
-    info: PartInfo,
+    info: &Part,
     metadata: &ParquetMetaData,
     projection: &ProjectionMask,
     image: Option<usize>,
     part_bytes: u64,
-) -> Option<Layout> {
+) -> Option<Vec<Part>> {
     let index = metadata.page_index()?;
     let row_group = metadata.row_group(info.row_group as usize);
     let columns = (0..row_group.num_columns())
@@ -118,32 +113,32 @@ fn parts_of(
         .chain([(info.num_rows, largest.chunk.end)]);
     let parts = starts.iter().zip(ends).map(|(&start, end)| {
         let rows = start.0..end.0;
-        let mut chunks: Vec<_> = columns
+        let mut ranges: Vec<_> = columns
             .iter()
             .flat_map(|column| column.ranges(&rows))
             .collect();
-        chunks.sort_by_key(|range| range.start);
+        ranges.sort_by_key(|range| range.start);
         let num_rows = rows.end - rows.start;
         let pages_bytes = memory_of(start.1..end.1);
         let memory_bytes = pages_bytes
             .max(dictionary_bytes.unwrap_or(0))
             .max(u64::from(num_rows) * ROW_BYTES);
-        let part = PartInfo {
+        Part {
             first_row: rows.start,
             num_rows,
             num_absent: absent_in(&rows),
-            fetch_bytes: chunks.iter().map(|range| range.end - range.start).sum(),
+            fetch_bytes: ranges.iter().map(|range| range.end - range.start).sum(),
             memory_bytes,
             counted_by_values: info.counted_by_values || memory_bytes > pages_bytes,
-            ..info
-        };
-        (part, chunks)
+            row_group: info.row_group,
+            ranges,
+        }
     });
-    Some(parts.unzip())
+    Some(parts.collect())
 }
 
 /// How many nulls lie before each page and, last, in all; `None` if that is not what the footer counts.
-fn nulls_before(nulls: &[i64], column: &Column, info: PartInfo) -> Option<Vec<u32>> {
+fn nulls_before(nulls: &[i64], column: &Column, info: &Part) -> Option<Vec<u32>> {
     let mut before = vec![0u32];
     for (page, nulls) in nulls.iter().enumerate() {
         let first_row = column.pages.get(page)?.first_row;

@@ -1,7 +1,7 @@
 //! Which split (training, validation, test) a shard belongs to, as far as its name says so.
 use std::collections::BTreeMap;
 
-use super::common_root;
+use super::shard::common_root;
 use crate::DatasetError;
 
 /// A split, by one spelling.

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use super::{Shard, common_root, footer::ShardReader, splits};
+use super::shard::common_root;
+use super::{Shard, splits};
 use crate::store::OddKeys;
 
 /// Something that makes it doubtful whether the right data is read.
@@ -128,7 +129,7 @@ impl fmt::Display for DatasetWarning {
 const EXAMPLES: usize = 5;
 
 /// Whatever is doubtful about shards of one data set.
-pub(super) fn warnings(shards: &[Shard], readers: &[ShardReader]) -> Vec<DatasetWarning> {
+pub(super) fn warnings(shards: &[Shard]) -> Vec<DatasetWarning> {
     let urls = shards
         .iter()
         .map(|shard| shard.url.as_str())
@@ -145,15 +146,14 @@ pub(super) fn warnings(shards: &[Shard], readers: &[ShardReader]) -> Vec<Dataset
                 .is_some_and(|(one, other)| one != other)
         };
         one.size == other.size
-            && readers[a].metadata.metadata() == readers[b].metadata.metadata()
+            && shards[a].metadata.metadata() == shards[b].metadata.metadata()
             && !differ()
     }));
     // Whoever names a file by itself wants that one.
     let listed = shards
         .iter()
-        .zip(readers)
-        .filter(|(_, reader)| !reader.object.is_named());
-    let listed = listed.map(|(shard, _)| shard.url.as_str());
+        .filter(|shard| !shard.object.listed.is_named());
+    let listed = listed.map(|shard| shard.url.as_str());
     found.extend(numbers(&listed.collect::<Vec<_>>()));
     found
 }

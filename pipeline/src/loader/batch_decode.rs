@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::worker::{Job, Outcome, Planned, Shared};
+use super::decode::{Job, Outcome, Planned, Shared};
 use crate::backend::{BatchOutcome, BatchRenderer, ImageBackend};
 use crate::sync::{Receiver, RecvTimeoutError, Sender, select_biased};
 
@@ -101,7 +101,7 @@ fn call<B: ImageBackend>(
     drop(images);
     let (results, failure) = match results {
         Ok(Ok(results)) => (results, None),
-        Ok(Err(error)) => (Vec::new(), Some(super::worker::full_text(&error))),
+        Ok(Err(error)) => (Vec::new(), Some(super::decode::full_text(&error))),
         Err(_) => (Vec::new(), Some("it panicked".to_owned())),
     };
     let outcome = match failure {

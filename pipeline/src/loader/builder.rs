@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::{Loader, LoaderConfig, LoaderState};
 use crate::backend::{CpuBackend, ImageBackend};
-use crate::render::{Normalize, Pixel};
+use crate::image::{Normalize, Pixel};
 use crate::{
     AugmentConfig, Dataset, DatasetConfig, IoConfig, IoRuntime, LoaderError, MixtureSource,
 };

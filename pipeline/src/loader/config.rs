@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::mixture::Mixture;
-use crate::render::Normalize;
+use crate::image::Normalize;
 use crate::{AugmentConfig, Dataset, LoaderError};
 
 /// How a data set becomes batches.

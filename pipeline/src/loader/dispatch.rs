@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::config::LoaderConfig;
+use super::decode::{Done, Fetched, Job, Unpacked, WindowId};
 use super::mixture::{Mixture, SamplePlace, WalkSource};
 use super::order::{EpochOrder, Window};
 use super::window::{LoadedWindow, LoadingWindow};
-use super::worker::{Done, Fetched, Job, Unpacked, WindowId};
 use crate::batch::BatchPool;
-use crate::dataset::FetchHandle;
+use crate::dataset::FetchTask;
 use crate::stats::PipelineCounters;
 use crate::sync::{Receiver, Sender, bounded, select};
 use crate::{Dataset, LoaderError, SampleId};
@@ -63,13 +63,8 @@ struct Ahead {
     id: WindowId,
     order: Arc<EpochOrder>,
     loading: LoadingWindow,
-    fetch: FetchHandle,
-}
-
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        self.fetch.cancel();
-    }
+    /// Ends when it is dropped.
+    _fetch: FetchTask,
 }
 
 impl<S> Dispatcher<S> {
@@ -248,9 +243,7 @@ impl<'a, S> WindowWalk<'a, S> {
             .iter_mut()
             .find(|ahead| ahead.id == unpacked.window)
         {
-            ahead
-                .loading
-                .arrive(unpacked.shard, unpacked.part, unpacked.batch);
+            ahead.loading.arrive(unpacked.part, unpacked.batch);
         }
     }
 
@@ -301,23 +294,20 @@ impl<'a, S> WindowWalk<'a, S> {
                 sequence: self.next_sequence,
             };
             let fetched = self.dispatcher.fetched.clone();
-            let fetch = self.dispatcher.dataset.fetch(
-                &loading.parts(),
-                Arc::new(move |shard, part, bytes| {
-                    // Nobody listens while the loader stops.
-                    let _ = fetched.send(Fetched {
-                        window: id,
-                        shard,
-                        part,
-                        bytes,
-                    });
-                }),
-            );
+            let deliver = Arc::new(move |part, bytes| {
+                // Nobody listens while the loader stops.
+                let _ = fetched.send(Fetched {
+                    window: id,
+                    part,
+                    bytes,
+                });
+            });
+            let fetch = FetchTask::new(&self.dispatcher.dataset, &loading.parts(), deliver);
             self.ahead.push_back(Ahead {
                 id,
                 order: Arc::clone(&self.next_order),
                 loading,
-                fetch,
+                _fetch: fetch,
             });
             self.next_sequence += 1;
             self.next_window += 1;

@@ -106,7 +106,7 @@ impl MixingForecast {
             .scan(0, |row, part| {
                 let first = *row - u64::from(part.first_row);
                 *row += u64::from(part.num_rows);
-                Some(((part.shard, part.row_group), first))
+                Some(((part.id.shard, part.row_group), first))
             })
             .collect();
         let num_rows: u64 = parts.iter().map(|part| u64::from(part.num_rows)).sum();

@@ -118,7 +118,7 @@ impl Mixture {
             .map(|(source, bounds)| {
                 let rest = parts
                     .iter()
-                    .position(|part| part.shard >= source.shards.end)
+                    .position(|part| part.id.shard >= source.shards.end)
                     .unwrap_or(parts.len());
                 let share = u128::from(bounds[1] - bounds[0]);
                 let window_bytes =

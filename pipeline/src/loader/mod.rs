@@ -10,32 +10,34 @@ use crate::batch::{Batch, BatchPool};
 use crate::stats::{DecoderStats, PipelineCounters, PipelineStats, Sizes};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use crate::{Dataset, LoaderError, SampleId};
+use crate::{Dataset, SampleId};
 use futures::Stream;
 
 mod bad_samples;
 mod batch_decode;
 mod builder;
 mod config;
+mod decode;
 mod dispatch;
+mod error;
 mod mixing;
 mod mixture;
 mod order;
 #[cfg(all(test, not(nepa_interleavings)))]
 mod simulation;
 mod window;
-mod worker;
 
 pub use builder::LoaderBuilder;
 pub use config::{LoaderConfig, LoaderState};
+pub use error::LoaderError;
 pub use mixing::{EpochReport, Mixing, MixingForecast};
 
 use bad_samples::{BadSample, BadSamples, Replacement};
 use config::{STATE_VERSION, check, check_state};
+use decode::{Done, Outcome};
 use dispatch::{Dispatcher, Ended, PendingBatch};
 use mixing::EpochMeter;
 use mixture::Mixture;
-use worker::{Done, Outcome};
 
 /// Samples that wait for a decode thread, per thread: enough that none idles, few enough to stop at once.
 const JOBS_PER_THREAD: usize = 4;
@@ -162,7 +164,7 @@ impl<B: ImageBackend> Loader<B> {
             jobs: job_sender,
             pending: pending_sender,
         };
-        let shared = Arc::new(worker::Shared {
+        let shared = Arc::new(decode::Shared {
             dataset: Arc::clone(&dataset),
             augment,
             backend: Arc::clone(&backend),
@@ -198,7 +200,7 @@ impl<B: ImageBackend> Loader<B> {
         // No more jobs than the router lets out and than exist at once are in these two.
         let (batch_sender, batch_queue) = unbounded();
         let (returned_sender, returned) = unbounded();
-        let queues = worker::Queues {
+        let queues = decode::Queues {
             stop: stop.clone(),
             fetched,
             unpacked: unpacked_sender,
@@ -226,7 +228,7 @@ impl<B: ImageBackend> Loader<B> {
         for i in 0..sizes.decode_threads {
             let (shared, queues) = (Arc::clone(&shared), queues.clone());
             loader.spawn(format!("nepa-decode-{i}"), move || {
-                worker::run(&shared, queues);
+                decode::run(&shared, queues);
             })?;
         }
         drop(queues);

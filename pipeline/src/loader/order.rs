@@ -3,7 +3,7 @@
 //! All parts of an epoch (row groups, or pieces of large ones) are permuted over all shards; consecutive ones form a window of bounded bytes; all samples
 //! of a window are permuted together. So samples mix over shards and within row groups, and memory stays bounded.
 use crate::random::{Purpose, epoch_stream, shuffle};
-use crate::{SampleId, Shard};
+use crate::{PartId, SampleId, Shard};
 
 /// Fewest samples in a window of an epoch that has as many, so that a bad sample finds others to replace it.
 const MIN_WINDOW_SAMPLES: u64 = 16;
@@ -14,9 +14,7 @@ const FIRST_WINDOW_BYTES: u64 = 16 << 20;
 /// A part of a shard as the order sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Part {
-    pub shard: u32,
-    /// Index in [`Shard::parts`].
-    pub index: u32,
+    pub id: PartId,
     pub row_group: u32,
     pub first_row: u32,
     pub num_rows: u32,
@@ -29,7 +27,7 @@ impl Part {
     /// The sample in one of its rows.
     pub(super) fn sample(&self, row: u32) -> SampleId {
         SampleId {
-            shard: self.shard,
+            shard: self.id.shard,
             row_group: self.row_group,
             row: self.first_row + row,
         }
@@ -46,11 +44,10 @@ impl Part {
 pub(super) fn parts(shards: &[Shard]) -> Vec<Part> {
     let mut all = Vec::new();
     for (shard, content) in (0..).zip(shards) {
-        for (index, info) in (0..).zip(&content.parts) {
+        for (part, info) in (0..).zip(&content.parts) {
             if info.num_samples() > 0 {
                 all.push(Part {
-                    shard,
-                    index,
+                    id: PartId { shard, part },
                     row_group: info.row_group,
                     first_row: info.first_row,
                     num_rows: info.num_rows,
@@ -185,8 +182,10 @@ mod tests {
         let mut rng = epoch_stream(seed, 0, 0, Purpose::Replace);
         (0..37)
             .map(|i| Part {
-                shard: i / 5,
-                index: i % 5,
+                id: PartId {
+                    shard: i / 5,
+                    part: i % 5,
+                },
                 row_group: i % 5,
                 first_row: 0,
                 num_rows: 50,
@@ -259,8 +258,10 @@ mod tests {
     #[test]
     fn an_epoch_with_few_samples_is_one_window() {
         let groups = [3, 2, 1].map(|num_rows| Part {
-            shard: 0,
-            index: num_rows,
+            id: PartId {
+                shard: 0,
+                part: num_rows,
+            },
             row_group: num_rows,
             first_row: 0,
             num_rows,
@@ -287,8 +288,7 @@ mod tests {
     fn samples_mix_over_shards_and_within_row_groups() {
         let groups: Vec<Part> = (0..8)
             .map(|i| Part {
-                shard: i,
-                index: 0,
+                id: PartId { shard: i, part: 0 },
                 row_group: 0,
                 first_row: 0,
                 num_rows: 100,
@@ -316,8 +316,7 @@ mod tests {
     fn a_run_begins_with_small_windows() {
         let groups: Vec<Part> = (0..400)
             .map(|i| Part {
-                shard: i,
-                index: 0,
+                id: PartId { shard: i, part: 0 },
                 row_group: 0,
                 first_row: 0,
                 num_rows: 100,

@@ -1,12 +1,13 @@
 //! A window of parts in memory, and the replacement of its bad samples.
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use nepa_schemas::{Label, RowError, ShardBatch};
 
 use super::order::{Part, Window};
 use crate::random::{Purpose, sample_stream, shuffle};
-use crate::{DatasetError, SampleId};
+use crate::{DatasetError, PartId, SampleId};
 
 /// An unpacked part.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl LoadedWindow {
 
     /// The index of the part that holds a sample of the window.
     fn part_of(&self, id: SampleId) -> usize {
-        let first = |part: &Part| (part.shard, part.row_group, part.first_row);
+        let first = |part: &Part| (part.id.shard, part.row_group, part.first_row);
         self.parts
             .partition_point(|loaded| first(&loaded.part) <= (id.shard, id.row_group, id.row))
             - 1
@@ -89,16 +90,12 @@ impl LoadedWindow {
     }
 }
 
-/// (shard, index of the part).
-type PartKey = (u32, u32);
-
 /// A window that is being fetched and unpacked.
 #[derive(Debug)]
 pub(super) struct LoadingWindow {
     window: Window,
-    arrived: HashMap<PartKey, ShardBatch>,
-    num_failed: usize,
-    failed: Option<DatasetError>,
+    arrived: HashMap<PartId, ShardBatch>,
+    failed: Option<Arc<DatasetError>>,
 }
 
 impl LoadingWindow {
@@ -106,52 +103,34 @@ impl LoadingWindow {
         Self {
             window,
             arrived: HashMap::new(),
-            num_failed: 0,
             failed: None,
         }
     }
 
     /// What to fetch.
-    pub(super) fn parts(&self) -> Vec<PartKey> {
-        self.window
-            .parts
-            .iter()
-            .map(|part| (part.shard, part.index))
-            .collect()
+    pub(super) fn parts(&self) -> Vec<PartId> {
+        self.window.parts.iter().map(|part| part.id).collect()
     }
 
-    pub(super) fn arrive(
-        &mut self,
-        shard: u32,
-        part: u32,
-        batch: Result<ShardBatch, DatasetError>,
-    ) {
+    pub(super) fn arrive(&mut self, part: PartId, batch: Result<ShardBatch, Arc<DatasetError>>) {
         match batch {
             Ok(batch) => {
-                self.arrived.insert((shard, part), batch);
+                self.arrived.insert(part, batch);
             }
-            // The first failure tells most; later ones often only follow from it. Of the parts of one request, one carries the cause.
+            // The first failure tells most; later ones often only follow from it.
             Err(error) => {
-                self.num_failed += 1;
-                if !self.has_cause() {
-                    self.failed = Some(error);
-                }
+                self.failed.get_or_insert(error);
             }
         }
     }
 
-    fn has_cause(&self) -> bool {
-        let failed = self.failed.as_ref();
-        failed.is_some_and(|error| !matches!(error, DatasetError::SameRequest { .. }))
-    }
-
     /// Whether nothing more is to be waited for.
     pub(super) fn is_settled(&self) -> bool {
-        self.has_cause() || self.arrived.len() + self.num_failed == self.window.parts.len()
+        self.failed.is_some() || self.arrived.len() == self.window.parts.len()
     }
 
     /// The settled window.
-    pub(super) fn finish(mut self) -> Result<(Window, LoadedWindow), DatasetError> {
+    pub(super) fn finish(mut self) -> Result<(Window, LoadedWindow), Arc<DatasetError>> {
         if let Some(error) = self.failed {
             return Err(error);
         }
@@ -160,69 +139,15 @@ impl LoadingWindow {
             .parts
             .iter()
             .map(|part| {
-                let key = (part.shard, part.index);
-                let batch = self.arrived.remove(&key).expect("the window is settled");
+                let batch = self
+                    .arrived
+                    .remove(&part.id)
+                    .expect("the window is settled");
                 LoadedPart::new(*part, batch)
             })
             .collect();
-        parts.sort_by_key(|LoadedPart { part, .. }| (part.shard, part.row_group, part.first_row));
+        parts
+            .sort_by_key(|LoadedPart { part, .. }| (part.id.shard, part.row_group, part.first_row));
         Ok((self.window, LoadedWindow { parts }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Place;
-
-    /// Which part's error comes first is a race between threads; the cause is told in any order.
-    #[test]
-    fn the_cause_is_waited_for() {
-        let place = || Place {
-            object: "shard".to_owned(),
-            ..Place::default()
-        };
-        let follows = || {
-            Err(DatasetError::SameRequest {
-                place: place(),
-                first: 0,
-            })
-        };
-        let cause = || {
-            Err(DatasetError::Truncated {
-                place: place(),
-                what: "a test cuts it",
-                size: 3,
-            })
-        };
-        let part = |index| Part {
-            shard: 0,
-            index,
-            row_group: index,
-            first_row: 0,
-            num_rows: 1,
-            num_samples: 1,
-            memory_bytes: 1,
-        };
-        let window = || Window {
-            index: 0,
-            start: 0,
-            parts: (0..3).map(part).collect(),
-        };
-        let mut loading = LoadingWindow::new(window());
-        loading.arrive(0, 1, follows());
-        assert!(!loading.is_settled());
-        loading.arrive(0, 0, cause());
-        assert!(loading.is_settled());
-        loading.arrive(0, 2, follows());
-        let error = loading.finish().unwrap_err();
-        assert!(matches!(error, DatasetError::Truncated { .. }), "{error}");
-        // Without a cause, all parts are waited for, and no longer.
-        let mut loading = LoadingWindow::new(window());
-        for index in 0..3 {
-            assert!(!loading.is_settled());
-            loading.arrive(0, index, follows());
-        }
-        assert!(loading.is_settled() && loading.finish().is_err());
     }
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use object_store::client::{HttpError, HttpErrorKind};
 
 use super::patience::WaitedInVain;
+use super::{Action, Denial, StoreCause, StoreError};
 use super::{CredentialError, Location, redact};
-use crate::error::{Action, DatasetError, Denial, Place, StoreCause};
+use crate::Place;
 
 /// What `error`, met at `place` while doing `action`, means for the user.
 pub fn classify(
@@ -15,15 +16,15 @@ pub fn classify(
     action: Action,
     location: &Location,
     place: Place,
-) -> DatasetError {
+) -> StoreError {
     let facts = Facts::of(error);
     let source = StoreCause::new(error);
     let url = place.object.clone();
     if let Some(source) = facts.credentials {
-        return DatasetError::Credentials { url, source };
+        return StoreError::Credentials { url, source };
     }
     if let Some(waited) = facts.waited {
-        return DatasetError::Outage {
+        return StoreError::Outage {
             action,
             place,
             waited_s: waited.as_secs(),
@@ -35,14 +36,14 @@ pub fn classify(
         endpoint.unwrap_or_else(|| location.display_key(""))
     };
     if let Some(Network::Certificate(_)) = facts.network {
-        return DatasetError::Certificate {
+        return StoreError::Certificate {
             url,
             endpoint: endpoint(),
             source,
         };
     }
     if facts.network.as_ref().is_some_and(Network::is_unreachable) {
-        return DatasetError::Unreachable {
+        return StoreError::Unreachable {
             url,
             endpoint: endpoint(),
             variable: location.provider.endpoint_variable(),
@@ -53,30 +54,30 @@ pub fn classify(
     let is_one_of = |codes: &[&str]| codes.contains(&code);
     let says_no_bucket = |message: &String| message.contains("bucket does not exist");
     if is_one_of(NO_BUCKET) || facts.message.as_ref().is_some_and(says_no_bucket) {
-        return DatasetError::NoBucket { url, source };
+        return StoreError::NoBucket { url, source };
     }
     if is_one_of(OTHER_REGION) || facts.status == Some(301) {
-        return DatasetError::WrongRegion {
+        return StoreError::WrongRegion {
             url,
             region: facts.region,
             source,
         };
     }
     if facts.status == Some(412) || facts.kind == Some(Kind::Precondition) {
-        return DatasetError::Replaced {
+        return StoreError::Replaced {
             place,
             expected: "its first ETag".to_owned(),
         };
     }
     // A range beyond the end: the object has become shorter since its size was read.
     if facts.status == Some(416) {
-        return DatasetError::Replaced {
+        return StoreError::Replaced {
             place,
             expected: "a longer object".to_owned(),
         };
     }
     if matches!(facts.status, Some(405 | 501)) {
-        return DatasetError::NotAllowed {
+        return StoreError::NotAllowed {
             action,
             place,
             source,
@@ -90,7 +91,7 @@ pub fn classify(
         || matches!(facts.status, Some(401 | 403 | 407))
         || facts.kind == Some(Kind::Denied)
     {
-        return DatasetError::Denied {
+        return StoreError::Denied {
             action,
             place,
             denial: denial.unwrap_or(Denial::Unknown),
@@ -98,12 +99,12 @@ pub fn classify(
         };
     }
     if facts.status == Some(404) || facts.kind == Some(Kind::NotFound) {
-        return DatasetError::NotFound { url, source };
+        return StoreError::NotFound { url, source };
     }
     if facts.wrong_range {
-        return DatasetError::WrongRange { place, source };
+        return StoreError::WrongRange { place, source };
     }
-    DatasetError::Request {
+    StoreError::Request {
         action,
         place,
         source,

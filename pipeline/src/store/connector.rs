@@ -12,7 +12,7 @@ use object_store::{Certificate, ClientOptions, HeaderMap, HeaderValue};
 
 use super::aws::Lender;
 use super::{CountingConnector, Location, Provider, StoreOptions, tls};
-use crate::DatasetError;
+use crate::StoreError;
 
 /// Makes the clients of one store.
 #[derive(Debug, Clone)]
@@ -29,10 +29,10 @@ impl StoreConnector {
         location: &Location,
         options: &StoreOptions,
         counting: &CountingConnector,
-    ) -> Result<Self, DatasetError> {
+    ) -> Result<Self, StoreError> {
         let certificates = match location.provider {
             Provider::Local => Vec::new(),
-            _ => tls::certificates(options).map_err(|bad| DatasetError::CertificateFile {
+            _ => tls::certificates(options).map_err(|bad| StoreError::CertificateFile {
                 url: location.display(),
                 variable: bad.variable,
                 file: bad.file,

@@ -4,15 +4,15 @@ use std::net::IpAddr;
 use ::url::{Host, Url};
 
 use super::{Location, redact};
-use crate::DatasetError;
+use crate::StoreError;
 
 /// The endpoint that `variable` is set to, with a scheme.
 pub(super) fn parse(
     value: &str,
     variable: &'static str,
     location: &Location,
-) -> Result<Url, DatasetError> {
-    let bad = |problem| DatasetError::Endpoint {
+) -> Result<Url, StoreError> {
+    let bad = |problem| StoreError::Endpoint {
         url: location.display(),
         variable,
         value: redact(&with_scheme(value)),
@@ -65,7 +65,7 @@ fn is_private(address: IpAddr) -> bool {
 }
 
 /// The endpoint for requests that name the bucket in the host, which people give with the bucket or without.
-pub(super) fn with_bucket(mut endpoint: Url, location: &Location) -> Result<Url, DatasetError> {
+pub(super) fn with_bucket(mut endpoint: Url, location: &Location) -> Result<Url, StoreError> {
     let bucket = &location.bucket;
     let host = match endpoint.host() {
         Some(Host::Domain(host)) if host.starts_with(&format!("{bucket}.")) => return Ok(endpoint),
@@ -75,7 +75,7 @@ pub(super) fn with_bucket(mut endpoint: Url, location: &Location) -> Result<Url,
     if host.is_some() && endpoint.set_host(host.as_deref()).is_ok() {
         return Ok(endpoint);
     }
-    Err(DatasetError::Endpoint {
+    Err(StoreError::Endpoint {
         url: location.display(),
         variable: "AWS_VIRTUAL_HOSTED_STYLE_REQUEST=true with AWS_ENDPOINT_URL",
         value: endpoint.to_string(),

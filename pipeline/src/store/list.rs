@@ -17,8 +17,9 @@ use super::tables::{
 };
 use super::walk::walk;
 use super::{CountingConnector, Location, OddKeys, Patience, Provider, Stores, build, classify};
-use crate::error::{Action, Found, Place};
-use crate::{DatasetError, IoConfig};
+use crate::Place;
+use crate::store::{Action, Found};
+use crate::{IoConfig, StoreError};
 
 /// What URLs name.
 #[derive(Debug, Default)]
@@ -32,9 +33,7 @@ pub struct Listed {
 /// One object of a data set.
 #[derive(Debug, Clone)]
 pub struct ListedObject {
-    /// Its store; one for each bucket, so that connections are reused.
-    pub store: Arc<dyn ObjectStore>,
-    /// The same without retries of its own, for whoever repeats requests itself.
+    /// Its store; one for each bucket, so that connections are reused. Without repetitions.
     pub single: Arc<dyn ObjectStore>,
     /// How long the store is waited for.
     pub patience: Patience,
@@ -60,9 +59,9 @@ pub async fn list(
     urls: &[String],
     io: &IoConfig,
     connector: &CountingConnector,
-) -> Result<Listed, DatasetError> {
+) -> Result<Listed, StoreError> {
     if urls.is_empty() {
-        return Err(DatasetError::NoUrls);
+        return Err(StoreError::NoUrls);
     }
     let mut stores: HashMap<(Provider, String), Stores> = HashMap::new();
     let mut listed = Listed::default();
@@ -140,7 +139,7 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 const LOG_READS: usize = 16;
 
 impl Lister<'_> {
-    async fn find(&self) -> Result<Named, DatasetError> {
+    async fn find(&self) -> Result<Named, StoreError> {
         // What exists as it stands goes before what a glob may mean.
         if let Some(plain) = self.location.with_plain_brackets() {
             let plain = Lister {
@@ -150,7 +149,7 @@ impl Lister<'_> {
             };
             let named = if plain.location.is_glob() {
                 match plain.glob().await {
-                    Err(DatasetError::NoMatch { .. }) => None,
+                    Err(StoreError::NoMatch { .. }) => None,
                     named => Some(named?),
                 }
             } else {
@@ -168,13 +167,13 @@ impl Lister<'_> {
     }
 
     /// What a key names that holds brackets or braces, if there is such an object or folder.
-    async fn exact(&self) -> Result<Option<Named>, DatasetError> {
+    async fn exact(&self) -> Result<Option<Named>, StoreError> {
         let path = self.location.store_path()?;
         if is_parquet(&self.location.key) {
             return match self.head(&path).await {
                 Ok(object) => Ok(Some(one(object))),
                 // Whoever may not list gets this for an object that is not there.
-                Err(DatasetError::NotFound { .. } | DatasetError::Denied { .. }) => Ok(None),
+                Err(StoreError::NotFound { .. } | StoreError::Denied { .. }) => Ok(None),
                 Err(error) => Err(error),
             };
         }
@@ -185,7 +184,7 @@ impl Lister<'_> {
     }
 
     /// The object or all objects below the prefix.
-    async fn prefix(&self) -> Result<Named, DatasetError> {
+    async fn prefix(&self) -> Result<Named, StoreError> {
         let path = self.location.store_path()?;
         let is_folder = self.location.key.is_empty() || self.location.key.ends_with('/');
         if self.location.provider == Provider::Http {
@@ -195,7 +194,7 @@ impl Lister<'_> {
         if named_parquet && !is_folder {
             match self.head(&path).await {
                 // Spark and others write folders that are named like a file.
-                Err(DatasetError::NotFound { .. }) => {}
+                Err(StoreError::NotFound { .. }) => {}
                 other => return Ok(one(other?)),
             }
         }
@@ -203,7 +202,7 @@ impl Lister<'_> {
         let listing = self.list(&path, false, enters).await?;
         if listing.entries.is_empty() && !is_folder {
             let object = self.head(&path).await;
-            if named_parquet || !matches!(object, Err(DatasetError::NotFound { .. })) {
+            if named_parquet || !matches!(object, Err(StoreError::NotFound { .. })) {
                 return Ok(one(object?));
             }
         }
@@ -219,7 +218,7 @@ impl Lister<'_> {
         let shards = listing.entries.iter().filter(is_shard);
         let shards = shards.collect::<Vec<_>>();
         if shards.is_empty() {
-            return Err(DatasetError::EmptyPrefix {
+            return Err(StoreError::EmptyPrefix {
                 found: self.found(&listing, &path),
                 url: self.location.display(),
                 unreadable: listing.odd,
@@ -240,10 +239,10 @@ impl Lister<'_> {
         })
     }
 
-    async fn glob(&self) -> Result<Named, DatasetError> {
+    async fn glob(&self) -> Result<Named, StoreError> {
         let url = self.location.display();
         let pattern = Pattern::new(self.location.glob_pattern());
-        let pattern = Arc::new(pattern.map_err(|source| DatasetError::BadGlob {
+        let pattern = Arc::new(pattern.map_err(|source| StoreError::BadGlob {
             url: url.clone(),
             source,
         })?);
@@ -259,7 +258,7 @@ impl Lister<'_> {
             .filter(|entry| pattern.matches(&entry.path.as_ref()[below..]))
             .collect::<Vec<_>>();
         if matches.is_empty() {
-            return Err(DatasetError::NoMatch {
+            return Err(StoreError::NoMatch {
                 found: self.found(&listing, &path),
                 url,
             });
@@ -292,7 +291,7 @@ impl Lister<'_> {
         prefix: &Path,
         flat: bool,
         enters: impl Fn(&str) -> bool + Send + 'static,
-    ) -> Result<Listing, DatasetError> {
+    ) -> Result<Listing, StoreError> {
         let count = Arc::new(AtomicU64::new(0));
         let url = self.location.display_key(prefix.as_ref());
         if self.location.provider == Provider::Local {
@@ -335,7 +334,7 @@ impl Lister<'_> {
     }
 
     /// Names of objects below a prefix, as many as one request gives; none where that may not be asked.
-    async fn first_names(&self, prefix: &Path) -> Result<Vec<Path>, DatasetError> {
+    async fn first_names(&self, prefix: &Path) -> Result<Vec<Path>, StoreError> {
         let listed = self
             .stores
             .patient
@@ -348,16 +347,13 @@ impl Lister<'_> {
             .await
             .map_err(|error| self.error(&error, Action::List))
         {
-            Err(DatasetError::NotFound { .. } | DatasetError::Denied { .. }) => Ok(Vec::new()),
+            Err(StoreError::NotFound { .. } | StoreError::Denied { .. }) => Ok(Vec::new()),
             names => names,
         }
     }
 
     /// The table that a folder is a part of, as far as its name suggests one: partitions, and the data of Iceberg.
-    async fn table_around(
-        &self,
-        folder: &str,
-    ) -> Result<Option<(Path, TableFormat)>, DatasetError> {
+    async fn table_around(&self, folder: &str) -> Result<Option<(Path, TableFormat)>, StoreError> {
         let mut root = folder;
         while root
             .rsplit('/')
@@ -395,7 +391,7 @@ impl Lister<'_> {
         found: &BTreeMap<Path, TableFormat>,
         listing: &Listing,
         prefix: &Path,
-    ) -> Result<BTreeMap<Path, BTreeSet<Path>>, DatasetError> {
+    ) -> Result<BTreeMap<Path, BTreeSet<Path>>, StoreError> {
         let mut current = BTreeMap::new();
         let there = listing.entries.iter().map(|entry| &entry.path);
         let there = there.collect::<HashSet<_>>();
@@ -416,11 +412,7 @@ impl Lister<'_> {
     }
 
     /// The current files of one Delta table.
-    async fn read_log(
-        &self,
-        root: &Path,
-        listing: &Listing,
-    ) -> Result<BTreeSet<Path>, DatasetError> {
+    async fn read_log(&self, root: &Path, listing: &Listing) -> Result<BTreeSet<Path>, StoreError> {
         let delta = |problem| self.table(root, TableFormat::Delta, TableProblem::Delta(problem));
         let log = self.location.path_of(&format!("{root}/{DELTA_LOG}"))?;
         let listed = listing.entries.iter().map(|entry| entry.path.clone());
@@ -465,7 +457,7 @@ impl Lister<'_> {
     }
 
     /// Objects with their bytes, in the same order.
-    async fn read_all(&self, paths: &[Path]) -> Result<Vec<(Path, Bytes)>, DatasetError> {
+    async fn read_all(&self, paths: &[Path]) -> Result<Vec<(Path, Bytes)>, StoreError> {
         let read = |path: Path| async move {
             let answer = self.stores.patient.get(&path).await?;
             Ok((path, answer.bytes().await?))
@@ -478,15 +470,15 @@ impl Lister<'_> {
             .map_err(|error: object_store::Error| self.error(&error, Action::Read))
     }
 
-    fn table(&self, root: &Path, format: TableFormat, problem: TableProblem) -> DatasetError {
-        DatasetError::Table {
+    fn table(&self, root: &Path, format: TableFormat, problem: TableProblem) -> StoreError {
+        StoreError::Table {
             url: self.location.display_key(root.as_ref()),
             format,
             problem,
         }
     }
 
-    async fn head(&self, path: &Path) -> Result<ListedObject, DatasetError> {
+    async fn head(&self, path: &Path) -> Result<ListedObject, StoreError> {
         let meta = self
             .stores
             .patient
@@ -497,7 +489,7 @@ impl Lister<'_> {
     }
 
     /// A web object's size, by a request for its first byte: a presigned URL is good for GET alone, not for HEAD.
-    async fn web_object(&self, path: Path) -> Result<ListedObject, DatasetError> {
+    async fn web_object(&self, path: Path) -> Result<ListedObject, StoreError> {
         let options = GetOptions {
             range: Some(GetRange::Bounded(0..1)),
             ..GetOptions::default()
@@ -513,7 +505,6 @@ impl Lister<'_> {
 
     fn object(&self, path: Path, size: u64) -> ListedObject {
         ListedObject {
-            store: Arc::clone(&self.stores.patient),
             single: Arc::clone(&self.stores.single),
             patience: self.stores.patience.clone(),
             location: Arc::clone(&self.location),
@@ -523,7 +514,7 @@ impl Lister<'_> {
         }
     }
 
-    fn error(&self, error: &object_store::Error, action: Action) -> DatasetError {
+    fn error(&self, error: &object_store::Error, action: Action) -> StoreError {
         let place = Place {
             object: self.location.display(),
             ..Place::default()
@@ -605,8 +596,7 @@ mod tests {
             let location = Arc::new(Location::parse(url).unwrap());
             let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
             ListedObject {
-                single: Arc::clone(&store),
-                store,
+                single: store,
                 patience: Patience::new("a store", std::time::Duration::ZERO),
                 path: location.store_path().unwrap(),
                 size: 1,

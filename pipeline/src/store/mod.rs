@@ -1,21 +1,28 @@
 //! URLs to object stores: local paths, `file://`, `s3://`, `gs://`, `az://`, `http(s)://`.
 //!
 //! [`open_url`] serves whoever reads or writes one object or prefix (shards, checkpoints); [`list`] turns globs and
-//! prefixes into sorted objects for [`crate::Dataset`]. Credentials, region and endpoint come from the environment
+//! prefixes into sorted objects for a data set. Credentials, region and endpoint come from the environment
 //! variables of each cloud; nothing secret ever reaches a message.
 
 mod aws;
+mod cache;
 mod cause;
+mod config;
 mod connector;
+mod counters;
 mod delta;
 mod endpoint;
+mod error;
 mod http_client;
+mod io;
 pub mod list;
 pub(crate) mod names;
 mod odd_keys;
 mod options;
 mod patience;
 mod patient_store;
+mod request;
+mod runtime;
 mod secrets;
 mod tables;
 mod tls;
@@ -33,21 +40,27 @@ use object_store::multipart::MultipartStore;
 use object_store::{ClientConfigKey, ClientOptions, ObjectStore, RetryConfig, path::Path};
 
 pub use aws::CredentialError;
+pub(crate) use cache::Cache;
 pub(crate) use cause::{Silence, is_throttle};
 pub use cause::{classify, full_text, plain};
+pub use config::IoConfig;
 use connector::StoreConnector;
+pub(crate) use counters::HeldBytes;
+pub use counters::IoCounters;
 pub use delta::DeltaProblem;
+pub use error::{Action, Denial, Found, StoreCause, StoreError, UnexpectedRange};
 pub use http_client::{CountingConnector, HttpCounters};
+pub(crate) use io::Io;
 pub use odd_keys::OddKeys;
 pub use options::StoreOptions;
 pub use patience::{Attempts, Patience, WaitedInVain};
 pub use patient_store::InParts;
 use patient_store::PatientStore;
+pub(crate) use request::{Object, Requests};
+pub use runtime::IoRuntime;
 pub use secrets::redact;
 pub use tables::{TableFormat, TableProblem};
 pub use url::{Location, Provider, shown_url, storable_url};
-
-use crate::{DatasetError, IoConfig};
 
 /// A place in an object store: an object or a prefix.
 #[derive(Debug, Clone)]
@@ -70,10 +83,10 @@ pub struct StoreUrl {
 
 /// Opens the store behind `url` (no glob). Nothing is sent yet, but for a local connection attempt to the cloud's
 /// metadata service where no credentials are set. The store must be used inside a tokio runtime
-/// ([`crate::IoRuntime::block_on`]).
+/// ([`IoRuntime::block_on`]).
 ///
 /// Failures of the store itself become clear errors by [`classify`].
-pub fn open_url(url: &str, io: &IoConfig) -> Result<StoreUrl, DatasetError> {
+pub fn open_url(url: &str, io: &IoConfig) -> Result<StoreUrl, StoreError> {
     let location = Location::parse(url)?;
     let stores = build(&location, io, &CountingConnector::default())?;
     Ok(StoreUrl {
@@ -143,7 +156,7 @@ pub(crate) fn build(
     location: &Location,
     io: &IoConfig,
     connector: &CountingConnector,
-) -> Result<Stores, DatasetError> {
+) -> Result<Stores, StoreError> {
     // What fails is repeated above, where the clock decides and credentials are asked for anew.
     let retry = RetryConfig {
         max_retries: 0,
@@ -153,11 +166,11 @@ pub(crate) fn build(
     secrets::remember_settings(options);
     let silent = connector.with_silence(seconds(io.request_timeout_s));
     let mut connector = StoreConnector::new(location, options, &silent)?;
-    let setup = |source: object_store::Error| DatasetError::Setup {
+    let setup = |source: object_store::Error| StoreError::Setup {
         url: location.display(),
-        source: crate::error::StoreCause::new(&source),
+        source: StoreCause::new(&source),
     };
-    let no_credentials = || DatasetError::NoCredentials {
+    let no_credentials = || StoreError::NoCredentials {
         url: location.display(),
         provider: location.provider,
     };
@@ -264,7 +277,7 @@ fn own_endpoint(
     variables: &[&'static str],
     location: &Location,
     options: &StoreOptions,
-) -> Result<Option<::url::Url>, DatasetError> {
+) -> Result<Option<::url::Url>, StoreError> {
     let set = |&variable: &&'static str| Some((variable, options.get(variable)?));
     let named = variables.iter().find_map(set);
     named

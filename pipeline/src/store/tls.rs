@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use object_store::Certificate;
 
 use super::StoreOptions;
-use crate::error::StoreCause;
+use crate::store::StoreCause;
 
 /// A file that is named and cannot be used.
 #[derive(Debug)]

@@ -3,7 +3,7 @@ use object_store::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::secrets;
-use crate::DatasetError;
+use crate::StoreError;
 
 /// Whose store it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -84,7 +84,7 @@ impl Location {
     }
 
     /// Takes `url` apart.
-    pub fn parse(url: &str) -> Result<Self, DatasetError> {
+    pub fn parse(url: &str) -> Result<Self, StoreError> {
         let Some((scheme, rest)) = url.split_once("://") else {
             return Self::local(url, url);
         };
@@ -94,18 +94,18 @@ impl Location {
             "gs" | "gcs" => Self::bucket(Provider::Google, "gs", rest),
             "az" | "azure" => Self::bucket(Provider::Azure, "az", rest),
             "http" | "https" => Self::web(url),
-            _ => Err(DatasetError::UnknownScheme {
+            _ => Err(StoreError::UnknownScheme {
                 url: super::redact(url),
                 scheme: scheme.to_owned(),
             }),
         }
     }
 
-    fn bucket(provider: Provider, scheme: &str, rest: &str) -> Result<Self, DatasetError> {
+    fn bucket(provider: Provider, scheme: &str, rest: &str) -> Result<Self, StoreError> {
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
         let bad = |problem| {
             let shown = bucket.rsplit('@').next().unwrap_or_default();
-            DatasetError::BadUrl {
+            StoreError::BadUrl {
                 url: format!("{scheme}://{shown}/{key}"),
                 problem,
             }
@@ -140,8 +140,8 @@ impl Location {
         })
     }
 
-    fn web(url: &str) -> Result<Self, DatasetError> {
-        let bad = |problem| DatasetError::BadUrl {
+    fn web(url: &str) -> Result<Self, StoreError> {
+        let bad = |problem| StoreError::BadUrl {
             url: super::redact(url),
             problem,
         };
@@ -157,7 +157,7 @@ impl Location {
             .query_pairs()
             .any(|(name, value)| was_removed(&name, &value))
         {
-            return Err(DatasetError::RedactedUrl {
+            return Err(StoreError::RedactedUrl {
                 url: url.to_owned(),
             });
         }
@@ -191,8 +191,8 @@ impl Location {
         })
     }
 
-    fn file(url: &str) -> Result<Self, DatasetError> {
-        let bad = || DatasetError::BadUrl {
+    fn file(url: &str) -> Result<Self, StoreError> {
+        let bad = || StoreError::BadUrl {
             url: url.to_owned(),
             problem: "write it as file:///absolute/path",
         };
@@ -205,8 +205,8 @@ impl Location {
         Self::local(path.to_str().ok_or_else(bad)?, url)
     }
 
-    fn local(path: &str, url: &str) -> Result<Self, DatasetError> {
-        let bad = |problem| DatasetError::BadUrl {
+    fn local(path: &str, url: &str) -> Result<Self, StoreError> {
+        let bad = |problem| StoreError::BadUrl {
             url: url.to_owned(),
             problem,
         };
@@ -264,13 +264,13 @@ impl Location {
     }
 
     /// The key as the store's path.
-    pub fn store_path(&self) -> Result<Path, DatasetError> {
+    pub fn store_path(&self) -> Result<Path, StoreError> {
         self.path_of(&self.key)
     }
 
     /// Another key of the same bucket as the store's path.
-    pub(crate) fn path_of(&self, key: &str) -> Result<Path, DatasetError> {
-        Path::parse(key.trim_end_matches('/')).map_err(|_| DatasetError::BadUrl {
+    pub(crate) fn path_of(&self, key: &str) -> Result<Path, StoreError> {
+        Path::parse(key.trim_end_matches('/')).map_err(|_| StoreError::BadUrl {
             url: self.display_key(key),
             problem: "`//`, `.` and `..` as parts and control characters cannot stand in a path here; copy such objects \
                       to other keys",
@@ -324,7 +324,7 @@ pub fn storable_url(url: &str) -> String {
             let mark = if location.query.is_empty() { '?' } else { '&' };
             format!("{}{mark}{REMOVED_NAME}={REMOVED}", location.display())
         }
-        Ok(_) | Err(DatasetError::RedactedUrl { .. }) => url.to_owned(),
+        Ok(_) | Err(StoreError::RedactedUrl { .. }) => url.to_owned(),
         Err(_) => super::redact(url),
     }
 }
@@ -557,7 +557,7 @@ mod tests {
             &shown_url("https://h/a?n=hunter2"),
         ] {
             let error = Location::parse(url).unwrap_err();
-            assert!(matches!(error, DatasetError::RedactedUrl { .. }), "{error}");
+            assert!(matches!(error, StoreError::RedactedUrl { .. }), "{error}");
         }
     }
 

@@ -9,7 +9,7 @@ use object_store::path::Path;
 
 use super::list::{Entry, Listing};
 use super::names::is_parquet;
-use crate::DatasetError;
+use crate::StoreError;
 
 /// Lists the files below `key` (an absolute path without its first `/`) and all folders that
 /// `enters`; of a flat listing only those of the folder itself. `count` is kept up to date.
@@ -18,12 +18,12 @@ pub(super) fn walk(
     flat: bool,
     enters: &dyn Fn(&str) -> bool,
     count: &AtomicU64,
-) -> Result<Listing, DatasetError> {
+) -> Result<Listing, StoreError> {
     let mut listing = Listing::default();
     let mut folders = vec![key.trim_end_matches('/').to_owned()];
     while let Some(key) = folders.pop() {
         let folder = format!("/{key}");
-        let fail = |source| DatasetError::UnreadableFolder {
+        let fail = |source| StoreError::UnreadableFolder {
             folder: folder.clone(),
             source,
         };
@@ -64,7 +64,7 @@ pub(super) fn walk(
                 }
                 Err(source) => {
                     let folder = path.display().to_string();
-                    return Err(DatasetError::UnreadableFolder { folder, source });
+                    return Err(StoreError::UnreadableFolder { folder, source });
                 }
             };
             if facts.is_dir() {
@@ -88,9 +88,9 @@ pub(super) fn walk(
 }
 
 /// A name that leads nowhere: an error where a shard is missing, else nothing (it may just have been removed).
-fn broken_link(path: &FilePath, name: &str) -> Result<(), DatasetError> {
+fn broken_link(path: &FilePath, name: &str) -> Result<(), StoreError> {
     match fs::read_link(path) {
-        Ok(target) if is_parquet(name) => Err(DatasetError::BrokenLink {
+        Ok(target) if is_parquet(name) => Err(StoreError::BrokenLink {
             link: path.display().to_string(),
             target: target.display().to_string(),
         }),
@@ -99,7 +99,7 @@ fn broken_link(path: &FilePath, name: &str) -> Result<(), DatasetError> {
 }
 
 /// A link to a folder that holds the link would be followed for ever.
-fn leads_down(link: &FilePath) -> io::Result<Result<(), DatasetError>> {
+fn leads_down(link: &FilePath) -> io::Result<Result<(), StoreError>> {
     let target = fs::canonicalize(link)?;
     let parent = fs::canonicalize(link.parent().unwrap_or(link))?;
     Ok(if parent.starts_with(&target) {
@@ -109,9 +109,9 @@ fn leads_down(link: &FilePath) -> io::Result<Result<(), DatasetError>> {
     })
 }
 
-fn link_loop(link: &FilePath) -> DatasetError {
+fn link_loop(link: &FilePath) -> StoreError {
     let target = fs::read_link(link).unwrap_or_default();
-    DatasetError::LinkLoop {
+    StoreError::LinkLoop {
         link: link.display().to_string(),
         target: target.display().to_string(),
     }

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::{arbitrary, arbitrary::Arbitrary, fuzz_target};
-use nepa_pipeline::image_decode::{Decoder, PixelRect, read_header};
-use nepa_pipeline::render::CpuRenderer;
+use nepa_pipeline::{Decoder, PixelRect, read_header};
+use nepa_pipeline::CpuRenderer;
 use nepa_pipeline::{CropPlan, CropRect, EdgeSupport, Filter};
 
 #[derive(Debug, Arbitrary)]

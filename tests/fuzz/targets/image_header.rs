@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nepa_pipeline::image_decode::{JpegFacts, MAX_PIXELS, read_header};
+use nepa_pipeline::{JpegFacts, MAX_PIXELS, read_header};
 
 fuzz_target!(|bytes: &[u8]| {
     let facts = JpegFacts::of(bytes);

@@ -1,10 +1,10 @@
 //! Any bytes as a Parquet shard: it opens or not, each part is read or refused, without a panic and in bounded memory.
 #![no_main]
 
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
-use nepa_pipeline::{Dataset, DatasetConfig, IoConfig, IoRuntime};
+use nepa_pipeline::{Dataset, DatasetConfig, IoConfig, IoRuntime, PartId};
 
 /// Claims of more rows than this would only take memory that a run of its own budget does not have.
 const MAX_ROWS: u64 = 1 << 16;
@@ -29,15 +29,11 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     }
     for part in 0..dataset.shards()[0].parts.len() as u32 {
-        let (sender, receiver) = mpsc::channel();
-        dataset.fetch(
-            &[(0, part)],
-            Arc::new(move |_, _, bytes| drop(sender.send(bytes))),
-        );
-        let fetched = receiver.recv().expect("each part is delivered");
+        let mut fetched = dataset.fetch(&[PartId { shard: 0, part }]);
+        let (_, fetched) = fetched.next().expect("each part is delivered");
         // The loader takes a panic of the Parquet reader for a damaged page, and so does this.
         let unpacked = fetched.map(|bytes| {
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dataset.unpack(bytes)))
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| bytes.unpack()))
         });
         if let Ok(Ok(Ok(batch))) = unpacked {
             for row in 0..batch.num_rows() {

@@ -1,4 +1,4 @@
-// The kernels of `pipeline/src/cuda/kernels`, compiled for the CPU, and C functions that launch them as the pipeline does on a GPU. Built by build.rs,
+// The kernels of `pipeline/src/backend/cuda/kernels`, compiled for the CPU, and C functions that launch them as the pipeline does on a GPU. Built by build.rs,
 // called by `kernels.rs`; also the memory for images, whose ends are guarded, and a kernel with a mistake, which the shim must notice.
 #include "launch_by_name.h"
 
@@ -7,7 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "../../../pipeline/src/cuda/kernels/crop.cu"
+#include "../../../pipeline/src/backend/cuda/kernels/crop.cu"
 
 namespace {
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use clap::{Subcommand, ValueEnum};
-use nepa_pipeline::render::Normalize;
+use nepa_pipeline::Normalize;
 use nepa_pipeline::{DatasetConfig, IoRuntime};
 use nepa_schemas::SchemaOptions;
 use serde_json::json;

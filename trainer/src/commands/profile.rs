@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use cpu_time::ProcessTime;
-use nepa_pipeline::render::Normalize;
-use nepa_pipeline::stats::{DecoderStats, PipelineStats, Stage, StageStats};
-use nepa_pipeline::store::shown_url;
+use nepa_pipeline::Normalize;
+use nepa_pipeline::shown_url;
 use nepa_pipeline::{
     AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, LoaderConfig, LoaderError,
     MixingForecast,
 };
+use nepa_pipeline::{DecoderStats, PipelineStats, Stage, StageStats};
 use nepa_schemas::SchemaOptions;
 use serde::Serialize;
 

@@ -13,13 +13,13 @@ use std::time::Duration;
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Storage, Tensor};
 use half::bf16;
-use nepa_pipeline::backend::BackendError;
-use nepa_pipeline::cuda::{CudaBackend, EngineConfig, cuda_backend};
-use nepa_pipeline::device::{PixelLayout, PixelType};
-use nepa_pipeline::stats::{DecoderStats, PipelineStats};
+use nepa_pipeline::BackendError;
 use nepa_pipeline::{
     Batch, Dataset, EpochReport, Loader, LoaderConfig, LoaderError, LoaderState, SampleRecord,
 };
+use nepa_pipeline::{DecoderStats, PipelineStats};
+use nepa_pipeline::{PixelLayout, PixelType};
+use nepa_pipeline::{cuda::CudaBackend, cuda::EngineConfig, cuda::cuda_backend};
 
 use crate::recipe::Precision;
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use candle_core::{Device, Tensor};
-use nepa_pipeline::render::Normalize;
-use nepa_pipeline::store::shown_url;
+use nepa_pipeline::Normalize;
+use nepa_pipeline::shown_url;
 use nepa_pipeline::{
     AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
 };

@@ -1,9 +1,9 @@
 //! A picture of random crops, drawn as epoch 0 of a run with the same seed draws them.
 use anyhow::Context;
 use image::RgbImage;
-use nepa_pipeline::random::{Purpose, sample_stream};
-use nepa_pipeline::render::{CpuRenderer, Normalize};
 use nepa_pipeline::{AugmentConfig, Filter};
+use nepa_pipeline::{CpuRenderer, Normalize};
+use nepa_pipeline::{random::Purpose, random::sample_stream};
 
 use super::SampledImage;
 

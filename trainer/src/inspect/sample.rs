@@ -1,13 +1,13 @@
 //! A seeded sample of a data set: some row groups whole, and some of their images decoded.
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use nepa_pipeline::image_decode::{ImageHeader, clips_gray, decode_rgb, read_header};
-use nepa_pipeline::random::{Purpose, epoch_stream, shuffle};
-use nepa_pipeline::store::full_text;
 use nepa_pipeline::{Dataset, SampleId};
+use nepa_pipeline::{ImageHeader, clips_gray, decode_rgb, read_header};
+use nepa_pipeline::{PartId, full_text};
+use nepa_pipeline::{random::Purpose, random::epoch_stream, random::shuffle};
 use nepa_schemas::{Label, LeftOut, RowError, ShardBatch};
 
 /// Row groups that are enough, if they hold enough rows.
@@ -80,18 +80,12 @@ impl Sample {
 /// Reads a sample with about `num_images` images: the same for the same data set and seed.
 pub fn take_sample(dataset: &Arc<Dataset>, num_images: usize, seed: u64) -> Sample {
     let chosen = choose(dataset, num_images as u64, seed);
-    let (sender, receiver) = mpsc::channel();
-    let deliver = move |shard, part, bytes| {
-        // Nobody listens any more only when the program ends.
-        let _ = sender.send((shard, part, bytes));
-    };
-    dataset.fetch(&chosen, Arc::new(deliver));
     let mut sample = Sample::default();
     let mut batches = BTreeMap::new();
-    for (shard, part, bytes) in receiver.iter().take(chosen.len()) {
-        match bytes.and_then(|bytes| dataset.unpack(bytes)) {
+    for (id, bytes) in dataset.fetch(&chosen) {
+        match bytes.and_then(|bytes| Ok(bytes.unpack()?)) {
             Ok(batch) => {
-                batches.insert((shard, part), batch);
+                batches.insert(id, batch);
             }
             Err(error) => sample.failed.push(full_text(&error)),
         }
@@ -99,8 +93,8 @@ pub fn take_sample(dataset: &Arc<Dataset>, num_images: usize, seed: u64) -> Samp
     sample.failed.sort();
     let has_labels = dataset.shards()[0].mapping.label.is_ok();
     let mut ids = Vec::new();
-    for (&(shard, part), batch) in &batches {
-        let info = dataset.shards()[shard as usize].parts[part as usize];
+    for (&id, batch) in &batches {
+        let (shard, info) = (id.shard, dataset.part(id));
         sample.absent_by_footers += u64::from(info.num_absent);
         count_rows(&mut sample, (shard, info.row_group), batch, has_labels);
         for row in 0..info.num_rows {
@@ -135,12 +129,12 @@ pub fn take_sample(dataset: &Arc<Dataset>, num_images: usize, seed: u64) -> Samp
 }
 
 /// Row groups (or parts of large ones) in random order until there are enough of them and of their rows, or too many bytes.
-fn choose(dataset: &Dataset, num_images: u64, seed: u64) -> Vec<(u32, u32)> {
+fn choose(dataset: &Dataset, num_images: u64, seed: u64) -> Vec<PartId> {
     let mut all = Vec::new();
-    for (shard, content) in dataset.shards().iter().enumerate() {
-        let parts = content.parts.iter().enumerate();
+    for (shard, content) in (0..).zip(dataset.shards()) {
+        let parts = (0..).zip(&content.parts);
         let filled = parts.filter(|(_, info)| info.num_samples() > 0);
-        all.extend(filled.map(|(part, info)| ((shard as u32, part as u32), *info)));
+        all.extend(filled.map(|(part, info)| (PartId { shard, part }, info)));
     }
     shuffle(&mut epoch_stream(seed, 0, 0, Purpose::Order), &mut all);
     let (mut rows, mut bytes) = (0, 0);

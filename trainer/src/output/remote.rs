@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
-use nepa_pipeline::error::{Action, Place};
-use nepa_pipeline::store::{classify, redact};
+use nepa_pipeline::{Action, Place};
 use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl, open_url};
+use nepa_pipeline::{classify, redact};
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::upload::Pace;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, Either, select};
 use futures::{FutureExt, TryStreamExt};
-use nepa_pipeline::store::plain;
+use nepa_pipeline::plain;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::sync::Notify;
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use futures::{StreamExt, TryStreamExt};
-use nepa_pipeline::error::Action;
-use nepa_pipeline::store::{Location, Provider};
+use nepa_pipeline::Action;
 use nepa_pipeline::{IoRuntime, StoreUrl};
+use nepa_pipeline::{Location, Provider};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaDataReader;

@@ -1,5 +1,5 @@
 //! Which image goes into which shard: a pure function of the sorted files, the seed and the sizes.
-use nepa_pipeline::random::{Purpose, epoch_stream, shuffle};
+use nepa_pipeline::{random::Purpose, random::epoch_stream, random::shuffle};
 use sha2::{Digest, Sha256};
 
 use super::{FolderScan, ImageFile};

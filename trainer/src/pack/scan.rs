@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use nepa_pipeline::image_decode::ImageFormat;
+use nepa_pipeline::ImageFormat;
 
 use crate::progress::{Progress, Unit};
 

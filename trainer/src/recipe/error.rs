@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use nepa_model::ModelError;
-use nepa_pipeline::augment::AugmentError;
+use nepa_pipeline::AugmentError;
 
 use super::Precision;
 use crate::device::DeviceChoice;

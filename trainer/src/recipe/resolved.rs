@@ -1,9 +1,9 @@
 //! A recipe as it is run: every rule applied, nothing left out. It is saved with the run and with
 //! each checkpoint. Made by [`Recipe::resolve`].
 use nepa_model::NepaConfig;
+use nepa_pipeline::EngineConfig;
 use nepa_pipeline::IoConfig;
-use nepa_pipeline::device::EngineConfig;
-use nepa_pipeline::store::storable_url;
+use nepa_pipeline::storable_url;
 use serde::{Deserialize, Serialize};
 
 use super::{

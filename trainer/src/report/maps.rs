@@ -5,7 +5,7 @@ use candle_core::{D, DType, Tensor};
 use image::imageops::FilterType;
 use image::{Rgb, RgbImage};
 use nepa_model::{Nepa, NepaConfig};
-use nepa_pipeline::render::Normalize;
+use nepa_pipeline::Normalize;
 use plotters::prelude::{ColorMap, RGBColor, ViridisRGB};
 
 /// Least side of one tile, in pixels; images are enlarged by whole factors to reach it.

@@ -3,7 +3,7 @@
 use std::f32::consts::TAU;
 use std::ops::{Add, Mul, Sub};
 
-use nepa_pipeline::random::{below, uniform};
+use nepa_pipeline::{random::below, random::uniform};
 use rand_chacha::ChaCha8Rng;
 
 /// A point in space, or a colour (red, green, blue in 0 to 1).

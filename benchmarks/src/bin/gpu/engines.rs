@@ -1,5 +1,5 @@
 //! The engine sets that are compared, by name.
-use nepa_pipeline::cuda::{Chroma, EngineConfig};
+use nepa_pipeline::{cuda::Chroma, cuda::EngineConfig};
 
 /// Who decodes, and how nvJPEG does it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -2,7 +2,9 @@
 use anyhow::{Context, ensure};
 use nepa_benchmarks::device_report::{LIBRARIES, opened_libraries, print_verdict};
 use nepa_pipeline::cuda::cudarc::driver::CudaContext;
-use nepa_pipeline::cuda::{Chroma, DeviceFacts, check_device, libraries, nvjpeg};
+use nepa_pipeline::{
+    cuda::Chroma, cuda::DeviceFacts, cuda::check_device, cuda::libraries, cuda::nvjpeg,
+};
 use nepa_trainer::device::peak_tflops;
 
 fn device(facts: &DeviceFacts) -> String {

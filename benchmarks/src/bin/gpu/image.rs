@@ -5,13 +5,13 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use nepa_benchmarks::device_report::print_verdict;
 use nepa_benchmarks::samples;
-use nepa_pipeline::backend::PlannedImage;
-use nepa_pipeline::cuda::{CudaAccelerator, CudaDecoders, EngineConfig};
-use nepa_pipeline::device::{
+use nepa_pipeline::DecoderStats;
+use nepa_pipeline::PlannedImage;
+use nepa_pipeline::{
     Accelerator, DeviceBatchDecoder, DeviceDecoder, DeviceDecoders, PixelType, Target,
 };
-use nepa_pipeline::render::{CpuRenderer, Normalize};
-use nepa_pipeline::stats::DecoderStats;
+use nepa_pipeline::{CpuRenderer, Normalize};
+use nepa_pipeline::{cuda::CudaAccelerator, cuda::CudaDecoders, cuda::EngineConfig};
 
 use crate::Bench;
 use crate::pixels::Difference;

@@ -14,11 +14,13 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use nepa_benchmarks::{augment, open};
-use nepa_pipeline::cuda::cudarc::driver::{CudaContext, CudaStream};
-use nepa_pipeline::cuda::{CudaBackend, EngineConfig, check_device, cuda_backend};
-use nepa_pipeline::device::{PixelLayout, PixelType};
-use nepa_pipeline::render::Normalize;
+use nepa_pipeline::Normalize;
 use nepa_pipeline::{AugmentConfig, Dataset, IoRuntime, Loader, LoaderConfig};
+use nepa_pipeline::{PixelLayout, PixelType};
+use nepa_pipeline::{
+    cuda::CudaBackend, cuda::EngineConfig, cuda::check_device, cuda::cuda_backend,
+};
+use nepa_pipeline::{cuda::cudarc::driver::CudaContext, cuda::cudarc::driver::CudaStream};
 
 use engines::EngineSet;
 

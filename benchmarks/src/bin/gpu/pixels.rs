@@ -5,9 +5,9 @@ use std::sync::Arc;
 use anyhow::ensure;
 use nepa_benchmarks::device_report::print_verdict;
 use nepa_benchmarks::open;
+use nepa_pipeline::DecoderStats;
+use nepa_pipeline::PixelType;
 use nepa_pipeline::cuda::EngineConfig;
-use nepa_pipeline::device::PixelType;
-use nepa_pipeline::stats::DecoderStats;
 use nepa_pipeline::{Dataset, Loader, SampleRecord};
 
 use crate::Bench;

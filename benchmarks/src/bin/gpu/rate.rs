@@ -5,8 +5,8 @@ use anyhow::Context;
 use nepa_benchmarks::device_report::print_measured;
 use nepa_benchmarks::process_cpu_s;
 use nepa_pipeline::Loader;
-use nepa_pipeline::cuda::{CudaBackend, nvjpeg};
-use nepa_pipeline::device::PixelType;
+use nepa_pipeline::PixelType;
+use nepa_pipeline::{cuda::CudaBackend, cuda::nvjpeg};
 
 use crate::Bench;
 

@@ -5,7 +5,7 @@ use candle_core::Device;
 use nepa_model::cuda::CudaStepDevice;
 use nepa_model::kernel_step::{FlatState, KernelStep};
 use nepa_model::{NepaConfig, Weights, init_weights};
-use nepa_pipeline::cuda::cudarc::driver::{CudaContext, CudaStream};
+use nepa_pipeline::{cuda::cudarc::driver::CudaContext, cuda::cudarc::driver::CudaStream};
 use nepa_tests::step_variants::variants_of;
 use nepa_trainer::device::{self, DeviceChoice};
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nepa_model::cuda::{CudaStepDevice, CudaStepError};
 use nepa_model::kernel_step::arguments::{Launch, Work};
 use nepa_model::kernel_step::{Product, StepDevice};
-use nepa_pipeline::cuda::cudarc::driver::{CudaEvent, sys};
+use nepa_pipeline::{cuda::cudarc::driver::CudaEvent, cuda::cudarc::driver::sys};
 
 /// What one kind of launch took in a step.
 #[derive(Debug, Default, Clone)]

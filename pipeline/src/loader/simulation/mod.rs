@@ -17,19 +17,21 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
+use super::decode::{self, Outcome, RenderThread, Shared};
 use super::dispatch::{Dispatcher, Ended};
 use super::mixture::Mixture;
-use super::worker::{self, Outcome, RenderThread, Shared};
 use super::{LoaderConfig, config};
 use crate::backend::{
     BackendError, BatchRenderer, ImageBackend, PlannedImage, RenderError, Renderer, Router,
 };
 use crate::batch::{BatchPool, SampleRecord};
-use crate::image_decode::{ImageFormat, ImageHeader, Orientation};
+use crate::image::{ImageFormat, ImageHeader, Orientation};
 use crate::random::{below, unit};
 use crate::store::list::ListedObject;
 use crate::store::{Location, Patience};
-use crate::{Dataset, DatasetError, ImageError, IoConfig, IoRuntime, LoaderError, SampleId};
+use crate::{
+    Dataset, DatasetError, ImageError, IoConfig, IoRuntime, LoaderError, SampleId, StoreError,
+};
 
 mod store;
 
@@ -278,19 +280,17 @@ struct Run {
 /// At half of all answers a fault, no range meets so many of them in a row that nothing comes for so long.
 const OUTAGE: Duration = Duration::from_mins(10);
 
-/// Opens the data set without faults, then reads batches `from..to` (counted over all epochs) of one rank from `store`.
+/// Opens the data set, then reads batches `from..to` (counted over all epochs) of one rank from `store`.
 async fn read(
     world: &mut World,
     store: &FaultyStore,
     (rank, world_size): (usize, usize),
     (from, to): (u64, u64),
-    calm: &Arc<dyn ObjectStore>,
 ) -> Result<Run, String> {
     let runtime = IoRuntime::current();
     let objects = (0..world.shards.len()).map(|i| {
         let url = format!("s3://simulated/{}", path(i));
         ListedObject {
-            store: Arc::clone(calm),
             single: Arc::new(store.clone()),
             patience: Patience::new("s3://simulated", OUTAGE),
             location: Arc::new(Location::parse(&url).expect("a URL")),
@@ -380,7 +380,7 @@ async fn walk(
                 let mut pause = Duration::from_millis(1);
                 while !walk.next_is_settled() {
                     if let Ok(fetched) = fetched.try_recv() {
-                        walk.arrive(worker::unpack(&shared, fetched));
+                        walk.arrive(decode::unpack(&shared, fetched));
                     } else {
                         tokio::time::sleep(pause).await;
                         pause = (2 * pause).min(Duration::from_secs(1));
@@ -444,7 +444,6 @@ async fn simulate(seed: u64) -> Result<Shown, String> {
         return Ok(Shown::default());
     }
     let calm_store = world.store(Faults::default()).await;
-    let calm: Arc<dyn ObjectStore> = Arc::new(calm_store.clone());
     let per_epoch = if world.config.drop_last {
         world.num_samples / world.config.global_batch as u64
     } else {
@@ -455,7 +454,7 @@ async fn simulate(seed: u64) -> Result<Shown, String> {
         // Refused by the loader.
         return Ok(Shown::default());
     }
-    let expected = read(&mut world, &calm_store, (0, 1), (0, all), &calm).await;
+    let expected = read(&mut world, &calm_store, (0, 1), (0, all)).await;
     let expected = match expected {
         Ok(run) if run.error.is_none() => run.trace,
         // A window of bad rows alone ends any run.
@@ -482,7 +481,7 @@ async fn simulate(seed: u64) -> Result<Shown, String> {
             .collect();
         let ranks = sizes[below(&mut world.rng, sizes.len() as u64) as usize];
         for rank in 0..ranks {
-            let run = read(&mut world, &store, (rank, ranks), (from, to), &calm).await?;
+            let run = read(&mut world, &store, (rank, ranks), (from, to)).await?;
             for line in &run.trace {
                 if !expected.contains(line) {
                     return Err(format!("{line:?} is not what it is without faults"));
@@ -490,14 +489,17 @@ async fn simulate(seed: u64) -> Result<Shown, String> {
             }
             trace.extend(run.trace);
             if let Some(error) = run.error {
-                let LoaderError::Dataset(error) = &error else {
+                let LoaderError::Dataset(dataset) = &error else {
+                    return Err(format!("an error of another kind: {error}"));
+                };
+                let DatasetError::Store(error) = &**dataset else {
                     return Err(format!("an error of another kind: {error}"));
                 };
                 let expected = matches!(
                     (changed, error),
-                    (Some((_, Change::Replaced)), DatasetError::Replaced { .. })
-                        | (Some((_, Change::Deleted)), DatasetError::NotFound { .. })
-                        | (Some((_, Change::Refused)), DatasetError::Outage { .. })
+                    (Some((_, Change::Replaced)), StoreError::Replaced { .. })
+                        | (Some((_, Change::Deleted)), StoreError::NotFound { .. })
+                        | (Some((_, Change::Refused)), StoreError::Outage { .. })
                 );
                 return if expected {
                     Ok(Shown {

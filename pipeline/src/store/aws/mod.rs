@@ -13,8 +13,8 @@ pub(super) use lender::Lender;
 use profile::Profiles;
 
 use super::{Location, Provider, StoreOptions, endpoint, secrets};
-use crate::DatasetError;
-use crate::error::StoreCause;
+use crate::StoreError;
+use crate::store::StoreCause;
 
 /// The variables that name the store's address, the most particular first.
 const ENDPOINT_VARIABLES: [&str; 3] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
@@ -23,7 +23,7 @@ const ENDPOINT_VARIABLES: [&str; 3] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"
 pub(super) fn builder(
     location: &Location,
     options: &StoreOptions,
-) -> Result<(AmazonS3Builder, Option<Arc<Lender>>), DatasetError> {
+) -> Result<(AmazonS3Builder, Option<Arc<Lender>>), StoreError> {
     let mut builder = AmazonS3Builder::new();
     for (name, value) in options.with_prefix("AWS_") {
         if let Ok(key) = name.to_ascii_lowercase().parse() {
@@ -34,11 +34,11 @@ pub(super) fn builder(
     let lender = if is_on(&builder, AmazonS3ConfigKey::SkipSignature) {
         None
     } else {
-        let lender = Lender::of(options).map_err(|source| DatasetError::Credentials {
+        let lender = Lender::of(options).map_err(|source| StoreError::Credentials {
             url: location.display(),
             source,
         })?;
-        let lender = lender.ok_or_else(|| DatasetError::NoCredentials {
+        let lender = lender.ok_or_else(|| StoreError::NoCredentials {
             url: location.display(),
             provider: Provider::Aws,
         })?;

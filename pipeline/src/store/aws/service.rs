@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::chain::{ContainerToken, Role, SingleSignOn, Source};
 use super::lender::Lent;
 use super::{CredentialError, Keys};
-use crate::error::StoreCause;
+use crate::store::StoreCause;
 use crate::store::{StoreOptions, redact, secrets, tls};
 
 /// A request that gets no answer, or a passing failure, is sent so often.

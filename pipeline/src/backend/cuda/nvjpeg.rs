@@ -11,9 +11,9 @@ use cudarc::driver::{CudaContext, sys};
 use nvjpeg_sys as nv;
 
 use super::accelerator::CudaStreamRef;
-use crate::device::Chroma;
-use crate::device::engine_rules::{Blame, HostSides};
-use crate::image_decode::PixelRect;
+use crate::backend::device::Chroma;
+use crate::backend::device::engine_rules::{Blame, HostSides};
+use crate::image::PixelRect;
 use crate::stats::RefusalPhase;
 
 /// nvJPEG refused something.

@@ -10,11 +10,11 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 
-use crate::backend::{BackendError, PlannedImage};
-use crate::device::{
+use crate::backend::device::{
     Accelerator, CropJob, Normalization, PixelLayout, PixelType, StoredPixels, Target,
 };
-use crate::render::Normalize;
+use crate::backend::{BackendError, PlannedImage};
+use crate::image::Normalize;
 
 /// Compiled by the build script from `kernels/crop.cu`.
 const KERNELS: &str = include_str!(concat!(env!("OUT_DIR"), "/crop.ptx"));

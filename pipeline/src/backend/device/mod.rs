@@ -16,7 +16,7 @@ use crate::backend::{
     BackendError, BatchRenderer, ImageBackend, PlannedImage, RenderError, Renderer,
 };
 use crate::batch::Batch;
-use crate::image_decode::ImageHeader;
+use crate::image::ImageHeader;
 use crate::stats::DecoderStats;
 
 mod cpu_crops;

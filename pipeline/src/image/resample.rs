@@ -4,7 +4,7 @@
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
-use crate::image_decode::{Orientation, PixelRect};
+use crate::image::{Orientation, PixelRect};
 use crate::{CropPlan, EdgeSupport, Filter};
 
 /// Resizes with the same scratch memory again and again.

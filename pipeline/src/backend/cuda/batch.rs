@@ -12,10 +12,12 @@ use super::decoders::{Shared, failed, stored_size};
 use super::image_memory::WarmUp;
 use super::nvjpeg::{BatchedDecoder, Destination, LargestCall, Library, NvjpegError};
 use crate::ImageError;
+use crate::backend::device::engine_rules::Blame;
+use crate::backend::device::{
+    Accelerator, DeviceBatchDecoder, IMAGES_A_CALL, StoredPixels, Target,
+};
 use crate::backend::{BackendError, PlannedImage};
-use crate::device::engine_rules::Blame;
-use crate::device::{Accelerator, DeviceBatchDecoder, IMAGES_A_CALL, StoredPixels, Target};
-use crate::image_decode::PixelRect;
+use crate::image::PixelRect;
 use crate::stats::{JpegEngine, RefusalPhase};
 
 /// Feeds the engines from one thread.

@@ -7,9 +7,9 @@ use super::accelerator::{CudaEvent, CudaMemory, CudaStreamRef};
 use super::decoders::{failed, stored_size};
 use super::image_memory::WarmUp;
 use super::nvjpeg::{Backend, DecoupledDecoder, Destination, Library, NvjpegError};
+use crate::backend::device::{Accelerator, EngineConfig, StoredPixels, Target};
 use crate::backend::{BackendError, PlannedImage};
-use crate::device::{Accelerator, EngineConfig, StoredPixels, Target};
-use crate::image_decode::PixelRect;
+use crate::image::PixelRect;
 
 /// One of them; one image at a time is in flight.
 #[derive(Debug)]

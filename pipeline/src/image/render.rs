@@ -4,12 +4,9 @@
 //! to 8 bits between its two passes included. The stored image is never turned upright: the crop is turned the other way instead.
 use rand_chacha::ChaCha8Rng;
 
-use crate::image_decode::{Decoder, ImageHeader, PixelRect};
+use super::resample::Resampler;
+use super::{Decoder, ImageHeader, PixelRect};
 use crate::{Augment, CropPlan, ImageError};
-
-mod resample;
-
-use resample::Resampler;
 
 /// Pixel normalisation, per channel: `(rgb / 255 - mean) / std`.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -250,7 +247,7 @@ impl<P: Pixel> CpuRenderer<P> {
 /// the next; in bytes. Pixels of one output row lie at even steps, wherever the row starts and whichever way it runs.
 fn row_in_square(
     side: usize,
-    orientation: crate::image_decode::Orientation,
+    orientation: crate::image::Orientation,
     plan: &CropPlan,
     y: usize,
 ) -> (isize, isize) {
@@ -267,7 +264,7 @@ fn row_in_square(
 /// Turns the stored-way `square` (`[S, S, 3]`) upright and flips it.
 fn write_crop(
     square: &[u8],
-    orientation: crate::image_decode::Orientation,
+    orientation: crate::image::Orientation,
     plan: &CropPlan,
     output: &mut [u8],
 ) {
@@ -289,7 +286,7 @@ fn write_crop(
 /// Turns the stored-way `square` (`[S, S, 3]`) upright, flips it, normalises it and writes it as `[3, S, S]`, or as patches.
 fn write_pixels<P: Pixel>(
     square: &[u8],
-    orientation: crate::image_decode::Orientation,
+    orientation: crate::image::Orientation,
     plan: &CropPlan,
     tables: &[[P; 256]; 3],
     patch_size: Option<u32>,
@@ -324,4 +321,5 @@ fn write_pixels<P: Pixel>(
 }
 
 #[cfg(test)]
+#[path = "render_tests.rs"]
 mod tests;

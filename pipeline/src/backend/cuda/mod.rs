@@ -12,8 +12,8 @@ use std::sync::Arc;
 use cudarc::driver::CudaStream;
 
 use crate::backend::BackendError;
-use crate::device::{DeviceBackend, PixelLayout};
-use crate::render::Normalize;
+use crate::backend::device::{DeviceBackend, PixelLayout};
+use crate::image::Normalize;
 
 mod accelerator;
 mod batch;
@@ -25,7 +25,7 @@ mod image_memory;
 pub mod libraries;
 pub mod nvjpeg;
 
-pub use crate::device::{Chroma, EngineConfig};
+pub use crate::backend::device::{Chroma, EngineConfig};
 pub use accelerator::{CudaAccelerator, CudaEvent, CudaMemory, CudaPinned, CudaStreamRef};
 pub use decoders::CudaDecoders;
 

@@ -1,36 +1,6 @@
-//! What can go wrong in the pipeline. A sample can be bad (counted, replaced, reported) or a run can be bad (it ends).
-use crate::dataset::{Beginning, LeaveOut};
-use crate::image_decode::ImageFormat;
-use crate::store::{OddKeys, TableFormat, TableProblem};
-
-/// Where something happened, as far as known.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Place {
-    /// URL of the object, without secrets.
-    pub object: String,
-    /// Row group in the object.
-    pub row_group: Option<usize>,
-    /// Row in the row group.
-    pub row: Option<usize>,
-    /// Byte range in the object.
-    pub bytes: Option<std::ops::Range<u64>>,
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.object)?;
-        if let Some(row_group) = self.row_group {
-            write!(f, ", row group {row_group}")?;
-        }
-        if let Some(row) = self.row {
-            write!(f, ", row {row}")?;
-        }
-        if let Some(bytes) = &self.bytes {
-            write!(f, ", bytes {}..{}", bytes.start, bytes.end)?;
-        }
-        Ok(())
-    }
-}
+//! What can go wrong between us and a store: addresses, listings, credentials, requests.
+use super::{OddKeys, TableFormat, TableProblem};
+use crate::Place;
 
 /// The store's account of a failure in plain words: without user names, passwords, query strings and markup.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +13,7 @@ impl StoreCause {
     /// Keeps what `error` and its sources say.
     pub fn new(error: &(dyn std::error::Error + 'static)) -> Self {
         Self {
-            message: crate::store::plain(error),
+            message: super::plain(error),
         }
     }
 }
@@ -160,31 +130,15 @@ pub struct UnexpectedRange {
     pub got: std::ops::Range<u64>,
 }
 
-fn shown(urls: &[String]) -> String {
-    let urls: Vec<String> = urls
-        .iter()
-        .map(|url| crate::store::shown_url(url))
-        .collect();
-    urls.join(", ")
-}
-
-/// A data set cannot be opened or read: the run is bad.
+/// A store cannot be read, written, listed or made sense of.
 #[derive(Debug, thiserror::Error)]
-pub enum DatasetError {
+#[non_exhaustive]
+pub enum StoreError {
     /// The list of URLs is empty.
     #[error(
         "no data set is named: give at least one path or URL, such as s3://bucket/train-*.parquet"
     )]
     NoUrls,
-    /// A data set and a mixture are named at once.
-    #[error(
-        "both a data set ({}) and a mixture are named: name the data set as one more source of the mixture, or leave the mixture out",
-        shown(urls)
-    )]
-    UrlsBesideMixture {
-        /// The data set's URLs.
-        urls: Vec<String>,
-    },
     /// The folder of the cache cannot be used.
     #[error("cannot use {} as io.cache_dir; name a folder that may be written, or none", folder.display())]
     CacheFolder {
@@ -204,17 +158,6 @@ pub enum DatasetError {
         folder: std::path::PathBuf,
         /// One of the files in it.
         found: std::path::PathBuf,
-    },
-    /// A weight of a mixture is of no use.
-    #[error(
-        "the weight of {} in the mixture is {weight}, but it must be positive and finite; leave a data set out to read nothing of it",
-        shown(urls)
-    )]
-    MixtureWeight {
-        /// The data set's URLs.
-        urls: Vec<String>,
-        /// Its weight.
-        weight: f64,
     },
     /// The URL has no usable form.
     #[error("cannot read the URL {url}: {problem}")]
@@ -311,27 +254,6 @@ pub enum DatasetError {
         /// Where it leads.
         target: String,
     },
-    /// No shard is of the split that was asked for.
-    #[error("no shard is of the split `{split}`: {}", splits_found(found, *unnamed, example))]
-    NoSuchSplit {
-        /// The split.
-        split: String,
-        /// The splits that there are, with their numbers of shards.
-        found: Vec<(String, usize)>,
-        /// Shards whose names say no split.
-        unnamed: usize,
-        /// The first shard.
-        example: String,
-    },
-    /// Something about the data set is doubtful, and the configuration is strict.
-    #[error(
-        "strict: {}; mend it, or leave --strict (data.strict in a recipe) out to go on with a warning",
-        warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; and ")
-    )]
-    Strict {
-        /// All of it.
-        warnings: Vec<crate::dataset::DatasetWarning>,
-    },
     /// An object or folder does not exist.
     #[error("{url} does not exist; check the name, or list its parent")]
     NotFound {
@@ -358,7 +280,7 @@ pub enum DatasetError {
         /// The URL.
         url: String,
         /// Whose they would be.
-        provider: crate::store::Provider,
+        provider: super::Provider,
     },
     /// The credentials cannot be got from where the settings say.
     #[error("cannot get the credentials for {url}")]
@@ -367,7 +289,7 @@ pub enum DatasetError {
         url: String,
         /// Why.
         #[source]
-        source: crate::store::CredentialError,
+        source: super::CredentialError,
     },
     /// The address of the store makes no sense.
     #[error("cannot use the endpoint {variable} = {value} for {url}: {problem}")]
@@ -516,14 +438,6 @@ pub enum DatasetError {
         #[source]
         source: StoreCause,
     },
-    /// The request was shared with another row group, which carries the cause.
-    #[error("{place} was part of the failed request for row group {first}")]
-    SameRequest {
-        /// Where.
-        place: Place,
-        /// The first row group of the request.
-        first: u32,
-    },
     /// The object is not the one whose footer was read.
     #[error(
         "{place} was replaced while the data set was open (expected {expected}); stop whoever writes it, then start \
@@ -535,177 +449,6 @@ pub enum DatasetError {
         /// ETag or size when the data set was opened.
         expected: String,
     },
-    /// The object is not Parquet.
-    #[error("{place} is not a Parquet file: it {start}")]
-    NotParquet {
-        /// Which.
-        place: Place,
-        /// How it begins.
-        start: Beginning,
-    },
-    /// The object begins as Parquet and ends elsewhere.
-    #[error("{place} is truncated: {what}; upload it again ({size} bytes are there)")]
-    Truncated {
-        /// Which.
-        place: Place,
-        /// How that is known.
-        what: &'static str,
-        /// Its size in bytes.
-        size: u64,
-    },
-    /// The object is encrypted.
-    #[error(
-        "{place} is encrypted (Parquet modular encryption), which is not supported; write it again without"
-    )]
-    Encrypted {
-        /// Which.
-        place: Place,
-    },
-    /// The file uses what the reader lacks; it need not be damaged.
-    #[error(
-        "{place} is written with a feature of Parquet that is not supported: {feature}; write the file again with usual settings \
-         (such as pyarrow's defaults)"
-    )]
-    Unsupported {
-        /// Which.
-        place: Place,
-        /// What the reader lacks.
-        feature: String,
-    },
-    /// The footer cannot be read.
-    #[error("the footer of {place} is damaged; write or upload the file again")]
-    BadFooter {
-        /// Which.
-        place: Place,
-        /// What the reader says.
-        #[source]
-        source: parquet::errors::ParquetError,
-    },
-    /// The footer contradicts itself or the file.
-    #[error("the footer of {place} is damaged: {problem}; write or upload the file again")]
-    BadMetadata {
-        /// Where.
-        place: Place,
-        /// The contradiction.
-        problem: &'static str,
-    },
-    /// The schema is none that we read.
-    #[error("cannot read images from {place}{leave_out}")]
-    Schema {
-        /// Which.
-        place: Place,
-        /// Why.
-        #[source]
-        source: Box<nepa_schemas::SchemaError>,
-        /// How the others can be read without it.
-        leave_out: LeaveOut,
-    },
-    /// Two shards read differently.
-    #[error(
-        "the shards do not go together: {difference} (first {first}, then {second}); read them as separate data sets{leave_out}"
-    )]
-    SchemasDiffer {
-        /// The first shard's URL.
-        first: String,
-        /// The URL of the one that differs.
-        second: String,
-        /// In what.
-        difference: String,
-        /// How most can be read without the few.
-        leave_out: LeaveOut,
-    },
-    /// All shards are empty.
-    #[error("{url} and all other shards hold no rows")]
-    NoRows {
-        /// The first shard's URL.
-        url: String,
-    },
-    /// All rows are without an image.
-    #[error(
-        "none of the {num_rows} rows of {url} and the other shards holds an image: `{column}` is null in all of them; if a path or URL stands \
-         instead, download the images first (for example with img2dataset, output_format=parquet), or name another column (--image-column)"
-    )]
-    NoImages {
-        /// The first shard's URL.
-        url: String,
-        /// The image column.
-        column: String,
-        /// Rows.
-        num_rows: u64,
-    },
-    /// A page's checksum does not match its bytes.
-    #[error(
-        "a page of {place} has a wrong checksum: the bytes were damaged in storage; upload the file again"
-    )]
-    PageChecksum {
-        /// Where.
-        place: Place,
-        /// What the reader says.
-        #[source]
-        source: parquet::errors::ParquetError,
-    },
-    /// A page cannot be decompressed or decoded.
-    #[error("a page of {place} is damaged; write or upload the file again")]
-    BadPage {
-        /// Where.
-        place: Place,
-        /// What the reader says.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// A row group holds other rows than its footer says.
-    #[error("{place} holds {found} rows, and its footer says {expected}; write the file again")]
-    RowCount {
-        /// Where.
-        place: Place,
-        /// Rows in the footer.
-        expected: u64,
-        /// Rows read.
-        found: u64,
-    },
-    /// More rows hold an image than the statistics leave.
-    #[error(
-        "the statistics of {place} count {said} rows without an image, and {found} are: which rows are samples cannot be known; write the file \
-         again"
-    )]
-    AbsentCount {
-        /// Where.
-        place: Place,
-        /// Rows without an image by the statistics.
-        said: u64,
-        /// Rows without an image.
-        found: u64,
-    },
-    /// A column would take much more memory than the footer says.
-    #[error(
-        "the column `{column}` of {place} unpacks to at least {found} bytes, and its footer says {said}: it was not unpacked. If the file is sound, \
-         write it again with plain or dictionary encoding; otherwise it was damaged, or made to exhaust memory"
-    )]
-    UnpacksLarger {
-        /// Where.
-        place: Place,
-        /// Dotted path of the column.
-        column: String,
-        /// Bytes that it would take, as far as counted.
-        found: u64,
-        /// Bytes that the part takes by the footer.
-        said: u64,
-    },
-    /// A row group claims more rows than can be images.
-    #[error(
-        "{place} claims {num_rows} rows in {num_bytes} bytes, fewer than one byte a row: its footer is damaged, or the rows all hold the same few \
-         images; write row groups of at most {most} rows"
-    )]
-    TooManyRows {
-        /// Where.
-        place: Place,
-        /// Rows in the footer.
-        num_rows: u64,
-        /// Bytes of the columns that are read, as stored.
-        num_bytes: u64,
-        /// Rows that are always read.
-        most: u64,
-    },
 }
 
 fn also(unreadable: &OddKeys) -> String {
@@ -713,22 +456,6 @@ fn also(unreadable: &OddKeys) -> String {
         0 => String::new(),
         _ => format!("; {unreadable}"),
     }
-}
-
-fn splits_found(found: &[(String, usize)], unnamed: usize, example: &str) -> String {
-    let mut parts = found
-        .iter()
-        .map(|(split, count)| format!("{split} ({count})"))
-        .collect::<Vec<_>>();
-    if unnamed > 0 {
-        parts.push(format!(
-            "{unnamed} whose name says no split, such as {example}"
-        ));
-    }
-    format!(
-        "there are {}; choose one of them, or give a glob",
-        parts.join(", ")
-    )
 }
 
 /// What lies where nothing fitting was found.
@@ -780,203 +507,4 @@ impl std::fmt::Display for Found {
         }
         Ok(())
     }
-}
-
-/// One image cannot be decoded or cropped: the sample is bad.
-#[derive(Debug, thiserror::Error)]
-pub enum ImageError {
-    /// There are no bytes.
-    #[error("the image is empty (0 bytes)")]
-    Empty,
-    /// The first bytes belong to no known format.
-    #[error(
-        "not an image in a known format (JPEG, PNG, WebP, BMP, GIF, TIFF): it begins with {start:02x?}"
-    )]
-    UnknownFormat {
-        /// The first bytes, at most 8.
-        start: Vec<u8>,
-    },
-    /// libjpeg-turbo refuses it.
-    #[error("the JPEG cannot be decoded")]
-    Jpeg(#[source] crate::image_decode::LibjpegError),
-    /// A decoder other than the JPEG one refuses it.
-    #[error("the {format} cannot be decoded")]
-    Decode {
-        /// Its format.
-        format: ImageFormat,
-        /// What the decoder says.
-        #[source]
-        source: image::ImageError,
-    },
-    /// The GIF decoder refuses it.
-    #[error("the GIF cannot be decoded")]
-    Gif(#[source] gif::DecodingError),
-    /// The TIFF decoder refuses it.
-    #[error("the TIFF cannot be decoded")]
-    Tiff(#[source] tiff::TiffError),
-    /// The pixels are compressed in a way that is not read.
-    #[error(
-        "the {format} is compressed by {compression}, which is not read; save it with LZW, Deflate, Zstandard or no compression"
-    )]
-    UnsupportedCompression {
-        /// Its format.
-        format: ImageFormat,
-        /// The method.
-        compression: String,
-    },
-    /// The file ends before the image does.
-    #[error("the {format} is truncated: the file ends before the image does")]
-    Truncated {
-        /// Its format.
-        format: ImageFormat,
-    },
-    /// It holds no image, or one without pixels.
-    #[error("the {format} holds no pixels ({width} x {height})")]
-    NoPixels {
-        /// Its format.
-        format: ImageFormat,
-        /// Width in the header.
-        width: u64,
-        /// Height in the header.
-        height: u64,
-    },
-    /// The device's decoder refused it; the CPU's has the last word.
-    #[error("{reason}")]
-    Device {
-        /// Its answer.
-        reason: String,
-    },
-    /// The header claims more pixels than a training image can have.
-    #[error(
-        "the {format} claims {width} x {height} pixels, more than the limit of {limit} (a decompression bomb?)"
-    )]
-    TooLarge {
-        /// Its format.
-        format: ImageFormat,
-        /// Width in the header.
-        width: u64,
-        /// Height in the header.
-        height: u64,
-        /// Most pixels allowed.
-        limit: u64,
-    },
-    /// The header claims more pixels than so few bytes can hold.
-    #[error("the {format} claims {width} x {height} pixels, which {num_bytes} bytes cannot hold")]
-    TooFewBytes {
-        /// Its format.
-        format: ImageFormat,
-        /// Width in the header.
-        width: u64,
-        /// Height in the header.
-        height: u64,
-        /// Length of the file.
-        num_bytes: usize,
-    },
-    /// The kind of pixels has no meaning as RGB here (colour of floating point, say).
-    #[error(
-        "the {format} holds {color}, which has no set conversion to 8-bit RGB; save it as 8-bit RGB or gray"
-    )]
-    UnsupportedColor {
-        /// Its format.
-        format: ImageFormat,
-        /// The kind of pixels.
-        color: String,
-    },
-    /// A crop plan was drawn for another image.
-    #[error(
-        "the crop {width} x {height} at ({x}, {y}) does not lie in the image of {image_width} x {image_height} pixels"
-    )]
-    CropOutside {
-        /// Left edge of the crop.
-        x: f64,
-        /// Top edge of the crop.
-        y: f64,
-        /// Width of the crop.
-        width: f64,
-        /// Height of the crop.
-        height: f64,
-        /// Width of the upright image.
-        image_width: u32,
-        /// Height of the upright image.
-        image_height: u32,
-    },
-}
-
-/// The loader cannot go on: the run is bad.
-#[derive(Debug, thiserror::Error)]
-pub enum LoaderError {
-    /// Reading the data set failed.
-    #[error(transparent)]
-    Dataset(#[from] DatasetError),
-    /// A setting cannot work.
-    #[error("the loader's setting {setting} = {value} cannot work: {why}")]
-    Setting {
-        /// Its name.
-        setting: &'static str,
-        /// Its value.
-        value: String,
-        /// The rule that it breaks.
-        why: String,
-    },
-    /// The augmentation cannot be built.
-    #[error(transparent)]
-    Augment(#[from] crate::augment::AugmentError),
-    /// The saved position belongs to another run.
-    #[error(
-        "cannot resume: {field} was {saved} when the state was saved and is {current} now; resume with the same {field}, or start a new run"
-    )]
-    StateMismatch {
-        /// What differs.
-        field: &'static str,
-        /// Its value in the state.
-        saved: String,
-        /// Its value now.
-        current: String,
-    },
-    /// More samples are bad than the budget allows.
-    #[error(
-        "{bad} of {tried} samples are bad, more than the {:.2} % that max_bad_fraction allows. The first:{list}\nRaise max_bad_fraction and go on, or mend the shards and start anew (mended ones are another data set).{file}",
-        max_fraction * 100.0
-    )]
-    TooManyBad {
-        /// Bad samples.
-        bad: u64,
-        /// Samples tried.
-        tried: u64,
-        /// The budget.
-        max_fraction: f64,
-        /// The first of them, a line each.
-        list: String,
-        /// Where all are listed.
-        file: String,
-    },
-    /// No sample near a bad one can replace it.
-    #[error(
-        "{place} is bad ({reason}), and so is every other sample of its shuffle window: nothing can replace it; mend the shard"
-    )]
-    NothingToReplace {
-        /// The bad sample.
-        place: Place,
-        /// Why it is bad.
-        reason: String,
-    },
-    /// The list of bad samples cannot be written.
-    #[error("cannot write the list of bad samples {}: {source}", path.display())]
-    BadSampleList {
-        /// The file.
-        path: std::path::PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
-    /// The image backend failed in a way that is no sample's fault.
-    #[error("the device that decodes images failed")]
-    Backend(#[from] crate::backend::BackendError),
-    /// A thread cannot be started.
-    #[error("cannot start a decode thread: {0}")]
-    Thread(#[source] std::io::Error),
-    /// A thread of the loader ended by a panic: our bug, already reported on standard error.
-    #[error(
-        "a thread of the loader panicked (its message is above); this is a bug, please report it"
-    )]
-    ThreadDied,
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::{Accelerator, DeviceBatchDecoder, DeviceDecoder, DeviceDecoders, PixelLayout, Target};
 use crate::ImageError;
 use crate::backend::{BackendError, PlannedImage, RenderError};
-use crate::image_decode::ImageHeader;
-use crate::render::{CpuRenderer, Normalize};
+use crate::image::ImageHeader;
+use crate::image::{CpuRenderer, Normalize};
 
 /// Crops that one thread may have under way; more than one, so that it decodes while the device still copies.
 const CROPS_AHEAD: usize = 4;

@@ -1,4 +1,5 @@
-//! One range of an object: asked for again, twice, or for its rest only, until all its bytes have come from the very object whose footer was read.
+//! One range of an object: asked for again, twice, or for its rest only, until all its bytes have come
+//! from one and the same version of the object.
 //!
 //! - A range is one attempt after another; each goes on where the one before it broke off. They end when nothing has come for `io.outage_s` seconds (`store::Patience`).
 //! - An answer whose first byte is later than usual (95th percentile) is asked for a second time, and the first to answer wins; at most one request in twenty.
@@ -20,12 +21,13 @@ use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use super::IoConfig;
-use super::counters;
-use super::footer::ShardReader;
-use crate::DatasetError;
-use crate::error::{Action, Place, StoreCause, UnexpectedRange};
-use crate::store::{Patience, Silence, classify, is_throttle, seconds};
+use super::counters::{self, Counting};
+use super::list::ListedObject;
+use super::{
+    Action, IoConfig, Patience, Silence, StoreCause, StoreError, UnexpectedRange, classify,
+    is_throttle, seconds,
+};
+use crate::Place;
 
 mod limiter;
 mod pace;
@@ -33,10 +35,71 @@ mod pace;
 use limiter::Limiter;
 use pace::Pace;
 
+/// An object, and the version of it that every answer must be of.
+#[derive(Debug, Clone)]
+pub(crate) struct Object {
+    /// What was listed.
+    pub listed: ListedObject,
+    /// The version of the first answer, once there was one.
+    version: Option<Version>,
+}
+
+/// Tells an object from another one of the same name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Version {
+    /// ETag, if the store gives one.
+    e_tag: Option<String>,
+    /// For stores without ETags.
+    last_modified_ms: i64,
+}
+
+impl Object {
+    /// An object that nothing was read of yet.
+    pub(crate) fn new(listed: ListedObject) -> Self {
+        Self {
+            listed,
+            version: None,
+        }
+    }
+
+    /// Its ETag, if the store gives one.
+    pub(crate) fn e_tag(&self) -> Option<&str> {
+        self.version.as_ref()?.e_tag.as_deref()
+    }
+
+    /// A name of the version, for the cache.
+    pub(crate) fn version(&self) -> String {
+        match &self.version {
+            Some(Version {
+                e_tag: Some(e_tag), ..
+            }) => e_tag.clone(),
+            version => {
+                let last_modified_ms = version.as_ref().map_or(0, |known| known.last_modified_ms);
+                format!("{} {last_modified_ms}", self.listed.size)
+            }
+        }
+    }
+
+    /// What is expected where another object lies now.
+    fn expected(&self) -> String {
+        match &self.version {
+            Some(Version {
+                e_tag: Some(e_tag), ..
+            }) => format!("ETag {e_tag}"),
+            Some(_) => format!(
+                "{} bytes, as last modified when the data set was opened",
+                self.listed.size
+            ),
+            None => format!("{} bytes", self.listed.size),
+        }
+    }
+}
+
 /// What all requests share.
 #[derive(Debug)]
-pub(super) struct Requests {
+pub(crate) struct Requests {
     total: Semaphore,
+    counting: Arc<Counting>,
     most_at_once: usize,
     timeout: Duration,
     pace: Pace,
@@ -45,10 +108,10 @@ pub(super) struct Requests {
     next: AtomicU64,
     /// Bytes received, for the watchdog: by any request.
     received: AtomicU64,
-    pub(super) hedges: AtomicU64,
-    pub(super) hedges_won: AtomicU64,
-    pub(super) resumed: AtomicU64,
-    pub(super) throttled: AtomicU64,
+    pub(crate) hedges: AtomicU64,
+    pub(crate) hedges_won: AtomicU64,
+    pub(crate) resumed: AtomicU64,
+    pub(crate) throttled: AtomicU64,
 }
 
 /// A range that is being asked for.
@@ -64,7 +127,7 @@ struct InFlight {
 /// Why an attempt ended early.
 enum Failure {
     /// Nothing helps.
-    Fatal(DatasetError),
+    Fatal(StoreError),
     /// Another attempt may help.
     Store(object_store::Error),
     /// Nothing came for so long.
@@ -72,10 +135,10 @@ enum Failure {
 }
 
 impl Requests {
-    pub(super) fn new(io: &IoConfig) -> Self {
-        let most_at_once = io.max_requests.max(1);
+    pub(super) fn new(io: &IoConfig, most_at_once: usize, counting: Arc<Counting>) -> Self {
         Self {
             total: Semaphore::new(most_at_once),
+            counting,
             most_at_once,
             timeout: seconds(io.request_timeout_s).max(Duration::from_millis(1)),
             pace: Pace::default(),
@@ -102,23 +165,44 @@ impl Requests {
         limiter
     }
 
-    /// All bytes of a range, from the very object whose footer was read.
-    pub(super) async fn read(
+    /// The most requests in flight.
+    pub(crate) fn most_at_once(&self) -> usize {
+        self.most_at_once
+    }
+
+    /// All bytes of a range; all later ones are to be of the same version of the object.
+    pub(crate) async fn read_first(
         &self,
-        reader: &ShardReader,
+        object: &mut Object,
         range: Range<u64>,
-    ) -> Result<Bytes, DatasetError> {
-        if range.is_empty() {
-            return Ok(Bytes::new());
-        }
-        let number = self.next.fetch_add(1, Relaxed);
-        let _listed = self.list(number, reader, &range);
-        let limiter = self.limiter(&reader.object.url);
+    ) -> Result<Bytes, StoreError> {
+        let body = self.body(object, range).await?;
+        object.version = body.version.clone();
+        Ok(body.join())
+    }
+
+    /// All bytes of a range, from the very object whose footer was read.
+    pub(crate) async fn read(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+    ) -> Result<Bytes, StoreError> {
+        Ok(self.body(object, range).await?.join())
+    }
+
+    async fn body(&self, object: &Object, range: Range<u64>) -> Result<Body, StoreError> {
         let mut body = Body {
+            version: object.version.clone(),
             rest: range.clone(),
             chunks: Vec::new(),
         };
-        let mut attempts = reader.object.patience.attempts();
+        if range.is_empty() {
+            return Ok(body);
+        }
+        let number = self.next.fetch_add(1, Relaxed);
+        let _listed = self.list(number, object, &range);
+        let limiter = self.limiter(&object.listed.url);
+        let mut attempts = object.listed.patience.attempts();
         let mut counted = None;
         loop {
             let before = body.rest.start;
@@ -130,13 +214,13 @@ impl Requests {
                     .await
                     .expect("the semaphore of requests is never closed");
                 // Counted from when it is first sent.
-                let guard = counted.get_or_insert_with(|| reader.counting.request());
+                let guard = counted.get_or_insert_with(|| self.counting.request());
                 let failures = attempts.failures() as usize;
-                let attempt = self.attempt(reader, &mut body, failures, number, guard);
+                let attempt = self.attempt(object, &mut body, failures, number, guard);
                 match attempts.run(attempt).await {
                     Ok(()) => {
                         limiter.went_well();
-                        return Ok(body.join(&range));
+                        return Ok(body);
                     }
                     Err(failure) => failure,
                 }
@@ -163,9 +247,15 @@ impl Requests {
                 listed.failures += 1;
             }
             if let Err(error) = attempts.failed(error).await {
-                let place = place(reader, &range);
-                let error = classify(&error, Action::Read, &reader.object.location, place);
-                return Err(name_the_object(error, reader));
+                let place = place(object, &range);
+                let error = classify(&error, Action::Read, &object.listed.location, place);
+                return Err(match error {
+                    StoreError::Replaced { place, .. } => StoreError::Replaced {
+                        place,
+                        expected: object.expected(),
+                    },
+                    other => other,
+                });
             }
         }
     }
@@ -173,17 +263,18 @@ impl Requests {
     /// Asks for what is missing and adds what comes.
     async fn attempt(
         &self,
-        reader: &ShardReader,
+        object: &Object,
         body: &mut Body,
         failures: usize,
         number: u64,
         guard: &counters::InFlight,
     ) -> Result<(), Failure> {
         let deadline = self.pace.deadline(failures, self.timeout);
-        let patience: &Patience = &reader.object.patience;
-        let mut stream = self
-            .open_hedged(reader, body.rest.clone(), deadline)
+        let patience: &Patience = &object.listed.patience;
+        let (version, mut stream) = self
+            .open_hedged(object, body.version.as_ref(), body.rest.clone(), deadline)
             .await?;
+        body.version = Some(version);
         while !body.rest.is_empty() {
             let chunk = match timeout(deadline, stream.next()).await {
                 Err(_) => return Err(Failure::Silence(deadline)),
@@ -205,8 +296,8 @@ impl Requests {
             self.received.fetch_add(chunk.len() as u64, Relaxed);
             body.push(chunk).map_err(|got| {
                 let asked = body.rest.clone();
-                Failure::Fatal(DatasetError::WrongRange {
-                    place: place(reader, &asked),
+                Failure::Fatal(StoreError::WrongRange {
+                    place: place(object, &asked),
                     source: StoreCause::new(&UnexpectedRange { asked, got }),
                 })
             })?;
@@ -220,12 +311,13 @@ impl Requests {
     /// The answer to one request, or to a second one where the first is later than usual.
     async fn open_hedged(
         &self,
-        reader: &ShardReader,
+        object: &Object,
+        version: Option<&Version>,
         range: Range<u64>,
         deadline: Duration,
-    ) -> Result<BoxStream<'static, object_store::Result<Bytes>>, Failure> {
+    ) -> Result<Answer, Failure> {
         let started = Instant::now();
-        let open = || timeout(deadline, open(reader, range.clone())).boxed();
+        let open = || timeout(deadline, open(object, version, range.clone())).boxed();
         let mut first = open();
         let hedge_after = self.pace.hedge_after().filter(|after| *after < deadline);
         let answer = match hedge_after {
@@ -249,15 +341,15 @@ impl Requests {
                 Err(_) => first.await,
             },
         };
-        let stream = answer.map_err(|_| Failure::Silence(deadline))??;
+        let answer = answer.map_err(|_| Failure::Silence(deadline))??;
         self.pace.first_byte(started.elapsed());
-        Ok(stream)
+        Ok(answer)
     }
 
     /// Lists a range as being asked for until the result is dropped.
-    fn list(&self, number: u64, reader: &ShardReader, range: &Range<u64>) -> Listed<'_> {
+    fn list(&self, number: u64, object: &Object, range: &Range<u64>) -> Listed<'_> {
         let entry = InFlight {
-            object: reader.object.url.clone(),
+            object: object.listed.url.clone(),
             range: range.clone(),
             since: Instant::now(),
             received: 0,
@@ -271,12 +363,12 @@ impl Requests {
     }
 
     /// Bytes received so far, if any range is being asked for.
-    pub(super) fn progress(&self) -> Option<u64> {
+    pub(crate) fn progress(&self) -> Option<u64> {
         (!lock(&self.in_flight).is_empty()).then(|| self.received.load(Relaxed))
     }
 
     /// The range that has been asked for longest, for people.
-    pub(super) fn oldest(&self) -> Option<String> {
+    pub(crate) fn oldest(&self) -> Option<String> {
         let listed = lock(&self.in_flight);
         let oldest = listed.values().min_by_key(|listed| listed.since)?;
         Some(format!(
@@ -290,7 +382,7 @@ impl Requests {
     }
 
     /// What is in flight, in detail.
-    pub(super) fn report(&self) -> String {
+    pub(crate) fn report(&self) -> String {
         let listed: Vec<_> = lock(&self.in_flight).values().cloned().collect();
         let ranges = listed.iter().take(REPORTED).map(|listed| {
             let InFlight {
@@ -348,6 +440,7 @@ impl Drop for Listed<'_> {
 
 /// What has come of a range, and what is missing.
 struct Body {
+    version: Option<Version>,
     rest: Range<u64>,
     chunks: Vec<Bytes>,
 }
@@ -364,11 +457,11 @@ impl Body {
         Ok(())
     }
 
-    fn join(mut self, range: &Range<u64>) -> Bytes {
+    fn join(mut self) -> Bytes {
         if self.chunks.len() == 1 {
             return self.chunks.remove(0);
         }
-        let mut joined = BytesMut::with_capacity((range.end - range.start) as usize);
+        let mut joined = BytesMut::with_capacity(self.chunks.iter().map(Bytes::len).sum());
         for chunk in self.chunks {
             joined.extend_from_slice(&chunk);
         }
@@ -376,75 +469,66 @@ impl Body {
     }
 }
 
-fn place(reader: &ShardReader, range: &Range<u64>) -> Place {
+fn place(object: &Object, range: &Range<u64>) -> Place {
     Place {
-        object: reader.object.url.clone(),
+        object: object.listed.url.clone(),
         bytes: Some(range.clone()),
         ..Place::default()
     }
 }
 
-/// Says which object was expected where another one lies now.
-fn name_the_object(error: DatasetError, reader: &ShardReader) -> DatasetError {
-    match error {
-        DatasetError::Replaced { place, .. } => DatasetError::Replaced {
-            place,
-            expected: match &reader.e_tag {
-                Some(e_tag) => format!("ETag {e_tag}"),
-                None => format!(
-                    "{} bytes, as last modified when the data set was opened",
-                    reader.object.size
-                ),
-            },
-        },
-        other => other,
-    }
-}
+/// The version that an answer is of, and its body.
+type Answer = (Version, BoxStream<'static, object_store::Result<Bytes>>);
 
 /// Sends one request, bound to the object, and checks the head of the answer.
 async fn open(
-    reader: &ShardReader,
+    object: &Object,
+    expected: Option<&Version>,
     range: Range<u64>,
-) -> Result<BoxStream<'static, object_store::Result<Bytes>>, Failure> {
-    let object = &reader.object;
+) -> Result<Answer, Failure> {
     let options = GetOptions {
         range: Some(GetRange::Bounded(range.clone())),
-        if_match: reader.e_tag.clone(),
+        if_match: expected.and_then(|version| version.e_tag.clone()),
         ..GetOptions::default()
     };
-    let answer = object
+    let listed = &object.listed;
+    let answer = listed
         .single
-        .get_opts(&object.path, options)
+        .get_opts(&listed.path, options)
         .await
         .map_err(Failure::Store)?;
-    // A server may not know If-Match, and has then told us by its headers what it sends.
-    let same_version = match (&reader.e_tag, &answer.meta.e_tag) {
-        (Some(ours), Some(theirs)) => ours == theirs,
-        _ => answer.meta.last_modified.timestamp_millis() == reader.last_modified_ms,
+    let version = Version {
+        e_tag: answer.meta.e_tag.clone(),
+        last_modified_ms: answer.meta.last_modified.timestamp_millis(),
     };
-    if !same_version || answer.meta.size != object.size {
-        let replaced = DatasetError::Replaced {
-            place: place(reader, &range),
-            expected: String::new(),
-        };
-        return Err(Failure::Fatal(name_the_object(replaced, reader)));
+    // A server may not know If-Match, and has then told us by its headers what it sends.
+    let is_same = expected.is_none_or(|expected| match (&expected.e_tag, &version.e_tag) {
+        (Some(ours), Some(theirs)) => ours == theirs,
+        _ => expected.last_modified_ms == version.last_modified_ms,
+    });
+    if !is_same || answer.meta.size != listed.size {
+        return Err(Failure::Fatal(StoreError::Replaced {
+            place: place(object, &range),
+            expected: object.expected(),
+        }));
     }
     if answer.range != range {
         let what = UnexpectedRange {
             asked: range.clone(),
             got: answer.range.clone(),
         };
-        return Err(Failure::Fatal(DatasetError::WrongRange {
-            place: place(reader, &range),
+        return Err(Failure::Fatal(StoreError::WrongRange {
+            place: place(object, &range),
             source: StoreCause::new(&what),
         }));
     }
-    Ok(match answer.payload {
+    let body = match answer.payload {
         GetResultPayload::Stream(stream) => stream,
         // A local file comes in one piece.
         GetResultPayload::File(..) => {
             let bytes = answer.bytes().await.map_err(Failure::Store)?;
             futures::stream::once(async { Ok(bytes) }).boxed()
         }
-    })
+    };
+    Ok((version, body))
 }

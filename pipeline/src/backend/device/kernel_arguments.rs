@@ -1,7 +1,7 @@
 //! Arguments of the kernels in `cuda/kernels/crop.cu`, mirrors of its structs. Plain numbers, here and not behind the feature `cuda`, so
 //! that the tests that run the kernels on the CPU launch them with the very values that a GPU gets.
-use crate::image_decode::{Orientation, PixelRect};
-use crate::render::Normalize;
+use crate::image::Normalize;
+use crate::image::{Orientation, PixelRect};
 use crate::{CropPlan, EdgeSupport, Filter};
 
 /// Mirror of `CropJob`.

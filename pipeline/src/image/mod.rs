@@ -1,24 +1,28 @@
 //! Encoded bytes to 8-bit RGB, as Pillow's `exif_transpose` and `convert("RGB")` give it.
 //!
-//! The format is told by its first bytes, never by a name. Nothing here panics or allocates without bound, whatever the bytes. [`crate::render`]
+//! The format is told by its first bytes, never by a name. Nothing here panics or allocates without bound, whatever the bytes. [`CpuRenderer`]
 //! uses [`Decoder`], which leaves the image as it is stored; [`read_header`] and [`decode_rgb`] are for looking at single images.
-use crate::ImageError;
 
+mod error;
 mod gif;
 mod jpeg;
-mod jpeg_facts;
+mod jpeg_markers;
 mod libjpeg;
 mod metadata;
 mod orientation;
+mod render;
+mod resample;
 mod still;
 #[cfg(test)]
 mod tests;
 mod tiff;
 mod tiff_directory;
 
-pub use jpeg_facts::{JpegFacts, JpegProcess};
+pub use error::ImageError;
+pub use jpeg_markers::{JpegFacts, JpegProcess};
 pub use libjpeg::LibjpegError;
 pub use orientation::Orientation;
+pub use render::{CpuRenderer, Normalize, Pixel};
 
 /// Most pixels that an image may have: Pillow's limit against decompression bombs (twice its warning level, 128 MiB of RGB, is an error there).
 pub const MAX_PIXELS: u64 = 178_956_970;

@@ -16,13 +16,13 @@ use super::image_memory::WarmUp;
 use super::libraries;
 use super::nvjpeg::{Backend, Library, NvjpegError, SupportCheck};
 use crate::ImageError;
-use crate::backend::{BackendError, PlannedImage, RenderError};
-use crate::device::engine_rules::{Blame, Patience};
-use crate::device::{
+use crate::backend::device::engine_rules::{Blame, Patience};
+use crate::backend::device::{
     Accelerator, CALLS_AT_ONCE, CpuCropsDecoder, DeviceDecoder, DeviceDecoders, EngineConfig,
     IMAGES_A_THREAD, PixelLayout, Target,
 };
-use crate::image_decode::{ImageFormat, ImageHeader, JpegFacts};
+use crate::backend::{BackendError, PlannedImage, RenderError};
+use crate::image::{ImageFormat, ImageHeader, JpegFacts};
 use crate::stats::{DecoderCounters, DecoderStats, JpegEngine, RefusalPhase};
 
 /// Makes the decoders of one device.

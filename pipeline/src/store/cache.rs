@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use crate::DatasetError;
+use crate::StoreError;
 
 /// Says whose folder it is; its content is for people.
 const MARK: &str = "NEPA-CACHE";
@@ -37,16 +37,16 @@ static WRITTEN: AtomicU64 = AtomicU64::new(0);
 
 /// A cache in one folder.
 #[derive(Debug)]
-pub(super) struct Cache {
+pub(crate) struct Cache {
     folder: PathBuf,
     most_bytes: u64,
     opened: SystemTime,
     room: Mutex<Room>,
     /// Said once that it cannot be written.
     warned: Once,
-    pub(super) hits: AtomicU64,
-    pub(super) hit_bytes: AtomicU64,
-    pub(super) damaged: AtomicU64,
+    pub(crate) hits: AtomicU64,
+    pub(crate) hit_bytes: AtomicU64,
+    pub(crate) damaged: AtomicU64,
 }
 
 /// What this process knows of the folder.
@@ -66,8 +66,8 @@ struct Room {
 
 impl Cache {
     /// Opens the folder, or makes and marks it.
-    pub(super) fn open(folder: &Path, most_bytes: u64) -> Result<Self, DatasetError> {
-        let failed = |source| DatasetError::CacheFolder {
+    pub(crate) fn open(folder: &Path, most_bytes: u64) -> Result<Self, StoreError> {
+        let failed = |source| StoreError::CacheFolder {
             folder: folder.to_owned(),
             source,
         };
@@ -77,7 +77,7 @@ impl Cache {
             let mut entries = std::fs::read_dir(folder).map_err(failed)?;
             // Another process may have marked it meanwhile.
             if let Some(other) = entries.next().filter(|_| !mark.exists()) {
-                return Err(DatasetError::ForeignCache {
+                return Err(StoreError::ForeignCache {
                     folder: folder.to_owned(),
                     found: other.map_err(failed)?.file_name().into(),
                 });
@@ -117,7 +117,7 @@ impl Cache {
     }
 
     /// The bytes of a part by its ranges, if it is there and undamaged. Blocks.
-    pub(super) fn read(
+    pub(crate) fn read(
         &self,
         url: &str,
         version: &str,
@@ -152,7 +152,7 @@ impl Cache {
     }
 
     /// Keeps the bytes of a part, if there is room. A disk that fails only means that they are fetched again. Blocks.
-    pub(super) fn write(&self, url: &str, version: &str, ranges: &[Range<u64>], bytes: &[u8]) {
+    pub(crate) fn write(&self, url: &str, version: &str, ranges: &[Range<u64>], bytes: &[u8]) {
         let num_bytes = (bytes.len() + TRAILER_BYTES) as u64;
         let path = self.path(url, version, ranges);
         let number = WRITTEN.fetch_add(1, Relaxed);

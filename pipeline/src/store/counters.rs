@@ -100,7 +100,7 @@ impl Drop for InFlight {
 
 /// The bytes that may be held at once.
 #[derive(Debug)]
-pub(super) struct ByteBudget {
+pub(crate) struct ByteBudget {
     semaphore: Arc<Semaphore>,
     permits: u32,
     counting: Arc<Counting>,
@@ -121,7 +121,7 @@ impl ByteBudget {
 
     /// Waits until `bytes` may be held. First come, first served, so a large one is not starved by small ones; one
     /// larger than the budget waits for the whole of it and then goes alone.
-    pub(super) async fn take(&self, bytes: u64) -> Arc<HeldBytes> {
+    pub(crate) async fn take(&self, bytes: u64) -> Arc<HeldBytes> {
         let wanted = bytes
             .div_ceil(BYTES_PER_PERMIT)
             .min(u64::from(self.permits)) as u32;
@@ -142,7 +142,7 @@ impl ByteBudget {
 
 /// A share of the budget, given back when dropped.
 #[derive(Debug)]
-pub(super) struct HeldBytes {
+pub(crate) struct HeldBytes {
     _permit: OwnedSemaphorePermit,
     bytes: u64,
     counting: Arc<Counting>,

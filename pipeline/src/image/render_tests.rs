@@ -4,7 +4,7 @@ use std::io::Cursor;
 use rand_core::SeedableRng;
 
 use super::*;
-use crate::image_decode::{Orientation, decode_rgb};
+use crate::image::{Orientation, decode_rgb};
 use crate::{AugmentConfig, CropRect, EdgeSupport, Filter};
 
 fn noise(width: u32, height: u32, seed: u32) -> Vec<u8> {

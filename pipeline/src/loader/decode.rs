@@ -10,12 +10,12 @@ use super::batch_decode::BatchJob;
 use super::window::LoadedWindow;
 use crate::backend::{BackendError, ImageBackend, PlannedImage, RenderError, Renderer, Router};
 use crate::batch::SampleRecord;
-use crate::dataset::PartBytes;
-use crate::image_decode::ImageHeader;
+use crate::dataset::FetchedPart;
+use crate::image::ImageHeader;
 use crate::random::{Purpose, sample_stream};
 use crate::stats::PipelineCounters;
 use crate::sync::{Receiver, Sender, never, select_biased};
-use crate::{Augment, CropPlan, Dataset, DatasetError, SampleId};
+use crate::{Augment, CropPlan, Dataset, DatasetError, PartId, SampleId};
 
 /// A window of one walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,18 +30,16 @@ pub(super) struct WindowId {
 #[derive(Debug)]
 pub(super) struct Fetched {
     pub window: WindowId,
-    pub shard: u32,
-    pub part: u32,
-    pub bytes: Result<PartBytes, DatasetError>,
+    pub part: PartId,
+    pub bytes: FetchedPart,
 }
 
 /// A part that is unpacked, or why it is not.
 #[derive(Debug)]
 pub(super) struct Unpacked {
     pub window: WindowId,
-    pub shard: u32,
-    pub part: u32,
-    pub batch: Result<ShardBatch, DatasetError>,
+    pub part: PartId,
+    pub batch: Result<ShardBatch, Arc<DatasetError>>,
 }
 
 /// One sample to render.
@@ -224,25 +222,24 @@ pub(super) fn unpack<B>(shared: &Shared<B>, fetched: Fetched) -> Unpacked {
     let started = Instant::now();
     let Fetched {
         window,
-        shard,
         part,
         bytes,
     } = fetched;
-    let info = shared.dataset.shards()[shard as usize].parts[part as usize];
     let batch = bytes.and_then(|bytes| {
         // A panic here would leave the walk waiting for a part that never comes.
-        catch_unwind(AssertUnwindSafe(|| shared.dataset.unpack(bytes))).unwrap_or_else(|_| {
+        let unpacked = catch_unwind(AssertUnwindSafe(|| bytes.unpack())).unwrap_or_else(|_| {
             Err(DatasetError::BadPage {
-                place: shared.dataset.place(shard, part),
+                place: shared.dataset.place(part),
                 source: "the Parquet reader panicked on these bytes".into(),
             })
-        })
+        });
+        unpacked.map_err(Arc::new)
     });
     shared.counters.unpack.busy(started);
-    shared.counters.unpack.item(info.fetch_bytes as usize);
+    let fetch_bytes = shared.dataset.part(part).fetch_bytes;
+    shared.counters.unpack.item(fetch_bytes as usize);
     Unpacked {
         window,
-        shard,
         part,
         batch,
     }

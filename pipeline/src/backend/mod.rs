@@ -4,11 +4,14 @@
 //! [`CpuBackend`]; a device's fills slots in device memory and may add a batch decoder, which takes the
 //! images that it is faster at (see [`Router`]).
 
-use crate::image_decode::ImageHeader;
+use crate::image::ImageHeader;
 use crate::stats::DecoderStats;
 use crate::{CropPlan, ImageError};
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod device;
 mod router;
 
 pub use cpu::{CpuBackend, CpuSlot};

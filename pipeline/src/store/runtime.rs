@@ -60,6 +60,15 @@ impl IoRuntime {
         self.inner.handle.block_on(future)
     }
 
+    /// Starts a task that ends with `tasks`.
+    #[cfg(not(nepa_interleavings))]
+    pub(crate) fn spawn_in<F>(&self, tasks: &mut tokio::task::JoinSet<()>, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        tasks.spawn_on(future, &self.inner.handle);
+    }
+
     /// Starts a task.
     pub(crate) fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
     where
