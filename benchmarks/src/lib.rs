@@ -1,13 +1,12 @@
-//! What the benchmarks share: processor time, memory, allocations and page faults, medians, and a loader with the settings of the recipes.
+//! What the benchmarks share: processor time, memory, allocations and page faults, medians, and a
+//! loader with the settings of the recipes.
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use nepa_pipeline::Normalize;
-use nepa_pipeline::PartId;
 use nepa_pipeline::{
     AugmentConfig, CropPlan, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader,
-    LoaderConfig, SampleId,
+    LoaderConfig, Normalize, PartId, SampleId,
 };
 
 mod allocations;
@@ -56,6 +55,7 @@ pub fn loader(dataset: Arc<Dataset>, epochs: u64, decode_threads: usize) -> anyh
         shuffle_window_bytes: 64 << 20,
         max_bad_fraction: 0.01,
         bad_samples_path: None,
+        ..LoaderConfig::default()
     };
     Ok(Loader::new(dataset, config, None)?)
 }
@@ -69,7 +69,7 @@ pub fn samples(dataset: &Arc<Dataset>, limit: usize) -> anyhow::Result<Vec<(Vec<
             batch
                 .samples()
                 .iter()
-                .map(|sample| (sample.id, sample.plan)),
+                .map(|sample| (sample.id, sample.views[0])),
         );
     }
     let mut found = Vec::new();
@@ -96,7 +96,8 @@ pub fn samples(dataset: &Arc<Dataset>, limit: usize) -> anyhow::Result<Vec<(Vec<
     Ok(found)
 }
 
-/// Seconds that this thread has been on a processor. The kernel brings it up to date at each tick (1 to 10 ms): measure longer things.
+/// Seconds that this thread has been on a processor. The kernel brings it up to date at each tick
+/// (1 to 10 ms): measure longer things.
 pub fn thread_cpu_s() -> anyhow::Result<f64> {
     let path = "/proc/thread-self/schedstat";
     let text = std::fs::read_to_string(path)
@@ -110,7 +111,8 @@ pub fn thread_cpu_s() -> anyhow::Result<f64> {
     Ok(nanoseconds as f64 / 1e9)
 }
 
-/// Seconds that all threads of this process, ended ones included, have been on a processor; in steps of 10 ms.
+/// Seconds that all threads of this process, ended ones included, have been on a processor; in
+/// steps of 10 ms.
 pub fn process_cpu_s() -> anyhow::Result<f64> {
     // utime and stime.
     let ticks = stat_fields(11, 2)?;
@@ -122,7 +124,8 @@ pub fn page_faults() -> anyhow::Result<u64> {
     Ok(stat_fields(7, 1)?[0])
 }
 
-/// `count` numbers of `/proc/self/stat`, from field `first` after the program's name, which may hold spaces.
+/// `count` numbers of `/proc/self/stat`, from field `first` after the program's name, which may
+/// hold spaces.
 fn stat_fields(first: usize, count: usize) -> anyhow::Result<Vec<u64>> {
     let path = "/proc/self/stat";
     let text = std::fs::read_to_string(path).context("this is read from /proc, on Linux only")?;

@@ -1,5 +1,6 @@
-//! The published `config.json`. Every key that is known takes effect or is refused; keys that are not known (Hugging Face writes
-//! many: `dtype`, `transformers_version`, ...) are kept as they are and written back.
+//! The published `config.json`. Every key that is known takes effect or is refused; keys that are
+//! not known (Hugging Face writes many: `dtype`, `transformers_version`, ...) are kept as they are
+//! and written back.
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,8 @@ use crate::ModelError;
 pub(crate) const ARCHITECTURE: &str = "ViTNepaForPreTraining";
 /// Its `model_type`.
 pub(crate) const MODEL_TYPE: &str = "vit_nepa";
-/// Keys of the published family that must be absent, null or 0: a model that needs them would compute something else here.
+/// Keys of the published family that must be absent, null or 0: a model that needs them would
+/// compute something else here.
 const MUST_BE_ZERO: [&str; 6] = [
     "attention_dropout",
     "attention_probs_dropout_prob",
@@ -90,7 +92,8 @@ pub struct NepaConfig {
     /// Whether that norm has a weight.
     #[serde(default)]
     pub qk_norm_affine: bool,
-    /// Whether that norm has a bias; without `qk_norm_affine` it has none, as in PyTorch's `LayerNorm`.
+    /// Whether that norm has a bias; without `qk_norm_affine` it has none, as in PyTorch's
+    /// `LayerNorm`.
     #[serde(default)]
     pub qk_norm_bias: bool,
     /// Base of the rotary frequencies.
@@ -187,7 +190,8 @@ impl NepaConfig {
         }
     }
 
-    /// ViT-B/14 with the SwiGLU MLP of the paper, its width chosen so that the MLP has as many weights.
+    /// ViT-B/14 with the SwiGLU MLP of the paper, its width chosen so that the MLP has as many
+    /// weights.
     pub fn base_14_gated() -> Self {
         Self {
             intermediate_size: 2048,
@@ -226,8 +230,8 @@ impl NepaConfig {
     }
 
     /// Operations (FLOPs) of training on one image: two for each multiply-add of a product, three
-    /// times for forward and backward. Attention counts half where it is causal, the patch embedding
-    /// twice, as images take no gradient. Norms, softmax and the optimiser are left out.
+    /// times for forward and backward. Attention counts half where it is causal, the patch
+    /// embedding twice, as images take no gradient. Norms, softmax and the optimiser are left out.
     pub fn training_flops_per_image(&self) -> f64 {
         let (d, mlp, p) = (
             self.hidden_size as f64,

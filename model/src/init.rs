@@ -1,5 +1,5 @@
-//! Initial weights from counter-based random numbers, the same on every machine and whatever the order: one stream a weight,
-//! a function of (seed, name).
+//! Initial weights from counter-based random numbers, the same on every machine and whatever the
+//! order: one stream a weight, a function of (seed, name).
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
@@ -38,10 +38,12 @@ fn name_number(name: &str) -> u64 {
     })
 }
 
-/// Where the normal distribution is cut, in absolute terms, as PyTorch's `trunc_normal_` does by default.
+/// Where the normal distribution is cut, in absolute terms, as PyTorch's `trunc_normal_` does by
+/// default.
 const CUT: f64 = 2.0;
 
-/// Fills with normal numbers of that standard deviation, drawn again beyond the cut. `libm` gives the same bits on every machine.
+/// Fills with normal numbers of that standard deviation, drawn again beyond the cut. `libm` gives
+/// the same bits on every machine.
 fn fill_truncated_normal(values: &mut [f32], std: f64, rng: &mut ChaCha8Rng) {
     let mut filled = 0;
     while filled < values.len() {
@@ -57,8 +59,9 @@ fn fill_truncated_normal(values: &mut [f32], std: f64, rng: &mut ChaCha8Rng) {
     }
 }
 
-/// Initial weights as published: truncated normal (std `initializer_range`, cut at +-2) for matrices, the convolution and the
-/// class token; biases 0; LayerNorm 1 and 0; LayerScale `layerscale_value`.
+/// Initial weights as published: truncated normal (std `initializer_range`, cut at +-2) for
+/// matrices, the convolution and the class token; biases 0; LayerNorm 1 and 0; LayerScale
+/// `layerscale_value`.
 pub fn init_weights(config: &NepaConfig, seed: u64) -> Weights {
     let specs = ParamSpec::all(config);
     let mut flat = vec![0.0; specs.iter().map(ParamSpec::len).sum()];

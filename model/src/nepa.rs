@@ -1,7 +1,9 @@
-//! The model on candle's tape. Shapes: B batch, P patches, T tokens (P + 1, or P in pretraining), D width, H heads, d = D / H.
+//! The model on candle's tape. Shapes: B batch, P patches, T tokens (P + 1, or P in pretraining), D
+//! width, H heads, d = D / H.
 //!
-//! In pretraining the last patch is a target only: the loss drops the last output, and under the causal mask no other token
-//! sees it. So the blocks run on T = P tokens; the loss and every gradient are those of T = P + 1.
+//! In pretraining the last patch is a target only: the loss drops the last output, and under the
+//! causal mask no other token sees it. So the blocks run on T = P tokens; the loss and every
+//! gradient are those of T = P + 1.
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -19,8 +21,9 @@ pub struct NepaOutput {
     pub sequence_output: Tensor,
 }
 
-/// The pretraining loss (a scalar tensor, on the tape) and the copy diagnostics: a model may cheat by repeating its input.
-/// "Current" is the embedding at the predicting position, for the first position the class token.
+/// The pretraining loss (a scalar tensor, on the tape) and the copy diagnostics: a model may cheat
+/// by repeating its input. "Current" is the embedding at the predicting position, for the first
+/// position the class token.
 #[derive(Debug)]
 pub struct PretrainLoss {
     /// `-mean cos(output[t], embedding[t + 1])`.
@@ -50,8 +53,8 @@ impl PretrainLoss {
 pub enum Arithmetic {
     /// Our own, on the CPU: f32 and f64, the same bits with any number of threads.
     Own,
-    /// Candle's, on any device. Operands of matrix products are cast to this type (the model's own, or bfloat16 for speed);
-    /// weights, residual stream, norms and softmax stay in the model's.
+    /// Candle's, on any device. Operands of matrix products are cast to this type (the model's own,
+    /// or bfloat16 for speed); weights, residual stream, norms and softmax stay in the model's.
     Composed(DType),
 }
 
@@ -133,7 +136,8 @@ impl Nepa {
         })
     }
 
-    /// Chooses the operations; the default is our own on the CPU, and candle's in the model's type elsewhere.
+    /// Chooses the operations; the default is our own on the CPU, and candle's in the model's type
+    /// elsewhere.
     pub fn set_arithmetic(&mut self, arithmetic: Arithmetic) {
         self.arithmetic = arithmetic;
     }
@@ -206,7 +210,8 @@ impl Nepa {
         Ok(())
     }
 
-    /// All T = P + 1 tokens. `causal` normally is the config's `is_causal`. `pixels` is `[B, C, S, S]`, normalised.
+    /// All T = P + 1 tokens. `causal` normally is the config's `is_causal`. `pixels` is `[B, C, S,
+    /// S]`, normalised.
     pub fn forward(
         &self,
         pixels: &Tensor,
@@ -233,7 +238,8 @@ impl Nepa {
         })
     }
 
-    /// The pretraining loss with T = P tokens through the blocks (the last changes nothing), if attention is causal.
+    /// The pretraining loss with T = P tokens through the blocks (the last changes nothing), if
+    /// attention is causal.
     pub fn pretrain_loss(
         &self,
         pixels: &Tensor,
@@ -251,7 +257,8 @@ impl Nepa {
         loss_and_copying(&output, &patches, &input)
     }
 
-    /// Adds the gradients of `loss` to `flat` (in the order of `Weights`), scaled by `scale`; a missing gradient is an error.
+    /// Adds the gradients of `loss` to `flat` (in the order of `Weights`), scaled by `scale`; a
+    /// missing gradient is an error.
     pub fn backward_into(
         &self,
         loss: &Tensor,
@@ -288,7 +295,8 @@ impl Nepa {
             .collect()
     }
 
-    /// Features for evaluation, `[B, D]`: mean over the patch tokens of the final norm's output. Nothing is recorded.
+    /// Features for evaluation, `[B, D]`: mean over the patch tokens of the final norm's output.
+    /// Nothing is recorded.
     pub fn features(&self, pixels: &Tensor, causal: bool) -> Result<Tensor, ModelError> {
         let output = self
             .run(pixels, &RopeDraw::default(), causal, Tape::Off)?
@@ -296,8 +304,8 @@ impl Nepa {
         Ok(output.narrow(1, 1, self.config.num_patches())?.mean(1)?)
     }
 
-    /// What every layer holds, `[B, T, D]` each: what goes into the first block (0), the output of block n (n), and last the final norm's
-    /// output (number of blocks + 1). Nothing is recorded.
+    /// What every layer holds, `[B, T, D]` each: what goes into the first block (0), the output of
+    /// block n (n), and last the final norm's output (number of blocks + 1). Nothing is recorded.
     pub fn hidden_states(&self, pixels: &Tensor, causal: bool) -> Result<Vec<Tensor>, ModelError> {
         let pass = self.whole_pass(causal)?;
         let mut states = vec![pass.with_class_token(&pass.patch_embeddings(pixels)?)?];
@@ -308,8 +316,8 @@ impl Nepa {
         Ok(states)
     }
 
-    /// Attention of one block (from 0) to what goes into it (`[B, T, D]`, one of [`Self::hidden_states`]): `[B, H, T, T]`, rows sum to 1.
-    /// Nothing is recorded.
+    /// Attention of one block (from 0) to what goes into it (`[B, T, D]`, one of
+    /// [`Self::hidden_states`]): `[B, H, T, T]`, rows sum to 1. Nothing is recorded.
     pub fn attention_map(
         &self,
         block: usize,
@@ -396,7 +404,8 @@ impl Pass<'_> {
             .unwrap_or_else(|| panic!("ParamSpec::all lists {name}"))
     }
 
-    /// `[B, C, S, S]` to `[B, P, D]`: a convolution whose kernel is its stride is one matrix product over the patches.
+    /// `[B, C, S, S]` to `[B, P, D]`: a convolution whose kernel is its stride is one matrix
+    /// product over the patches.
     fn patch_embeddings(&self, pixels: &Tensor) -> Result<Tensor, ModelError> {
         let config = &self.model.config;
         let (channels, size, patch) = (config.num_channels, config.image_size, config.patch_size);

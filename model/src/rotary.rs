@@ -1,4 +1,5 @@
-//! Two-dimensional rotary positions: the random factors of a forward pass and the table of cosines and sines.
+//! Two-dimensional rotary positions: the random factors of a forward pass and the table of cosines
+//! and sines.
 use std::f64::consts::TAU;
 
 use crate::NepaConfig;
@@ -27,8 +28,9 @@ impl Default for RopeDraw {
 }
 
 impl RopeDraw {
-    /// Draws from (seed, step, micro-batch) with the ranges of `config`; the same on every machine. All five numbers are always
-    /// taken from the stream, so that turning one on leaves the others as they were.
+    /// Draws from (seed, step, micro-batch) with the ranges of `config`; the same on every machine.
+    /// All five numbers are always taken from the stream, so that turning one on leaves the others
+    /// as they were.
     pub fn draw(config: &NepaConfig, seed: u64, step: u64, micro_batch: u64) -> Self {
         let mut rng = stream(seed, step, micro_batch, Purpose::Rotary);
         let mut uniform = |half_width: f64| half_width * (2.0 * unit(&mut rng) - 1.0);

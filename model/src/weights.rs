@@ -1,4 +1,5 @@
-//! Named weights in one order for all: sorted by name, one flat f32 buffer. Reads and writes the published layout, strictly.
+//! Named weights in one order for all: sorted by name, one flat f32 buffer. Reads and writes the
+//! published layout, strictly.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
@@ -250,7 +251,8 @@ pub fn read_config(path: &Path) -> Result<NepaConfig, ModelError> {
     Ok(config)
 }
 
-/// Reads `config.json` and `model.safetensors`; a missing or surplus weight, or a wrong shape, is an error that names it.
+/// Reads `config.json` and `model.safetensors`; a missing or surplus weight, or a wrong shape, is
+/// an error that names it.
 pub fn read_published(folder: &Path) -> Result<(NepaConfig, Weights), ModelError> {
     let config = read_config(&folder.join("config.json"))?;
     let weights = Weights::read_safetensors(&folder.join("model.safetensors"), &config)?;

@@ -1,12 +1,12 @@
 //! Decodes images for `scripts/check-pillow.py`, which compares them whole with Pillow's.
 //!
-//! Reads frames from standard input (length as u32, little-endian, then the encoded image) and answers each on standard output with one JSON line: width and
-//! height, then that many RGB pixels; or the error, with its causes.
+//! Reads frames from standard input (length as u32, little-endian, then the encoded image) and
+//! answers each on standard output with one JSON line: width and height, then that many RGB pixels;
+//! or the error, with its causes.
 use std::error::Error;
 use std::io::{BufWriter, Read, Write};
 
-use nepa_pipeline::full_text;
-use nepa_pipeline::{decode_rgb, read_header};
+use nepa_pipeline::{decode_rgb, full_text, read_header};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut input = std::io::stdin().lock();

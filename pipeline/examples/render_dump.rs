@@ -1,14 +1,18 @@
-//! Renders images for `scripts/check-pillow.py`, which compares the pixels and the time with Pillow's.
+//! Renders images for `scripts/check-pillow.py`, which compares the pixels and the time with
+//! Pillow's.
 //!
-//! Reads frames from standard input (length as u32, little-endian, then the encoded image) and answers each on standard output with one JSON line for each
-//! augmentation: the plan and the nanoseconds that the rendering took, or the error. A line with a plan is followed by `[3, S, S]` pixels as f32.
+//! Reads frames from standard input (length as u32, little-endian, then the encoded image) and
+//! answers each on standard output with one JSON line for each augmentation: the plan and the
+//! nanoseconds that the rendering took, or the error. A line with a plan is followed by `[3, S, S]`
+//! pixels as f32.
 use std::error::Error;
 use std::io::{BufWriter, Read, Write};
 use std::time::Instant;
 
-use nepa_pipeline::{AugmentConfig, Filter, SampleId};
-use nepa_pipeline::{CpuRenderer, Normalize};
-use nepa_pipeline::{random::Purpose, random::sample_stream};
+use nepa_pipeline::{
+    AugmentConfig, CpuRenderer, Filter, Normalize, SampleId,
+    random::{Purpose, sample_stream},
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let side = std::env::args()
@@ -60,7 +64,11 @@ fn main() -> Result<(), Box<dyn Error>> {
                 Purpose::Augment,
             );
             let start = Instant::now();
-            let result = renderer.render(&encoded, augment.as_ref(), &mut rng, &mut pixels);
+            let result = renderer.read_header(&encoded).and_then(|header| {
+                let plan = augment.draw(header.width, header.height, &mut rng)[0];
+                renderer.render(&encoded, header, &[plan], [&mut pixels[..]])?;
+                Ok(plan)
+            });
             let nanoseconds = start.elapsed().as_nanos() as u64;
             match result {
                 Ok(plan) => {

@@ -1,4 +1,5 @@
-//! Trains a small convolutional classifier from labelled shards, through the loader's public API alone; docs/loader.md walks through it.
+//! Trains a small convolutional classifier from labelled shards, through the loader's public API
+//! alone; docs/loader.md walks through it.
 //!
 //! `cargo run --release -p nepa-pipeline --example train_classifier -- TRAIN_URL VAL_URL STEPS`
 use anyhow::{Context, Result, bail};
@@ -26,7 +27,7 @@ fn classifier(num_classes: usize, vars: &VarBuilder) -> candle_core::Result<impl
 /// Pixels `[B, 3, S, S]` and class indices `[B]`.
 fn tensors(batch: &HostBatch) -> Result<(Tensor, Tensor)> {
     let (num_images, side) = (batch.len(), batch.image_size() as usize);
-    let pixels = Tensor::from_vec(batch.to_vec(), (num_images, 3, side, side), &Device::Cpu)?;
+    let pixels = Tensor::from_slice(batch.array(), (num_images, 3, side, side), &Device::Cpu)?;
     let labels = Tensor::from_vec(batch.class_indices()?, num_images, &Device::Cpu)?;
     Ok((pixels, labels))
 }

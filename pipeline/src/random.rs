@@ -1,8 +1,12 @@
-//! Random streams that are pure functions of (seed, epoch, sample): ChaCha8 with the numbers as its key.
+//! Random streams that are pure functions of (seed, epoch, sample): ChaCha8 with the numbers as its
+//! key.
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use crate::SampleId;
+
+/// A stream of random numbers.
+pub type Stream = ChaCha8Rng;
 
 /// What a stream of random numbers is for; different purposes never share numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +23,7 @@ pub enum Purpose {
 }
 
 /// The stream of one sample in one epoch.
-pub fn sample_stream(seed: u64, epoch: u64, id: SampleId, purpose: Purpose) -> ChaCha8Rng {
+pub fn sample_stream(seed: u64, epoch: u64, id: SampleId, purpose: Purpose) -> Stream {
     let mut key = [0u8; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&epoch.to_le_bytes());
@@ -32,7 +36,7 @@ pub fn sample_stream(seed: u64, epoch: u64, id: SampleId, purpose: Purpose) -> C
 }
 
 /// The stream of a whole epoch; `index` separates uses within it (a window, say).
-pub fn epoch_stream(seed: u64, epoch: u64, index: u64, purpose: Purpose) -> ChaCha8Rng {
+pub fn epoch_stream(seed: u64, epoch: u64, index: u64, purpose: Purpose) -> Stream {
     let mut key = [0u8; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&epoch.to_le_bytes());
@@ -53,7 +57,8 @@ pub fn uniform(rng: &mut impl Rng, low: f64, high: f64) -> f64 {
     low + (high - low) * unit(rng)
 }
 
-/// Uniform integer in `0..bound`, without bias (Lemire's method, <https://arxiv.org/abs/1805.10941>).
+/// Uniform integer in `0..bound`, without bias (Lemire's method,
+/// <https://arxiv.org/abs/1805.10941>).
 pub fn below(rng: &mut impl Rng, bound: u64) -> u64 {
     assert!(bound > 0, "an empty range has no random member");
     loop {

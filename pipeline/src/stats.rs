@@ -193,7 +193,8 @@ impl PipelineStats {
             .expect("every stage is listed")
     }
 
-    /// What the stages did since `earlier`, so that the start of a run does not count; the queues' fill stays the mean.
+    /// What the stages did since `earlier`, so that the start of a run does not count; the queues'
+    /// fill stays the mean.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let stages = self
@@ -221,8 +222,9 @@ impl PipelineStats {
 
     /// The stage that limits, and the share of the time in which it did.
     ///
-    /// The fetch limits while the walk along the order waits for row groups and the decode threads are idle; the decode
-    /// threads limit while they are busy; the consumer limits while it is not waiting for a batch.
+    /// The fetch limits while the walk along the order waits for row groups and the decode threads
+    /// are idle; the decode threads limit while they are busy; the consumer limits while it is not
+    /// waiting for a batch.
     pub fn limiting_stage(&self) -> (Stage, f64) {
         let wall = self.wall_s.max(1e-9);
         let share = |seconds: f64| (seconds / wall).clamp(0.0, 1.0);

@@ -1,5 +1,5 @@
-//! Queues and threads of the loader: crossbeam's and the standard library's. `tests/interleavings` builds this crate with a model of both, over which a scheduler
-//! tries many orders of events.
+//! Queues and threads of the loader: crossbeam's and the standard library's. `tests/interleavings`
+//! builds this crate with a model of both, over which a scheduler tries many orders of events.
 
 #[cfg(not(nepa_interleavings))]
 pub(crate) use crossbeam::channel::{

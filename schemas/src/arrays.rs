@@ -1,5 +1,5 @@
-//! Arrow's several binary and string arrays as one: values by row, without copying what is longer than a view's
-//! inline part. Called by the image forms; knows no schema.
+//! Arrow's several binary and string arrays as one: values by row, without copying what is longer
+//! than a view's inline part. Called by the image forms; knows no schema.
 use arrow::array::{Array, ArrayRef, AsArray, ByteView, GenericByteArray};
 use arrow::buffer::Buffer;
 use arrow::datatypes::{ArrowNativeType, BinaryType, ByteArrayType, DataType, LargeBinaryType};

@@ -1,4 +1,5 @@
-//! Where a column lies, and what its type is called in messages. Names are kept apart: a name may itself hold dots.
+//! Where a column lies, and what its type is called in messages. Names are kept apart: a name may
+//! itself hold dots.
 use std::fmt;
 
 use arrow::array::{Array, ArrayRef, AsArray};
@@ -36,7 +37,8 @@ impl ColumnPath {
         &self.0
     }
 
-    /// Finds what people name: a top-level column of exactly this name; else a field inside of structs, its names joined by dots.
+    /// Finds what people name: a top-level column of exactly this name; else a field inside of
+    /// structs, its names joined by dots.
     pub(crate) fn find<'a>(schema: &'a Schema, name: &str) -> Option<(Self, &'a Field)> {
         if let Ok(field) = schema.field_with_name(name) {
             return Some((Self::new(name), field));

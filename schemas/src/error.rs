@@ -66,7 +66,7 @@ pub enum SchemaError {
     /// The column that an option names does not exist.
     #[error("there is no column `{column}`, which {option} names; the columns are [{}]", columns.join(", "))]
     MissingColumn {
-        /// `image_column` or `label_column`.
+        /// `image_column`, `label_column` or `extra_columns`.
         option: &'static str,
         /// The name asked for.
         column: String,
@@ -76,7 +76,7 @@ pub enum SchemaError {
     /// The column that an option names has a type that cannot be read so.
     #[error("the column `{column}`, which {option} names, is {found}; expected {expected}")]
     UnreadableColumn {
-        /// `image_column` or `label_column`.
+        /// `image_column`, `label_column` or `extra_columns`.
         option: &'static str,
         /// The name asked for.
         column: String,

@@ -1,5 +1,5 @@
-//! The flat form: a binary column of encoded images beside others, as img2dataset writes it (`jpg` beside captions and
-//! sizes) and as many export it by hand (`image`, `bytes`, ...).
+//! The flat form: a binary column of encoded images beside others, as img2dataset writes it (`jpg`
+//! beside captions and sizes) and as many export it by hand (`image`, `bytes`, ...).
 use arrow::array::{Array, ArrayRef};
 use bytes::Bytes;
 
@@ -29,14 +29,16 @@ const FORMATS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "
 /// What the form reads, for messages.
 pub(crate) const EXPECTED: &str = "a binary column";
 
-/// Whether a binary column of this name is taken for images without being named: `image`, `jpg`, and `input.jpg`.
+/// Whether a binary column of this name is taken for images without being named: `image`, `jpg`,
+/// and `input.jpg`.
 pub(crate) fn is_usual(name: &str) -> bool {
     let mut usual = USUAL_NAMES.iter();
     usual.any(|usual| name.eq_ignore_ascii_case(usual)) || format_of(name).is_some()
 }
 
-/// Where a column's name is a format, or ends in one after a dot: what stands before it, and the format's place in the order.
-/// Columns that differ in the format alone hold the same images, each row in one of them.
+/// Where a column's name is a format, or ends in one after a dot: what stands before it, and the
+/// format's place in the order. Columns that differ in the format alone hold the same images, each
+/// row in one of them.
 pub(crate) fn format_of(name: &str) -> Option<(&str, usize)> {
     let (stem, format) = name.rsplit_once('.').unwrap_or(("", name));
     let place = FORMATS

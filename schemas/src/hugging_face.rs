@@ -1,5 +1,6 @@
-//! The form of Hugging Face `datasets`: `struct<bytes, path>` for an image, and the `huggingface` entry of the schema's
-//! metadata, which says what each column means and how the classes are called.
+//! The form of Hugging Face `datasets`: `struct<bytes, path>` for an image, and the `huggingface`
+//! entry of the schema's metadata, which says what each column means and how the classes are
+//! called.
 use std::collections::BTreeMap;
 
 use arrow::array::{Array, ArrayRef, AsArray};
@@ -15,8 +16,8 @@ use crate::{RowError, SchemaError};
 /// What the form reads, for messages.
 pub(crate) const EXPECTED: &str = "struct<bytes: binary, path: string>";
 
-/// The meanings that the metadata gives to the columns; empty without metadata. Metadata that cannot be read says nothing:
-/// it only helps to choose, and the columns are proven by their types.
+/// The meanings that the metadata gives to the columns; empty without metadata. Metadata that
+/// cannot be read says nothing: it only helps to choose, and the columns are proven by their types.
 #[derive(Debug, Default)]
 pub(crate) struct Features(BTreeMap<String, Value>);
 
@@ -41,7 +42,8 @@ impl Features {
             .unwrap_or_default()
     }
 
-    /// The feature's type of a column, or of the elements of a list, such as `Image` or `ClassLabel`.
+    /// The feature's type of a column, or of the elements of a list, such as `Image` or
+    /// `ClassLabel`.
     pub(crate) fn kind(&self, column: &ColumnPath) -> Option<&str> {
         self.feature(column)?.get("_type")?.as_str()
     }
@@ -65,7 +67,8 @@ impl Features {
     }
 }
 
-/// The feature of a list's elements, however the version of `datasets` writes lists; any other feature itself.
+/// The feature of a list's elements, however the version of `datasets` writes lists; any other
+/// feature itself.
 fn element(feature: &Value) -> &Value {
     let is_list = |kind: &Value| matches!(kind.as_str(), Some("Sequence" | "List" | "LargeList"));
     let inner = match feature {
@@ -77,7 +80,8 @@ fn element(feature: &Value) -> &Value {
     inner.map_or(feature, element)
 }
 
-/// The `huggingface` metadata of shards with an image column and, if there are classes, a class label column.
+/// The `huggingface` metadata of shards with an image column and, if there are classes, a class
+/// label column.
 pub fn metadata(image_column: &str, classes: Option<(&str, &[String])>) -> String {
     let mut features = json!({ image_column: { "_type": "Image" } });
     if let Some((label_column, names)) = classes {
@@ -86,8 +90,8 @@ pub fn metadata(image_column: &str, classes: Option<(&str, &[String])>) -> Strin
     json!({ "info": { "features": features } }).to_string()
 }
 
-/// Whether images can be read from such a type in this form, and if so, whether it has a `path`. Where no row of a shard has
-/// bytes, these may be of no type.
+/// Whether images can be read from such a type in this form, and if so, whether it has a `path`.
+/// Where no row of a shard has bytes, these may be of no type.
 pub(crate) fn fits(data_type: &DataType) -> Option<bool> {
     let DataType::Struct(children) = data_type else {
         return None;

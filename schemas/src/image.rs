@@ -12,7 +12,8 @@ use crate::column_path::{ColumnPath, UNSUPPORTED, describe, type_name};
 use crate::hugging_face::Features;
 use crate::{RowError, SchemaError, flat, hugging_face, text};
 
-/// How a column stores the bytes of images. The kind of binary (32 or 64 bit offsets, views) makes no difference.
+/// How a column stores the bytes of images. The kind of binary (32 or 64 bit offsets, views) makes
+/// no difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageForm {
     /// `struct<bytes, path>`, as Hugging Face `datasets` writes it.
@@ -65,7 +66,8 @@ impl ImageColumn {
         })
     }
 
-    /// A top-level column, if it is taken for images without being named. Audio and video features have the same type.
+    /// A top-level column, if it is taken for images without being named. Audio and video features
+    /// have the same type.
     fn recognise(field: &Field, features: &Features) -> Option<Self> {
         let column = Self::fits(ColumnPath::new(field.name()), field)?;
         let name = field.name();
@@ -212,7 +214,8 @@ pub(crate) fn named(schema: &Schema, name: &str) -> Result<Vec<ImageColumn>, Sch
     Ok(vec![ImageColumn::fits(path, field).ok_or_else(unreadable)?])
 }
 
-/// The only column that looks like images, or those that differ in the format alone (`jpg` and `png`), of which a row fills one.
+/// The only column that looks like images, or those that differ in the format alone (`jpg` and
+/// `png`), of which a row fills one.
 pub(crate) fn automatic(
     schema: &Schema,
     features: &Features,

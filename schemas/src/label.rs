@@ -1,4 +1,5 @@
-//! Labels: which types can hold them, and their values as class indices or names. Which column is taken is decided in `label_choice`.
+//! Labels: which types can hold them, and their values as class indices or names. Which column is
+//! taken is decided in `label_choice`.
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -57,7 +58,8 @@ pub enum LabelColumn {
     },
 }
 
-/// How a column's values are read as labels. The width of numbers and the kind of strings make no difference.
+/// How a column's values are read as labels. The width of numbers and the kind of strings make no
+/// difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LabelForm {
     /// The values themselves.
@@ -93,7 +95,8 @@ pub enum LabelList {
 }
 
 impl LabelColumn {
-    /// The column read as labels, if its type allows that. `classes`: whether the metadata calls its values classes.
+    /// The column read as labels, if its type allows that. `classes`: whether the metadata calls
+    /// its values classes.
     pub(crate) fn fits(path: ColumnPath, field: &Field, classes: bool) -> Option<Self> {
         let (element, is_list) = element_type(field.data_type());
         let value = match value_type(element) {
@@ -256,10 +259,12 @@ const MULTI_LABEL: &str = "multi-label data is not supported, only lists of one 
 const WHOLE: &str = "a class index is a whole number";
 const RANGE: &str = "a class index fits 64 bits with a sign";
 
-/// The labels of one-hot lists: all of one length, each with a single 1 among zeros. `None` if they are no such lists.
+/// The labels of one-hot lists: all of one length, each with a single 1 among zeros. `None` if they
+/// are no such lists.
 fn one_hot(rows: &[&[Value]], value: LabelValue) -> Option<Labels> {
     let length = rows.iter().find(|row| !row.is_empty())?.len();
-    // A list of one number is a label; a list of one truth value says nothing else than one-hot does.
+    // A list of one number is a label; a list of one truth value says nothing else than one-hot
+    // does.
     if length == 1 && value != LabelValue::Bool {
         return None;
     }
@@ -293,7 +298,8 @@ impl Value {
         matches!(self, Self::Float(value) if *value == number)
     }
 
-    /// The label; a negative index says that there is none. The error: the value, and what is wrong with it.
+    /// The label; a negative index says that there is none. The error: the value, and what is wrong
+    /// with it.
     fn label(self) -> Result<Option<Label>, (String, &'static str)> {
         /// Beyond, not every whole number is a float.
         const LARGEST: f64 = (1u64 << 53) as f64;

@@ -1,5 +1,6 @@
-//! The one rule by which the labels are chosen: the option; else the column `label`, `labels` or `class`; else the only class label of
-//! the metadata; else the only column under another usual name; else a folder `label=...` of the path. What is ambiguous is left to people.
+//! The one rule by which the labels are chosen: the option; else the column `label`, `labels` or
+//! `class`; else the only class label of the metadata; else the only column under another usual
+//! name; else a folder `label=...` of the path. What is ambiguous is left to people.
 use std::fmt;
 use std::sync::Arc;
 
@@ -122,7 +123,8 @@ impl fmt::Display for NoLabel {
     }
 }
 
-/// The labels that `label_column` names: a column, a field of a struct by its dotted path, or the key of a folder.
+/// The labels that `label_column` names: a column, a field of a struct by its dotted path, or the
+/// key of a folder.
 pub(crate) fn named(
     schema: &Schema,
     features: &Features,
@@ -226,7 +228,8 @@ fn of_folder(folder: &FolderKey) -> LabelColumn {
     }
 }
 
-/// Fields of a struct that could be named: all that can be read where the struct itself is called like a label, else those that are.
+/// Fields of a struct that could be named: all that can be read where the struct itself is called
+/// like a label, else those that are.
 fn label_fields(field: &Field, features: &Features) -> Vec<String> {
     fn collect(path: &ColumnPath, field: &Field, features: &Features, found: &mut Vec<String>) {
         let is_label = |name: &str| is_one_of(name, &FIRST_NAMES) || is_one_of(name, &OTHER_NAMES);

@@ -1,11 +1,12 @@
-//! What is read of a shard: which column holds the images and which the labels.
-//! Automatic where only one choice makes sense; otherwise an error that names the candidates and the option to set.
+//! What is read of a shard: which column holds the images and which the labels. Automatic where
+//! only one choice makes sense; otherwise an error that names the candidates and the option to set.
 use std::fmt;
+use std::sync::Arc;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, FieldRef, Schema};
 use serde::{Deserialize, Serialize};
 
-use crate::column_path::ColumnPath;
+use crate::column_path::{ColumnPath, UNSUPPORTED, describe};
 use crate::hugging_face::Features;
 use crate::label_choice::{self, FolderKey, NoLabel};
 use crate::{ImageColumn, ImageForm, LabelColumn, SchemaError, image};
@@ -16,31 +17,40 @@ use crate::{ImageColumn, ImageForm, LabelColumn, SchemaError, image};
 pub struct SchemaOptions {
     /// Name of the image column; of a field inside of structs, its names joined by dots.
     pub image_column: Option<String>,
-    /// Name of the label column (of a field inside of structs, its names joined by dots), or what stands before the `=` in the names of
-    /// folders; the empty string means: read no label.
+    /// Name of the label column (of a field inside of structs, its names joined by dots), or what
+    /// stands before the `=` in the names of folders; the empty string means: read no label.
     pub label_column: Option<String>,
+    /// Names of further top-level columns, of any type, that are read along with the images and
+    /// given as Arrow arrays. Not part of a recipe.
+    #[serde(skip)]
+    pub extra_columns: Vec<String>,
 }
 
 /// The decision for one schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ColumnMapping {
-    /// The image column; or several whose names differ in the format alone, of which each row's first that is not null is read.
+    /// The image column; or several whose names differ in the format alone, of which each row's
+    /// first that is not null is read.
     pub images: Vec<ImageColumn>,
     /// The labels, or why there are none.
     pub label: Result<LabelColumn, NoLabel>,
     /// Class names from the `huggingface` metadata, by label index.
     pub class_names: Option<Vec<String>>,
+    /// The columns of [`SchemaOptions::extra_columns`], in their order.
+    pub extra: Vec<FieldRef>,
 }
 
 impl ColumnMapping {
     /// Decides from an Arrow schema (with the file's key-value metadata in `schema.metadata()`).
     ///
-    /// Labels are optional: where it is not clear which column holds them, none is read, and [`ColumnMapping::label`] says why.
+    /// Labels are optional: where it is not clear which column holds them, none is read, and
+    /// [`ColumnMapping::label`] says why.
     pub fn resolve(schema: &Schema, options: &SchemaOptions) -> Result<Self, SchemaError> {
         Self::resolve_in_folders(schema, options, &[])
     }
 
-    /// The same for a shard below such folders, from the outermost on, which can be labels where no column is.
+    /// The same for a shard below such folders, from the outermost on, which can be labels where no
+    /// column is.
     pub fn resolve_in_folders(
         schema: &Schema,
         options: &SchemaOptions,
@@ -61,10 +71,13 @@ impl ColumnMapping {
             _ => None,
         };
         let is_index = label.as_ref().is_ok_and(LabelColumn::is_index);
+        let extra = options.extra_columns.iter();
+        let extra = extra.map(|name| extra_column(schema, name));
         Ok(Self {
             images,
             label,
             class_names: class_names.filter(|_| is_index),
+            extra: extra.collect::<Result<_, _>>()?,
         })
     }
 
@@ -77,6 +90,9 @@ impl ColumnMapping {
             .collect();
         if let Ok(LabelColumn::Column { path, .. }) = &self.label {
             paths.push(path.clone());
+        }
+        for field in &self.extra {
+            push_leaf_paths(field, &ColumnPath::new(field.name()), &mut paths);
         }
         paths
     }
@@ -95,7 +111,8 @@ impl ColumnMapping {
         self.images.iter().all(|column| column.empty)
     }
 
-    /// In what two shards of one data set read differently, so that a sample would mean different things; `None` if they go together.
+    /// In what two shards of one data set read differently, so that a sample would mean different
+    /// things; `None` if they go together.
     pub fn difference(&self, other: &Self) -> Option<String> {
         let (a, b) = (&self.images[0], &other.images[0]);
         if a.path != b.path && !image::alternatives(a, b) {
@@ -113,6 +130,12 @@ impl ColumnMapping {
             return Some(format!(
                 "the labels are {a} in the one and {b} in the other"
             ));
+        }
+        for (a, b) in self.extra.iter().zip(&other.extra) {
+            if a.data_type() != b.data_type() {
+                let (a, b, name) = (a.data_type(), b.data_type(), a.name());
+                return Some(format!("`{name}` is {a} in the one and {b} in the other"));
+            }
         }
         let (a, b) = (self.class_names.as_ref()?, other.class_names.as_ref()?);
         match a.iter().zip(b).position(|(a, b)| a != b) {
@@ -140,6 +163,44 @@ impl ColumnMapping {
                 format!("not readable (`{column}`, {found})")
             }
         }
+    }
+}
+
+/// A further column that is read as it is.
+fn extra_column(schema: &Schema, name: &str) -> Result<FieldRef, SchemaError> {
+    let option = "extra_columns";
+    let fields = schema.fields();
+    let Some(field) = fields.iter().find(|field| field.name() == name) else {
+        return Err(SchemaError::MissingColumn {
+            option,
+            column: name.to_owned(),
+            columns: describe(schema),
+        });
+    };
+    match field.metadata().get(UNSUPPORTED) {
+        None => Ok(Arc::clone(field)),
+        Some(found) => Err(SchemaError::UnreadableColumn {
+            option,
+            column: name.to_owned(),
+            found: found.clone(),
+            expected: "a type that Arrow has",
+        }),
+    }
+}
+
+/// The values below a column, lists adding no name.
+fn push_leaf_paths(field: &FieldRef, path: &ColumnPath, paths: &mut Vec<ColumnPath>) {
+    match field.data_type() {
+        DataType::Struct(fields) => {
+            for field in fields {
+                push_leaf_paths(field, &path.child(field.name()), paths);
+            }
+        }
+        DataType::List(element)
+        | DataType::LargeList(element)
+        | DataType::FixedSizeList(element, _)
+        | DataType::Map(element, _) => push_leaf_paths(element, path, paths),
+        _ => paths.push(path.clone()),
     }
 }
 

@@ -35,6 +35,7 @@ fn resolve_named(
     let options = SchemaOptions {
         image_column: image.map(str::to_owned),
         label_column: label.map(str::to_owned),
+        ..SchemaOptions::default()
     };
     ColumnMapping::resolve(&Schema::new(fields), &options)
 }

@@ -13,6 +13,7 @@ pub struct ShardBatch {
     images: Arc<[Result<Bytes, RowError>]>,
     labels: Option<Labels>,
     left_out: LeftOut,
+    extra: Option<RecordBatch>,
 }
 
 /// Images that a batch holds and that are not read.
@@ -49,7 +50,14 @@ impl ShardBatch {
             images: images.into(),
             labels: label.map(|label| labels(batch, label)).transpose()?,
             left_out,
+            extra: extra(batch, mapping)?,
         })
+    }
+
+    /// The further columns that were asked for, row for row with the images; `None` where none
+    /// were.
+    pub fn extra(&self) -> Option<&RecordBatch> {
+        self.extra.as_ref()
     }
 
     /// Number of rows.
@@ -57,7 +65,8 @@ impl ShardBatch {
         self.images.len()
     }
 
-    /// The encoded image in `row`: a slice of the Arrow buffer, no copy. The slice keeps the buffer alive.
+    /// The encoded image in `row`: a slice of the Arrow buffer, no copy. The slice keeps the buffer
+    /// alive.
     pub fn image(&self, row: usize) -> Result<Bytes, RowError> {
         self.images[row].clone()
     }
@@ -69,7 +78,8 @@ impl ShardBatch {
         (0..self.num_rows()).filter(move |&row| absent(&self.images[row]))
     }
 
-    /// The label in `row`, if the shard has labels and this one is neither null nor a negative index, which says that there is none.
+    /// The label in `row`, if the shard has labels and this one is neither null nor a negative
+    /// index, which says that there is none.
     pub fn label(&self, row: usize) -> Option<Label> {
         self.labels.as_ref().and_then(|labels| labels[row].clone())
     }
@@ -78,6 +88,24 @@ impl ShardBatch {
     pub fn left_out(&self) -> LeftOut {
         self.left_out
     }
+}
+
+/// The columns of [`crate::SchemaOptions::extra_columns`] alone.
+fn extra(batch: &RecordBatch, mapping: &ColumnMapping) -> Result<Option<RecordBatch>, SchemaError> {
+    if mapping.extra.is_empty() {
+        return Ok(None);
+    }
+    let schema = batch.schema();
+    let place = |name: &String| {
+        let place = schema.index_of(name);
+        place.map_err(|_| SchemaError::BatchLacksColumn {
+            column: name.clone(),
+        })
+    };
+    let places = mapping.extra.iter().map(|field| place(field.name()));
+    let places = places.collect::<Result<Vec<_>, _>>()?;
+    let extra = batch.project(&places);
+    Ok(Some(extra.expect("the columns were found in the batch")))
 }
 
 #[cfg(test)]

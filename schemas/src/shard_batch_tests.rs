@@ -451,6 +451,7 @@ fn fields_of_structs_are_null_where_their_struct_is() {
     let options = SchemaOptions {
         image_column: Some("data.photo".to_owned()),
         label_column: Some("data.kind".to_owned()),
+        ..SchemaOptions::default()
     };
     let mapping = ColumnMapping::resolve(&batch.schema(), &options).unwrap();
     let shard = ShardBatch::try_new(&batch, &mapping).unwrap();

@@ -1,4 +1,5 @@
-//! Images in string columns: base64 (bare, or as a `data:` URL), or bytes in a column that is wrongly annotated as text.
+//! Images in string columns: base64 (bare, or as a `data:` URL), or bytes in a column that is
+//! wrongly annotated as text.
 use std::collections::HashMap;
 
 use arrow::array::{Array, ArrayRef};
@@ -139,7 +140,8 @@ fn image_format(start: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What is wrong with a string column that is called like one of images, by one of its values, and what to do.
+/// What is wrong with a string column that is called like one of images, by one of its values, and
+/// what to do.
 pub(crate) fn advice(column: &str, value: Option<&[u8]>) -> String {
     let read = format!("name it with --image-column {column} (image_column), and it is read");
     let download = "download the images first (for example with img2dataset, output_format=parquet) and read the shards that it writes";

@@ -1,13 +1,13 @@
-//! Where the training loop's batches come from: the loader into host memory, or straight into a GPU's.
+//! Where the training loop's batches come from: the loader into host memory, or straight into a
+//! GPU's.
 use std::sync::Arc;
 use std::time::Duration;
 
 use candle_core::Device;
-use nepa_pipeline::EngineConfig;
 use nepa_pipeline::{
-    Dataset, EpochReport, HostBatch, Loader, LoaderConfig, LoaderError, LoaderState, SampleRecord,
+    Dataset, DecoderStats, EngineConfig, EpochReport, HostBatch, Loader, LoaderConfig, LoaderError,
+    LoaderState, PipelineStats, SampleRecord,
 };
-use nepa_pipeline::{DecoderStats, PipelineStats};
 
 #[cfg(feature = "cuda")]
 use crate::cuda::{CudaBatch, CudaBatches};
@@ -35,8 +35,8 @@ pub enum TrainBatch {
 }
 
 impl Batches {
-    /// Starts the loader for training on `device`, from the beginning or from `state`. The precision only chooses the type of
-    /// the pixels on a GPU, `engines` who decodes there.
+    /// Starts the loader for training on `device`, from the beginning or from `state`. The
+    /// precision only chooses the type of the pixels on a GPU, `engines` who decodes there.
     #[cfg_attr(
         not(feature = "cuda"),
         expect(unused_variables, reason = "only a CUDA device changes anything")

@@ -1,15 +1,16 @@
-//! Checkpoints: everything that a run needs to go on as if it had not stopped, whole or absent, never half.
+//! Checkpoints: everything that a run needs to go on as if it had not stopped, whole or absent,
+//! never half.
 //!
-//! A checkpoint is a folder of the files below; `manifest.json` lists the others with sizes and digests. [`write_folder`]
-//! and [`read_folder`] know its contents. Where checkpoints lie, and which stay, is `checkpoint_store`'s.
+//! A checkpoint is a folder of the files below; `manifest.json` lists the others with sizes and
+//! digests. [`write_folder`] and [`read_folder`] know its contents. Where checkpoints lie, and
+//! which stay, is `checkpoint_store`'s.
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use nepa_model::{ModelError, NepaConfig, ParamSpec, Weights, published_files, read_published};
-use nepa_pipeline::Action;
-use nepa_pipeline::{LoaderState, StoreError};
+use nepa_pipeline::{Action, LoaderState, StoreError};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -30,8 +31,8 @@ pub const FILES: [&str; 5] = [
     "optimizer.safetensors",
     "state.json",
 ];
-/// Files that a checkpoint has beside them, where there is something to say: the shards of the data set, and the logs as
-/// they were, where the output is a store.
+/// Files that a checkpoint has beside them, where there is something to say: the shards of the data
+/// set, and the logs as they were, where the output is a store.
 pub const MORE_FILES: [&str; 4] = [
     "dataset.json",
     "metrics.jsonl.zst",
@@ -41,7 +42,8 @@ pub const MORE_FILES: [&str; 4] = [
 const MANIFEST_FORMAT: &str = "nepa-checkpoint";
 const VERSION: u32 = 1;
 
-/// Lengths of the run's growing files when the checkpoint was made; what stands behind is cut off on resume.
+/// Lengths of the run's growing files when the checkpoint was made; what stands behind is cut off
+/// on resume.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileLengths {
@@ -69,7 +71,8 @@ pub struct RunState {
     pub files: FileLengths,
     /// The run itself, seed and schedule included.
     pub recipe: ResolvedRecipe,
-    /// How the engine decided to compute, where its results depend on that ([`crate::engine::Engine::choices`]).
+    /// How the engine decided to compute, where its results depend on that
+    /// ([`crate::engine::Engine::choices`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<serde_json::Value>,
 }
@@ -312,7 +315,8 @@ pub(crate) fn io<'a>(
 /// Files that go with a checkpoint, by their names in [`MORE_FILES`].
 pub type MoreFiles = BTreeMap<&'static str, Vec<u8>>;
 
-/// Makes all files of a checkpoint one by one, the manifest last, and hands each to `write`. `place` is for messages.
+/// Makes all files of a checkpoint one by one, the manifest last, and hands each to `write`.
+/// `place` is for messages.
 pub fn make_files(
     checkpoint: &Checkpoint,
     more: &MoreFiles,
@@ -363,7 +367,8 @@ pub fn make_files(
     write(MANIFEST, json(&place.join(MANIFEST), &manifest)?)
 }
 
-/// Writes all files of a checkpoint into the empty `folder`, each forced to the disk, the manifest last.
+/// Writes all files of a checkpoint into the empty `folder`, each forced to the disk, the manifest
+/// last.
 pub fn write_folder(
     folder: &Path,
     checkpoint: &Checkpoint,
@@ -512,7 +517,8 @@ fn json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, CheckpointError>
     Ok(text)
 }
 
-/// Flat buffers as the content of a file of named tensors, the names of each buffer under its prefix; `path` is for messages.
+/// Flat buffers as the content of a file of named tensors, the names of each buffer under its
+/// prefix; `path` is for messages.
 fn tensors(
     path: &Path,
     specs: &[ParamSpec],

@@ -1,4 +1,5 @@
-//! Tests of checkpoints: what goes in comes out, every kind of damage is named, and only our own files are removed.
+//! Tests of checkpoints: what goes in comes out, every kind of damage is named, and only our own
+//! files are removed.
 use std::sync::LazyLock;
 
 use nepa_model::init_weights;

@@ -78,7 +78,8 @@ const EXIT_CODES: &str = "Exit codes:
              (pretrain: with --resume)
   141        nobody reads the output any more (| head)";
 
-/// The exit codes of a command, for the end of its long help; a line each, above those that all have.
+/// The exit codes of a command, for the end of its long help; a line each, above those that all
+/// have.
 pub(crate) fn with_exit_codes(examples: &str, own: &str) -> String {
     format!(
         "{examples}\n\nExit codes:\n{own}\n  2          the command line is not understood\n  \

@@ -1,4 +1,5 @@
-//! The processor's engine: the model's explicit step and flat buffers, all memory taken before the first step.
+//! The processor's engine: the model's explicit step and flat buffers, all memory taken before the
+//! first step.
 use candle_core::DType;
 use nepa_model::{ExplicitNepa, MemoryPlan, NepaConfig, RopeDraw, Weights};
 
@@ -34,7 +35,8 @@ fn plan(
     plan
 }
 
-/// Bytes that this process may still take, as far as the system says: of the machine, or of the container that it runs in.
+/// Bytes that this process may still take, as far as the system says: of the machine, or of the
+/// container that it runs in.
 fn available_bytes() -> Option<u64> {
     let mut system = sysinfo::System::new().ok()?;
     system.refresh_memory();
@@ -44,8 +46,8 @@ fn available_bytes() -> Option<u64> {
 }
 
 impl CpuEngine {
-    /// An engine for micro-batches of `micro_batch` images that goes on from `state`. Refused, before anything is taken, if its memory
-    /// does not fit.
+    /// An engine for micro-batches of `micro_batch` images that goes on from `state`. Refused,
+    /// before anything is taken, if its memory does not fit.
     pub fn new(
         config: &NepaConfig,
         optimizer: &OptimizerConfig,

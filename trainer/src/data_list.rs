@@ -1,5 +1,6 @@
-//! The shards of a run's data set as a checkpoint remembers them, so that a resumed run can say what has changed: a shard
-//! more or less, another number of rows, or, at the same place, other content of the same size.
+//! The shards of a run's data set as a checkpoint remembers them, so that a resumed run can say
+//! what has changed: a shard more or less, another number of rows, or, at the same place, other
+//! content of the same size.
 use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
@@ -116,7 +117,8 @@ impl SourceList {
         }
     }
 
-    /// Shards by their names; those that share one, as web URLs that differ in their query do, by their order as well.
+    /// Shards by their names; those that share one, as web URLs that differ in their query do, by
+    /// their order as well.
     fn by_name(&self) -> BTreeMap<(&str, usize), &ListedShard> {
         let mut seen = BTreeMap::<&str, usize>::new();
         let numbered = self.shards.iter().map(|shard| {

@@ -1,7 +1,9 @@
-//! Where a model is computed: the `device` of recipes and of `--device`, and the one place that opens it.
+//! Where a model is computed: the `device` of recipes and of `--device`, and the one place that
+//! opens it.
 //!
-//! The processor is always there. A CUDA device needs the feature `cuda` and a machine that has one; each thing that can be
-//! missing has its own message. A device is never replaced by another in silence.
+//! The processor is always there. A CUDA device needs the feature `cuda` and a machine that has
+//! one; each thing that can be missing has its own message. A device is never replaced by another
+//! in silence.
 use std::fmt;
 use std::str::FromStr;
 

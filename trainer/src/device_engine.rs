@@ -1,7 +1,9 @@
-//! The engine that keeps everything on one device: weights, moments and average as flat f32 tensors beside the model.
+//! The engine that keeps everything on one device: weights, moments and average as flat f32 tensors
+//! beside the model.
 //!
-//! Candle's tape and operations throughout, so it runs on every device that candle has; a first working engine for GPUs, with
-//! explicit kernels to come. The rules are those of [`crate::optimizer`], which a test on the CPU holds it to.
+//! Candle's tape and operations throughout, so it runs on every device that candle has; a first
+//! working engine for GPUs, with explicit kernels to come. The rules are those of
+//! [`crate::optimizer`], which a test on the CPU holds it to.
 use candle_core::{DType, Device, Tensor};
 use nepa_model::{Arithmetic, Nepa, NepaConfig, ParamSpec, RopeDraw, Weights};
 
@@ -55,7 +57,8 @@ impl Buffers {
 }
 
 impl DeviceEngine {
-    /// An engine on `device` that goes on from `state`; operands of matrix products are of type `matmul`.
+    /// An engine on `device` that goes on from `state`; operands of matrix products are of type
+    /// `matmul`.
     pub fn new(
         config: &NepaConfig,
         optimizer: &OptimizerConfig,
@@ -197,7 +200,8 @@ mod tests {
     use super::*;
     use crate::tape_engine::TapeEngine;
 
-    /// Both engines over some steps of two micro-batches; the greatest difference of losses and of each buffer.
+    /// Both engines over some steps of two micro-batches; the greatest difference of losses and of
+    /// each buffer.
     fn train(matmul: DType) -> Vec<(&'static str, f64)> {
         let config = NepaConfig {
             // Candle's GELU is an approximation.

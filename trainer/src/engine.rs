@@ -1,7 +1,9 @@
-//! What trains: a batch in, a loss out, then an update. The run does not know which engine it drives.
+//! What trains: a batch in, a loss out, then an update. The run does not know which engine it
+//! drives.
 //!
-//! [`crate::cpu_engine`] is the processor's, [`crate::tape_engine`] its oracle; [`crate::device_engine`] keeps everything on one device; with
-//! the feature `cuda`, `crate::cuda` has the GPU's.
+//! [`crate::cpu_engine`] is the processor's, [`crate::tape_engine`] its oracle;
+//! [`crate::device_engine`] keeps everything on one device; with the feature `cuda`, `crate::cuda`
+//! has the GPU's.
 use candle_core::{Device, Tensor};
 use nepa_model::{MemoryPlan, ModelError, PretrainReport, RopeDraw, Weights};
 
@@ -93,7 +95,8 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// The plan for `micro_batch` images; refused if it takes more than what is available, with how many images would fit.
+    /// The plan for `micro_batch` images; refused if it takes more than what is available, with how
+    /// many images would fit.
     pub(crate) fn check_memory(
         plan_for: impl Fn(usize) -> MemoryPlan,
         micro_batch: usize,
@@ -178,7 +181,8 @@ pub trait Engine {
     /// Takes over weights, moments and average of one step.
     fn load(&mut self, state: TrainingState) -> Result<(), EngineError>;
 
-    /// Forward and backward over a batch, in as many equal micro-batches as there are `ropes`. Keeps the gradient for [`Engine::update`]; changes no weight.
+    /// Forward and backward over a batch, in as many equal micro-batches as there are `ropes`.
+    /// Keeps the gradient for [`Engine::update`]; changes no weight.
     fn step(&mut self, images: &Images<'_>, ropes: &[RopeDraw]) -> Result<StepReport, EngineError>;
 
     /// Clips the gradient of the last step and applies it to weights, moments and average.
@@ -190,13 +194,14 @@ pub trait Engine {
     /// A copy of the gradient of the last step, before clipping; for comparisons.
     fn gradient(&mut self) -> Result<Vec<f32>, EngineError>;
 
-    /// What a run's bits depend on beside its state, where there is such a thing: how the engine decided to compute. Saved with each
-    /// checkpoint.
+    /// What a run's bits depend on beside its state, where there is such a thing: how the engine
+    /// decided to compute. Saved with each checkpoint.
     fn choices(&self) -> Option<serde_json::Value> {
         None
     }
 
-    /// Takes over the choices of a run that goes on. Says whether they hold here; where not, the engine chooses anew.
+    /// Takes over the choices of a run that goes on. Says whether they hold here; where not, the
+    /// engine chooses anew.
     fn take_choices(&mut self, _saved: &serde_json::Value) -> bool {
         true
     }

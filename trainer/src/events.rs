@@ -1,7 +1,9 @@
-//! TensorBoard's event files, as far as scalars go: records of TensorFlow's format, each an `Event` in protobuf's encoding.
+//! TensorBoard's event files, as far as scalars go: records of TensorFlow's format, each an `Event`
+//! in protobuf's encoding.
 //!
-//! A record is its length, a checksum of the length, the bytes, and a checksum of the bytes. The messages
-//! (`tensorflow/core/util/event.proto`, `tensorflow/core/framework/summary.proto`) with the fields that are used here:
+//! A record is its length, a checksum of the length, the bytes, and a checksum of the bytes. The
+//! messages (`tensorflow/core/util/event.proto`, `tensorflow/core/framework/summary.proto`) with
+//! the fields that are used here:
 //!
 //! ```text
 //! Event   { double wall_time = 1; int64 step = 2; string file_version = 3; Summary summary = 5; }
@@ -88,7 +90,8 @@ fn push_record(records: &mut Vec<u8>, bytes: &[u8]) {
     records.extend_from_slice(&masked_crc(bytes).to_le_bytes());
 }
 
-/// CRC-32C, rotated and shifted as TensorFlow does, so that a checksum of data that holds checksums is a good one.
+/// CRC-32C, rotated and shifted as TensorFlow does, so that a checksum of data that holds checksums
+/// is a good one.
 fn masked_crc(bytes: &[u8]) -> u32 {
     let crc = !bytes.iter().fold(!0, |crc, byte| {
         CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ (crc >> 8)
@@ -125,7 +128,8 @@ mod tests {
         assert_eq!(unmasked(b"123456789"), 0xe306_9283);
     }
 
-    /// The bytes are those that TensorFlow's own writer makes of the same events (tensorboard 2.21).
+    /// The bytes are those that TensorFlow's own writer makes of the same events (tensorboard
+    /// 2.21).
     #[test]
     fn records_are_those_of_tensorflow() {
         let mut records = Vec::new();

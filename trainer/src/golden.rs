@@ -1,7 +1,9 @@
-//! Compares the model and an engine with tensors that the published code computed; `nepa verify` prints the result.
+//! Compares the model and an engine with tensors that the published code computed; `nepa verify`
+//! prints the result.
 //!
-//! A folder holds `config.json`, `model.safetensors`, `reference.safetensors` (pixels, both sequences, loss, every gradient) and,
-//! if there is a trajectory, `trajectory.safetensors` and `info.json` (some optimiser steps: losses, norms, final weights, average).
+//! A folder holds `config.json`, `model.safetensors`, `reference.safetensors` (pixels, both
+//! sequences, loss, every gradient) and, if there is a trajectory, `trajectory.safetensors` and
+//! `info.json` (some optimiser steps: losses, norms, final weights, average).
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -108,8 +110,8 @@ struct Info {
     trajectory: Option<Trajectory>,
 }
 
-/// All comparisons that the folder allows, in f32 as a run computes. The sequences are the evaluation's; loss, gradients and trajectory are the
-/// engine's.
+/// All comparisons that the folder allows, in f32 as a run computes. The sequences are the
+/// evaluation's; loss, gradients and trajectory are the engine's.
 pub fn compare(folder: &Path, choice: EngineChoice) -> Result<Vec<Comparison>, GoldenError> {
     let (config, weights) = read_published(folder)?;
     let model = Nepa::new(&config, &weights, DType::F32, &Device::Cpu)?;
@@ -327,7 +329,8 @@ impl Tensors {
         })
     }
 
-    /// Proves that all `needed` tensors are there, one a weight under each of `prefixes`, and under them no other.
+    /// Proves that all `needed` tensors are there, one a weight under each of `prefixes`, and under
+    /// them no other.
     fn check(
         &self,
         needed: &[&str],

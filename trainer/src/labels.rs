@@ -7,13 +7,15 @@ use nepa_schemas::{LabelColumn, NoLabel};
 /// The labels of a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LabelFacts {
-    /// Where they are, how many classes there are where that is known, and their type: "column `label`, 3 classes, int64".
+    /// Where they are, how many classes there are where that is known, and their type: "column
+    /// `label`, 3 classes, int64".
     pub line: String,
     /// Names of the classes, where they are known before a label is read.
     pub names: Option<Vec<String>>,
     /// Whether labels are names, or indices of named classes; else they are bare numbers.
     pub by_name: bool,
-    /// Shards whose metadata names no classes, though that of others does, whose names are taken for them.
+    /// Shards whose metadata names no classes, though that of others does, whose names are taken
+    /// for them.
     pub unnamed_shards: usize,
 }
 

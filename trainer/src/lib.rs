@@ -1,4 +1,5 @@
-//! Pretrains NEPA from object storage, resumably. The one place where loader and model meet; holds the `nepa` program.
+//! Pretrains NEPA from object storage, resumably. The one place where loader and model meet; holds
+//! the `nepa` program.
 
 /// Version, the commit where it is known, and the features that this program was built with.
 pub const VERSION: &str = if device::HAS_CUDA {

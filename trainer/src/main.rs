@@ -1,4 +1,5 @@
-//! The `nepa` program: reads its arguments, runs one command, turns the error into a message and an exit code.
+//! The `nepa` program: reads its arguments, runs one command, turns the error into a message and an
+//! exit code.
 use std::io::Write;
 
 use nepa_pipeline::redact;
@@ -20,7 +21,8 @@ impl Write for StandardError {
     }
 }
 
-/// Reads the command line. What is wrong with it is said without the secrets that a URL in it may hold.
+/// Reads the command line. What is wrong with it is said without the secrets that a URL in it may
+/// hold.
 fn parse_arguments() -> Cli {
     Cli::read().unwrap_or_else(|error| {
         let text = error.to_string();

@@ -1,15 +1,15 @@
 //! What a run writes down: `metrics.jsonl`, TensorBoard events and the sample trace.
 //!
-//! The files only grow; a checkpoint records their lengths, and a resumed run cuts them back to these, so that the joined
-//! files are those of an uninterrupted run (but for the fields that hold times).
+//! The files only grow; a checkpoint records their lengths, and a resumed run cuts them back to
+//! these, so that the joined files are those of an uninterrupted run (but for the fields that hold
+//! times).
 use crate::messages::quoted_path;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use nepa_pipeline::DecoderStats;
-use nepa_pipeline::{SampleId, SampleRecord, Shard};
+use nepa_pipeline::{DecoderStats, SampleId, SampleRecord, Shard};
 use serde::{Deserialize, Serialize};
 
 use crate::events;
@@ -173,8 +173,8 @@ impl LogFile {
         })
     }
 
-    /// From now on a full disk is no error, as the file is a copy of what is kept elsewhere: what does not fit in stays in
-    /// memory.
+    /// From now on a full disk is no error, as the file is a copy of what is kept elsewhere: what
+    /// does not fit in stays in memory.
     pub fn keep_what_does_not_fit(&mut self) {
         self.keeps = true;
     }
@@ -327,7 +327,8 @@ struct TraceLine<'a> {
 }
 
 impl TraceFile {
-    /// Opens the trace cut back to `length` bytes; `None` begins one, and refuses a file with content.
+    /// Opens the trace cut back to `length` bytes; `None` begins one, and refuses a file with
+    /// content.
     pub fn open(path: &Path, length: Option<u64>, shards: &[Shard]) -> Result<Self, LogError> {
         if length.is_none() {
             Self::check_free(path)?;
@@ -361,9 +362,11 @@ impl TraceFile {
                 row,
             } = sample.id;
             let file = &self.shard_names[shard as usize];
-            let rect = sample.plan.rect;
+            // A recipe has one view: checked when it is read.
+            let plan = sample.views[0];
+            let rect = plan.rect;
             let (x, y, width, height) = (rect.x, rect.y, rect.width, rect.height);
-            let (flip, replaces) = (sample.plan.flip, sample.replaces);
+            let (flip, replaces) = (plan.flip, sample.replaces);
             push_json_line(
                 &mut lines,
                 &TraceLine {

@@ -1,6 +1,7 @@
-//! AdamW with groups, clipping and a moving average of the weights, over flat f32 buffers in the order of `nepa_model::Weights`.
-//! Semantics are those of PyTorch's `AdamW` and `clip_grad_norm_`. Every element is a function of its own history and of the
-//! norm, which is summed in f64 in a fixed order: the number of threads changes no bit. Called by the run loop and `nepa verify`.
+//! AdamW with groups, clipping and a moving average of the weights, over flat f32 buffers in the
+//! order of `nepa_model::Weights`. Semantics are those of PyTorch's `AdamW` and `clip_grad_norm_`.
+//! Every element is a function of its own history and of the norm, which is summed in f64 in a
+//! fixed order: the number of threads changes no bit. Called by the run loop and `nepa verify`.
 use nepa_model::ParamSpec;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -63,7 +64,8 @@ pub(crate) mod zero_is_none {
     }
 }
 
-/// Whether weight decay applies to a weight of that name: not to biases, norms and layer scales; it does to the class token.
+/// Whether weight decay applies to a weight of that name: not to biases, norms and layer scales; it
+/// does to the class token.
 pub fn decays(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let named = ["bias", "layernorm", "rmsnorm", "layer_scale"]
@@ -238,14 +240,16 @@ impl Optimizer {
         &self.config
     }
 
-    /// One update of `weights` by `gradients` at learning rate `lr`; returns the norm before clipping.
+    /// One update of `weights` by `gradients` at learning rate `lr`; returns the norm before
+    /// clipping.
     pub fn step(&mut self, weights: &mut [f32], gradients: &[f32], lr: f64) -> f64 {
         let norm = global_norm(gradients);
         self.step_with_norm(weights, gradients, lr, norm);
         norm
     }
 
-    /// As [`Optimizer::step`], with the norm already known; the caller checks first that it is finite.
+    /// As [`Optimizer::step`], with the norm already known; the caller checks first that it is
+    /// finite.
     pub fn step_with_norm(&mut self, weights: &mut [f32], gradients: &[f32], lr: f64, norm: f64) {
         let len = self.state.m.len();
         assert_eq!(

@@ -1,8 +1,9 @@
-//! Where a run writes: a local folder, or a prefix in an object store with a local spool for the live files and for
-//! checkpoints until they are sent.
+//! Where a run writes: a local folder, or a prefix in an object store with a local spool for the
+//! live files and for checkpoints until they are sent.
 //!
-//! Checkpoints lie in `checkpoints/step-NNNNNNNN`. Locally a checkpoint is written beside and renamed; in a store its
-//! manifest is put last. Either way it is whole or absent. Nothing is deleted that a manifest of ours does not list.
+//! Checkpoints lie in `checkpoints/step-NNNNNNNN`. Locally a checkpoint is written beside and
+//! renamed; in a store its manifest is put last. Either way it is whole or absent. Nothing is
+//! deleted that a manifest of ours does not list.
 mod owner;
 mod remote;
 mod scratch;
@@ -16,8 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nepa_pipeline::Action;
-use nepa_pipeline::{IoConfig, IoRuntime};
+use nepa_pipeline::{Action, IoConfig, IoRuntime};
 
 use self::owner::{OWNER, Owner};
 use self::remote::Remote;
@@ -262,8 +262,8 @@ impl Output {
         })
     }
 
-    /// Makes an output in a store this process's own, by force if need be, and opens its spool. Before this, nothing is
-    /// written there.
+    /// Makes an output in a store this process's own, by force if need be, and opens its spool.
+    /// Before this, nothing is written there.
     pub fn claim(&mut self, by_force: bool) -> Result<(), OutputError> {
         let Kind::Remote(run) = &mut self.kind else {
             return Ok(());
@@ -430,7 +430,8 @@ impl Output {
         }
     }
 
-    /// All whole checkpoints, the newest last. Half ones are left out; those that wait for being sent are among them.
+    /// All whole checkpoints, the newest last. Half ones are left out; those that wait for being
+    /// sent are among them.
     pub fn checkpoints(&self) -> Result<Vec<CheckpointName>, CheckpointError> {
         let mut found = match &self.kind {
             Kind::Local { folder, .. } => local_checkpoints(&folder.join(CHECKPOINTS))?,
@@ -485,8 +486,9 @@ impl Output {
         }
     }
 
-    /// Makes the live logs of an output in a store what they were at a checkpoint, or, for one that does not have them, what
-    /// lies in the store. `logs` are pairs of [`Log::name`] and [`Log::kept_as`].
+    /// Makes the live logs of an output in a store what they were at a checkpoint, or, for one that
+    /// does not have them, what lies in the store. `logs` are pairs of [`Log::name`] and
+    /// [`Log::kept_as`].
     pub fn restore_logs(
         &self,
         more: &MoreFiles,
@@ -512,8 +514,8 @@ impl Output {
         Ok(())
     }
 
-    /// Saves a checkpoint whole or not at all, with the logs as they are now. In a store it appears later, and then all but the
-    /// newest `keep` are removed.
+    /// Saves a checkpoint whole or not at all, with the logs as they are now. In a store it appears
+    /// later, and then all but the newest `keep` are removed.
     pub fn save(
         &self,
         checkpoint: &Checkpoint,
@@ -562,7 +564,8 @@ impl Output {
         Ok(())
     }
 
-    /// Sends a checkpoint that an earlier process could not; the logs are those that it was loaded with.
+    /// Sends a checkpoint that an earlier process could not; the logs are those that it was loaded
+    /// with.
     pub fn send_again(
         &self,
         checkpoint: &CheckpointName,
@@ -576,7 +579,8 @@ impl Output {
         Ok(())
     }
 
-    /// Waits until all is in the store, or `is_over`, which is asked several times a second, and lets others have the output.
+    /// Waits until all is in the store, or `is_over`, which is asked several times a second, and
+    /// lets others have the output.
     pub fn finish(&mut self, is_over: impl FnMut() -> bool) -> Result<(), OutputError> {
         let Kind::Remote(run) = &mut self.kind else {
             return Ok(());
@@ -598,7 +602,8 @@ impl Output {
         };
         let _ = run.remote.runtime.block_on(release);
         if sent.is_ok() {
-            // What an earlier process left beside the newest checkpoint is older than what is there now.
+            // What an earlier process left beside the newest checkpoint is older than what is there
+            // now.
             remove_folder(&spool.folder);
         }
         drop(spool);
@@ -668,7 +673,8 @@ impl RemoteRun {
         claimed.expect("an output in a store is claimed before it is used")
     }
 
-    /// Sends a checkpoint: its files, then the logs for people, and the manifest, which makes it whole, last.
+    /// Sends a checkpoint: its files, then the logs for people, and the manifest, which makes it
+    /// whole, last.
     fn push(
         &self,
         step: u64,
@@ -708,8 +714,9 @@ fn files_in(folder: &Path) -> Result<Vec<(String, Body)>, CheckpointError> {
     files.chain([MANIFEST]).map(length).collect()
 }
 
-/// Finds a checkpoint behind a path or URL (of a checkpoint, or of a run, whose newest is taken) and brings it to a local
-/// folder; the second value keeps a downloaded one alive. Used by evaluation and export.
+/// Finds a checkpoint behind a path or URL (of a checkpoint, or of a run, whose newest is taken)
+/// and brings it to a local folder; the second value keeps a downloaded one alive. Used by
+/// evaluation and export.
 pub fn fetch_checkpoint(
     url: &str,
     io_config: &IoConfig,
@@ -747,12 +754,14 @@ pub fn fetch_checkpoint(
     Ok((folder, Some(scratch)))
 }
 
-/// A run as far as it has come, on the local disk: for reading only, so a run that still goes on may be looked at.
+/// A run as far as it has come, on the local disk: for reading only, so a run that still goes on
+/// may be looked at.
 #[derive(Debug)]
 pub struct RunCopy {
     /// The recipe as it was run.
     pub recipe: String,
-    /// Content of `metrics.jsonl`; empty before the first step, and of a run in a store before its first checkpoint.
+    /// Content of `metrics.jsonl`; empty before the first step, and of a run in a store before its
+    /// first checkpoint.
     pub metrics: String,
     /// Steps of all whole checkpoints, the newest last.
     pub steps: Vec<u64>,
@@ -861,7 +870,8 @@ fn local_checkpoints(folder: &Path) -> Result<Vec<CheckpointName>, CheckpointErr
     Ok(found)
 }
 
-/// Removes the files that a checkpoint has, the manifest first, and the folder if nothing else is in it.
+/// Removes the files that a checkpoint has, the manifest first, and the folder if nothing else is
+/// in it.
 fn remove_checkpoint_files(folder: &Path) {
     for file in [MANIFEST].into_iter().chain(FILES).chain(MORE_FILES) {
         let _ = std::fs::remove_file(folder.join(file));

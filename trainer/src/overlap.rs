@@ -1,6 +1,8 @@
-//! How well loading hides behind training: the same steps on batches that are there already, then with the loader.
+//! How well loading hides behind training: the same steps on batches that are there already, then
+//! with the loader.
 //!
-//! Nothing is written. The weights move as in a run, which changes no time. Called by `nepa pretrain --synthetic`.
+//! Nothing is written. The weights move as in a run, which changes no time. Called by `nepa
+//! pretrain --synthetic`.
 use std::time::{Duration, Instant};
 
 use nepa_model::init_weights;

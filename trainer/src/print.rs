@@ -1,7 +1,9 @@
-//! What the program says on standard output and error, where whoever reads may go (`nepa inspect X | head`).
+//! What the program says on standard output and error, where whoever reads may go (`nepa inspect X
+//! | head`).
 //!
-//! The macros here stand before those of the standard library in all of this crate, which panic then. A command that does nothing but say ends like any Unix
-//! tool; one that does something is not ended in the midst of it, and says no more.
+//! The macros here stand before those of the standard library in all of this crate, which panic
+//! then. A command that does nothing but say ends like any Unix tool; one that does something is
+//! not ended in the midst of it, and says no more.
 use std::fmt::Arguments;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +22,8 @@ const LABEL: usize = 8;
 
 static ENDS_WITH_READER: AtomicBool = AtomicBool::new(false);
 
-/// From now on the program ends once nobody reads its standard output. For commands that do nothing else.
+/// From now on the program ends once nobody reads its standard output. For commands that do nothing
+/// else.
 pub fn end_with_reader() {
     ENDS_WITH_READER.store(true, Ordering::Relaxed);
 }
@@ -60,8 +63,8 @@ pub fn message(head: &str, text: &str) {
     err(format_args!("{}\n", wrapped(&text, columns(), "  ")));
 }
 
-/// Writes `label` and, in a column of its own, `text` to standard output, in lines that fit as those
-/// of [`message`] do.
+/// Writes `label` and, in a column of its own, `text` to standard output, in lines that fit as
+/// those of [`message`] do.
 pub fn labelled(label: &str, text: &str) {
     let columns = columns().saturating_sub(LABEL).max(20);
     let text = wrapped(&redact(text), columns, "");
@@ -71,8 +74,8 @@ pub fn labelled(label: &str, text: &str) {
     }
 }
 
-/// Breaks lines at spaces. A word that is longer than a line, such as a URL, stays whole, and so does
-/// a line that is set in already. What is broken off begins with `inset`.
+/// Breaks lines at spaces. A word that is longer than a line, such as a URL, stays whole, and so
+/// does a line that is set in already. What is broken off begins with `inset`.
 fn wrapped(text: &str, columns: usize, inset: &str) -> String {
     let mut lines: Vec<String> = Vec::new();
     for (number, line) in text.lines().enumerate() {

@@ -1,14 +1,12 @@
 //! A recipe: one TOML file that is a whole pretraining run.
 //!
-//! [`Recipe`] is what is read: some values may be left out or given by a rule. [`ResolvedRecipe`] is
-//! what is run: every value stands in it, and it is saved with each checkpoint. Unknown keys are
+//! [`Recipe`] is what is read: some values may be left out or given by a rule. [`ResolvedRecipe`]
+//! is what is run: every value stands in it, and it is saved with each checkpoint. Unknown keys are
 //! refused. `read` reads with `overrides` over it, `check` checks, `resolved` applies the rules.
 use std::path::PathBuf;
 
 use nepa_model::NepaConfig;
-use nepa_pipeline::EngineConfig;
-use nepa_pipeline::Normalize;
-use nepa_pipeline::{AugmentConfig, IoConfig, MixtureSource};
+use nepa_pipeline::{AugmentConfig, EngineConfig, IoConfig, MixtureSource, Normalize};
 use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceChoice;
@@ -35,7 +33,8 @@ pub struct DataConfig {
     /// URLs, local paths, prefixes or globs; `--data` replaces them.
     #[serde(default)]
     pub urls: Vec<String>,
-    /// Instead of `urls`: several data sets, each with its share of every batch; `--data` replaces them, too.
+    /// Instead of `urls`: several data sets, each with its share of every batch; `--data` replaces
+    /// them, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mixture: Vec<MixtureSource>,
     /// Name of the image column; left out: automatic.
@@ -44,7 +43,8 @@ pub struct DataConfig {
     /// Read the shards of one split alone, as their names or folders say it; left out: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
-    /// Whether what is doubtful about the shards (several splits, copies, missing ones) ends the run instead of a warning.
+    /// Whether what is doubtful about the shards (several splits, copies, missing ones) ends the
+    /// run instead of a warning.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub strict: bool,
     /// Whether EXIF orientation is applied, as the reference does.
@@ -129,7 +129,8 @@ pub enum Precision {
     /// 32-bit float throughout.
     #[default]
     F32,
-    /// bfloat16 operands, f32 sums; weights, residual stream, norms and softmax stay f32. For GPUs; slow on the processor.
+    /// bfloat16 operands, f32 sums; weights, residual stream, norms and softmax stay f32. For GPUs;
+    /// slow on the processor.
     Bf16,
 }
 
@@ -161,12 +162,14 @@ pub enum EngineChoice {
 pub struct TrainSection {
     /// Images in one optimiser step.
     pub batch: usize,
-    /// Images in one forward and backward pass; gradients are summed over `batch / micro_batch` of them.
+    /// Images in one forward and backward pass; gradients are summed over `batch / micro_batch` of
+    /// them.
     pub micro_batch: usize,
     /// Type of the operands of matrix products.
     #[serde(default)]
     pub precision: Precision,
-    /// What computes a step; left out: `cpu` in f32 on the processor, `cuda` in bf16 on a GPU if its kernels can compute the model, else `tape`.
+    /// What computes a step; left out: `cpu` in f32 on the processor, `cuda` in bf16 on a GPU if
+    /// its kernels can compute the model, else `tape`.
     pub engine: Option<EngineChoice>,
     /// Length of the run in epochs; give this or `steps`.
     pub epochs: Option<u64>,
@@ -194,7 +197,8 @@ pub struct CheckpointSection {
     pub every_minutes: Option<f64>,
     /// Newest checkpoints that stay.
     pub keep: usize,
-    /// Where checkpoints wait until an output in a store has them; left out: the user's state folder.
+    /// Where checkpoints wait until an output in a store has them; left out: the user's state
+    /// folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spool_dir: Option<PathBuf>,
     /// After a signal to stop, a store is given so many seconds to take the last checkpoint.

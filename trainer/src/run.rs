@@ -1,15 +1,17 @@
-//! The pretraining run: data in, checkpoints and metrics out, stopped and continued at any step without a trace.
+//! The pretraining run: data in, checkpoints and metrics out, stopped and continued at any step
+//! without a trace.
 //!
-//! [`pretrain`] sets up (recipe, data set, output, resume), [`Run::train`] is the loop. `commands::pretrain` calls it.
+//! [`pretrain`] sets up (recipe, data set, output, resume), [`Run::train`] is the loop.
+//! `commands::pretrain` calls it.
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use nepa_model::{MemoryPlan, init_weights};
-use nepa_pipeline::DecoderStats;
 use nepa_pipeline::{
-    Dataset, DatasetError, LoaderConfig, LoaderError, LoaderState, MixingForecast, SampleId,
+    Dataset, DatasetError, DecoderStats, LoaderConfig, LoaderError, LoaderState, MixingForecast,
+    SampleId,
 };
 
 use crate::batches::{Batches, TrainBatch};
@@ -773,7 +775,8 @@ impl Run<'_> {
         by_steps || by_time
     }
 
-    /// Saves the current weights with the position `loader`; the log files are on the disk before the checkpoint says so.
+    /// Saves the current weights with the position `loader`; the log files are on the disk before
+    /// the checkpoint says so.
     fn save(&mut self, loader: LoaderState) -> Result<(), RunError> {
         if self.saved_step == Some(self.step) {
             return Ok(());
@@ -831,10 +834,11 @@ impl Run<'_> {
         Ok(logs)
     }
 
-    /// Saves the step before the batch that the loader could not give, and tells where bad samples are listed; gives back why it could not.
+    /// Saves the step before the batch that the loader could not give, and tells where bad samples
+    /// are listed; gives back why it could not.
     fn stop_without_batch(&mut self, position: LoaderState, mut error: LoaderError) -> LoaderError {
-        if let LoaderError::TooManyBad { file, .. } = &mut error {
-            *file = format!(" All are in {}/{BAD_SAMPLES}.", self.output.place());
+        if let LoaderError::TooManyBad { list, .. } = &mut error {
+            *list = Some(format!("{}/{BAD_SAMPLES}", self.output.place()));
         }
         let bad_samples = std::fs::read(self.output.folder().join(BAD_SAMPLES));
         let saved = self.save(position).and_then(|()| {
@@ -900,8 +904,9 @@ impl Run<'_> {
 /// The newest checkpoint, and what is to be said of a run that is lengthened.
 type GoesOn = (Option<(CheckpointName, Checkpoint)>, Option<String>);
 
-/// The newest whole checkpoint of an output that holds a run, proven to be of the same run as `recipe`; the logs are then as
-/// they were. Where the run is lengthened by the recipe, also lines that say so.
+/// The newest whole checkpoint of an output that holds a run, proven to be of the same run as
+/// `recipe`; the logs are then as they were. Where the run is lengthened by the recipe, also lines
+/// that say so.
 fn continue_from(
     output: &Output,
     recipe: &mut ResolvedRecipe,
@@ -1074,7 +1079,8 @@ fn open_logs(
         && let Some(state) = position
         && length(&metrics_path) < metrics_bytes
     {
-        // A second run has written them anew, and the checkpoint, of an earlier program, has none of its own.
+        // A second run has written them anew, and the checkpoint, of an earlier program, has none
+        // of its own.
         tracing::warn!(
             "{}/{METRICS} lacks lines that it had when the checkpoint of step {} was made; the run goes on with those that are there",
             output.place(),

@@ -1,5 +1,5 @@
-//! What a recipe and the command line become before the first step: resolved recipe, data set, device, engine.
-//! Called by the pretraining run and by the measurement of overlap.
+//! What a recipe and the command line become before the first step: resolved recipe, data set,
+//! device, engine. Called by the pretraining run and by the measurement of overlap.
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -46,6 +46,7 @@ impl Setup {
             image_column: recipe.data.image_column.clone(),
             // Pretraining reads no labels.
             label_column: Some(String::new()),
+            ..nepa_schemas::SchemaOptions::default()
         };
         let mut dataset_config = DatasetConfig {
             urls: recipe.data.urls.clone(),
@@ -95,7 +96,8 @@ pub(crate) fn engine(
     )
 }
 
-/// An engine for micro-batches of so many images, on a device where the loader will take so many bytes.
+/// An engine for micro-batches of so many images, on a device where the loader will take so many
+/// bytes.
 #[expect(
     clippy::too_many_arguments,
     reason = "all that decides which engine it is, once"
@@ -171,5 +173,6 @@ pub(crate) fn loader_config(
         shuffle_window_bytes: recipe.data.shuffle_window_bytes,
         max_bad_fraction: recipe.data.max_bad_fraction,
         bad_samples_path,
+        ..LoaderConfig::default()
     }
 }

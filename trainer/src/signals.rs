@@ -1,6 +1,7 @@
-//! SIGTERM and Ctrl-C, the same for all commands. A command ends at once with 143 or 130, wherever it is or waits, after
-//! what it has registered with [`on_end`] (temporary folders, the claim on an output). Who has something to bring to an end
-//! holds a [`SaveFirst`]: then the first signal is a wish, see [`received`], and the second ends at once.
+//! SIGTERM and Ctrl-C, the same for all commands. A command ends at once with 143 or 130, wherever
+//! it is or waits, after what it has registered with [`on_end`] (temporary folders, the claim on an
+//! output). Who has something to bring to an end holds a [`SaveFirst`]: then the first signal is a
+//! wish, see [`received`], and the second ends at once.
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
@@ -90,8 +91,8 @@ pub fn received() -> Option<i32> {
     Some(RECEIVED.load(SeqCst) as i32).filter(|signal| *signal != 0)
 }
 
-/// Ends the program with this code after `most`, whatever else it is still doing or waiting for: a store that hangs, a lookup
-/// of a name. Meanwhile it may end by itself.
+/// Ends the program with this code after `most`, whatever else it is still doing or waiting for: a
+/// store that hangs, a lookup of a name. Meanwhile it may end by itself.
 pub fn end_after(most: Duration, code: i32) {
     // Without a thread it ends when all is put away.
     let _ = std::thread::Builder::new().spawn(move || {

@@ -1,11 +1,13 @@
-//! The processor's engine on candle's tape: slower than [`crate::cpu_engine`], and independent of it.
+//! The processor's engine on candle's tape: slower than [`crate::cpu_engine`], and independent of
+//! it.
 use candle_core::{DType, Device};
 use nepa_model::{Nepa, NepaConfig, RopeDraw, Weights};
 
 use crate::engine::{Engine, EngineError, Images, StepReport, TrainingState};
 use crate::optimizer::{Optimizer, OptimizerConfig, global_norm};
 
-/// The model's own operations and candle's tape, with flat f32 buffers for all that the optimiser touches.
+/// The model's own operations and candle's tape, with flat f32 buffers for all that the optimiser
+/// touches.
 #[derive(Debug)]
 pub struct TapeEngine {
     device: Device,

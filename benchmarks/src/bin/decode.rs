@@ -1,7 +1,9 @@
-//! How many images a second does one core decode, crop to 224 and normalise, and how many does Pillow?
+//! How many images a second does one core decode, crop to 224 and normalise, and how many does
+//! Pillow?
 //!
-//! Both take turns in blocks of images, with the same crops; processor time, not wall time, so that other load matters little.
-//! Pillow runs in `benchmarks/pillow_worker.py`; without `--python` only ours is measured. Prints Markdown.
+//! Both take turns in blocks of images, with the same crops; processor time, not wall time, so that
+//! other load matters little. Pillow runs in `benchmarks/pillow_worker.py`; without `--python` only
+//! ours is measured. Prints Markdown.
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,8 +11,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::Context;
 use clap::Parser;
 use nepa_benchmarks::{CountingAllocator, median, open, page_faults, samples, thread_cpu_s};
-use nepa_pipeline::CpuRenderer;
-use nepa_pipeline::{CropPlan, IoRuntime};
+use nepa_pipeline::{CpuRenderer, CropPlan, IoRuntime};
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;

@@ -1,7 +1,9 @@
-//! How many images a second of one core does the whole loader give, from wherever the URL points, and how much memory does it take?
+//! How many images a second of one core does the whole loader give, from wherever the URL points,
+//! and how much memory does it take?
 //!
-//! Nothing consumes the batches. Processor time is that of the whole process: fetching, unpacking, decoding, hand-over; it is read from the first batch on, as are
-//! allocations and page faults. Prints a row of Markdown, or JSON.
+//! Nothing consumes the batches. Processor time is that of the whole process: fetching, unpacking,
+//! decoding, hand-over; it is read from the first batch on, as are allocations and page faults.
+//! Prints a row of Markdown, or JSON.
 use std::time::Instant;
 
 use clap::Parser;

@@ -1,11 +1,13 @@
-//! Does the loader's memory stay flat over many samples? Runs it over small images and fits a line to the resident memory.
+//! Does the loader's memory stay flat over many samples? Runs it over small images and fits a line
+//! to the resident memory.
 //!
-//! The images are tiny, so that millions of samples take minutes, not hours: what grows by the sample shows, whatever its size. Prints Markdown.
+//! The images are tiny, so that millions of samples take minutes, not hours: what grows by the
+//! sample shows, whatever its size. Prints Markdown.
 use std::time::Instant;
 
 use clap::Parser;
 use nepa_benchmarks::{CountingAllocator, memory_mib, open, page_faults};
-use nepa_pipeline::{AugmentConfig, IoRuntime, Loader};
+use nepa_pipeline::{AugmentConfig, IoRuntime, LoaderBuilder};
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
@@ -26,7 +28,7 @@ const READINGS: u64 = 200;
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let runtime = IoRuntime::new(1)?;
-    let mut loader = Loader::builder("")
+    let mut loader = LoaderBuilder::default()
         .dataset(open(&args.url, &runtime)?)
         .batch_size(64)
         .decode_threads(2)

@@ -1,13 +1,15 @@
 //! How long after its start does a loader give the first batch from S3, by the number of shards?
 //!
-//! The server is in this process, in memory, with a latency if asked for; the shards are small copies of one, 8 images each. Read: the clock, from before the data set is opened. Prints Markdown.
+//! The server is in this process, in memory, with a latency if asked for; the shards are small
+//! copies of one, 8 images each. Read: the clock, from before the data set is opened. Prints
+//! Markdown.
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
 use nepa_benchmarks::median;
-use nepa_pipeline::{AugmentConfig, Dataset, DatasetConfig, IoConfig, IoRuntime, Loader};
+use nepa_pipeline::{AugmentConfig, Dataset, DatasetConfig, IoConfig, IoRuntime, LoaderBuilder};
 use nepa_tests::s3::{Options, S3Server};
 
 /// Time to the first batch by the number of shards.
@@ -59,7 +61,7 @@ fn main() -> anyhow::Result<()> {
                 let runtime = IoRuntime::new(2)?;
                 let dataset = Dataset::open(&config, &io, &runtime)?;
                 opened_s.push(start.elapsed().as_secs_f64());
-                let mut loader = Loader::builder("")
+                let mut loader = LoaderBuilder::default()
                     .dataset(dataset)
                     .batch_size(64)
                     .decode_threads(2)

@@ -1,7 +1,9 @@
-//! How long does one optimiser step of a model take on this processor, and how much memory does it take: our engines and PyTorch?
+//! How long does one optimiser step of a model take on this processor, and how much memory does it
+//! take: our engines and PyTorch?
 //!
-//! Each contestant is a process of its own with the same weights, pixels and rotary factors; they take turns, a step each. No loader. Prints rows of
-//! Markdown. PyTorch runs in `benchmarks/versus/nepa_torch.py`; without `--python` it is left out.
+//! Each contestant is a process of its own with the same weights, pixels and rotary factors; they
+//! take turns, a step each. No loader. Prints rows of Markdown. PyTorch runs in
+//! `benchmarks/versus/nepa_torch.py`; without `--python` it is left out.
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -23,7 +25,8 @@ use serde::{Deserialize, Serialize};
 /// Steps of a recipe's model, contestant by contestant.
 #[derive(Debug, Parser)]
 struct Args {
-    /// The recipe: model, optimiser, batch and micro-batch. For a worker, the folder that the benchmark wrote.
+    /// The recipe: model, optimiser, batch and micro-batch. For a worker, the folder that the
+    /// benchmark wrote.
     recipe: PathBuf,
     /// Steps of each that count; one more comes first.
     #[arg(long, default_value_t = 7)]
@@ -125,7 +128,8 @@ impl Worker {
             command.env("CANDLE_NUM_THREADS", threads.to_string());
             command.env("OMP_NUM_THREADS", threads.to_string());
         }
-        // candle's threads otherwise wait in a busy loop, and would take the processor from the next contestant.
+        // candle's threads otherwise wait in a busy loop, and would take the processor from the
+        // next contestant.
         command.env("CANDLE_BARRIER_POOL_SPIN_LIMIT", "0");
         let mut child = command
             .stdin(Stdio::piped())

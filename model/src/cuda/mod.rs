@@ -1,4 +1,5 @@
-//! The kernel step's device on an NVIDIA GPU: one stream, one allocation, our kernels, and matrix products by cuBLASLt. Built with the feature `cuda` only.
+//! The kernel step's device on an NVIDIA GPU: one stream, one allocation, our kernels, and matrix
+//! products by cuBLASLt. Built with the feature `cuda` only.
 #![expect(
     unsafe_code,
     reason = "the driver and cuBLASLt take addresses; all of them lie in the one allocation that is made here, or are the caller's pixels"
@@ -55,8 +56,8 @@ const MODULES: [Module; 6] = [
 ];
 
 impl Module {
-    /// What a device of this compute capability loads: machine code that was made for it or for a smaller one of its generation,
-    /// else PTX, whose compilation takes seconds.
+    /// What a device of this compute capability loads: machine code that was made for it or for a
+    /// smaller one of its generation, else PTX, whose compilation takes seconds.
     fn image(&self, capability: i32) -> Ptx {
         let runs = |made_for: i32| made_for / 10 == capability / 10 && made_for <= capability;
         let fitting = self
@@ -134,7 +135,8 @@ fn failed(doing: &'static str) -> impl FnOnce(DriverError) -> CudaStepError {
 
 /// Kernels whose blocks ask for more shared memory than the 48 KiB that every block may have.
 const LARGE_BLOCKS: [&str; 2] = ["attention_forward", "attention_backward"];
-/// What cuBLASLt and the driver take beside the plan when their kernels are first used; a generous guess until a GPU has said.
+/// What cuBLASLt and the driver take beside the plan when their kernels are first used; a generous
+/// guess until a GPU has said.
 const LIBRARIES_BYTES: u64 = 512 << 20;
 
 /// One GPU for one step. All work goes to one stream, from one thread at a time.
@@ -194,7 +196,8 @@ impl CudaStepDevice {
         })
     }
 
-    /// Whether the kernels can compute a model on this device; [`crate::kernel_step::check`] says whether they can anywhere.
+    /// Whether the kernels can compute a model on this device; [`crate::kernel_step::check`] says
+    /// whether they can anywhere.
     pub fn check(&self, config: &NepaConfig) -> Result<(), CudaStepError> {
         let tokens = config.num_patches() + usize::from(!config.is_causal);
         let backward = Attention {
@@ -214,8 +217,8 @@ impl CudaStepDevice {
         Ok(())
     }
 
-    /// Memory that a step takes beside its plan, for micro-batches of so many images: the products' workspace, what choosing their
-    /// algorithms takes for a while, and the libraries' own.
+    /// Memory that a step takes beside its plan, for micro-batches of so many images: the products'
+    /// workspace, what choosing their algorithms takes for a while, and the libraries' own.
     pub fn plan_beside(config: &NepaConfig, micro_batch: usize) -> MemoryPlan {
         let rows = (micro_batch * (config.num_patches() + 1)) as u64;
         let up = config.intermediate_size * if config.use_gated_mlp { 2 } else { 1 };
@@ -237,8 +240,8 @@ impl CudaStepDevice {
         self.products.chosen(&self.name)
     }
 
-    /// Takes over those of a run that goes on, before its first product. Says whether they hold: those of another device or another
-    /// version of cuBLASLt do not, and are chosen anew.
+    /// Takes over those of a run that goes on, before its first product. Says whether they hold:
+    /// those of another device or another version of cuBLASLt do not, and are chosen anew.
     pub fn take_algorithms(&mut self, saved: &ChosenAlgorithms) -> bool {
         self.products.take(&self.name, saved)
     }
@@ -249,7 +252,8 @@ impl CudaStepDevice {
     }
 }
 
-/// All the shared memory that a block of this kernel can have, and all of a multiprocessor's memory for it.
+/// All the shared memory that a block of this kernel can have, and all of a multiprocessor's memory
+/// for it.
 fn ask_for_shared_memory(
     function: &CudaFunction,
     most_shared_bytes: i32,
@@ -293,7 +297,8 @@ impl Drop for Memory {
     fn drop(&mut self) {
         // A failed release is not worth a panic in a destructor.
         let _ = self.context.synchronize().and_then(|()| {
-            // SAFETY: allocated by `malloc_sync`, freed once, and no work of the context uses it any more.
+            // SAFETY: allocated by `malloc_sync`, freed once, and no work of the context uses it
+            // any more.
             unsafe { result::free_sync(self.start) }
         });
     }
@@ -316,8 +321,9 @@ impl StepDevice for CudaStepDevice {
         let [x, y, z] = geometry.grid;
         let [block_x, block_y, block_z] = geometry.block;
         let arguments = std::ptr::from_ref(launch.arguments()).cast_mut().cast();
-        // SAFETY: a launch's argument is a mirror of its kernel's only one, which is copied before this returns; what it points to is this device's
-        // memory (or the caller's pixels), as large as the step has planned it.
+        // SAFETY: a launch's argument is a mirror of its kernel's only one, which is copied before
+        // this returns; what it points to is this device's memory (or the caller's pixels), as
+        // large as the step has planned it.
         unsafe {
             result::launch_kernel(
                 function.cu_function(),
@@ -345,7 +351,8 @@ impl StepDevice for CudaStepDevice {
 
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), CudaStepError> {
         self.bind()?;
-        // SAFETY: a part of this device's memory; a copy from memory that is not page-locked has read it all when the call returns.
+        // SAFETY: a part of this device's memory; a copy from memory that is not page-locked has
+        // read it all when the call returns.
         unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }
             .map_err(failed("copying to the device"))
     }

@@ -1,8 +1,9 @@
 //! Matrix products by cuBLASLt, each shape by one algorithm for good.
 //!
-//! Another algorithm may sum in another order, so a run repeats bit for bit only with the same ones: what is chosen is saved with the
-//! run ([`ChosenAlgorithms`]) and taken again when it goes on. The choice itself follows a rule: the heuristic's first candidate, unless
-//! another one is clearly faster on this device.
+//! Another algorithm may sum in another order, so a run repeats bit for bit only with the same
+//! ones: what is chosen is saved with the run ([`ChosenAlgorithms`]) and taken again when it goes
+//! on. The choice itself follows a rule: the heuristic's first candidate, unless another one is
+//! clearly faster on this device.
 //!
 //! cuBLASLt thinks in columns: our row-major C = A B is its C^T = B^T A^T over the same memory.
 use std::collections::HashMap;
@@ -24,10 +25,11 @@ pub(super) const WORKSPACE_BYTES: usize = 256 << 20;
 /// Candidates that are timed, and how often.
 const CANDIDATES: usize = 32;
 const TIMED: usize = 3;
-/// Another candidate than the heuristic's first must need less than this share of its time. Timings of one and the same algorithm
-/// differ by less, so that two runs on one device choose alike.
+/// Another candidate than the heuristic's first must need less than this share of its time. Timings
+/// of one and the same algorithm differ by less, so that two runs on one device choose alike.
 const CLEARLY_FASTER: f32 = 0.97;
-/// Most that an address is said to be aligned to: what every weight is, so that a product is one shape in all blocks.
+/// Most that an address is said to be aligned to: what every weight is, so that a product is one
+/// shape in all blocks.
 const MOST_ALIGNMENT: u64 = 128;
 
 /// All that decides which algorithm is best.
@@ -46,7 +48,8 @@ struct Shape {
     alignments: [u32; 3],
 }
 
-/// The algorithm of each product of a run so far. It belongs to one device and one version of cuBLASLt.
+/// The algorithm of each product of a run so far. It belongs to one device and one version of
+/// cuBLASLt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChosenAlgorithms {
@@ -62,7 +65,8 @@ pub struct ChosenAlgorithms {
 #[serde(deny_unknown_fields)]
 struct Chosen {
     product: Shape,
-    /// `cublasLtMatmulAlgo_t`, which NVIDIA allows to be stored and used again with the same version.
+    /// `cublasLtMatmulAlgo_t`, which NVIDIA allows to be stored and used again with the same
+    /// version.
     algorithm: [u64; 8],
 }
 
@@ -138,7 +142,8 @@ pub(super) struct Products {
     stream: Arc<CudaStream>,
 }
 
-// SAFETY: the handle and the descriptions are bound to no thread; `&mut self` keeps two threads from using them at once.
+// SAFETY: the handle and the descriptions are bound to no thread; `&mut self` keeps two threads
+// from using them at once.
 unsafe impl Send for Products {}
 
 impl Drop for Products {
@@ -208,7 +213,8 @@ impl Products {
         }
     }
 
-    /// Takes over the choices of a run that goes on. Says whether all of them hold: those of another device or version do not.
+    /// Takes over the choices of a run that goes on. Says whether all of them hold: those of
+    /// another device or version do not.
     pub(super) fn take(&mut self, device: &str, saved: &ChosenAlgorithms) -> bool {
         if saved.device != device || saved.cublaslt != version() {
             return false;
@@ -226,7 +232,8 @@ impl Products {
     /// Whether cuBLASLt knows a saved algorithm as one for this product.
     fn serves(&self, plan: &Plan, algorithm: &sys::cublasLtMatmulAlgo_t) -> bool {
         let [right, left, target] = plan.layouts;
-        // SAFETY: all descriptions are live; the result is a plain struct that any bytes are values of.
+        // SAFETY: all descriptions are live; the result is a plain struct that any bytes are values
+        // of.
         unsafe {
             let mut result: sys::cublasLtMatmulHeuristicResult_t = std::mem::zeroed();
             let checked = sys::cublasLtMatmulAlgoCheck(
@@ -272,8 +279,9 @@ impl Products {
             },
         );
         let [right, left, target] = plan.layouts;
-        // SAFETY: the operands, the bias and the result are parts of the step's memory, as large as the layouts say; factors are f32, as the
-        // description says; the workspace is used on this stream alone.
+        // SAFETY: the operands, the bias and the result are parts of the step's memory, as large as
+        // the layouts say; factors are f32, as the description says; the workspace is used on this
+        // stream alone.
         unsafe {
             result::matmul(
                 self.handle,
@@ -296,7 +304,8 @@ impl Products {
         }
     }
 
-    /// The first candidate that runs, unless another is clearly faster; timed on the real operands, into memory that is thrown away.
+    /// The first candidate that runs, unless another is clearly faster; timed on the real operands,
+    /// into memory that is thrown away.
     fn choose(
         &self,
         plan: &Plan,
@@ -366,7 +375,8 @@ impl Products {
             preference.set(attribute, &alignment)?;
         }
         let [right, left, target] = plan.layouts;
-        // SAFETY: all descriptions are live; there is room for as many results as are asked for, plain structs that any bytes are values of.
+        // SAFETY: all descriptions are live; there is room for as many results as are asked for,
+        // plain structs that any bytes are values of.
         unsafe {
             let mut results: [sys::cublasLtMatmulHeuristicResult_t; CANDIDATES] =
                 std::mem::zeroed();
@@ -399,7 +409,8 @@ impl Preference {
         attribute: sys::cublasLtMatmulPreferenceAttributes_t,
         value: &T,
     ) -> Result<(), CublasError> {
-        // SAFETY: the preference is live, and the attributes set above are plain numbers of the types given.
+        // SAFETY: the preference is live, and the attributes set above are plain numbers of the
+        // types given.
         unsafe {
             result::set_matmul_pref_attribute(
                 self.0,

@@ -1,4 +1,5 @@
-//! Attention of one image, head by head and a block of queries at a time; its backward makes the scores again.
+//! Attention of one image, head by head and a block of queries at a time; its backward makes the
+//! scores again.
 use super::Scalar;
 use super::matmul::{Matrix, MatrixMut};
 use super::memory::{QUERIES, Scratch, Shape};
@@ -60,7 +61,8 @@ fn scale<T: Scalar>(shape: &Shape) -> T {
     T::from_f64(1.0 / (shape.head() as f64).sqrt())
 }
 
-/// `qkv [T, 3 D]` to `out [T, D]`; `statistics [2, H, T]` gets greatest score and inverse sum of each softmax.
+/// `qkv [T, 3 D]` to `out [T, D]`; `statistics [2, H, T]` gets greatest score and inverse sum of
+/// each softmax.
 #[expect(clippy::too_many_arguments, reason = "one call each way")]
 pub(super) fn forward<T: Scalar>(
     shape: &Shape,
@@ -114,7 +116,8 @@ pub(super) struct Saved<'a, T> {
     pub(super) statistics: &'a [T],
 }
 
-/// Gradient of `qkv` from that of `out`; `sums [4, d]` grows by the gradients of the norms: query's weight and bias, key's weight and bias.
+/// Gradient of `qkv` from that of `out`; `sums [4, d]` grows by the gradients of the norms: query's
+/// weight and bias, key's weight and bias.
 #[expect(clippy::too_many_arguments, reason = "one call each way")]
 pub(super) fn backward<T: Scalar>(
     shape: &Shape,

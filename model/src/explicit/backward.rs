@@ -12,7 +12,8 @@ use super::{
     rotary, weight,
 };
 
-/// Columns of a sum over rows that one task adds, and rows that it adds before their sum joins the whole.
+/// Columns of a sum over rows that one task adds, and rows that it adds before their sum joins the
+/// whole.
 const COLUMNS_PER_TASK: usize = 128;
 const ROWS_PER_SUM: usize = 64;
 
@@ -311,7 +312,8 @@ impl<T: Scalar> ExplicitNepa<T> {
         }
     }
 
-    /// Gradients of the class token and of the patch embedding; as a target the embedding is a constant.
+    /// Gradients of the class token and of the patch embedding; as a target the embedding is a
+    /// constant.
     fn embedding_backward(&mut self, gradient: &mut [T]) {
         let (shape, width, buffers) = (self.shape, self.shape.width, &mut self.buffers);
         let image = shape.tokens * width;

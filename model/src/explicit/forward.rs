@@ -1,4 +1,5 @@
-//! The forward pass: each block leaves its inputs, what attention needs again, and the MLP before its activation; all else is made again later.
+//! The forward pass: each block leaves its inputs, what attention needs again, and the MLP before
+//! its activation; all else is made again later.
 use rayon::prelude::*;
 
 use super::matmul::{Matrix, MatrixMut};

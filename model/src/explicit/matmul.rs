@@ -1,4 +1,5 @@
-//! Matrix products of row-major slices by `gemm`, one thread each; the callers split the work into fixed pieces.
+//! Matrix products of row-major slices by `gemm`, one thread each; the callers split the work into
+//! fixed pieces.
 #![expect(
     unsafe_code,
     reason = "gemm takes pointers and strides; the slices are checked here"
@@ -99,8 +100,8 @@ impl<'a, T: Scalar> MatrixMut<'a, T> {
             "matrices that do not fit each other or their slices"
         );
         let stride = |stride: usize| stride as isize;
-        // SAFETY: rows, columns and strides stay inside of the three slices, as was just checked; rows of the target do not overlap; T is
-        // f32 or f64, for which `gemm` is written.
+        // SAFETY: rows, columns and strides stay inside of the three slices, as was just checked;
+        // rows of the target do not overlap; T is f32 or f64, for which `gemm` is written.
         unsafe {
             gemm::gemm(
                 rows,
@@ -147,7 +148,8 @@ impl<'a, T: Scalar> MatrixMut<'a, T> {
     }
 }
 
-/// Rows of a weight's gradient that one task computes, at the least and at the most: a product's fixed costs are spread over them.
+/// Rows of a weight's gradient that one task computes, at the least and at the most: a product's
+/// fixed costs are spread over them.
 const ROWS_PER_TASK: (usize, usize) = (96, 192);
 /// Tasks that there should be.
 const TASKS: usize = 4;

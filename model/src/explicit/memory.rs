@@ -16,7 +16,8 @@ pub(crate) struct Shape {
     pub(crate) batch: usize,
     /// Patches P of an image.
     pub(crate) patches: usize,
-    /// Tokens T of an image: P where attention is causal, because the last one changes nothing, else P + 1.
+    /// Tokens T of an image: P where attention is causal, because the last one changes nothing,
+    /// else P + 1.
     pub(crate) tokens: usize,
     /// Width D.
     pub(crate) width: usize,
@@ -63,7 +64,8 @@ impl Shape {
     }
 }
 
-/// What the forward pass leaves of one block for the backward pass. N rows; `V` is a buffer, or nothing while they are counted.
+/// What the forward pass leaves of one block for the backward pass. N rows; `V` is a buffer, or
+/// nothing while they are counted.
 #[derive(Debug)]
 pub(super) struct BlockBuffers<V> {
     /// Residual stream before the block, `[N, D]`.
@@ -183,7 +185,8 @@ impl<T: Clone + Default> Scratches<T> {
         Self(threads.map(new).collect())
     }
 
-    /// This thread's. In a larger pool than the one that this was made in, two threads may have to take turns.
+    /// This thread's. In a larger pool than the one that this was made in, two threads may have to
+    /// take turns.
     pub(super) fn own(&self) -> MutexGuard<'_, Scratch<Vec<T>>> {
         let index = rayon::current_thread_index().unwrap_or(0) % self.0.len();
         // A panic elsewhere ends the step; what it left behind is written before it is read.
@@ -199,7 +202,8 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// What the explicit engine will allocate for micro-batches of `batch` images on this machine's threads.
+    /// What the explicit engine will allocate for micro-batches of `batch` images on this machine's
+    /// threads.
     pub(super) fn new(shape: &Shape, value_bytes: usize) -> Self {
         let mut plan = Self::default();
         let mut take = |name, len: usize| plan.add(name, (len * value_bytes) as u64);

@@ -1,8 +1,9 @@
-//! Forward and backward of pretraining written out by hand, over buffers that are made once: no tape, nothing allocated in a step, no matrix of
-//! T x T scores in memory. Shapes: B images, P patches, T tokens, N = B T rows, D width, H heads, d = D / H.
+//! Forward and backward of pretraining written out by hand, over buffers that are made once: no
+//! tape, nothing allocated in a step, no matrix of T x T scores in memory. Shapes: B images, P
+//! patches, T tokens, N = B T rows, D width, H heads, d = D / H.
 //!
-//! It computes what [`crate::Nepa`] computes; that one is its oracle in tests. Work is split into fixed pieces, so the number of threads
-//! changes no bit. Called by the trainer's engine.
+//! It computes what [`crate::Nepa`] computes; that one is its oracle in tests. Work is split into
+//! fixed pieces, so the number of threads changes no bit. Called by the trainer's engine.
 mod attention;
 mod backward;
 mod forward;
@@ -42,8 +43,8 @@ pub struct PretrainReport {
     pub copy_win: f64,
 }
 
-/// The model's pretraining step with a forward and a backward of its own. Weights and gradient are the caller's, flat, in the order of
-/// [`crate::Weights`].
+/// The model's pretraining step with a forward and a backward of its own. Weights and gradient are
+/// the caller's, flat, in the order of [`crate::Weights`].
 #[derive(Debug)]
 pub struct ExplicitNepa<T> {
     config: NepaConfig,
@@ -72,8 +73,9 @@ impl<T: Scalar> ExplicitNepa<T> {
         MemoryPlan::new(&Shape::new(config, micro_batch), size_of::<T>())
     }
 
-    /// Loss of one micro-batch of images, `[C, S, S]` each, normalised. Adds `share` times its gradient to `gradient`, which is not yet the
-    /// gradient of the weights around LayerScale: after the last micro-batch of a step call [`Self::finish`].
+    /// Loss of one micro-batch of images, `[C, S, S]` each, normalised. Adds `share` times its
+    /// gradient to `gradient`, which is not yet the gradient of the weights around LayerScale:
+    /// after the last micro-batch of a step call [`Self::finish`].
     pub fn add_gradient(
         &mut self,
         weights: &[T],
@@ -111,8 +113,8 @@ impl<T: Scalar> ExplicitNepa<T> {
 
     /// Turns what [`Self::add_gradient`] summed into the gradient of every weight.
     ///
-    /// A block adds `scale * y`, `y = W a + b`. Its backward sums G = (dx)^T a and g = sum dx and never needs `y`:
-    /// d scale = rows of G . W + g b, dW = scale G, db = scale g.
+    /// A block adds `scale * y`, `y = W a + b`. Its backward sums G = (dx)^T a and g = sum dx and
+    /// never needs `y`: d scale = rows of G . W + g b, dW = scale G, db = scale g.
     pub fn finish(&mut self, weights: &[T], gradient: &mut [T]) {
         let dots = &mut self.buffers.partial_sums[..self.shape.width];
         for block in &self.places.blocks {

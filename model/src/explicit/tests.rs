@@ -1,4 +1,5 @@
-//! The explicit step against the tape on many configurations, against finite differences, and against itself with other numbers of threads.
+//! The explicit step against the tape on many configurations, against finite differences, and
+//! against itself with other numbers of threads.
 use candle_core::{DType, Device, Tensor};
 use rand_core::Rng;
 
@@ -155,7 +156,8 @@ fn the_explicit_step_is_the_tapes_on_random_configurations() {
         for spec in &case.weights.specs {
             let length = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
             if length(&expected_gradient[spec.range()]) < 1e-13 {
-                // Nothing but rounding: a bias that softmax does not see, or a block without neighbours.
+                // Nothing but rounding: a bias that softmax does not see, or a block without
+                // neighbours.
                 assert!(length(&gradient[spec.range()]) < 1e-12, "{}", spec.name);
                 continue;
             }
@@ -165,7 +167,8 @@ fn the_explicit_step_is_the_tapes_on_random_configurations() {
     }
 }
 
-/// More tokens than a block of queries and more rows than a piece, and every part of the architecture.
+/// More tokens than a block of queries and more rows than a piece, and every part of the
+/// architecture.
 fn larger() -> Vec<NepaConfig> {
     let large = NepaConfig {
         hidden_size: 40,
@@ -201,7 +204,8 @@ fn single_precision_stays_near() {
         let gradient = gradient.into_iter().map(f64::from).collect::<Vec<_>>();
         let whole = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
         for spec in &case.weights.specs {
-            // A key's bias moves all scores of a query alike: its gradient is rounding only, unless a norm follows.
+            // A key's bias moves all scores of a query alike: its gradient is rounding only, unless
+            // a norm follows.
             if whole(&expected_gradient[spec.range()]) < 1e-9 * whole(&expected_gradient) {
                 continue;
             }
@@ -220,7 +224,8 @@ fn gradients_are_those_of_the_loss() {
         let (_, gradient) = case.explicit(&weights, 1);
         for spec in &case.weights.specs {
             if spec.name.contains("patch_embeddings") {
-                // The embedding is a target too, and as one a constant: its gradient is not that of the loss.
+                // The embedding is a target too, and as one a constant: its gradient is not that of
+                // the loss.
                 continue;
             }
             let direction: Vec<f64> = spec.range().map(|_| unit(&mut rng) - 0.5).collect();

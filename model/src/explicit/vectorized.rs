@@ -1,5 +1,6 @@
-//! Loops over rows, compiled for several instruction sets of which the best is chosen at run time. The order of additions is written out,
-//! so an instruction set changes no bit. Called by the passes of the explicit engine.
+//! Loops over rows, compiled for several instruction sets of which the best is chosen at run time.
+//! The order of additions is written out, so an instruction set changes no bit. Called by the
+//! passes of the explicit engine.
 use std::marker::PhantomData;
 
 use super::Scalar;
@@ -57,7 +58,8 @@ fn sum<T: Scalar>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
     sums[0] + tail
 }
 
-/// Mean and inverse standard deviation of a row, in two passes: the published epsilon is far below what a difference of squares can resolve.
+/// Mean and inverse standard deviation of a row, in two passes: the published epsilon is far below
+/// what a difference of squares can resolve.
 #[expect(
     clippy::inline_always,
     reason = "compiled for the caller's instruction set"
@@ -100,8 +102,8 @@ fn norm_row<T: Scalar>(x: &[T], affine: Affine<'_, T>, eps: T, out: &mut [T]) {
     }
 }
 
-/// One row of a LayerNorm's backward: `grad` becomes the input's gradient, `d_weight` and `d_bias` grow. With n = normalised x and h = grad *
-/// weight, it is scale * (h - mean(h) - n * mean(h n)).
+/// One row of a LayerNorm's backward: `grad` becomes the input's gradient, `d_weight` and `d_bias`
+/// grow. With n = normalised x and h = grad * weight, it is scale * (h - mean(h) - n * mean(h n)).
 #[expect(
     clippy::inline_always,
     reason = "compiled for the caller's instruction set"
@@ -134,7 +136,8 @@ fn norm_row_backward<T: Scalar>(
     }
 }
 
-/// Turns the pairs (k, k + d / 2) of one head's row by the angles of its token; `direction` 1 or -1.
+/// Turns the pairs (k, k + d / 2) of one head's row by the angles of its token; `direction` 1 or
+/// -1.
 #[expect(
     clippy::inline_always,
     reason = "compiled for the caller's instruction set"
@@ -177,7 +180,8 @@ pub(super) struct HeadNorm<'a, T> {
     pub(super) eps: T,
 }
 
-/// Inverse length of a row, and whether the row is long enough to be divided by its own length (as in `torch.nn.functional.normalize`).
+/// Inverse length of a row, and whether the row is long enough to be divided by its own length (as
+/// in `torch.nn.functional.normalize`).
 #[expect(
     clippy::inline_always,
     reason = "compiled for the caller's instruction set"
@@ -201,7 +205,8 @@ vectorized! {
         }
     }
 
-    /// LayerNorm's backward: adds the input's gradient to `dx`; `grad` is used up; `sums` is `[2, width]`, for weight and bias.
+    /// LayerNorm's backward: adds the input's gradient to `dx`; `grad` is used up; `sums` is `[2,
+    /// width]`, for weight and bias.
     fn norm_rows_backward(x: &'a [T], weight: &'a [T], eps: T, grad: &'a mut [T], dx: &'a mut [T], sums: &'a mut [T]) {
         let width = weight.len();
         let (d_weight, d_bias) = sums.split_at_mut(width);
@@ -346,8 +351,8 @@ vectorized! {
         }
     }
 
-    /// The backward of `take_rotated`: a head's gradient, used up, becomes that of the projected sequence; `sums` is `[2, d]`, for the
-    /// norm's weight and bias.
+    /// The backward of `take_rotated`: a head's gradient, used up, becomes that of the projected
+    /// sequence; `sums` is `[2, d]`, for the norm's weight and bias.
     fn put_rotated_backward(
         head: &'a mut [T],
         projected: &'a [T],
@@ -369,8 +374,8 @@ vectorized! {
         }
     }
 
-    /// Softmax of rows of `keys` scores, not yet divided by its sum; `visible` keys in the first row, `more` in each following one. Gives the
-    /// greatest score and the inverse sum of each row.
+    /// Softmax of rows of `keys` scores, not yet divided by its sum; `visible` keys in the first
+    /// row, `more` in each following one. Gives the greatest score and the inverse sum of each row.
     fn softmax(scores: &'a mut [T], keys: usize, visible: usize, more: usize, scale: T, greatest: &'a mut [T], inverse: &'a mut [T]) {
         let rows = scores.chunks_exact_mut(keys).zip(greatest.iter_mut().zip(inverse));
         for (row, (scores, (greatest, inverse))) in rows.enumerate() {
@@ -401,8 +406,9 @@ vectorized! {
         }
     }
 
-    /// Softmax's backward on rows of `keys` values: `scores` become probabilities, and their gradients that of the scores. `delta` is the
-    /// sum of each row's probabilities times their gradients.
+    /// Softmax's backward on rows of `keys` values: `scores` become probabilities, and their
+    /// gradients that of the scores. `delta` is the sum of each row's probabilities times their
+    /// gradients.
     fn softmax_backward(scores: &'a mut [T], grad: &'a mut [T], keys: usize, visible: usize, more: usize, scale: T, rows: SoftmaxRows<'a, T>) {
         let each = rows.greatest.iter().zip(rows.inverse).zip(rows.delta);
         let values = scores.chunks_exact_mut(keys).zip(grad.chunks_exact_mut(keys));
@@ -425,9 +431,10 @@ vectorized! {
         }
     }
 
-    /// Final norm, cosine loss, its gradient and the copy diagnostics of the rows of one image's predictions. `x` and `dx` are `[P, D]`; `next` and
-    /// `current` are the embeddings that come next and that are there, `[P, D]`; `prediction` is one row of scratch; `sums` is `[2, D]`; `factor` is
-    /// the gradient of the loss by one cosine.
+    /// Final norm, cosine loss, its gradient and the copy diagnostics of the rows of one image's
+    /// predictions. `x` and `dx` are `[P, D]`; `next` and `current` are the embeddings that come
+    /// next and that are there, `[P, D]`; `prediction` is one row of scratch; `sums` is `[2, D]`;
+    /// `factor` is the gradient of the loss by one cosine.
     fn loss_rows(loss: LossRows<'a, T>) {
         let LossRows { x, next, current, affine, eps, factor, prediction, dx, cosines, sums } = loss;
         let width = prediction.len();
@@ -439,7 +446,8 @@ vectorized! {
             let cosine = sum(prediction, z, |p, z| p * z) * p_inverse * z_inverse;
             let (c_inverse, _) = inverse_length(c);
             *cosines = [cosine, sum(prediction, c, |p, c| p * c) * p_inverse * c_inverse];
-            // d cos / d p = (z / |z| - cos * p / |p|) / |p|; below the least length, p is divided by a constant.
+            // d cos / d p = (z / |z| - cos * p / |p|) / |p|; below the least length, p is divided
+            // by a constant.
             let along = if divided { cosine * p_inverse } else { T::zero() };
             for ((dx, p), z) in dx.iter_mut().zip(&*prediction).zip(z) {
                 *dx = factor * p_inverse * (*z * z_inverse - along * *p);

@@ -1,5 +1,6 @@
-//! Arguments of the kernels in `cuda/kernels/*.cu`, mirrors of their structs, and how each is launched. Plain numbers, here and not behind the feature
-//! `cuda`, so that a test can launch the very same on the CPU. Addresses are of the device; 0 is none.
+//! Arguments of the kernels in `cuda/kernels/*.cu`, mirrors of their structs, and how each is
+//! launched. Plain numbers, here and not behind the feature `cuda`, so that a test can launch the
+//! very same on the CPU. Addresses are of the device; 0 is none.
 #![expect(
     missing_docs,
     reason = "the fields are those of the kernels' structs, and are explained there"

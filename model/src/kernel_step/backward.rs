@@ -1,11 +1,13 @@
-//! Loss and backward pass, from the stream behind the last block to the gradients of the patch embedding.
+//! Loss and backward pass, from the stream behind the last block to the gradients of the patch
+//! embedding.
 use super::arguments::{Activation, AddPartials, Attention, Disassemble, HEAD, Loss, NormBackward};
 use super::memory::ROWS_PER_PIECE;
 use super::{Kept, KernelStep, StepDevice};
 use crate::PretrainReport;
 
 impl<D: StepDevice> KernelStep<D> {
-    /// The LayerScale, and the bias inside of it, of what was added to the stream last before a block's attention.
+    /// The LayerScale, and the bias inside of it, of what was added to the stream last before a
+    /// block's attention.
     fn added_before(&self, index: usize) -> Option<(usize, usize)> {
         let places = self.layout.blocks.get(index.checked_sub(1)?)?;
         Some((places.mlp_scale, places.down[1]))
@@ -64,8 +66,9 @@ impl<D: StepDevice> KernelStep<D> {
         })
     }
 
-    /// The backward of a norm: `product` is the gradient of its output. `added` is what was added to the stream last before it: its LayerScale and
-    /// its bias, which gets the sums of the stream's gradient.
+    /// The backward of a norm: `product` is the gradient of its output. `added` is what was added
+    /// to the stream last before it: its LayerScale and its bias, which gets the sums of the
+    /// stream's gradient.
     fn norm_backward(
         &mut self,
         x: u64,

@@ -138,7 +138,8 @@ impl<D: StepDevice> KernelStep<D> {
         self.add_to_stream(block.middle, places.mlp_scale, self.input(index + 1), next)
     }
 
-    /// `out = x + scale * product`, and the norm of the result if there is one: its weights, where it goes, its statistics.
+    /// `out = x + scale * product`, and the norm of the result if there is one: its weights, where
+    /// it goes, its statistics.
     fn add_to_stream(
         &mut self,
         x: u64,

@@ -1,9 +1,10 @@
-//! Where each weight lies in the device's flat arenas: weights, their bf16 copies, gradients, moments and average share one order, so that the
-//! optimiser sees one buffer.
+//! Where each weight lies in the device's flat arenas: weights, their bf16 copies, gradients,
+//! moments and average share one order, so that the optimiser sees one buffer.
 //!
-//! It is not the order of [`crate::Weights`]: query, key and value follow each other, so that one product makes all three; every weight starts at a
-//! multiple of [`ALIGNMENT`] values; and the patch embedding's rows are filled up to a multiple of 8, as a product in bf16 wants. What lies between is
-//! zero and stays zero: its gradient is zero, and decay keeps it.
+//! It is not the order of [`crate::Weights`]: query, key and value follow each other, so that one
+//! product makes all three; every weight starts at a multiple of [`ALIGNMENT`] values; and the
+//! patch embedding's rows are filled up to a multiple of 8, as a product in bf16 wants. What lies
+//! between is zero and stays zero: its gradient is zero, and decay keeps it.
 use std::ops::Range;
 
 use crate::{NepaConfig, ParamSpec};
@@ -197,8 +198,8 @@ impl Layout {
         flat
     }
 
-    /// Consecutive parts of an arena whose weights `of` puts into the same class, with it: start, end, class. What lies between two weights
-    /// belongs to the first.
+    /// Consecutive parts of an arena whose weights `of` puts into the same class, with it: start,
+    /// end, class. What lies between two weights belongs to the first.
     pub fn runs<C: PartialEq>(&self, of: impl Fn(&str) -> C) -> Vec<(Range<usize>, C)> {
         let mut runs: Vec<(Range<usize>, C)> = Vec::new();
         for (place, name) in self.places.iter().zip(&self.names) {

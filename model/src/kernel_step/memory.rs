@@ -1,4 +1,5 @@
-//! Every region of the device's memory: counted first, then placed one after the other in one allocation.
+//! Every region of the device's memory: counted first, then placed one after the other in one
+//! allocation.
 use std::ops::Range;
 
 use super::arguments::{NORM_PIECE, NORM_RESULT_BYTES, Segment};

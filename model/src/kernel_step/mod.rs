@@ -1,6 +1,8 @@
-//! The pretraining step in launches of our kernels and products of bf16 matrices: what is computed where, in which order, over which memory. Generic over
-//! the device, so that a test runs the very same launches on the CPU; [`crate::cuda`] has the GPU. Shapes as in [`crate::explicit`], whose backward this
-//! is: the residual stream, statistics, weights and all sums are f32, what products read and write is bf16.
+//! The pretraining step in launches of our kernels and products of bf16 matrices: what is computed
+//! where, in which order, over which memory. Generic over the device, so that a test runs the very
+//! same launches on the CPU; [`crate::cuda`] has the GPU. Shapes as in [`crate::explicit`], whose
+//! backward this is: the residual stream, statistics, weights and all sums are f32, what products
+//! read and write is bf16.
 pub mod arguments;
 mod backward;
 mod forward;
@@ -126,7 +128,8 @@ pub struct KernelStep<D> {
 }
 
 impl<D: StepDevice> KernelStep<D> {
-    /// Checks that the kernels can compute the model, and takes all memory for micro-batches of `micro_batch` images.
+    /// Checks that the kernels can compute the model, and takes all memory for micro-batches of
+    /// `micro_batch` images.
     pub fn new(config: &NepaConfig, micro_batch: usize, device: D) -> Result<Self, D::Error>
     where
         D::Error: From<ModelError>,
@@ -231,7 +234,8 @@ impl<D: StepDevice> KernelStep<D> {
         self.device.zero(self.regions.flat.gradient, num_bytes)
     }
 
-    /// Adds `share` times the gradient of one micro-batch's loss, as [`crate::ExplicitNepa::add_gradient`] does.
+    /// Adds `share` times the gradient of one micro-batch's loss, as
+    /// [`crate::ExplicitNepa::add_gradient`] does.
     pub fn add_gradient(
         &mut self,
         pixels: Pixels,
@@ -325,7 +329,8 @@ impl<D: StepDevice> KernelStep<D> {
         })
     }
 
-    /// Adds the sums of all pieces in `partials`, `width` values for each of `outputs`, to the gradients of those that are there.
+    /// Adds the sums of all pieces in `partials`, `width` values for each of `outputs`, to the
+    /// gradients of those that are there.
     fn add_sums(
         &mut self,
         partials: u64,

@@ -1,4 +1,5 @@
-//! The end of a step on the device: LayerScale's gradients, the norm, AdamW; and the way of all state to the device and back.
+//! The end of a step on the device: LayerScale's gradients, the norm, AdamW; and the way of all
+//! state to the device and back.
 use super::arguments::{AdamW, CopyToBf16, GradientNorm, LayerScale, NORM_RESULT_BYTES, Segment};
 use super::{KernelStep, StepDevice};
 
@@ -113,8 +114,9 @@ impl<D: StepDevice> KernelStep<D> {
         Ok(self.layout.from_arena(&arena))
     }
 
-    /// After the last micro-batch: what was summed becomes the gradient of every weight, as in [`crate::ExplicitNepa::finish`]. Returns its norm, and
-    /// leaves on the device how it is to be clipped.
+    /// After the last micro-batch: what was summed becomes the gradient of every weight, as in
+    /// [`crate::ExplicitNepa::finish`]. Returns its norm, and leaves on the device how it is to be
+    /// clipped.
     pub fn finish(&mut self, max_norm: Option<f64>) -> Result<f64, D::Error> {
         let (width, mlp) = (self.shape.width, self.shape.mlp);
         for index in 0..self.shape.blocks {

@@ -1,4 +1,5 @@
-//! The model as a whole: shortened sequence, gradients everywhere, every key of the configuration, the golden tensors in f64.
+//! The model as a whole: shortened sequence, gradients everywhere, every key of the configuration,
+//! the golden tensors in f64.
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
@@ -451,7 +452,8 @@ fn golden_tensors_in_double_precision() {
             relative(&output.sequence_input, &reference["sequence_input"]) < 1e-12,
             "{folder}: input"
         );
-        // The published code computes the rotary angles in f32, even in a model in double precision.
+        // The published code computes the rotary angles in f32, even in a model in double
+        // precision.
         let error = relative(&output.sequence_output, &reference["sequence_output"]);
         assert!(error < 1e-7, "{folder}: output: {error}");
         let error = relative(&loss.reshape(1).expect("one"), &reference["loss"]);

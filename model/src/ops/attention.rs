@@ -1,4 +1,5 @@
-//! Around the two matrix products of attention: heads apart and together again, rotary positions, softmax under the causal mask.
+//! Around the two matrix products of attention: heads apart and together again, rotary positions,
+//! softmax under the causal mask.
 use std::sync::Arc;
 
 use candle_core::backend::BackendStorage;
@@ -11,7 +12,8 @@ const HEADS: &str = "heads";
 const SCORES: &str = "attention_scores";
 const SOFTMAX: &str = "causal_softmax";
 
-/// Cosine and sine for every token and the first half of a head's d values (the second half has the same), `[T, d / 2]`.
+/// Cosine and sine for every token and the first half of a head's d values (the second half has the
+/// same), `[T, d / 2]`.
 #[derive(Debug)]
 pub(crate) struct RotaryTable {
     pub(crate) cos: Vec<f64>,
@@ -45,14 +47,16 @@ pub(crate) fn attention_scores(q: &Tensor, k: &Tensor) -> Result<Tensor> {
     q.contiguous()?.apply_op2(&k.contiguous()?, Scores)
 }
 
-/// Softmax over the last dimension of `scale * scores`, `[B, H, T, T]`; if `causal`, a token sees itself and those before.
+/// Softmax over the last dimension of `scale * scores`, `[B, H, T, T]`; if `causal`, a token sees
+/// itself and those before.
 pub(crate) fn causal_softmax(scores: &Tensor, scale: f64, causal: bool) -> Result<Tensor> {
     scores
         .contiguous()?
         .apply_op1(CausalSoftmax { scale, causal })
 }
 
-/// Exchanges tokens and heads; its backward is the opposite exchange, with the rotation turned back.
+/// Exchanges tokens and heads; its backward is the opposite exchange, with the rotation turned
+/// back.
 #[derive(Debug, Clone)]
 struct HeadExchange {
     heads: usize,
@@ -76,7 +80,8 @@ impl HeadExchange {
         }
     }
 
-    /// `dims` are those of the input, `[B, outer, inner, d]`. Rotates before merging or after splitting, by `direction` 1 or -1.
+    /// `dims` are those of the input, `[B, outer, inner, d]`. Rotates before merging or after
+    /// splitting, by `direction` 1 or -1.
     fn exchange<T: Real>(&self, x: &[T], dims: [usize; 4], direction: f64) -> Vec<T> {
         let [_, outer, inner, d] = dims;
         let tables = self.rotary.as_ref().map(|table| {

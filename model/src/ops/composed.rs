@@ -1,8 +1,10 @@
-//! The same operations as this folder's own, composed of candle's: for devices that our own have no code for.
+//! The same operations as this folder's own, composed of candle's: for devices that our own have no
+//! code for.
 //!
-//! Slower and hungrier (the tape keeps every intermediate), but candle knows the backward of each part on every device. A test
-//! holds them to our own on the CPU. Residual stream, norms and softmax stay in the model's type; only the operands of matrix
-//! products may be bfloat16, whose sums candle keeps in f32.
+//! Slower and hungrier (the tape keeps every intermediate), but candle knows the backward of each
+//! part on every device. A test holds them to our own on the CPU. Residual stream, norms and
+//! softmax stay in the model's type; only the operands of matrix products may be bfloat16, whose
+//! sums candle keeps in f32.
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::RotaryTable;
@@ -20,8 +22,8 @@ pub(crate) struct Composed {
 }
 
 impl Composed {
-    /// For passes of the first T = `num_tokens` tokens of the table, heads of `half` * 2 values, in `dtype`; operands of matrix products are cast
-    /// to `matmul`.
+    /// For passes of the first T = `num_tokens` tokens of the table, heads of `half` * 2 values, in
+    /// `dtype`; operands of matrix products are cast to `matmul`.
     pub(crate) fn new(
         table: &RotaryTable,
         half: usize,

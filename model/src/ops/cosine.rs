@@ -56,7 +56,8 @@ impl CustomOp2 for CosineRows {
         })
     }
 
-    /// d cos / d p = (z / |z| - cos * p / |p|) / |p|; below the least length, p is divided by a constant.
+    /// d cos / d p = (z / |z| - cos * p / |p|) / |p|; below the least length, p is divided by a
+    /// constant.
     fn bwd(
         &self,
         p: &Tensor,

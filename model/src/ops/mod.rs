@@ -1,6 +1,7 @@
-//! The model's operations. Our own have a backward of their own: candle-nn's fused forms drop gradients silently, and the
-//! unfused ones keep every intermediate. They split their work into fixed pieces, so the number of threads changes no bit; f32
-//! and f64 on the CPU only. [`composed`] is for other devices. Called by `nepa.rs` alone.
+//! The model's operations. Our own have a backward of their own: candle-nn's fused forms drop
+//! gradients silently, and the unfused ones keep every intermediate. They split their work into
+//! fixed pieces, so the number of threads changes no bit; f32 and f64 on the CPU only. [`composed`]
+//! is for other devices. Called by `nepa.rs` alone.
 mod activation;
 mod attention;
 mod composed;
@@ -25,7 +26,8 @@ const ROWS_PER_PIECE: usize = 64;
 /// Elements in one piece of an elementwise operation.
 const ELEMENTS_PER_PIECE: usize = 1 << 13;
 
-/// The operations of one forward pass: our own, or [`Composed`] of candle's. Shapes are explained at each module's functions.
+/// The operations of one forward pass: our own, or [`Composed`] of candle's. Shapes are explained
+/// at each module's functions.
 #[derive(Debug, Clone)]
 pub(crate) enum Ops {
     Own {
@@ -153,8 +155,8 @@ impl Real for f32 {
     fn sqrt(self) -> Self {
         f32::sqrt(self)
     }
-    /// By halves of the exponent and a polynomial (that of Cephes), which the compiler can vectorise; off by less than 2e-7 of the value, and at
-    /// least 1e-38.
+    /// By halves of the exponent and a polynomial (that of Cephes), which the compiler can
+    /// vectorise; off by less than 2e-7 of the value, and at least 1e-38.
     #[inline(always)]
     fn exp(self) -> Self {
         let x = self.clamp(-87.3, 88.3);
@@ -170,7 +172,8 @@ impl Real for f32 {
         let y = p * (r * r) + r + 1.0;
         y * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
     }
-    /// A rational approximation on [-4, 4] (the one of Eigen and XLA), which the compiler can vectorise; off by less than 5e-7.
+    /// A rational approximation on [-4, 4] (the one of Eigen and XLA), which the compiler can
+    /// vectorise; off by less than 5e-7.
     #[inline(always)]
     fn erf(self) -> Self {
         let x = self.clamp(-4.0, 4.0);
@@ -201,7 +204,8 @@ impl Real for f64 {
     }
 }
 
-/// Runs `$body` with `$real` standing for the type of `$dtype`; any other type than f32 and f64 is candle's error.
+/// Runs `$body` with `$real` standing for the type of `$dtype`; any other type than f32 and f64 is
+/// candle's error.
 macro_rules! for_real {
     ($dtype:expr, $op:expr, $real:ident => $body:expr) => {
         match $dtype {
@@ -260,7 +264,8 @@ fn dtype(storage: &CpuStorage) -> DType {
     candle_core::backend::BackendStorage::dtype(storage)
 }
 
-/// `sum f(a, b)` over two rows in eight lanes: the compiler can vectorise it, and it rounds less than one running sum.
+/// `sum f(a, b)` over two rows in eight lanes: the compiler can vectorise it, and it rounds less
+/// than one running sum.
 fn lanes<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
     let mut sums = [T::zero(); 8];
     let (a_chunks, b_chunks) = (a.as_chunks::<8>(), b.as_chunks::<8>());
@@ -326,7 +331,8 @@ fn map_rows<T: Real>(a: &[T], b: &[T], weights: &[T], f: impl Fn(T, T, T) -> T +
     out
 }
 
-/// Sums over rows: `add(row, sums)` adds row by row to the `width` sums of its piece; pieces are added in order.
+/// Sums over rows: `add(row, sums)` adds row by row to the `width` sums of its piece; pieces are
+/// added in order.
 fn sum_rows<T: Real>(rows: usize, width: usize, add: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let pieces: Vec<Vec<T>> = (0..rows.div_ceil(ROWS_PER_PIECE))
         .into_par_iter()

@@ -6,7 +6,8 @@ use super::{ROWS_PER_PIECE, Real, Values, dtype, for_real, lanes, operand, sum_r
 
 const NAME: &str = "layer_norm";
 
-/// `(x - mean) / sqrt(var + eps) * weight + bias` over each `width` consecutive values of `x` (a token, or one head of it).
+/// `(x - mean) / sqrt(var + eps) * weight + bias` over each `width` consecutive values of `x` (a
+/// token, or one head of it).
 pub(crate) fn layer_norm(
     x: &Tensor,
     width: usize,
@@ -64,7 +65,8 @@ impl LayerNorm {
         out
     }
 
-    /// Gradients of x, weight and bias. With n = normalised x and h = grad * weight: dx = scale * (h - mean(h) - n * mean(h n)).
+    /// Gradients of x, weight and bias. With n = normalised x and h = grad * weight: dx = scale *
+    /// (h - mean(h) - n * mean(h n)).
     fn backward<T: Real>(
         self,
         x: &[T],

@@ -19,7 +19,8 @@ fn random(shape: &[usize], seed: u64) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).expect("a tensor")
 }
 
-/// Compares the tape's gradient of `sum(f(inputs) * constant)` with central differences, for every input element.
+/// Compares the tape's gradient of `sum(f(inputs) * constant)` with central differences, for every
+/// input element.
 fn check(name: &str, shapes: &[&[usize]], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
     let vars: Vec<Var> = shapes
         .iter()

@@ -1,5 +1,7 @@
-//! torchvision's `Resize(shorter side)` and `CenterCrop`, for evaluation, as one rectangle of the source.
-use rand_chacha::ChaCha8Rng;
+//! torchvision's `Resize(shorter side)` and `CenterCrop`, for evaluation, as one rectangle of the
+//! source.
+
+use crate::random::Stream;
 
 use super::{Augment, AugmentError, CropPlan, CropRect, EdgeSupport, Filter, check_side};
 
@@ -27,9 +29,16 @@ impl CenterCrop {
     }
 }
 
-impl Augment for CenterCrop {
-    fn draw(&self, width: u32, height: u32, _rng: &mut ChaCha8Rng) -> CropPlan {
-        // The longer side is truncated to whole pixels, so the two axes may differ in scale by a little, as in torchvision.
+impl CenterCrop {
+    /// Side of the output in pixels.
+    pub(super) fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// Draws one crop of an upright image.
+    pub(super) fn crop(&self, width: u32, height: u32, _rng: &mut Stream) -> CropPlan {
+        // The longer side is truncated to whole pixels, so the two axes may differ in scale by a
+        // little, as in torchvision.
         let shorter = width.min(height);
         let resized = |length: u32| {
             if length == shorter {
@@ -58,9 +67,15 @@ impl Augment for CenterCrop {
             edge: EdgeSupport::Image,
         }
     }
+}
 
-    fn output_size(&self) -> u32 {
-        self.size
+impl Augment for CenterCrop {
+    fn view_sides(&self) -> Vec<u32> {
+        vec![self.size()]
+    }
+
+    fn draw(&self, width: u32, height: u32, stream: &mut Stream) -> Vec<CropPlan> {
+        vec![self.crop(width, height, stream)]
     }
 }
 
@@ -71,10 +86,10 @@ mod tests {
 
     #[test]
     fn the_rectangle_is_the_centre_of_the_resized_image() {
-        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mut rng = Stream::seed_from_u64(0);
         let crop = CenterCrop::new(224, 256, Filter::Bicubic).unwrap();
         // 500 x 375 becomes int(256 * 500 / 375) = 341 x 256; offsets are round(58.5) = 58 and 16.
-        let plan = crop.draw(500, 375, &mut rng);
+        let plan = crop.crop(500, 375, &mut rng);
         assert_eq!(plan.rect.x.to_bits(), (58.0f64 * (500.0 / 341.0)).to_bits());
         assert_eq!(
             plan.rect.width.to_bits(),
@@ -85,7 +100,7 @@ mod tests {
         // An image of the right size stays as it is.
         let plan = CenterCrop::new(224, 224, Filter::Bilinear)
             .unwrap()
-            .draw(224, 224, &mut rng);
+            .crop(224, 224, &mut rng);
         assert_eq!(
             plan.rect,
             CropRect {

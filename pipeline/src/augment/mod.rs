@@ -1,14 +1,18 @@
 //! Augmentations draw a [`CropPlan`] from a sample's random stream; they touch no pixel.
-//! The list of augmentations is [`AugmentConfig`]; each has its own file. Called by [`crate::image`].
-use rand_chacha::ChaCha8Rng;
+//! The list of augmentations is [`AugmentConfig`]; each has its own file. Called by the loader.
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
+
+use crate::random::Stream;
 
 mod center_crop;
 mod multi_crop;
 mod random_resized_crop;
 
 pub use center_crop::CenterCrop;
-pub use multi_crop::{MAX_VIEWS, MultiCrop};
+use multi_crop::MAX_VIEWS;
+pub use multi_crop::MultiCrop;
 pub use random_resized_crop::RandomResizedCrop;
 
 /// Interpolation, always antialiased when shrinking, as Pillow's.
@@ -59,20 +63,19 @@ pub struct CropPlan {
     pub edge: EdgeSupport,
 }
 
-/// An augmentation, ready to draw.
+/// An augmentation: which views of an image a sample is. Draws only; touches no pixel.
+///
+/// Implemented for [`RandomResizedCrop`], [`MultiCrop`] and [`CenterCrop`]; one of your own goes
+/// into [`crate::LoaderBuilder::augment_by`]. All that is random in it must come from the stream,
+/// so that a run can be repeated and resumed.
 pub trait Augment: Send + Sync + std::fmt::Debug {
-    /// Draws a plan for an upright image of `width` x `height` pixels.
-    fn draw(&self, width: u32, height: u32, rng: &mut ChaCha8Rng) -> CropPlan;
-    /// Side of the square output in pixels.
-    fn output_size(&self) -> u32;
-    /// Sides of the further views of a sample that are rendered from one decode, in pixels; none as a rule.
-    fn more_views(&self) -> &[u32] {
-        &[]
-    }
-    /// Draws the further views, after [`Self::draw`] and from the same stream.
-    fn draw_more(&self, _width: u32, _height: u32, _rng: &mut ChaCha8Rng) -> Vec<CropPlan> {
-        Vec::new()
-    }
+    /// Sides of the square views of each sample in pixels; at least one.
+    fn view_sides(&self) -> Vec<u32>;
+
+    /// Draws the views of an upright image of `width` x `height` pixels, one for each of
+    /// [`Self::view_sides`] and of that size, from the sample's own random stream (see
+    /// [`crate::random`]).
+    fn draw(&self, width: u32, height: u32, stream: &mut Stream) -> Vec<CropPlan>;
 }
 
 /// The augmentations there are; each variant is built by [`AugmentConfig::build`].
@@ -96,7 +99,8 @@ pub enum AugmentConfig {
         #[serde(default = "default_filter")]
         filter: Filter,
     },
-    /// Several random crops of each image from one decode, for models that compare views; each with a horizontal flip.
+    /// Several random crops of each image from one decode, for models that compare views; each with
+    /// a horizontal flip.
     MultiCrop {
         /// Output side of the global views in pixels.
         global_size: u32,
@@ -189,7 +193,8 @@ impl AugmentConfig {
         }
     }
 
-    /// `global_views` and `local_views` random crops of each image, with the shares of the area that DINO takes.
+    /// `global_views` and `local_views` random crops of each image, with the shares of the area
+    /// that DINO takes.
     pub fn multi_crop(
         (global_views, global_size): (u32, u32),
         (local_views, local_size): (u32, u32),
@@ -208,7 +213,7 @@ impl AugmentConfig {
     }
 
     /// Checks the values and builds the augmentation; the error names the field and the rule.
-    pub fn build(&self) -> Result<Box<dyn Augment>, AugmentError> {
+    pub fn build(&self) -> Result<Arc<dyn Augment>, AugmentError> {
         Ok(match *self {
             Self::RandomResizedCrop {
                 size,
@@ -216,7 +221,7 @@ impl AugmentConfig {
                 ratio,
                 flip,
                 filter,
-            } => Box::new(RandomResizedCrop::new(size, scale, ratio, flip, filter)?),
+            } => Arc::new(RandomResizedCrop::new(size, scale, ratio, flip, filter)?),
             Self::MultiCrop {
                 global_size,
                 global_views,
@@ -228,17 +233,20 @@ impl AugmentConfig {
                 flip,
                 filter,
             } => {
-                let kind = |size, scale| RandomResizedCrop::new(size, scale, ratio, flip, filter);
-                Box::new(MultiCrop::new(
-                    (kind(global_size, global_scale)?, global_views),
-                    (kind(local_size, local_scale)?, local_views),
+                let kind = |prefix, size, scale| {
+                    let kind = RandomResizedCrop::new(size, scale, ratio, flip, filter);
+                    kind.map_err(|error: AugmentError| error.of(prefix))
+                };
+                Arc::new(MultiCrop::new(
+                    (kind("global", global_size, global_scale)?, global_views),
+                    (kind("local", local_size, local_scale)?, local_views),
                 )?)
             }
             Self::CenterCrop {
                 size,
                 resize,
                 filter,
-            } => Box::new(CenterCrop::new(size, resize, filter)?),
+            } => Arc::new(CenterCrop::new(size, resize, filter)?),
         })
     }
 }
@@ -255,8 +263,12 @@ pub enum AugmentError {
         value: u32,
     },
     /// The range of the crop's share of the area.
-    #[error("augment.scale is [{min}, {max}], but it must be [min, max] with 0 < min <= max <= 1")]
+    #[error(
+        "augment.{field} is [{min}, {max}], but it must be [min, max] with 0 < min <= max <= 1"
+    )]
     Scale {
+        /// The setting.
+        field: &'static str,
         /// Its lower end.
         min: f64,
         /// Its upper end.
@@ -300,8 +312,33 @@ pub enum AugmentError {
     },
 }
 
+impl AugmentError {
+    /// The error of a setting of [`RandomResizedCrop`] that is one kind of view of [`MultiCrop`].
+    fn of(self, kind: &str) -> Self {
+        let name = |field| match (kind, field) {
+            ("global", "size") => "global_size",
+            ("global", "scale") => "global_scale",
+            ("local", "size") => "local_size",
+            ("local", "scale") => "local_scale",
+            (_, other) => other,
+        };
+        match self {
+            Self::Side { field, value } => Self::Side {
+                field: name(field),
+                value,
+            },
+            Self::Scale { field, min, max } => Self::Scale {
+                field: name(field),
+                min,
+                max,
+            },
+            other => other,
+        }
+    }
+}
+
 /// The longest side of an output image in pixels; longer ones are surely mistaken.
-pub const MAX_SIDE: u32 = 1 << 14;
+const MAX_SIDE: u32 = 1 << 14;
 
 fn check_side(field: &'static str, value: u32) -> Result<u32, AugmentError> {
     if (1..=MAX_SIDE).contains(&value) {
@@ -320,7 +357,7 @@ mod tests {
         scale: [f64; 2],
         ratio: [f64; 2],
         flip: f64,
-    ) -> Result<Box<dyn Augment>, AugmentError> {
+    ) -> Result<Arc<dyn Augment>, AugmentError> {
         AugmentConfig::RandomResizedCrop {
             size,
             scale,
@@ -394,6 +431,6 @@ mod tests {
                 resize: 224
             }
         );
-        assert_eq!(center(224, 256).unwrap().output_size(), 224);
+        assert_eq!(center(224, 256).unwrap().view_sides(), [224]);
     }
 }

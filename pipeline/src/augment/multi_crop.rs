@@ -1,7 +1,9 @@
-//! Several random crops of one image, large and small, as DINO and its followers train on (SwAV, <https://arxiv.org/abs/2006.09882>, section 3.3).
+//! Several random crops of one image, large and small, as DINO and its followers train on (SwAV,
+//! <https://arxiv.org/abs/2006.09882>, section 3.3).
 //!
 //! The image is decoded once; each view has a crop and a flip of its own.
-use rand_chacha::ChaCha8Rng;
+
+use crate::random::Stream;
 
 use super::{Augment, AugmentError, CropPlan, RandomResizedCrop};
 
@@ -11,12 +13,12 @@ pub struct MultiCrop {
     global: RandomResizedCrop,
     local: RandomResizedCrop,
     num_global: u32,
-    /// Sides of all views but the first.
-    more: Vec<u32>,
+    num_local: u32,
 }
 
 impl MultiCrop {
-    /// `num_global` views of one kind and `num_local` of the other; see [`super::AugmentConfig::MultiCrop`].
+    /// `num_global` views of one kind and `num_local` of the other; see
+    /// [`super::AugmentConfig::MultiCrop`].
     pub fn new(
         (global, num_global): (RandomResizedCrop, u32),
         (local, num_local): (RandomResizedCrop, u32),
@@ -28,44 +30,32 @@ impl MultiCrop {
                 num_local,
             });
         }
-        let sides = std::iter::repeat_n(global.output_size(), num_global as usize - 1)
-            .chain(std::iter::repeat_n(local.output_size(), num_local as usize));
         Ok(Self {
-            more: sides.collect(),
             global,
             local,
             num_global,
+            num_local,
         })
+    }
+
+    /// What each view is drawn by.
+    fn kinds(&self) -> impl Iterator<Item = &RandomResizedCrop> {
+        let global = std::iter::repeat_n(&self.global, self.num_global as usize);
+        global.chain(std::iter::repeat_n(&self.local, self.num_local as usize))
     }
 }
 
 /// Most views of one image; more are surely mistaken.
-pub const MAX_VIEWS: u32 = 64;
+pub(super) const MAX_VIEWS: u32 = 64;
 
 impl Augment for MultiCrop {
-    fn draw(&self, width: u32, height: u32, rng: &mut ChaCha8Rng) -> CropPlan {
-        self.global.draw(width, height, rng)
+    fn view_sides(&self) -> Vec<u32> {
+        self.kinds().map(RandomResizedCrop::size).collect()
     }
 
-    fn output_size(&self) -> u32 {
-        self.global.output_size()
-    }
-
-    fn more_views(&self) -> &[u32] {
-        &self.more
-    }
-
-    fn draw_more(&self, width: u32, height: u32, rng: &mut ChaCha8Rng) -> Vec<CropPlan> {
-        (1..=self.more.len() as u32)
-            .map(|view| {
-                let kind = if view < self.num_global {
-                    &self.global
-                } else {
-                    &self.local
-                };
-                kind.draw(width, height, rng)
-            })
-            .collect()
+    fn draw(&self, width: u32, height: u32, stream: &mut Stream) -> Vec<CropPlan> {
+        let kinds = self.kinds();
+        kinds.map(|kind| kind.crop(width, height, stream)).collect()
     }
 }
 
@@ -80,12 +70,11 @@ mod tests {
             .build()
             .unwrap();
         let mut rng = epoch_stream(1, 0, 0, Purpose::Augment);
-        let first = augment.draw(500, 375, &mut rng);
-        let more = augment.draw_more(500, 375, &mut rng);
-        let sides: Vec<u32> = more.iter().map(|plan| plan.output_size).collect();
-        assert_eq!((first.output_size, &sides[..]), (224, augment.more_views()));
-        assert_eq!(sides, [224, 96, 96, 96, 96, 96, 96, 96, 96]);
-        for plan in &more {
+        let views = augment.draw(500, 375, &mut rng);
+        let sides: Vec<u32> = views.iter().map(|plan| plan.output_size).collect();
+        assert_eq!(sides, augment.view_sides());
+        assert_eq!(sides, [224, 224, 96, 96, 96, 96, 96, 96, 96, 96]);
+        for plan in &views {
             let share = plan.rect.width * plan.rect.height / (500.0 * 375.0);
             let range = if plan.output_size == 224 {
                 0.39..=1.0
@@ -94,6 +83,6 @@ mod tests {
             };
             assert!(range.contains(&share), "{plan:?}");
         }
-        assert!(more.iter().any(|plan| plan.flip) && more.iter().any(|plan| !plan.flip));
+        assert!(views.iter().any(|plan| plan.flip) && views.iter().any(|plan| !plan.flip));
     }
 }

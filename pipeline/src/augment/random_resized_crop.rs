@@ -1,7 +1,9 @@
 //! torchvision's `RandomResizedCrop` and a horizontal flip, the augmentation of NEPA's pretraining.
 //!
-//! Ten tries of a random area and aspect ratio; if none fits, a central crop with the ratio clamped.
-use rand_chacha::ChaCha8Rng;
+//! Ten tries of a random area and aspect ratio; if none fits, a central crop with the ratio
+//! clamped.
+
+use crate::random::Stream;
 
 use super::{Augment, AugmentError, CropPlan, CropRect, EdgeSupport, Filter, check_side};
 use crate::random::{below, uniform, unit};
@@ -32,7 +34,11 @@ impl RandomResizedCrop {
         check_side("size", size)?;
         let [min, max] = scale;
         if !(min > 0.0 && min <= max && max <= 1.0) {
-            return Err(AugmentError::Scale { min, max });
+            return Err(AugmentError::Scale {
+                field: "scale",
+                min,
+                max,
+            });
         }
         let [min, max] = ratio;
         if !(min > 0.0 && min <= max && max.is_finite()) {
@@ -41,7 +47,8 @@ impl RandomResizedCrop {
         if !(0.0..=1.0).contains(&flip) {
             return Err(AugmentError::Flip { value: flip });
         }
-        // libm and not the platform's library: the same seed must give the same crops on every machine.
+        // libm and not the platform's library: the same seed must give the same crops on every
+        // machine.
         let log_ratio = ratio.map(libm::log);
         Ok(Self {
             size,
@@ -54,7 +61,7 @@ impl RandomResizedCrop {
     }
 
     /// Left, top, width and height of the crop.
-    fn rect(&self, width: u32, height: u32, rng: &mut ChaCha8Rng) -> [u32; 4] {
+    fn rect(&self, width: u32, height: u32, rng: &mut Stream) -> [u32; 4] {
         let area = f64::from(width) * f64::from(height);
         for _ in 0..NUM_TRIES {
             let target_area = area * uniform(rng, self.scale[0], self.scale[1]);
@@ -95,8 +102,14 @@ impl RandomResizedCrop {
     }
 }
 
-impl Augment for RandomResizedCrop {
-    fn draw(&self, width: u32, height: u32, rng: &mut ChaCha8Rng) -> CropPlan {
+impl RandomResizedCrop {
+    /// Side of the output in pixels.
+    pub(super) fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// Draws one crop of an upright image.
+    pub(super) fn crop(&self, width: u32, height: u32, rng: &mut Stream) -> CropPlan {
         let [x, y, width, height] = self.rect(width, height, rng).map(f64::from);
         CropPlan {
             rect: CropRect {
@@ -111,9 +124,15 @@ impl Augment for RandomResizedCrop {
             edge: EdgeSupport::Rect,
         }
     }
+}
 
-    fn output_size(&self) -> u32 {
-        self.size
+impl Augment for RandomResizedCrop {
+    fn view_sides(&self) -> Vec<u32> {
+        vec![self.size()]
+    }
+
+    fn draw(&self, width: u32, height: u32, stream: &mut Stream) -> Vec<CropPlan> {
+        vec![self.crop(width, height, stream)]
     }
 }
 
@@ -134,7 +153,7 @@ mod tests {
         .unwrap()
     }
 
-    fn stream(row: u32) -> ChaCha8Rng {
+    fn stream(row: u32) -> Stream {
         sample_stream(
             1337,
             0,
@@ -154,7 +173,7 @@ mod tests {
         let num_samples = 20_000;
         let (mut area_sum, mut num_flips, mut log_ratio_sum) = (0.0, 0, 0.0);
         for row in 0..num_samples {
-            let plan = crop.draw(width, height, &mut stream(row));
+            let plan = crop.crop(width, height, &mut stream(row));
             let CropRect {
                 x,
                 y,
@@ -171,7 +190,8 @@ mod tests {
         }
         let n = f64::from(num_samples);
         // Large areas fit less often, so the mean lies below (0.08 + 1) / 2. The numbers come from
-        // torchvision's published code, retyped in Python and run 400,000 times on this size: 0.4327 and 0.0307.
+        // torchvision's published code, retyped in Python and run 400,000 times on this size:
+        // 0.4327 and 0.0307.
         assert!(
             (area_sum / n - 0.4327).abs() < 0.01,
             "mean area {}",
@@ -192,12 +212,12 @@ mod tests {
     fn the_same_stream_gives_the_same_plan() {
         let crop = default_crop();
         assert_eq!(
-            crop.draw(640, 480, &mut stream(7)),
-            crop.draw(640, 480, &mut stream(7))
+            crop.crop(640, 480, &mut stream(7)),
+            crop.crop(640, 480, &mut stream(7))
         );
         assert_ne!(
-            crop.draw(640, 480, &mut stream(7)),
-            crop.draw(640, 480, &mut stream(8))
+            crop.crop(640, 480, &mut stream(7)),
+            crop.crop(640, 480, &mut stream(8))
         );
     }
 

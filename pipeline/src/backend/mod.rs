@@ -1,8 +1,10 @@
-//! Image backends: who turns encoded images into pixels in a batch's slots.
+//! Backends: who turns encoded images into pixels, and into whose memory.
 //!
-//! The loader draws plans, keeps order and replaces bad samples; a backend only decodes and applies plans. The CPU's is
-//! [`CpuBackend`]; a device's fills slots in device memory and may add a batch decoder, which takes the
-//! images that it is faster at (see [`Router`]).
+//! The loader draws plans, keeps order and replaces bad samples; a backend only decodes and applies
+//! plans. The CPU's is [`CpuBackend`]; a device's fills device memory and may add batch decoders,
+//! which take the images that they are faster at (see [`Router`]).
+
+use bytes::Bytes;
 
 use crate::image::ImageHeader;
 use crate::stats::DecoderStats;
@@ -11,108 +13,118 @@ use crate::{CropPlan, ImageError};
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-pub mod device;
+pub(crate) mod device;
+mod raw;
 mod router;
 
-pub use cpu::{CpuBackend, CpuSlot};
-pub use router::{BatchOutcome, Router, RouterConfig};
+pub use cpu::{CpuBackend, CpuMemory, CpuSlot};
+pub use raw::RawBackend;
+pub(crate) use router::{BatchOutcome, Router};
 
 /// An encoded image, its header and what is to be made of it.
 #[derive(Debug, Clone, Copy)]
 pub struct PlannedImage<'a> {
     /// The file's bytes.
-    pub bytes: &'a [u8],
+    pub bytes: &'a Bytes,
     /// What its header says.
     pub header: ImageHeader,
-    /// The crop.
-    pub plan: CropPlan,
-    /// Further views from the same decode; empty but for backends that take them.
-    pub more_views: &'a [CropPlan],
+    /// The crops, one a view; several only for backends that take them.
+    pub views: &'a [CropPlan],
 }
 
-/// Decodes one image at a time; each decode thread has one.
-pub trait Renderer: Send {
-    /// Where one sample's pixels go.
-    type Slot;
+/// An image to decode, where its pixels go, and what became of it.
+#[derive(Debug)]
+pub struct Decode<'a, S> {
+    /// What is to be decoded.
+    pub image: PlannedImage<'a>,
+    /// Where the pixels go.
+    pub slot: &'a mut S,
+    /// Set by the decoder where the image cannot be decoded: the sample is bad. What is in the slot
+    /// then does not matter.
+    pub result: Result<(), ImageError>,
+}
 
-    /// Reads the header, with the orientation that counts for this loader.
+impl<'a, S> Decode<'a, S> {
+    /// An image that is still to be decoded.
+    pub fn new(image: PlannedImage<'a>, slot: &'a mut S) -> Self {
+        Self {
+            image,
+            slot,
+            result: Ok(()),
+        }
+    }
+}
+
+/// Decodes images into slots; used by one thread.
+pub trait ImageDecoder<S>: Send {
+    /// Reads a header, with the orientation that counts for this loader.
     fn header(&mut self, bytes: &[u8]) -> Result<ImageHeader, ImageError>;
 
-    /// Whether the batch decoder takes an image that [`ImageBackend::batch_accepts`]; asked before
-    /// it is handed over.
+    /// Most images that one call of [`Self::decode`] takes.
+    fn max_images(&self) -> usize {
+        1
+    }
+
+    /// Whether the batch decoders take an image that [`ImageBackend::batch_accepts`]; asked of a
+    /// decode thread's decoder before the image is handed over.
     fn suits_batch(&mut self, _image: &PlannedImage<'_>) -> bool {
         true
     }
 
-    /// Decodes and renders into the slot. What it leaves in the slot after an error does not matter.
-    fn render(&mut self, image: PlannedImage<'_>, slot: &mut Self::Slot)
-    -> Result<(), RenderError>;
+    /// Decodes and renders all `images`. An error is the device's, and ends the run where a decode
+    /// thread meets it; that of a batch decoder sends its images to the decode threads.
+    fn decode(&mut self, images: &mut [Decode<'_, S>]) -> Result<(), BackendError>;
 }
 
-/// Decodes many images in one call, on a thread of its own.
-pub trait BatchRenderer: Send {
-    /// Where one sample's pixels go.
-    type Slot;
-
-    /// Most images in one call.
-    fn max_images(&self) -> usize;
-
-    /// Decodes and renders all; one result an image, in order. An image that fails is given to a decode thread, so an error here
-    /// is no verdict on the sample.
-    fn render(
-        &mut self,
-        images: &mut [(PlannedImage<'_>, &mut Self::Slot)],
-    ) -> Result<Vec<Result<(), ImageError>>, BackendError>;
-}
-
-/// An image was not rendered.
-#[derive(Debug, thiserror::Error)]
-pub enum RenderError {
-    /// The sample is bad; it is replaced and counted.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// The device failed; the run ends.
-    #[error(transparent)]
-    Backend(#[from] BackendError),
-}
-
-/// Who may decode an image.
+/// Who decodes, and where a batch lies.
 pub trait ImageBackend: Send + Sync + std::fmt::Debug + 'static {
-    /// Where one sample's pixels go; lent to a decode thread and given back.
+    /// Memory of one batch.
+    type Memory: Send + std::fmt::Debug + 'static;
+    /// The part of it that holds one sample; lent to a decode thread and given back.
     type Slot: Send + std::fmt::Debug + 'static;
-    /// A decode thread's decoder.
-    type Renderer: Renderer<Slot = Self::Slot>;
-    /// The batch decoder.
-    type BatchRenderer: BatchRenderer<Slot = Self::Slot>;
 
-    /// Slots for one batch of `batch_size` samples of square views with these sides in pixels; one, unless [`Self::takes_more_views`].
-    fn slots(&self, batch_size: usize, sides: &[u32]) -> Result<Vec<Self::Slot>, BackendError>;
+    /// Memory for `batch_size` samples of square views with these sides in pixels; one view, unless
+    /// [`Self::takes_views`].
+    fn memory(&self, batch_size: usize, sides: &[u32]) -> Result<Self::Memory, BackendError>;
 
-    /// Whether it renders several views of a sample.
-    fn takes_more_views(&self) -> bool {
+    /// The slots of a batch, in order.
+    fn slots(&self, memory: Self::Memory) -> Vec<Self::Slot>;
+
+    /// The batch that all of these slots, in order, make up.
+    fn join(&self, slots: Vec<Self::Slot>) -> Self::Memory;
+
+    /// A decoder for one decode thread; called on that thread.
+    fn decoder(&self) -> Result<Box<dyn ImageDecoder<Self::Slot>>, BackendError>;
+
+    /// The batch decoders, each of which gets a thread; called once. All are of one kind and share
+    /// one queue: one makes its call while another collects the next.
+    fn batch_decoders(&self) -> Result<Vec<Box<dyn ImageDecoder<Self::Slot>>>, BackendError> {
+        Ok(Vec::new())
+    }
+
+    /// Whether a batch decoder takes such an image, by its header.
+    fn batch_accepts(&self, _image: &PlannedImage<'_>) -> bool {
         false
     }
 
-    /// A decoder for one thread; called on that thread.
-    fn renderer(&self) -> Result<Self::Renderer, BackendError>;
-
-    /// The batch decoders, if there are any; called once. All are of one kind and share one queue:
-    /// one makes its call while another collects the next.
-    fn batch_renderers(&self) -> Result<Vec<Self::BatchRenderer>, BackendError>;
-
-    /// Whether a batch decoder takes such an image, by its header.
-    fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool;
+    /// Whether it renders several views of a sample.
+    fn takes_views(&self) -> bool {
+        false
+    }
 
     /// Who decoded so far, where several can.
     fn decoder_stats(&self) -> Option<DecoderStats> {
         None
     }
 
-    /// A batch is handed to the consumer: whatever still fills its slots must be done before the consumer's own work.
-    fn hand_over(&self, slots: &mut [Self::Slot]) -> Result<(), BackendError>;
+    /// A batch, of which these slots are used, is handed to the consumer: whatever still fills them
+    /// must be done before the consumer's own work.
+    fn hand_over(&self, _slots: &mut [Self::Slot]) -> Result<(), BackendError> {
+        Ok(())
+    }
 
-    /// The consumer gives all slots of a batch back: whatever it still does with them comes before new pixels.
-    fn take_back(&self, slots: &mut [Self::Slot]);
+    /// The consumer gives a batch back: whatever it still does with it comes before new pixels.
+    fn take_back(&self, _memory: &mut Self::Memory) {}
 }
 
 /// A device refused something that is not one sample's fault.

@@ -1,21 +1,24 @@
 //! The split between a batch decoder and the decode threads, from times measured while running.
 //!
-//! An image goes to the batch decoder if that would be done with it soon: within `tail_factor` times what a decode thread
-//! needs for one. So the queue before a fast engine is deep and keeps it busy, that before a slow one is empty, and no image
-//! waits much longer than it had to. There is no fixed share.
+//! An image goes to the batch decoder if that would be done with it soon: within `tail_factor`
+//! times what a decode thread needs for one. So the queue before a fast engine is deep and keeps it
+//! busy, that before a slow one is empty, and no image waits much longer than it had to. There is
+//! no fixed share.
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// How images are split.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RouterConfig {
+pub(crate) struct RouterConfig {
     /// Longest predicted wait for the batch decoder, in times of one image on a decode thread.
     pub tail_factor: f64,
-    /// Images after which a batch decoder that gets none is tried with one, to see whether it is still slow.
+    /// Images after which a batch decoder that gets none is tried with one, to see whether it is
+    /// still slow.
     pub probe_every: u64,
     /// Calls in a row that fail as a whole before the batch decoder is given up.
     pub max_failed_calls: u32,
-    /// Images in a row that it cannot decode before it is given up: it was asked for what it never does.
+    /// Images in a row that it cannot decode before it is given up: it was asked for what it never
+    /// does.
     pub max_failed_images: usize,
 }
 
@@ -51,12 +54,13 @@ struct State {
 
 /// Chooses for each image; shared by all decode threads.
 #[derive(Debug, Default)]
-pub struct Router {
+pub(crate) struct Router {
     config: RouterConfig,
     state: Mutex<State>,
 }
 
-/// Weight of a new measurement in the smoothed times; calls are few and stand for many images, and a decoder that was slow once must come back.
+/// Weight of a new measurement in the smoothed times; calls are few and stand for many images, and
+/// a decoder that was slow once must come back.
 const THREAD_WEIGHT: f64 = 0.05;
 const BATCH_WEIGHT: f64 = 0.3;
 
@@ -65,29 +69,22 @@ fn smooth(average: &mut Option<f64>, seconds: f64, weight: f64) {
 }
 
 impl Router {
-    /// A router that has measured nothing.
-    pub fn new(config: RouterConfig) -> Self {
-        Self {
-            config,
-            state: Mutex::default(),
-        }
-    }
-
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state
             .lock()
             .expect("nothing panics while holding the router")
     }
 
-    /// Whether the next image goes to the batch decoder, which takes `max_images` a call. If so it counts as under way
-    /// until [`Self::batch_done`].
-    pub fn to_batch(&self, max_images: usize) -> bool {
+    /// Whether the next image goes to the batch decoder, which takes `max_images` a call. If so it
+    /// counts as under way until [`Self::batch_done`].
+    pub(crate) fn to_batch(&self, max_images: usize) -> bool {
         let mut state = self.state();
         if state.given_up {
             return false;
         }
         let soon_done = match (state.batch, state.thread) {
-            // Nothing is known of the batch decoder before its first call: one full call, and no more.
+            // Nothing is known of the batch decoder before its first call: one full call, and no
+            // more.
             (None, _) => state.outstanding < max_images,
             (Some(_), None) => state.outstanding < 2 * max_images,
             (Some(batch), Some(thread)) => {
@@ -106,26 +103,32 @@ impl Router {
     }
 
     /// An image that was to go to the batch decoder does not go there.
-    pub fn not_sent(&self) {
+    pub(crate) fn not_sent(&self) {
         self.state().outstanding -= 1;
     }
 
     /// The part of a call's time that no other call had as well: from the end of the call before,
     /// if that is later than its start. So two calls at once count as what they are, twice the
     /// images in the time.
-    pub fn own_time(&self, started: Instant, ended: Instant) -> Duration {
+    pub(crate) fn own_time(&self, started: Instant, ended: Instant) -> Duration {
         let before = self.state().ended.replace(ended);
         let since = before.map_or(started, |before| before.max(started));
         ended.saturating_duration_since(since)
     }
 
     /// A decode thread needed `time` for one image.
-    pub fn thread_done(&self, time: Duration) {
+    pub(crate) fn thread_done(&self, time: Duration) {
         smooth(&mut self.state().thread, time.as_secs_f64(), THREAD_WEIGHT);
     }
 
-    /// A batch call finished `num_images` in `time`. Says whether this was the call after which the batch decoder is given up.
-    pub fn batch_done(&self, num_images: usize, time: Duration, outcome: BatchOutcome) -> bool {
+    /// A batch call finished `num_images` in `time`. Says whether this was the call after which the
+    /// batch decoder is given up.
+    pub(crate) fn batch_done(
+        &self,
+        num_images: usize,
+        time: Duration,
+        outcome: BatchOutcome,
+    ) -> bool {
         let mut state = self.state();
         state.outstanding -= num_images;
         smooth(
@@ -148,7 +151,7 @@ impl Router {
 
 /// What became of one call of the batch decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BatchOutcome {
+pub(crate) enum BatchOutcome {
     /// So many images were rendered; the others are refused one by one.
     Rendered(usize),
     /// The call as a whole failed.
@@ -161,8 +164,9 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Feeds `num_images`, one decode thread's time `thread`, a batch call taking `call` and `image` for each; both engines work in
-    /// simulated time. Returns images by the batch decoder and the longest wait for it.
+    /// Feeds `num_images`, one decode thread's time `thread`, a batch call taking `call` and
+    /// `image` for each; both engines work in simulated time. Returns images by the batch decoder
+    /// and the longest wait for it.
     fn simulate(
         router: &Router,
         num_images: usize,

@@ -8,21 +8,24 @@ use super::Dataset;
 pub struct ColumnInfo {
     /// Dotted path, such as `image.bytes`.
     pub path: String,
-    /// Codecs of its chunks, such as `ZSTD`, sorted; more than one where shards were written differently.
+    /// Codecs of its chunks, such as `ZSTD`, sorted; more than one where shards were written
+    /// differently.
     pub codecs: Vec<String>,
     /// Bytes as stored (compressed).
     pub stored_bytes: u64,
-    /// Bytes of its pages after decompression; those of its values where an encoding leaves out what they share.
+    /// Bytes of its pages after decompression; those of its values where an encoding leaves out
+    /// what they share.
     pub memory_bytes: u64,
     /// Bytes of its values, each time that they stand in a row, if all footers count them.
     pub values_bytes: Option<u64>,
 }
 
 impl Dataset {
-    /// The columns that are read, in the order of [`nepa_schemas::ColumnMapping::leaf_paths`], then those of later shards alone.
+    /// The columns that are read, in the order of [`nepa_schemas::ColumnMapping::leaf_paths`], then
+    /// those of later shards alone.
     pub fn columns(&self) -> Vec<ColumnInfo> {
         let mut columns: Vec<(ColumnInfo, BTreeSet<String>)> = Vec::new();
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             let metadata = shard.metadata.metadata();
             for &leaf in &shard.leaves {
                 let path = metadata
@@ -46,7 +49,8 @@ impl Dataset {
                 let (column, codecs) = &mut columns[place];
                 for row_group in metadata.row_groups() {
                     let chunk = row_group.column(leaf);
-                    // "ZSTD(ZstdLevel(1))": the level is how it was written, and a footer does not hold it.
+                    // "ZSTD(ZstdLevel(1))": the level is how it was written, and a footer does not
+                    // hold it.
                     let codec = chunk.compression().to_string();
                     codecs.insert(codec.split('(').next().unwrap_or_default().to_owned());
                     // Negative sizes were refused when the footer was read.

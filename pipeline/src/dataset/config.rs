@@ -13,14 +13,15 @@ pub struct DatasetConfig {
     /// Column choices.
     #[serde(flatten)]
     pub schema: SchemaOptions,
-    /// Reads the shards of one split alone, as their names or folders say it: `train`, `validation`, `test`, or any word of
-    /// theirs. All shards without it.
+    /// Reads the shards of one split alone, as their names or folders say it: `train`,
+    /// `validation`, `test`, or any word of theirs. All shards without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
     /// Whether each [`DatasetWarning`] is an error.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub strict: bool,
-    /// Instead of `urls`: several data sets that are read together, each with its share of every batch.
+    /// Instead of `urls`: several data sets that are read together, each with its share of every
+    /// batch.
     pub mixture: Vec<MixtureSource>,
 }
 

@@ -1,53 +1,19 @@
-//! Which bytes are asked for, in which requests: neighbouring columns and parts as one, large ranges in several requests.
+//! Which bytes are asked for, in which requests: neighbouring columns and parts as one, large
+//! ranges in several requests.
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
-use nepa_schemas::ShardBatch;
 
-use super::{Dataset, unpack};
+use super::{Dataset, PartBytes};
 use crate::store::{Cache, HeldBytes, IoConfig, Provider};
 #[cfg(not(nepa_interleavings))]
 use crate::sync::{Receiver, unbounded};
 use crate::{DatasetError, PartId};
 
-/// The fetched columns of one part; holds its share of the byte budget until dropped.
-#[derive(Debug)]
-#[cfg_attr(nepa_interleavings, derive(Clone))]
-pub struct PartBytes {
-    dataset: Arc<Dataset>,
-    id: PartId,
-    /// Pieces by their start in the object, sorted, together covering the part's columns.
-    pub(super) pieces: Vec<(u64, Bytes)>,
-    /// Shared with the parts that were fetched in the same requests, whose bytes lie in the same
-    /// buffers.
-    _held: Arc<HeldBytes>,
-}
-
-impl PartBytes {
-    /// Which part it is.
-    pub fn id(&self) -> PartId {
-        self.id
-    }
-
-    /// Number of bytes in memory, gaps included.
-    pub fn num_bytes(&self) -> u64 {
-        self.pieces
-            .iter()
-            .map(|(_, bytes)| bytes.len() as u64)
-            .sum()
-    }
-
-    /// Decompresses and proves the part (CPU work; never on an I/O thread).
-    pub fn unpack(self) -> Result<ShardBatch, DatasetError> {
-        let shard = &self.dataset.shards[self.id.shard as usize];
-        let (part, place) = (self.dataset.part(self.id), self.dataset.place(self.id));
-        unpack::unpack(&self, shard, part, place)
-    }
-}
-
-/// What became of a part that was asked for. Parts that were fetched in one request share its error.
+/// What became of a part that was asked for. Parts that were fetched in one request share its
+/// error.
 pub(crate) type FetchedPart = Result<PartBytes, Arc<DatasetError>>;
 
 /// Is told once of each part, on an I/O thread; must not block.
@@ -74,7 +40,19 @@ impl FetchTask {
     }
 }
 
-/// Parts as they come; see [`Dataset::fetch`]. Dropping it stops what is still waiting or in flight.
+#[cfg(not(nepa_interleavings))]
+impl Dataset {
+    /// Fetches the columns of `parts`, concurrently within the limits, and gives them in the order
+    /// in which they come. The budget of [`crate::IoConfig::max_bytes`] is taken in the order of
+    /// the list, so whoever consumes in that order never waits for bytes that its own later parts
+    /// hold.
+    pub fn fetch(self: &Arc<Self>, parts: &[PartId]) -> Fetch {
+        Fetch::new(self, parts)
+    }
+}
+
+/// Parts as they come; see [`Dataset::fetch`]. Dropping it stops what is still waiting or in
+/// flight.
 #[cfg(not(nepa_interleavings))]
 #[derive(Debug)]
 pub struct Fetch {
@@ -129,8 +107,8 @@ impl Run {
     }
 }
 
-/// Puts neighbours of the list that lie close together in one shard into one run. Only neighbours of the list: whoever
-/// consumes in its order must never hold back the budget for something later.
+/// Puts neighbours of the list that lie close together in one shard into one run. Only neighbours
+/// of the list: whoever consumes in its order must never hold back the budget for something later.
 pub(super) fn plan(
     parts: &[PartId],
     ranges_of: impl Fn(PartId) -> Vec<Range<u64>>,
@@ -184,7 +162,8 @@ fn split(range: &Range<u64>, request_bytes: u64) -> Vec<Range<u64>> {
         .collect()
 }
 
-/// Runs one `fetch`: takes the budget in the order of the list, then lets the requests go side by side.
+/// Runs one `fetch`: takes the budget in the order of the list, then lets the requests go side by
+/// side.
 pub(super) async fn run_all(dataset: Arc<Dataset>, runs: Vec<Run>, deliver: Deliver) {
     let mut tasks = tokio::task::JoinSet::new();
     for run in runs {
@@ -194,14 +173,15 @@ pub(super) async fn run_all(dataset: Arc<Dataset>, runs: Vec<Run>, deliver: Deli
         tasks.spawn(async move { run_one(&dataset, &run, held, &deliver).await });
         while tasks.try_join_next().is_some() {}
     }
-    // Dropping the set would abort what is still in flight; cancelling this future shall do that, finishing shall not.
+    // Dropping the set would abort what is still in flight; cancelling this future shall do that,
+    // finishing shall not.
     while tasks.join_next().await.is_some() {}
 }
 
 async fn run_one(dataset: &Arc<Dataset>, run: &Run, held: Arc<HeldBytes>, deliver: &Deliver) {
     let cached = cached(dataset, run).await;
     let bytes = |(part, pieces)| PartBytes {
-        dataset: Arc::clone(dataset),
+        shards: Arc::clone(&dataset.shards),
         id: run.part(part),
         pieces,
         _held: Arc::clone(&held),

@@ -1,4 +1,5 @@
-//! A shard's footer: read in one request as a rule, and every way it can be wrong told apart. Which parts its row groups are read in is `parts`.
+//! A shard's footer: read in one request as a rule, and every way it can be wrong told apart. Which
+//! parts its row groups are read in is `parts`.
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use percent_encoding::percent_decode_str;
 
 use super::pieces::Pieces;
 use super::reduced::{Columns, reduced};
+use super::shard::ROW_BYTES;
 use super::{Beginning, LeaveOut, Part, Shard, beginning, parts};
 use crate::store::list::ListedObject;
 use crate::store::{Io, Object, Requests};
@@ -73,7 +75,7 @@ pub(super) async fn read_shard(
         &mapping.leaf_paths(),
         &mapping.text_columns(),
     )
-    .and_then(|(file, leaves)| Ok((with_views(Arc::new(file))?, leaves)))
+    .and_then(|(file, leaves)| Ok((with_views(Arc::new(file), &mapping.extra)?, leaves)))
     .map_err(|source| bad_footer(source, place))?;
     drop(file);
     let projection = ProjectionMask::leaves(metadata.parquet_schema(), leaves.iter().copied());
@@ -109,7 +111,8 @@ pub(super) async fn read_shard(
     }))
 }
 
-/// The folders `key=value` that an object lies in, as Hive and Spark write them: with odd characters as `%` and two digits.
+/// The folders `key=value` that an object lies in, as Hive and Spark write them: with odd
+/// characters as `%` and two digits.
 fn folder_keys(path: &object_store::path::Path) -> Vec<FolderKey> {
     let parts: Vec<_> = path.as_ref().split('/').collect();
     let folders = parts.split_last().map_or(&[][..], |(_, folders)| folders);
@@ -135,7 +138,8 @@ fn bad_footer(source: ParquetError, place: Place) -> DatasetError {
 /// The feature that the reader lacks, if that is what its error says.
 pub(super) fn unsupported(error: &dyn std::error::Error) -> Option<String> {
     let text = error.to_string();
-    // Errors of pages come as text inside of others; a value that an enumeration does not have is that of a newer format.
+    // Errors of pages come as text inside of others; a value that an enumeration does not have is
+    // that of a newer format.
     let lacks = |mark: &str| {
         text.find(mark)
             .map(|start| text[start + mark.len()..].to_owned())
@@ -147,9 +151,13 @@ pub(super) fn unsupported(error: &dyn std::error::Error) -> Option<String> {
         .or_else(|| lacks("Unexpected ConvertedType ").map(|code| format!("converted type {code}")))
 }
 
-/// A footer whose binary and string columns are read as views into their pages: a value that a dictionary repeats takes 16 bytes a row, nothing
-/// is copied, and no offset has to address more than one page.
-fn with_views(file: Arc<ParquetMetaData>) -> Result<ArrowReaderMetadata, ParquetError> {
+/// A footer whose binary and string columns are read as views into their pages: a value that a
+/// dictionary repeats takes 16 bytes a row, nothing is copied, and no offset has to address more
+/// than one page.
+fn with_views(
+    file: Arc<ParquetMetaData>,
+    as_they_are: &[FieldRef],
+) -> Result<ArrowReaderMetadata, ParquetError> {
     fn as_views(fields: &Fields) -> Fields {
         let view = |field: &FieldRef| match field.data_type() {
             DataType::Binary | DataType::LargeBinary => with_type(field, DataType::BinaryView),
@@ -168,7 +176,12 @@ fn with_views(file: Arc<ParquetMetaData>) -> Result<ArrowReaderMetadata, Parquet
     }
     let read = ArrowReaderMetadata::try_new(Arc::clone(&file), ArrowReaderOptions::new())?;
     let schema = read.schema();
-    let views = Schema::new_with_metadata(as_views(schema.fields()), schema.metadata().clone());
+    let is_extra = |name: &str| as_they_are.iter().any(|extra| extra.name() == name);
+    let views = as_views(schema.fields());
+    let fields = schema.fields().iter().zip(&views);
+    let fields = fields.map(|(field, view)| if is_extra(field.name()) { field } else { view });
+    let fields = fields.cloned().collect::<Vec<_>>();
+    let views = Schema::new_with_metadata(fields, schema.metadata().clone());
     ArrowReaderMetadata::try_new(file, ArrowReaderOptions::new().with_schema(Arc::new(views)))
 }
 
@@ -186,7 +199,8 @@ fn image_leaves(mapping: &ColumnMapping, leaves: &[usize]) -> Vec<usize> {
     found
 }
 
-/// Rows of a row group without an image in any of these columns; `None` where the footer does not tell.
+/// Rows of a row group without an image in any of these columns; `None` where the footer does not
+/// tell.
 fn num_absent(row_group: &RowGroupMetaData, images: &[usize]) -> Option<u64> {
     let num_rows = u64::try_from(row_group.num_rows()).ok()?;
     let nulls = images.iter().map(|&leaf| num_nulls(row_group.column(leaf)));
@@ -203,7 +217,8 @@ fn num_absent(row_group: &RowGroupMetaData, images: &[usize]) -> Option<u64> {
     }
 }
 
-/// Rows of a column chunk that are null, it or what it lies in; `None` where the footer does not count them.
+/// Rows of a column chunk that are null, it or what it lies in; `None` where the footer does not
+/// count them.
 fn num_nulls(column: &ColumnChunkMetaData) -> Option<u64> {
     let most = column.column_descr().max_def_level();
     if most == 0 {
@@ -223,10 +238,9 @@ fn num_nulls(column: &ColumnChunkMetaData) -> Option<u64> {
 
 /// Rows that are read of a part without a question.
 const MOST_ROWS: u32 = 1 << 20;
-/// Memory that a row takes beside the bytes of its image: where they lie, its label, its place in the order.
-pub(super) const ROW_BYTES: u64 = 64;
 
-/// Refuses parts with more rows than can be images: each takes memory, however little of it is stored.
+/// Refuses parts with more rows than can be images: each takes memory, however little of it is
+/// stored.
 fn check_rows(parts: &[Part], reader: &FooterReader<'_>) -> Result<(), DatasetError> {
     let too_many = |info: &&Part| {
         info.num_samples() > 0
@@ -314,7 +328,8 @@ fn row_groups(
     Ok(parts)
 }
 
-/// Bytes that an unpacked column chunk holds: its pages, or its values where its encoding leaves out what they share and the footer counts them.
+/// Bytes that an unpacked column chunk holds: its pages, or its values where its encoding leaves
+/// out what they share and the footer counts them.
 pub(super) fn held_bytes(column: &ColumnChunkMetaData) -> u64 {
     let pages = column.uncompressed_size().unsigned_abs();
     let shares = column
@@ -406,7 +421,8 @@ impl FooterReader<'_> {
         })
     }
 
-    /// A schema's error with a value of the string column that it is about, where that can be had cheaply: it tells what to do.
+    /// A schema's error with a value of the string column that it is about, where that can be had
+    /// cheaply: it tells what to do.
     async fn with_value(
         &mut self,
         error: SchemaError,
@@ -429,7 +445,8 @@ impl FooterReader<'_> {
         SchemaError::TextColumn { column, value }
     }
 
-    /// The first value of a file with one binary column that is not null, if it lies near the column's start.
+    /// The first value of a file with one binary column that is not null, if it lies near the
+    /// column's start.
     async fn first_value(&mut self, file: ParquetMetaData) -> Option<Vec<u8>> {
         let filled = |group: &RowGroupMetaData| group.num_rows() > 0;
         let group = file.row_groups().iter().position(filled)?;
@@ -444,7 +461,7 @@ impl FooterReader<'_> {
         } else {
             return None;
         };
-        let metadata = with_views(Arc::new(file)).ok()?;
+        let metadata = with_views(Arc::new(file), &[]).ok()?;
         let pieces = Pieces::new(vec![(start, bytes)], self.object.listed.size);
         let rows = ParquetRecordBatchReaderBuilder::new_with_metadata(pieces, metadata)
             .with_row_groups(vec![group])
@@ -458,7 +475,8 @@ impl FooterReader<'_> {
         })
     }
 
-    /// The metadata with the places of the projected columns' pages, and the nulls in those of the column `counted`, as far as the file has them.
+    /// The metadata with the places of the projected columns' pages, and the nulls in those of the
+    /// column `counted`, as far as the file has them.
     async fn with_page_indexes(
         &mut self,
         metadata: ArrowReaderMetadata,

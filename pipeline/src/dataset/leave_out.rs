@@ -3,7 +3,7 @@ use std::fmt;
 
 use globset::GlobBuilder;
 
-use super::shard::common_root;
+use super::names::common_root;
 use crate::store::list::ListedObject;
 use crate::store::names::escape_glob;
 

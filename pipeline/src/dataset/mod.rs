@@ -14,8 +14,10 @@ mod error;
 mod fetch;
 mod footer;
 mod leave_out;
+mod names;
 mod open;
 mod pages;
+mod part_bytes;
 mod parts;
 mod pieces;
 #[cfg(nepa_interleavings)]
@@ -24,6 +26,7 @@ mod reduced;
 mod shard;
 mod splits;
 mod unpack;
+mod warning;
 mod warnings;
 
 pub use beginning::Beginning;
@@ -35,23 +38,23 @@ pub use fetch::Fetch;
 #[cfg(not(nepa_interleavings))]
 pub(crate) use fetch::FetchTask;
 pub(crate) use fetch::FetchedPart;
-pub use fetch::PartBytes;
 pub use leave_out::LeaveOut;
 pub use open::WatchFooters;
+pub use part_bytes::PartBytes;
 #[cfg(nepa_interleavings)]
 pub(crate) use prefetched::FetchTask;
 pub use shard::{Part, Shard, Source};
-pub use warnings::DatasetWarning;
+pub use warning::DatasetWarning;
 
 /// An opened data set: cheap to share.
 #[derive(Debug)]
 pub struct Dataset {
-    shards: Vec<Shard>,
+    shards: Arc<[Shard]>,
     sources: Vec<Source>,
     warnings: Vec<DatasetWarning>,
     io: Arc<Io>,
     #[cfg(nepa_interleavings)]
-    prefetched: prefetched::Prefetched,
+    prefetched: std::sync::OnceLock<std::collections::HashMap<PartId, PartBytes>>,
 }
 
 impl Dataset {
@@ -102,12 +105,12 @@ impl Dataset {
     ) -> Arc<Self> {
         let (runtime, after_s) = (io.runtime.clone(), io.config.stall_report_s);
         let dataset = Arc::new(Self {
-            shards,
+            shards: shards.into(),
             sources,
             warnings,
             io,
             #[cfg(nepa_interleavings)]
-            prefetched: prefetched::Prefetched::new(),
+            prefetched: std::sync::OnceLock::new(),
         });
         runtime.spawn(watch(Arc::downgrade(&dataset), after_s));
         dataset
@@ -136,7 +139,8 @@ impl Dataset {
         &self.sources
     }
 
-    /// What makes it doubtful whether the right data is read; whoever opens a data set for people shows it.
+    /// What makes it doubtful whether the right data is read; whoever opens a data set for people
+    /// shows it.
     pub fn warnings(&self) -> &[DatasetWarning] {
         &self.warnings
     }
@@ -162,13 +166,15 @@ impl Dataset {
         self.sources.iter().map(|source| source.num_samples).sum()
     }
 
-    /// Number of rows without an image in all shards, as far as the footers count them. They are no samples.
+    /// Number of rows without an image in all shards, as far as the footers count them. They are no
+    /// samples.
     pub fn num_absent(&self) -> u64 {
         self.sources.iter().map(|source| source.num_absent).sum()
     }
 
-    /// A digest (hex) of what decides the order: names relative to the data set's root, sizes, rows of each part and those without an
-    /// image, columns read. The same data set on disk and in a bucket has the same fingerprint.
+    /// A digest (hex) of what decides the order: names relative to the data set's root, sizes, rows
+    /// of each part and those without an image, columns read. The same data set on disk and in a
+    /// bucket has the same fingerprint.
     pub fn fingerprint(&self) -> String {
         let digest_of = |source: &Source| {
             let shards = source.shards.start as usize..source.shards.end as usize;
@@ -186,7 +192,8 @@ impl Dataset {
         format!("{:x}", digest.finalize())
     }
 
-    /// Class names, if there is one data set and its shards name them. For a mixture: [`Source::class_names`].
+    /// Class names, if there is one data set and its shards name them. For a mixture:
+    /// [`Source::class_names`].
     pub fn class_names(&self) -> Option<&[String]> {
         match &self.sources[..] {
             [source] => source.class_names.as_deref(),
@@ -224,14 +231,6 @@ impl Dataset {
         self.io.report()
     }
 
-    /// Fetches the columns of `parts`, concurrently within the limits, and gives them in the order
-    /// in which they come. The budget of [`IoConfig::max_bytes`] is taken in the order of the list,
-    /// so whoever consumes in that order never waits for bytes that its own later parts hold.
-    #[cfg(not(nepa_interleavings))]
-    pub fn fetch(self: &Arc<Self>, parts: &[PartId]) -> Fetch {
-        Fetch::new(self, parts)
-    }
-
     /// A part by its place in the data set.
     ///
     /// # Panics
@@ -242,16 +241,12 @@ impl Dataset {
 
     /// Where a part lies, for messages.
     pub(crate) fn place(&self, id: PartId) -> Place {
-        Place {
-            object: self.shards[id.shard as usize].url.clone(),
-            row_group: Some(self.part(id).row_group as usize),
-            ..Place::default()
-        }
+        self.shards[id.shard as usize].place(self.part(id))
     }
 }
 
-/// Says in detail what is in flight whenever nothing has come for `after_s` seconds though ranges are being asked for; ends with the data set. For people it is
-/// the store's patience that speaks.
+/// Says in detail what is in flight whenever nothing has come for `after_s` seconds though ranges
+/// are being asked for; ends with the data set. For people it is the store's patience that speaks.
 async fn watch(dataset: Weak<Dataset>, after_s: f64) {
     let after = seconds(after_s.max(0.1));
     let (mut seen, mut since) = (None, tokio::time::Instant::now());

@@ -70,7 +70,8 @@ pub(super) async fn read_shards(
     Ok((shards, odd.collect()))
 }
 
-/// The shards behind `footers`, or the first error. One without images ends nothing before it is known how it can be left out.
+/// The shards behind `footers`, or the first error. One without images ends nothing before it is
+/// known how it can be left out.
 async fn sound_shards(
     footers: impl Stream<Item = Result<Option<Shard>, DatasetError>>,
     objects: &[list::ListedObject],

@@ -1,16 +1,19 @@
-//! What the pages of a part will take when they are unpacked, found before that is done: from their headers and, where an encoding leaves out what values
-//! share, from the lengths of the values. So a file that lies costs its fetched bytes and no more. Called by `unpack`.
+//! What the pages of a part will take when they are unpacked, found before that is done: from their
+//! headers and, where an encoding leaves out what values share, from the lengths of the values. So
+//! a file that lies costs its fetched bytes and no more. Called by `unpack`.
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parquet::column::page::{Page, PageReader};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::reader::ChunkReader;
 use parquet::file::serialized_reader::SerializedPageReader;
 
-use super::footer::{ROW_BYTES, unsupported};
+use super::footer::unsupported;
 use super::pieces::Pieces;
-use super::{Part, PartBytes, Shard};
+use super::shard::ROW_BYTES;
+use super::{Part, Shard};
 use crate::DatasetError;
 use crate::Place;
 
@@ -43,14 +46,14 @@ impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Fault {
 
 /// Refuses a part that would take much more memory than its footer says.
 pub(super) fn check(
-    bytes: &PartBytes,
+    pieces: &[(u64, Bytes)],
     shard: &Shard,
     part: &Part,
     place: &Place,
 ) -> Result<(), DatasetError> {
     let metadata = shard.metadata.metadata();
     let row_group = metadata.row_group(part.row_group as usize);
-    let pieces = Arc::new(Pieces::new(bytes.pieces.clone(), shard.size));
+    let pieces = Arc::new(Pieces::new(pieces.to_vec(), shard.size));
     for (leaf, column) in row_group.columns().iter().enumerate() {
         if !shard.projection.leaf_included(leaf) {
             continue;

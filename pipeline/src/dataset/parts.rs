@@ -1,4 +1,5 @@
-//! Which rows of a large row group are fetched together: those of some pages, found by the file's offset index.
+//! Which rows of a large row group are fetched together: those of some pages, found by the file's
+//! offset index.
 //!
 //! Without such an index a row group can only be read whole. Called when a shard's footer is read.
 use std::ops::Range;
@@ -8,7 +9,7 @@ use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::page_index::offset_index::PageLocation;
 
 use super::Part;
-use super::footer::ROW_BYTES;
+use super::shard::ROW_BYTES;
 
 /// Whether a row group is to be read in parts, if it can be.
 pub(super) fn is_large(info: &Part, part_bytes: u64) -> bool {
@@ -46,8 +47,9 @@ struct Page {
     first_row: u32,
 }
 
-/// A row group with rows without an image is read whole up to so many parts' size where its pages do not count them: then it is known how many
-/// samples it has. pyarrow leaves out the column index of long values.
+/// A row group with rows without an image is read whole up to so many parts' size where its pages
+/// do not count them: then it is known how many samples it has. pyarrow leaves out the column index
+/// of long values.
 const WHOLE: u64 = 4;
 
 /// The parts of one row group; `None` where it has to be read whole.
@@ -67,7 +69,8 @@ fn parts_of(
             column(row_group, leaf, pages, info.num_rows)
         })
         .collect::<Option<Vec<_>>>()?;
-    // The images decide; all else is small beside them. Where rows without an image are counted, they are counted by the images' pages.
+    // The images decide; all else is small beside them. Where rows without an image are counted,
+    // they are counted by the images' pages.
     let counted = image.filter(|_| info.num_absent > 0).and_then(|leaf| {
         let column = columns.iter().find(|column| column.leaf == leaf)?;
         let nulls = index
@@ -96,7 +99,8 @@ fn parts_of(
         let share = (pages.end - pages.start) as f64 / stored.max(1) as f64;
         (share * info.memory_bytes as f64) as u64
     };
-    // Each part holds the dictionary. As writers make it, it is small beside a part, and does not count.
+    // Each part holds the dictionary. As writers make it, it is small beside a part, and does not
+    // count.
     let dictionary_bytes = memory_of(largest.dictionary());
     let dictionary_bytes = Some(dictionary_bytes).filter(|&bytes| bytes > part_bytes / 4);
     // First rows of the parts: a part ends before the page that would make it too large.
@@ -137,7 +141,8 @@ fn parts_of(
     Some(parts.collect())
 }
 
-/// How many nulls lie before each page and, last, in all; `None` if that is not what the footer counts.
+/// How many nulls lie before each page and, last, in all; `None` if that is not what the footer
+/// counts.
 fn nulls_before(nulls: &[i64], column: &Column, info: &Part) -> Option<Vec<u32>> {
     let mut before = vec![0u32];
     for (page, nulls) in nulls.iter().enumerate() {
@@ -151,7 +156,8 @@ fn nulls_before(nulls: &[i64], column: &Column, info: &Part) -> Option<Vec<u32>>
     all.then_some(before)
 }
 
-/// The pages of a column chunk, if they are what they should be: in order, inside of the chunk, the first at row 0.
+/// The pages of a column chunk, if they are what they should be: in order, inside of the chunk, the
+/// first at row 0.
 fn column(
     row_group: &RowGroupMetaData,
     leaf: usize,
@@ -185,7 +191,8 @@ impl Column {
         self.chunk.start..self.pages[0].bytes.start
     }
 
-    /// What has to be read for `rows`: the pages that hold them, and what comes before all pages, a dictionary.
+    /// What has to be read for `rows`: the pages that hold them, and what comes before all pages, a
+    /// dictionary.
     fn ranges(&self, rows: &Range<u32>) -> Vec<Range<u64>> {
         let first = self
             .pages

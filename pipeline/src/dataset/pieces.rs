@@ -52,7 +52,8 @@ impl ChunkReader for Pieces {
             return Ok(Bytes::new());
         }
         let first = self.from(start).ok_or_else(outside)?;
-        // Copied, though it may lie in one piece: images are slices of their page, and must not keep all that was fetched with it.
+        // Copied, though it may lie in one piece: images are slices of their page, and must not
+        // keep all that was fetched with it.
         let mut joined = BytesMut::with_capacity(length.min(self.size as usize));
         joined.extend_from_slice(&first[..first.len().min(length)]);
         while joined.len() < length {

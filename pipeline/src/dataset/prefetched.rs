@@ -1,17 +1,13 @@
-//! Fetching as `tests/interleavings` needs it: the parts lie in memory already, and a thread under the
-//! scheduler's control delivers them in any order.
-use std::collections::HashMap;
+//! Fetching as `tests/interleavings` needs it: the parts lie in memory already, and a thread under
+//! the scheduler's control delivers them in any order.
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, mpsc};
 
 use shuttle::rand::Rng;
 
+use super::Dataset;
 use super::fetch::{self, Deliver};
-use super::{Dataset, PartBytes};
 use crate::{DatasetError, PartId};
-
-/// Parts by their place.
-pub(super) type Prefetched = OnceLock<HashMap<PartId, PartBytes>>;
 
 /// A fetch in progress. Dropping it stops what is not delivered yet.
 #[derive(Debug)]
@@ -28,7 +24,7 @@ impl Drop for FetchTask {
 impl Dataset {
     /// Fetches all parts but `missing`, outside of the model; only for a data set just opened.
     pub fn prefetch(self: Arc<Self>, missing: &[PartId]) -> Arc<Self> {
-        let parts = (0..).zip(&self.shards).flat_map(|(shard, content)| {
+        let parts = (0..).zip(&self.shards[..]).flat_map(|(shard, content)| {
             (0..content.parts.len() as u32).map(move |part| PartId { shard, part })
         });
         let wanted: Vec<_> = parts.filter(|part| !missing.contains(part)).collect();

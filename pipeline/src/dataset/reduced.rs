@@ -1,7 +1,9 @@
-//! What of a file's footer is needed: the types of all columns, to choose from, then the columns that are read and nothing of the others.
+//! What of a file's footer is needed: the types of all columns, to choose from, then the columns
+//! that are read and nothing of the others.
 //!
-//! Types are those of the Parquet schema itself. The Arrow schema that many writers put beside it is a hint, which other programs cannot always
-//! read; nothing that is read here needs it. Called when a shard's footer is read.
+//! Types are those of the Parquet schema itself. The Arrow schema that many writers put beside it
+//! is a hint, which other programs cannot always read; nothing that is read here needs it. Called
+//! when a shard's footer is read.
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -17,9 +19,11 @@ use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 
 /// The columns of a file.
 pub(super) struct Columns {
-    /// Their types, with the file's key-value metadata. A column of a type that cannot be read says so in its metadata.
+    /// Their types, with the file's key-value metadata. A column of a type that cannot be read says
+    /// so in its metadata.
     pub schema: Schema,
-    /// The Parquet columns behind each field of the schema, in the order of the values in that field.
+    /// The Parquet columns behind each field of the schema, in the order of the values in that
+    /// field.
     leaves: Vec<Vec<usize>>,
 }
 
@@ -61,10 +65,11 @@ impl Columns {
     }
 }
 
-/// Keeps what is read of a footer, and gives the columns of `paths` in it. Those of `as_binary` lose their annotation as text.
+/// Keeps what is read of a footer, and gives the columns of `paths` in it. Those of `as_binary`
+/// lose their annotation as text.
 ///
-/// A place of a dictionary that cannot be one (some writers leave a zero) is taken out, so that the ranges of bytes are right wherever they
-/// are computed.
+/// A place of a dictionary that cannot be one (some writers leave a zero) is taken out, so that the
+/// ranges of bytes are right wherever they are computed.
 pub(super) fn reduced(
     file: &ParquetMetaData,
     columns: &Columns,
@@ -124,7 +129,8 @@ struct Pruning<'a> {
 }
 
 impl Pruning<'_> {
-    /// The node without what is not read. Lists and maps stay whole: their shape says what they are.
+    /// The node without what is not read. Lists and maps stay whole: their shape says what they
+    /// are.
     fn prune(&mut self, node: &TypePtr) -> Result<Option<TypePtr>> {
         let first = self.next_leaf;
         if node.is_primitive() {
@@ -185,7 +191,8 @@ fn types(parquet: &SchemaDescriptor, mask: ProjectionMask) -> Result<Fields> {
     Ok(parquet_to_arrow_schema_by_columns(parquet, mask, None)?.fields)
 }
 
-/// The type of one top-level column, without those of its `leaves` that cannot be read, which are taken out.
+/// The type of one top-level column, without those of its `leaves` that cannot be read, which are
+/// taken out.
 fn field(root: &TypePtr, leaves: &mut Vec<usize>) -> FieldRef {
     let name = root.name();
     let first = leaves.first().copied().unwrap_or(0);

@@ -6,9 +6,14 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use sha2::{Digest, Sha256};
 
+use super::names::common_root;
 use super::{LeaveOut, leave_out};
 use crate::store::Object;
 use crate::{DatasetError, Place};
+
+/// Memory that a row takes beside the bytes of its image: where they lie, its label, its place in
+/// the order.
+pub(super) const ROW_BYTES: u64 = 64;
 
 /// Rows that are fetched together: a row group, or the rows of some pages of a large one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,14 +24,16 @@ pub struct Part {
     pub first_row: u32,
     /// Rows.
     pub num_rows: u32,
-    /// Rows of them that hold no image, as far as the footer counts them: they are no samples. Which ones they are is known when the part is
-    /// unpacked.
+    /// Rows of them that hold no image, as far as the footer counts them: they are no samples.
+    /// Which ones they are is known when the part is unpacked.
     pub num_absent: u32,
     /// Bytes to fetch for the columns that are read (compressed).
     pub fetch_bytes: u64,
-    /// Bytes that the unpacked part holds: those of its pages after decompression, or of its values and rows where these are more.
+    /// Bytes that the unpacked part holds: those of its pages after decompression, or of its values
+    /// and rows where these are more.
     pub memory_bytes: u64,
-    /// Whether `memory_bytes` is more than the footer's plain sum of uncompressed pages; then it is part of the fingerprint.
+    /// Whether `memory_bytes` is more than the footer's plain sum of uncompressed pages; then it is
+    /// part of the fingerprint.
     pub(super) counted_by_values: bool,
     /// Byte ranges of the columns that are read, sorted.
     pub(super) ranges: Vec<Range<u64>>,
@@ -62,6 +69,17 @@ pub struct Shard {
     pub(super) leaves: Vec<usize>,
 }
 
+impl Shard {
+    /// Where one of its parts lies, for messages.
+    pub(super) fn place(&self, part: &Part) -> Place {
+        Place {
+            object: self.url.clone(),
+            row_group: Some(part.row_group as usize),
+            ..Place::default()
+        }
+    }
+}
+
 /// An opened data set of a mixture; the only one where nothing is mixed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Source {
@@ -77,7 +95,8 @@ pub struct Source {
     pub class_names: Option<Vec<String>>,
 }
 
-/// Checks that the shards of one data set, the first of which has number `first`, read alike and hold images.
+/// Checks that the shards of one data set, the first of which has number `first`, read alike and
+/// hold images.
 pub(super) fn opened_source(
     shards: &[Shard],
     first: u32,
@@ -146,7 +165,8 @@ fn without_few(mut error: DatasetError, first: &Shard, shards: &[Shard]) -> Data
     error
 }
 
-/// Shards of one data set must read alike, or a sample would mean different things in different shards.
+/// Shards of one data set must read alike, or a sample would mean different things in different
+/// shards.
 fn same_mapping(first: &Shard, second: &Shard) -> Result<(), DatasetError> {
     match first.mapping.difference(&second.mapping) {
         None => Ok(()),
@@ -157,23 +177,6 @@ fn same_mapping(first: &Shard, second: &Shard) -> Result<(), DatasetError> {
             leave_out: LeaveOut::Nothing,
         }),
     }
-}
-
-/// Length of the folder part that all URLs share.
-pub(super) fn common_root(urls: &[&str]) -> usize {
-    let first = urls[0].as_bytes();
-    let shared = urls
-        .iter()
-        .map(|url| {
-            let same = first.iter().zip(url.as_bytes());
-            same.take_while(|(a, b)| a == b).count()
-        })
-        .min()
-        .unwrap_or(0);
-    first[..shared]
-        .iter()
-        .rposition(|&byte| byte == b'/')
-        .map_or(0, |slash| slash + 1)
 }
 
 /// A digest of what decides the order of the samples of one data set.

@@ -1,7 +1,7 @@
 //! Which split (training, validation, test) a shard belongs to, as far as its name says so.
 use std::collections::BTreeMap;
 
-use super::shard::common_root;
+use super::names::common_root;
 use crate::DatasetError;
 
 /// A split, by one spelling.
@@ -91,7 +91,8 @@ pub(super) fn counts(splits: &[Option<&'static str>]) -> Vec<(&'static str, usiz
     counts.into_iter().collect()
 }
 
-/// Which of the shards are of the split that is asked for: a known one in any spelling, or any word of the names.
+/// Which of the shards are of the split that is asked for: a known one in any spelling, or any word
+/// of the names.
 pub(super) fn select(urls: &[&str], wanted: &str) -> Result<Vec<bool>, DatasetError> {
     let wanted_word = wanted.to_lowercase();
     let mut found = splits(urls);

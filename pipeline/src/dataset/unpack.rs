@@ -1,26 +1,27 @@
 //! From fetched bytes to a proven `ShardBatch`: decompression and decoding, work for the CPU pool.
 use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 use nepa_schemas::ShardBatch;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 
 use super::footer::unsupported;
 use super::pieces::Pieces;
-use super::{Part, PartBytes, Shard, pages};
+use super::{Part, Shard, pages};
 use crate::DatasetError;
 use crate::Place;
 
 /// Reads the part and proves it.
 pub(super) fn unpack(
-    bytes: &PartBytes,
+    pieces: &[(u64, Bytes)],
     shard: &Shard,
     part: &Part,
     place: Place,
 ) -> Result<ShardBatch, DatasetError> {
-    pages::check(bytes, shard, part, &place)?;
-    let pieces = Pieces::new(bytes.pieces.clone(), shard.size);
-    let batch = read(pieces, shard, part).map_err(|source| page_error(source, place.clone()))?;
+    pages::check(pieces, shard, part, &place)?;
+    let bytes = Pieces::new(pieces.to_vec(), shard.size);
+    let batch = read(bytes, shard, part).map_err(|source| page_error(source, place.clone()))?;
     if batch.num_rows() != part.num_rows as usize {
         let (expected, found) = (u64::from(part.num_rows), batch.num_rows() as u64);
         return Err(DatasetError::RowCount {

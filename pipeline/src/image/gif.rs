@@ -1,12 +1,15 @@
 //! GIF to 8-bit RGB: the first frame on a canvas, as Pillow 13 gives it.
 //!
-//! The canvas grows where the frame reaches beyond the screen. What the frame leaves free has the frame's transparent index, else index 0; the background index
-//! of the header does not count. The palette is applied here, because libraries blank transparent pixels, where Pillow keeps their colour.
+//! The canvas grows where the frame reaches beyond the screen. What the frame leaves free has the
+//! frame's transparent index, else index 0; the background index of the header does not count. The
+//! palette is applied here, because libraries blank transparent pixels, where Pillow keeps their
+//! colour.
 use std::io::Cursor;
 use std::num::NonZeroU64;
 
-use super::{ImageFormat, MAX_PIXELS, checked_size};
-use crate::ImageError;
+use super::ImageError;
+use super::ImageFormat;
+use super::limits::{MAX_PIXELS, checked_size};
 
 /// A GIF read up to its first frame's pixels.
 struct Opened<'a> {

@@ -1,20 +1,25 @@
 //! JPEG by libjpeg-turbo, with the settings and the tolerance of Pillow.
 //!
-//! Accurate DCT and smooth ("fancy") chroma upsampling, the library's defaults, as in Pillow. Pillow goes on after the library's warnings (a damaged
-//! stretch of a scan, say) but refuses a file without an end marker, so the same is done here. Only what a crop reads is decoded: columns by whole blocks, rows up
-//! to the last one needed.
+//! Accurate DCT and smooth ("fancy") chroma upsampling, the library's defaults, as in Pillow.
+//! Pillow goes on after the library's warnings (a damaged stretch of a scan, say) but refuses a
+//! file without an end marker, so the same is done here. Only what a crop reads is decoded: columns
+//! by whole blocks, rows up to the last one needed.
+use super::ImageError;
+use super::jpeg_markers::{has_end, is_lossless};
 use super::libjpeg::{Libjpeg, OpenJpeg};
-use super::{ImageFormat, PixelRect, checked_size, cmyk_to_rgb};
-use crate::ImageError;
+use super::limits::{checked_size, cmyk_to_rgb};
+use super::{ImageFormat, PixelRect};
 
-/// Most scans in one file. Encoders write about ten; files with thousands make a small file decode for minutes
-/// (<https://libjpeg-turbo.org/pmwiki/uploads/About/TwoIssueswiththeJPEGStandard.pdf>).
+/// Most scans in one file. Encoders write about ten; files with thousands make a small file decode
+/// for minutes (<https://libjpeg-turbo.org/pmwiki/uploads/About/TwoIssueswiththeJPEGStandard.pdf>).
 const MAX_SCANS: u16 = 200;
 
-/// Pixels that one byte of Huffman-coded data can describe at the very most: one bit for each 8 x 8 block.
+/// Pixels that one byte of Huffman-coded data can describe at the very most: one bit for each 8 x 8
+/// block.
 const MAX_PIXELS_PER_BYTE: u64 = 512;
 
-/// Columns beside a crop that are decoded with it: at the border of what is decoded, chroma is upsampled without its neighbour, which is up to four pixels wide.
+/// Columns beside a crop that are decoded with it: at the border of what is decoded, chroma is
+/// upsampled without its neighbour, which is up to four pixels wide.
 const CHROMA_MARGIN: u32 = 4;
 
 /// Decodes JPEGs with the same scratch memory.
@@ -56,8 +61,8 @@ impl JpegDecoder {
         Ok(image)
     }
 
-    /// Decodes at least the part of the stored image that `wanted` says of its width and height, into `rgb` (resized to fit). Returns the image's size and
-    /// the part that was decoded.
+    /// Decodes at least the part of the stored image that `wanted` says of its width and height,
+    /// into `rgb` (resized to fit). Returns the image's size and the part that was decoded.
     pub(super) fn decode(
         &mut self,
         bytes: &[u8],
@@ -68,7 +73,8 @@ impl JpegDecoder {
         let mut cmyk = std::mem::take(&mut self.cmyk);
         let image = self.open(bytes)?;
         let size = image.size();
-        if ends_early(bytes) {
+        // Pillow refuses such a file even if only the marker is missing.
+        if !has_end(bytes) {
             return Err(ImageError::Truncated {
                 format: ImageFormat::Jpeg,
             });
@@ -96,79 +102,4 @@ impl JpegDecoder {
         self.cmyk = cmyk;
         Ok((size, part))
     }
-}
-
-/// What the APP1 segments before the first scan hold.
-pub(super) fn app1_segments(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    segments(bytes)
-        .filter(|segment| segment.marker == APP1)
-        .map(|segment| segment.payload)
-}
-
-const SOF3: u8 = 0xc3;
-const SOI: u8 = 0xd8;
-const EOI: u8 = 0xd9;
-const SOS: u8 = 0xda;
-const APP1: u8 = 0xe1;
-
-/// A marker segment of the header.
-struct Segment<'a> {
-    marker: u8,
-    /// Where its 0xff lies.
-    start: usize,
-    /// What follows its length.
-    payload: &'a [u8],
-}
-
-/// The segments up to and including the first SOS, found as libjpeg finds them: garbage between them is skipped.
-fn segments(bytes: &[u8]) -> impl Iterator<Item = Segment<'_>> {
-    let mut position = 2;
-    let mut ended = false;
-    std::iter::from_fn(move || {
-        while !ended {
-            let start = position
-                + bytes
-                    .get(position..)?
-                    .windows(2)
-                    .position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff))?;
-            let marker = bytes[start + 1];
-            if matches!(marker, 0x01 | 0xd0..=0xd7) {
-                position = start + 2;
-                continue;
-            }
-            if matches!(marker, SOI | EOI) {
-                return None;
-            }
-            let length = usize::from(u16::from_be_bytes([
-                *bytes.get(start + 2)?,
-                *bytes.get(start + 3)?,
-            ]));
-            let payload = bytes.get(start + 4..start + 2 + length)?;
-            position = start + 2 + length;
-            ended = marker == SOS;
-            return Some(Segment {
-                marker,
-                start,
-                payload,
-            });
-        }
-        None
-    })
-}
-
-/// Whether pixels are predicted from their neighbours (SOF3), of which libjpeg decodes no part alone.
-fn is_lossless(bytes: &[u8]) -> bool {
-    segments(bytes).any(|segment| segment.marker == SOF3)
-}
-
-/// Whether no end-of-image marker follows the first scan's header. Pillow refuses such a file even if only the marker is missing.
-fn ends_early(bytes: &[u8]) -> bool {
-    let scan = segments(bytes)
-        .find(|segment| segment.marker == SOS)
-        .map_or(bytes.len(), |segment| segment.start);
-    // From the end, where it is as a rule.
-    !bytes[scan..]
-        .windows(2)
-        .rev()
-        .any(|pair| pair == [0xff, EOI])
 }

@@ -1,4 +1,5 @@
-//! libjpeg-turbo's scanline interface, through the C of `libjpeg/shim.c`: a region of an image, nothing decoded below it, scratch memory used again.
+//! libjpeg-turbo's scanline interface, through the C of `libjpeg/shim.c`: a region of an image,
+//! nothing decoded below it, scratch memory used again.
 //!
 //! The crate `turbojpeg` has no partial decoding. Called by [`super::jpeg`] alone.
 #![expect(unsafe_code, reason = "libjpeg-turbo is a C library")]
@@ -28,8 +29,6 @@ struct RawDecoder {
 struct RawHeader {
     width: u32,
     height: u32,
-    num_components: i32,
-    precision: i32,
     is_cmyk: i32,
     is_arithmetic: i32,
 }
@@ -86,7 +85,8 @@ impl Libjpeg {
     }
 
     fn error(&self) -> LibjpegError {
-        // SAFETY: the message lies in the handle, always ends in a zero byte, and is copied before the handle is used again.
+        // SAFETY: the message lies in the handle, always ends in a zero byte, and is copied before
+        // the handle is used again.
         let message = unsafe { CStr::from_ptr(nepa_jpeg_message(self.raw.as_ptr())) };
         LibjpegError(message.to_string_lossy().into_owned())
     }
@@ -99,10 +99,12 @@ impl Libjpeg {
         }
     }
 
-    /// Reads the header of a file, which is forgotten when the result is dropped or the next one begins.
+    /// Reads the header of a file, which is forgotten when the result is dropped or the next one
+    /// begins.
     pub(super) fn open<'a>(&'a mut self, bytes: &'a [u8]) -> Result<OpenJpeg<'a>, LibjpegError> {
         let mut header = RawHeader::default();
-        // SAFETY: `bytes` outlives the result, and without one the shim does not look at them again.
+        // SAFETY: `bytes` outlives the result, and without one the shim does not look at them
+        // again.
         let status = unsafe {
             nepa_jpeg_header(
                 self.raw.as_ptr(),
@@ -143,7 +145,8 @@ impl OpenJpeg<'_> {
         self.header.is_arithmetic != 0
     }
 
-    /// Decodes the rows of `wanted` and at least its columns into `pixels`, which is resized to fit: RGB, or CMYK as it is stored. Returns what was decoded.
+    /// Decodes the rows of `wanted` and at least its columns into `pixels`, which is resized to
+    /// fit: RGB, or CMYK as it is stored. Returns what was decoded.
     ///
     /// # Panics
     /// If `wanted` does not lie in the image.

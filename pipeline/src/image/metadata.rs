@@ -1,4 +1,5 @@
-//! Where each format keeps the EXIF and XMP blocks that say how an image is turned: all places where Pillow 13 looks, the last one counting as there.
+//! Where each format keeps the EXIF and XMP blocks that say how an image is turned: all places
+//! where Pillow 13 looks, the last one counting as there.
 //!
 //! Reads no pixels, and never fails: what cannot be read is not there.
 use std::borrow::Cow;
@@ -8,7 +9,7 @@ use tiff::tags::Tag;
 
 use super::orientation::EXIF_PREFIX;
 use super::tiff_directory::Directory;
-use super::{ImageFormat, Orientation, jpeg};
+use super::{ImageFormat, Orientation, jpeg_markers};
 
 /// Most bytes that a compressed text may become, as in Pillow.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
@@ -31,10 +32,11 @@ pub(super) fn orientation(bytes: &[u8], format: ImageFormat) -> Orientation {
     }
 }
 
-/// EXIF in APP1 segments before the first scan, joined where there are several; XMP in the last such segment.
+/// EXIF in APP1 segments before the first scan, joined where there are several; XMP in the last
+/// such segment.
 fn of_jpeg(bytes: &[u8]) -> Orientation {
     let (mut exif, mut xmp) = (None::<Cow<[u8]>>, None);
-    for payload in jpeg::app1_segments(bytes) {
+    for payload in jpeg_markers::app1_segments(bytes) {
         if let Some(block) = payload.strip_prefix(EXIF_PREFIX) {
             match &mut exif {
                 Some(begun) => begun.to_mut().extend_from_slice(block),
@@ -47,7 +49,8 @@ fn of_jpeg(bytes: &[u8]) -> Orientation {
     Orientation::from_metadata(exif.as_deref(), xmp)
 }
 
-/// `eXIf`, or a text called `exif`, or one with a profile in hexadecimal digits; XMP in a text. Before the pixels or after them.
+/// `eXIf`, or a text called `exif`, or one with a profile in hexadecimal digits; XMP in a text.
+/// Before the pixels or after them.
 fn of_png(bytes: &[u8]) -> Orientation {
     let (mut exif, mut profile, mut xmp) = (None, None, None);
     for (kind, data) in png_chunks(bytes) {
@@ -109,7 +112,8 @@ fn text((kind, data): ([u8; 4], &[u8])) -> Option<Cow<'_, [u8]>> {
     Some(plain.into())
 }
 
-/// ImageMagick's form of a block: an empty line, its name, its length, then hexadecimal digits in lines.
+/// ImageMagick's form of a block: an empty line, its name, its length, then hexadecimal digits in
+/// lines.
 fn profile_bytes(text: &[u8]) -> Option<Vec<u8>> {
     let lines = text.split(|byte| *byte == b'\n').skip(3);
     let digits = lines.flatten().filter(|byte| !byte.is_ascii_whitespace());

@@ -1,7 +1,8 @@
-//! EXIF orientation: which of the eight ways a stored image is turned, read as Pillow's `exif_transpose` reads it.
+//! EXIF orientation: which of the eight ways a stored image is turned, read as Pillow's
+//! `exif_transpose` reads it.
 //!
-//! The value comes from the EXIF block, else from `tiff:Orientation` in the XMP block; whatever cannot be read counts as upright. Where a format keeps the two
-//! blocks: `metadata`.
+//! The value comes from the EXIF block, else from `tiff:Orientation` in the XMP block; whatever
+//! cannot be read counts as upright. Where a format keeps the two blocks: `metadata`.
 use tiff::tags::Tag;
 
 use super::tiff_directory::Directory;
@@ -9,7 +10,8 @@ use super::tiff_directory::Directory;
 /// Stands before an EXIF block in JPEG, sometimes twice, and sometimes in other formats.
 pub(super) const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 
-/// How the stored image becomes the upright one: perhaps swap the axes, then perhaps mirror each stored axis.
+/// How the stored image becomes the upright one: perhaps swap the axes, then perhaps mirror each
+/// stored axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Orientation(u8);
 
@@ -55,7 +57,8 @@ impl Orientation {
         }
     }
 
-    /// The stored pixel (x, y) behind pixel (`x`, `y`) of the upright image, for a stored image of `width` x `height`.
+    /// The stored pixel (x, y) behind pixel (`x`, `y`) of the upright image, for a stored image of
+    /// `width` x `height`.
     pub fn stored_pixel(self, x: usize, y: usize, width: usize, height: usize) -> (usize, usize) {
         let (x, y) = if self.swaps_axes() { (y, x) } else { (x, y) };
         let x = if self.mirrors_x() { width - 1 - x } else { x };
@@ -63,7 +66,8 @@ impl Orientation {
         (x, y)
     }
 
-    /// Reads it from an EXIF block (a TIFF structure, with or without `Exif\0\0` before it, once or twice); from an XMP packet where that has no such tag.
+    /// Reads it from an EXIF block (a TIFF structure, with or without `Exif\0\0` before it, once or
+    /// twice); from an XMP packet where that has no such tag.
     pub(super) fn from_metadata(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Self {
         let directory = exif.and_then(|block| {
             let rest = block.strip_prefix(EXIF_PREFIX).unwrap_or(block);
@@ -157,7 +161,8 @@ mod tests {
 
     #[test]
     fn turns_pixels_as_the_exif_standard_says() {
-        // The stored 2 x 3 image holds 0 1 / 2 3 / 4 5; expected are the upright rows, checked against Pillow.
+        // The stored 2 x 3 image holds 0 1 / 2 3 / 4 5; expected are the upright rows, checked
+        // against Pillow.
         let expected: [&[usize]; 8] = [
             &[0, 1, 2, 3, 4, 5],
             &[1, 0, 3, 2, 5, 4],

@@ -1,12 +1,11 @@
 //! Encoded image and plan to normalised pixels: decode, crop, resize, flip, normalise.
 //!
-//! Called on the loader's decode threads, one [`CpuRenderer`] each. The arithmetic is Pillow's, so that models see what the reference's saw, the rounding
-//! to 8 bits between its two passes included. The stored image is never turned upright: the crop is turned the other way instead.
-use rand_chacha::ChaCha8Rng;
-
+//! Called on the loader's decode threads, one [`CpuRenderer`] each. The arithmetic is Pillow's, so
+//! that models see what the reference's saw, the rounding to 8 bits between its two passes
+//! included. The stored image is never turned upright: the crop is turned the other way instead.
 use super::resample::Resampler;
 use super::{Decoder, ImageHeader, PixelRect};
-use crate::{Augment, CropPlan, ImageError};
+use crate::{CropPlan, ImageError};
 
 /// Pixel normalisation, per channel: `(rgb / 255 - mean) / std`.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -29,7 +28,9 @@ impl Default for Normalize {
 }
 
 /// A pixel value in host memory.
-pub trait Pixel: Copy + Default + PartialEq + Send + Sync + std::fmt::Debug + 'static {
+pub trait Pixel:
+    bytemuck::Pod + Default + PartialEq + Send + Sync + std::fmt::Debug + 'static
+{
     /// The value of an 8-bit channel value, given its normalised one.
     fn new(value: u8, normalized: f32) -> Self;
 }
@@ -85,7 +86,8 @@ impl Default for CpuRenderer {
     }
 }
 
-/// Scratch memory above this is given back after a sample, so that one huge image does not stay for the whole run.
+/// Scratch memory above this is given back after a sample, so that one huge image does not stay for
+/// the whole run.
 const MAX_KEPT_BYTES: usize = 64 << 20;
 
 impl<P: Pixel> CpuRenderer<P> {
@@ -107,26 +109,38 @@ impl<P: Pixel> CpuRenderer<P> {
         Self { patch_size, ..self }
     }
 
-    /// Reads the header, draws the plan, decodes and renders into `output` (`[3, S, S]`, S = the plan's output side).
-    pub fn render(
-        &mut self,
-        encoded: &[u8],
-        augment: &dyn Augment,
-        rng: &mut ChaCha8Rng,
-        output: &mut [P],
-    ) -> Result<CropPlan, ImageError> {
-        let header = self.read_header(encoded)?;
-        let plan = augment.draw(header.width, header.height, rng);
-        self.render_header_and_plan(encoded, header, &plan, output)?;
-        Ok(plan)
-    }
-
     /// Reads the header, with the orientation if that counts.
     pub fn read_header(&mut self, encoded: &[u8]) -> Result<ImageHeader, ImageError> {
         self.decoder.header(encoded, self.exif_orientation)
     }
 
-    /// Decodes and renders a plan that was drawn before, into `output` (`[3, S, S]`).
+    /// Decodes once and renders each of `views` into its output, `[3, S, S]` or patches.
+    pub fn render<'a>(
+        &mut self,
+        encoded: &[u8],
+        header: ImageHeader,
+        views: &[CropPlan],
+        outputs: impl IntoIterator<Item = &'a mut [P]>,
+    ) -> Result<(), ImageError> {
+        let (size, part) = self.decode(encoded, header, views)?;
+        let mut outputs = outputs.into_iter();
+        for plan in views {
+            self.resampler
+                .resample(&self.decoded, part, size, header.orientation, plan);
+            write_pixels(
+                self.resampler.square(),
+                header.orientation,
+                plan,
+                &self.tables,
+                self.patch_size,
+                outputs.next().expect("an output for each view"),
+            );
+        }
+        self.trim();
+        Ok(())
+    }
+
+    /// Reads the header, decodes and renders one view, `[3, S, S]` or patches.
     pub fn render_plan(
         &mut self,
         encoded: &[u8],
@@ -134,55 +148,10 @@ impl<P: Pixel> CpuRenderer<P> {
         output: &mut [P],
     ) -> Result<(), ImageError> {
         let header = self.read_header(encoded)?;
-        self.render_header_and_plan(encoded, header, plan, output)
+        self.render(encoded, header, std::slice::from_ref(plan), [output])
     }
 
-    /// [`Self::render_plan`] where the header was read already.
-    pub fn render_header_and_plan(
-        &mut self,
-        encoded: &[u8],
-        header: ImageHeader,
-        plan: &CropPlan,
-        output: &mut [P],
-    ) -> Result<(), ImageError> {
-        self.render_views(encoded, header, *plan, &[], output)
-    }
-
-    /// Renders several views from one decode, one after the other into `output`: the one of `plan`, then those of `more`.
-    pub fn render_views(
-        &mut self,
-        encoded: &[u8],
-        header: ImageHeader,
-        plan: CropPlan,
-        more: &[CropPlan],
-        output: &mut [P],
-    ) -> Result<(), ImageError> {
-        let views = || std::iter::once(&plan).chain(more);
-        let (size, part) = self.decode(encoded, header, views())?;
-        let mut rest = output;
-        for plan in views() {
-            self.resampler
-                .resample(&self.decoded, part, size, header.orientation, plan);
-            let (view, further) = rest.split_at_mut(3 * (plan.output_size as usize).pow(2));
-            rest = further;
-            write_pixels(
-                self.resampler.square(),
-                header.orientation,
-                plan,
-                &self.tables,
-                self.patch_size,
-                view,
-            );
-        }
-        assert!(
-            rest.is_empty(),
-            "the output slot holds another size than the plans'"
-        );
-        self.trim();
-        Ok(())
-    }
-
-    /// The same as [`Self::render_header_and_plan`] before normalisation: 8-bit RGB, `[S, S, 3]`.
+    /// The same of one view before normalisation: 8-bit RGB, `[S, S, 3]`.
     pub fn render_crop(
         &mut self,
         encoded: &[u8],
@@ -190,7 +159,7 @@ impl<P: Pixel> CpuRenderer<P> {
         plan: &CropPlan,
         output: &mut [u8],
     ) -> Result<(), ImageError> {
-        let (size, part) = self.decode(encoded, header, std::iter::once(plan))?;
+        let (size, part) = self.decode(encoded, header, std::slice::from_ref(plan))?;
         self.resampler
             .resample(&self.decoded, part, size, header.orientation, plan);
         let square = self.resampler.square();
@@ -200,17 +169,17 @@ impl<P: Pixel> CpuRenderer<P> {
     }
 
     /// Decodes what the plans read. Returns the stored size and the part that is decoded.
-    fn decode<'a>(
+    fn decode(
         &mut self,
         encoded: &[u8],
         header: ImageHeader,
-        plans: impl Iterator<Item = &'a CropPlan> + Clone,
+        plans: &[CropPlan],
     ) -> Result<((u32, u32), PixelRect), ImageError> {
         let lies_inside = |start: f64, length: f64, limit: u32| {
             // Products of a ratio and a length may exceed the limit by the last bit.
             start >= 0.0 && length > 0.0 && start + length <= f64::from(limit) * (1.0 + 1e-9)
         };
-        for rect in plans.clone().map(|plan| plan.rect) {
+        for rect in plans.iter().map(|plan| plan.rect) {
             if !lies_inside(rect.x, rect.width, header.width)
                 || !lies_inside(rect.y, rect.height, header.height)
             {
@@ -226,6 +195,7 @@ impl<P: Pixel> CpuRenderer<P> {
         }
         let wanted = |width, height| {
             plans
+                .iter()
                 .map(|plan| PixelRect::read_by(plan, header.orientation, (width, height)))
                 .reduce(PixelRect::around)
                 .expect("at least one plan")
@@ -243,8 +213,9 @@ impl<P: Pixel> CpuRenderer<P> {
     }
 }
 
-/// Where pixel 0 of the upright and flipped row `y` lies in a square that is turned as the stored image is, and the step from each pixel to
-/// the next; in bytes. Pixels of one output row lie at even steps, wherever the row starts and whichever way it runs.
+/// Where pixel 0 of the upright and flipped row `y` lies in a square that is turned as the stored
+/// image is, and the step from each pixel to the next; in bytes. Pixels of one output row lie at
+/// even steps, wherever the row starts and whichever way it runs.
 fn row_in_square(
     side: usize,
     orientation: crate::image::Orientation,
@@ -283,7 +254,8 @@ fn write_crop(
     }
 }
 
-/// Turns the stored-way `square` (`[S, S, 3]`) upright, flips it, normalises it and writes it as `[3, S, S]`, or as patches.
+/// Turns the stored-way `square` (`[S, S, 3]`) upright, flips it, normalises it and writes it as
+/// `[3, S, S]`, or as patches.
 fn write_pixels<P: Pixel>(
     square: &[u8],
     orientation: crate::image::Orientation,
@@ -293,6 +265,11 @@ fn write_pixels<P: Pixel>(
     output: &mut [P],
 ) {
     let side = plan.output_size as usize;
+    assert_eq!(
+        output.len(),
+        3 * side * side,
+        "the output holds another size than the plan's"
+    );
     // A view that is not cut is one patch.
     let patch = patch_size.map_or(side, |size| size as usize);
     let patches_per_row = side / patch;

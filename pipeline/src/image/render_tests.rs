@@ -1,10 +1,12 @@
-//! The resampling against a plain f64 version of Pillow's, every orientation, and what a renderer must not carry from one image to the next.
+//! The resampling against a plain f64 version of Pillow's, every orientation, and what a renderer
+//! must not carry from one image to the next.
 use std::io::Cursor;
 
 use rand_core::SeedableRng;
 
 use super::*;
 use crate::image::{Orientation, decode_rgb};
+use crate::random::Stream;
 use crate::{AugmentConfig, CropRect, EdgeSupport, Filter};
 
 fn noise(width: u32, height: u32, seed: u32) -> Vec<u8> {
@@ -244,14 +246,9 @@ fn an_image_of_the_right_size_is_only_normalised() {
         std: [0.229, 0.224, 0.225],
     };
     let mut output = vec![0.0; 3 * 256];
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let plan = augment.draw(16, 16, &mut Stream::seed_from_u64(0))[0];
     CpuRenderer::new(normalize, true)
-        .render(
-            &png(16, 16, &pixels),
-            augment.as_ref(),
-            &mut rng,
-            &mut output,
-        )
+        .render_plan(&png(16, 16, &pixels), &plan, &mut output)
         .unwrap();
     for (i, value) in output.iter().enumerate() {
         let (channel, pixel) = (i / 256, i % 256);
@@ -283,25 +280,17 @@ fn nothing_is_carried_from_one_image_to_the_next() {
     let mut used = CpuRenderer::default();
     for round in 0..3 {
         for (i, encoded) in images.iter().enumerate() {
-            let stream = || ChaCha8Rng::seed_from_u64(round * 100 + i as u64);
+            let header = used.read_header(encoded).unwrap();
+            let mut stream = Stream::seed_from_u64(round * 100 + i as u64);
+            let plan = augment.draw(header.width, header.height, &mut stream)[0];
             let (mut from_used, mut from_fresh) = (vec![0.0; 3 * 24 * 24], vec![1.0; 3 * 24 * 24]);
-            let plan = used
-                .render(encoded, augment.as_ref(), &mut stream(), &mut from_used)
+            used.render_plan(encoded, &plan, &mut from_used).unwrap();
+            CpuRenderer::default()
+                .render_plan(encoded, &plan, &mut from_fresh)
                 .unwrap();
-            let again = CpuRenderer::default()
-                .render(encoded, augment.as_ref(), &mut stream(), &mut from_fresh)
-                .unwrap();
-            assert_eq!(plan, again);
             assert_eq!(from_used, from_fresh);
-            assert!(
-                used.render(
-                    &encoded[..encoded.len() / 2],
-                    augment.as_ref(),
-                    &mut stream(),
-                    &mut from_used
-                )
-                .is_err()
-            );
+            let half = &encoded[..encoded.len() / 2];
+            assert!(used.render_plan(half, &plan, &mut from_used).is_err());
         }
     }
 }

@@ -1,6 +1,8 @@
-//! Crop and resize of an 8-bit RGB image to a square, antialiased, in Pillow's arithmetic (by `fast_image_resize`, whose kernels pick SIMD at run time).
+//! Crop and resize of an 8-bit RGB image to a square, antialiased, in Pillow's arithmetic (by
+//! `fast_image_resize`, whose kernels pick SIMD at run time).
 //!
-//! Pillow resizes along one axis, rounds to 8 bits, then along the other; here each pass is a call of its own to keep its order.
+//! Pillow resizes along one axis, rounds to 8 bits, then along the other; here each pass is a call
+//! of its own to keep its order.
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
@@ -33,7 +35,8 @@ impl Span {
         }
     }
 
-    /// The whole pixels of 0..`limit` that it touches once widened by `margin` on both sides: start and number.
+    /// The whole pixels of 0..`limit` that it touches once widened by `margin` on both sides: start
+    /// and number.
     fn pixels(self, margin: f64, limit: u32) -> (u32, u32) {
         let start = (self.start - margin).floor().max(0.0) as u32;
         let end = (self.start + self.length + margin)
@@ -43,7 +46,8 @@ impl Span {
         (start, end.max(start + 1) - start)
     }
 
-    /// Seen from pixel `start` of a part of `length` pixels, whose end it must not pass by a rounding error.
+    /// Seen from pixel `start` of a part of `length` pixels, whose end it must not pass by a
+    /// rounding error.
     fn within(self, start: u32, length: u32) -> Self {
         let start = self.start - f64::from(start);
         Self {
@@ -54,7 +58,8 @@ impl Span {
 }
 
 impl PixelRect {
-    /// All pixels of a stored image of `size` that a plan's crop reads: those under its rectangle, and those that its filter reaches.
+    /// All pixels of a stored image of `size` that a plan's crop reads: those under its rectangle,
+    /// and those that its filter reaches.
     pub fn read_by(plan: &CropPlan, orientation: Orientation, size: (u32, u32)) -> Self {
         let (across, down) = stored_spans(plan, orientation, size);
         // The filter's reach, and a pixel more for rounding.
@@ -111,7 +116,8 @@ fn filter(plan: &CropPlan) -> (FilterType, f64) {
 }
 
 impl Resampler {
-    /// Renders the plan from `decoded`, which holds the pixels of `part` of a stored image of `width` x `height`, into [`Self::square`].
+    /// Renders the plan from `decoded`, which holds the pixels of `part` of a stored image of
+    /// `width` x `height`, into [`Self::square`].
     pub(super) fn resample(
         &mut self,
         decoded: &[u8],
@@ -140,7 +146,8 @@ impl Resampler {
             read.height,
         )
         .expect("what the plan reads was decoded");
-        // Pillow sees the upright image, cut to the rectangle only if it is cropped first; its rows are columns here if the axes are swapped.
+        // Pillow sees the upright image, cut to the rectangle only if it is cropped first; its rows
+        // are columns here if the axes are swapped.
         let seen = match plan.edge {
             EdgeSupport::Rect => (plan.rect.width, plan.rect.height),
             EdgeSupport::Image => {
@@ -194,8 +201,9 @@ impl Resampler {
     }
 }
 
-/// Whether Pillow 13 resizes rows before columns (releases before it always did, but for images a hundred times as high as wide). The order decides what is
-/// rounded in between, one part in 255 here and there.
+/// Whether Pillow 13 resizes rows before columns (releases before it always did, but for images a
+/// hundred times as high as wide). The order decides what is rounded in between, one part in 255
+/// here and there.
 fn rows_come_first((width, height): (f64, f64), side: f64) -> bool {
     height <= side || height - side <= 2.0 * (width - side)
 }

@@ -1,11 +1,13 @@
-//! PNG, WebP and BMP to 8-bit RGB, as Pillow's `convert("RGB")`: alpha is dropped and never blended, 16-bit colour keeps its high byte,
-//! and 16-bit grayscale is CLIPPED at 255 (Pillow 13 and all before it convert `I;16` so).
+//! PNG, WebP and BMP to 8-bit RGB, as Pillow's `convert("RGB")`: alpha is dropped and never
+//! blended, 16-bit colour keeps its high byte, and 16-bit grayscale is CLIPPED at 255 (Pillow 13
+//! and all before it convert `I;16` so).
 use std::io::Cursor;
 
 use image::{ColorType, ImageDecoder, ImageReader, Limits};
 
-use super::{ImageFormat, MAX_PIXELS, checked_size};
-use crate::ImageError;
+use super::ImageError;
+use super::ImageFormat;
+use super::limits::{MAX_PIXELS, checked_size};
 
 fn open(bytes: &[u8], format: ImageFormat) -> Result<impl ImageDecoder + '_, ImageError> {
     let library_format = match format {

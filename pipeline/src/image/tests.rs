@@ -263,7 +263,8 @@ fn jpegs_of_every_kind() {
         2,
         "grayscale",
     );
-    // The library writes YCCK, and Pillow takes the inks to be inverted: 255 - (255 - stored) means paper white at 255.
+    // The library writes YCCK, and Pillow takes the inks to be inverted: 255 - (255 - stored) means
+    // paper white at 255.
     let inks: Vec<u8> = (0..HEIGHT)
         .flat_map(|_| (0..WIDTH).flat_map(|x| [200, (x * 5) as u8, 100, 240]))
         .collect();
@@ -345,7 +346,8 @@ fn truncated_files_are_refused_and_damaged_scans_are_not() {
     for length in [2, 3, 20, find(&bytes, 0xda)] {
         assert!(decode_rgb(&bytes[..length], true).is_err(), "{length}");
     }
-    // A scan that ends early, with the end of the image in place, is a warning to libjpeg and an image to Pillow.
+    // A scan that ends early, with the end of the image in place, is a warning to libjpeg and an
+    // image to Pillow.
     let shortened = [&bytes[..bytes.len() - 40], &[0xff, 0xd9]].concat();
     let image = decode_rgb(&shortened, true).unwrap();
     assert_eq!(image.data[..3], decode_rgb(&bytes, true).unwrap().data[..3]);
@@ -381,7 +383,8 @@ fn headers_that_libjpeg_warns_of_are_accepted() {
 
 #[test]
 fn an_image_never_borrows_the_tables_of_the_one_before() {
-    // Without its own quantisation tables a file is broken, whatever was decoded before by the same decoder.
+    // Without its own quantisation tables a file is broken, whatever was decoded before by the same
+    // decoder.
     let bytes = jpeg();
     let start = find(&bytes, 0xdb);
     let length = usize::from(u16::from_be_bytes([bytes[start + 2], bytes[start + 3]]));
@@ -533,7 +536,8 @@ fn no_bytes_make_it_panic() {
     }
 }
 
-/// A part has the very pixels of the whole, whatever the sampling of chroma and wherever it begins and ends.
+/// A part has the very pixels of the whole, whatever the sampling of chroma and wherever it begins
+/// and ends.
 #[test]
 fn a_part_has_the_pixels_of_the_whole() {
     let seed = 7;

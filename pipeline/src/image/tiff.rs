@@ -1,16 +1,18 @@
 //! TIFF to 8-bit RGB: the first page, as Pillow 13 gives it.
 //!
-//! The library finds and unpacks strips and tiles. What their samples mean is decided here, because it refuses palettes, Lab and others: it is told that every
-//! image is gray, of however many samples, and so gives them all as they are.
+//! The library finds and unpacks strips and tiles. What their samples mean is decided here, because
+//! it refuses palettes, Lab and others: it is told that every image is gray, of however many
+//! samples, and so gives them all as they are.
 use std::io::Cursor;
 
 use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
 use tiff::{TiffError, TiffFormatError};
 
+use super::ImageError;
+use super::ImageFormat;
+use super::limits::{MAX_PIXELS, checked_size, cmyk_to_rgb};
 use super::tiff_directory::Directory;
-use super::{ImageFormat, MAX_PIXELS, checked_size, cmyk_to_rgb};
-use crate::ImageError;
 
 const UNCOMPRESSED: u64 = 1;
 const JPEG: u64 = 7;
@@ -156,8 +158,9 @@ impl Page {
         })
     }
 
-    /// The samples of one chunk that is `width` pixels wide, each as one byte as Pillow's conversion narrows it; palette indices and small grays stay as they are.
-    /// `None` where the library read the directory otherwise (a tag that comes twice).
+    /// The samples of one chunk that is `width` pixels wide, each as one byte as Pillow's
+    /// conversion narrows it; palette indices and small grays stay as they are. `None` where the
+    /// library read the directory otherwise (a tag that comes twice).
     fn narrowed(&self, chunk: DecodingResult, width: usize) -> Option<Vec<u8>> {
         let is_gray = matches!(self.color, Color::Gray { .. });
         Some(match (self.bits, chunk) {
@@ -427,7 +430,8 @@ fn ycbcr_to_rgb(pixel: &[u8]) -> [u8; 3] {
     .map(|value| (value + 0.5) as u8)
 }
 
-/// CIE L*a*b* under D50 to sRGB, the white points matched by Bradford's method: what Pillow's colour management does.
+/// CIE L*a*b* under D50 to sRGB, the white points matched by Bradford's method: what Pillow's
+/// colour management does.
 fn lab_to_rgb(pixel: &[u8]) -> [u8; 3] {
     /// D50, as ICC profiles have it.
     const WHITE: [f32; 3] = [0.9642, 1.0, 0.8249];

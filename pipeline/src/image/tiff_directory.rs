@@ -1,7 +1,9 @@
-//! The first directory of a TIFF structure, as TIFF files and EXIF blocks hold it: where its entries lie and what their numbers are.
+//! The first directory of a TIFF structure, as TIFF files and EXIF blocks hold it: where its
+//! entries lie and what their numbers are.
 //!
-//! Read as Pillow reads it: of a tag that comes twice the first counts, an entry of unknown type or with more data than there are bytes is left out, and nothing
-//! is read behind one whose data lies outside. Decodes no pixels.
+//! Read as Pillow reads it: of a tag that comes twice the first counts, an entry of unknown type or
+//! with more data than there are bytes is left out, and nothing is read behind one whose data lies
+//! outside. Decodes no pixels.
 use std::ops::Range;
 
 use tiff::tags::Tag;
@@ -144,7 +146,8 @@ impl<'a> Directory<'a> {
             .map_while(move |start| self.unsigned(start, unit))
     }
 
-    /// The first value of a tag of numbers other than single unsigned bytes; `None` also where it is none.
+    /// The first value of a tag of numbers other than single unsigned bytes; `None` also where it
+    /// is none.
     pub(super) fn number(&self, tag: Tag) -> Option<f64> {
         let &Entry { kind, ref data, .. } = self.entry(tag)?;
         let value = |start, num_bytes| self.unsigned(data.start + start, num_bytes);

@@ -1,4 +1,5 @@
-//! Every kind of TIFF that is read, put together here byte by byte; what is not read, with its name; hostile ones.
+//! Every kind of TIFF that is read, put together here byte by byte; what is not read, with its
+//! name; hostile ones.
 use super::super::{decode_rgb, read_header};
 use super::*;
 

@@ -1,11 +1,13 @@
-//! Bad samples: counted in the order of batches, listed in a file, and a run that has too many of them ends.
+//! Bad samples: counted in the order of batches, listed in a file, and a run that has too many of
+//! them ends.
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::LoaderError;
+use super::LoaderError;
+use crate::Place;
 
 /// Samples tried before the share of bad ones is judged.
 const JUDGED_AFTER: u64 = 1_000;
@@ -21,6 +23,19 @@ pub(super) struct BadSample {
     pub row: u32,
     pub reason: String,
     pub replaced_by: Replacement,
+}
+
+impl BadSample {
+    /// Where it lies, and why it is bad.
+    fn told(&self) -> (Place, String) {
+        let place = Place {
+            object: self.object.clone(),
+            row_group: Some(self.row_group as usize),
+            row: Some(self.row as usize),
+            bytes: None,
+        };
+        (place, self.reason.clone())
+    }
 }
 
 /// The sample that stands in for a bad one.
@@ -68,7 +83,8 @@ impl BadSamples {
         })
     }
 
-    /// Lists the bad ones of a batch of `tried` samples and counts them, or fails where they are too many.
+    /// Lists the bad ones of a batch of `tried` samples and counts them, or fails where they are
+    /// too many.
     pub(super) fn record(&mut self, tried: u64, bad: Vec<BadSample>) -> Result<(), LoaderError> {
         let (tried, num_bad) = (self.tried + tried, self.bad + bad.len() as u64);
         for sample in bad {
@@ -78,13 +94,8 @@ impl BadSamples {
                 file.write_all(&line)
                     .map_err(|source| list_error(path, source))?;
             } else {
-                tracing::warn!(
-                    "bad sample replaced: {}, row group {}, row {}: {}",
-                    sample.object,
-                    sample.row_group,
-                    sample.row,
-                    sample.reason
-                );
+                let (place, reason) = sample.told();
+                tracing::warn!("bad sample replaced: {place}: {reason}");
             }
             if self.first.len() < LISTED {
                 self.first.push(sample);
@@ -95,21 +106,11 @@ impl BadSamples {
                 bad: num_bad,
                 tried,
                 max_fraction: self.max_fraction,
+                first: self.first.iter().map(BadSample::told).collect(),
                 list: self
-                    .first
-                    .iter()
-                    .map(|sample| {
-                        format!(
-                            "\n  {}, row group {}, row {}: {}",
-                            sample.object, sample.row_group, sample.row, sample.reason
-                        )
-                    })
-                    .collect(),
-                file: self
                     .file
                     .as_ref()
-                    .map(|(path, _)| format!(" All are in {}.", path.display()))
-                    .unwrap_or_default(),
+                    .map(|(path, _)| path.display().to_string()),
             });
         }
         (self.tried, self.bad) = (tried, num_bad);
@@ -124,7 +125,8 @@ fn list_error(path: &Path, source: std::io::Error) -> LoaderError {
     }
 }
 
-/// Keeps the first `lines` lines of a file, creating it if there is none, and opens it for appending.
+/// Keeps the first `lines` lines of a file, creating it if there is none, and opens it for
+/// appending.
 fn cut_to_lines(path: &Path, lines: u64) -> std::io::Result<File> {
     let file = OpenOptions::new()
         .read(true)

@@ -6,21 +6,16 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::decode::{Job, Outcome, Planned, Shared};
-use crate::backend::{BatchOutcome, BatchRenderer, ImageBackend};
+use super::decode::Shared;
+use super::job::{BatchJob, Job, Outcome};
+use crate::backend::{BatchOutcome, Decode, ImageBackend, ImageDecoder};
+use crate::store::full_text;
 use crate::sync::{Receiver, RecvTimeoutError, Sender, select_biased};
 
 /// How long an incomplete call waits for more images. Sixteen threads hand one over every few tens
 /// of microseconds where the decoder is fast; where it is slow, they queue up during the call
 /// before.
 const LINGER: Duration = Duration::from_micros(100);
-
-/// A job on its way to the batch decoder.
-#[derive(Debug)]
-pub(super) struct BatchJob<S> {
-    pub job: Job<S>,
-    pub planned: Planned,
-}
 
 /// The ends of the queues that a batch decoder's thread holds.
 #[derive(Debug)]
@@ -74,7 +69,7 @@ impl<S> Queues<S> {
 /// Runs until the loader stops, or until no decode thread can hand over more.
 pub(super) fn run<B: ImageBackend>(
     shared: &Shared<B>,
-    decoder: &mut B::BatchRenderer,
+    decoder: &mut dyn ImageDecoder<B::Slot>,
     queues: &Queues<B::Slot>,
 ) {
     let mut jobs = Vec::with_capacity(decoder.max_images());
@@ -86,40 +81,39 @@ pub(super) fn run<B: ImageBackend>(
 /// One call of the decoder; leaves `jobs` empty.
 fn call<B: ImageBackend>(
     shared: &Shared<B>,
-    decoder: &mut B::BatchRenderer,
+    decoder: &mut dyn ImageDecoder<B::Slot>,
     jobs: &mut Vec<BatchJob<B::Slot>>,
     returned: &Sender<Job<B::Slot>>,
 ) {
     let started = Instant::now();
     let mut images = jobs
         .iter_mut()
-        .map(|BatchJob { job, planned }| (planned.image(), &mut job.slot))
+        .map(|BatchJob { job, planned }| Decode::new(planned.image(), &mut job.slot))
         .collect::<Vec<_>>();
     // Whatever goes wrong here, the decode threads have the last word on each image.
-    let results = catch_unwind(AssertUnwindSafe(|| decoder.render(&mut images)));
+    let called = catch_unwind(AssertUnwindSafe(|| decoder.decode(&mut images)));
     let ended = Instant::now();
-    drop(images);
-    let (results, failure) = match results {
-        Ok(Ok(results)) => (results, None),
-        Ok(Err(error)) => (Vec::new(), Some(super::decode::full_text(&error))),
-        Err(_) => (Vec::new(), Some("it panicked".to_owned())),
+    let results: Vec<_> = images.into_iter().map(|image| image.result).collect();
+    let failure = match called {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(full_text(&error)),
+        Err(_) => Some("it panicked".to_owned()),
     };
     let outcome = match failure {
         None => BatchOutcome::Rendered(results.iter().filter(|result| result.is_ok()).count()),
         Some(_) => BatchOutcome::CallFailed,
     };
-    let mut results = results.into_iter();
     let num_images = jobs.len();
     let mut first_reason = None;
-    for BatchJob { job, planned } in jobs.drain(..) {
-        match results.next() {
-            Some(Ok(())) => {
+    for (BatchJob { job, planned }, result) in jobs.drain(..).zip(results) {
+        match result {
+            Ok(()) if failure.is_none() => {
                 shared.counters.decode.item(planned.bytes.len());
-                let record = planned.record(job.id);
-                job.finish(Outcome::Good(record));
+                let rendered = planned.rendered(job.id);
+                job.finish(Outcome::Good(rendered));
             }
             other => {
-                if let Some(Err(error)) = other {
+                if let Err(error) = other {
                     first_reason.get_or_insert(error.to_string());
                 }
                 let _ = returned.send(job);

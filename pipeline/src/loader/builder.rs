@@ -1,14 +1,17 @@
-//! A loader in a few lines, for programs that are not ours: URLs in, batches out, every setting with a default.
+//! A loader in a few lines, for programs that are not ours: URLs in, batches out, every setting
+//! with a default.
+use std::fmt;
 use std::sync::Arc;
 
-use super::{Loader, LoaderConfig, LoaderState};
-use crate::backend::{CpuBackend, ImageBackend};
+use super::start::Start;
+use super::{Loader, LoaderConfig, LoaderError, LoaderState};
+use crate::backend::{CpuBackend, ImageBackend, RawBackend};
 use crate::image::{Normalize, Pixel};
-use crate::{
-    AugmentConfig, Dataset, DatasetConfig, IoConfig, IoRuntime, LoaderError, MixtureSource,
-};
+use crate::{Augment, AugmentConfig, Dataset, DatasetConfig, IoConfig, IoRuntime, MixtureSource};
 
-/// Settings of a loader to be, from [`Loader::builder`]. The defaults are those of [`LoaderConfig`], [`DatasetConfig`] and [`IoConfig`]; whole ones can be given too.
+/// Settings of a loader to be, from [`Loader::builder`]. The defaults are those of
+/// [`LoaderConfig`], [`DatasetConfig`] and [`IoConfig`]; whole ones can be given too. The order of
+/// the calls does not matter: what is set by itself goes before the whole.
 ///
 /// ```no_run
 /// use nepa_pipeline::Loader;
@@ -25,43 +28,87 @@ use crate::{
 /// }
 /// # Ok::<(), nepa_pipeline::LoaderError>(())
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 #[must_use = "nothing is opened before `open`"]
 pub struct LoaderBuilder {
     dataset: DatasetConfig,
+    /// URL and weight of each data set of a mixture.
+    sources: Vec<(String, f64)>,
     opened: Option<Arc<Dataset>>,
     io: IoConfig,
     runtime: Option<IoRuntime>,
     config: LoaderConfig,
+    /// What is set by itself, above `config`.
+    changes: Vec<Arc<dyn Fn(&mut LoaderConfig) + Send + Sync>>,
+    normalize: Option<Normalize>,
+    augment: Option<Arc<dyn Augment>>,
     state: Option<LoaderState>,
 }
 
+impl fmt::Debug for LoaderBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoaderBuilder")
+            .field("dataset", &self.dataset)
+            .field("sources", &self.sources)
+            .field("config", &self.resolved())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Loader {
-    /// A builder for the data set at `url`: a path, an object, a prefix or a glob. An empty URL names none, for [`LoaderBuilder::source`].
+    /// A builder for the data set at `url`: a path, an object, a prefix or a glob.
     pub fn builder(url: impl Into<String>) -> LoaderBuilder {
         LoaderBuilder::default().url(url)
+    }
+
+    /// A builder for a mixture: one [`LoaderBuilder::source`] for each of its data sets.
+    pub fn mixture() -> LoaderBuilder {
+        LoaderBuilder::default()
     }
 }
 
 impl LoaderBuilder {
     /// One more URL of the same data set.
     pub fn url(mut self, url: impl Into<String>) -> Self {
-        let url = url.into();
-        if !url.is_empty() {
-            self.dataset.urls.push(url);
-        }
+        self.dataset.urls.push(url.into());
         self
     }
 
-    /// One more data set of a mixture, with its weight; columns as [`Self::image_column`] and [`Self::label_column`] say before this call.
+    /// One more data set of a mixture, with its weight. Columns, split and the like hold for all of
+    /// them.
     pub fn source(mut self, url: impl Into<String>, weight: f64) -> Self {
-        self.dataset.mixture.push(MixtureSource {
-            urls: vec![url.into()],
-            weight,
+        self.sources.push((url.into(), weight));
+        self
+    }
+
+    fn change(mut self, change: impl Fn(&mut LoaderConfig) + Send + Sync + 'static) -> Self {
+        self.changes.push(Arc::new(change));
+        self
+    }
+
+    /// The settings of the loader.
+    fn resolved(&self) -> LoaderConfig {
+        let mut config = self.config.clone();
+        for change in &self.changes {
+            change(&mut config);
+        }
+        if let Some(normalize) = self.normalize {
+            config.normalize = normalize;
+        }
+        config
+    }
+
+    /// Which data set is read.
+    fn dataset_config(&self) -> DatasetConfig {
+        let source = |(url, weight): &(String, f64)| MixtureSource {
+            urls: vec![url.clone()],
+            weight: *weight,
             schema: self.dataset.schema.clone(),
             split: None,
-        });
-        self
+        };
+        let mut dataset = self.dataset.clone();
+        dataset.mixture.extend(self.sources.iter().map(source));
+        dataset
     }
 
     /// A data set that is opened already, instead of URLs.
@@ -82,73 +129,85 @@ impl LoaderBuilder {
         self
     }
 
+    /// Further columns, of any type, that each batch gives as Arrow arrays
+    /// ([`crate::Batch::columns`]).
+    pub fn extra_columns<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
+        let names = names.into_iter().map(Into::into);
+        self.dataset.schema.extra_columns.extend(names);
+        self
+    }
+
     /// Reads the shards of one split alone, as their names say it. Default: all.
     pub fn split(mut self, name: impl Into<String>) -> Self {
         self.dataset.split = Some(name.into());
         self
     }
 
-    /// Makes what is doubtful about the data set ([`Dataset::warnings`]) an error. Default: it is logged.
+    /// Makes what is doubtful about the data set ([`Dataset::warnings`]) an error. Default: it is
+    /// logged.
     pub fn strict(mut self, strict: bool) -> Self {
         self.dataset.strict = strict;
         self
     }
 
     /// Samples in one batch over all ranks. Default: 256.
-    pub fn batch_size(mut self, global_batch: usize) -> Self {
-        self.config.global_batch = global_batch;
-        self
+    pub fn batch_size(self, global_batch: usize) -> Self {
+        self.change(move |config| config.global_batch = global_batch)
     }
 
     /// Seed of order and augmentation. Default: 0.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.config.seed = seed;
-        self
+    pub fn seed(self, seed: u64) -> Self {
+        self.change(move |config| config.seed = seed)
     }
 
     /// Epochs to run. Default: without end.
-    pub fn epochs(mut self, epochs: u64) -> Self {
-        self.config.epochs = Some(epochs);
-        self
+    pub fn epochs(self, epochs: u64) -> Self {
+        self.change(move |config| config.epochs = Some(epochs))
     }
 
     /// Whether samples are shuffled. Default: they are.
-    pub fn shuffle(mut self, shuffle: bool) -> Self {
-        self.config.shuffle = shuffle;
-        self
+    pub fn shuffle(self, shuffle: bool) -> Self {
+        self.change(move |config| config.shuffle = shuffle)
     }
 
     /// Whether an epoch's last incomplete batch is dropped. Default: it is.
-    pub fn drop_last(mut self, drop_last: bool) -> Self {
-        self.config.drop_last = drop_last;
-        self
+    pub fn drop_last(self, drop_last: bool) -> Self {
+        self.change(move |config| config.drop_last = drop_last)
     }
 
     /// This rank, from 0, of so many. Default: 0 of 1.
-    pub fn rank(mut self, rank: usize, world_size: usize) -> Self {
-        (self.config.rank, self.config.world_size) = (rank, world_size);
-        self
+    pub fn rank(self, rank: usize, world_size: usize) -> Self {
+        self.change(move |config| (config.rank, config.world_size) = (rank, world_size))
     }
 
     /// Augmentation. Default: torchvision's `RandomResizedCrop(224)` and a horizontal flip.
-    pub fn augment(mut self, augment: AugmentConfig) -> Self {
-        self.config.augment = augment;
+    pub fn augment(self, augment: AugmentConfig) -> Self {
+        self.change(move |config| config.augment = augment.clone())
+    }
+
+    /// An augmentation of the program's own, instead of [`Self::augment`].
+    pub fn augment_by(mut self, augment: impl Augment + 'static) -> Self {
+        self.augment = Some(Arc::new(augment));
         self
     }
 
     /// Normalisation. Default: mean and standard deviation 0.5.
     pub fn normalize(mut self, mean: [f32; 3], std: [f32; 3]) -> Self {
-        self.config.normalize = Normalize { mean, std };
+        self.normalize = Some(Normalize { mean, std });
         self
+    }
+
+    /// Batches that the consumer may keep at once. Default: 16.
+    pub fn max_kept_batches(self, batches: usize) -> Self {
+        self.change(move |config| config.max_kept_batches = batches)
     }
 
     /// Decode threads. Default: one for each processor core.
-    pub fn decode_threads(mut self, threads: usize) -> Self {
-        self.config.decode_threads = threads;
-        self
+    pub fn decode_threads(self, threads: usize) -> Self {
+        self.change(move |config| config.decode_threads = threads)
     }
 
-    /// All settings of the loader at once.
+    /// All settings of the loader at once, under those that are set by themselves.
     pub fn config(mut self, config: LoaderConfig) -> Self {
         self.config = config;
         self
@@ -177,32 +236,71 @@ impl LoaderBuilder {
         self.open_as::<f32>(None)
     }
 
-    /// The same with pixels of another type (`f32`, [`half::bf16`], or `u8` without normalisation), and with `Some(p)` cut into patches:
-    /// `[P, 3 * p * p]`, the P = (S / p)^2 patches row by row, each `[3, p, p]`.
+    /// The same with pixels of another type (`f32`, [`half::bf16`], or `u8` without normalisation),
+    /// and with `Some(p)` cut into patches: `[P, 3 * p * p]`, the P = (S / p)^2 patches row by row,
+    /// each `[3, p, p]`.
     pub fn open_as<P: Pixel>(
         self,
         patch_size: Option<u32>,
     ) -> Result<Loader<CpuBackend<P>>, LoaderError> {
-        let backend = CpuBackend::new(
-            self.config.normalize,
-            self.config.exif_orientation,
-            patch_size,
-        );
-        self.open_with(Arc::new(backend))
+        let config = self.resolved();
+        let backend = CpuBackend::new(config.normalize, config.exif_orientation, patch_size);
+        self.start(Arc::new(backend))
     }
 
-    /// The same with any image backend.
-    pub fn open_with<B: ImageBackend>(self, backend: Arc<B>) -> Result<Loader<B>, LoaderError> {
-        let open = || -> Result<Arc<Dataset>, LoaderError> {
-            let own = || IoRuntime::new(2).map_err(LoaderError::Thread);
-            let runtime = self.runtime.map_or_else(own, Ok)?;
-            let dataset = Dataset::open(&self.dataset, &self.io, &runtime)?;
-            for warning in dataset.warnings() {
-                tracing::warn!("{warning}");
-            }
-            Ok(dataset)
-        };
-        let dataset = self.opened.map_or_else(open, Ok)?;
-        Loader::with_backend(dataset, self.config, self.state.as_ref(), backend)
+    /// The same without decoding: [`crate::RawBatch::encoded`] gives the images as they are stored,
+    /// each with its views ([`crate::SampleRecord::views`]) as drawn.
+    pub fn open_raw(self) -> Result<Loader<RawBackend>, LoaderError> {
+        let exif_orientation = self.resolved().exif_orientation;
+        self.open_with(Arc::new(RawBackend { exif_orientation }))
     }
+
+    /// The same with any image backend. It normalises, or not, as it was made to: with
+    /// [`Self::normalize`] this is an error.
+    pub fn open_with<B: ImageBackend>(self, backend: Arc<B>) -> Result<Loader<B>, LoaderError> {
+        if let Some(normalize) = self.normalize {
+            return Err(LoaderError::Setting {
+                setting: "normalize",
+                value: format!("{normalize:?}"),
+                why: "the image backend is the caller's own and decides how pixels are normalised"
+                    .to_owned(),
+            });
+        }
+        self.start(backend)
+    }
+
+    fn start<B: ImageBackend>(self, backend: Arc<B>) -> Result<Loader<B>, LoaderError> {
+        let config = self.resolved();
+        let dataset_config = self.dataset_config();
+        let dataset = match self.opened {
+            Some(dataset) => dataset,
+            None => open_dataset(&dataset_config, &self.io, self.runtime)?,
+        };
+        let augment = match self.augment {
+            Some(augment) => augment,
+            None => config.augment.build()?,
+        };
+        let start = Start {
+            dataset,
+            config,
+            augment,
+            backend,
+        };
+        start.start(self.state.as_ref())
+    }
+}
+
+/// Opens a data set, and logs what is doubtful about it.
+fn open_dataset(
+    config: &DatasetConfig,
+    io: &IoConfig,
+    runtime: Option<IoRuntime>,
+) -> Result<Arc<Dataset>, LoaderError> {
+    let own = || IoRuntime::new(2).map_err(LoaderError::Thread);
+    let runtime = runtime.map_or_else(own, Ok)?;
+    let dataset = Dataset::open(config, io, &runtime)?;
+    for warning in dataset.warnings() {
+        tracing::warn!("{warning}");
+    }
+    Ok(dataset)
 }

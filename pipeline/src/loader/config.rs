@@ -1,12 +1,10 @@
-//! The loader's settings and its saved position, and what is refused of both.
-use std::fmt::Display;
+//! The loader's settings and its saved position. What is refused of both: `start`.
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::mixture::Mixture;
+use crate::AugmentConfig;
 use crate::image::Normalize;
-use crate::{AugmentConfig, Dataset, LoaderError};
 
 /// How a data set becomes batches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,7 +34,12 @@ pub struct LoaderConfig {
     pub decode_threads: usize,
     /// Finished batches ahead of the consumer.
     pub prefetch_batches: usize,
-    /// Bytes (decompressed) of row groups, or parts of them, whose samples are mixed with each other. The first windows of a run are smaller.
+    /// Most batches that the consumer may keep at once; the next one is an error then. Memory is
+    /// made for as many as it keeps, and not before.
+    #[serde(default = "default_kept_batches")]
+    pub max_kept_batches: usize,
+    /// Bytes (decompressed) of row groups, or parts of them, whose samples are mixed with each
+    /// other. The first windows of a run are smaller.
     pub shuffle_window_bytes: u64,
     /// Share of bad samples at which the run ends, judged after the first 1,000.
     pub max_bad_fraction: f64,
@@ -44,9 +47,13 @@ pub struct LoaderConfig {
     pub bad_samples_path: Option<PathBuf>,
 }
 
+fn default_kept_batches() -> usize {
+    16
+}
+
 impl Default for LoaderConfig {
-    /// One rank, batches of 256 without end, shuffled in windows of 512 MiB, torchvision's `RandomResizedCrop(224)` with a flip, a decode thread for each
-    /// processor core.
+    /// One rank, batches of 256 without end, shuffled in windows of 512 MiB, torchvision's
+    /// `RandomResizedCrop(224)` with a flip, a decode thread for each processor core.
     fn default() -> Self {
         Self {
             seed: 0,
@@ -61,6 +68,7 @@ impl Default for LoaderConfig {
             exif_orientation: true,
             decode_threads: std::thread::available_parallelism().map_or(1, usize::from),
             prefetch_batches: 2,
+            max_kept_batches: default_kept_batches(),
             shuffle_window_bytes: 512 << 20,
             max_bad_fraction: 0.01,
             bad_samples_path: None,
@@ -68,13 +76,14 @@ impl Default for LoaderConfig {
     }
 }
 
-/// Where a loader stands: small, versioned; a loader restored from it yields the very batches that would have come next.
+/// Where a loader stands: small, versioned; a loader restored from it yields the very batches that
+/// would have come next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoaderState {
     /// Format version, 3.
     pub version: u32,
-    /// [`Dataset::fingerprint`].
+    /// [`crate::Dataset::fingerprint`].
     pub dataset: String,
     /// Seed.
     pub seed: u64,
@@ -98,118 +107,6 @@ pub struct LoaderState {
 
 /// Version of [`LoaderState`].
 pub(super) const STATE_VERSION: u32 = 3;
-
-pub(super) fn check(
-    config: &LoaderConfig,
-    mixture: &Mixture,
-    dataset: &Dataset,
-) -> Result<(), LoaderError> {
-    let wrong = |setting, value: String, why: &str| {
-        Err(LoaderError::Setting {
-            setting,
-            value,
-            why: why.to_owned(),
-        })
-    };
-    if config.global_batch == 0 {
-        return wrong(
-            "global_batch",
-            "0".to_owned(),
-            "a batch holds at least one sample",
-        );
-    }
-    if config.world_size == 0 || config.rank >= config.world_size {
-        let value = format!("{} of {}", config.rank, config.world_size);
-        return wrong("rank", value, "ranks count from 0 to world_size - 1");
-    }
-    if !config.global_batch.is_multiple_of(config.world_size) {
-        let why = format!(
-            "it does not divide evenly among {} ranks",
-            config.world_size
-        );
-        return wrong("global_batch", config.global_batch.to_string(), &why);
-    }
-    if config.decode_threads == 0 {
-        return wrong(
-            "decode_threads",
-            "0".to_owned(),
-            "at least one thread has to decode",
-        );
-    }
-    if config.prefetch_batches == 0 {
-        return wrong(
-            "prefetch_batches",
-            "0".to_owned(),
-            "at least one batch has to be under way",
-        );
-    }
-    if config.shuffle_window_bytes == 0 {
-        return wrong(
-            "shuffle_window_bytes",
-            "0".to_owned(),
-            "a window holds something; the smallest, 1, holds one part of a row group",
-        );
-    }
-    if !(0.0..=1.0).contains(&config.max_bad_fraction) {
-        return wrong(
-            "max_bad_fraction",
-            config.max_bad_fraction.to_string(),
-            "it is a share from 0 to 1",
-        );
-    }
-    if config
-        .normalize
-        .std
-        .iter()
-        .any(|std| std.is_nan() || *std <= 0.0)
-    {
-        return wrong(
-            "normalize.std",
-            format!("{:?}", config.normalize.std),
-            "each must be positive",
-        );
-    }
-    if mixture.batches_per_epoch(config) == 0 {
-        let num_samples = dataset.num_samples();
-        let why = format!(
-            "the data set holds {num_samples} samples, fewer than one batch; use a smaller batch, or keep incomplete batches (drop_last = false)"
-        );
-        return wrong("global_batch", config.global_batch.to_string(), &why);
-    }
-    Ok(())
-}
-
-pub(super) fn check_state(
-    state: &LoaderState,
-    dataset: &Dataset,
-    config: &LoaderConfig,
-) -> Result<(), LoaderError> {
-    let fingerprint = dataset.fingerprint();
-    let settings: [(_, &dyn Display, &dyn Display); 7] = [
-        ("state version", &state.version, &STATE_VERSION),
-        ("data set (fingerprint)", &state.dataset, &fingerprint),
-        ("seed", &state.seed, &config.seed),
-        ("batch size", &state.global_batch, &config.global_batch),
-        ("shuffle", &state.shuffle, &config.shuffle),
-        (
-            "shuffle_window_bytes",
-            &state.shuffle_window_bytes,
-            &config.shuffle_window_bytes,
-        ),
-        ("drop_last", &state.drop_last, &config.drop_last),
-    ];
-    for (field, saved, current) in settings {
-        let (saved, current) = (saved.to_string(), current.to_string());
-        if saved != current {
-            return Err(LoaderError::StateMismatch {
-                field,
-                saved,
-                current,
-            });
-        }
-    }
-    Ok(())
-}
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -235,6 +132,7 @@ pub(crate) mod tests {
             exif_orientation: true,
             decode_threads: 1,
             prefetch_batches: 1,
+            max_kept_batches: default_kept_batches(),
             shuffle_window_bytes: 1 << 20,
             max_bad_fraction: 0.0,
             bad_samples_path: None,

@@ -3,145 +3,22 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-use nepa_schemas::{Label, ShardBatch};
-
-use super::batch_decode::BatchJob;
-use super::window::LoadedWindow;
-use crate::backend::{BackendError, ImageBackend, PlannedImage, RenderError, Renderer, Router};
-use crate::batch::SampleRecord;
-use crate::dataset::FetchedPart;
-use crate::image::ImageHeader;
+use super::LoaderError;
+use super::job::{BatchJob, Fetched, Flaw, Job, Outcome, Planned, Unpacked};
+use crate::backend::{BackendError, Decode, ImageBackend, ImageDecoder, Router};
 use crate::random::{Purpose, sample_stream};
 use crate::stats::PipelineCounters;
+use crate::store::full_text;
 use crate::sync::{Receiver, Sender, never, select_biased};
-use crate::{Augment, CropPlan, Dataset, DatasetError, PartId, SampleId};
-
-/// A window of one walk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct WindowId {
-    /// Index of the data set.
-    pub source: usize,
-    /// Number of the window in that walk.
-    pub sequence: u64,
-}
-
-/// A part that came from the store, or why it did not.
-#[derive(Debug)]
-pub(super) struct Fetched {
-    pub window: WindowId,
-    pub part: PartId,
-    pub bytes: FetchedPart,
-}
-
-/// A part that is unpacked, or why it is not.
-#[derive(Debug)]
-pub(super) struct Unpacked {
-    pub window: WindowId,
-    pub part: PartId,
-    pub batch: Result<ShardBatch, Arc<DatasetError>>,
-}
-
-/// One sample to render.
-#[derive(Debug)]
-pub(super) struct Job<S> {
-    pub epoch: u64,
-    pub id: SampleId,
-    pub window: Arc<LoadedWindow>,
-    /// Position in the batch.
-    pub position: usize,
-    pub slot: S,
-    pub done: Sender<Done<S>>,
-}
-
-impl<S> Job<S> {
-    /// Sends the slot back with its outcome.
-    pub(super) fn finish(self, outcome: Outcome) {
-        // A batch that nobody waits for any more was given up by a stopping loader.
-        let _ = self.done.send(Done {
-            position: self.position,
-            slot: self.slot,
-            outcome,
-        });
-    }
-}
-
-/// A sample whose header was read and whose plan was drawn.
-#[derive(Debug, Clone)]
-pub(super) struct Planned {
-    id: SampleId,
-    pub bytes: Bytes,
-    label: Option<Label>,
-    header: ImageHeader,
-    plan: CropPlan,
-    more_views: Vec<CropPlan>,
-}
-
-impl Planned {
-    pub(super) fn image(&self) -> PlannedImage<'_> {
-        PlannedImage {
-            bytes: &self.bytes,
-            header: self.header,
-            plan: self.plan,
-            more_views: &self.more_views,
-        }
-    }
-
-    /// Its record in the place of `asked_for`.
-    pub(super) fn record(&self, asked_for: SampleId) -> SampleRecord {
-        SampleRecord {
-            id: self.id,
-            plan: self.plan,
-            more_views: self.more_views.clone(),
-            label: self.label.clone(),
-            replaces: (self.id != asked_for).then_some(asked_for),
-        }
-    }
-}
-
-/// One rendered sample.
-#[derive(Debug)]
-pub(super) struct Done<S> {
-    pub position: usize,
-    pub slot: S,
-    pub outcome: Outcome,
-}
-
-/// Why a sample is replaced.
-#[derive(Debug)]
-pub(super) struct Flaw {
-    pub reason: String,
-    /// Whether its row holds no image at all, which the footer did not tell. Such a row is not bad.
-    pub absent: bool,
-}
-
-impl Flaw {
-    fn bad(reason: String) -> Self {
-        Self {
-            reason,
-            absent: false,
-        }
-    }
-}
-
-/// What became of a job.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    /// The sample itself.
-    Good(SampleRecord),
-    /// Another one in its place, and the reason.
-    Replaced(SampleRecord, Flaw),
-    /// Nothing could replace it.
-    Exhausted(SampleId, String),
-    /// The device failed.
-    Failed(BackendError),
-}
+use crate::{Augment, Dataset, DatasetError, ImageError, SampleId};
 
 /// What every decode thread shares.
 #[derive(Debug)]
 pub(super) struct Shared<B> {
     pub dataset: Arc<Dataset>,
-    pub augment: Box<dyn Augment>,
+    pub augment: Arc<dyn Augment>,
+    /// Sides of the views.
+    pub sides: Vec<u32>,
     pub backend: Arc<B>,
     pub router: Router,
     pub seed: u64,
@@ -180,7 +57,7 @@ impl<S> Clone for Queues<S> {
 
 /// Runs until the loader stops, or until no job can come any more.
 pub(super) fn run<B: ImageBackend>(shared: &Shared<B>, mut queues: Queues<B::Slot>) {
-    let mut thread = RenderThread::new(shared);
+    let mut thread = DecodeThread::new(shared);
     let (mut jobs_end, mut returned_end) = (false, false);
     while !(jobs_end && returned_end) {
         let waiting = Instant::now();
@@ -191,7 +68,8 @@ pub(super) fn run<B: ImageBackend>(shared: &Shared<B>, mut queues: Queues<B::Slo
                 shared.counters.decode.blocked_in(waiting);
                 let sent = fetched.is_ok_and(|fetched| queues.unpacked.send(unpack(shared, fetched)).is_ok());
                 if !sent {
-                    // The walk has ended and wants no more; the samples that it handed out are still to be rendered.
+                    // The walk has ended and wants no more; the samples that it handed out are
+                    // still to be rendered.
                     queues.fetched = never();
                 }
             },
@@ -210,7 +88,8 @@ pub(super) fn run<B: ImageBackend>(shared: &Shared<B>, mut queues: Queues<B::Slo
                     let batch = queues.batch.as_ref().map(|batch| (batch, queues.batch_size));
                     thread.work(job, batch);
                 } else {
-                    // The batch decoder ends when nobody can give it more, and then gives nothing back any more.
+                    // The batch decoder ends when nobody can give it more, and then gives nothing
+                    // back any more.
                     (queues.jobs, queues.batch, jobs_end) = (never(), None, true);
                 }
             },
@@ -249,23 +128,36 @@ pub(super) fn unpack<B>(shared: &Shared<B>, fetched: Fetched) -> Unpacked {
 enum Fault {
     /// It is to be replaced.
     Sample(Flaw),
-    /// The device failed.
-    Device(BackendError),
+    /// The run cannot go on.
+    Run(LoaderError),
 }
 
-/// Decodes and renders with one thread's renderer, which is made anew after a panic.
-pub(super) struct RenderThread<'a, B: ImageBackend> {
+impl From<BackendError> for Fault {
+    fn from(error: BackendError) -> Self {
+        Self::Run(error.into())
+    }
+}
+
+impl From<ImageError> for Fault {
+    fn from(error: ImageError) -> Self {
+        Self::Sample(Flaw::bad(full_text(&error)))
+    }
+}
+
+/// Decodes with one thread's decoder, which is made anew after a panic.
+pub(super) struct DecodeThread<'a, B: ImageBackend> {
     shared: &'a Shared<B>,
-    renderer: Result<B::Renderer, BackendError>,
+    decoder: Result<Box<dyn ImageDecoder<B::Slot>>, BackendError>,
 }
 
-impl<'a, B: ImageBackend> RenderThread<'a, B> {
+impl<'a, B: ImageBackend> DecodeThread<'a, B> {
     pub(super) fn new(shared: &'a Shared<B>) -> Self {
-        let renderer = shared.backend.renderer();
-        Self { shared, renderer }
+        let decoder = shared.backend.decoder();
+        Self { shared, decoder }
     }
 
-    /// Renders a job, or hands it to the batch decoder where there is one and it is the better choice.
+    /// Renders a job, or hands it to the batch decoder where there is one and it is the better
+    /// choice.
     pub(super) fn work(
         &mut self,
         mut job: Job<B::Slot>,
@@ -289,12 +181,12 @@ impl<'a, B: ImageBackend> RenderThread<'a, B> {
             let timed = Instant::now();
             self.render(&planned, &mut job.slot)?;
             shared.router.thread_done(timed.elapsed());
-            Ok(planned.record(job.id))
+            Ok(planned.rendered(job.id))
         });
         let outcome = match rendered {
-            Ok(record) => Outcome::Good(record),
+            Ok(rendered) => Outcome::Good(rendered),
             Err(Fault::Sample(flaw)) => self.replace(&mut job, flaw),
-            Err(Fault::Device(error)) => Outcome::Failed(error),
+            Err(Fault::Run(error)) => Outcome::Failed(error),
         };
         shared.counters.decode.busy(started);
         job.finish(outcome);
@@ -302,8 +194,8 @@ impl<'a, B: ImageBackend> RenderThread<'a, B> {
 
     /// Whether the batch decoder takes an image that the router would send to it.
     fn suits_batch(&mut self, planned: &Planned) -> bool {
-        let suits = match &mut self.renderer {
-            Ok(renderer) => renderer.suits_batch(&planned.image()),
+        let suits = match &mut self.decoder {
+            Ok(decoder) => decoder.suits_batch(&planned.image()),
             Err(_) => false,
         };
         if !suits {
@@ -318,12 +210,12 @@ impl<'a, B: ImageBackend> RenderThread<'a, B> {
         for candidate in window.replacements(self.shared.seed, job.epoch, job.id) {
             let rendered = self.plan(job, candidate).and_then(|planned| {
                 self.render(&planned, &mut job.slot)?;
-                Ok(planned.record(job.id))
+                Ok(planned.rendered(job.id))
             });
             match rendered {
-                Ok(record) => return Outcome::Replaced(record, flaw),
+                Ok(rendered) => return Outcome::Replaced(rendered, flaw),
                 Err(Fault::Sample(_)) => {}
-                Err(Fault::Device(error)) => return Outcome::Failed(error),
+                Err(Fault::Run(error)) => return Outcome::Failed(error),
             }
         }
         Outcome::Exhausted(job.id, flaw.reason)
@@ -331,30 +223,45 @@ impl<'a, B: ImageBackend> RenderThread<'a, B> {
 
     /// Reads the header of `candidate` and draws its plan.
     fn plan(&mut self, job: &Job<B::Slot>, candidate: SampleId) -> Result<Planned, Fault> {
-        let (bytes, label) = job.window.image(candidate).map_err(|error| {
+        let (bytes, label, extra) = job.window.image(candidate).map_err(|error| {
             Fault::Sample(Flaw {
                 reason: error.to_string(),
                 absent: error.is_absent(),
             })
         })?;
-        let header = self.guarded(|renderer| Ok(renderer.header(&bytes)?))?;
-        // The random numbers stay those of the position's own sample, so that a replacement is not a plain repetition.
-        let mut rng = sample_stream(self.shared.seed, job.epoch, job.id, Purpose::Augment);
-        let augment = &self.shared.augment;
-        let plan = augment.draw(header.width, header.height, &mut rng);
-        let more_views = augment.draw_more(header.width, header.height, &mut rng);
+        let header = self.guarded(|decoder| Ok(decoder.header(&bytes)?))?;
+        // The random numbers stay those of the position's own sample, so that a replacement is not
+        // a plain repetition.
+        let mut stream = sample_stream(self.shared.seed, job.epoch, job.id, Purpose::Augment);
+        let views = self
+            .shared
+            .augment
+            .draw(header.width, header.height, &mut stream);
+        let sides = views.iter().map(|plan| plan.output_size);
+        if !sides.eq(self.shared.sides.iter().copied()) {
+            let drawn = views.iter().map(|plan| plan.output_size).collect();
+            return Err(Fault::Run(LoaderError::Views {
+                promised: self.shared.sides.clone(),
+                drawn,
+            }));
+        }
         Ok(Planned {
             id: candidate,
             bytes,
             label,
             header,
-            plan,
-            more_views,
+            views,
+            extra,
         })
     }
 
     fn render(&mut self, planned: &Planned, slot: &mut B::Slot) -> Result<(), Fault> {
-        self.guarded(|renderer| renderer.render(planned.image(), slot))?;
+        self.guarded(|decoder| {
+            let mut images = [Decode::new(planned.image(), slot)];
+            decoder.decode(&mut images)?;
+            let [image] = images;
+            Ok(image.result?)
+        })?;
         self.shared.counters.decode.item(planned.bytes.len());
         Ok(())
     }
@@ -362,35 +269,16 @@ impl<'a, B: ImageBackend> RenderThread<'a, B> {
     /// Foreign bytes meet foreign decoders: a panic in one of them costs the sample, not the run.
     fn guarded<T>(
         &mut self,
-        body: impl FnOnce(&mut B::Renderer) -> Result<T, RenderError>,
+        body: impl FnOnce(&mut dyn ImageDecoder<B::Slot>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        let renderer = match &mut self.renderer {
-            Ok(renderer) => renderer,
-            Err(error) => return Err(Fault::Device(error.repeated())),
+        let decoder = match &mut self.decoder {
+            Ok(decoder) => decoder.as_mut(),
+            Err(error) => return Err(error.repeated().into()),
         };
-        match catch_unwind(AssertUnwindSafe(|| body(renderer))) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(RenderError::Image(error))) => Err(Fault::Sample(Flaw::bad(full_text(&error)))),
-            Ok(Err(RenderError::Backend(error))) => Err(Fault::Device(error)),
-            Err(_) => {
-                self.renderer = self.shared.backend.renderer();
-                let reason = "the decoder panicked on these bytes".to_owned();
-                Err(Fault::Sample(Flaw::bad(reason)))
-            }
-        }
+        catch_unwind(AssertUnwindSafe(|| body(decoder))).unwrap_or_else(|_| {
+            self.decoder = self.shared.backend.decoder();
+            let reason = "the decoder panicked on these bytes".to_owned();
+            Err(Fault::Sample(Flaw::bad(reason)))
+        })
     }
-}
-
-/// The message of an error and of its causes.
-pub(super) fn full_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let message = cause.to_string();
-        if !text.contains(&message) {
-            text = format!("{text}: {message}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -23,6 +23,29 @@ pub enum LoaderError {
     /// The augmentation cannot be built.
     #[error(transparent)]
     Augment(#[from] crate::augment::AugmentError),
+    /// An augmentation of the program's own draws other views than it promises.
+    #[error(
+        "the augmentation draws views of {drawn:?} pixels, and its view_sides() says {promised:?}: \
+         both must agree, for every image"
+    )]
+    Views {
+        /// Sides by `view_sides`.
+        promised: Vec<u32>,
+        /// Sides of the views that it drew.
+        drawn: Vec<u32>,
+    },
+    /// The further columns of a batch cannot be put together.
+    #[error("cannot put the rows of extra_columns together")]
+    Columns(#[source] arrow::error::ArrowError),
+    /// The consumer keeps too many batches.
+    #[error(
+        "{kept} batches are kept at once, and max_kept_batches allows no more: drop them, copy what \
+         is needed of them, or raise max_kept_batches"
+    )]
+    TooManyKept {
+        /// Batches that the consumer has.
+        kept: usize,
+    },
     /// The saved position belongs to another run.
     #[error(
         "cannot resume: {field} was {saved} when the state was saved and is {current} now; resume with the same {field}, or start a new run"
@@ -37,8 +60,12 @@ pub enum LoaderError {
     },
     /// More samples are bad than the budget allows.
     #[error(
-        "{bad} of {tried} samples are bad, more than the {:.2} % that max_bad_fraction allows. The first:{list}\nRaise max_bad_fraction and go on, or mend the shards and start anew (mended ones are another data set).{file}",
-        max_fraction * 100.0
+        "{bad} of {tried} samples are bad, more than the {:.2} % that max_bad_fraction allows. The \
+         first:{}\nRaise max_bad_fraction and go on, or mend the shards and start anew (mended ones \
+         are another data set).{}",
+        max_fraction * 100.0,
+        first.iter().map(|(place, reason)| format!("\n  {place}: {reason}")).collect::<String>(),
+        list.as_ref().map_or_else(String::new, |list| format!(" All are in {list}."))
     )]
     TooManyBad {
         /// Bad samples.
@@ -47,10 +74,10 @@ pub enum LoaderError {
         tried: u64,
         /// The budget.
         max_fraction: f64,
-        /// The first of them, a line each.
-        list: String,
-        /// Where all are listed.
-        file: String,
+        /// The first of them, and why each is bad.
+        first: Vec<(Place, String)>,
+        /// Path or URL of the list of all of them.
+        list: Option<String>,
     },
     /// No sample near a bad one can replace it.
     #[error(

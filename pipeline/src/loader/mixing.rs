@@ -1,8 +1,10 @@
-//! How well batches mix: the divergence of their class histograms from the classes' frequencies, beside that of a true permutation.
+//! How well batches mix: the divergence of their class histograms from the classes' frequencies,
+//! beside that of a true permutation.
 //!
-//! The divergence of a batch is the Kullback-Leibler divergence in nats, `sum q ln(q / p)`, of the histogram q of its classes from their frequencies p in the
-//! epoch. Over an epoch its mean is the entropy of p less the mean entropy of the batches, so nothing but entropies is summed. A small batch diverges even
-//! in a true permutation; that is the measure.
+//! The divergence of a batch is the Kullback-Leibler divergence in nats, `sum q ln(q / p)`, of the
+//! histogram q of its classes from their frequencies p in the epoch. Over an epoch its mean is the
+//! entropy of p less the mean entropy of the batches, so nothing but entropies is summed. A small
+//! batch diverges even in a true permutation; that is the measure.
 use std::collections::{BTreeMap, HashMap};
 
 use nepa_schemas::Label;
@@ -16,7 +18,8 @@ use crate::{Dataset, SampleId};
 const BATCHES: u64 = 48;
 /// Windows up to so many times the configured one are tried.
 const LARGEST_WINDOW: u64 = 64;
-/// More different labels than this in an epoch are captions or names of images, no classes; they are not counted on.
+/// More different labels than this in an epoch are captions or names of images, no classes; they
+/// are not counted on.
 const MOST_CLASSES: usize = 1 << 16;
 /// Excess over a true permutation that counts as well mixed.
 const WELL_MIXED: f64 = 0.05;
@@ -51,7 +54,8 @@ fn divergence(members: impl IntoIterator<Item = usize>, sizes: &[u64]) -> f64 {
         .sum()
 }
 
-/// Mean divergence of batches of `batch` samples of a true permutation of classes with these `sizes`: each count is hypergeometric.
+/// Mean divergence of batches of `batch` samples of a true permutation of classes with these
+/// `sizes`: each count is hypergeometric.
 fn ideal_divergence(sizes: &[u64], batch: u64) -> f64 {
     let total: u64 = sizes.iter().sum();
     let batch = batch.min(total);
@@ -79,10 +83,12 @@ fn ideal_divergence(sizes: &[u64], batch: u64) -> f64 {
     (entropy(sizes.iter().copied(), total) - batch_entropy).max(0.0)
 }
 
-/// How batches of a class-sorted data set would mix, by the shuffle window: the worst case of the same layout.
+/// How batches of a class-sorted data set would mix, by the shuffle window: the worst case of the
+/// same layout.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MixingForecast {
-    /// Groups whose histograms are compared: classes, each in rows side by side; shards, where no classes are named.
+    /// Groups whose histograms are compared: classes, each in rows side by side; shards, where no
+    /// classes are named.
     pub num_groups: usize,
     /// Whether the groups are classes.
     pub by_class: bool,
@@ -90,13 +96,15 @@ pub struct MixingForecast {
     pub global_batch: u64,
     /// Mean divergence in a true permutation, in nats.
     pub ideal: f64,
-    /// Bytes of a window and mean divergence, in nats: the configured window first, then larger ones until batches are well mixed.
+    /// Bytes of a window and mean divergence, in nats: the configured window first, then larger
+    /// ones until batches are well mixed.
     pub windows: Vec<(u64, f64)>,
 }
 
 impl MixingForecast {
-    /// The forecast for a data set; `None` where nothing is shuffled, where there is but one group, and for a mixture. Looks at the order only, at no data, so rows without
-    /// an image are counted and not placed; for a large data set it takes some tenths of a second.
+    /// The forecast for a data set; `None` where nothing is shuffled, where there is but one group,
+    /// and for a mixture. Looks at the order only, at no data, so rows without an image are counted
+    /// and not placed; for a large data set it takes some tenths of a second.
     pub fn new(dataset: &Dataset, config: &LoaderConfig) -> Option<Self> {
         let num_samples = dataset.num_samples();
         let global_batch = (config.global_batch as u64).min(num_samples);
@@ -224,7 +232,8 @@ impl std::fmt::Display for MixingForecast {
     }
 }
 
-/// What became of an epoch's samples, and how its batches mixed. Of this rank, since the loader started.
+/// What became of an epoch's samples, and how its batches mixed. Of this rank, since the loader
+/// started.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EpochReport {
     /// The epoch, from 0.
@@ -239,7 +248,8 @@ pub struct EpochReport {
     pub given: u64,
     /// Bad ones among the samples that were due, in whose place others were given.
     pub replaced: u64,
-    /// Rows without an image among them that no footer counts, in whose place others were given, too. They are not bad.
+    /// Rows without an image among them that no footer counts, in whose place others were given,
+    /// too. They are not bad.
     pub absent: u64,
     /// Samples at the end of the epoch's order that no batch holds (`drop_last`), of all ranks.
     pub left_out: u64,
@@ -320,7 +330,8 @@ pub(super) struct EpochMeter {
     given: u64,
     replaced: u64,
     absent: u64,
-    /// Samples by their class, or by their shard as if it were one. `None`: the labels are too many to be classes.
+    /// Samples by their class, or by their shard as if it were one. `None`: the labels are too many
+    /// to be classes.
     groups: Option<HashMap<Label, u64>>,
     grouped: u64,
     batches: u64,
@@ -442,8 +453,7 @@ mod tests {
                 row_group: 0,
                 row,
             },
-            plan,
-            more_views: Vec::new(),
+            views: vec![plan],
             label: Some(Label::Index(i64::from(row))),
             replaces: None,
         };
@@ -502,7 +512,7 @@ mod tests {
             global_batch: 10,
             ..crate::loader::config::tests::config()
         };
-        let plan = config.augment.build().unwrap().draw(
+        let views = config.augment.build().unwrap().draw(
             8,
             8,
             &mut epoch_stream(1, 0, 0, Purpose::Augment),
@@ -514,8 +524,7 @@ mod tests {
                     row_group: 0,
                     row: i,
                 },
-                plan,
-                more_views: Vec::new(),
+                views: views.clone(),
                 label: Some(Label::Index(i64::from(i / 100))),
                 replaces: None,
             })

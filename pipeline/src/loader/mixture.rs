@@ -1,9 +1,11 @@
-//! Which samples a batch holds: of one data set its next ones, of a mixture of several their shares, as pure functions of (epoch, batch).
+//! Which samples a batch holds: of one data set its next ones, of a mixture of several their
+//! shares, as pure functions of (epoch, batch).
 //!
-//! In a mixture, the first n samples of all batches hold `floor(n * W_next) - floor(n * W)` of each data set, W being the shares summed up in their order; so
-//! every batch has the right shares to within one sample, and how many came before is known without counting. Each data set has epochs of its own, which do
-//! not end with the mixture's. Within a batch the data sets are permuted, so that ranks get their shares, too.
-use super::config::LoaderConfig;
+//! In a mixture, the first n samples of all batches hold `floor(n * W_next) - floor(n * W)` of each
+//! data set, W being the shares summed up in their order; so every batch has the right shares to
+//! within one sample, and how many came before is known without counting. Each data set has epochs
+//! of its own, which do not end with the mixture's. Within a batch the data sets are permuted, so
+//! that ranks get their shares, too.
 use super::order::{self, EpochOrder, Part};
 use crate::Dataset;
 use crate::random::{Purpose, epoch_stream, shuffle};
@@ -22,6 +24,8 @@ pub(super) struct SamplePlace {
 #[derive(Debug)]
 pub(super) struct WalkSource {
     parts: Vec<Part>,
+    seed: u64,
+    shuffle: bool,
     window_bytes: u64,
     /// Samples of an epoch that some batch uses.
     pub used_samples: u64,
@@ -30,20 +34,37 @@ pub(super) struct WalkSource {
 }
 
 impl WalkSource {
-    pub(super) fn order(&self, config: &LoaderConfig, epoch: u64) -> EpochOrder {
+    pub(super) fn order(&self, epoch: u64) -> EpochOrder {
         EpochOrder::new(
             &self.parts,
-            config.seed,
+            self.seed,
             epoch,
-            config.shuffle,
+            self.shuffle,
             self.window_bytes,
         )
     }
 }
 
+/// What of the loader's settings decides the order.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OrderSettings {
+    pub seed: u64,
+    /// Samples in one batch over all ranks.
+    pub global_batch: u64,
+    pub rank: u64,
+    pub world_size: u64,
+    /// Epochs to run; `None` means without end.
+    pub epochs: Option<u64>,
+    pub shuffle: bool,
+    pub drop_last: bool,
+    /// Of all data sets together.
+    pub window_bytes: u64,
+}
+
 /// Sizes and shares of the data sets.
 #[derive(Debug, Clone)]
 pub(super) struct Mixture {
+    settings: OrderSettings,
     num_samples: Vec<u64>,
     /// Shares summed up: source i has what lies between i and i + 1. In units of 2^-32.
     bounds: Vec<u64>,
@@ -52,9 +73,10 @@ pub(super) struct Mixture {
 const ONE: u64 = 1 << 32;
 
 impl Mixture {
-    pub(super) fn of(dataset: &Dataset) -> Self {
+    pub(super) fn of(dataset: &Dataset, settings: OrderSettings) -> Self {
         let sources = dataset.sources();
         Self::new(
+            settings,
             sources.iter().map(|source| source.num_samples).collect(),
             &sources
                 .iter()
@@ -63,7 +85,7 @@ impl Mixture {
         )
     }
 
-    fn new(num_samples: Vec<u64>, weights: &[f64]) -> Self {
+    fn new(settings: OrderSettings, num_samples: Vec<u64>, weights: &[f64]) -> Self {
         let total: f64 = weights.iter().sum();
         let mut sum = 0.0;
         let mut bounds = vec![0];
@@ -74,6 +96,7 @@ impl Mixture {
         // Whatever rounding did.
         *bounds.last_mut().expect("it has a first") = ONE;
         Self {
+            settings,
             num_samples,
             bounds,
         }
@@ -87,10 +110,11 @@ impl Mixture {
         self.num_samples.iter().sum()
     }
 
-    /// Global batches in an epoch. A mixture's has as many samples as all its data sets together, in whole batches.
-    pub(super) fn batches_per_epoch(&self, config: &LoaderConfig) -> u64 {
-        let global = config.global_batch as u64;
-        if config.drop_last || self.is_mixed() {
+    /// Global batches in an epoch. A mixture's has as many samples as all its data sets together,
+    /// in whole batches.
+    pub(super) fn batches_per_epoch(&self) -> u64 {
+        let global = self.settings.global_batch;
+        if self.settings.drop_last || self.is_mixed() {
             self.total() / global
         } else {
             self.total().div_ceil(global)
@@ -98,19 +122,22 @@ impl Mixture {
     }
 
     /// Samples in the batches of an epoch.
-    pub(super) fn used_samples(&self, config: &LoaderConfig) -> u64 {
-        (self.batches_per_epoch(config) * config.global_batch as u64).min(self.total())
+    pub(super) fn used_samples(&self) -> u64 {
+        (self.batches_per_epoch() * self.settings.global_batch).min(self.total())
     }
 
     /// The data sets to walk through.
-    pub(super) fn sources(&self, config: &LoaderConfig, dataset: &Dataset) -> Vec<WalkSource> {
+    pub(super) fn sources(&self, dataset: &Dataset) -> Vec<WalkSource> {
+        let settings = &self.settings;
         let mut parts = order::parts(dataset.shards());
         if !self.is_mixed() {
             return vec![WalkSource {
                 parts,
-                window_bytes: config.shuffle_window_bytes,
-                used_samples: self.used_samples(config),
-                epochs: config.epochs,
+                seed: settings.seed,
+                shuffle: settings.shuffle,
+                window_bytes: settings.window_bytes,
+                used_samples: self.used_samples(),
+                epochs: settings.epochs,
             }];
         }
         let sources = dataset.sources().iter().zip(self.bounds.windows(2));
@@ -121,10 +148,11 @@ impl Mixture {
                     .position(|part| part.id.shard >= source.shards.end)
                     .unwrap_or(parts.len());
                 let share = u128::from(bounds[1] - bounds[0]);
-                let window_bytes =
-                    u128::from(config.shuffle_window_bytes) * share / u128::from(ONE);
+                let window_bytes = u128::from(settings.window_bytes) * share / u128::from(ONE);
                 WalkSource {
                     parts: parts.drain(..rest).collect(),
+                    seed: settings.seed,
+                    shuffle: settings.shuffle,
                     window_bytes: window_bytes as u64,
                     used_samples: source.num_samples,
                     epochs: None,
@@ -149,26 +177,20 @@ impl Mixture {
     }
 
     /// Where the walk through `source` stands before a batch: its epoch and the position in it.
-    pub(super) fn position(
-        &self,
-        source: usize,
-        epoch: u64,
-        batch: u64,
-        config: &LoaderConfig,
-    ) -> (u64, u64) {
-        let global = config.global_batch as u64;
+    pub(super) fn position(&self, source: usize, epoch: u64, batch: u64) -> (u64, u64) {
+        let global = self.settings.global_batch;
         if !self.is_mixed() {
             return (epoch, batch * global);
         }
-        let n = (epoch * self.batches_per_epoch(config) + batch) * global;
+        let n = (epoch * self.batches_per_epoch() + batch) * global;
         let place = self.place(source, self.before(source, n));
         (place.epoch, place.index)
     }
 
     /// This rank's samples of a batch, in order.
-    pub(super) fn slice(&self, epoch: u64, batch: u64, config: &LoaderConfig) -> Vec<SamplePlace> {
-        let global = config.global_batch as u64;
-        let (rank, world) = (config.rank as u64, config.world_size as u64);
+    pub(super) fn slice(&self, epoch: u64, batch: u64) -> Vec<SamplePlace> {
+        let global = self.settings.global_batch;
+        let (rank, world) = (self.settings.rank, self.settings.world_size);
         if !self.is_mixed() {
             let start = batch * global;
             let length = global.min(self.total() - start);
@@ -180,7 +202,7 @@ impl Mixture {
                 })
                 .collect();
         }
-        let number = epoch * self.batches_per_epoch(config) + batch;
+        let number = epoch * self.batches_per_epoch() + batch;
         let mut all: Vec<SamplePlace> = (0..self.num_samples.len())
             .flat_map(|source| {
                 let span = self.before(source, number * global)
@@ -189,10 +211,11 @@ impl Mixture {
             })
             .collect();
         let mut sources: Vec<usize> = all.iter().map(|place| place.source).collect();
-        if config.shuffle {
-            let mut rng = epoch_stream(config.seed, epoch, batch, Purpose::Mix);
+        if self.settings.shuffle {
+            let mut rng = epoch_stream(self.settings.seed, epoch, batch, Purpose::Mix);
             shuffle(&mut rng, &mut sources);
-            // Only the data sets are permuted: each one's samples stay in its own order, in which its windows come.
+            // Only the data sets are permuted: each one's samples stay in its own order, in which
+            // its windows come.
             let mut next: Vec<std::vec::IntoIter<SamplePlace>> = (0..self.num_samples.len())
                 .map(|source| {
                     let own = all.iter().filter(|place| place.source == source);
@@ -212,26 +235,34 @@ impl Mixture {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loader::config::tests::config;
+
+    fn settings(global_batch: u64, rank: u64, world_size: u64) -> OrderSettings {
+        OrderSettings {
+            seed: 1,
+            global_batch,
+            rank,
+            world_size,
+            epochs: Some(1),
+            shuffle: true,
+            drop_last: true,
+            window_bytes: 1 << 20,
+        }
+    }
 
     #[test]
     fn every_batch_has_its_shares_and_every_sample_comes_in_turn() {
-        let mixture = Mixture::new(vec![40, 7, 100], &[2.0, 1.0, 0.3]);
-        let config = LoaderConfig {
-            global_batch: 12,
-            ..config()
-        };
+        let mixture = Mixture::new(settings(12, 0, 1), vec![40, 7, 100], &[2.0, 1.0, 0.3]);
         let shares = [2.0, 1.0, 0.3].map(|weight: f64| weight / 3.3);
         let mut given = [0u64; 3];
-        let per_epoch = mixture.batches_per_epoch(&config);
+        let per_epoch = mixture.batches_per_epoch();
         assert_eq!(per_epoch, 147 / 12);
         for epoch in 0..50 {
             for batch in 0..per_epoch {
                 for (source, given) in given.iter().enumerate() {
-                    let (own_epoch, index) = mixture.position(source, epoch, batch, &config);
+                    let (own_epoch, index) = mixture.position(source, epoch, batch);
                     assert_eq!(own_epoch * mixture.num_samples[source] + index, *given);
                 }
-                let places = mixture.slice(epoch, batch, &config);
+                let places = mixture.slice(epoch, batch);
                 assert_eq!(places.len(), 12);
                 let before = given;
                 for place in places {
@@ -251,18 +282,13 @@ mod tests {
 
     #[test]
     fn ranks_share_a_mixed_batch() {
-        let mixture = Mixture::new(vec![40, 70], &[1.0, 1.0]);
-        let config = |rank, world_size| LoaderConfig {
-            global_batch: 12,
-            rank,
-            world_size,
-            ..config()
+        let slice = |rank, world_size| {
+            let settings = settings(12, rank, world_size);
+            Mixture::new(settings, vec![40, 70], &[1.0, 1.0]).slice(3, 5)
         };
-        let whole = mixture.slice(3, 5, &config(0, 1));
+        let whole = slice(0, 1);
         for world in [2, 3, 4] {
-            let slices: Vec<_> = (0..world)
-                .flat_map(|rank| mixture.slice(3, 5, &config(rank, world)))
-                .collect();
+            let slices: Vec<_> = (0..world).flat_map(|rank| slice(rank, world)).collect();
             assert_eq!(slices, whole);
         }
     }

@@ -1,14 +1,18 @@
-//! The order of samples: a pure function of (sizes of the parts, which of their rows hold images, seed, epoch), entered at any position.
+//! The order of samples: a pure function of (sizes of the parts, which of their rows hold images,
+//! seed, epoch), entered at any position.
 //!
-//! All parts of an epoch (row groups, or pieces of large ones) are permuted over all shards; consecutive ones form a window of bounded bytes; all samples
-//! of a window are permuted together. So samples mix over shards and within row groups, and memory stays bounded.
+//! All parts of an epoch (row groups, or pieces of large ones) are permuted over all shards;
+//! consecutive ones form a window of bounded bytes; all samples of a window are permuted together.
+//! So samples mix over shards and within row groups, and memory stays bounded.
 use crate::random::{Purpose, epoch_stream, shuffle};
 use crate::{PartId, SampleId, Shard};
 
-/// Fewest samples in a window of an epoch that has as many, so that a bad sample finds others to replace it.
+/// Fewest samples in a window of an epoch that has as many, so that a bad sample finds others to
+/// replace it.
 const MIN_WINDOW_SAMPLES: u64 = 16;
 
-/// The first window of a run; each later one may be twice as large, up to the full size. So a run starts before a full window has come.
+/// The first window of a run; each later one may be twice as large, up to the full size. So a run
+/// starts before a full window has come.
 const FIRST_WINDOW_BYTES: u64 = 16 << 20;
 
 /// A part of a shard as the order sees it.
@@ -33,7 +37,8 @@ impl Part {
         }
     }
 
-    /// As many samples as it has, by its first rows: those that it has only where no row is without an image.
+    /// As many samples as it has, by its first rows: those that it has only where no row is without
+    /// an image.
     pub(super) fn first_samples(&self) -> impl Iterator<Item = SampleId> + use<> {
         let part = *self;
         (0..part.num_samples).map(move |row| part.sample(row))
@@ -87,8 +92,9 @@ pub(super) struct EpochOrder {
 }
 
 impl EpochOrder {
-    /// The windows of `epoch`. One that would hold more than `window_bytes` with the next part ends before it, unless
-    /// it has too few samples; the last of the epoch joins the one before it if it has too few. The first windows of epoch 0 are smaller.
+    /// The windows of `epoch`. One that would hold more than `window_bytes` with the next part ends
+    /// before it, unless it has too few samples; the last of the epoch joins the one before it if
+    /// it has too few. The first windows of epoch 0 are smaller.
     pub(super) fn new(
         parts: &[Part],
         seed: u64,
@@ -149,13 +155,15 @@ impl EpochOrder {
         self.epoch
     }
 
-    /// The window that holds the `position`-th sample of the epoch, or the number of windows at its end.
+    /// The window that holds the `position`-th sample of the epoch, or the number of windows at its
+    /// end.
     pub(super) fn window_at(&self, position: u64) -> usize {
         self.windows
             .partition_point(|window| window.start + window.num_samples() <= position)
     }
 
-    /// The samples of a window, in order. `of_part` gives those of a part in the order of the file, `num_samples` of them.
+    /// The samples of a window, in order. `of_part` gives those of a part in the order of the file,
+    /// `num_samples` of them.
     pub(super) fn samples<S: Iterator<Item = SampleId>>(
         &self,
         window: &Window,
@@ -239,7 +247,8 @@ mod tests {
                         .sum()
                 };
                 assert!(rows(groups) >= MIN_WINDOW_SAMPLES, "seed {seed}");
-                // Only for want of samples is a window larger; the last one may have taken a short rest in.
+                // Only for want of samples is a window larger; the last one may have taken a short
+                // rest in.
                 let before = &groups[..groups.len() - 1];
                 assert!(
                     bytes(groups) <= 150 || rows(before) < MIN_WINDOW_SAMPLES || window == last,

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use nepa_schemas::{Label, RowError, ShardBatch};
 
 use super::order::{Part, Window};
+use super::rows::ExtraRow;
 use crate::random::{Purpose, sample_stream, shuffle};
 use crate::{DatasetError, PartId, SampleId};
 
@@ -21,7 +22,8 @@ struct LoadedPart {
 impl LoadedPart {
     fn new(part: Part, batch: ShardBatch) -> Self {
         let num_absent = (part.num_rows - part.num_samples) as usize;
-        // Those that the footer does not count stay in the order, and are replaced when they are met.
+        // Those that the footer does not count stay in the order, and are replaced when they are
+        // met.
         let absent = batch.absent_rows().take(num_absent);
         let left_out = absent.map(|row| row as u32).collect();
         Self {
@@ -60,15 +62,21 @@ impl LoadedWindow {
             - 1
     }
 
-    /// The encoded image and its label.
-    pub(super) fn image(&self, id: SampleId) -> Result<(Bytes, Option<Label>), RowError> {
+    /// The encoded image, its label, its row of the further columns.
+    pub(super) fn image(
+        &self,
+        id: SampleId,
+    ) -> Result<(Bytes, Option<Label>, Option<ExtraRow>), RowError> {
         let LoadedPart { part, batch, .. } = &self.parts[self.part_of(id)];
         let row = (id.row - part.first_row) as usize;
-        Ok((batch.image(row)?, batch.label(row)))
+        let extra = batch.extra().cloned();
+        let extra = extra.map(|columns| ExtraRow { columns, row });
+        Ok((batch.image(row)?, batch.label(row), extra))
     }
 
-    /// Who may stand in for a bad sample, in order: the other rows of its part by the sample's own random stream, then
-    /// the rows of the window's other parts. A pure function of (seed, epoch, id) and the order.
+    /// Who may stand in for a bad sample, in order: the other rows of its part by the sample's own
+    /// random stream, then the rows of the window's other parts. A pure function of (seed, epoch,
+    /// id) and the order.
     pub(super) fn replacements(
         &self,
         seed: u64,

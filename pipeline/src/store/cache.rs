@@ -1,12 +1,19 @@
-//! Parts of shards on a local disk, so that later epochs and other processes do not fetch them again.
+//! Parts of shards on a local disk, so that later epochs and other processes do not fetch them
+//! again.
 //!
-//! - An entry is one file, `KEY.part`: the bytes of one part's columns, then their length and checksum. The key is a digest of the object's URL, its version and the byte ranges,
-//!   so an object that was replaced has other entries.
-//! - Entries are written beside their place and renamed into it. After a crash or a power cut some may be torn; each is checked when it is read, and removed if it is damaged.
-//! - The folder is marked. One that holds files and no mark is refused, and only files of our own names are ever removed.
+//! - An entry is one file, `KEY.part`: the bytes of one part's columns, then their length and
+//!   checksum. The key is a digest of the object's URL, its version and the byte ranges, so an
+//!   object that was replaced has other entries.
+//! - Entries are written beside their place and renamed into it. After a crash or a power cut some
+//!   may be torn; each is checked when it is read, and removed if it is damaged.
+//! - The folder is marked. One that holds files and no mark is refused, and only files of our own
+//!   names are ever removed.
 //! - Several processes may share it: whatever vanishes under a reader is fetched.
-//! - It is bounded: a new entry takes the place of those that nobody has used since this data set was opened; where all are in use, it is not kept. In a walk that reads everything once an
-//!   epoch, that keeps as many hits as fit, where discarding the oldest would leave none. What other processes write is counted from time to time, so each may exceed the bound by a fiftieth.
+//! - It is bounded: a new entry takes the place of those that nobody has used since this data set
+//!   was opened; where all are in use, it is not kept. In a walk that reads everything once an
+//!   epoch, that keeps as many hits as fit, where discarding the oldest would leave none. What
+//!   other processes write is counted from time to time, so each may exceed the bound by a
+//!   fiftieth.
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::ops::Range;
@@ -29,7 +36,8 @@ const TRAILER_BYTES: usize = 12;
 
 /// The folder is counted again when this process has written so large a share of the bound.
 const UNCOUNTED_SHARE: u64 = 50;
-/// Where no room could be made or a file not be written, nobody tries again for so long: to find out, all entries are looked at.
+/// Where no room could be made or a file not be written, nobody tries again for so long: to find
+/// out, all entries are looked at.
 const FULL_FOR: Duration = Duration::from_secs(10);
 
 /// Numbers the files of this process that are being written, whatever cache they are of.
@@ -54,7 +62,8 @@ pub(crate) struct Cache {
 struct Room {
     /// Bytes in it, those of entries that are being written here included.
     held: u64,
-    /// Files that are being written here, and the bytes that they will have. On the disk they may still be shorter, or not there at all.
+    /// Files that are being written here, and the bytes that they will have. On the disk they may
+    /// still be shorter, or not there at all.
     writing: HashMap<PathBuf, u64>,
     /// Bytes that this process has added since it counted.
     uncounted: u64,
@@ -151,7 +160,8 @@ impl Cache {
         Some(pieces.collect())
     }
 
-    /// Keeps the bytes of a part, if there is room. A disk that fails only means that they are fetched again. Blocks.
+    /// Keeps the bytes of a part, if there is room. A disk that fails only means that they are
+    /// fetched again. Blocks.
     pub(crate) fn write(&self, url: &str, version: &str, ranges: &[Range<u64>], bytes: &[u8]) {
         let num_bytes = (bytes.len() + TRAILER_BYTES) as u64;
         let path = self.path(url, version, ranges);
@@ -191,7 +201,8 @@ impl Cache {
         });
     }
 
-    /// Takes room for the file `new` of `num_bytes`, if need be by removing what nobody has used since this cache was opened; whether there was any.
+    /// Takes room for the file `new` of `num_bytes`, if need be by removing what nobody has used
+    /// since this cache was opened; whether there was any.
     fn take_room(&self, new: &Path, num_bytes: u64) -> bool {
         if num_bytes > self.most_bytes {
             return false;
@@ -219,7 +230,8 @@ impl Cache {
         true
     }
 
-    /// Counts what is there, as other processes write and remove, too, and removes what is not in use until `num_bytes` fit.
+    /// Counts what is there, as other processes write and remove, too, and removes what is not in
+    /// use until `num_bytes` fit.
     fn make_room(&self, room: &mut Room, num_bytes: u64) {
         let mut entries = self.entries();
         entries.retain(|entry| !room.writing.contains_key(&entry.path));

@@ -1,11 +1,12 @@
-//! From a store's error to ours: what kind of failure it is, whether waiting may mend it, and its cause in plain words,
-//! with no secret and no markup in its text. For reading, writing, listing and deleting, and for all stores.
+//! From a store's error to ours: what kind of failure it is, whether waiting may mend it, and its
+//! cause in plain words, with no secret and no markup in its text. For reading, writing, listing
+//! and deleting, and for all stores.
 use std::error::Error;
 use std::time::Duration;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
-use super::patience::WaitedInVain;
+use super::error::WaitedInVain;
 use super::{Action, Denial, StoreCause, StoreError};
 use super::{CredentialError, Location, redact};
 use crate::Place;
@@ -111,6 +112,15 @@ pub fn classify(
     }
 }
 
+impl StoreCause {
+    /// Keeps what `error` and its sources say.
+    pub fn new(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self {
+            message: plain(error),
+        }
+    }
+}
+
 /// Codes of buckets and containers that are not there.
 const NO_BUCKET: &[&str] = &["NoSuchBucket", "ContainerNotFound", "InvalidBucketName"];
 /// Codes of buckets that lie in another region.
@@ -147,7 +157,8 @@ pub(super) enum Hope {
     None,
     /// It may pass.
     Later,
-    /// It may pass where the store has answered before; else something is wrong with how it is asked.
+    /// It may pass where the store has answered before; else something is wrong with how it is
+    /// asked.
     LaterIfBegun,
 }
 
@@ -367,7 +378,8 @@ impl Facts {
         }
     }
 
-    /// Adds what the body of an answer says: XML of S3 and Azure, JSON of Google, a page for people, or plain text.
+    /// Adds what the body of an answer says: XML of S3 and Azure, JSON of Google, a page for
+    /// people, or plain text.
     fn add_body(&mut self, body: &str) {
         if body.is_empty() {
             return;
@@ -389,7 +401,8 @@ impl Facts {
     }
 }
 
-/// Whether an error of a local file is one that waiting does not mend; a disk of another machine may come back.
+/// Whether an error of a local file is one that waiting does not mend; a disk of another machine
+/// may come back.
 fn is_for_good(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
     matches!(

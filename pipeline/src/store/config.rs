@@ -1,5 +1,6 @@
 //! How a store is used: how many requests at once, how much memory, how patient.
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,20 +18,24 @@ pub struct IoConfig {
     pub coalesce_gap_bytes: u64,
     /// Larger ranges are split into requests of this size, in bytes.
     pub request_bytes: u64,
-    /// Larger row groups are read in parts of about this size (decompressed, in bytes), if the file has an offset index, which says where their
-    /// pages lie. Smaller parts mix better and cost more requests. Decides the order of samples.
+    /// Larger row groups are read in parts of about this size (decompressed, in bytes), if the file
+    /// has an offset index, which says where their pages lie. Smaller parts mix better and cost
+    /// more requests. Decides the order of samples.
     pub part_bytes: u64,
-    /// Longest time without a byte for one attempt of a request, in seconds; it is shorter once the store is known to be faster.
+    /// Longest time without a byte for one attempt of a request, in seconds; it is shorter once the
+    /// store is known to be faster.
     pub request_timeout_s: f64,
-    /// How long an outage of the store is waited out, in seconds without a byte; then the run is saved, if it can be, and ends.
+    /// How long an outage of the store is waited out, in seconds without a byte; then the run is
+    /// saved, if it can be, and ends.
     pub outage_s: f64,
     /// Has no effect any more: `outage_s` decides. Read so that older recipes and checkpoints are.
     #[serde(skip_serializing)]
     pub max_retries: Option<usize>,
-    /// After how many seconds without a byte, while ranges are being asked for, the log says what is in flight, and after how many
-    /// without a batch what the loader waits for.
+    /// After how many seconds without a byte, while ranges are being asked for, the log says what
+    /// is in flight, and after how many without a batch what the loader waits for.
     pub stall_report_s: f64,
-    /// Folder on a local disk that keeps what was fetched, for later epochs and other processes; none without it. Local files are not kept.
+    /// Folder on a local disk that keeps what was fetched, for later epochs and other processes;
+    /// none without it. Local files are not kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_dir: Option<PathBuf>,
     /// Most bytes in that folder.
@@ -61,6 +66,12 @@ impl Default for IoConfig {
 
 /// What recipes of older checkpoints say where nobody has set anything.
 pub(crate) const OLD_MAX_RETRIES: usize = 8;
+
+/// A setting in seconds; whatever is no duration is none, or for ever.
+pub(crate) fn seconds(setting: f64) -> Duration {
+    const FOR_EVER: Duration = Duration::from_hours(24 * 365);
+    Duration::try_from_secs_f64(setting.max(0.0)).map_or(FOR_EVER, |given| given.min(FOR_EVER))
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
-//! The HTTP client of one store: counted, with the certificates that the settings name, the user of a web URL, and S3's
-//! requests signed again where the store says that the credentials have expired.
+//! The HTTP client of one store: counted, with the certificates that the settings name, the user of
+//! a web URL, and S3's requests signed again where the store says that the credentials have
+//! expired.
 use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
@@ -96,8 +97,8 @@ impl HttpService for Renewing {
         let again = request.clone();
         let response = match self.client.execute(request).await {
             Ok(response) => response,
-            // A store that refuses credentials may close the connection before it has read what is sent, and then its answer
-            // is lost.
+            // A store that refuses credentials may close the connection before it has read what is
+            // sent, and then its answer is lost.
             Err(error) if again.body().content_length() > 0 => {
                 return match self.signed_again(again, true).await {
                     Some(again) => self.client.execute(again).await,
@@ -115,7 +116,8 @@ impl HttpService for Renewing {
         let (parts, body) = response.into_parts();
         let body = body.bytes().await?;
         let text = String::from_utf8_lossy(&body);
-        // The answer to HEAD has no body; its status for an expired token is another than for a refusal.
+        // The answer to HEAD has no body; its status for an expired token is another than for a
+        // refusal.
         let expired = EXPIRED
             .iter()
             .any(|code| text.contains(&format!("<Code>{code}")))

@@ -119,8 +119,8 @@ impl ByteBudget {
         }
     }
 
-    /// Waits until `bytes` may be held. First come, first served, so a large one is not starved by small ones; one
-    /// larger than the budget waits for the whole of it and then goes alone.
+    /// Waits until `bytes` may be held. First come, first served, so a large one is not starved by
+    /// small ones; one larger than the budget waits for the whole of it and then goes alone.
     pub(crate) async fn take(&self, bytes: u64) -> Arc<HeldBytes> {
         let wanted = bytes
             .div_ceil(BYTES_PER_PERMIT)

@@ -268,7 +268,8 @@ impl Replay {
 
     fn take(&mut self, actions: Vec<Action>) -> Vec<String> {
         let mut sidecars = Vec::new();
-        // Entries of one object come in any order: a file's new deletion vector may stand before the old one.
+        // Entries of one object come in any order: a file's new deletion vector may stand before
+        // the old one.
         for action in &actions {
             if let Some(file) = &action.remove {
                 self.files.remove(file);
@@ -315,7 +316,8 @@ impl Replay {
             return Err(DeltaProblem::DeletionVectors { files, of });
         }
         let inside = |file: DataFile| {
-            // An absolute path is one with a scheme or a first slash; the names of columns and values are percent-encoded.
+            // An absolute path is one with a scheme or a first slash; the names of columns and
+            // values are percent-encoded.
             let outside = file.path.contains("://") || file.path.starts_with('/');
             let decoded = Path::from_url_path(&file.path).ok().filter(|_| !outside);
             decoded

@@ -1,9 +1,13 @@
 //! The address of a store, as people write it.
+use std::time::Duration;
+
 use std::net::IpAddr;
 
 use ::url::{Host, Url};
 
-use super::{Location, redact};
+use object_store::ClientConfigKey;
+
+use super::{Location, StoreOptions, redact};
 use crate::StoreError;
 
 /// The endpoint that `variable` is set to, with a scheme.
@@ -37,8 +41,9 @@ pub(super) fn parse(
     Ok(url)
 }
 
-/// `value`, which may lack its scheme: then it is `http://` for this machine, an address of a private network and a name
-/// without a dot, for which nobody signs certificates, and `https://` for all others.
+/// `value`, which may lack its scheme: then it is `http://` for this machine, an address of a
+/// private network and a name without a dot, for which nobody signs certificates, and `https://`
+/// for all others.
 pub(super) fn with_scheme(value: &str) -> String {
     let value = value.trim();
     if value.contains("://") {
@@ -64,7 +69,8 @@ fn is_private(address: IpAddr) -> bool {
     }
 }
 
-/// The endpoint for requests that name the bucket in the host, which people give with the bucket or without.
+/// The endpoint for requests that name the bucket in the host, which people give with the bucket or
+/// without.
 pub(super) fn with_bucket(mut endpoint: Url, location: &Location) -> Result<Url, StoreError> {
     let bucket = &location.bucket;
     let host = match endpoint.host() {
@@ -81,6 +87,37 @@ pub(super) fn with_bucket(mut endpoint: Url, location: &Location) -> Result<Url,
         value: endpoint.to_string(),
         problem: "the bucket's name and this host make no host name together; unset AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
     })
+}
+
+/// The endpoint that the first of `variables` which is set names.
+pub(super) fn own_endpoint(
+    variables: &[&'static str],
+    location: &Location,
+    options: &StoreOptions,
+) -> Result<Option<::url::Url>, StoreError> {
+    let set = |&variable: &&'static str| Some((variable, options.get(variable)?));
+    let named = variables.iter().find_map(set);
+    named
+        .map(|(variable, value)| parse(&value, variable, location))
+        .transpose()
+}
+
+/// Whoever sets an `http://` endpoint has allowed http.
+pub(super) fn allow_http(endpoint: Option<&::url::Url>) -> Option<(ClientConfigKey, String)> {
+    let plain = endpoint.is_some_and(|url| url.scheme() == "http");
+    plain.then(|| (ClientConfigKey::AllowHttp, "true".to_owned()))
+}
+
+/// An endpoint as the stores take it.
+pub(super) fn trimmed(endpoint: &::url::Url) -> String {
+    endpoint.as_str().trim_end_matches('/').to_owned()
+}
+
+/// Whether this machine has a cloud metadata service, which can lend credentials. Asked only where
+/// nothing else is set, and for 300 ms: the cloud's own client would wait for it for 20 seconds.
+pub(super) fn metadata_service_answers() -> bool {
+    let address = std::net::SocketAddr::from(([169, 254, 169, 254], 80));
+    std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_ok()
 }
 
 #[cfg(test)]

@@ -1,22 +1,8 @@
 //! What can go wrong between us and a store: addresses, listings, credentials, requests.
-use super::{OddKeys, TableFormat, TableProblem};
+use std::time::Duration;
+
+use super::{CredentialError, OddKeys, Provider, StoreCause, TableFormat, TableProblem};
 use crate::Place;
-
-/// The store's account of a failure in plain words: without user names, passwords, query strings and markup.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct StoreCause {
-    message: String,
-}
-
-impl StoreCause {
-    /// Keeps what `error` and its sources say.
-    pub fn new(error: &(dyn std::error::Error + 'static)) -> Self {
-        Self {
-            message: super::plain(error),
-        }
-    }
-}
 
 /// What a store was asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +109,7 @@ impl Denial {
 /// Bytes came that were not asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("asked for bytes {}..{}, got {}..{}", asked.start, asked.end, got.start, got.end)]
-pub struct UnexpectedRange {
+pub(crate) struct UnexpectedRange {
     /// The range of the request.
     pub asked: std::ops::Range<u64>,
     /// The range of the answer.
@@ -280,7 +266,7 @@ pub enum StoreError {
         /// The URL.
         url: String,
         /// Whose they would be.
-        provider: super::Provider,
+        provider: Provider,
     },
     /// The credentials cannot be got from where the settings say.
     #[error("cannot get the credentials for {url}")]
@@ -289,7 +275,7 @@ pub enum StoreError {
         url: String,
         /// Why.
         #[source]
-        source: super::CredentialError,
+        source: CredentialError,
     },
     /// The address of the store makes no sense.
     #[error("cannot use the endpoint {variable} = {value} for {url}: {problem}")]
@@ -507,4 +493,15 @@ impl std::fmt::Display for Found {
         }
         Ok(())
     }
+}
+
+/// A store was waited for in vain: what stands in the error of the request.
+#[derive(Debug, thiserror::Error)]
+#[error("waited for {} s (io.outage_s)", waited.as_secs())]
+pub(crate) struct WaitedInVain {
+    /// For how long nothing came.
+    pub waited: Duration,
+    /// What the last attempt says.
+    #[source]
+    pub source: Box<object_store::Error>,
 }

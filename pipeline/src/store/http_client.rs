@@ -1,5 +1,6 @@
-//! The HTTP client below all stores: counts what goes over the wire, which the store itself does not tell, ends requests
-//! that stand still, keeps what answers say in their headers alone, and takes keys that cannot be named out of listings.
+//! The HTTP client below all stores: counts what goes over the wire, which the store itself does
+//! not tell, ends requests that stand still, keeps what answers say in their headers alone, and
+//! takes keys that cannot be named out of listings.
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use super::odd_keys::{OddKeys, without_odd_keys};
 
 /// What went over the wire.
 #[derive(Debug, Default)]
-pub struct HttpCounters {
+pub(crate) struct HttpCounters {
     /// Requests with a `Range` header, repeated ones included.
     pub range_attempts: AtomicU64,
     /// Keys that were taken out of listings.
@@ -25,7 +26,7 @@ pub struct HttpCounters {
 
 /// The store's usual HTTP client, counted.
 #[derive(Debug, Clone)]
-pub struct CountingConnector {
+pub(crate) struct CountingConnector {
     /// The counters, shared by all clients of this connector.
     pub counters: Arc<HttpCounters>,
     /// Longest time without a byte.
@@ -124,8 +125,8 @@ fn signed_region(request: &HttpRequest) -> Option<String> {
     scope.split('/').nth(2).map(str::to_owned)
 }
 
-/// Stores say some things in headers alone, and their clients keep the body only: the region of a bucket, and whatever a
-/// refused HEAD means. Such an answer becomes one whose body says it.
+/// Stores say some things in headers alone, and their clients keep the body only: the region of a
+/// bucket, and whatever a refused HEAD means. Such an answer becomes one whose body says it.
 fn with_headers_said(answer: HttpResponse, is_head: bool, signed: Option<&str>) -> HttpResponse {
     let status = answer.status();
     if status.is_success() {

@@ -7,8 +7,8 @@ use super::config::OLD_MAX_RETRIES;
 use super::counters::{ByteBudget, Counting};
 use super::{Cache, CountingConnector, IoConfig, IoCounters, IoRuntime, Requests, StoreError};
 
-/// Requests for footers in flight, for each that may be in flight later: they are small, and nothing
-/// starts before the last of them.
+/// Requests for footers in flight, for each that may be in flight later: they are small, and
+/// nothing starts before the last of them.
 const FOOTERS_AT_ONCE: usize = 8;
 
 /// The means of reading.

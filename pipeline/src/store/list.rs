@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, path::Path};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, path::Path};
 
 use super::delta::{DeltaProblem, LogPlan, Replay};
+use super::listing::{Entry, Listing};
 use super::names::{Pattern, is_hidden, is_parquet};
 use super::tables::{
     DELTA_LOG, ICEBERG_METADATA, TableFormat, TableProblem, is_iceberg_metadata, table_of, tables,
@@ -23,7 +24,7 @@ use crate::{IoConfig, StoreError};
 
 /// What URLs name.
 #[derive(Debug, Default)]
-pub struct Listed {
+pub(crate) struct Listed {
     /// The Parquet objects, sorted by URL, each once.
     pub objects: Vec<ListedObject>,
     /// What lies beside them and cannot be named, with the URL that was listed.
@@ -32,7 +33,7 @@ pub struct Listed {
 
 /// One object of a data set.
 #[derive(Debug, Clone)]
-pub struct ListedObject {
+pub(crate) struct ListedObject {
     /// Its store; one for each bucket, so that connections are reused. Without repetitions.
     pub single: Arc<dyn ObjectStore>,
     /// How long the store is waited for.
@@ -54,8 +55,9 @@ impl ListedObject {
     }
 }
 
-/// Lists what `urls` name. Web URLs that differ in their query are different objects, unless only their signatures differ.
-pub async fn list(
+/// Lists what `urls` name. Web URLs that differ in their query are different objects, unless only
+/// their signatures differ.
+pub(crate) async fn list(
     urls: &[String],
     io: &IoConfig,
     connector: &CountingConnector,
@@ -92,32 +94,6 @@ fn sorted(mut objects: Vec<ListedObject>) -> Vec<ListedObject> {
     let mut seen = HashSet::new();
     objects.retain(|object| seen.insert((object.location.place_key(), object.path.clone())));
     objects
-}
-
-/// What lies below a prefix.
-#[derive(Debug, Default)]
-pub(super) struct Listing {
-    pub entries: Vec<Entry>,
-    /// Folders in it, of a local or a flat listing.
-    pub folders: Vec<Path>,
-    /// Parquet files that cannot be named.
-    pub odd: OddKeys,
-}
-
-/// One object; a local file or folder that is no data has no size.
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub path: Path,
-    pub size: u64,
-}
-
-impl From<ObjectMeta> for Entry {
-    fn from(meta: ObjectMeta) -> Self {
-        Self {
-            path: meta.location,
-            size: meta.size,
-        }
-    }
 }
 
 /// What one URL names.
@@ -285,7 +261,8 @@ impl Lister<'_> {
         })
     }
 
-    /// Lists a prefix; a flat listing gives what lies in the folder itself. Local folders are entered if `enters` says so.
+    /// Lists a prefix; a flat listing gives what lies in the folder itself. Local folders are
+    /// entered if `enters` says so.
     async fn list(
         &self,
         prefix: &Path,
@@ -333,7 +310,8 @@ impl Lister<'_> {
         })
     }
 
-    /// Names of objects below a prefix, as many as one request gives; none where that may not be asked.
+    /// Names of objects below a prefix, as many as one request gives; none where that may not be
+    /// asked.
     async fn first_names(&self, prefix: &Path) -> Result<Vec<Path>, StoreError> {
         let listed = self
             .stores
@@ -352,7 +330,8 @@ impl Lister<'_> {
         }
     }
 
-    /// The table that a folder is a part of, as far as its name suggests one: partitions, and the data of Iceberg.
+    /// The table that a folder is a part of, as far as its name suggests one: partitions, and the
+    /// data of Iceberg.
     async fn table_around(&self, folder: &str) -> Result<Option<(Path, TableFormat)>, StoreError> {
         let mut root = folder;
         while root
@@ -488,7 +467,8 @@ impl Lister<'_> {
         Ok(self.object(path.clone(), meta.size))
     }
 
-    /// A web object's size, by a request for its first byte: a presigned URL is good for GET alone, not for HEAD.
+    /// A web object's size, by a request for its first byte: a presigned URL is good for GET alone,
+    /// not for HEAD.
     async fn web_object(&self, path: Path) -> Result<ListedObject, StoreError> {
         let options = GetOptions {
             range: Some(GetRange::Bounded(0..1)),

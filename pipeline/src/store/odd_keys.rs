@@ -1,6 +1,6 @@
-//! Keys that the store's crate cannot name (empty parts, `.`, `..`, control characters, a first `/`):
-//! one of them would fail, or falsify, the listing of everything beside it. They are taken out of the
-//! store's answer before it is read, and counted.
+//! Keys that the store's crate cannot name (empty parts, `.`, `..`, control characters, a first
+//! `/`): one of them would fail, or falsify, the listing of everything beside it. They are taken
+//! out of the store's answer before it is read, and counted.
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
@@ -97,7 +97,8 @@ fn cuts(body: &[u8], odd: &mut OddKeys) -> Option<Vec<Range<usize>>> {
     }
 }
 
-/// The text of the first element called `tag`; as it stands where it cannot be unescaped, or is encoded in another way.
+/// The text of the first element called `tag`; as it stands where it cannot be unescaped, or is
+/// encoded in another way.
 fn key_in<'a>(entry: &'a [u8], tag: &[u8]) -> Option<Cow<'a, str>> {
     let mut reader = Reader::from_reader(entry);
     loop {

@@ -1,8 +1,9 @@
 //! Settings of the stores: the clouds' environment variables, and what a program sets above them.
 use std::collections::BTreeMap;
 
-/// Settings under the names of the clouds' environment variables, which take precedence over those; an empty value
-/// counts as not set. For programs that embed the loader. Never written out, and never shown, as some are secret.
+/// Settings under the names of the clouds' environment variables, which take precedence over those;
+/// an empty value counts as not set. For programs that embed the loader. Never written out, and
+/// never shown, as some are secret.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct StoreOptions(BTreeMap<String, String>);
 

@@ -1,9 +1,10 @@
-//! How long a store that does not answer is waited for, and what is said meanwhile: one line every ten seconds for each
-//! store, however many requests wait.
+//! How long a store that does not answer is waited for, and what is said meanwhile: one line every
+//! ten seconds for each store, however many requests wait.
 //!
-//! [`Patience`] belongs to a store, [`Attempts`] to one request. A request is repeated until nothing has come for it for
-//! `io.outage_s` seconds; what waiting cannot mend ends it at once. `PatientStore` does this for every operation of a
-//! store; whoever repeats requests in its own way (`dataset::request`) uses the two types directly.
+//! [`Patience`] belongs to a store, [`Attempts`] to one request. A request is repeated until
+//! nothing has come for it for `io.outage_s` seconds; what waiting cannot mend ends it at once.
+//! `PatientStore` does this for every operation of a store; whoever repeats requests in its own way
+//! (`store::request`) uses the two types directly.
 //!
 //! All times are tokio's, so that a test can pause the clock.
 use std::collections::HashMap;
@@ -15,23 +16,27 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::cause::{Hope, full_text, hope, plain};
+use super::error::WaitedInVain;
 use super::redact;
 
-/// Nothing is said about a store that is silent for less, and the next line comes after as long again.
+/// Nothing is said about a store that is silent for less, and the next line comes after as long
+/// again.
 const SAID_EVERY: Duration = Duration::from_secs(10);
 /// Longest time from one attempt to the next.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Attempts at a store that has never answered, before its endpoint is taken for wrong.
 const FIRST_ATTEMPTS: u32 = 3;
 
-/// How long one store is waited for, and how it is doing, which all requests to it share. Cheap to clone.
+/// How long one store is waited for, and how it is doing, which all requests to it share. Cheap to
+/// clone.
 #[derive(Debug, Clone)]
 pub struct Patience {
     shared: Arc<Shared>,
     limit: Duration,
 }
 
-/// The stores in use, by name and endpoint: whoever opens one twice, for data and for outputs, hears of its outage once.
+/// The stores in use, by name and endpoint: whoever opens one twice, for data and for outputs,
+/// hears of its outage once.
 static STORES: LazyLock<Mutex<Stores>> = LazyLock::new(Mutex::default);
 
 type Stores = HashMap<(String, String), Weak<Shared>>;
@@ -53,17 +58,6 @@ struct State {
     silent: Option<(Instant, Instant)>,
     /// What the last attempt that failed says, in plain words.
     cause: Option<String>,
-}
-
-/// A store was waited for in vain: what stands in the error of the request.
-#[derive(Debug, thiserror::Error)]
-#[error("waited for {} s (io.outage_s)", waited.as_secs())]
-pub struct WaitedInVain {
-    /// For how long nothing came.
-    pub waited: Duration,
-    /// What the last attempt says.
-    #[source]
-    pub source: Box<object_store::Error>,
 }
 
 impl Patience {
@@ -113,7 +107,8 @@ impl Patience {
         }
     }
 
-    /// Repeats `operation` until it succeeds, cannot be mended by waiting, or nothing has come for too long.
+    /// Repeats `operation` until it succeeds, cannot be mended by waiting, or nothing has come for
+    /// too long.
     pub async fn repeat<T, F>(&self, mut operation: impl FnMut() -> F) -> object_store::Result<T>
     where
         F: Future<Output = object_store::Result<T>>,
@@ -157,7 +152,8 @@ impl Patience {
         said.max(since) + SAID_EVERY
     }
 
-    /// Says that the store is silent, if that is due. Of many requests that wait only the first says it.
+    /// Says that the store is silent, if that is due. Of many requests that wait only the first
+    /// says it.
     fn say(&self, since: Instant) {
         let now = Instant::now();
         let mut state = self.state();
@@ -200,7 +196,8 @@ impl Patience {
 pub struct Attempts {
     patience: Patience,
     number: u64,
-    /// How long was waited for attempts and between them since something came; not what was spent in other queues.
+    /// How long was waited for attempts and between them since something came; not what was spent
+    /// in other queues.
     waited: Duration,
     failures: u32,
 }
@@ -226,8 +223,8 @@ impl Attempts {
         value
     }
 
-    /// Notes an attempt that failed, and waits until the next may be made. An error, where no further attempt is to be
-    /// made: the same, or [`WaitedInVain`] around it.
+    /// Notes an attempt that failed, and waits until the next may be made. An error, where no
+    /// further attempt is to be made: the same, or [`WaitedInVain`] around it.
     pub async fn failed(&mut self, error: object_store::Error) -> object_store::Result<()> {
         self.failures += 1;
         match hope(&error) {

@@ -1,10 +1,12 @@
 //! A store whose operations are repeated for as long as its [`Patience`] lasts.
 //!
-//! - A body that breaks off or falls silent is gone on with where it stopped, from the very object that it began with.
+//! - A body that breaks off or falls silent is gone on with where it stopped, from the very object
+//!   that it began with.
 //! - A listing goes on after the last object that it gave.
-//! - Whole objects are put again; what is put on a condition (`PutMode::Create`, `PutMode::Update`) is left to the
-//!   caller: where an answer was lost, the condition no longer says who has written.
-//! - Parts of an upload are put again one by one. An upload whose completion was answered into the void is looked at.
+//! - Whole objects are put again; what is put on a condition (`PutMode::Create`, `PutMode::Update`)
+//!   is left to the caller: where an answer was lost, the condition no longer says who has written.
+//! - Parts of an upload are put again one by one. An upload whose completion was answered into the
+//!   void is looked at.
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

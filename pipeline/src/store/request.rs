@@ -1,8 +1,10 @@
-//! One range of an object: asked for again, twice, or for its rest only, until all its bytes have come
-//! from one and the same version of the object.
+//! One range of an object: asked for again, twice, or for its rest only, until all its bytes have
+//! come from one and the same version of the object.
 //!
-//! - A range is one attempt after another; each goes on where the one before it broke off. They end when nothing has come for `io.outage_s` seconds (`store::Patience`).
-//! - An answer whose first byte is later than usual (95th percentile) is asked for a second time, and the first to answer wins; at most one request in twenty.
+//! - A range is one attempt after another; each goes on where the one before it broke off. They end
+//!   when nothing has come for `io.outage_s` seconds (`store::Patience`).
+//! - An answer whose first byte is later than usual (95th percentile) is asked for a second time,
+//!   and the first to answer wins; at most one request in twenty.
 //! - Every wait has a deadline, which follows what is usual for this store.
 //! - Each answer proves by ETag (or time of change), size and range that it belongs to the object.
 //!

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// The tokio runtime for I/O, apart from all decoding; one a process is enough. Cheap to clone; the last clone stops
-/// the threads, from whichever thread it is dropped.
+/// The tokio runtime for I/O, apart from all decoding; one a process is enough. Cheap to clone; the
+/// last clone stops the threads, from whichever thread it is dropped.
 #[derive(Debug, Clone)]
 pub struct IoRuntime {
     inner: Arc<Inner>,

@@ -1,7 +1,8 @@
 //! What is secret, and how it is kept out of texts: of messages, logs, and of what is stored.
 //!
-//! Two nets: [`redact`] cuts what has the form of a secret (user names and passwords in URLs, their queries, signed
-//! parameters), and masks the values that were met as secrets so far, whatever stands around them.
+//! Two nets: [`redact`] cuts what has the form of a secret (user names and passwords in URLs, their
+//! queries, signed parameters), and masks the values that were met as secrets so far, whatever
+//! stands around them.
 use std::collections::BTreeSet;
 use std::sync::{PoisonError, RwLock};
 
@@ -11,7 +12,8 @@ use super::StoreOptions;
 const MASK: &str = "***";
 /// Shorter values are not masked wherever they stand: they could be parts of ordinary words.
 const LEAST_LENGTH: usize = 7;
-/// Beyond so many values, texts would take long to look through; what has the form of a secret is cut anyway.
+/// Beyond so many values, texts would take long to look through; what has the form of a secret is
+/// cut anyway.
 const MOST_KNOWN: usize = 1024;
 
 /// Secret values met so far.
@@ -112,7 +114,8 @@ pub(super) fn basic_auth(user: &str, password: &str) -> String {
 /// What a parameter of a web URL's query is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Parameter {
-    /// It signs or opens: never shown, and not part of what the object is, as it changes when the URL is signed again.
+    /// It signs or opens: never shown, and not part of what the object is, as it changes when the
+    /// URL is signed again.
     Secret,
     /// It says which object, and is shown.
     Shown,
@@ -241,8 +244,8 @@ pub(super) fn parameter(name: &str) -> Parameter {
     }
 }
 
-/// `text` without secrets: user names, passwords and query strings are cut from every URL in it, signed parameters
-/// wherever they stand, and every secret value that was met is masked.
+/// `text` without secrets: user names, passwords and query strings are cut from every URL in it,
+/// signed parameters wherever they stand, and every secret value that was met is masked.
 pub fn redact(text: &str) -> String {
     let mut text = cut_parameters(&cut_urls(text));
     let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
@@ -267,7 +270,7 @@ fn ends(c: char) -> bool {
 fn may_be_shown(pair: &str) -> bool {
     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
     let shown = !value.is_empty() && parameter(name) == Parameter::Shown;
-    shown || super::url::was_removed(name, value)
+    shown || was_removed(name, value)
 }
 
 fn cut_urls(text: &str) -> String {
@@ -296,7 +299,8 @@ fn cut_urls(text: &str) -> String {
     result
 }
 
-/// Cuts the values of signed parameters, `?name=value` or `&name=value`, from text that is no whole URL.
+/// Cuts the values of signed parameters, `?name=value` or `&name=value`, from text that is no whole
+/// URL.
 fn cut_parameters(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
@@ -308,7 +312,7 @@ fn cut_parameters(text: &str) -> String {
         if let Some((name, value)) = rest[..end].split_once('=')
             && parameter(name) == Parameter::Secret
             && !value.is_empty()
-            && !super::url::was_removed(name, value)
+            && !was_removed(name, value)
         {
             result.push_str(name);
             result.push('=');
@@ -318,6 +322,26 @@ fn cut_parameters(text: &str) -> String {
     }
     result.push_str(rest);
     result
+}
+
+/// Begins the digest of a value that is not shown.
+pub(super) const DIGEST_MARK: char = '~';
+pub(super) const DIGEST_LENGTH: usize = 12;
+/// `credentials=REMOVED` in a stored URL's query.
+pub(super) const REMOVED_NAME: &str = "credentials";
+pub(super) const REMOVED: &str = "REMOVED";
+
+/// Whether a parameter of a query stands for one that was secret.
+pub(super) fn was_removed(name: &str, value: &str) -> bool {
+    let text = if value.is_empty() { name } else { value };
+    // As a query is written, the mark is escaped.
+    let digest = text
+        .strip_prefix(DIGEST_MARK)
+        .or_else(|| text.strip_prefix("%7E"));
+    (name == REMOVED_NAME && value == REMOVED)
+        || digest.is_some_and(|digest| {
+            digest.len() == DIGEST_LENGTH && digest.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
 }
 
 #[cfg(test)]

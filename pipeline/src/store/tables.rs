@@ -1,12 +1,12 @@
-//! Tables among the folders: Delta, Iceberg, Hudi. What such a table holds is what its log says, not
-//! what lies in its folder: overwritten and deleted rows lie there as well.
+//! Tables among the folders: Delta, Iceberg, Hudi. What such a table holds is what its log says,
+//! not what lies in its folder: overwritten and deleted rows lie there as well.
 use std::collections::BTreeMap;
 use std::fmt;
 
 use object_store::path::Path;
 
 use super::delta::DeltaProblem;
-use super::list::Listing;
+use super::listing::Listing;
 
 /// The folder of a Delta table's log.
 pub(super) const DELTA_LOG: &str = "_delta_log";
@@ -146,7 +146,7 @@ pub(super) fn is_iceberg_metadata(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::list::Entry;
+    use super::super::listing::Entry;
     use super::*;
 
     #[test]

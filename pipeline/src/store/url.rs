@@ -1,55 +1,10 @@
-//! What a URL says: which store, which bucket, which key or glob. Parsing only; nothing is opened here.
+//! What a URL says: which store, which bucket, which key or glob. Parsing only; nothing is opened
+//! here.
 use object_store::path::Path;
 use sha2::{Digest, Sha256};
 
-use super::secrets;
-use crate::StoreError;
-
-/// Whose store it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Provider {
-    /// The file system.
-    Local,
-    /// S3 and whatever speaks its protocol.
-    Aws,
-    /// Google Cloud Storage.
-    Google,
-    /// Azure Blob Storage.
-    Azure,
-    /// Any web server with range requests.
-    Http,
-}
-
-impl Provider {
-    /// The environment variable that sets the endpoint.
-    pub fn endpoint_variable(self) -> &'static str {
-        match self {
-            Self::Aws => "AWS_ENDPOINT_URL",
-            Self::Google => "GOOGLE_BASE_URL",
-            Self::Azure => "AZURE_STORAGE_ENDPOINT",
-            Self::Local | Self::Http => "the URL itself",
-        }
-    }
-
-    /// What to do where there are no credentials.
-    pub(crate) fn no_credentials(self) -> &'static str {
-        match self {
-            Self::Aws => {
-                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE for a profile of ~/.aws/credentials; \
-                 for a public bucket set AWS_SKIP_SIGNATURE=true"
-            }
-            Self::Google => {
-                "set GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`; for a public \
-                 bucket set GOOGLE_SKIP_SIGNATURE=true"
-            }
-            Self::Azure => {
-                "set AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN; for a \
-                 public container set AZURE_SKIP_SIGNATURE=true"
-            }
-            Self::Local | Self::Http => "none are needed",
-        }
-    }
-}
+use super::secrets::{self, DIGEST_LENGTH, DIGEST_MARK, REMOVED, REMOVED_NAME, was_removed};
+use super::{Provider, StoreError};
 
 /// A URL taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,15 +13,19 @@ pub struct Location {
     pub provider: Provider,
     /// Bucket or container; empty for local files and web servers.
     pub bucket: String,
-    /// What the web store is opened with: scheme, host and, as it may be signed, the query. Never shown.
+    /// What the web store is opened with: scheme, host and, as it may be signed, the query. Never
+    /// shown.
     pub(crate) base_url: String,
     /// User name and password of a web URL, encoded for its `Authorization` header. Never shown.
     pub(crate) basic_auth: Option<String>,
-    /// `s3://bucket`, `https://host` or empty for local files: what stands before the key when shown.
+    /// `s3://bucket`, `https://host` or empty for local files: what stands before the key when
+    /// shown.
     root: String,
-    /// What of a web URL's query says which object it is, with its `?`; empty if nothing does. No secrets.
+    /// What of a web URL's query says which object it is, with its `?`; empty if nothing does. No
+    /// secrets.
     query: String,
-    /// Whether the URL holds secrets: a signature, a user name, anything in the query that nobody knows.
+    /// Whether the URL holds secrets: a signature, a user name, anything in the query that nobody
+    /// knows.
     secret: bool,
     /// Key in the bucket or absolute path without its first `/`; may hold a glob.
     pub key: String,
@@ -316,8 +275,8 @@ pub fn shown_url(url: &str) -> String {
     }
 }
 
-/// `url` as it may be stored: the same if there is nothing secret in it. What has lost its secrets is marked, and
-/// [`Location::parse`] refuses it by name.
+/// `url` as it may be stored: the same if there is nothing secret in it. What has lost its secrets
+/// is marked, and [`Location::parse`] refuses it by name.
 pub fn storable_url(url: &str) -> String {
     match Location::parse(url) {
         Ok(location) if location.secret => {
@@ -329,28 +288,9 @@ pub fn storable_url(url: &str) -> String {
     }
 }
 
-/// `credentials=REMOVED` in a stored URL's query.
-const REMOVED_NAME: &str = "credentials";
-const REMOVED: &str = "REMOVED";
-/// Begins the digest of a value that is not shown.
-const DIGEST_MARK: char = '~';
-const DIGEST_LENGTH: usize = 12;
-
-/// Whether a parameter of a query stands for one that was secret.
-pub(super) fn was_removed(name: &str, value: &str) -> bool {
-    let text = if value.is_empty() { name } else { value };
-    // As a query is written, the mark is escaped.
-    let digest = text
-        .strip_prefix(DIGEST_MARK)
-        .or_else(|| text.strip_prefix("%7E"));
-    (name == REMOVED_NAME && value == REMOVED)
-        || digest.is_some_and(|digest| {
-            digest.len() == DIGEST_LENGTH && digest.bytes().all(|byte| byte.is_ascii_hexdigit())
-        })
-}
-
-/// What of a web URL's query says which object it is, and whether anything else is in it. What changes with every
-/// signature is left out; of what nobody knows, a digest stays, as it may tell objects apart.
+/// What of a web URL's query says which object it is, and whether anything else is in it. What
+/// changes with every signature is left out; of what nobody knows, a digest stays, as it may tell
+/// objects apart.
 fn query_for_people(url: &::url::Url) -> (String, bool) {
     use secrets::Parameter;
     let mut query = ::url::form_urlencoded::Serializer::new(String::new());
@@ -447,7 +387,8 @@ fn without_parents(absolute: &str) -> Result<String, &'static str> {
     Ok(format!("{}/{rest}", head.trim_end_matches('/')))
 }
 
-/// Where a local key's first part begins that holds glob characters and does not exist as it stands.
+/// Where a local key's first part begins that holds glob characters and does not exist as it
+/// stands.
 fn local_glob(key: &str) -> Option<usize> {
     let mut start = 0;
     for part in key.split_inclusive('/') {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use object_store::path::Path;
 
-use super::list::{Entry, Listing};
+use super::listing::{Entry, Listing};
 use super::names::is_parquet;
 use crate::StoreError;
 
@@ -87,7 +87,8 @@ pub(super) fn walk(
     Ok(listing)
 }
 
-/// A name that leads nowhere: an error where a shard is missing, else nothing (it may just have been removed).
+/// A name that leads nowhere: an error where a shard is missing, else nothing (it may just have
+/// been removed).
 fn broken_link(path: &FilePath, name: &str) -> Result<(), StoreError> {
     match fs::read_link(path) {
         Ok(target) if is_parquet(name) => Err(StoreError::BrokenLink {

@@ -1,5 +1,7 @@
-//! crossbeam's channels, as far as the loader uses them, over `shuttle`'s locks: every operation is a point at which the scheduler may go on with another thread,
-//! and a wait that nobody ends is reported as a deadlock. There is no time: a wait with a deadline waits for good, or gives up at once where it may.
+//! crossbeam's channels, as far as the loader uses them, over `shuttle`'s locks: every operation is
+//! a point at which the scheduler may go on with another thread, and a wait that nobody ends is
+//! reported as a deadlock. There is no time: a wait with a deadline waits for good, or gives up at
+//! once where it may.
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -192,7 +194,8 @@ impl<T> Drop for Receiver<T> {
         let Some(channel) = self.0.as_ref().filter(|_| !is_over()) else {
             return;
         };
-        // What nobody can take any more is dropped with the last receiver, outside of the lock: it may hold channels.
+        // What nobody can take any more is dropped with the last receiver, outside of the lock: it
+        // may hold channels.
         let lost = channel.change(|state| {
             state.receivers -= 1;
             if state.receivers == 0 {
@@ -241,7 +244,8 @@ pub(crate) fn sent<T>(
     }
 }
 
-/// The shapes of crossbeam's `select_biased!` that the loader uses; no arm may `continue` or `break`.
+/// The shapes of crossbeam's `select_biased!` that the loader uses; no arm may `continue` or
+/// `break`.
 macro_rules! select_biased {
     ($(recv($receiver:expr) -> $got:pat => $then:expr),+ $(,)?) => {
         'selected: loop {

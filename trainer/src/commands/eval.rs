@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use clap::{Subcommand, ValueEnum};
-use nepa_pipeline::Normalize;
-use nepa_pipeline::{DatasetConfig, IoRuntime};
+use nepa_pipeline::{DatasetConfig, IoRuntime, Normalize};
 use nepa_schemas::SchemaOptions;
 use serde_json::json;
 
@@ -24,8 +23,8 @@ use crate::words;
 /// Measure how well a checkpoint's features classify.
 ///
 /// The weights stay frozen; classifiers learn from the features of --train and are tried on those
-/// of --test. Pixels and random weights stand beside the checkpoint, so that a figure says something.
-/// Labels must be there; classes are matched by name where the shards know names.
+/// of --test. Pixels and random weights stand beside the checkpoint, so that a figure says
+/// something. Labels must be there; classes are matched by name where the shards know names.
 #[derive(Debug, clap::Args)]
 #[command(after_help = ALL_EXAMPLES, after_long_help = long_help(ALL_EXAMPLES))]
 pub struct Args {
@@ -128,8 +127,8 @@ pub struct SetArgs {
     images: ImageArgs,
     /// What features are computed from; several by commas.
     ///
-    /// Pixels, random and the trained weights where it is left out; a published folder has no moving
-    /// average.
+    /// Pixels, random and the trained weights where it is left out; a published folder has no
+    /// moving average.
     #[arg(
         long,
         value_name = "WHAT",
@@ -232,6 +231,7 @@ impl ImageArgs {
         let schema = SchemaOptions {
             image_column: self.image_column.clone(),
             label_column,
+            ..SchemaOptions::default()
         };
         let config = DatasetConfig {
             urls: urls.to_vec(),

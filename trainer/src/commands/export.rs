@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use nepa_model::{published_files, write_published};
-use nepa_pipeline::Action;
-use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl, open_url};
+use nepa_pipeline::{Action, IoConfig, IoRuntime, StoreUrl, open_url};
 use object_store::{ObjectStoreExt, WriteMultipart};
 
 use crate::checkpoint::{read_state, read_weights, verify_folder};

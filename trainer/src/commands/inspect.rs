@@ -96,6 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         schema: SchemaOptions {
             image_column: args.image_column,
             label_column: args.label_column,
+            ..SchemaOptions::default()
         },
         split: args.shards.split,
         strict: args.shards.strict,

@@ -61,7 +61,8 @@ fn pages(nepa: clap::Command) -> Vec<(String, Vec<u8>)> {
     pages
 }
 
-/// A page, with the sections of the help that clap knows as one text: the library runs their lines together.
+/// A page, with the sections of the help that clap knows as one text: the library runs their lines
+/// together.
 fn page(man: &Man, command: &clap::Command) -> std::io::Result<Vec<u8>> {
     let mut page = Vec::new();
     man.render_title(&mut page)?;
@@ -84,7 +85,8 @@ fn page(man: &Man, command: &clap::Command) -> std::io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// Text in roff, line by line. What stands at the margin and ends in a colon is the title of a section.
+/// Text in roff, line by line. What stands at the margin and ends in a colon is the title of a
+/// section.
 fn as_it_stands(text: &str) -> String {
     let mut roff = String::new();
     let mut block = Vec::new();

@@ -23,8 +23,8 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Pack folders of images into Parquet shards.
 ///
-/// FOLDER/CLASS/IMAGE becomes shards `train-00000-of-00004.parquet`, ... at URL. The image files are
-/// kept byte for byte. A folder without subfolders gives shards without labels. Hugging Face
+/// FOLDER/CLASS/IMAGE becomes shards `train-00000-of-00004.parquet`, ... at URL. The image files
+/// are kept byte for byte. A folder without subfolders gives shards without labels. Hugging Face
 /// `datasets`, pyarrow and DuckDB read the shards as well.
 ///
 /// After an interruption the same command goes on: shards that are there already are kept, if all

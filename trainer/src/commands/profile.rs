@@ -7,13 +7,10 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use cpu_time::ProcessTime;
-use nepa_pipeline::Normalize;
-use nepa_pipeline::shown_url;
 use nepa_pipeline::{
-    AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, LoaderConfig, LoaderError,
-    MixingForecast,
+    AugmentConfig, Dataset, DatasetConfig, DecoderStats, Filter, IoConfig, IoRuntime, LoaderConfig,
+    LoaderError, MixingForecast, Normalize, PipelineStats, Stage, StageStats, shown_url,
 };
-use nepa_pipeline::{DecoderStats, PipelineStats, Stage, StageStats};
 use nepa_schemas::SchemaOptions;
 use serde::Serialize;
 
@@ -192,6 +189,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let schema = SchemaOptions {
         image_column,
         label_column: Some(String::new()),
+        ..SchemaOptions::default()
     };
     let dataset = Dataset::open(
         &DatasetConfig {
@@ -247,6 +245,7 @@ fn settings(args: &Args, recipe: Option<&Recipe>) -> (IoConfig, LoaderConfig, us
         shuffle_window_bytes: 1 << 30,
         max_bad_fraction: 0.01,
         bad_samples_path: None,
+        ..LoaderConfig::default()
     };
     let mut io_threads = 2;
     if let Some(recipe) = recipe {
@@ -298,7 +297,7 @@ fn measure(
     dataset: Arc<Dataset>,
     open: impl FnOnce(Arc<Dataset>, LoaderConfig) -> Result<Batches, LoaderError>,
 ) -> anyhow::Result<Report> {
-    let image_size = config.augment.build()?.output_size();
+    let image_size = config.augment.build()?.view_sides()[0];
     let (batch, decode_threads) = (config.global_batch, config.decode_threads);
     let shuffle_window_bytes = config.shuffle_window_bytes;
     if let Some(forecast) = MixingForecast::new(&dataset, &config) {

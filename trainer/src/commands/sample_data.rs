@@ -20,8 +20,8 @@ const ROW_GROUP_BYTES: u64 = 1 << 20;
 
 /// Render a labelled set of JPEG scenes to try everything.
 ///
-/// Ten classes of solids, textures and outdoor scenes, in train and val shards at URL; the same seed
-/// gives the same images on every machine. No download. Nothing is overwritten.
+/// Ten classes of solids, textures and outdoor scenes, in train and val shards at URL; the same
+/// seed gives the same images on every machine. No download. Nothing is overwritten.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = EXAMPLES,

@@ -30,9 +30,10 @@ fn failed(error: CudaStepError) -> EngineError {
 }
 
 impl CudaEngine {
-    /// An engine for micro-batches of `micro_batch` images that goes on from `state`, on `device` and in the order of its stream. Refused, before
-    /// anything is taken, if its memory does not fit beside `loader_bytes` that the loader will take. Where there is room, it keeps more of the
-    /// forward pass, which changes no result.
+    /// An engine for micro-batches of `micro_batch` images that goes on from `state`, on `device`
+    /// and in the order of its stream. Refused, before anything is taken, if its memory does not
+    /// fit beside `loader_bytes` that the loader will take. Where there is room, it keeps more of
+    /// the forward pass, which changes no result.
     pub fn new(
         config: &NepaConfig,
         optimizer: &OptimizerConfig,
@@ -91,7 +92,8 @@ impl CudaEngine {
         if !layout.is_contiguous() {
             candle_core::bail!("a batch with gaps")
         }
-        // The addresses outlive their guards: the loader keeps a batch until the step is done, and all work is in the order of one stream.
+        // The addresses outlive their guards: the loader keeps a batch until the step is done, and
+        // all work is in the order of one stream.
         let offset = layout.start_offset() as u64;
         if let Ok(values) = storage.as_cuda_slice::<bf16>() {
             return Ok(Pixels {

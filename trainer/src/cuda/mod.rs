@@ -13,25 +13,25 @@ use std::time::Duration;
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Storage, Tensor};
 use half::bf16;
-use nepa_pipeline::BackendError;
 use nepa_pipeline::{
-    Batch, Dataset, EpochReport, Loader, LoaderConfig, LoaderError, LoaderState, SampleRecord,
+    BackendError, Batch, Dataset, DecoderStats, EpochReport, Loader, LoaderConfig, LoaderError,
+    LoaderState, PipelineStats, PixelLayout, PixelType, SampleRecord, cuda::CudaBackend,
+    cuda::EngineConfig, cuda::cuda_backend,
 };
-use nepa_pipeline::{DecoderStats, PipelineStats};
-use nepa_pipeline::{PixelLayout, PixelType};
-use nepa_pipeline::{cuda::CudaBackend, cuda::EngineConfig, cuda::cuda_backend};
 
 use crate::recipe::Precision;
 
 pub use engine::CudaEngine;
 
-/// The loader of a run on a GPU. Batches are filled on streams of the loader's own and handed over to candle's stream by events.
+/// The loader of a run on a GPU. Batches are filled on streams of the loader's own and handed over
+/// to candle's stream by events.
 pub struct CudaBatches {
     loader: Loader<CudaBackend>,
     device: CudaDevice,
     layout: PixelLayout,
     batch_size: usize,
-    /// By the address of a batch's memory. Never dropped: the memory is the loader's, and a tensor would free it.
+    /// By the address of a batch's memory. Never dropped: the memory is the loader's, and a tensor
+    /// would free it.
     tensors: HashMap<u64, ManuallyDrop<Tensor>>,
 }
 
@@ -46,7 +46,8 @@ impl std::fmt::Debug for CudaBatches {
 /// One batch in device memory.
 #[derive(Debug)]
 pub struct CudaBatch {
-    /// A view that shares its memory with a tensor that is never dropped, so that dropping this one frees nothing.
+    /// A view that shares its memory with a tensor that is never dropped, so that dropping this one
+    /// frees nothing.
     tensor: Tensor,
     batch: Batch<CudaBackend>,
 }
@@ -66,7 +67,7 @@ impl CudaBatches {
                 Precision::F32 => PixelType::F32,
                 Precision::Bf16 => PixelType::Bf16,
             },
-            image_size: config.augment.build()?.output_size(),
+            image_size: config.augment.build()?.view_sides()[0],
             patch_size: None,
         };
         let stream = device.cuda_stream();
@@ -95,11 +96,12 @@ impl CudaBatches {
         let Some(batch) = self.loader.next_batch()? else {
             return Ok(None);
         };
-        let start = batch.memory().start();
+        let start = batch.memory().of_device().start();
         let whole = if let Some(tensor) = self.tensors.get(&start) {
             Tensor::clone(tensor)
         } else {
-            // SAFETY: the loader's memory of one batch of this layout; this tensor is kept for good.
+            // SAFETY: the loader's memory of one batch of this layout; this tensor is kept for
+            // good.
             let tensor = unsafe { self.tensor(start) };
             let kept = ManuallyDrop::new(tensor.clone());
             self.tensors.insert(start, kept);
@@ -118,7 +120,8 @@ impl CudaBatches {
     ///
     /// # Safety
     ///
-    /// `start` is device memory for B slots of the layout, which outlives every use of the tensor; some clone of the tensor is never dropped.
+    /// `start` is device memory for B slots of the layout, which outlives every use of the tensor;
+    /// some clone of the tensor is never dropped.
     unsafe fn tensor(&self, start: u64) -> Tensor {
         let side = self.layout.image_size as usize;
         let shape = (self.batch_size, 3, side, side);
@@ -172,8 +175,8 @@ impl CudaBatch {
         self.batch.samples()
     }
 
-    /// `[B, 3, S, S]` on the device, f32 or bf16. To be used before this batch is dropped only: then the loader writes the
-    /// memory anew.
+    /// `[B, 3, S, S]` on the device, f32 or bf16. To be used before this batch is dropped only:
+    /// then the loader writes the memory anew.
     pub fn tensor(&self) -> &Tensor {
         &self.tensor
     }

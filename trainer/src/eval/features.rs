@@ -129,7 +129,8 @@ pub enum Pool {
     ClassToken,
 }
 
-/// Features of a batch, `[B, D]` a layer. `pixels` is `[B, 3, S, S]`, normalised, on the model's device.
+/// Features of a batch, `[B, D]` a layer. `pixels` is `[B, 3, S, S]`, normalised, on the model's
+/// device.
 pub fn layer_features(
     model: &Nepa,
     pixels: &Tensor,

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use candle_core::{Device, Tensor};
-use nepa_pipeline::Normalize;
-use nepa_pipeline::shown_url;
 use nepa_pipeline::{
     AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
+    Normalize, shown_url,
 };
 use nepa_schemas::Label;
 
@@ -45,7 +44,8 @@ impl Classes {
     }
 }
 
-/// Replaces an index by its class name where the data set knows it, so that sets with differing orders of classes agree.
+/// Replaces an index by its class name where the data set knows it, so that sets with differing
+/// orders of classes agree.
 fn named(label: Label, names: Option<&[String]>) -> Label {
     match (&label, names) {
         (Label::Index(index), Some(names)) => usize::try_from(*index)
@@ -126,7 +126,8 @@ impl ImageSet {
         facts.with_context(|| format!("{} has no labels to evaluate by", self.place))
     }
 
-    /// Fails where the labels of two sets cannot be the same, as those of the one are names and those of the other bare numbers.
+    /// Fails where the labels of two sets cannot be the same, as those of the one are names and
+    /// those of the other bare numbers.
     pub fn check_same_spelling(&self, test: &Self) -> anyhow::Result<()> {
         let (train_facts, test_facts) = (self.label_facts()?, test.label_facts()?);
         let spelling = |facts: &LabelFacts| match &facts.names {
@@ -144,8 +145,9 @@ impl ImageSet {
         Ok(())
     }
 
-    /// Gives every image once, in the order of the shards: a batch of pixels, `[B, 3, size, size]`, normalised, on the CPU, with the class
-    /// of each, and returns how many were left out, as they have no label. Without `classes` no label is needed, and every class is 0.
+    /// Gives every image once, in the order of the shards: a batch of pixels, `[B, 3, size, size]`,
+    /// normalised, on the CPU, with the class of each, and returns how many were left out, as they
+    /// have no label. Without `classes` no label is needed, and every class is 0.
     pub fn read(
         &self,
         options: ReadOptions,
@@ -173,6 +175,7 @@ impl ImageSet {
             shuffle_window_bytes: 64 << 20,
             max_bad_fraction: 0.01,
             bad_samples_path: None,
+            ..LoaderConfig::default()
         };
         let mut loader = Loader::new(self.dataset.clone(), config, None)?;
         let side = options.size as usize;
@@ -237,8 +240,8 @@ fn different_spelling(train: &str, test: &str) -> String {
     )
 }
 
-/// Compares the classes of a test set with those of the training set, which have numbers below `known`. Gives a warning that names those
-/// which training does not know; fails if it knows none.
+/// Compares the classes of a test set with those of the training set, which have numbers below
+/// `known`. Gives a warning that names those which training does not know; fails if it knows none.
 pub(super) fn compare_classes(
     classes: &Classes,
     known: usize,

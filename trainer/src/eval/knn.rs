@@ -1,5 +1,6 @@
-//! Nearest-neighbour classification of frozen features: the k training features of greatest cosine vote for their class, each with
-//! its cosine as weight (negative ones count as nothing); ties go to the class with the smaller index.
+//! Nearest-neighbour classification of frozen features: the k training features of greatest cosine
+//! vote for their class, each with its cosine as weight (negative ones count as nothing); ties go
+//! to the class with the smaller index.
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 use rayon::prelude::*;
@@ -62,7 +63,8 @@ fn vote(mut nearest: Vec<(f32, usize)>, k: usize, num_classes: usize) -> usize {
     if k == 0 {
         return usize::MAX;
     }
-    // Equal cosines in the order of classes, so that the answer does not depend on the selection's own order.
+    // Equal cosines in the order of classes, so that the answer does not depend on the selection's
+    // own order.
     let order = |a: &(f32, usize), b: &(f32, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
     nearest.select_nth_unstable_by(k - 1, order);
     nearest[..k].sort_unstable_by(order);

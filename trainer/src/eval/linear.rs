@@ -1,10 +1,13 @@
-//! Linear probes of frozen features: ridge regression in closed form, and logistic regression trained to convergence.
+//! Linear probes of frozen features: ridge regression in closed form, and logistic regression
+//! trained to convergence.
 //!
-//! Both see features of mean 0 and variance 1 (as in the training set), choose the strength of their penalty on a tenth of the training
-//! images (drawn at random, of each class its share), and are fitted once more on all of them. Intercepts are not penalised.
+//! Both see features of mean 0 and variance 1 (as in the training set), choose the strength of
+//! their penalty on a tenth of the training images (drawn at random, of each class its share), and
+//! are fitted once more on all of them. Intercepts are not penalised.
 //!
-//! Layers of a transformer are so correlated that L-BFGS would take thousands of iterations. It works in the principal components of
-//! the features instead, each scaled to about the same curvature; the problem that it solves stays the same.
+//! Layers of a transformer are so correlated that L-BFGS would take thousands of iterations. It
+//! works in the principal components of the features instead, each scaled to about the same
+//! curvature; the problem that it solves stays the same.
 use std::cell::RefCell;
 
 use argmin::core::{CostFunction, Executor, Gradient, State, TerminationReason, TerminationStatus};
@@ -24,13 +27,16 @@ use super::{Accuracy, Features};
 const HELD_OUT: usize = 10;
 /// Penalties that ridge regression tries: the weight of |W|^2 against the mean squared error.
 const RIDGE_PENALTIES: [f64; 6] = [1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4];
-/// Penalties that logistic regression tries: the weight of |W|^2 / 2 against the mean cross-entropy.
+/// Penalties that logistic regression tries: the weight of |W|^2 / 2 against the mean
+/// cross-entropy.
 const LOGISTIC_PENALTIES: [f64; 6] = [1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5];
 /// Fits of a logistic regression: one for each penalty, and one on all images.
 pub(super) const LOGISTIC_FITS: u64 = LOGISTIC_PENALTIES.len() as u64 + 1;
-/// Curvature of the cross-entropy along a component of variance 1, for the scaling: between 0 and 1/4, for ten classes about 0.09.
+/// Curvature of the cross-entropy along a component of variance 1, for the scaling: between 0 and
+/// 1/4, for ten classes about 0.09.
 const CURVATURE: f64 = 0.09;
-/// L-BFGS ends when the gradient's norm (in the scaled components) is below this; the loss then is right to about its square.
+/// L-BFGS ends when the gradient's norm (in the scaled components) is below this; the loss then is
+/// right to about its square.
 const GRADIENT_TOLERANCE: f64 = 1e-4;
 /// Or when the loss falls by less than this in one iteration.
 const LOSS_TOLERANCE: f64 = 1e-8;
@@ -71,7 +77,8 @@ pub enum ProbeError {
     Optimizer(String),
 }
 
-/// Training features and what both probes of them need, and the test features that they are asked about.
+/// Training features and what both probes of them need, and the test features that they are asked
+/// about.
 pub struct LinearProbes<'a> {
     train: &'a Features,
     test: &'a Features,
@@ -85,7 +92,8 @@ pub struct LinearProbes<'a> {
 }
 
 impl<'a> LinearProbes<'a> {
-    /// Prepares both; the product of all training features with themselves takes its time where features are wide.
+    /// Prepares both; the product of all training features with themselves takes its time where
+    /// features are wide.
     pub fn new(train: &'a Features, test: &'a Features) -> Result<Self, ProbeError> {
         let scaling = Scaling::new(train)?;
         let held_out = draw_held_out(train.classes());
@@ -103,7 +111,8 @@ impl<'a> LinearProbes<'a> {
         })
     }
 
-    /// Ridge regression on one-hot targets, in closed form: W = (X^T X / n + penalty I)^-1 X^T Y / n.
+    /// Ridge regression on one-hot targets, in closed form: W = (X^T X / n + penalty I)^-1 X^T Y /
+    /// n.
     pub fn ridge(&self) -> Probe {
         let held_out = self.scaling.part(self.train, |row| self.held_out[row]);
         let fits = RIDGE_PENALTIES.map(|penalty| self.fitted.solve(penalty));
@@ -118,13 +127,14 @@ impl<'a> LinearProbes<'a> {
         }
     }
 
-    /// Multinomial logistic regression by L-BFGS. Penalties are tried from the strongest on, each fit starting from the one before.
+    /// Multinomial logistic regression by L-BFGS. Penalties are tried from the strongest on, each
+    /// fit starting from the one before.
     pub fn logistic_regression(&self) -> Result<Probe, ProbeError> {
         self.logistic_regression_watched(&|_| ())
     }
 
-    /// As [`logistic_regression`](Self::logistic_regression); tells after each fit that it is done, in all
-    /// [`LOGISTIC_FITS`] of them.
+    /// As [`logistic_regression`](Self::logistic_regression); tells after each fit that it is done,
+    /// in all [`LOGISTIC_FITS`] of them.
     pub(super) fn logistic_regression_watched(
         &self,
         done: &dyn Fn(u64),
@@ -161,7 +171,8 @@ impl<'a> LinearProbes<'a> {
     }
 }
 
-/// Draws the training images on which the penalty is chosen: a tenth, of each class its share. The same classes give the same draw.
+/// Draws the training images on which the penalty is chosen: a tenth, of each class its share. The
+/// same classes give the same draw.
 fn draw_held_out(classes: &[usize]) -> Vec<bool> {
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let rows = classes.iter().enumerate();
@@ -385,7 +396,8 @@ impl Moments {
     }
 }
 
-/// Mean cross-entropy plus `penalty / 2 |W|^2`, as L-BFGS sees it: its flat parameters are the weights, class by class, over `scales`.
+/// Mean cross-entropy plus `penalty / 2 |W|^2`, as L-BFGS sees it: its flat parameters are the
+/// weights, class by class, over `scales`.
 struct CrossEntropy<'a> {
     part: &'a Part,
     penalty: f64,
@@ -474,7 +486,8 @@ impl Gradient for CrossEntropy<'_> {
     }
 }
 
-/// The weights of least loss, and whether L-BFGS converged. `variances` are those of the columns but the last.
+/// The weights of least loss, and whether L-BFGS converged. `variances` are those of the columns
+/// but the last.
 fn minimize(
     part: &Part,
     variances: &[f64],
@@ -536,8 +549,8 @@ mod tests {
         }
     }
 
-    /// Three classes on a line in the first two of `width` features; the second repeats the first but for a thousandth, the rest is
-    /// noise, and the last is constant.
+    /// Three classes on a line in the first two of `width` features; the second repeats the first
+    /// but for a thousandth, the rest is noise, and the last is constant.
     fn classes(seed: u64, count: usize, width: usize, distance: f32) -> Features {
         let mut noise = Noise::new(seed);
         let mut features = Features::new(width);
@@ -566,14 +579,16 @@ mod tests {
         let [ridge, logistic] = both(&train, &test);
         for probe in [ridge, logistic] {
             assert!(probe.converged);
-            // On a line, least squares cannot give the class in the middle the greatest score everywhere; 2 of 3 it must.
+            // On a line, least squares cannot give the class in the middle the greatest score
+            // everywhere; 2 of 3 it must.
             assert!(probe.accuracy.share() > 0.6, "{probe:?}");
             assert_eq!((probe.accuracy.total, probe.held_out.total), (90, 30));
         }
         assert_eq!(logistic.accuracy.right, 90, "{logistic:?}");
     }
 
-    /// At the minimum the gradient of the problem as stated is zero: computed here in double precision, without components or scales.
+    /// At the minimum the gradient of the problem as stated is zero: computed here in double
+    /// precision, without components or scales.
     #[test]
     fn logistic_regression_finds_the_minimum() {
         for (rows, width) in SIZES {
@@ -641,7 +656,8 @@ mod tests {
         }
     }
 
-    /// Training images and width of the features: one for the small kernels of the matrix products, one for the blocked ones.
+    /// Training images and width of the features: one for the small kernels of the matrix products,
+    /// one for the blocked ones.
     const SIZES: [(usize, usize); 2] = [(240, 5), (1500, 70)];
 
     fn dot(row: &[f32], weights: &Mat<f64>, class: usize) -> f64 {
@@ -663,7 +679,8 @@ mod tests {
         }
     }
 
-    /// With more noise than images, the weakest penalty learns the noise by heart; a stronger one must be chosen.
+    /// With more noise than images, the weakest penalty learns the noise by heart; a stronger one
+    /// must be chosen.
     #[test]
     fn the_penalty_fits_the_data() {
         let (train, test) = (classes(5, 120, 200, 2.0), classes(6, 600, 200, 2.0));

@@ -91,8 +91,8 @@ impl ResultTable {
         Self::with_cells(measured, scores, &Accuracy::to_string)
     }
 
-    /// As narrow as a terminal needs it, if each source has a short name; an interval is the greater of its two
-    /// sides.
+    /// As narrow as a terminal needs it, if each source has a short name; an interval is the
+    /// greater of its two sides.
     pub fn narrow(measured: &[Measurement], scores: Scores) -> Self {
         let cell = |accuracy: &Accuracy| {
             let (share, (low, high)) = (accuracy.share(), accuracy.interval());
@@ -147,8 +147,8 @@ impl std::fmt::Display for ResultTable {
 }
 
 impl FeaturePair {
-    /// What is to be said about the labels that were read: images without one, and classes that training does not know. Fails if it knows none
-    /// of the test set's.
+    /// What is to be said about the labels that were read: images without one, and classes that
+    /// training does not know. Fails if it knows none of the test set's.
     pub fn label_warnings(&self, classes: &Classes) -> anyhow::Result<Vec<String>> {
         let mut warnings = Vec::new();
         let sets = [("training", &self.train), ("test", &self.test)];
@@ -231,7 +231,8 @@ pub struct Evaluation<'a> {
 }
 
 impl Evaluation<'_> {
-    /// Features of every layer of every model, in this order. Images are decoded once for all models.
+    /// Features of every layer of every model, in this order. Images are decoded once for all
+    /// models.
     pub fn of_models(
         &self,
         models: &[(String, Nepa)],
@@ -304,7 +305,8 @@ impl Evaluation<'_> {
         Ok(pair)
     }
 
-    /// Says where the labels are, before anything is read; fails where there are none, or where no class can be in both sets.
+    /// Says where the labels are, before anything is read; fails where there are none, or where no
+    /// class can be in both sets.
     pub fn labels(&self) -> anyhow::Result<String> {
         Self::labels_of(self.train, self.test)
     }

@@ -1,5 +1,5 @@
-//! Evaluation of frozen features: nearest neighbours and linear probes, on raw pixels, random weights and checkpoints. Called by `nepa eval`
-//! and `nepa report`.
+//! Evaluation of frozen features: nearest neighbours and linear probes, on raw pixels, random
+//! weights and checkpoints. Called by `nepa eval` and `nepa report`.
 mod accuracy;
 mod features;
 mod images;

@@ -20,7 +20,8 @@ const SEED: u64 = 1337;
 pub enum Source {
     /// The pixels themselves, of images no larger than 32 x 32.
     Pixels,
-    /// New random weights of the checkpoint's architecture: with the run's own seed, those that it began with.
+    /// New random weights of the checkpoint's architecture: with the run's own seed, those that it
+    /// began with.
     Random,
     /// The weights as trained.
     Raw,
@@ -39,7 +40,8 @@ impl fmt::Display for Source {
     }
 }
 
-/// A checkpoint, or a folder in the published layout (whose one kind of weights counts as raw), on the local disk.
+/// A checkpoint, or a folder in the published layout (whose one kind of weights counts as raw), on
+/// the local disk.
 #[derive(Debug)]
 pub struct Pretrained {
     folder: PathBuf,
@@ -50,7 +52,8 @@ pub struct Pretrained {
 }
 
 impl Pretrained {
-    /// Opens a checkpoint, a run's output (its newest checkpoint), or a published folder; a path or URL.
+    /// Opens a checkpoint, a run's output (its newest checkpoint), or a published folder; a path or
+    /// URL.
     pub fn open(url: &str, runtime: &IoRuntime) -> anyhow::Result<Self> {
         let local = Path::new(url);
         if local.join("model.safetensors").exists() && !local.join(MANIFEST).exists() {
@@ -86,7 +89,8 @@ impl Pretrained {
         self.state.as_ref().map(|state| &state.recipe)
     }
 
-    /// The model with weights of that source. `seed` is that of random weights; left out: the run's own.
+    /// The model with weights of that source. `seed` is that of random weights; left out: the run's
+    /// own.
     pub fn model(
         &self,
         source: Source,

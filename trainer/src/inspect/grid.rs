@@ -1,9 +1,10 @@
 //! A picture of random crops, drawn as epoch 0 of a run with the same seed draws them.
 use anyhow::Context;
 use image::RgbImage;
-use nepa_pipeline::{AugmentConfig, Filter};
-use nepa_pipeline::{CpuRenderer, Normalize};
-use nepa_pipeline::{random::Purpose, random::sample_stream};
+use nepa_pipeline::{
+    AugmentConfig, CpuRenderer, Filter, Normalize,
+    random::{Purpose, sample_stream},
+};
 
 use super::SampledImage;
 
@@ -34,8 +35,10 @@ pub fn draw_grid(images: &[SampledImage], size: u32, seed: u64) -> anyhow::Resul
     let mut pixels = vec![0.0; 3 * plane];
     for (index, sampled) in images.iter().enumerate() {
         let mut random = sample_stream(seed, 0, sampled.id, Purpose::Augment);
+        let header = sampled.header;
+        let views = augment.draw(header.width, header.height, &mut random);
         renderer
-            .render(&sampled.bytes, augment.as_ref(), &mut random, &mut pixels)
+            .render(&sampled.bytes, header, &views, [&mut pixels[..]])
             .with_context(|| format!("cannot draw {}", sampled.id))?;
         let left = GAP + (index % columns) as u32 * (size + GAP);
         let top = GAP + (index / columns) as u32 * (size + GAP);

@@ -1,5 +1,5 @@
-//! What `nepa inspect` finds out: a seeded sample of row groups and images, warnings, and a picture of crops.
-//! `commands/inspect.rs` prints it.
+//! What `nepa inspect` finds out: a seeded sample of row groups and images, warnings, and a picture
+//! of crops. `commands/inspect.rs` prints it.
 mod grid;
 mod sample;
 mod warnings;

@@ -4,10 +4,11 @@ use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nepa_pipeline::{Dataset, SampleId};
-use nepa_pipeline::{ImageHeader, clips_gray, decode_rgb, read_header};
-use nepa_pipeline::{PartId, full_text};
-use nepa_pipeline::{random::Purpose, random::epoch_stream, random::shuffle};
+use nepa_pipeline::{
+    Dataset, ImageHeader, PartId, SampleId, clips_gray, decode_rgb, full_text,
+    random::{Purpose, epoch_stream, shuffle},
+    read_header,
+};
 use nepa_schemas::{Label, LeftOut, RowError, ShardBatch};
 
 /// Row groups that are enough, if they hold enough rows.
@@ -35,7 +36,8 @@ pub struct SampledImage {
     pub bytes: Bytes,
     /// What its header says.
     pub header: ImageHeader,
-    /// Whether it is gray of more than 8 bits a sample, and clipped to white or black nearly everywhere.
+    /// Whether it is gray of more than 8 bits a sample, and clipped to white or black nearly
+    /// everywhere.
     pub is_clipped: bool,
 }
 
@@ -128,7 +130,8 @@ pub fn take_sample(dataset: &Arc<Dataset>, num_images: usize, seed: u64) -> Samp
     sample
 }
 
-/// Row groups (or parts of large ones) in random order until there are enough of them and of their rows, or too many bytes.
+/// Row groups (or parts of large ones) in random order until there are enough of them and of their
+/// rows, or too many bytes.
 fn choose(dataset: &Dataset, num_images: u64, seed: u64) -> Vec<PartId> {
     let mut all = Vec::new();
     for (shard, content) in (0..).zip(dataset.shards()) {
@@ -182,7 +185,8 @@ fn count_rows(sample: &mut Sample, place: (u32, u32), batch: &ShardBatch, has_la
     });
 }
 
-/// Header and pixels: a header alone does not show that an image is cut off, nor what clipping leaves of it.
+/// Header and pixels: a header alone does not show that an image is cut off, nor what clipping
+/// leaves of it.
 fn examine(bytes: &Bytes) -> Result<(ImageHeader, bool), String> {
     let decoded = catch_unwind(
         || -> Result<(ImageHeader, bool), nepa_pipeline::ImageError> {

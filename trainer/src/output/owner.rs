@@ -1,12 +1,12 @@
-//! Whose turn it is to write into a remote output: an object `owner.json`, which only conditional requests change. Its owner
-//! renews it; who finds it old takes it over, and the former owner, should it wake, sees that before it writes anything.
+//! Whose turn it is to write into a remote output: an object `owner.json`, which only conditional
+//! requests change. Its owner renews it; who finds it old takes it over, and the former owner,
+//! should it wake, sees that before it writes anything.
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nepa_pipeline::Patience;
-use nepa_pipeline::StoreUrl;
+use nepa_pipeline::{Patience, StoreUrl};
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,8 @@ pub(super) const OWNER: &str = "owner.json";
 const LIMIT: Duration = Duration::from_secs(30);
 /// A renewal that is younger is good enough for the next write.
 const FRESH: Duration = Duration::from_secs(1);
-/// How often it is looked whether another process has renewed its claim, and how often that is told.
+/// How often it is looked whether another process has renewed its claim, and how often that is
+/// told.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Renewals in the time after which a claim is old.
@@ -207,8 +208,8 @@ impl Owner {
         };
     }
 
-    /// Gets the output, and waits for that if its owner may be gone; or says whose it is. `by_force` takes it from whoever
-    /// has it.
+    /// Gets the output, and waits for that if its owner may be gone; or says whose it is.
+    /// `by_force` takes it from whoever has it.
     pub(super) async fn claim(
         &self,
         patience: &Patience,
@@ -321,8 +322,8 @@ impl Owner {
         }
     }
 
-    /// Shows that this process lives, and proves that nobody else has taken the output: before each write, and every now
-    /// and then.
+    /// Shows that this process lives, and proves that nobody else has taken the output: before each
+    /// write, and every now and then.
     pub(super) async fn renew(&self) -> Result<(), OwnerError> {
         let _turn = self.turn.lock().await;
         let held = self.held();
@@ -361,7 +362,8 @@ impl Owner {
                 Err(error) => return Err(error.into()),
             }
         }
-        // Somebody has changed it, or it was this process and the answer was lost; or there are no conditions.
+        // Somebody has changed it, or it was this process and the answer was lost; or there are no
+        // conditions.
         let mode = match self.read().await? {
             Some((theirs, _)) if theirs.id != claim.id => {
                 self.lost.store(true, SeqCst);

@@ -1,14 +1,13 @@
-//! A prefix of an object store that holds a run: objects found, read and deleted, blocking. The store itself waits for
-//! outages, for `io.outage_s`. Checkpoints and logs are written in the background, by `sender`.
+//! A prefix of an object store that holds a run: objects found, read and deleted, blocking. The
+//! store itself waits for outages, for `io.outage_s`. Checkpoints and logs are written in the
+//! background, by `sender`.
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
-use nepa_pipeline::{Action, Place};
-use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl, open_url};
-use nepa_pipeline::{classify, redact};
+use nepa_pipeline::{Action, IoConfig, IoRuntime, Place, StoreUrl, classify, open_url, redact};
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::upload::Pace;
@@ -190,7 +189,8 @@ impl Remote {
     }
 }
 
-/// Objects of a checkpoint, the manifest first, so that a checkpoint that is deleted by half is none.
+/// Objects of a checkpoint, the manifest first, so that a checkpoint that is deleted by half is
+/// none.
 pub(super) fn objects_of(checkpoint: &CheckpointName) -> impl Iterator<Item = String> {
     let files = [MANIFEST].into_iter().chain(FILES).chain(MORE_FILES);
     files.map(|file| format!("{CHECKPOINTS}/{}/{file}", checkpoint.name))

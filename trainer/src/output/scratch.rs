@@ -1,5 +1,5 @@
-//! Folders in the system's temporary folder, for what is downloaded or on its way. A folder goes with the process, after a
-//! signal too; what a killed process has left is removed by the next one.
+//! Folders in the system's temporary folder, for what is downloaded or on its way. A folder goes
+//! with the process, after a signal too; what a killed process has left is removed by the next one.
 use std::fs::File;
 use std::path::Path;
 

@@ -1,6 +1,7 @@
-//! The thread that brings checkpoints and logs to the store while training goes on. It never gives up by itself: a store
-//! that is away is asked again and again, with a line that names the cause, and the newest checkpoint goes before older ones.
-//! Before anything becomes visible in the store, the claim on the output is renewed, which fails if another run has it.
+//! The thread that brings checkpoints and logs to the store while training goes on. It never gives
+//! up by itself: a store that is away is asked again and again, with a line that names the cause,
+//! and the newest checkpoint goes before older ones. Before anything becomes visible in the store,
+//! the claim on the output is renewed, which fails if another run has it.
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -138,8 +139,8 @@ impl Sender {
         })
     }
 
-    /// Sends `job` when its turn comes. Where the store is away, or slower than checkpoints come, older ones that wait are
-    /// left out for it.
+    /// Sends `job` when its turn comes. Where the store is away, or slower than checkpoints come,
+    /// older ones that wait are left out for it.
     pub(super) fn push(&self, job: Job) {
         let shared = &*self.shared;
         let deadline = Instant::now() + ROOM_WITHIN;
@@ -348,7 +349,8 @@ impl Shared {
         }
     }
 
-    /// Comes when the present job need not go on: a newer checkpoint waits while this fails, or there is no time left.
+    /// Comes when the present job need not go on: a newer checkpoint waits while this fails, or
+    /// there is no time left.
     async fn is_in_vain(&self) {
         loop {
             {

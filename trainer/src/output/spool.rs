@@ -1,5 +1,6 @@
-//! The local folder of a run whose output is a store: its live logs, and checkpoints until they are sent. It outlives the
-//! process, so that what could not be sent is found by `--resume`; what holds no checkpoint is removed.
+//! The local folder of a run whose output is a store: its live logs, and checkpoints until they are
+//! sent. It outlives the process, so that what could not be sent is found by `--resume`; what holds
+//! no checkpoint is removed.
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -69,7 +70,8 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Takes what else waits for this run, removes what is empty, and says what waits for others of the same place.
+    /// Takes what else waits for this run, removes what is empty, and says what waits for others of
+    /// the same place.
     fn look_around(&self, base: &Path, origin: &Origin) {
         for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
             let folder = entry.path();
@@ -146,7 +148,8 @@ fn hold(folder: &Path) -> Result<Option<File>, CheckpointError> {
     }
 }
 
-/// Where the folders lie: as chosen, or in the user's state folder, or, if that cannot be written, in the temporary one.
+/// Where the folders lie: as chosen, or in the user's state folder, or, if that cannot be written,
+/// in the temporary one.
 fn base(chosen: Option<&Path>) -> Result<PathBuf, CheckpointError> {
     let usable = |folder: &Path| {
         std::fs::create_dir_all(folder)?;

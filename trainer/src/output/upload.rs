@@ -1,6 +1,7 @@
-//! Writing one object, at once or in parts, over a line of any speed: how many parts are in flight and how long one may take
-//! follow what was measured. A failed request is repeated for as long as its [`Persistence`] wants; an upload that is dropped
-//! in the middle goes on where it was. Used for checkpoints and by `nepa pack`.
+//! Writing one object, at once or in parts, over a line of any speed: how many parts are in flight
+//! and how long one may take follow what was measured. A failed request is repeated for as long as
+//! its [`Persistence`] wants; an upload that is dropped in the middle goes on where it was. Used
+//! for checkpoints and by `nepa pack`.
 use crate::messages::quoted_path;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -13,19 +14,20 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use nepa_pipeline::InParts;
-use nepa_pipeline::StoreUrl;
+use nepa_pipeline::{InParts, StoreUrl};
 use object_store::multipart::PartId;
 use object_store::path::Path;
 use object_store::{MultipartId, ObjectStoreExt};
 
-/// Size of a part: the least that S3 takes, so that a part passes over a slow line in a reasonable time.
+/// Size of a part: the least that S3 takes, so that a part passes over a slow line in a reasonable
+/// time.
 const PART_BYTES: u64 = 5 << 20;
 /// Most parts of one object (S3 takes 10,000); larger objects have larger parts.
 const MOST_PARTS: u64 = 9_000;
 /// Most parts in flight.
 const MOST_IN_FLIGHT: usize = 4;
-/// A part that takes less makes room for another beside it; one that takes longer than `SLOW_PART` is sent alone.
+/// A part that takes less makes room for another beside it; one that takes longer than `SLOW_PART`
+/// is sent alone.
 const FAST_PART: Duration = Duration::from_secs(5);
 const SLOW_PART: Duration = Duration::from_secs(30);
 /// Least time that a request is given.
@@ -42,7 +44,8 @@ pub(crate) trait Persistence: Send + Sync {
     fn succeeded(&self, bytes: u64);
 }
 
-/// Repeats an operation for as long as `persistence` wants, each attempt within the time for so many bytes.
+/// Repeats an operation for as long as `persistence` wants, each attempt within the time for so
+/// many bytes.
 pub(crate) async fn repeat<T, F>(
     persistence: &dyn Persistence,
     limit: Duration,
@@ -100,8 +103,8 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Most time for a request with so many bytes: ten times what it should take by what was measured, and what it takes
-    /// on the slowest line where nothing was.
+    /// Most time for a request with so many bytes: ten times what it should take by what was
+    /// measured, and what it takes on the slowest line where nothing was.
     pub(crate) fn limit(&self, bytes: u64) -> Duration {
         let slowest = LEAST_LIMIT + Duration::from_secs_f64(bytes as f64 / SLOWEST_LINE);
         match self.ms_per_mib.load(Relaxed) {
@@ -212,7 +215,8 @@ impl Upload {
         }
     }
 
-    /// Sends the parts of a large object, those that have not arrived yet. Nobody sees it before [`Self::finish`].
+    /// Sends the parts of a large object, those that have not arrived yet. Nobody sees it before
+    /// [`Self::finish`].
     pub(crate) async fn send_parts(
         &mut self,
         persistence: &dyn Persistence,
@@ -265,7 +269,8 @@ impl Upload {
                 Some(Ok((index, part))) => arrived[index] = Some(part),
                 Some(Err(error @ object_store::Error::NotFound { .. })) => {
                     drop(in_flight);
-                    // The store knows nothing of this upload any more; the next attempt begins anew.
+                    // The store knows nothing of this upload any more; the next attempt begins
+                    // anew.
                     self.parts = None;
                     return Err(error);
                 }

@@ -1,6 +1,8 @@
-//! Column chunks whose pages carry checksums, so that bytes damaged in storage are told from bytes packed wrongly.
+//! Column chunks whose pages carry checksums, so that bytes damaged in storage are told from bytes
+//! packed wrongly.
 //!
-//! The crate `parquet` checks the checksums of pages it reads and writes none: its header is made, and the field added.
+//! The crate `parquet` checks the checksums of pages it reads and writes none: its header is made,
+//! and the field added.
 use parquet::column::page::{CompressedPage, PageWriteSpec, PageWriter};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::writer::{SerializedPageWriter, TrackedWrite};

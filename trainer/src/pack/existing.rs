@@ -1,13 +1,12 @@
-//! Shards that are there already, from a packing that was interrupted or another one; and what an interrupted one left in a local folder.
+//! Shards that are there already, from a packing that was interrupted or another one; and what an
+//! interrupted one left in a local folder.
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use futures::{StreamExt, TryStreamExt};
-use nepa_pipeline::Action;
-use nepa_pipeline::{IoRuntime, StoreUrl};
-use nepa_pipeline::{Location, Provider};
+use nepa_pipeline::{Action, IoRuntime, Location, Provider, StoreUrl};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaDataReader;
@@ -26,7 +25,8 @@ const MAX_REQUESTS: usize = 16;
 pub struct ExistingShard {
     /// Its name.
     pub name: String,
-    /// What [`super::shard_id`] said when it was written; `None` where it is no whole shard or has no such entry.
+    /// What [`super::shard_id`] said when it was written; `None` where it is no whole shard or has
+    /// no such entry.
     pub id: Option<String>,
 }
 
@@ -101,7 +101,8 @@ async fn id_in(
     Ok(None)
 }
 
-/// Removes what killed packings left beside the shards `names` of a local folder: files with `#` and a number behind the name, which nobody reads.
+/// Removes what killed packings left beside the shards `names` of a local folder: files with `#`
+/// and a number behind the name, which nobody reads.
 pub fn remove_leftovers(url: &str, names: &BTreeMap<&str, String>) -> anyhow::Result<()> {
     let location = Location::parse(url)?;
     if location.provider != Provider::Local {

@@ -37,7 +37,8 @@ pub struct ShardPlan {
     pub images: Vec<usize>,
 }
 
-/// Shuffles `files`, takes the validation share out of each class, and cuts shards of about equal size.
+/// Shuffles `files`, takes the validation share out of each class, and cuts shards of about equal
+/// size.
 pub fn plan(files: &[ImageFile], options: &PackOptions) -> Vec<SplitPlan> {
     let mut order = (0..files.len()).collect::<Vec<_>>();
     shuffle(
@@ -74,8 +75,9 @@ pub fn plan(files: &[ImageFile], options: &PackOptions) -> Vec<SplitPlan> {
         .collect()
 }
 
-/// What tells a shard of one plan from those of all others: a hash of its name and of all that it will hold. Images count by name, class and size, as nobody
-/// reads all of them to find out where packing was interrupted.
+/// What tells a shard of one plan from those of all others: a hash of its name and of all that it
+/// will hold. Images count by name, class and size, as nobody reads all of them to find out where
+/// packing was interrupted.
 pub fn shard_id(scan: &FolderScan, shard: &ShardPlan, row_group_bytes: u64) -> String {
     let mut hash = Sha256::new();
     // With its length before it, no text runs into the next.

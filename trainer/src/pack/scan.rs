@@ -1,4 +1,5 @@
-//! What lies in a folder of images by class: one subfolder a class, sorted by name; or images alone, without classes.
+//! What lies in a folder of images by class: one subfolder a class, sorted by name; or images
+//! alone, without classes.
 use crate::messages::quoted_path;
 use std::io::Read;
 use std::path::{Path, PathBuf};

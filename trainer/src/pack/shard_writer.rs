@@ -1,13 +1,12 @@
-//! One Parquet shard, written row group by row group to an object store. The object appears when it is complete.
+//! One Parquet shard, written row group by row group to an object store. The object appears when it
+//! is complete.
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use bytes::Bytes;
-use nepa_pipeline::{Action, Place};
-use nepa_pipeline::{IoRuntime, StoreUrl};
-use nepa_pipeline::{Location, classify};
+use nepa_pipeline::{Action, IoRuntime, Location, Place, StoreUrl, classify};
 use object_store::{ObjectStoreExt, WriteMultipart};
 use parquet::arrow::{ArrowSchemaConverter, add_encoded_arrow_schema_to_metadata};
 use parquet::basic::{Compression, ZstdLevel};
@@ -25,7 +24,8 @@ use super::existing::SHARD_ID;
 const MAX_UPLOADS: usize = 4;
 /// Size of one part of an upload, in bytes.
 const PART_BYTES: usize = 8 << 20;
-/// Rows after which the writer looks at a page's size: images are large, its default of 1,024 would mean huge pages.
+/// Rows after which the writer looks at a page's size: images are large, its default of 1,024 would
+/// mean huge pages.
 const ROWS_PER_PAGE_CHECK: usize = 8;
 
 /// One image on its way into a shard.
@@ -77,7 +77,8 @@ pub struct ShardWriter {
 }
 
 impl ShardWriter {
-    /// Starts the shard `name` below `folder`. With `classes`, a column `label` holds indices into them. An `id` is written into the shard, for [`ExistingShard`].
+    /// Starts the shard `name` below `folder`. With `classes`, a column `label` holds indices into
+    /// them. An `id` is written into the shard, for [`ExistingShard`].
     pub fn new(
         runtime: &IoRuntime,
         folder: &StoreUrl,
@@ -90,7 +91,8 @@ impl ShardWriter {
         let mut fields = vec![Field::new("image", DataType::Struct(image_fields()), true)];
         fields.extend(classes.map(|_| Field::new("label", DataType::Int64, true)));
         let features = nepa_schemas::hugging_face_metadata("image", classes);
-        // Readers by way of Arrow (pyarrow and with it `datasets`) look for metadata in the Arrow schema, others beside it.
+        // Readers by way of Arrow (pyarrow and with it `datasets`) look for metadata in the Arrow
+        // schema, others beside it.
         let metadata = HashMap::from([("huggingface".to_owned(), features.clone())]);
         let schema = Schema::new_with_metadata(fields, metadata);
         let image_bytes = ColumnPath::from(

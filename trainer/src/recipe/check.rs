@@ -51,10 +51,9 @@ impl Recipe {
             source,
             place: self.origin.of("data.augment"),
         })?;
-        if !augment.more_views().is_empty() {
+        let [augment_size] = augment.view_sides()[..] else {
             return Err(RecipeError::SeveralViews);
-        }
-        let augment_size = augment.output_size();
+        };
         if augment_size as usize != model.image_size {
             return Err(RecipeError::ImageSizesDiffer {
                 augment_size,

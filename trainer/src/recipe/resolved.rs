@@ -1,9 +1,7 @@
 //! A recipe as it is run: every rule applied, nothing left out. It is saved with the run and with
 //! each checkpoint. Made by [`Recipe::resolve`].
 use nepa_model::NepaConfig;
-use nepa_pipeline::EngineConfig;
-use nepa_pipeline::IoConfig;
-use nepa_pipeline::storable_url;
+use nepa_pipeline::{EngineConfig, IoConfig, storable_url};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -182,8 +180,9 @@ impl ResolvedRecipe {
         }
     }
 
-    /// Device memory that the loader will take on a GPU, about: finished batches and those that are being filled or trained on, images
-    /// that are being decoded, and nvJPEG's own memory for these.
+    /// Device memory that the loader will take on a GPU, about: finished batches and those that are
+    /// being filled or trained on, images that are being decoded, and nvJPEG's own memory for
+    /// these.
     pub fn loader_device_bytes(&self) -> u64 {
         if self.device == DeviceChoice::Cpu {
             return 0;

@@ -167,8 +167,8 @@ impl Found {
         Ok(found)
     }
 
-    /// A plot for each classifier: a curve a layer, or, of several runs, a plot for each layer, too,
-    /// and a curve a run.
+    /// A plot for each classifier: a curve a layer, or, of several runs, a plot for each layer,
+    /// too, and a curve a run.
     pub(super) fn plots(&self, runs: &[Run]) -> Vec<Plot> {
         let mut plots = Vec::new();
         for (kind, title, score) in [

@@ -12,8 +12,7 @@ use std::path::Path;
 use anyhow::Context;
 use candle_core::Device;
 use nepa_model::Nepa;
-use nepa_pipeline::IoRuntime;
-use nepa_pipeline::{redact, shown_url};
+use nepa_pipeline::{IoRuntime, redact, shown_url};
 
 use self::accuracy::Found;
 use self::history::{History, Step};

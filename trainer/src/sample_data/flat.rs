@@ -1,7 +1,9 @@
-//! The five flat scenes: stripes, checkers, landscapes, trees and houses, painted from back to front.
+//! The five flat scenes: stripes, checkers, landscapes, trees and houses, painted from back to
+//! front.
 use super::paint::{Canvas, Draw, Material, Noise, Vec3, ellipse, rectangle};
 
-/// Paints stripes or, with `checker`, a checkerboard: bent and shaded cloth that fills the image, or a panel before clutter.
+/// Paints stripes or, with `checker`, a checkerboard: bent and shaded cloth that fills the image,
+/// or a panel before clutter.
 pub(super) fn pattern(canvas: &mut Canvas, draw: &mut Draw, checker: bool) {
     let extent = canvas.extent();
     clutter(canvas, draw);
@@ -150,7 +152,8 @@ pub(super) fn tree(canvas: &mut Canvas, draw: &mut Draw) {
     }
 }
 
-/// Paints crowns (x, y, radius) over each other. The noise is the same for all of them, so it is asked once a pixel at most.
+/// Paints crowns (x, y, radius) over each other. The noise is the same for all of them, so it is
+/// asked once a pixel at most.
 fn paint_crowns(
     canvas: &mut Canvas,
     crowns: &[(f32, f32, f32)],

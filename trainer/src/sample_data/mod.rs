@@ -1,5 +1,6 @@
-//! Renders the labelled scenes of `nepa sample-data`: ten classes of solids, textures and outdoor scenes as JPEG files.
-//! An image is a pure function of (seed, split, index), the same bytes on every machine. Knows nothing of shards.
+//! Renders the labelled scenes of `nepa sample-data`: ten classes of solids, textures and outdoor
+//! scenes as JPEG files. An image is a pure function of (seed, split, index), the same bytes on
+//! every machine. Knows nothing of shards.
 mod flat;
 mod paint;
 mod solid;
@@ -86,7 +87,8 @@ fn render(seed: u64, split: Split, index: usize) -> (Vec<[u8; 3]>, (usize, usize
     (develop(&canvas, &mut draw), (width, height), draw)
 }
 
-/// A longer side of 200 to 640 pixels, and an aspect ratio between those of an upright and a lying photo.
+/// A longer side of 200 to 640 pixels, and an aspect ratio between those of an upright and a lying
+/// photo.
 fn size(draw: &mut Draw) -> (usize, usize) {
     let (longer, ratio) = (draw.between(200.0, 641.0), draw.between(0.6, 1.0));
     let side = |length: f32| (length as usize).clamp(SIDES.0, SIDES.1);
@@ -123,7 +125,8 @@ fn develop(canvas: &Canvas, draw: &mut Draw) -> Vec<[u8; 3]> {
     canvas.pixels.iter().enumerate().map(develop).collect()
 }
 
-/// Encodes as cameras and web sites do: mostly colour, sometimes gray; any usual quality, subsampling and scan order.
+/// Encodes as cameras and web sites do: mostly colour, sometimes gray; any usual quality,
+/// subsampling and scan order.
 fn encode(
     pixels: &[[u8; 3]],
     (width, height): (usize, usize),

@@ -1,5 +1,6 @@
-//! The means of the scenes: vectors, random draws, noise, materials, and a canvas that paints shapes given by their
-//! distance. Only exact float operations and `libm` are used, so that pixels are the same on every machine.
+//! The means of the scenes: vectors, random draws, noise, materials, and a canvas that paints
+//! shapes given by their distance. Only exact float operations and `libm` are used, so that pixels
+//! are the same on every machine.
 use std::f32::consts::TAU;
 use std::ops::{Add, Mul, Sub};
 
@@ -217,8 +218,8 @@ impl Canvas {
         );
     }
 
-    /// Paints where the sum of `plain` and `ragged` is negative. `ragged` is dear and at most `reach` to either side, so it is asked near
-    /// the edge only, where it matters.
+    /// Paints where the sum of `plain` and `ragged` is negative. `ragged` is dear and at most
+    /// `reach` to either side, so it is asked near the edge only, where it matters.
     pub(super) fn paint_ragged(
         &mut self,
         plain: impl Fn(f32, f32) -> f32,
@@ -256,7 +257,8 @@ impl Canvas {
         });
     }
 
-    /// Asks `column` once for each x, then calls `paint` for every pixel with the answer for its column.
+    /// Asks `column` once for each x, then calls `paint` for every pixel with the answer for its
+    /// column.
     pub(super) fn each<T>(
         &mut self,
         column: impl Fn(f32) -> T,

@@ -1,5 +1,5 @@
-//! The five solids: spheres, cubes, cylinders, cones and tori on a floor before a wall, lit by one lamp.
-//! Rays are marched along the distance to the solid; floor and wall are met exactly.
+//! The five solids: spheres, cubes, cylinders, cones and tori on a floor before a wall, lit by one
+//! lamp. Rays are marched along the distance to the solid; floor and wall are met exactly.
 use super::paint::{Canvas, Draw, Material, Vec3};
 
 /// A class of solids.
@@ -44,7 +44,8 @@ impl Solid {
         }
     }
 
-    /// Radius of a sphere around the middle that a ray must cross to meet the solid, with some room to spare.
+    /// Radius of a sphere around the middle that a ray must cross to meet the solid, with some room
+    /// to spare.
     fn radius(self) -> f32 {
         match self {
             Self::Sphere => 0.96,
@@ -55,7 +56,8 @@ impl Solid {
         }
     }
 
-    /// How far below its middle the solid reaches; `up` is the world's upward direction seen from the solid.
+    /// How far below its middle the solid reaches; `up` is the world's upward direction seen from
+    /// the solid.
     fn reach(self, up: Vec3) -> f32 {
         let across = (1.0 - up.1 * up.1).max(0.0).sqrt();
         match self {

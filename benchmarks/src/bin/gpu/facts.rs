@@ -1,9 +1,9 @@
 //! Device, driver, the files of the libraries that were opened, and JPEG engines.
 use anyhow::{Context, ensure};
 use nepa_benchmarks::device_report::{LIBRARIES, opened_libraries, print_verdict};
-use nepa_pipeline::cuda::cudarc::driver::CudaContext;
 use nepa_pipeline::{
-    cuda::Chroma, cuda::DeviceFacts, cuda::check_device, cuda::libraries, cuda::nvjpeg,
+    cuda::Chroma, cuda::DeviceFacts, cuda::check_device, cuda::cudarc::driver::CudaContext,
+    cuda::libraries, cuda::nvjpeg,
 };
 use nepa_trainer::device::peak_tflops;
 

@@ -5,13 +5,10 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use nepa_benchmarks::device_report::print_verdict;
 use nepa_benchmarks::samples;
-use nepa_pipeline::DecoderStats;
-use nepa_pipeline::PlannedImage;
 use nepa_pipeline::{
-    Accelerator, DeviceBatchDecoder, DeviceDecoder, DeviceDecoders, PixelType, Target,
+    Accelerator, CpuRenderer, Decode, DecoderStats, Normalize, PixelType, PlannedImage, Target,
+    cuda::CudaAccelerator, cuda::EngineConfig, cuda::cuda_decoders,
 };
-use nepa_pipeline::{CpuRenderer, Normalize};
-use nepa_pipeline::{cuda::CudaAccelerator, cuda::CudaDecoders, cuda::EngineConfig};
 
 use crate::Bench;
 use crate::pixels::Difference;
@@ -32,10 +29,10 @@ fn decode(bench: &Bench, images: usize) -> anyhow::Result<String> {
     let context = Arc::clone(bench.stream.context());
     let accelerator = CudaAccelerator::new(context, layout, &Normalize::default())?;
     let accelerator = Arc::new(accelerator);
-    let decoders = CudaDecoders::new(&accelerator, engines)?;
-    let mut decoder = decoders.decoder(&accelerator, layout)?;
+    let decoders = cuda_decoders(&accelerator, engines)?;
+    let mut decoder = (decoders.decoder)(&accelerator, layout)?;
     let mut batch_decoder = if engines.uses_hardware() {
-        let made = decoders.batch_decoders(&accelerator, layout)?;
+        let made = (decoders.batch_decoders)(&accelerator, layout)?;
         let first = made.into_iter().next();
         Some(first.context("the device's JPEG engines are not used: see the log")?)
     } else {
@@ -47,31 +44,32 @@ fn decode(bench: &Bench, images: usize) -> anyhow::Result<String> {
     let mut expected = vec![0f32; layout.slot_bytes() / 4];
     let mut difference = Difference::default();
     for (bytes, mut plan) in samples(&bench.dataset, images)? {
+        let bytes = bytes::Bytes::from(bytes);
         plan.output_size = bench.side();
         let image = PlannedImage {
             bytes: &bytes,
             header: decoder.header(&bytes)?,
-            plan,
-            more_views: &[],
+            views: &[plan],
         };
-        let target = Target {
+        let mut target = Target {
             memory: &memory,
             offset_bytes: 0,
             layout,
+            stream: &stream,
         };
+        let suits = (decoders.batch_accepts)(&image) && decoder.suits_batch(&image);
+        let mut decode = [Decode::new(image, &mut target)];
         match &mut batch_decoder {
-            Some(batch) if decoders.batch_accepts(&image) && decoder.suits_batch(&image) => {
-                for result in batch.decode(&[(image, target)], &stream)? {
-                    result?;
-                }
-            }
-            _ => decoder.decode(image, &target, &stream)?,
+            Some(batch) if suits => batch.decode(&mut decode)?,
+            _ => decoder.decode(&mut decode)?,
         }
+        let [decode] = decode;
+        decode.result?;
         let found = memory.read(layout.slot_bytes(), &stream)?;
         renderer.render_plan(&bytes, &plan, &mut expected)?;
         difference.add(&Difference::floats(&found), &expected);
     }
-    let stats = decoders.stats().unwrap_or_default();
+    let stats = (decoders.stats)().unwrap_or_default();
     let DecoderStats {
         hardware,
         hybrid,

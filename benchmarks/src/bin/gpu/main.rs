@@ -14,13 +14,11 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use nepa_benchmarks::{augment, open};
-use nepa_pipeline::Normalize;
-use nepa_pipeline::{AugmentConfig, Dataset, IoRuntime, Loader, LoaderConfig};
-use nepa_pipeline::{PixelLayout, PixelType};
 use nepa_pipeline::{
+    AugmentConfig, Dataset, IoRuntime, Loader, LoaderConfig, Normalize, PixelLayout, PixelType,
     cuda::CudaBackend, cuda::EngineConfig, cuda::check_device, cuda::cuda_backend,
+    cuda::cudarc::driver::CudaContext, cuda::cudarc::driver::CudaStream,
 };
-use nepa_pipeline::{cuda::cudarc::driver::CudaContext, cuda::cudarc::driver::CudaStream};
 
 use engines::EngineSet;
 

@@ -5,10 +5,7 @@ use std::sync::Arc;
 use anyhow::ensure;
 use nepa_benchmarks::device_report::print_verdict;
 use nepa_benchmarks::open;
-use nepa_pipeline::DecoderStats;
-use nepa_pipeline::PixelType;
-use nepa_pipeline::cuda::EngineConfig;
-use nepa_pipeline::{Dataset, Loader, SampleRecord};
+use nepa_pipeline::{Dataset, DecoderStats, Loader, PixelType, SampleRecord, cuda::EngineConfig};
 
 use crate::Bench;
 use crate::engines::EngineSet;
@@ -93,7 +90,7 @@ impl Bench {
         let (mut samples, mut pixels) = (Vec::new(), Vec::new());
         while let Some(batch) = loader.next_batch()? {
             samples.extend_from_slice(batch.samples());
-            pixels.extend(batch.to_vec());
+            pixels.extend_from_slice(batch.array());
         }
         let decoders = DecoderStats::default();
         Ok(Epoch {
@@ -113,7 +110,7 @@ impl Bench {
         let slot_bytes = self.layout(PixelType::F32).slot_bytes();
         let (mut samples, mut pixels) = (Vec::new(), Vec::new());
         while let Some(batch) = loader.next_batch()? {
-            let memory = batch.memory();
+            let memory = batch.memory().of_device();
             let bytes = memory.read(batch.len() * slot_bytes, loader.backend().consumer())?;
             samples.extend_from_slice(batch.samples());
             pixels.extend(Difference::floats(&bytes));

@@ -4,9 +4,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use nepa_benchmarks::device_report::print_measured;
 use nepa_benchmarks::process_cpu_s;
-use nepa_pipeline::Loader;
-use nepa_pipeline::PixelType;
-use nepa_pipeline::{cuda::CudaBackend, cuda::nvjpeg};
+use nepa_pipeline::{Loader, PixelType, cuda::CudaBackend, cuda::nvjpeg};
 
 use crate::Bench;
 

@@ -1,6 +1,8 @@
-//! CUDA as the [`Accelerator`] of the device path: streams, events, memory, and the launches of our kernels.
+//! CUDA as the [`Accelerator`] of the device path: streams, events, memory, and the launches of our
+//! kernels.
 //!
-//! Memory is taken from the driver directly and counted; nothing of it belongs to a stream, so its order is `device.rs`'s alone.
+//! Memory is taken from the driver directly and counted; nothing of it belongs to a stream, so its
+//! order is `device.rs`'s alone.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -45,7 +47,8 @@ fn image(context: &CudaContext) -> Result<Ptx, DriverError> {
 
 /// Crops of one launch, as `MAX_JOBS` in `kernels/crop.cu`.
 const MAX_JOBS: usize = 32;
-/// Output pixels on a side of a block of `crop_*`, and threads of a block of `convert_*`; as in `kernels/crop.cu`.
+/// Output pixels on a side of a block of `crop_*`, and threads of a block of `convert_*`; as in
+/// `kernels/crop.cu`.
 const TILE: u32 = 16;
 const THREADS: u32 = TILE * TILE;
 
@@ -172,7 +175,7 @@ impl CudaAccelerator {
         target: &Target<'_, Self>,
     ) -> CropJob {
         let slot = target.memory.at(target.offset_bytes);
-        CropJob::new(pixels, planned.header.orientation, &planned.plan, slot)
+        CropJob::new(pixels, planned.header.orientation, &planned.views[0], slot)
     }
 
     /// Enqueues a copy of all of `from` to the device.
@@ -213,8 +216,8 @@ impl CudaAccelerator {
     ///
     /// # Safety
     ///
-    /// The images and slots of the jobs lie in device memory, are as large as the jobs and the layout say, and stay until the
-    /// stream has done this.
+    /// The images and slots of the jobs lie in device memory, are as large as the jobs and the
+    /// layout say, and stay until the stream has done this.
     pub(super) unsafe fn launch_crops(
         &self,
         jobs: &[CropJob],
@@ -304,8 +307,8 @@ unsafe impl Send for CudaPinned {}
 
 impl AsMut<[u8]> for CudaPinned {
     fn as_mut(&mut self) -> &mut [u8] {
-        // SAFETY: `start` points to `num_bytes` initialised bytes of this value alone. That the device does not read them now
-        // is what `device.rs` waits for before it writes.
+        // SAFETY: `start` points to `num_bytes` initialised bytes of this value alone. That the
+        // device does not read them now is what `device.rs` waits for before it writes.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.num_bytes) }
     }
 }
@@ -313,7 +316,8 @@ impl AsMut<[u8]> for CudaPinned {
 impl Drop for CudaPinned {
     fn drop(&mut self) {
         let freed = self.context.synchronize().and_then(|()| {
-            // SAFETY: allocated by `malloc_host`, freed once, and no work of the context uses it any more.
+            // SAFETY: allocated by `malloc_host`, freed once, and no work of the context uses it
+            // any more.
             unsafe { result::free_host(self.start.cast()) }
         });
         report(freed);
@@ -339,7 +343,8 @@ impl CudaMemory {
         self.num_bytes
     }
 
-    /// A copy of its first bytes in host memory, taken after all work on `stream`. Blocks; for tests and inspection.
+    /// A copy of its first bytes in host memory, taken after all work on `stream`. Blocks; for
+    /// tests and inspection.
     pub fn read(&self, num_bytes: usize, stream: &CudaStreamRef) -> Result<Vec<u8>, BackendError> {
         assert!(num_bytes <= self.num_bytes, "a read past the end");
         stream
@@ -362,7 +367,8 @@ impl CudaMemory {
 impl Drop for CudaMemory {
     fn drop(&mut self) {
         let freed = self.context.synchronize().and_then(|()| {
-            // SAFETY: allocated by `malloc_sync`, freed once, and no work of the context uses it any more.
+            // SAFETY: allocated by `malloc_sync`, freed once, and no work of the context uses it
+            // any more.
             unsafe { result::free_sync(self.start) }
         });
         report(freed);
@@ -441,16 +447,12 @@ impl Accelerator for CudaAccelerator {
         stream: &CudaStreamRef,
     ) -> Result<(), BackendError> {
         assert!(from.num_bytes <= to.num_bytes, "a copy past the end");
-        // SAFETY: both ends are as long as the copy, and both stay until the stream is done: dropping either waits for it.
+        // SAFETY: both ends are as long as the copy, and both stay until the stream is done:
+        // dropping either waits for it.
         unsafe { self.upload_to(from, to.start, stream) }
     }
 
-    fn convert(
-        &self,
-        crop: &CudaMemory,
-        target: &Target<'_, Self>,
-        stream: &CudaStreamRef,
-    ) -> Result<(), BackendError> {
+    fn convert(&self, crop: &CudaMemory, target: &Target<'_, Self>) -> Result<(), BackendError> {
         let layout = target.layout;
         let num_pixels = layout.image_size * layout.image_size;
         assert!(
@@ -460,7 +462,7 @@ impl Accelerator for CudaAccelerator {
         assert!(target.offset_bytes + layout.slot_bytes() <= target.memory.num_bytes);
         let patch = layout.patch_size.unwrap_or(1);
         let slot = target.memory.at(target.offset_bytes);
-        let mut launch = stream.0.launch_builder(&self.convert);
+        let mut launch = target.stream.0.launch_builder(&self.convert);
         launch
             .arg(&crop.start)
             .arg(&slot)
@@ -472,8 +474,8 @@ impl Accelerator for CudaAccelerator {
             block_dim: (THREADS, 1, 1),
             shared_mem_bytes: 0,
         };
-        // SAFETY: the arguments are the kernel's; the crop and the slot are as large as was checked above, and stay until the
-        // stream is done.
+        // SAFETY: the arguments are the kernel's; the crop and the slot are as large as was checked
+        // above, and stay until the stream is done.
         unsafe { launch.launch(config) }
             .map(drop)
             .map_err(failed("launching the conversion kernel"))

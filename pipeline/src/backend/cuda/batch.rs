@@ -8,21 +8,19 @@ use std::sync::Arc;
 
 use super::CudaAccelerator;
 use super::accelerator::{CudaEvent, CudaMemory, CudaPinned, CudaStreamRef};
-use super::decoders::{Shared, failed, stored_size};
 use super::image_memory::WarmUp;
 use super::nvjpeg::{BatchedDecoder, Destination, LargestCall, Library, NvjpegError};
+use super::shared::{Shared, failed, stored_size};
 use crate::ImageError;
 use crate::backend::device::engine_rules::Blame;
-use crate::backend::device::{
-    Accelerator, DeviceBatchDecoder, IMAGES_A_CALL, StoredPixels, Target,
-};
-use crate::backend::{BackendError, PlannedImage};
-use crate::image::PixelRect;
+use crate::backend::device::{Accelerator, IMAGES_A_CALL, StoredPixels, Target};
+use crate::backend::{BackendError, Decode, ImageDecoder, PlannedImage};
+use crate::image::{Decoder, ImageHeader, PixelRect};
 use crate::stats::{JpegEngine, RefusalPhase};
 
 /// Feeds the engines from one thread.
 #[derive(Debug)]
-pub struct CudaBatchDecoder {
+pub(super) struct CudaBatchDecoder {
     /// The first to be dropped: that waits for the device, which may still work with what is below.
     images: Vec<CudaMemory>,
     decoder: BatchedDecoder,
@@ -38,30 +36,36 @@ struct Sentinel(CudaPinned);
 
 const SENTINEL: [u8; 16] = *b"\x9d\x03never\xc4\x11written";
 
-impl DeviceBatchDecoder<CudaAccelerator> for CudaBatchDecoder {
+/// An image of a call.
+type Image<'a, 't> = Decode<'a, Target<'t, CudaAccelerator>>;
+
+impl<'t> ImageDecoder<Target<'t, CudaAccelerator>> for CudaBatchDecoder {
+    fn header(&mut self, bytes: &[u8]) -> Result<ImageHeader, ImageError> {
+        Decoder::default().header(bytes, self.shared.config.exif_orientation)
+    }
+
     fn max_images(&self) -> usize {
         IMAGES_A_CALL
     }
 
-    fn decode(
-        &mut self,
-        images: &[(PlannedImage<'_>, Target<'_, CudaAccelerator>)],
-        stream: &CudaStreamRef,
-    ) -> Result<Vec<Result<(), ImageError>>, BackendError> {
+    fn decode(&mut self, images: &mut [Image<'_, 't>]) -> Result<(), BackendError> {
+        // Those of all targets of a call are the same.
+        let Some(stream) = images.first().map(|image| image.slot.stream) else {
+            return Ok(());
+        };
         self.accelerator.bind()?;
-        let mut results = Vec::with_capacity(images.len());
-        let decoded = self.decode_part(images, stream, &mut results);
+        let decoded = self.decode_part(images, 0, stream);
         // After an error too: the files are the caller's, and nvJPEG reads them until the device is
         // done; and the engines may write into the images as soon as they are called again, whoever
         // still crops from them.
         let settled = self.accelerator.settle(&self.done, stream);
         decoded?;
         settled?;
-        let num_decoded = results.iter().filter(|result| result.is_ok()).count();
+        let num_decoded = images.iter().filter(|image| image.result.is_ok()).count();
         self.shared
             .counters
             .decoded(JpegEngine::Hardware, num_decoded);
-        Ok(results)
+        Ok(())
     }
 }
 
@@ -152,32 +156,30 @@ impl CudaBatchDecoder {
         Ok(decoded)
     }
 
-    /// Decodes some images in one call. Where that fails, both halves alone, down to the image that
-    /// is to blame.
+    /// Decodes some images of a call, from number `first` on, in one call. Where that fails, both
+    /// halves alone, down to the image that is to blame.
     fn decode_part(
         &mut self,
-        images: &[(PlannedImage<'_>, Target<'_, CudaAccelerator>)],
+        images: &mut [Image<'_, '_>],
+        first: usize,
         stream: &CudaStreamRef,
-        results: &mut Vec<Result<(), ImageError>>,
     ) -> Result<(), BackendError> {
-        let files = images
-            .iter()
-            .map(|(image, _)| image.bytes)
-            .collect::<Vec<_>>();
+        let files = images.iter().map(|image| &image.image.bytes[..]);
+        let files = files.collect::<Vec<_>>();
         // Each image of the whole call has memory of its own: those before are still being cropped.
-        let memories = &self.images[results.len()..results.len() + images.len()];
+        let memories = &self.images[first..first + images.len()];
         let destinations = images
             .iter()
             .zip(memories)
-            .map(|((image, _), memory)| Destination {
+            .map(|(image, memory)| Destination {
                 start: memory.start(),
-                width: stored_size(&image.header).0,
+                width: stored_size(&image.image.header).0,
             })
             .collect::<Vec<_>>();
         self.mark(images, &destinations, stream)?;
         self.shared.counters.call(images.len());
-        // SAFETY: only images of at most the largest size come here, and each memory holds one; the last
-        // `decode` waited for the crops from it, and this one has enqueued none yet; files and
+        // SAFETY: only images of at most the largest size come here, and each memory holds one; the
+        // last `decode` waited for the crops from it, and this one has enqueued none yet; files and
         // memory stay until `decode` has waited for the stream.
         let decoded = unsafe { self.call(&files, &destinations, stream)? };
         match decoded {
@@ -188,18 +190,20 @@ impl CudaBatchDecoder {
                     .zip(&destinations)
                     .zip(&written)
                     .filter(|(_, written)| **written)
-                    .map(|(((image, target), destination), _)| {
-                        let size = stored_size(&image.header);
+                    .map(|((image, destination), _)| {
+                        let size = stored_size(&image.image.header);
                         let whole = PixelRect::whole(size.0, size.1);
                         let pixels = StoredPixels::of_part(destination.start, whole, size);
-                        CudaAccelerator::crop_job(image, pixels, target)
+                        CudaAccelerator::crop_job(&image.image, pixels, image.slot)
                     })
                     .collect::<Vec<_>>();
-                let layout = images[0].1.layout;
+                let layout = images[0].slot.layout;
                 // SAFETY: the images were decoded into memory that is large enough, the targets are
                 // slots of the layout.
                 unsafe { self.accelerator.launch_crops(&jobs, layout, stream)? };
-                results.extend(written.iter().map(|written| self.result(*written)));
+                for (image, written) in images.iter_mut().zip(written) {
+                    image.result = self.result(written);
+                }
                 Ok(())
             }
             // No image is to blame, so that looking for it is in vain.
@@ -209,17 +213,18 @@ impl CudaBatchDecoder {
             }
             Err(refusal) if images.len() == 1 => {
                 self.shared.refused(JpegEngine::Hardware, &refusal);
-                results.push(Err(ImageError::Device {
+                images[0].result = Err(ImageError::Device {
                     reason: refusal.to_string(),
-                }));
+                });
                 Ok(())
             }
             Err(_) => {
-                let (first, second) = images.split_at(images.len() / 2);
-                self.decode_part(first, stream, results)?;
+                let middle = images.len() / 2;
+                let (before, after) = images.split_at_mut(middle);
+                self.decode_part(before, first, stream)?;
                 // The state has one batch under way at a time.
                 self.accelerator.settle(&self.done, stream)?;
-                self.decode_part(second, stream, results)
+                self.decode_part(after, first + middle, stream)
             }
         }
     }
@@ -240,15 +245,15 @@ impl CudaBatchDecoder {
     /// there.
     fn mark(
         &self,
-        images: &[(PlannedImage<'_>, Target<'_, CudaAccelerator>)],
+        images: &[Image<'_, '_>],
         destinations: &[Destination],
         stream: &CudaStreamRef,
     ) -> Result<(), BackendError> {
         let Some(Sentinel(pinned)) = &self.sentinel else {
             return Ok(());
         };
-        for ((image, _), destination) in images.iter().zip(destinations) {
-            if let Some(end) = end_of(image, destination) {
+        for (image, destination) in images.iter().zip(destinations) {
+            if let Some(end) = end_of(&image.image, destination) {
                 // SAFETY: the bytes lie inside of this decoder's own image; both ends stay, as
                 // dropping either waits for the device.
                 unsafe { self.accelerator.upload_to(pinned, end, stream)? };
@@ -260,7 +265,7 @@ impl CudaBatchDecoder {
     /// By image, whether the engines have written its end; true where that is not checked.
     fn written(
         &self,
-        images: &[(PlannedImage<'_>, Target<'_, CudaAccelerator>)],
+        images: &[Image<'_, '_>],
         destinations: &[Destination],
         stream: &CudaStreamRef,
     ) -> Result<Vec<bool>, BackendError> {
@@ -268,8 +273,8 @@ impl CudaBatchDecoder {
             return Ok(vec![true; images.len()]);
         }
         self.accelerator.settle(&self.done, stream)?;
-        let found = |(image, destination): (&(PlannedImage<'_>, _), &Destination)| {
-            let Some(end) = end_of(&image.0, destination) else {
+        let found = |(image, destination): (&Image<'_, '_>, &Destination)| {
+            let Some(end) = end_of(&image.image, destination) else {
                 return Ok(true);
             };
             let mut bytes = [0; SENTINEL.len()];

@@ -9,66 +9,47 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::CudaAccelerator;
-use super::accelerator::CudaStreamRef;
 use super::batch::CudaBatchDecoder;
 use super::hybrid::Hybrid;
 use super::image_memory::WarmUp;
 use super::libraries;
 use super::nvjpeg::{Backend, Library, NvjpegError, SupportCheck};
+use super::shared::{Shared, failed, not_fixed, stored_size};
 use crate::ImageError;
 use crate::backend::device::engine_rules::{Blame, Patience};
 use crate::backend::device::{
-    Accelerator, CALLS_AT_ONCE, CpuCropsDecoder, DeviceDecoder, DeviceDecoders, EngineConfig,
-    IMAGES_A_THREAD, PixelLayout, Target,
+    Accelerator, CALLS_AT_ONCE, CpuCrops, DeviceDecoders, EngineConfig, IMAGES_A_THREAD,
+    PixelLayout, Target,
 };
-use crate::backend::{BackendError, PlannedImage, RenderError};
+use crate::backend::{BackendError, Decode, ImageDecoder, PlannedImage};
 use crate::image::{ImageFormat, ImageHeader, JpegFacts};
-use crate::stats::{DecoderCounters, DecoderStats, JpegEngine, RefusalPhase};
+use crate::stats::{DecoderCounters, JpegEngine, RefusalPhase};
 
-/// Makes the decoders of one device.
-#[derive(Debug)]
-pub struct CudaDecoders {
-    hybrid: Option<Arc<Library>>,
-    hardware: Option<Arc<Library>>,
-    warm_up: Option<WarmUp>,
-    shared: Arc<Shared>,
-}
-
-/// What all decoders of a loader share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub config: EngineConfig,
-    pub counters: DecoderCounters,
-    /// With the hybrid decoder.
-    patience: Patience,
-    /// Whether it was said that a thread's decoder is not what it should be.
-    has_warned: AtomicBool,
-}
-
-/// A [`BackendError`] of nvJPEG's.
-pub(super) fn failed(error: NvjpegError) -> BackendError {
-    BackendError {
-        doing: "decoding with nvJPEG",
-        source: Box::new(error),
-    }
-}
-
-/// Why a run whose decoders are fixed cannot go on.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{what}. Who decodes is fixed by the files' bytes (loader.jpeg = \"fixed\"), so the CPU must \
-     not take over: its pixels are others. Look whether the device has free memory (nvidia-smi) \
-     and whether libnvjpeg fits the driver, or choose \"auto\" or \"cpu\""
-)]
-struct NotFixed {
-    what: String,
-}
-
-fn not_fixed(what: String) -> BackendError {
-    BackendError {
-        doing: "decoding with nvJPEG",
-        source: Box::new(NotFixed { what }),
-    }
+/// The decoders of a device: sets nvJPEG up for the engines that are asked for and are there. Says
+/// in the log what is not; an error where nvJPEG's hybrid decoder was asked for by name, and not
+/// among all engines.
+pub fn cuda_decoders(
+    accelerator: &CudaAccelerator,
+    config: EngineConfig,
+) -> Result<DeviceDecoders<CudaAccelerator>, BackendError> {
+    let engines = Arc::new(Engines::new(accelerator, config)?);
+    let [threads, batches] = [(); 2].map(|()| Arc::clone(&engines));
+    let shared = Arc::clone(&engines.shared);
+    let counting = Arc::clone(&shared);
+    Ok(DeviceDecoders {
+        lanes: engines.lanes(),
+        decoder: Box::new(move |accelerator, layout| {
+            Ok(Box::new(threads.decoder(accelerator, layout)?))
+        }),
+        batch_decoders: Box::new(move |accelerator, _| {
+            let decoders = batches.batch_decoders(accelerator)?.into_iter();
+            Ok(decoders.map(|decoder| Box::new(decoder) as _).collect())
+        }),
+        batch_accepts: Box::new(move |image| {
+            facts(image, shared.config.largest_pixels()).is_some_and(|facts| facts.suits_hardware())
+        }),
+        stats: Box::new(move || Some(counting.counters.read())),
+    })
 }
 
 /// nvJPEG cannot be opened.
@@ -83,11 +64,17 @@ struct NoNvjpeg {
     tried: String,
 }
 
-impl CudaDecoders {
-    /// Sets nvJPEG up for the engines that are asked for and are there. Says in the log what is
-    /// not; an error where nvJPEG's hybrid decoder was asked for by name, and not among all
-    /// engines.
-    pub fn new(accelerator: &CudaAccelerator, config: EngineConfig) -> Result<Self, BackendError> {
+/// What the decoders of one device are made of.
+#[derive(Debug)]
+struct Engines {
+    hybrid: Option<Arc<Library>>,
+    hardware: Option<Arc<Library>>,
+    warm_up: Option<WarmUp>,
+    shared: Arc<Shared>,
+}
+
+impl Engines {
+    fn new(accelerator: &CudaAccelerator, config: EngineConfig) -> Result<Self, BackendError> {
         let context = accelerator.bind()?;
         let open = |backend| {
             if let Some(tried) = libraries::Library::Nvjpeg.load_error() {
@@ -148,79 +135,30 @@ fn with_engines(opened: Result<Arc<Library>, BackendError>) -> Option<Arc<Librar
     None
 }
 
-impl Shared {
-    /// Counts a refusal and says it to whoever looks for it.
-    pub(super) fn refused(&self, engine: JpegEngine, refusal: &NvjpegError) {
-        self.counters.refused(engine, refusal.phase, refusal.status);
-        tracing::debug!("{refusal}; another decoder takes the image");
-    }
-
-    /// The hybrid decoder refused an image on a device that works. An error where no other decoder
-    /// may take it.
-    fn refused_by_hybrid(&self, refusal: &NvjpegError) -> Result<(), BackendError> {
-        self.refused(JpegEngine::Hybrid, refusal);
-        let blame = refusal.blame();
-        let fixed = self.config.fixed;
-        if fixed && blame == Blame::Image {
-            // As its bytes say, however many they are.
-            return Ok(());
-        }
-        if fixed && blame == Blame::Surroundings {
-            return Err(not_fixed(refusal.to_string()));
-        }
-        if !self.patience.refused(blame) {
-            return Ok(());
-        }
-        let what = format!(
-            "nvJPEG's hybrid decoder refused many images in a row, the last one as follows: \
-             {refusal}"
-        );
-        if fixed {
-            return Err(not_fixed(what));
-        }
-        tracing::warn!(
-            "{what}. It is not used any more, and the decode threads decode alone. Look whether \
-             the device has free memory (nvidia-smi) and whether libnvjpeg fits the driver"
-        );
-        Ok(())
-    }
-
-    /// Whether the hybrid decoder is not used any more; where decoders are fixed, its refusals end
-    /// the run instead.
-    fn has_given_hybrid_up(&self) -> bool {
-        !self.config.fixed && self.patience.is_given_up()
-    }
-}
-
 /// The facts of a JPEG of at most so many pixels.
 fn facts(image: &PlannedImage<'_>, most_pixels: u64) -> Option<JpegFacts> {
     let pixels = u64::from(image.header.width) * u64::from(image.header.height);
     if image.header.format != ImageFormat::Jpeg || pixels > most_pixels {
         return None;
     }
-    // The CPU decoder read the header in its own, forgiving way; where the two do not agree, the image is its.
+    // The CPU decoder read the header in its own, forgiving way; where the two do not agree, the
+    // image is its.
     JpegFacts::of(image.bytes).filter(|facts| {
         (u32::from(facts.width), u32::from(facts.height)) == stored_size(&image.header)
     })
 }
 
-/// Stored width and height.
-pub(super) fn stored_size(header: &ImageHeader) -> (u32, u32) {
-    // Swapping twice is not swapping.
-    header.orientation.upright_size(header.width, header.height)
-}
-
 /// A decode thread's decoder, of one of its lanes.
 #[derive(Debug)]
-pub struct CudaDecoder {
-    cpu: CpuCropsDecoder<CudaAccelerator>,
+struct CudaDecoder {
+    cpu: CpuCrops<CudaAccelerator>,
     hybrid: Option<Hybrid>,
     support: Option<SupportCheck>,
     shared: Arc<Shared>,
     accelerator: Arc<CudaAccelerator>,
 }
 
-impl DeviceDecoder<CudaAccelerator> for CudaDecoder {
+impl<'t> ImageDecoder<Target<'t, CudaAccelerator>> for CudaDecoder {
     fn header(&mut self, bytes: &[u8]) -> Result<ImageHeader, ImageError> {
         self.cpu.header(bytes)
     }
@@ -240,26 +178,41 @@ impl DeviceDecoder<CudaAccelerator> for CudaDecoder {
 
     fn decode(
         &mut self,
-        image: PlannedImage<'_>,
-        target: &Target<'_, CudaAccelerator>,
-        stream: &CudaStreamRef,
-    ) -> Result<(), RenderError> {
-        if self.decode_hybrid(&image, target, stream)? {
-            return Ok(());
+        images: &mut [Decode<'_, Target<'t, CudaAccelerator>>],
+    ) -> Result<(), BackendError> {
+        for Decode {
+            image,
+            slot,
+            result,
+        } in images
+        {
+            *result = self.decode_one(image, slot)?;
         }
-        self.cpu.decode(image, target, stream)?;
-        self.shared.counters.decoded_by_cpu();
         Ok(())
     }
 }
 
 impl CudaDecoder {
+    fn decode_one(
+        &mut self,
+        image: &PlannedImage<'_>,
+        target: &Target<'_, CudaAccelerator>,
+    ) -> Result<Result<(), ImageError>, BackendError> {
+        if self.decode_hybrid(image, target)? {
+            return Ok(Ok(()));
+        }
+        let decoded = self.cpu.decode_one(image, target)?;
+        if decoded.is_ok() {
+            self.shared.counters.decoded_by_cpu();
+        }
+        Ok(decoded)
+    }
+
     /// Whether the hybrid decoder took the image.
     fn decode_hybrid(
         &mut self,
         image: &PlannedImage<'_>,
         target: &Target<'_, CudaAccelerator>,
-        stream: &CudaStreamRef,
     ) -> Result<bool, BackendError> {
         let shared = &self.shared;
         let Some(hybrid) = &mut self.hybrid else {
@@ -271,7 +224,7 @@ impl CudaDecoder {
         {
             return Ok(false);
         }
-        let mut decoded = hybrid.decode(&self.accelerator, image, target, stream)?;
+        let mut decoded = hybrid.decode(&self.accelerator, image, target)?;
         if let Err(refusal) = &decoded
             && shared.config.fixed
             && refusal.blame() == Blame::Unclear
@@ -279,7 +232,7 @@ impl CudaDecoder {
             // A second refusal is taken as the file's own; if the first was the moment's, the
             // pixels are the same as without it.
             shared.refused(JpegEngine::Hybrid, refusal);
-            decoded = hybrid.decode(&self.accelerator, image, target, stream)?;
+            decoded = hybrid.decode(&self.accelerator, image, target)?;
         }
         match decoded {
             Ok(()) => {
@@ -297,7 +250,7 @@ fn is_healthy(accelerator: &CudaAccelerator) -> Result<(), BackendError> {
     accelerator.settle(&accelerator.event()?, &accelerator.stream()?)
 }
 
-impl CudaDecoders {
+impl Engines {
     /// Counts what nvJPEG refused while a decoder was made, and passes the error on if the device
     /// has failed.
     fn refused_setup(
@@ -383,11 +336,6 @@ impl CudaDecoders {
             }
         }
     }
-}
-
-impl DeviceDecoders<CudaAccelerator> for CudaDecoders {
-    type Decoder = CudaDecoder;
-    type BatchDecoder = CudaBatchDecoder;
 
     fn lanes(&self) -> usize {
         if self.hybrid.is_some() {
@@ -405,7 +353,7 @@ impl DeviceDecoders<CudaAccelerator> for CudaDecoders {
         accelerator.bind()?;
         let exif_orientation = self.shared.config.exif_orientation;
         Ok(CudaDecoder {
-            cpu: CpuCropsDecoder::new(accelerator, layout, exif_orientation)?,
+            cpu: CpuCrops::new(accelerator, layout, exif_orientation)?,
             hybrid: self.hybrid_decoder(accelerator)?,
             support: self.support_check(),
             shared: Arc::clone(&self.shared),
@@ -416,7 +364,6 @@ impl DeviceDecoders<CudaAccelerator> for CudaDecoders {
     fn batch_decoders(
         &self,
         accelerator: &Arc<CudaAccelerator>,
-        _layout: PixelLayout,
     ) -> Result<Vec<CudaBatchDecoder>, BackendError> {
         let mut decoders = Vec::new();
         let (Some(library), Some(warm_up)) = (&self.hardware, &self.warm_up) else {
@@ -439,14 +386,5 @@ impl DeviceDecoders<CudaAccelerator> for CudaDecoders {
             }
         }
         Ok(decoders)
-    }
-
-    fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool {
-        facts(image, self.shared.config.largest_pixels())
-            .is_some_and(|facts| facts.suits_hardware())
-    }
-
-    fn stats(&self) -> Option<DecoderStats> {
-        Some(self.shared.counters.read())
     }
 }

@@ -1,4 +1,5 @@
-//! Whether a CUDA device can be used, found out step by step, so that the error names the first thing that is missing.
+//! Whether a CUDA device can be used, found out step by step, so that the error names the first
+//! thing that is missing.
 use cudarc::driver::CudaContext;
 use cudarc::driver::result::{device, init, mem_pool};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
@@ -24,8 +25,9 @@ pub struct DeviceFacts {
     pub driver_version: u32,
 }
 
-/// Finds out whether device `ordinal` can be used by this program: driver, device, their versions, and the libraries that
-/// candle opens with it (cuBLAS, cuRAND). nvJPEG is not among them: the CPU can decode in its place.
+/// Finds out whether device `ordinal` can be used by this program: driver, device, their versions,
+/// and the libraries that candle opens with it (cuBLAS, cuRAND). nvJPEG is not among them: the CPU
+/// can decode in its place.
 pub fn check_device(ordinal: usize) -> Result<DeviceFacts, CudaError> {
     if let Some(tried) = Library::Driver.load_error() {
         return Err(CudaError::NoDriver { tried });
@@ -81,12 +83,13 @@ pub fn check_device(ordinal: usize) -> Result<DeviceFacts, CudaError> {
     Ok(facts)
 }
 
-/// Lets the driver keep memory that candle frees, so that the next step takes it again without a call to the system; by default it
-/// is given back at every synchronisation.
+/// Lets the driver keep memory that candle frees, so that the next step takes it again without a
+/// call to the system; by default it is given back at every synchronisation.
 pub fn keep_freed_memory(context: &CudaContext) -> Result<(), CudaError> {
     let doing = "keep freed memory";
     context.bind_to_thread().map_err(CudaError::driver(doing))?;
-    // SAFETY: the device is the context's own, the pool is its default one, and the attribute is one 64-bit number.
+    // SAFETY: the device is the context's own, the pool is its default one, and the attribute is
+    // one 64-bit number.
     unsafe {
         let pool = device::get_mem_pool(context.cu_device()).map_err(CudaError::driver(doing))?;
         let mut threshold = u64::MAX;
@@ -121,8 +124,8 @@ fn facts(ordinal: usize, driver_version: u32) -> Result<DeviceFacts, CudaError> 
     })
 }
 
-/// candle compiles for 90 and above with the features of that one generation (`sm_90a`), which no other can run; below, newer
-/// devices can.
+/// candle compiles for 90 and above with the features of that one generation (`sm_90a`), which no
+/// other can run; below, newer devices can.
 fn check_capability(name: &str, found: u32, built_for: u32) -> Result<(), CudaError> {
     let exactly = built_for >= 90;
     if found == built_for || !exactly && found > built_for {

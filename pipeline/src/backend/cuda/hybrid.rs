@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::CudaAccelerator;
 use super::accelerator::{CudaEvent, CudaMemory, CudaStreamRef};
-use super::decoders::{failed, stored_size};
 use super::image_memory::WarmUp;
 use super::nvjpeg::{Backend, DecoupledDecoder, Destination, Library, NvjpegError};
+use super::shared::{failed, stored_size};
 use crate::backend::device::{Accelerator, EngineConfig, StoredPixels, Target};
 use crate::backend::{BackendError, PlannedImage};
 use crate::image::PixelRect;
@@ -83,11 +83,11 @@ impl Hybrid {
         accelerator: &CudaAccelerator,
         image: &PlannedImage<'_>,
         target: &Target<'_, CudaAccelerator>,
-        stream: &CudaStreamRef,
     ) -> Result<Result<(), NvjpegError>, BackendError> {
+        let stream = target.stream;
         let size = stored_size(&image.header);
         let part = if self.part_only {
-            PixelRect::read_by(&image.plan, image.header.orientation, size)
+            PixelRect::read_by(&image.views[0], image.header.orientation, size)
         } else {
             PixelRect::whole(size.0, size.1)
         };
@@ -124,9 +124,9 @@ impl Hybrid {
             start: self.image.start(),
             width: part.width,
         };
-        // SAFETY: the wait just above was for the last image; `image` holds any image of
-        // the largest size, is freed only when the device is idle, and is used on the stream of its lane
-        // alone.
+        // SAFETY: the wait just above was for the last image; `image` holds any image of the
+        // largest size, is freed only when the device is idle, and is used on the stream of its
+        // lane alone.
         let decoded = unsafe { self.decoder.transfer_and_decode(destination, stream) };
         if decoded.is_err() {
             // Part of it may be enqueued, and the decoder must not be used before that is done.

@@ -1,7 +1,8 @@
 //! NVIDIA's shared libraries: which of them can be opened on this machine.
 //!
-//! A program that `make cuda` linked opens each library at its first use (`scripts/cuda-stubs.py`), so that it starts anywhere.
-//! One that was linked with the libraries themselves would not have started without them.
+//! A program that `make cuda` linked opens each library at its first use (`scripts/cuda-stubs.py`),
+//! so that it starts anywhere. One that was linked with the libraries themselves would not have
+//! started without them.
 #[cfg(cuda_stubs)]
 use std::ffi::{CStr, c_char};
 
@@ -35,8 +36,8 @@ impl Library {
         }
     }
 
-    /// Opens it, if that was not tried yet. `None`: it is there. Otherwise the files that were tried, each with the
-    /// dynamic loader's answer.
+    /// Opens it, if that was not tried yet. `None`: it is there. Otherwise the files that were
+    /// tried, each with the dynamic loader's answer.
     pub fn load_error(self) -> Option<String> {
         load_error(self)
     }
@@ -44,8 +45,9 @@ impl Library {
 
 #[cfg(cuda_stubs)]
 fn load_error(library: Library) -> Option<String> {
-    // SAFETY: `scripts/cuda-stubs.py` writes these functions into the archives that every CUDA call of this program goes
-    // through; they take nothing, may be called from any thread and in any order.
+    // SAFETY: `scripts/cuda-stubs.py` writes these functions into the archives that every CUDA call
+    // of this program goes through; they take nothing, may be called from any thread and in any
+    // order.
     unsafe extern "C" {
         safe fn nepa_stub_cuda_error() -> *const c_char;
         safe fn nepa_stub_cublas_error() -> *const c_char;

@@ -1,10 +1,12 @@
 //! Everything of this package that needs an NVIDIA GPU; built with the feature `cuda` only.
 //!
-//! Three layers, each using only the one before: *symbols* (cudarc's and nvjpeg-sys's bindings, and [`libraries`]),
-//! *results* (an error for each call that can fail: [`CudaError`]), *owning types*. [`check_device`] comes before all of
-//! them: afterwards the driver, the libraries and the device are known to be there.
+//! Three layers, each using only the one before: *symbols* (cudarc's and nvjpeg-sys's bindings, and
+//! [`libraries`]), *results* (an error for each call that can fail: [`CudaError`]), *owning types*.
+//! [`check_device`] comes before all of them: afterwards the driver, the libraries and the device
+//! are known to be there.
 //!
-//! Unsafe code is allowed here and nowhere else in the package; each block says why it is sound.
+//! Unsafe code is allowed here and in `image/libjpeg.rs`, and nowhere else in the package; each
+//! block says why it is sound.
 #![expect(unsafe_code, reason = "the CUDA driver and nvJPEG are C interfaces")]
 
 use std::sync::Arc;
@@ -24,13 +26,14 @@ mod hybrid;
 mod image_memory;
 pub mod libraries;
 pub mod nvjpeg;
+mod shared;
 
 pub use crate::backend::device::{Chroma, EngineConfig};
 pub use accelerator::{CudaAccelerator, CudaEvent, CudaMemory, CudaPinned, CudaStreamRef};
-pub use decoders::CudaDecoders;
+pub use decoders::cuda_decoders;
 
 /// Batches in the memory of a CUDA device.
-pub type CudaBackend = DeviceBackend<CudaAccelerator, CudaDecoders>;
+pub type CudaBackend = DeviceBackend<CudaAccelerator>;
 
 /// The backend of a loader whose consumer enqueues its work on `consumer`.
 pub fn cuda_backend(
@@ -40,7 +43,7 @@ pub fn cuda_backend(
     engines: EngineConfig,
 ) -> Result<CudaBackend, BackendError> {
     let accelerator = CudaAccelerator::new(Arc::clone(consumer.context()), layout, normalize)?;
-    let decoders = CudaDecoders::new(&accelerator, engines)?;
+    let decoders = cuda_decoders(&accelerator, engines)?;
     Ok(DeviceBackend::new(
         Arc::new(accelerator),
         decoders,

@@ -59,10 +59,10 @@ pub struct EngineConfig {
 
 /// Images of one call. The engines work on several at once, and a call costs as much as some
 /// images.
-pub const IMAGES_A_CALL: usize = 64;
+pub(crate) const IMAGES_A_CALL: usize = 64;
 /// Threads that feed the device's engines: while one waits for its call, the engines have the
 /// other's.
-pub const CALLS_AT_ONCE: usize = 2;
+pub(crate) const CALLS_AT_ONCE: usize = 2;
 /// Images that a decode thread has in flight on the device, each on a stream of its own: of the
 /// hybrid decoder's five or more small kernels each waits for the one before, and for room between
 /// the kernels of the training step.

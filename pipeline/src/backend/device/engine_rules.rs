@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 /// Refusals in a row that are plainly the images' own before an engine is given up: it was asked
 /// for what it never does.
-pub const MAX_REFUSED_IMAGES: u32 = 256;
+pub(crate) const MAX_REFUSED_IMAGES: u32 = 256;
 /// Refusals in a row that are not plainly the images' own before an engine is given up.
-pub const MAX_UNCLEAR_REFUSALS: u32 = 32;
+pub(crate) const MAX_UNCLEAR_REFUSALS: u32 = 32;
 
 /// Whose fault a refusal by nvJPEG may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blame {
+pub(crate) enum Blame {
     /// The image's: it is broken, cut off, or of a kind that the engine does not take.
     Image,
     /// The image's, if the device goes on working. nvJPEG answers so for odd single images, and
@@ -25,7 +25,7 @@ pub enum Blame {
 
 impl Blame {
     /// By nvJPEG's status, a number of `nvjpegStatus_t`.
-    pub fn of(status: u32) -> Self {
+    pub(crate) fn of(status: u32) -> Self {
         match status {
             // An invalid parameter, a bad JPEG, an unsupported one, an incomplete one.
             2 | 3 | 4 | 10 => Self::Image,
@@ -38,14 +38,14 @@ impl Blame {
     }
 
     /// Whether the device must be asked before the image is blamed.
-    pub fn needs_proof(self) -> bool {
+    pub(crate) fn needs_proof(self) -> bool {
         self != Self::Image
     }
 }
 
 /// Counts an engine's refusals in a row; shared by all threads that use it.
 #[derive(Debug, Default)]
-pub struct Patience {
+pub(crate) struct Patience {
     images: AtomicU32,
     unclear: AtomicU32,
     given_up: AtomicBool,
@@ -53,7 +53,7 @@ pub struct Patience {
 
 impl Patience {
     /// The engine has decoded an image.
-    pub fn decoded(&self) {
+    pub(crate) fn decoded(&self) {
         // As a rule both are 0, and no thread writes what the others read.
         if self.images.load(Relaxed) | self.unclear.load(Relaxed) != 0 {
             self.images.store(0, Relaxed);
@@ -62,7 +62,7 @@ impl Patience {
     }
 
     /// The engine has refused an image. True for the one refusal after which it is given up.
-    pub fn refused(&self, blame: Blame) -> bool {
+    pub(crate) fn refused(&self, blame: Blame) -> bool {
         let (count, limit) = match blame {
             Blame::Image => (&self.images, MAX_REFUSED_IMAGES),
             Blame::Unclear | Blame::Surroundings => (&self.unclear, MAX_UNCLEAR_REFUSALS),
@@ -71,12 +71,12 @@ impl Patience {
     }
 
     /// Gives the engine up; true for the first who does.
-    pub fn give_up(&self) -> bool {
+    pub(crate) fn give_up(&self) -> bool {
         !self.given_up.swap(true, Relaxed)
     }
 
     /// Whether the engine is not used any more.
-    pub fn is_given_up(&self) -> bool {
+    pub(crate) fn is_given_up(&self) -> bool {
         self.given_up.load(Relaxed)
     }
 }
@@ -87,19 +87,19 @@ impl Patience {
 /// a transfer is enqueued and not before: an image that fails on the host leaves the free side
 /// free, so that the next one does not write into the side that may still be read.
 #[derive(Debug, Default)]
-pub struct HostSides {
+pub(crate) struct HostSides {
     free: usize,
 }
 
 impl HostSides {
     /// Index of the side that no transfer reads.
-    pub fn free(&self) -> usize {
+    pub(crate) fn free(&self) -> usize {
         self.free
     }
 
     /// A transfer from the free side is enqueued. The device was done with the one before, so that
     /// its side is free now.
-    pub fn transferred(&mut self) {
+    pub(crate) fn transferred(&mut self) {
         self.free = 1 - self.free;
     }
 }

@@ -1,5 +1,6 @@
-//! Arguments of the kernels in `cuda/kernels/crop.cu`, mirrors of its structs. Plain numbers, here and not behind the feature `cuda`, so
-//! that the tests that run the kernels on the CPU launch them with the very values that a GPU gets.
+//! Arguments of the kernels in `cuda/kernels/crop.cu`, mirrors of its structs. Plain numbers, here
+//! and not behind the feature `cuda`, so that the tests that run the kernels on the CPU launch them
+//! with the very values that a GPU gets.
 use crate::image::Normalize;
 use crate::image::{Orientation, PixelRect};
 use crate::{CropPlan, EdgeSupport, Filter};
@@ -54,7 +55,8 @@ impl StoredPixels {
 }
 
 impl CropJob {
-    /// The crop of a plan from an image that is turned, to the slot at address `slot`. The plan lies inside of the image.
+    /// The crop of a plan from an image that is turned, to the slot at address `slot`. The plan
+    /// lies inside of the image.
     pub fn new(image: StoredPixels, orientation: Orientation, plan: &CropPlan, slot: u64) -> Self {
         Self {
             image: image.address,
@@ -82,7 +84,8 @@ impl CropJob {
     }
 }
 
-/// Mirror of `Normalization`: what makes a normalised value of an 8-bit one, by one fused multiplication and addition.
+/// Mirror of `Normalization`: what makes a normalised value of an 8-bit one, by one fused
+/// multiplication and addition.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C)]
 pub struct Normalization {

@@ -1,8 +1,10 @@
-//! Batches in device memory: slots that decode threads fill on streams of their own, and the order of all that touches them.
+//! Batches in device memory: slots that decode threads fill on streams of their own, and the order
+//! of all that touches them.
 //!
-//! Nothing here knows CUDA. [`Accelerator`] is what is asked of a device; the order of work is decided in this file alone:
-//! a writer waits for the slot's writer before it and for the consumer that had the batch last; the consumer waits for every
-//! writer of its batch. All memory, pinned buffers, streams and events are made before the first image.
+//! Nothing here knows CUDA. [`Accelerator`] is what is asked of a device; the order of work is
+//! decided in this file alone: a writer waits for the slot's writer before it and for the consumer
+//! that had the batch last; the consumer waits for every writer of its batch. All memory, pinned
+//! buffers, streams and events are made before the first image.
 //!
 //! A stream has one event a batch, which marks its last write into it. So a stream waits once a
 //! batch for the consumer, and the consumer once for each stream: with 256 slots and 34 streams at
@@ -12,20 +14,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::ImageError;
-use crate::backend::{
-    BackendError, BatchRenderer, ImageBackend, PlannedImage, RenderError, Renderer,
-};
-use crate::batch::Batch;
+use crate::backend::{BackendError, Decode, ImageBackend, ImageDecoder, PlannedImage};
 use crate::image::ImageHeader;
 use crate::stats::DecoderStats;
 
 mod cpu_crops;
 mod engine_config;
-pub mod engine_rules;
+#[cfg(any(feature = "cuda", test))]
+pub(super) mod engine_rules;
 mod kernel_arguments;
 
-pub use cpu_crops::{CpuCrops, CpuCropsDecoder, NoBatchDecoder};
-pub use engine_config::{CALLS_AT_ONCE, Chroma, EngineConfig, IMAGES_A_CALL, IMAGES_A_THREAD};
+pub use cpu_crops::CpuCrops;
+#[cfg(feature = "cuda")]
+pub(super) use engine_config::{CALLS_AT_ONCE, IMAGES_A_CALL};
+pub use engine_config::{Chroma, EngineConfig, IMAGES_A_THREAD};
 pub use kernel_arguments::{CropJob, Normalization, StoredPixels};
 
 /// Type of a pixel value in device memory.
@@ -55,7 +57,8 @@ pub struct PixelLayout {
     pub pixel_type: PixelType,
     /// Side S of the square image in pixels.
     pub image_size: u32,
-    /// `None`: `[3, S, S]`. `Some(p)`: `[P, 3 * p * p]`, the P = (S / p)^2 patches row by row, each `[3, p, p]`.
+    /// `None`: `[3, S, S]`. `Some(p)`: `[P, 3 * p * p]`, the P = (S / p)^2 patches row by row, each
+    /// `[3, p, p]`.
     pub patch_size: Option<u32>,
 }
 
@@ -66,7 +69,7 @@ impl PixelLayout {
     }
 }
 
-/// Where the pixels of one sample go.
+/// Where the pixels of one sample go, and by which stream.
 #[derive(Debug)]
 pub struct Target<'a, A: Accelerator> {
     /// Memory of the whole batch.
@@ -75,12 +78,14 @@ pub struct Target<'a, A: Accelerator> {
     pub offset_bytes: usize,
     /// How the pixels lie.
     pub layout: PixelLayout,
+    /// All work that fills it is enqueued here.
+    pub stream: &'a A::Stream,
 }
 
 /// A device with streams of asynchronous work.
 ///
-/// Work on one stream runs in the order in which it was enqueued; between streams only events order it. All calls but
-/// [`Self::synchronize`] return at once.
+/// Work on one stream runs in the order in which it was enqueued; between streams only events order
+/// it. All calls but [`Self::synchronize`] return at once.
 pub trait Accelerator: Send + Sync + Debug + 'static {
     /// A queue of work.
     type Stream: Send + Sync + Debug;
@@ -107,13 +112,9 @@ pub trait Accelerator: Send + Sync + Debug + 'static {
         to: &Self::Memory,
         stream: &Self::Stream,
     ) -> Result<(), BackendError>;
-    /// Enqueues the conversion of a crop, u8 `[S, S, 3]` at the start of `crop`, to normalised pixels.
-    fn convert(
-        &self,
-        crop: &Self::Memory,
-        target: &Target<'_, Self>,
-        stream: &Self::Stream,
-    ) -> Result<(), BackendError>
+    /// Enqueues the conversion of a crop, u8 `[S, S, 3]` at the start of `crop`, to normalised
+    /// pixels.
+    fn convert(&self, crop: &Self::Memory, target: &Target<'_, Self>) -> Result<(), BackendError>
     where
         Self: Sized;
 
@@ -125,83 +126,74 @@ pub trait Accelerator: Send + Sync + Debug + 'static {
     fn synchronize(&self, event: &Self::Event) -> Result<(), BackendError>;
 }
 
-/// Decodes one image at a time into device memory; each decode thread has one, or one for each of
-/// its lanes.
-pub trait DeviceDecoder<A: Accelerator>: Send {
-    /// Reads the header, with the orientation that counts.
-    fn header(&mut self, bytes: &[u8]) -> Result<ImageHeader, ImageError>;
+/// A decoder into device memory. It enqueues on the streams of its targets all that fills them.
+pub type DeviceDecoder<A> = Box<dyn for<'t> ImageDecoder<Target<'t, A>>>;
 
-    /// Whether the batch decoders take an image that [`DeviceDecoders::batch_accepts`].
-    fn suits_batch(&mut self, _image: &PlannedImage<'_>) -> bool {
-        true
-    }
+/// Makes decoders for slots of a layout.
+type MakeDecoder<A> =
+    Box<dyn Fn(&Arc<A>, PixelLayout) -> Result<DeviceDecoder<A>, BackendError> + Send + Sync>;
+type MakeDecoders<A> =
+    Box<dyn Fn(&Arc<A>, PixelLayout) -> Result<Vec<DeviceDecoder<A>>, BackendError> + Send + Sync>;
 
-    /// Enqueues on `stream` all that fills the target.
-    fn decode(
-        &mut self,
-        image: PlannedImage<'_>,
-        target: &Target<'_, A>,
-        stream: &A::Stream,
-    ) -> Result<(), RenderError>;
-}
-
-/// Decodes many images in one call into device memory.
-pub trait DeviceBatchDecoder<A: Accelerator>: Send {
-    /// Most images in one call.
-    fn max_images(&self) -> usize;
-
-    /// Enqueues on `stream` all that fills the targets; one result an image.
-    fn decode(
-        &mut self,
-        images: &[(PlannedImage<'_>, Target<'_, A>)],
-        stream: &A::Stream,
-    ) -> Result<Vec<Result<(), ImageError>>, BackendError>;
-}
-
-/// Makes the decoders of one kind of device.
-pub trait DeviceDecoders<A: Accelerator>: Send + Sync + Debug + 'static {
-    /// A decode thread's.
-    type Decoder: DeviceDecoder<A>;
-    /// A batch decoder.
-    type BatchDecoder: DeviceBatchDecoder<A>;
-
+/// The decoders of one kind of device.
+pub struct DeviceDecoders<A: Accelerator> {
     /// Lanes of a decode thread: decoders that take its images in turn, each on a stream of its
     /// own, so that the device works on several of them at once.
-    fn lanes(&self) -> usize {
-        1
-    }
-    /// A decoder for one lane of one thread.
-    fn decoder(
-        &self,
-        accelerator: &Arc<A>,
-        layout: PixelLayout,
-    ) -> Result<Self::Decoder, BackendError>;
-    /// The batch decoders, if there are any; each gets a thread.
-    fn batch_decoders(
-        &self,
-        accelerator: &Arc<A>,
-        layout: PixelLayout,
-    ) -> Result<Vec<Self::BatchDecoder>, BackendError>;
+    pub lanes: usize,
+    /// Makes a decoder for one lane of one thread.
+    pub decoder: MakeDecoder<A>,
+    /// Makes the batch decoders, if there are any; each gets a thread.
+    pub batch_decoders: MakeDecoders<A>,
     /// Whether a batch decoder takes such an image, by its header.
-    fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool;
+    pub batch_accepts: Box<dyn Fn(&PlannedImage<'_>) -> bool + Send + Sync>,
     /// Who decoded so far, where several can.
-    fn stats(&self) -> Option<DecoderStats> {
-        None
+    pub stats: Box<dyn Fn() -> Option<DecoderStats> + Send + Sync>,
+}
+
+impl<A: Accelerator> DeviceDecoders<A> {
+    /// One lane, and no batch decoders.
+    pub fn of_threads(
+        decoder: impl Fn(&Arc<A>, PixelLayout) -> Result<DeviceDecoder<A>, BackendError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        Self {
+            lanes: 1,
+            decoder: Box::new(decoder),
+            batch_decoders: Box::new(|_, _| Ok(Vec::new())),
+            batch_accepts: Box::new(|_| false),
+            stats: Box::new(|| None),
+        }
+    }
+}
+
+impl<A: Accelerator> Debug for DeviceDecoders<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut debug = f.debug_struct("DeviceDecoders");
+        debug.field("lanes", &self.lanes).finish_non_exhaustive()
     }
 }
 
 /// Fills batches in device memory, for a consumer whose work is enqueued on one stream.
 #[derive(Debug)]
-pub struct DeviceBackend<A: Accelerator, D> {
+pub struct DeviceBackend<A: Accelerator> {
     accelerator: Arc<A>,
-    decoders: D,
+    decoders: DeviceDecoders<A>,
     layout: PixelLayout,
     consumer: A::Stream,
     num_batches: AtomicUsize,
     num_writers: AtomicUsize,
 }
 
-/// Device memory of one batch.
+/// Device memory of one batch, `[B, ...]` as [`PixelLayout`] says, B being the loader's batch size.
+#[derive(Debug)]
+pub struct DeviceMemory<A: Accelerator> {
+    batch: Arc<BatchMemory<A>>,
+    /// The slots, with their last writes.
+    slots: Vec<DeviceSlot<A>>,
+}
+
 #[derive(Debug)]
 struct BatchMemory<A: Accelerator> {
     /// Its number among the backend's.
@@ -252,11 +244,12 @@ struct KnownBatch<A: Accelerator> {
 }
 
 impl<A: Accelerator> DeviceSlot<A> {
-    fn target(&self) -> Target<'_, A> {
+    fn target<'a>(&'a self, stream: &'a A::Stream) -> Target<'a, A> {
         Target {
             memory: &self.batch.memory,
             offset_bytes: self.offset_bytes,
             layout: self.layout,
+            stream,
         }
     }
 }
@@ -277,7 +270,8 @@ impl<A: Accelerator> Writer<A> {
             self.accelerator.wait(&self.stream, &slot.batch.released)?;
             known.release = release;
         }
-        // Another stream may have written here for a batch that was given up, or failed half way through an image.
+        // Another stream may have written here for a batch that was given up, or failed half way
+        // through an image.
         match &slot.written {
             Some(last) if last.writer != self.number => {
                 self.accelerator.wait(&self.stream, &last.event)
@@ -309,9 +303,14 @@ impl<A: Accelerator> Writer<A> {
     }
 }
 
-impl<A: Accelerator, D> DeviceBackend<A, D> {
+impl<A: Accelerator> DeviceBackend<A> {
     /// A backend whose batches are used by work on `consumer`.
-    pub fn new(accelerator: Arc<A>, decoders: D, layout: PixelLayout, consumer: A::Stream) -> Self {
+    pub fn new(
+        accelerator: Arc<A>,
+        decoders: DeviceDecoders<A>,
+        layout: PixelLayout,
+        consumer: A::Stream,
+    ) -> Self {
         Self {
             accelerator,
             decoders,
@@ -339,6 +338,13 @@ impl<A: Accelerator, D> DeviceBackend<A, D> {
         })
     }
 
+    fn lane(&self, decoder: DeviceDecoder<A>) -> Result<Lane<A>, BackendError> {
+        Ok(Lane {
+            decoder,
+            writer: self.writer()?,
+        })
+    }
+
     /// The device.
     pub fn accelerator(&self) -> &A {
         &self.accelerator
@@ -350,20 +356,18 @@ impl<A: Accelerator, D> DeviceBackend<A, D> {
     }
 }
 
-impl<A: Accelerator, D: DeviceDecoders<A>> Batch<DeviceBackend<A, D>> {
-    /// Device memory of the batch, `[B, ...]` as [`PixelLayout`] says, B being the batch size of the loader. Work on the
-    /// consumer's stream may read it until the batch is dropped.
-    pub fn memory(&self) -> &A::Memory {
-        &self.slots()[0].batch.memory
+impl<A: Accelerator> DeviceMemory<A> {
+    /// The memory itself. Work on the consumer's stream may read it until the batch is dropped.
+    pub fn of_device(&self) -> &A::Memory {
+        &self.batch.memory
     }
 }
 
-impl<A: Accelerator, D: DeviceDecoders<A>> ImageBackend for DeviceBackend<A, D> {
+impl<A: Accelerator> ImageBackend for DeviceBackend<A> {
+    type Memory = DeviceMemory<A>;
     type Slot = DeviceSlot<A>;
-    type Renderer = DeviceRenderer<A, D::Decoder>;
-    type BatchRenderer = DeviceBatchRenderer<A, D::BatchDecoder>;
 
-    fn slots(&self, batch_size: usize, sides: &[u32]) -> Result<Vec<DeviceSlot<A>>, BackendError> {
+    fn memory(&self, batch_size: usize, sides: &[u32]) -> Result<DeviceMemory<A>, BackendError> {
         assert_eq!(
             sides,
             [self.layout.image_size],
@@ -382,42 +386,47 @@ impl<A: Accelerator, D: DeviceDecoders<A>> ImageBackend for DeviceBackend<A, D> 
             layout: self.layout,
             written: None,
         };
-        Ok((0..batch_size).map(slot).collect())
-    }
-
-    fn renderer(&self) -> Result<Self::Renderer, BackendError> {
-        let lane = |_| {
-            Ok(Lane {
-                decoder: self.decoders.decoder(&self.accelerator, self.layout)?,
-                writer: self.writer()?,
-            })
-        };
-        let lanes = (0..self.decoders.lanes().max(1)).map(lane);
-        Ok(DeviceRenderer {
-            lanes: lanes.collect::<Result<_, BackendError>>()?,
-            next: 0,
+        Ok(DeviceMemory {
+            slots: (0..batch_size).map(slot).collect(),
+            batch,
         })
     }
 
-    fn batch_renderers(&self) -> Result<Vec<Self::BatchRenderer>, BackendError> {
-        let decoders = self
-            .decoders
-            .batch_decoders(&self.accelerator, self.layout)?;
-        let renderer = |decoder| {
-            Ok(DeviceBatchRenderer {
-                decoder,
-                writer: self.writer()?,
-            })
-        };
-        decoders.into_iter().map(renderer).collect()
+    fn slots(&self, memory: DeviceMemory<A>) -> Vec<DeviceSlot<A>> {
+        memory.slots
+    }
+
+    fn join(&self, slots: Vec<DeviceSlot<A>>) -> DeviceMemory<A> {
+        DeviceMemory {
+            batch: Arc::clone(&slots[0].batch),
+            slots,
+        }
+    }
+
+    fn decoder(&self) -> Result<Box<dyn ImageDecoder<DeviceSlot<A>>>, BackendError> {
+        let lane = |_| self.lane((self.decoders.decoder)(&self.accelerator, self.layout)?);
+        let lanes = (0..self.decoders.lanes.max(1)).map(lane);
+        Ok(Box::new(Lanes {
+            lanes: lanes.collect::<Result<_, BackendError>>()?,
+            next: 0,
+        }))
+    }
+
+    fn batch_decoders(&self) -> Result<Vec<Box<dyn ImageDecoder<DeviceSlot<A>>>>, BackendError> {
+        let decoders = (self.decoders.batch_decoders)(&self.accelerator, self.layout)?;
+        let lanes = decoders.into_iter().map(|decoder| {
+            let lanes = vec![self.lane(decoder)?];
+            Ok(Box::new(Lanes { lanes, next: 0 }) as _)
+        });
+        lanes.collect()
     }
 
     fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool {
-        self.decoders.batch_accepts(image)
+        (self.decoders.batch_accepts)(image)
     }
 
     fn decoder_stats(&self) -> Option<DecoderStats> {
-        self.decoders.stats()
+        (self.decoders.stats)()
     }
 
     fn hand_over(&self, slots: &mut [DeviceSlot<A>]) -> Result<(), BackendError> {
@@ -436,96 +445,86 @@ impl<A: Accelerator, D: DeviceDecoders<A>> ImageBackend for DeviceBackend<A, D> 
         Ok(())
     }
 
-    fn take_back(&self, slots: &mut [DeviceSlot<A>]) {
-        let Some(slot) = slots.first() else {
-            return;
-        };
-        if let Err(error) = self
-            .accelerator
-            .record(&slot.batch.released, &self.consumer)
-        {
+    fn take_back(&self, memory: &mut DeviceMemory<A>) {
+        let released = &memory.batch.released;
+        if let Err(error) = self.accelerator.record(released, &self.consumer) {
             // The device is lost; the next call on it says so to whoever can end the run.
             tracing::error!("a batch was given back to a failed device: {error}");
         }
-        slot.batch.releases.fetch_add(1, Ordering::Release);
+        memory.batch.releases.fetch_add(1, Ordering::Release);
     }
 }
 
 /// A decoder and the stream that it enqueues on.
-#[derive(Debug)]
-struct Lane<A: Accelerator, D> {
-    decoder: D,
+struct Lane<A: Accelerator> {
+    decoder: DeviceDecoder<A>,
     writer: Writer<A>,
 }
 
-/// A decode thread's lanes; images go to them in turn.
-#[derive(Debug)]
-pub struct DeviceRenderer<A: Accelerator, D> {
-    lanes: Vec<Lane<A, D>>,
+/// Lanes that take images in turn.
+struct Lanes<A: Accelerator> {
+    lanes: Vec<Lane<A>>,
     next: usize,
 }
 
-impl<A: Accelerator, D: DeviceDecoder<A>> Renderer for DeviceRenderer<A, D> {
-    type Slot = DeviceSlot<A>;
+impl<A: Accelerator> Lane<A> {
+    fn decode(&mut self, images: &mut [Decode<'_, DeviceSlot<A>>]) -> Result<(), BackendError> {
+        for image in &*images {
+            self.writer.before_write(image.slot)?;
+        }
+        let decoded = self.enqueue(images);
+        // After an error too: part of the work may be enqueued already.
+        let slots = images.iter_mut().map(|image| &mut *image.slot);
+        let recorded = self.writer.after_write(slots);
+        // The first error is the cause.
+        decoded?;
+        recorded
+    }
 
+    fn enqueue(&mut self, images: &mut [Decode<'_, DeviceSlot<A>>]) -> Result<(), BackendError> {
+        let stream = &self.writer.stream;
+        if let [image] = images {
+            // On the stack: a decode thread does this for each image.
+            let mut target = image.slot.target(stream);
+            let mut one = [Decode::new(image.image, &mut target)];
+            let decoded = self.decoder.decode(&mut one);
+            let [one] = one;
+            image.result = one.result;
+            return decoded;
+        }
+        let targets = images.iter().map(|image| image.slot.target(stream));
+        let mut targets = targets.collect::<Vec<_>>();
+        let mut all = images
+            .iter()
+            .zip(&mut targets)
+            .map(|(image, target)| Decode::new(image.image, target))
+            .collect::<Vec<_>>();
+        let decoded = self.decoder.decode(&mut all);
+        let results = all.into_iter().map(|image| image.result);
+        let results = results.collect::<Vec<_>>();
+        for (image, result) in images.iter_mut().zip(results) {
+            image.result = result;
+        }
+        decoded
+    }
+}
+
+impl<A: Accelerator> ImageDecoder<DeviceSlot<A>> for Lanes<A> {
     fn header(&mut self, bytes: &[u8]) -> Result<ImageHeader, ImageError> {
         self.lanes[self.next].decoder.header(bytes)
+    }
+
+    fn max_images(&self) -> usize {
+        self.lanes[0].decoder.max_images()
     }
 
     fn suits_batch(&mut self, image: &PlannedImage<'_>) -> bool {
         self.lanes[self.next].decoder.suits_batch(image)
     }
 
-    fn render(
-        &mut self,
-        image: PlannedImage<'_>,
-        slot: &mut DeviceSlot<A>,
-    ) -> Result<(), RenderError> {
+    fn decode(&mut self, images: &mut [Decode<'_, DeviceSlot<A>>]) -> Result<(), BackendError> {
         let lane = self.next;
         self.next = (lane + 1) % self.lanes.len();
-        let Lane { decoder, writer } = &mut self.lanes[lane];
-        writer.before_write(slot)?;
-        let decoded = decoder.decode(image, &slot.target(), &writer.stream);
-        // After an error too: part of the work may be enqueued already.
-        let recorded = writer.after_write([slot]);
-        // The first error is the cause.
-        decoded?;
-        Ok(recorded?)
-    }
-}
-
-/// A batch decoder and its stream.
-#[derive(Debug)]
-pub struct DeviceBatchRenderer<A: Accelerator, D> {
-    decoder: D,
-    writer: Writer<A>,
-}
-
-impl<A: Accelerator, D: DeviceBatchDecoder<A>> BatchRenderer for DeviceBatchRenderer<A, D> {
-    type Slot = DeviceSlot<A>;
-
-    fn max_images(&self) -> usize {
-        self.decoder.max_images()
-    }
-
-    fn render(
-        &mut self,
-        images: &mut [(PlannedImage<'_>, &mut DeviceSlot<A>)],
-    ) -> Result<Vec<Result<(), ImageError>>, BackendError> {
-        for (_, slot) in images.iter() {
-            self.writer.before_write(slot)?;
-        }
-        let targets = images
-            .iter()
-            .map(|(image, slot)| (*image, slot.target()))
-            .collect::<Vec<_>>();
-        let decoded = self.decoder.decode(&targets, &self.writer.stream);
-        drop(targets);
-        let slots = images.iter_mut().map(|(_, slot)| &mut **slot);
-        let recorded = self.writer.after_write(slots);
-        // The first error is the cause.
-        let decoded = decoded?;
-        recorded?;
-        Ok(decoded)
+        self.lanes[lane].decode(images)
     }
 }

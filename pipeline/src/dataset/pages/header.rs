@@ -1,4 +1,5 @@
-//! The header of a page: how large the page is, stored and unpacked, and how many values it claims. The crate `parquet` reads it and does not show it.
+//! The header of a page: how large the page is, stored and unpacked, and how many values it claims.
+//! The crate `parquet` reads it and does not show it.
 //!
 //! It is a structure in Thrift's compact protocol; what is not needed here is skipped.
 use std::io::{self, Read};
@@ -79,7 +80,8 @@ impl Header {
         Ok(())
     }
 
-    /// Whether the values' lengths stand apart, so that they say how long the values are, and not how long the page is.
+    /// Whether the values' lengths stand apart, so that they say how long the values are, and not
+    /// how long the page is.
     pub(super) fn has_lengths(&self) -> bool {
         WITH_LENGTHS.contains(&self.encoding)
     }
@@ -234,7 +236,8 @@ fn invalid(problem: &'static str) -> io::Error {
 mod tests {
     use super::*;
 
-    /// A data page of 300 bytes in 3, of 7 values in `DELTA_BYTE_ARRAY`, with statistics that are skipped.
+    /// A data page of 300 bytes in 3, of 7 values in `DELTA_BYTE_ARRAY`, with statistics that are
+    /// skipped.
     const DATA: [u8; 22] = [
         0x15, 0x00, 0x15, 0xd8, 0x04, 0x15, 0x06, 0x2c, 0x15, 0x0e, 0x15, 0x0e, 0x15, 0x06, 0x15,
         0x06, 0x1c, 0x18, 0x01, 0xff, 0x00, 0x00,

@@ -1,5 +1,6 @@
-//! How long the values of a page are, where their lengths stand before them: `DELTA_LENGTH_BYTE_ARRAY`, and `DELTA_BYTE_ARRAY`, in which a value
-//! leaves out what it shares with the one before, so that few bytes can stand for very many.
+//! How long the values of a page are, where their lengths stand before them:
+//! `DELTA_LENGTH_BYTE_ARRAY`, and `DELTA_BYTE_ARRAY`, in which a value leaves out what it shares
+//! with the one before, so that few bytes can stand for very many.
 use parquet::basic::Encoding;
 use parquet::column::page::Page;
 
@@ -38,7 +39,8 @@ pub(super) fn values(page: &Page, max_rep_level: i16, max_def_level: i16) -> Opt
     }
 }
 
-/// Bytes of all values; an error where they are more than `room`, or where there are more than `most` values.
+/// Bytes of all values; an error where they are more than `room`, or where there are more than
+/// `most` values.
 pub(super) fn total(
     values: &[u8],
     encoding: Encoding,
@@ -66,7 +68,8 @@ pub(super) fn total(
     Ok(sum)
 }
 
-/// Calls `take` with each number of a list in `DELTA_BINARY_PACKED`; returns what comes after the list.
+/// Calls `take` with each number of a list in `DELTA_BINARY_PACKED`; returns what comes after the
+/// list.
 fn each(
     bytes: &[u8],
     most: u64,
@@ -161,7 +164,8 @@ mod tests {
         Ok((numbers, rest.len()))
     }
 
-    /// The example of the format's description: 7, 5, 3, 1, 2, 3, 4, 5, in one block of 128 with 4 miniblocks.
+    /// The example of the format's description: 7, 5, 3, 1, 2, 3, 4, 5, in one block of 128 with 4
+    /// miniblocks.
     #[test]
     fn the_numbers_of_a_list() {
         let mut bytes = vec![128, 1, 4, 8, 14, 3, 2, 0, 0, 0];

@@ -48,7 +48,6 @@ typedef struct {
 
 typedef struct {
     uint32_t width, height;
-    int32_t num_components, precision;
     /* Whether the decoder gives CMYK, and whether codes are arithmetic (any number of pixels may hide in a byte). */
     int32_t is_cmyk, is_arithmetic;
 } jpeg_header;
@@ -260,8 +259,6 @@ int nepa_jpeg_header(decoder *d, const unsigned char *bytes, size_t num_bytes, j
     jpeg_read_header(&d->info, TRUE);
     header->width = d->info.image_width;
     header->height = d->info.image_height;
-    header->num_components = d->info.num_components;
-    header->precision = d->info.data_precision;
     header->is_cmyk = d->info.jpeg_color_space == JCS_CMYK || d->info.jpeg_color_space == JCS_YCCK;
     header->is_arithmetic = d->info.arith_code;
     return 0;

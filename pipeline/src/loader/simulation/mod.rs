@@ -1,52 +1,51 @@
-//! The loader's logic on a simulated clock and store: order, windows, fetching under faults, replacement, stopping and resuming with other ranks.
+//! The loader's logic on a simulated clock and store: order, windows, fetching under faults,
+//! replacement, stopping and resuming with other ranks.
 //!
-//! Everything is the real code but the threads, the clock, the store and the pixels; one thread runs it, so a seed decides all that happens and a failing
-//! seed replays. `NEPA_SEEDS` says how many seeds (200 without it), `NEPA_SEED` runs one alone.
+//! Everything is the real code but the threads, the clock, the store and the pixels; one thread
+//! runs it, so a seed decides all that happens and a failing seed replays. `NEPA_SEEDS` says how
+//! many seeds (200 without it), `NEPA_SEED` runs one alone.
 use std::collections::{HashMap, HashSet};
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, BinaryArray, Int64Array};
 use arrow::record_batch::RecordBatch;
+use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
-use super::decode::{self, Outcome, RenderThread, Shared};
-use super::dispatch::{Dispatcher, Ended};
+use super::decode::{self, DecodeThread, Shared};
+use super::job::{Fetched, Job, Outcome};
 use super::mixture::Mixture;
-use super::{LoaderConfig, config};
-use crate::backend::{
-    BackendError, BatchRenderer, ImageBackend, PlannedImage, RenderError, Renderer, Router,
-};
-use crate::batch::{BatchPool, SampleRecord};
+use super::walk::{Step, Walk};
+use super::{LoaderConfig, LoaderError, config};
+use crate::backend::{BackendError, Decode, ImageBackend, ImageDecoder, Router};
+use crate::batch::SampleRecord;
+use crate::dataset::FetchTask;
 use crate::image::{ImageFormat, ImageHeader, Orientation};
 use crate::random::{below, unit};
 use crate::store::list::ListedObject;
 use crate::store::{Location, Patience};
-use crate::{
-    Dataset, DatasetError, ImageError, IoConfig, IoRuntime, LoaderError, SampleId, StoreError,
-};
+use crate::{Dataset, DatasetError, ImageError, IoConfig, IoRuntime, SampleId, StoreError};
 
 mod store;
 
 use store::{Change, Faults, FaultyStore};
 
-/// What became of one position: epoch, batch, position in the global batch, the record, the image's bytes.
+/// What became of one position: epoch, batch, position in the global batch, the record, the image's
+/// bytes.
 type TraceLine = (u64, u64, usize, SampleRecord, Vec<u8>);
 
-/// Bytes that stand for images: those that begin with `bad` cannot be decoded, and the "pixels" are the bytes themselves.
+/// Bytes that stand for images: those that begin with `bad` cannot be decoded, and the "pixels" are
+/// the bytes themselves.
 #[derive(Debug, Clone, Copy)]
 struct Verbatim;
 
-impl Renderer for Verbatim {
-    type Slot = Vec<u8>;
-
+impl ImageDecoder<Vec<u8>> for Verbatim {
     fn header(&mut self, bytes: &[u8]) -> Result<ImageHeader, ImageError> {
         Ok(ImageHeader {
             format: ImageFormat::Jpeg,
@@ -56,60 +55,42 @@ impl Renderer for Verbatim {
         })
     }
 
-    fn render(&mut self, image: PlannedImage<'_>, slot: &mut Vec<u8>) -> Result<(), RenderError> {
-        if image.bytes.starts_with(b"bad") {
-            return Err(ImageError::Empty.into());
+    fn decode(&mut self, images: &mut [Decode<'_, Vec<u8>>]) -> Result<(), BackendError> {
+        for Decode {
+            image,
+            slot,
+            result,
+        } in images
+        {
+            if image.bytes.starts_with(b"bad") {
+                *result = Err(ImageError::Empty);
+            } else {
+                image.bytes.as_ref().clone_into(slot);
+            }
         }
-        image.bytes.clone_into(slot);
         Ok(())
-    }
-}
-
-/// A batch decoder that is never made.
-#[derive(Debug)]
-struct NoBatches(Infallible);
-
-impl BatchRenderer for NoBatches {
-    type Slot = Vec<u8>;
-
-    fn max_images(&self) -> usize {
-        match self.0 {}
-    }
-
-    fn render(
-        &mut self,
-        _images: &mut [(PlannedImage<'_>, &mut Vec<u8>)],
-    ) -> Result<Vec<Result<(), ImageError>>, BackendError> {
-        match self.0 {}
     }
 }
 
 impl ImageBackend for Verbatim {
+    type Memory = Vec<Vec<u8>>;
     type Slot = Vec<u8>;
-    type Renderer = Self;
-    type BatchRenderer = NoBatches;
 
-    fn slots(&self, batch_size: usize, _sides: &[u32]) -> Result<Vec<Vec<u8>>, BackendError> {
+    fn memory(&self, batch_size: usize, _sides: &[u32]) -> Result<Vec<Vec<u8>>, BackendError> {
         Ok(vec![Vec::new(); batch_size])
     }
 
-    fn renderer(&self) -> Result<Self, BackendError> {
-        Ok(*self)
+    fn slots(&self, memory: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+        memory
     }
 
-    fn batch_renderers(&self) -> Result<Vec<NoBatches>, BackendError> {
-        Ok(Vec::new())
+    fn join(&self, slots: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+        slots
     }
 
-    fn batch_accepts(&self, _image: &PlannedImage<'_>) -> bool {
-        false
+    fn decoder(&self) -> Result<Box<dyn ImageDecoder<Vec<u8>>>, BackendError> {
+        Ok(Box::new(*self))
     }
-
-    fn hand_over(&self, _slots: &mut [Vec<u8>]) -> Result<(), BackendError> {
-        Ok(())
-    }
-
-    fn take_back(&self, _slots: &mut [Vec<u8>]) {}
 }
 
 /// One simulated data set and how it is read, both decided by a seed.
@@ -275,12 +256,16 @@ fn parquet(row_groups: Vec<Vec<Option<Vec<u8>>>>, rows_per_page: usize, counted:
 struct Run {
     trace: Vec<TraceLine>,
     error: Option<LoaderError>,
+    /// Whether the data set could be opened.
+    opened: bool,
 }
 
-/// At half of all answers a fault, no range meets so many of them in a row that nothing comes for so long.
+/// At half of all answers a fault, no range meets so many of them in a row that nothing comes for
+/// so long.
 const OUTAGE: Duration = Duration::from_mins(10);
 
-/// Opens the data set, then reads batches `from..to` (counted over all epochs) of one rank from `store`.
+/// Opens the data set, then reads batches `from..to` (counted over all epochs) of one rank from
+/// `store`.
 async fn read(
     world: &mut World,
     store: &FaultyStore,
@@ -288,11 +273,14 @@ async fn read(
     (from, to): (u64, u64),
 ) -> Result<Run, String> {
     let runtime = IoRuntime::current();
+    let patience = Patience::new("s3://simulated", OUTAGE);
+    // As after a listing: what fails from now on may pass.
+    patience.heard();
     let objects = (0..world.shards.len()).map(|i| {
         let url = format!("s3://simulated/{}", path(i));
         ListedObject {
             single: Arc::new(store.clone()),
-            patience: Patience::new("s3://simulated", OUTAGE),
+            patience: patience.clone(),
             location: Arc::new(Location::parse(&url).expect("a URL")),
             path: path(i),
             size: world.shards[i].len() as u64,
@@ -306,6 +294,7 @@ async fn read(
             return Ok(Run {
                 trace: Vec::new(),
                 error: Some(error.into()),
+                opened: false,
             });
         }
     };
@@ -337,92 +326,110 @@ async fn walk(
     (from, to): (u64, u64),
     largest: u64,
 ) -> Result<Run, String> {
-    let mixture = Mixture::of(dataset);
-    let per_epoch = mixture.batches_per_epoch(config);
+    let mixture = Mixture::of(dataset, super::start::order_settings(config));
+    let per_epoch = mixture.batches_per_epoch();
     let (fetched_sender, fetched) = crate::sync::unbounded();
-    let (_unpacked_sender, unpacked) = crate::sync::unbounded();
-    let (_stop_sender, stop) = crate::sync::bounded(0);
-    let (jobs, _jobs) = crate::sync::bounded(1);
-    let (pending, _pending) = crate::sync::bounded(1);
+    let augment = config.augment.build().expect("a sound augmentation");
     let shared = Shared {
         dataset: Arc::clone(dataset),
-        augment: config.augment.build().expect("a sound augmentation"),
+        sides: augment.view_sides(),
+        augment,
         backend: Arc::new(Verbatim),
         router: Router::default(),
         seed: config.seed,
         counters: Arc::default(),
     };
-    let dispatcher = Dispatcher::<Vec<u8>> {
-        dataset: Arc::clone(dataset),
-        config: config.clone(),
-        mixture: mixture.clone(),
-        pool: BatchPool::new(Vec::new()),
-        counters: Arc::default(),
-        stop,
-        fetched: fetched_sender,
-        unpacked,
-        jobs,
-        pending,
-    };
-    let mut thread = RenderThread::new(&shared);
+    let mut thread = DecodeThread::new(&shared);
     let mut run = Run {
         trace: Vec::new(),
         error: None,
+        opened: true,
     };
     let consumer_ms = [0, 10, 3_000][below(&mut world.rng, 3) as usize];
-    let mut walks = dispatcher.walks(from / per_epoch, from % per_epoch);
-    for number in from..to {
-        let (epoch, batch) = (number / per_epoch, number % per_epoch);
-        for (position, place) in mixture.slice(epoch, batch, config).into_iter().enumerate() {
-            let walk = &mut walks[place.source];
-            while !walk.holds(place) {
-                walk.leave(place.epoch);
-                let mut pause = Duration::from_millis(1);
-                while !walk.next_is_settled() {
-                    if let Ok(fetched) = fetched.try_recv() {
-                        walk.arrive(decode::unpack(&shared, fetched));
-                    } else {
-                        tokio::time::sleep(pause).await;
-                        pause = (2 * pause).min(Duration::from_secs(1));
+    let mut walk = Walk::new(
+        mixture,
+        dataset,
+        config.epochs,
+        (from / per_epoch, from % per_epoch),
+    );
+    let mut fetches = HashMap::new();
+    let mut pause = Duration::from_millis(1);
+    let (mut number, mut at) = (from, (0, 0));
+    while number < to {
+        let step = match walk.next() {
+            Ok(step) => step,
+            Err(error) => {
+                run.error = Some(error.into());
+                return Ok(run);
+            }
+        };
+        match step {
+            Step::End => return Err("it ends too early".to_owned()),
+            Step::Batch {
+                epoch,
+                batch_in_epoch,
+                ..
+            } => at = (epoch, batch_in_epoch),
+            Step::BatchEnd => number += 1,
+            Step::Fetch(window, parts) => {
+                fetches.retain(|&window, _| walk.awaits(window));
+                let sender = fetched_sender.clone();
+                let deliver = Arc::new(move |part, bytes| {
+                    let _ = sender.send(Fetched {
+                        window,
+                        part,
+                        bytes,
+                    });
+                });
+                fetches.insert(window, FetchTask::new(dataset, &parts, deliver));
+            }
+            Step::Await => {
+                if let Ok(fetched) = fetched.try_recv() {
+                    walk.arrive(decode::unpack(&shared, fetched));
+                    pause = Duration::from_millis(1);
+                } else {
+                    tokio::time::sleep(pause).await;
+                    pause = (2 * pause).min(Duration::from_secs(1));
+                }
+            }
+            Step::Sample {
+                epoch,
+                id,
+                window,
+                position,
+            } => {
+                let (done_sender, done) = crate::sync::bounded(1);
+                let job = Job {
+                    epoch,
+                    id,
+                    window,
+                    position,
+                    slot: Vec::new(),
+                    done: done_sender,
+                };
+                thread.work(job, None);
+                let done = done.recv().map_err(|_| "a job was lost".to_owned())?;
+                match done.outcome {
+                    Outcome::Good(rendered) | Outcome::Replaced(rendered, _) => {
+                        // The last batch of an epoch may be shorter.
+                        let global = config.global_batch as u64;
+                        let length = global.min(world.num_samples - at.1 * global) as usize;
+                        let first = length * config.rank / config.world_size;
+                        let line = (at.0, at.1, first + position, rendered.record, done.slot);
+                        run.trace.push(line);
                     }
+                    Outcome::Exhausted(..) => {
+                        return Err(format!("nothing could replace {id} of epoch {epoch}"));
+                    }
+                    Outcome::Failed(error) => return Err(error.to_string()),
                 }
-                if let Err(ended) = walk.enter() {
-                    run.error = match ended {
-                        Ended::Failed(error) => Some(error),
-                        Ended::Stopped => return Err("nobody stopped it".to_owned()),
-                    };
-                    return Ok(run);
+                let held = dataset.io_counters().held_bytes;
+                if held > world.io.max_bytes.max(largest) {
+                    return Err(format!("{held} bytes held"));
                 }
+                let busy = Duration::from_millis(below(&mut world.rng, consumer_ms + 1));
+                tokio::time::sleep(busy).await;
             }
-            let (done_sender, done) = crate::sync::bounded(1);
-            thread.work(walk.job(place, position, Vec::new(), done_sender), None);
-            let done = done.recv().map_err(|_| "a job was lost".to_owned())?;
-            match done.outcome {
-                Outcome::Good(record) | Outcome::Replaced(record, _) => {
-                    // The last batch of an epoch may be shorter.
-                    let global = config.global_batch as u64;
-                    let length = global.min(world.num_samples - batch * global) as usize;
-                    let first = length * config.rank / config.world_size;
-                    run.trace
-                        .push((epoch, batch, first + position, record, done.slot));
-                }
-                Outcome::Exhausted(..) => {
-                    let id = place.index;
-                    return Err(format!(
-                        "nothing could replace sample {id} of epoch {epoch}"
-                    ));
-                }
-                Outcome::Failed(error) => return Err(error.to_string()),
-            }
-            let held = dataset.io_counters().held_bytes;
-            if held > world.io.max_bytes.max(largest) {
-                return Err(format!("{held} bytes held"));
-            }
-            tokio::time::sleep(Duration::from_millis(below(
-                &mut world.rng,
-                consumer_ms + 1,
-            )))
-            .await;
         }
     }
     Ok(run)
@@ -492,8 +499,16 @@ async fn simulate(seed: u64) -> Result<Shown, String> {
                 let LoaderError::Dataset(dataset) = &error else {
                     return Err(format!("an error of another kind: {error}"));
                 };
+                // Whoever opens it later meets another object, of whatever kind.
+                let opens_another = !run.opened && matches!(changed, Some((_, Change::Replaced)));
                 let DatasetError::Store(error) = &**dataset else {
-                    return Err(format!("an error of another kind: {error}"));
+                    return match opens_another {
+                        true => Ok(Shown {
+                            log: store.log(),
+                            ended_by_change: true,
+                        }),
+                        false => Err(format!("an error of another kind: {error}")),
+                    };
                 };
                 let expected = matches!(
                     (changed, error),

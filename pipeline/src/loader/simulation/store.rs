@@ -1,4 +1,5 @@
-//! A store in memory whose answers are late, broken off, refused or lost, as its seed says. All its times are simulated.
+//! A store in memory whose answers are late, broken off, refused or lost, as its seed says. All its
+//! times are simulated.
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

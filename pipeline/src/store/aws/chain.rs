@@ -1,7 +1,7 @@
-//! Where S3's credentials come from, in the order of Amazon's own tools: environment, profile, web identity, container,
-//! the machine's role. Nothing is fetched here.
+//! Where S3's credentials come from, in the order of Amazon's own tools: environment, profile, web
+//! identity, container, the machine's role. Nothing is fetched here.
+use super::keys::{CredentialError, Keys};
 use super::profile::Profiles;
-use super::{CredentialError, Keys};
 use crate::store::StoreOptions;
 
 /// A way to get credentials.
@@ -148,7 +148,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// What the profile says; `None` if it says nothing of credentials. `seen` are the profiles that led here.
+    /// What the profile says; `None` if it says nothing of credentials. `seen` are the profiles
+    /// that led here.
     fn of_profile(
         &self,
         profile: &str,
@@ -348,8 +349,8 @@ impl Reader<'_> {
         Ok(Some(Source::Container { url, token }))
     }
 
-    /// The machine's role, if `certain` or if there may be one. An endpoint set by hand is not the cloud's own, so
-    /// the machine's role is of no use there.
+    /// The machine's role, if `certain` or if there may be one. An endpoint set by hand is not the
+    /// cloud's own, so the machine's role is of no use there.
     fn of_machine(&self, certain: bool) -> Option<Source> {
         let get = |name| self.options.get(name);
         if get("AWS_EC2_METADATA_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
@@ -363,14 +364,15 @@ impl Reader<'_> {
             || self.profiles.endpoint(&profile, "s3").is_some();
         let there = certain
             || named.is_some()
-            || (!own_endpoint && crate::store::metadata_service_answers());
+            || (!own_endpoint && crate::store::endpoint::metadata_service_answers());
         let endpoint = named.unwrap_or_else(|| "http://169.254.169.254".to_owned());
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         there.then_some(Source::Machine { endpoint })
     }
 }
 
-/// Whether a container's service at this URL may be shown a token: it is encrypted, or on this machine.
+/// Whether a container's service at this URL may be shown a token: it is encrypted, or on this
+/// machine.
 fn may_have_token(url: &str) -> bool {
     let Ok(url) = ::url::Url::parse(url) else {
         return false;

@@ -1,5 +1,5 @@
-//! Lends S3's credentials to requests: fetched once for all stores with the same settings, again before they expire, and
-//! again when the store says that they have.
+//! Lends S3's credentials to requests: fetched once for all stores with the same settings, again
+//! before they expire, and again when the store says that they have.
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -10,23 +10,17 @@ use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 
 use super::chain::{self, Source};
-use super::{CredentialError, service};
+use super::keys::{CredentialError, Lent};
+use super::service;
 use crate::store::{StoreOptions, secrets};
 
 /// Credentials are renewed so long before they expire, if they live twice as long.
 const RENEW_BEFORE: Duration = Duration::from_mins(5);
-/// Whoever has just failed is not asked again for so long, while the old credentials are still good.
+/// Whoever has just failed is not asked again for so long, while the old credentials are still
+/// good.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Where the store refuses what was just renewed, nobody is asked again for so long.
 const REFUSED_AGAIN: Duration = Duration::from_secs(1);
-
-/// Credentials with the time for which they hold.
-#[derive(Debug, Clone)]
-pub(super) struct Lent {
-    pub credential: Arc<AwsCredential>,
-    /// `None` if nobody says.
-    pub expires: Option<DateTime<Utc>>,
-}
 
 /// The credentials in use.
 #[derive(Debug, Clone)]
@@ -60,8 +54,8 @@ struct Fetching {
 static LENDERS: Mutex<Vec<Weak<Lender>>> = Mutex::new(Vec::new());
 
 impl Lender {
-    /// The lender for these settings; `None` if they lead to no credentials. What can be said without asking anybody is
-    /// said here.
+    /// The lender for these settings; `None` if they lead to no credentials. What can be said
+    /// without asking anybody is said here.
     pub(in crate::store) fn of(
         options: &StoreOptions,
     ) -> Result<Option<Arc<Self>>, CredentialError> {
@@ -126,8 +120,8 @@ impl Lender {
         }
     }
 
-    /// Other credentials than those that the store has refused, as it says or, if it `is_guessed`, as it may have; `None` if
-    /// there are none.
+    /// Other credentials than those that the store has refused, as it says or, if it `is_guessed`,
+    /// as it may have; `None` if there are none.
     pub(in crate::store) async fn renewed(
         &self,
         refused_id: &str,

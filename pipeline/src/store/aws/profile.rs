@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::CredentialError;
+use super::keys::CredentialError;
 use crate::store::StoreOptions;
 
 /// Keys and values of one section; a key of a nested value is `parent.key`.
@@ -20,8 +20,8 @@ pub(super) struct Profiles {
 }
 
 impl Profiles {
-    /// Reads the files as they are now. One that is absent or unreadable says nothing; what is missing is told by
-    /// whoever needs it.
+    /// Reads the files as they are now. One that is absent or unreadable says nothing; what is
+    /// missing is told by whoever needs it.
     pub(super) fn read(options: &StoreOptions) -> Self {
         let home = options.get("HOME").map(PathBuf::from);
         let file = |variable: &str, usual: &str| {

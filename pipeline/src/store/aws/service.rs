@@ -1,5 +1,5 @@
-//! Fetches credentials: from programs, the services beside a container or a machine, the security token service, and
-//! single sign-on.
+//! Fetches credentials: from programs, the services beside a container or a machine, the security
+//! token service, and single sign-on.
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,7 @@ use object_store::client::{
 use serde::Deserialize;
 
 use super::chain::{ContainerToken, Role, SingleSignOn, Source};
-use super::lender::Lent;
-use super::{CredentialError, Keys};
+use super::keys::{CredentialError, Keys, Lent};
 use crate::store::StoreCause;
 use crate::store::{StoreOptions, redact, secrets, tls};
 
@@ -415,7 +414,8 @@ struct Client {
 impl Client {
     /// For a service of this machine: no proxy stands between.
     fn near(service: String, options: &StoreOptions) -> Result<Self, CredentialError> {
-        // A proxy that neither names nor addresses are reached through takes the place of the environment's.
+        // A proxy that neither names nor addresses are reached through takes the place of the
+        // environment's.
         let http = ClientOptions::new()
             .with_proxy_url("http://127.0.0.1:1")
             .with_proxy_excludes("*,0.0.0.0/0,::/0");
@@ -451,8 +451,8 @@ impl Client {
         Ok(Self { http, service })
     }
 
-    /// Sends a request, signed for the security token service where there are keys, until it is answered. Gives the body of
-    /// a success.
+    /// Sends a request, signed for the security token service where there are keys, until it is
+    /// answered. Gives the body of a success.
     async fn send(
         &self,
         method: Method,
@@ -522,7 +522,8 @@ impl Client {
     }
 }
 
-/// Code and message of a refusal, be it XML or JSON; nothing else of it, as it may repeat the request.
+/// Code and message of a refusal, be it XML or JSON; nothing else of it, as it may repeat the
+/// request.
 fn reason(body: &str) -> String {
     let of_xml = |name: &str| {
         let (_, rest) = body.split_once(&format!("<{name}>"))?;

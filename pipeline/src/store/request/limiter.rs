@@ -1,7 +1,9 @@
-//! How many requests may be in flight to one prefix of a store: additive increase, multiplicative decrease.
+//! How many requests may be in flight to one prefix of a store: additive increase, multiplicative
+//! decrease.
 //!
-//! Stores answer 503 (`SlowDown`) where a prefix is asked too often. A single one says little and is only asked again; where they are more than a few in a hundred,
-//! the window shrinks, and grows by one with each window of good answers.
+//! Stores answer 503 (`SlowDown`) where a prefix is asked too often. A single one says little and
+//! is only asked again; where they are more than a few in a hundred, the window shrinks, and grows
+//! by one with each window of good answers.
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -18,7 +20,8 @@ struct State {
     window: f64,
     in_use: usize,
     throttled: f64,
-    /// Good answers to come before the window may shrink again: those under way were sent into the old one.
+    /// Good answers to come before the window may shrink again: those under way were sent into the
+    /// old one.
     settling: usize,
 }
 

@@ -52,7 +52,8 @@ impl Pace {
         Some(sorted[((sorted.len() - 1) as f64 * share).round() as usize])
     }
 
-    /// After how long without a first byte a second request is worth while: past the 95th percentile.
+    /// After how long without a first byte a second request is worth while: past the 95th
+    /// percentile.
     pub(super) fn hedge_after(&self) -> Option<Duration> {
         let (median, late) = (self.quantile(0.5)?, self.quantile(0.95)?);
         Some(late.max(median.mul_f64(1.5)).max(LEAST_DELAY))
@@ -68,7 +69,8 @@ impl Pace {
         may
     }
 
-    /// After how long without a byte an answer is lost: ten usual first-byte times, twice as long for each failure before; `most` at first and at most.
+    /// After how long without a byte an answer is lost: ten usual first-byte times, twice as long
+    /// for each failure before; `most` at first and at most.
     pub(super) fn deadline(&self, failures: usize, most: Duration) -> Duration {
         self.quantile(0.5).map_or(most, |median| {
             let patience = 2u32.saturating_pow(failures.try_into().unwrap_or(u32::MAX));
