@@ -1,6 +1,5 @@
 //! Whether a device can be used: found out step by step, and told with what is missing.
-use nepa_pipeline::cuda::libraries::Library;
-use nepa_pipeline::{cuda::CudaError, cuda::check_device};
+use nepa_pipeline::{cuda::CudaError, cuda::check_device, cuda::libraries::Library};
 use nepa_tests::standins;
 
 #[track_caller]

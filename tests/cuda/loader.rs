@@ -2,13 +2,11 @@
 //! answers.
 use std::sync::{Arc, LazyLock};
 
-use nepa_pipeline::cuda::cudarc::driver::CudaContext;
 use nepa_pipeline::{
-    AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
-    SampleRecord,
+    AugmentConfig, Chroma, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader,
+    LoaderConfig, PixelLayout, PixelType, SampleRecord, cuda::CudaBackend, cuda::EngineConfig,
+    cuda::cuda_backend, cuda::cudarc::driver::CudaContext,
 };
-use nepa_pipeline::{Chroma, PixelLayout, PixelType};
-use nepa_pipeline::{cuda::CudaBackend, cuda::EngineConfig, cuda::cuda_backend};
 use nepa_tests::program::write_photo_shards;
 use nepa_tests::standins::{self, Standins};
 
@@ -70,6 +68,7 @@ fn config(decode_threads: usize) -> LoaderConfig {
         shuffle_window_bytes: 1 << 20,
         max_bad_fraction: 0.0,
         bad_samples_path: None,
+        ..LoaderConfig::default()
     }
 }
 
@@ -131,7 +130,7 @@ fn read(loader: &mut Loader<CudaBackend>) -> Epoch {
     let (mut samples, mut pixels) = (Vec::new(), Vec::new());
     while let Some(batch) = loader.next_batch().unwrap() {
         let num_bytes = batch.len() * LAYOUT.slot_bytes();
-        let memory = batch.memory();
+        let memory = batch.memory().of_device();
         let bytes = memory.read(num_bytes, loader.backend().consumer()).unwrap();
         samples.extend_from_slice(batch.samples());
         let values = bytes.as_chunks::<4>().0.iter();
@@ -291,7 +290,8 @@ fn every_layout_has_its_kernels() {
                 while let Some(batch) = loader.next_batch().unwrap() {
                     let num_bytes = batch.len() * layout.slot_bytes();
                     let consumer = loader.backend().consumer();
-                    let bytes = batch.memory().read(num_bytes, consumer).unwrap();
+                    let memory = batch.memory().of_device();
+                    let bytes = memory.read(num_bytes, consumer).unwrap();
                     sum += match pixel_type {
                         PixelType::F32 => sum_of(
                             &mut bytes

@@ -13,7 +13,7 @@ use pipeline::{
     AugmentConfig, Dataset, DatasetConfig, Filter, ImageBackend, ImageError, IoConfig, IoRuntime,
     Loader, LoaderConfig, LoaderError, SampleId,
 };
-use pipeline::{BackendError, BatchRenderer, PlannedImage, RenderError, Renderer};
+use pipeline::{BackendError, Decode, ImageDecoder, PlannedImage};
 use pipeline::{ImageFormat, ImageHeader, Orientation};
 use shuttle::rand::Rng;
 
@@ -61,86 +61,99 @@ struct Verbatim {
     batches: bool,
 }
 
-fn render(image: &PlannedImage<'_>, slot: &mut Vec<u8>) -> Result<(), ImageError> {
-    // As long as it takes.
-    shuttle::thread::yield_now();
-    if image.bytes[2] == 1 {
-        return Err(ImageError::Empty);
+/// A decode thread's.
+struct Single;
+
+/// Takes two at a time, and fails now and then.
+struct Pairs;
+
+fn header() -> ImageHeader {
+    ImageHeader {
+        format: ImageFormat::Jpeg,
+        width: 8,
+        height: 8,
+        orientation: Orientation::UPRIGHT,
     }
-    image.bytes.clone_into(slot);
-    Ok(())
 }
 
-impl Renderer for Verbatim {
-    type Slot = Vec<u8>;
+fn copy(images: &mut [Decode<'_, Vec<u8>>]) {
+    for Decode {
+        image,
+        slot,
+        result,
+    } in images
+    {
+        // As long as it takes.
+        shuttle::thread::yield_now();
+        if image.bytes[2] == 1 {
+            *result = Err(ImageError::Empty);
+        } else {
+            image.bytes.as_ref().clone_into(slot);
+        }
+    }
+}
 
+impl ImageDecoder<Vec<u8>> for Single {
     fn header(&mut self, _bytes: &[u8]) -> Result<ImageHeader, ImageError> {
-        Ok(ImageHeader {
-            format: ImageFormat::Jpeg,
-            width: 8,
-            height: 8,
-            orientation: Orientation::UPRIGHT,
-        })
+        Ok(header())
     }
 
-    fn render(&mut self, image: PlannedImage<'_>, slot: &mut Vec<u8>) -> Result<(), RenderError> {
-        Ok(render(&image, slot)?)
+    fn decode(&mut self, images: &mut [Decode<'_, Vec<u8>>]) -> Result<(), BackendError> {
+        copy(images);
+        Ok(())
     }
 }
 
-impl BatchRenderer for Verbatim {
-    type Slot = Vec<u8>;
+impl ImageDecoder<Vec<u8>> for Pairs {
+    fn header(&mut self, _bytes: &[u8]) -> Result<ImageHeader, ImageError> {
+        Ok(header())
+    }
 
     fn max_images(&self) -> usize {
         2
     }
 
-    fn render(
-        &mut self,
-        images: &mut [(PlannedImage<'_>, &mut Vec<u8>)],
-    ) -> Result<Vec<Result<(), ImageError>>, BackendError> {
+    fn decode(&mut self, images: &mut [Decode<'_, Vec<u8>>]) -> Result<(), BackendError> {
         if shuttle::rand::thread_rng().gen_bool(0.2) {
             return Err(BackendError {
                 doing: "decoding a batch",
                 source: "a fault".into(),
             });
         }
-        let results = images.iter_mut().map(|(image, slot)| render(image, slot));
-        Ok(results.collect())
+        copy(images);
+        Ok(())
     }
 }
 
 impl ImageBackend for Verbatim {
+    type Memory = Vec<Vec<u8>>;
     type Slot = Vec<u8>;
-    type Renderer = Self;
-    type BatchRenderer = Self;
 
-    fn slots(&self, batch_size: usize, _sides: &[u32]) -> Result<Vec<Vec<u8>>, BackendError> {
+    fn memory(&self, batch_size: usize, _sides: &[u32]) -> Result<Vec<Vec<u8>>, BackendError> {
         Ok(vec![Vec::new(); batch_size])
     }
 
-    fn renderer(&self) -> Result<Self, BackendError> {
-        Ok(*self)
+    fn slots(&self, memory: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+        memory
     }
 
-    fn batch_renderers(&self) -> Result<Vec<Self>, BackendError> {
+    fn join(&self, slots: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+        slots
+    }
+
+    fn decoder(&self) -> Result<Box<dyn ImageDecoder<Vec<u8>>>, BackendError> {
+        Ok(Box::new(Single))
+    }
+
+    fn batch_decoders(&self) -> Result<Vec<Box<dyn ImageDecoder<Vec<u8>>>>, BackendError> {
         // Two, as on a GPU: they take turns.
-        Ok(if self.batches {
-            vec![*self; 2]
-        } else {
-            Vec::new()
-        })
+        let number = if self.batches { 2 } else { 0 };
+        Ok((0..number).map(|_| Box::new(Pairs) as _).collect())
     }
 
     fn batch_accepts(&self, _image: &PlannedImage<'_>) -> bool {
         true
     }
-
-    fn hand_over(&self, _slots: &mut [Vec<u8>]) -> Result<(), BackendError> {
-        Ok(())
-    }
-
-    fn take_back(&self, _slots: &mut [Vec<u8>]) {}
 }
 
 fn config() -> LoaderConfig {
@@ -175,7 +188,7 @@ fn read(loader: &mut Loader<Verbatim>, batches: usize) -> Result<Trace, LoaderEr
     let mut trace = Vec::new();
     for batch in loader.take(batches) {
         let batch = batch?;
-        for (sample, bytes) in batch.samples().iter().zip(batch.slots()) {
+        for (sample, bytes) in batch.samples().iter().zip(batch.memory()) {
             assert_eq!(*bytes, image(sample.id.row_group, sample.id.row));
             trace.push((sample.replaces, sample.id));
         }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray, NullArray};
 use arrow::record_batch::RecordBatch;
 use nepa_pipeline::{
-    Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime, Loader, LoaderConfig, LoaderError,
-    LoaderState, MixtureSource, SampleId, SampleRecord,
+    Dataset, DatasetError, IoConfig, Loader, LoaderConfig, LoaderError, LoaderState, SampleId,
+    SampleRecord,
 };
-use nepa_schemas::SchemaOptions;
+use nepa_tests::data::{self, open_folder as open};
+use nepa_tests::loading::{all, config};
 use nepa_tests::photos::photo;
 use nepa_tests::program::{assert_says, nepa, succeed, text, tiny_recipe};
 use nepa_tests::s3::S3Server;
@@ -19,8 +20,6 @@ use nepa_tests::shards::{
 };
 use parquet::file::properties::EnabledStatistics;
 use parquet::file::statistics::Statistics;
-
-use crate::loader::config;
 
 /// Whether the row holds an image: about two of three do, and none in row group 2.
 fn is_present(shard: u32, row_group: u32, row: u32) -> bool {
@@ -58,18 +57,6 @@ fn write(folder: &Path, statistics: EnabledStatistics) -> BTreeSet<SampleId> {
         }
     }
     present
-}
-
-fn open_url(url: &str, io: &IoConfig) -> Result<Arc<Dataset>, DatasetError> {
-    let config = DatasetConfig {
-        urls: vec![url.to_owned()],
-        ..DatasetConfig::default()
-    };
-    Dataset::open(&config, io, &IoRuntime::new(1).unwrap())
-}
-
-fn open(folder: &Path) -> Arc<Dataset> {
-    open_url(folder.to_str().unwrap(), &IoConfig::default()).unwrap()
 }
 
 /// The samples of `count` global batches of `world_size` ranks that start at `state`, and the state after them.
@@ -155,18 +142,9 @@ fn each_data_set_of_a_mixture_gives_its_rows_once() {
         labelled_shard([rows(5, 1, 40)]),
     )
     .unwrap();
-    let source = |folder: &Path, weight| MixtureSource {
-        urls: vec![folder.to_str().unwrap().to_owned()],
-        weight,
-        split: None,
-        schema: SchemaOptions::default(),
-    };
-    let mixture = DatasetConfig {
-        mixture: vec![source(first.path(), 3.0), source(second.path(), 1.0)],
-        ..DatasetConfig::default()
-    };
-    let dataset =
-        Dataset::open(&mixture, &IoConfig::default(), &IoRuntime::new(1).unwrap()).unwrap();
+    let [first, second] = [&first, &second].map(|folder| folder.path().to_str().unwrap());
+    let mixture = data::mixture([(first, 3.0), (second, 1.0)]);
+    let dataset = data::open_as(&mixture, &IoConfig::default()).unwrap();
     let config = LoaderConfig {
         global_batch: 12,
         epochs: None,
@@ -216,7 +194,7 @@ fn large(statistics: EnabledStatistics) -> (tempfile::TempDir, Arc<Dataset>) {
         part_bytes: 16 << 10,
         ..IoConfig::default()
     };
-    let dataset = open_url(folder.path().to_str().unwrap(), &io).unwrap();
+    let dataset = data::open(folder.path().to_str().unwrap(), &io).unwrap();
     assert!(dataset.shards()[0].parts.len() >= 8);
     (folder, dataset)
 }
@@ -294,13 +272,13 @@ fn a_row_group_without_images_is_not_fetched() {
         store_options: server.store_options(),
         ..IoConfig::default()
     };
-    let dataset = open_url("s3://bucket", &io).unwrap();
+    let dataset = data::open("s3://bucket", &io).unwrap();
     let before = dataset.io_counters().bytes;
     let config = LoaderConfig {
         epochs: Some(1),
         ..config()
     };
-    crate::loader::all(&dataset, config);
+    all(&dataset, config);
     let images: u64 = [0, 2]
         .map(|part: usize| dataset.shards()[0].parts[part].fetch_bytes)
         .iter()
@@ -318,7 +296,7 @@ fn a_data_set_without_any_image_is_refused_with_what_to_do() {
         labelled_shard([paths.collect()]),
     )
     .unwrap();
-    let error = open_url(folder.path().to_str().unwrap(), &IoConfig::default()).unwrap_err();
+    let error = data::open(folder.path().to_str().unwrap(), &IoConfig::default()).unwrap_err();
     assert!(
         matches!(error, DatasetError::NoImages { num_rows: 30, .. }),
         "{error}"
@@ -381,7 +359,7 @@ fn statistics_that_count_other_rows_neither_lose_nor_invent_an_image() {
     // Those that they do not count are met in the order.
     let dataset = miscounted(folder.path(), 3);
     assert_eq!(dataset.num_samples(), 17);
-    let samples = crate::loader::all(&dataset, config);
+    let samples = all(&dataset, config);
     let samples = samples.iter().flat_map(|batch| &batch.samples);
     let (own, others): (Vec<_>, Vec<_>) = samples.partition(|sample| sample.replaces.is_none());
     assert_eq!(own.iter().map(|s| s.id).collect::<BTreeSet<_>>().len(), 15);
@@ -508,5 +486,5 @@ fn a_shard_whose_images_are_of_no_type_holds_no_samples() {
         global_batch: 5,
         ..config()
     };
-    assert_eq!(crate::loader::all(&dataset, config).len(), 2);
+    assert_eq!(all(&dataset, config).len(), 2);
 }

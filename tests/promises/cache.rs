@@ -3,11 +3,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nepa_pipeline::{Dataset, DatasetConfig, IoConfig, IoRuntime, Loader, LoaderConfig};
-use nepa_pipeline::{random::Purpose, random::below, random::epoch_stream};
+use nepa_pipeline::{
+    IoConfig, Loader, LoaderConfig,
+    random::{Purpose, below, epoch_stream},
+};
+use nepa_tests::data;
+use nepa_tests::loading::config;
+use nepa_tests::photos::all_good;
 use nepa_tests::s3::S3Server;
-
-use crate::loader::{all_good, config};
 
 fn server() -> (S3Server, tempfile::TempDir) {
     let folder = all_good();
@@ -20,24 +23,21 @@ fn io(server: &S3Server, cache: &Path) -> IoConfig {
     IoConfig {
         cache_dir: Some(cache.to_owned()),
         coalesce_gap_bytes: 0,
-        store_options: server.store_options(),
-        ..IoConfig::default()
+        ..data::io(server)
     }
 }
 
 /// All pixels of three epochs, and the I/O's counters.
 fn run(io: &IoConfig) -> (Vec<Vec<f32>>, nepa_pipeline::IoCounters) {
-    let data = DatasetConfig {
-        urls: vec!["s3://bucket".to_owned()],
-        ..DatasetConfig::default()
-    };
-    let dataset = Dataset::open(&data, io, &IoRuntime::new(2).unwrap()).unwrap();
+    let dataset = data::open("s3://bucket", io).unwrap();
     let config = LoaderConfig {
         drop_last: false,
         ..config()
     };
     let loader = Loader::new(dataset.clone(), config, None).unwrap();
-    let pixels = loader.map(|batch| batch.unwrap().to_vec()).collect();
+    let pixels = loader
+        .map(|batch| batch.unwrap().array().to_vec())
+        .collect();
     (pixels, dataset.io_counters())
 }
 

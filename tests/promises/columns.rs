@@ -1,5 +1,4 @@
 //! Files that others write are read: what nobody reads of them does not matter, and the images are found where they are.
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -9,11 +8,10 @@ use arrow::array::{
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use arrow::record_batch::RecordBatch;
-use nepa_pipeline::full_text;
-use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime};
+use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, IoConfig, full_text};
 use nepa_schemas::{SchemaOptions, ShardBatch};
+use nepa_tests::data;
 use nepa_tests::program::{assert_says, jpeg};
-use nepa_tests::shards::part_id;
 use nepa_tests::shards::{fake_image, write};
 use parquet::basic::Compression;
 use parquet::column::writer::ColumnWriter;
@@ -84,28 +82,24 @@ impl Place {
         }
     }
 
+    /// Settings of its data set, with columns as `schema` says.
+    fn config(&self, schema: SchemaOptions) -> DatasetConfig {
+        DatasetConfig {
+            schema,
+            ..data::at(self.folder.path().to_str().unwrap())
+        }
+    }
+
     fn open(&self) -> Result<Arc<Dataset>, DatasetError> {
-        let config = DatasetConfig {
-            urls: vec![self.folder.path().to_str().unwrap().to_owned()],
-            schema: SchemaOptions {
-                image_column: self.image_column.clone(),
-                ..SchemaOptions::default()
-            },
-            ..DatasetConfig::default()
-        };
-        Dataset::open(&config, &IoConfig::default(), &IoRuntime::new(1).unwrap())
+        let config = self.config(SchemaOptions {
+            image_column: self.image_column.clone(),
+            ..SchemaOptions::default()
+        });
+        data::open_as(&config, &IoConfig::default())
     }
 
     fn read(&self) -> Result<Vec<ShardBatch>, Arc<DatasetError>> {
-        let dataset = self.open()?;
-        let parts: Vec<_> = (0..dataset.shards().len() as u32)
-            .map(|shard| part_id(shard, 0))
-            .collect();
-        let mut batches = BTreeMap::new();
-        for (id, bytes) in dataset.fetch(&parts) {
-            batches.insert(id, bytes?.unpack()?);
-        }
-        Ok(batches.into_values().collect())
+        Ok(data::read_all(&self.open()?)?.into_values().collect())
     }
 
     /// Each shard holds all images.
@@ -314,21 +308,14 @@ fn a_dictionary_at_byte_zero_is_none() {
     let pages = nepa_tests::shards::labelled_shard_in_pages([rows.collect()], 5, true);
     let changed = with_chunks(&pages, |chunk| chunk.set_dictionary_page_offset(Some(0)));
     let place = Place::of(vec![changed]);
-    let config = DatasetConfig {
-        urls: vec![place.folder.path().to_str().unwrap().to_owned()],
-        ..DatasetConfig::default()
-    };
+    let config = place.config(SchemaOptions::default());
     let io = IoConfig {
         part_bytes: 2000,
         ..IoConfig::default()
     };
-    let dataset = Dataset::open(&config, &io, &IoRuntime::new(1).unwrap()).unwrap();
-    let parts: Vec<_> = (0..dataset.shards()[0].parts.len() as u32)
-        .map(|part| part_id(0, part))
-        .collect();
+    let parts = data::read_all(&data::open_as(&config, &io).unwrap()).unwrap();
     assert!(parts.len() > 3, "{}", parts.len());
-    let rows = dataset.fetch(&parts).map(|(_, bytes)| {
-        let batch = bytes.unwrap().unpack().unwrap();
+    let rows = parts.values().map(|batch| {
         (0..batch.num_rows())
             .filter(|row| batch.image(*row).is_ok())
             .count()
@@ -484,17 +471,11 @@ fn labels_in_lists_and_structs_are_found_in_the_file() {
     let names: ArrayRef = Arc::new(StringArray::from_iter_values(["x"; ROWS as usize]));
     let json = structs(names, vec![("n", label.clone()), ("label", label)]);
     let place = Place::of(vec![shard(vec![("json", json), ("image", binary())])]);
-    let config = DatasetConfig {
-        urls: vec![place.folder.path().to_str().unwrap().to_owned()],
-        schema: SchemaOptions {
-            label_column: Some("json.label".to_owned()),
-            ..SchemaOptions::default()
-        },
-        ..DatasetConfig::default()
-    };
-    let dataset =
-        Dataset::open(&config, &IoConfig::default(), &IoRuntime::new(1).unwrap()).unwrap();
-    let (_, bytes) = dataset.fetch(&[part_id(0, 0)]).next().unwrap();
-    let batch = bytes.unwrap().unpack().unwrap();
+    let config = place.config(SchemaOptions {
+        label_column: Some("json.label".to_owned()),
+        ..SchemaOptions::default()
+    });
+    let dataset = data::open_as(&config, &IoConfig::default()).unwrap();
+    let batch = data::read_part(&dataset, 0, 0).unwrap();
     assert_eq!(batch.label(4), Some(nepa_schemas::Label::Index(4)));
 }

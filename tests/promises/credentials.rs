@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime, open_url};
-use nepa_pipeline::{StoreOptions, full_text};
+use nepa_pipeline::{IoConfig, IoRuntime, StoreOptions, full_text, open_url};
+use nepa_tests::data::open;
 use nepa_tests::program::{assert_says, nepa, succeed, text};
 use nepa_tests::s3::S3Server;
 use nepa_tests::shards::flat_shard;
@@ -65,14 +65,6 @@ fn cleared() -> Vec<(&'static str, String)> {
         "GOOGLE_APPLICATION_CREDENTIALS",
     ];
     names.map(|name| (name, String::new())).into()
-}
-
-fn open(url: &str, io: &IoConfig) -> Result<Arc<Dataset>, DatasetError> {
-    let config = DatasetConfig {
-        urls: vec![url.to_owned()],
-        ..DatasetConfig::default()
-    };
-    Dataset::open(&config, io, &IoRuntime::new(1).unwrap())
 }
 
 fn keys_as_json(id: &str, secret: &str, more: &str) -> Vec<u8> {

@@ -6,15 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nepa_pipeline::CpuRenderer;
-use nepa_pipeline::ImageHeader;
 use nepa_pipeline::{
-    Accelerator, CpuCrops, CpuCropsDecoder, DeviceBackend, DeviceBatchDecoder, DeviceDecoder,
-    DeviceDecoders, PixelLayout, PixelType, Target,
+    Accelerator, BackendError, Batch, CpuCrops, CpuRenderer, Dataset, Decode, DecoderCounters,
+    DeviceBackend, DeviceDecoders, ImageDecoder, ImageError, ImageHeader, JpegEngine, Loader,
+    LoaderConfig, LoaderState, PixelLayout, PixelType, PlannedImage, RefusalPhase, Target,
 };
-use nepa_pipeline::{BackendError, PlannedImage, RenderError};
-use nepa_pipeline::{Batch, Dataset, ImageError, Loader, LoaderConfig, LoaderState};
-use nepa_pipeline::{DecoderCounters, DecoderStats, JpegEngine, RefusalPhase};
 use nepa_tests::fake_device::{FakeHandle, FakeStream};
 
 use crate::loader::{Kept, all, all_good, config, open, some_bad};
@@ -25,7 +21,8 @@ const LAYOUT: PixelLayout = PixelLayout {
     patch_size: None,
 };
 
-type DeviceLoader<D> = Loader<DeviceBackend<FakeHandle, D>>;
+type FakeBackend = DeviceBackend<FakeHandle>;
+type FakeDecode<'a, 't> = Decode<'a, Target<'t, FakeHandle>>;
 
 /// What a batch decoder on the CPU does wrong.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,9 +40,8 @@ struct Plan {
 }
 
 /// CPU decoders for two lanes of each decode thread, and two as batch decoders.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 struct Twin {
-    one: CpuCrops,
     plan: Plan,
     /// Images that the batch decoders rendered.
     by_batch: Arc<AtomicUsize>,
@@ -54,35 +50,33 @@ struct Twin {
 
 /// A decode thread's, which looks at an image before it is handed to a batch decoder.
 struct TwinDecoder {
-    one: CpuCropsDecoder<FakeHandle>,
-    plan: Plan,
+    one: CpuCrops<FakeHandle>,
+    twin: Twin,
     asked: usize,
-    counters: Arc<DecoderCounters>,
 }
 
-impl DeviceDecoder<FakeHandle> for TwinDecoder {
+impl<'t> ImageDecoder<Target<'t, FakeHandle>> for TwinDecoder {
     fn header(&mut self, bytes: &[u8]) -> Result<ImageHeader, ImageError> {
         self.one.header(bytes)
     }
 
     fn suits_batch(&mut self, _image: &PlannedImage<'_>) -> bool {
         self.asked += 1;
-        let suits = !self.plan.suits_none && !self.asked.is_multiple_of(3);
+        let suits = !self.twin.plan.suits_none && !self.asked.is_multiple_of(3);
         if !suits {
             let (engine, phase) = (JpegEngine::Hardware, RefusalPhase::Support);
-            self.counters.refused(engine, phase, 4);
+            self.twin.counters.refused(engine, phase, 4);
         }
         suits
     }
 
-    fn decode(
-        &mut self,
-        image: PlannedImage<'_>,
-        target: &Target<'_, FakeHandle>,
-        stream: &FakeStream,
-    ) -> Result<(), RenderError> {
-        self.one.decode(image, target, stream)?;
-        self.counters.decoded_by_cpu();
+    fn decode(&mut self, images: &mut [FakeDecode<'_, 't>]) -> Result<(), BackendError> {
+        self.one.decode(images)?;
+        for image in images {
+            if image.result.is_ok() {
+                self.twin.counters.decoded_by_cpu();
+            }
+        }
         Ok(())
     }
 }
@@ -90,122 +84,122 @@ impl DeviceDecoder<FakeHandle> for TwinDecoder {
 struct TwinBatch {
     renderer: CpuRenderer,
     device: Arc<FakeHandle>,
-    plan: Plan,
-    by_batch: Arc<AtomicUsize>,
-    counters: Arc<DecoderCounters>,
+    twin: Twin,
     calls: usize,
     images: usize,
 }
 
-impl DeviceBatchDecoder<FakeHandle> for TwinBatch {
+impl TwinBatch {
+    fn decode_one(
+        &mut self,
+        image: &PlannedImage<'_>,
+        target: &Target<'_, FakeHandle>,
+    ) -> Result<(), ImageError> {
+        self.images += 1;
+        let mut crop = vec![0; 3 * 8 * 8];
+        if is_nth(self.twin.plan.fails_every, self.images) {
+            // What an engine that fails half way leaves behind.
+            self.device.0.write(target, &crop);
+            return Err(ImageError::Empty);
+        }
+        self.renderer
+            .render_crop(image.bytes, image.header, &image.views[0], &mut crop)?;
+        self.device.0.write(target, &crop);
+        self.twin.by_batch.fetch_add(1, Ordering::Relaxed);
+        self.twin.counters.decoded(JpegEngine::Hardware, 1);
+        Ok(())
+    }
+}
+
+fn is_nth(every: Option<usize>, number: usize) -> bool {
+    every.is_some_and(|n| number.is_multiple_of(n))
+}
+
+impl<'t> ImageDecoder<Target<'t, FakeHandle>> for TwinBatch {
+    fn header(&mut self, bytes: &[u8]) -> Result<ImageHeader, ImageError> {
+        self.renderer.read_header(bytes)
+    }
+
     fn max_images(&self) -> usize {
         4
     }
 
-    fn decode(
-        &mut self,
-        images: &[(PlannedImage<'_>, Target<'_, FakeHandle>)],
-        stream: &FakeStream,
-    ) -> Result<Vec<Result<(), ImageError>>, BackendError> {
-        let is_nth =
-            |every: Option<usize>, number: usize| every.is_some_and(|n| number.is_multiple_of(n));
-        std::thread::sleep(self.plan.call);
-        self.counters.call(images.len());
+    fn decode(&mut self, images: &mut [FakeDecode<'_, 't>]) -> Result<(), BackendError> {
+        let plan = self.twin.plan;
+        std::thread::sleep(plan.call);
+        self.twin.counters.call(images.len());
         self.calls += 1;
-        assert!(!is_nth(self.plan.panics_every, self.calls), "planted");
-        if self.plan.is_broken {
+        assert!(!is_nth(plan.panics_every, self.calls), "planted");
+        if plan.is_broken {
             return Err(BackendError {
                 doing: "a planted call",
                 source: "planted".into(),
             });
         }
-        let mut decode = |(image, target): &(PlannedImage<'_>, Target<'_, FakeHandle>)| {
-            self.images += 1;
-            let mut crop = vec![0; 3 * 8 * 8];
-            if is_nth(self.plan.fails_every, self.images) {
-                // What an engine that fails half way leaves behind.
-                self.device.0.write(target, &crop, *stream);
-                return Err(ImageError::Empty);
-            }
-            self.renderer
-                .render_crop(image.bytes, image.header, &image.plan, &mut crop)?;
-            self.device.0.write(target, &crop, *stream);
-            self.by_batch.fetch_add(1, Ordering::Relaxed);
-            self.counters.decoded(JpegEngine::Hardware, 1);
-            Ok(())
-        };
-        Ok(images.iter().map(&mut decode).collect())
+        for Decode {
+            image,
+            slot,
+            result,
+        } in images
+        {
+            *result = self.decode_one(image, slot);
+        }
+        Ok(())
     }
 }
 
-impl DeviceDecoders<FakeHandle> for Twin {
-    type Decoder = TwinDecoder;
-    type BatchDecoder = TwinBatch;
-
-    fn lanes(&self) -> usize {
-        2
+impl Twin {
+    fn new(plan: Plan) -> Self {
+        Self {
+            plan,
+            ..Self::default()
+        }
     }
 
-    fn decoder(
-        &self,
-        accelerator: &Arc<FakeHandle>,
-        layout: PixelLayout,
-    ) -> Result<Self::Decoder, BackendError> {
-        Ok(TwinDecoder {
-            one: self.one.decoder(accelerator, layout)?,
-            plan: self.plan,
-            asked: 0,
-            counters: Arc::clone(&self.counters),
-        })
-    }
-
-    fn batch_decoders(
-        &self,
-        accelerator: &Arc<FakeHandle>,
-        _layout: PixelLayout,
-    ) -> Result<Vec<TwinBatch>, BackendError> {
-        let batch = |_| TwinBatch {
-            renderer: CpuRenderer::default(),
-            device: Arc::clone(accelerator),
-            plan: self.plan,
-            by_batch: Arc::clone(&self.by_batch),
-            counters: Arc::clone(&self.counters),
-            calls: 0,
-            images: 0,
-        };
-        Ok((0..2).map(batch).collect())
-    }
-
-    fn stats(&self) -> Option<DecoderStats> {
-        Some(self.counters.read())
-    }
-
-    fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool {
-        // As a device's engine, not everything: odd widths are for the decode threads.
-        image.header.width.is_multiple_of(2)
+    fn decoders(&self) -> DeviceDecoders<FakeHandle> {
+        let [threads, batches, counting] = [(); 3].map(|()| self.clone());
+        DeviceDecoders {
+            lanes: 2,
+            decoder: Box::new(move |accelerator, layout| {
+                Ok(Box::new(TwinDecoder {
+                    one: CpuCrops::new(accelerator, layout, true)?,
+                    twin: threads.clone(),
+                    asked: 0,
+                }))
+            }),
+            batch_decoders: Box::new(move |accelerator, _layout| {
+                let batch = |_| TwinBatch {
+                    renderer: CpuRenderer::default(),
+                    device: Arc::clone(accelerator),
+                    twin: batches.clone(),
+                    calls: 0,
+                    images: 0,
+                };
+                Ok((0..2).map(|i| Box::new(batch(i)) as _).collect())
+            }),
+            // As a device's engine, not everything: odd widths are for the decode threads.
+            batch_accepts: Box::new(|image| image.header.width.is_multiple_of(2)),
+            stats: Box::new(move || Some(counting.counters.read())),
+        }
     }
 }
 
-fn loader<D: DeviceDecoders<FakeHandle>>(
+fn loader(
     device: &Arc<FakeHandle>,
     dataset: &Arc<Dataset>,
     config: LoaderConfig,
     state: Option<&LoaderState>,
-    decoders: D,
-) -> DeviceLoader<D> {
+    decoders: DeviceDecoders<FakeHandle>,
+) -> Loader<FakeBackend> {
     let consumer = device.stream().unwrap();
     let backend = DeviceBackend::new(Arc::clone(device), decoders, LAYOUT, consumer);
     Loader::with_backend(Arc::clone(dataset), config, state, Arc::new(backend)).unwrap()
 }
 
 /// What the consumer's work reads.
-fn read<D: DeviceDecoders<FakeHandle>>(
-    device: &FakeHandle,
-    consumer: FakeStream,
-    batch: &Batch<DeviceBackend<FakeHandle, D>>,
-) -> Kept {
+fn read(device: &FakeHandle, consumer: FakeStream, batch: &Batch<FakeBackend>) -> Kept {
     let range = 0..batch.len() * LAYOUT.slot_bytes();
-    let bytes = device.0.read(batch.memory(), range, consumer);
+    let bytes = device.0.read(batch.memory().of_device(), range, consumer);
     Kept {
         epoch: batch.epoch(),
         samples: batch.samples().to_vec(),
@@ -218,10 +212,7 @@ fn read<D: DeviceDecoders<FakeHandle>>(
     }
 }
 
-fn rest_of<D: DeviceDecoders<FakeHandle>>(
-    device: &FakeHandle,
-    loader: &mut DeviceLoader<D>,
-) -> Vec<Kept> {
+fn rest_of(device: &FakeHandle, loader: &mut Loader<FakeBackend>) -> Vec<Kept> {
     let mut batches = Vec::new();
     while let Some(batch) = loader.next_batch().unwrap() {
         batches.push(read(device, *loader.backend().consumer(), &batch));
@@ -229,9 +220,12 @@ fn rest_of<D: DeviceDecoders<FakeHandle>>(
     batches
 }
 
-const CROPS: CpuCrops = CpuCrops {
-    exif_orientation: true,
-};
+/// Decoders on the CPU alone; the device converts their crops.
+fn crops() -> DeviceDecoders<FakeHandle> {
+    DeviceDecoders::of_threads(|accelerator, layout| {
+        Ok(Box::new(CpuCrops::new(accelerator, layout, true)?))
+    })
+}
 
 #[test]
 fn a_device_batch_holds_what_a_host_batch_holds() {
@@ -245,7 +239,7 @@ fn a_device_batch_holds_what_a_host_batch_holds() {
             ..config()
         };
         let device = FakeHandle::new();
-        let mut loader = loader(&device, &dataset, config.clone(), None, CROPS);
+        let mut loader = loader(&device, &dataset, config.clone(), None, crops());
         assert!(rest_of(&device, &mut loader) == all(&dataset, config));
         assert_eq!(device.0.violations(), Vec::<String>::new());
     }
@@ -262,7 +256,7 @@ fn waits_grow_with_streams_and_not_with_samples() {
         decode_threads: 1,
         ..config()
     };
-    let mut loader = loader(&device, &dataset, config, None, CROPS);
+    let mut loader = loader(&device, &dataset, config, None, crops());
     let batches = rest_of(&device, &mut loader);
     let samples = batches
         .iter()
@@ -286,7 +280,7 @@ fn nothing_is_made_on_the_device_after_the_first_epoch() {
         epochs: Some(6),
         ..config()
     };
-    let mut loader = loader(&device, &dataset, config, None, CROPS);
+    let mut loader = loader(&device, &dataset, config, None, crops());
     let mut made = Vec::new();
     while let Some(batch) = loader.next_batch().unwrap() {
         if batch.epoch() > 0 {
@@ -299,7 +293,7 @@ fn nothing_is_made_on_the_device_after_the_first_epoch() {
 
 /// Takes none, one or five batches, keeps two at once, gives the rest up; on one device, whose memory
 /// and streams are made anew for each loader.
-fn keep_drop_and_give_up<D: DeviceDecoders<FakeHandle>>(decoders: impl Fn() -> D) {
+fn keep_drop_and_give_up(decoders: impl Fn() -> DeviceDecoders<FakeHandle>) {
     let folder = some_bad();
     let dataset = open(&folder);
     let device = FakeHandle::new();
@@ -324,14 +318,14 @@ fn keep_drop_and_give_up<D: DeviceDecoders<FakeHandle>>(decoders: impl Fn() -> D
 
 #[test]
 fn batches_that_are_kept_dropped_or_given_up_stay_in_order() {
-    keep_drop_and_give_up(|| CROPS);
-    keep_drop_and_give_up(|| twin(Plan::default()));
-    keep_drop_and_give_up(|| {
-        twin(Plan {
-            fails_every: Some(2),
+    keep_drop_and_give_up(crops);
+    for fails_every in [None, Some(2)] {
+        let plan = Plan {
+            fails_every,
             ..Plan::default()
-        })
-    });
+        };
+        keep_drop_and_give_up(|| Twin::new(plan).decoders());
+    }
 }
 
 #[test]
@@ -340,7 +334,7 @@ fn a_planted_ordering_bug_is_found() {
     let dataset = open(&folder);
     let device = FakeHandle::new();
     device.0.ignores_waits.store(true, Ordering::Relaxed);
-    let mut loader = loader(&device, &dataset, config(), None, CROPS);
+    let mut loader = loader(&device, &dataset, config(), None, crops());
     rest_of(&device, &mut loader);
     let violations = device.0.violations();
     // Both directions: pixels read before they are written, and overwritten before they are read.
@@ -351,15 +345,6 @@ fn a_planted_ordering_bug_is_found() {
                 .any(|violation| violation.starts_with(found)),
             "{found}: {violations:?}"
         );
-    }
-}
-
-fn twin(plan: Plan) -> Twin {
-    Twin {
-        one: CROPS,
-        plan,
-        by_batch: Arc::default(),
-        counters: Arc::default(),
     }
 }
 
@@ -376,9 +361,9 @@ fn run_twin(dataset: &Arc<Dataset>, plan: Plan) -> usize {
         let device = FakeHandle::new();
         let twin = Twin {
             by_batch: Arc::clone(&by_batch),
-            ..twin(plan)
+            ..Twin::new(plan)
         };
-        let mut loader = loader(&device, dataset, config.clone(), None, twin);
+        let mut loader = loader(&device, dataset, config.clone(), None, twin.decoders());
         let batches = rest_of(&device, &mut loader);
         let samples = batches.iter().map(|batch| batch.samples.len() as u64);
         let stats = loader.stats().decoders.expect("a twin counts");
@@ -469,7 +454,7 @@ fn a_run_goes_on_with_another_backend_in_the_middle() {
     let dataset = open(&folder);
     let whole = all(&dataset, config());
     let device = FakeHandle::new();
-    let mut on_device = loader(&device, &dataset, config(), None, CROPS);
+    let mut on_device = loader(&device, &dataset, config(), None, crops());
     let mut batches = Vec::new();
     for _ in 0..10 {
         let batch = on_device.next_batch().unwrap().unwrap();
@@ -482,7 +467,7 @@ fn a_run_goes_on_with_another_backend_in_the_middle() {
         batches.push(Kept {
             epoch: batch.epoch(),
             samples: batch.samples().to_vec(),
-            pixels: batch.to_vec(),
+            pixels: batch.array().to_vec(),
         });
     }
     assert!(batches == whole);

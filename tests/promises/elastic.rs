@@ -5,26 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nepa_pipeline::{
-    Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime, Loader, LoaderState, MixtureSource,
-    SampleRecord,
+    Dataset, DatasetError, IoConfig, Loader, LoaderState, SampleRecord,
+    random::{Purpose, below, epoch_stream},
 };
-use nepa_pipeline::{random::Purpose, random::below, random::epoch_stream};
-use nepa_tests::ranks;
-
-use crate::loader::{all_good, some_bad};
+use nepa_tests::data;
+use nepa_tests::loading::config_of_rank;
+use nepa_tests::photos::{all_good, some_bad};
 
 fn mixture(folders: &[(&Path, f64)]) -> Result<Arc<Dataset>, DatasetError> {
-    let mixture = folders.iter().map(|(folder, weight)| MixtureSource {
-        urls: vec![folder.to_str().unwrap().to_owned()],
-        weight: *weight,
-        schema: nepa_schemas::SchemaOptions::default(),
-        split: None,
-    });
-    let config = DatasetConfig {
-        mixture: mixture.collect(),
-        ..DatasetConfig::default()
-    };
-    Dataset::open(&config, &IoConfig::default(), &IoRuntime::new(1).unwrap())
+    let url = |folder: &Path| folder.to_str().unwrap().to_owned();
+    let sources = folders
+        .iter()
+        .map(|&(folder, weight)| (url(folder), weight));
+    data::open_as(&data::mixture(sources), &IoConfig::default())
 }
 
 /// The next `count` global batches of `world_size` ranks that start at `state`, and the state after them.
@@ -36,7 +29,7 @@ fn batches(
 ) -> (Vec<Vec<SampleRecord>>, LoaderState) {
     let mut loaders: Vec<Loader> = (0..world_size)
         .map(|rank| {
-            Loader::new(Arc::clone(dataset), ranks::config(rank, world_size), state).unwrap()
+            Loader::new(Arc::clone(dataset), config_of_rank(rank, world_size), state).unwrap()
         })
         .collect();
     let batches = (0..count)
@@ -105,17 +98,9 @@ fn a_mixture_that_cannot_be_is_refused() {
         .unwrap_err()
         .to_string();
     assert!(text.contains("weight") && text.contains(" 0,"), "{text}");
-    let config = DatasetConfig {
-        urls: vec!["/somewhere".to_owned()],
-        mixture: vec![MixtureSource {
-            urls: vec!["/elsewhere".to_owned()],
-            weight: 1.0,
-            schema: nepa_schemas::SchemaOptions::default(),
-            split: None,
-        }],
-        ..DatasetConfig::default()
-    };
-    let text = Dataset::open(&config, &IoConfig::default(), &IoRuntime::new(1).unwrap())
+    let mut config = data::mixture([("/elsewhere", 1.0)]);
+    config.urls.push("/somewhere".to_owned());
+    let text = data::open_as(&config, &IoConfig::default())
         .unwrap_err()
         .to_string();
     assert!(

@@ -8,7 +8,8 @@ use arrow::array::{
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use arrow::record_batch::RecordBatch;
-use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, DatasetWarning, IoConfig, IoRuntime};
+use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, DatasetWarning, IoConfig};
+use nepa_tests::data::{self, open_as as open};
 use nepa_tests::program::{assert_says, nepa, succeed, text, tiny_recipe, write_photo_shards};
 use nepa_tests::s3::{Fault, Options, Rule, S3Server};
 use nepa_tests::shards::{fake_image, hugging_face_shard, write};
@@ -54,15 +55,7 @@ impl Tree {
     }
 
     fn config(&self, root: &str, key: &str) -> (DatasetConfig, IoConfig) {
-        let config = DatasetConfig {
-            urls: vec![format!("{root}/{key}")],
-            ..DatasetConfig::default()
-        };
-        let io = IoConfig {
-            store_options: self.server.store_options(),
-            ..IoConfig::default()
-        };
-        (config, io)
+        (data::at(format!("{root}/{key}")), data::io(&self.server))
     }
 
     fn open(&self, root: &str, key: &str) -> Result<Arc<Dataset>, DatasetError> {
@@ -110,10 +103,6 @@ impl Tree {
         }
         disk
     }
-}
-
-fn open(config: &DatasetConfig, io: &IoConfig) -> Result<Arc<Dataset>, DatasetError> {
-    Dataset::open(config, io, &IoRuntime::new(1).unwrap())
 }
 
 fn said(error: &DatasetError) -> String {

@@ -3,11 +3,11 @@ use std::fs::File;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use nepa_pipeline::PixelRect;
-use nepa_pipeline::{AugmentConfig, CropPlan, CropRect, EdgeSupport, Filter, SampleId};
-use nepa_pipeline::{CpuRenderer, Normalize};
-use nepa_pipeline::{Decoder, Orientation};
-use nepa_pipeline::{random::Purpose, random::below, random::sample_stream, random::unit};
+use nepa_pipeline::{
+    AugmentConfig, CpuRenderer, CropPlan, CropRect, Decoder, EdgeSupport, Filter, Normalize,
+    Orientation, PixelRect, SampleId,
+    random::{Purpose, below, sample_stream, unit},
+};
 use nepa_schemas::{ColumnMapping, SchemaOptions, ShardBatch};
 use nepa_tests::kernels::{
     Bf16, Crop, GuardedEnd, Layout, Normalization, StoredImage, ThreadOrder, barrier_in_a_branch,
@@ -395,7 +395,7 @@ fn crops_agree_for_drawn_plans() {
                         row: worst.num_crops as u32,
                     };
                     let mut draw = sample_stream(7, 0, id, Purpose::Augment);
-                    worst.compare(&picture, &augment.draw(width, height, &mut draw));
+                    worst.compare(&picture, &augment.draw(width, height, &mut draw)[0]);
                 }
             }
         }
@@ -428,7 +428,7 @@ fn crops_of_photos_agree() {
             row: row as u32,
         };
         let mut draw = sample_stream(8, 0, id, Purpose::Augment);
-        worst.compare(&picture, &augment.draw(width, height, &mut draw));
+        worst.compare(&picture, &augment.draw(width, height, &mut draw)[0]);
     }
     worst.check();
 }

@@ -1,68 +1,46 @@
 //! A run that goes on for more steps than it was begun with: the longer schedule from there on, and
 //! exact as ever when it is killed and goes on again.
-use std::path::PathBuf;
 use std::process::Command;
 
 use nepa_tests::program::{
-    assert_says, nepa, newest_checkpoint, succeed, text, timeless_metrics, wait_until,
-    write_photo_shards,
+    RunFolder, assert_says, count_lines, newest_checkpoint, succeed, text, wait_until,
 };
 use nepa_trainer::recipe::ResolvedRecipe;
 use nepa_trainer::schedule::Schedule;
-use tempfile::TempDir;
 
-struct Place(TempDir);
+/// A run of 12 steps, the warm-up a quarter of it; with more arguments.
+fn pretrain(place: &RunFolder, out: &str, more: &[&str]) -> Command {
+    let mut command = place.pretrain("data", out, &["train.warmup_fraction=0.25"]);
+    command.args(more);
+    command
+}
 
-impl Place {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        write_photo_shards(&folder.path().join("data"), 3, 2, 10);
-        Self(folder)
-    }
+fn rates(place: &RunFolder, out: &str) -> Vec<f64> {
+    let rate = |line: &String| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["lr"].as_f64().unwrap()
+    };
+    place.metrics(out).iter().map(rate).collect()
+}
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
+fn saved_recipe(place: &RunFolder, out: &str) -> ResolvedRecipe {
+    let text = std::fs::read_to_string(place.path(out).join("recipe.toml")).unwrap();
+    toml::from_str(&text).unwrap()
+}
 
-    /// A run of 12 steps, the warm-up a quarter of it; with more arguments.
-    fn pretrain(&self, out: &str, more: &[&str]) -> Command {
-        let mut command = nepa();
-        command.current_dir(self.0.path());
-        command.args(["pretrain", "tiny", "--data", "data", "--out", out]);
-        command
-            .args(["--set", "train.warmup_fraction=0.25"])
-            .args(more);
-        command
-    }
-
-    fn rates(&self, out: &str) -> Vec<f64> {
-        let metrics = timeless_metrics(&self.path(out).join("metrics.jsonl"));
-        let rate = |line: &String| {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            line["lr"].as_f64().unwrap()
-        };
-        metrics.iter().map(rate).collect()
-    }
-
-    fn saved_recipe(&self, out: &str) -> ResolvedRecipe {
-        let text = std::fs::read_to_string(self.path(out).join("recipe.toml")).unwrap();
-        toml::from_str(&text).unwrap()
-    }
-
-    fn refused(&self, out: &str, more: &[&str]) -> String {
-        let output = self.pretrain(out, more).output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-        text(&output)
-    }
+fn refused(place: &RunFolder, out: &str, more: &[&str]) -> String {
+    let output = pretrain(place, out, more).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    text(&output)
 }
 
 const LONGER: [&str; 3] = ["--resume", "--set", "train.steps=30"];
 
 #[test]
 fn a_finished_run_goes_on_by_the_longer_schedule() {
-    let place = Place::new();
-    succeed(&mut place.pretrain("run", &[]));
-    let said = text(&succeed(&mut place.pretrain("run", &LONGER)));
+    let place = RunFolder::new();
+    succeed(&mut pretrain(&place, "run", &[]));
+    let said = text(&succeed(&mut pretrain(&place, "run", &LONGER)));
     let schedule = |total_steps| Schedule {
         lr: 1e-3,
         warmup_steps: 3,
@@ -73,11 +51,11 @@ fn a_finished_run_goes_on_by_the_longer_schedule() {
     let expected = (0..12)
         .map(|step| short.at(step))
         .chain((12..30).map(|step| long.at(step)));
-    assert_eq!(place.rates("run"), expected.collect::<Vec<_>>());
+    assert_eq!(rates(&place, "run"), expected.collect::<Vec<_>>());
     assert_says(&said, &["lengthened at step 12: 30 steps instead of 12"]);
     let rate = format!("learning rate there: {:.2e} instead of 0", long.at(12));
     assert_says(&said, &[&rate]);
-    let recipe = place.saved_recipe("run");
+    let recipe = saved_recipe(&place, "run");
     assert_eq!((recipe.train.steps, recipe.train.warmup_steps), (30, 3));
     assert_eq!(recipe.train.lengthened.len(), 1);
     let newest = newest_checkpoint(&place.path("run"));
@@ -92,7 +70,7 @@ fn a_finished_run_goes_on_by_the_longer_schedule() {
 
     // It has the new length from now on.
     assert_says(
-        &place.refused("run", &["--resume"]),
+        &refused(&place, "run", &["--resume"]),
         &[
             "fewer steps",
             "begun with 12",
@@ -100,23 +78,23 @@ fn a_finished_run_goes_on_by_the_longer_schedule() {
             "--max-steps",
         ],
     );
-    let once_more = text(&succeed(&mut place.pretrain("run", &LONGER)));
+    let once_more = text(&succeed(&mut pretrain(&place, "run", &LONGER)));
     assert!(!once_more.contains("lengthened"), "{once_more}");
     // Another warm-up that was asked for is another run.
     let other = ["--resume", "--set", "train.steps=40"];
     let other = [&other[..], &["--set", "train.warmup_fraction=none"]].concat();
     let other = [&other[..], &["--set", "train.warmup_steps=2"]].concat();
     assert_says(
-        &place.refused("run", &other),
+        &refused(&place, "run", &other),
         &["another train.warmup_steps", "3", "2"],
     );
 }
 
 #[test]
 fn a_lengthened_run_that_is_killed_goes_on_as_if_it_had_not_been() {
-    let place = Place::new();
+    let place = RunFolder::new();
     for out in ["whole", "killed"] {
-        succeed(&mut place.pretrain(out, &["--max-steps", "7"]));
+        succeed(&mut pretrain(&place, out, &["--max-steps", "7"]));
     }
     let longer = [
         "--resume",
@@ -125,43 +103,40 @@ fn a_lengthened_run_that_is_killed_goes_on_as_if_it_had_not_been() {
         "--set",
         "checkpoint.every_steps=40",
     ];
-    succeed(&mut place.pretrain("whole", &longer));
+    succeed(&mut pretrain(&place, "whole", &longer));
     // Before its first checkpoint of the new length, and after it.
     let metrics = place.path("killed").join("metrics.jsonl");
     for lines in [12, 60] {
-        let mut child = place
-            .pretrain("killed", &longer)
+        let mut child = pretrain(&place, "killed", &longer)
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
         wait_until("steps after the lengthening", || {
-            let text = std::fs::read_to_string(&metrics).unwrap_or_default();
-            text.lines().count() > lines
+            count_lines(&metrics) > lines
         });
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    succeed(&mut place.pretrain("killed", &longer));
-    let metrics = |out: &str| timeless_metrics(&place.path(out).join("metrics.jsonl"));
-    assert_eq!(metrics("whole").len(), 210);
-    assert_eq!(metrics("whole"), metrics("killed"));
+    succeed(&mut pretrain(&place, "killed", &longer));
+    assert_eq!(place.metrics("whole").len(), 210);
+    assert_eq!(place.metrics("whole"), place.metrics("killed"));
     let weights = |out: &str| {
         std::fs::read(newest_checkpoint(&place.path(out)).join("model.safetensors")).unwrap()
     };
     assert!(weights("whole") == weights("killed"));
-    let recipe = |out: &str| place.saved_recipe(out).train;
+    let recipe = |out: &str| saved_recipe(&place, out).train;
     assert_eq!(recipe("whole"), recipe("killed"));
     assert_eq!(recipe("whole").lengthened[0].at_step, 7);
 }
 
 #[test]
 fn a_run_is_never_shortened() {
-    let place = Place::new();
-    succeed(&mut place.pretrain("run", &["--max-steps", "7"]));
+    let place = RunFolder::new();
+    succeed(&mut pretrain(&place, "run", &["--max-steps", "7"]));
     let before = std::fs::read(place.path("run").join("recipe.toml")).unwrap();
     assert_says(
-        &place.refused("run", &["--resume", "--set", "train.steps=10"]),
+        &refused(&place, "run", &["--resume", "--set", "train.steps=10"]),
         &[
             "fewer steps",
             "train.steps = 12",

@@ -37,4 +37,5 @@ mod secrets;
 mod shell;
 mod signals;
 mod store;
+mod trace;
 mod zoo;

@@ -1,16 +1,15 @@
 //! A store that fails for a while is waited out by the clock and said to be; what waiting does not mend is told at once, in plain words, for reading and writing.
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use nepa_pipeline::classify;
-use nepa_pipeline::{Action, Place};
 use nepa_pipeline::{
-    Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime, StoreUrl, open_url,
+    Action, DatasetError, IoConfig, IoRuntime, Place, StoreUrl, classify, open_url,
 };
+use nepa_tests::data;
 use nepa_tests::program::{
-    assert_says, joined, nepa, text, timeless_metrics, tiny_recipe, write_photo_shards,
+    ServedRun, assert_says, count_lines, joined, nepa, start, text, wait_until,
 };
 use nepa_tests::s3::{Fault, Rule, S3Server};
 use nepa_tests::shards::{flat_shard, hugging_face_shard};
@@ -19,19 +18,15 @@ use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, WriteMultipart};
 
 fn io(server: &S3Server) -> IoConfig {
     IoConfig {
-        store_options: server.store_options(),
         request_timeout_s: 0.5,
         outage_s: 20.0,
-        ..IoConfig::default()
+        ..data::io(server)
     }
 }
 
+/// Samples of the data set at a URL.
 fn open(url: &str, io: &IoConfig) -> Result<u64, DatasetError> {
-    let config = DatasetConfig {
-        urls: vec![url.to_owned()],
-        ..DatasetConfig::default()
-    };
-    Dataset::open(&config, io, &IoRuntime::new(2).unwrap()).map(|dataset| dataset.num_samples())
+    data::open(url, io).map(|dataset| dataset.num_samples())
 }
 
 /// An error and all its causes, in one line.
@@ -452,13 +447,17 @@ fn a_refusal_is_told_at_once_in_plain_words() {
         ),
     ];
     for (how, fault, parts) in cases {
-        let start = Instant::now();
+        server.take_log();
         let said = whole(&ask(&server, how, &fault));
         eprintln!("{how:?}: {said}");
-        assert!(
-            start.elapsed() < Duration::from_secs(3),
-            "{fault:?}: {said}"
-        );
+        // Nobody asks again and again, as through an outage of 20 s; at most with the region that was
+        // named, or with credentials that were fetched anew.
+        let Fault::Answer(status, ..) = fault else {
+            unreachable!("all of them are answers")
+        };
+        let log = server.take_log();
+        let refused = log.iter().filter(|request| request.status == status);
+        assert!((1..=4).contains(&refused.count()), "{said}: {log:#?}");
         assert_says(&said, parts);
         for raw in ["<", "RequestId", "status code", "Error performing"] {
             assert!(!said.contains(raw), "{raw} in {said}");
@@ -473,14 +472,20 @@ fn a_refusal_is_told_at_once_in_plain_words() {
 }
 
 #[test]
-fn a_wrong_endpoint_is_told_within_a_second() {
+fn a_wrong_endpoint_is_told_at_once() {
     let server = S3Server::start();
     server.put("bucket", "x.parquet", flat_shard(3));
     server.close();
+    // Whoever waited for the store would wait for ten minutes: a tenth of that tells them apart.
+    let mut io = IoConfig {
+        outage_s: 600.0,
+        ..io(&server)
+    };
+    let at_once = Duration::from_mins(1);
     for url in ["s3://bucket/", "s3://bucket/x.parquet"] {
         let start = Instant::now();
-        let said = whole(&open(url, &io(&server)).unwrap_err());
-        assert!(start.elapsed() < Duration::from_secs(2), "{said}");
+        let said = whole(&open(url, &io).unwrap_err());
+        assert!(start.elapsed() < at_once, "{said}");
         assert_says(
             &said,
             &[
@@ -489,7 +494,6 @@ fn a_wrong_endpoint_is_told_within_a_second() {
             ],
         );
     }
-    let mut io = io(&server);
     let env = server.env().into_iter().map(|(name, value)| match name {
         "AWS_ENDPOINT_URL" => (name, "http://store.invalid".to_owned()),
         _ => (name, value),
@@ -497,7 +501,7 @@ fn a_wrong_endpoint_is_told_within_a_second() {
     io.store_options = nepa_pipeline::StoreOptions::new(env);
     let start = Instant::now();
     let said = whole(&open("s3://bucket/", &io).unwrap_err());
-    assert!(start.elapsed() < Duration::from_secs(5), "{said}");
+    assert!(start.elapsed() < at_once, "{said}");
     assert_says(
         &said,
         &["cannot connect to http://store.invalid", "name is unknown"],
@@ -520,82 +524,34 @@ fn many_footers_take_few_connections() {
     assert!(connections <= 2 * 8 * 32, "{connections}");
 }
 
-/// A program whose words are kept.
-fn spawn(command: &mut Command) -> Child {
-    command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-/// Ends it and gives what it said on standard error.
+/// Ends a program and gives what it said on standard error.
 fn stop(mut child: Child) -> String {
     child.kill().unwrap();
     let output = child.wait_with_output().unwrap();
     joined(&String::from_utf8(output.stderr).unwrap())
 }
 
-/// Photos on a server, and `nepa pretrain` on them.
-struct Run {
-    folder: tempfile::TempDir,
-    server: S3Server,
+/// A run on new data in every batch: a window is smaller than a row group.
+fn pretrain(run: &ServedRun, data: &str, out: &str, settings: &[&str]) -> Command {
+    let more = ["data.shuffle_window_bytes=1", "log.tensorboard=false"];
+    run.pretrain(data, out, &[&more, settings].concat())
 }
 
-impl Run {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        write_photo_shards(&folder.path().join("data"), 3, 2, 10);
-        let server = S3Server::start();
-        server
-            .load_folder("photos", "", &folder.path().join("data"))
-            .unwrap();
-        Self { folder, server }
-    }
-
-    fn out(&self, name: &str) -> std::path::PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn pretrain(&self, data: &str, out: &str, settings: &[&str]) -> Command {
-        let mut command = nepa();
-        command.arg("pretrain").arg(tiny_recipe());
-        command.args(["--data", data, "--out", self.out(out).to_str().unwrap()]);
-        command.args([
-            "--set",
-            "data.shuffle_window_bytes=1",
-            "--set",
-            "log.tensorboard=false",
-        ]);
-        command.args(settings.iter().flat_map(|setting| ["--set", setting]));
-        command.envs(self.server.env());
-        command
-    }
-
-    /// Waits until so many steps are done.
-    fn wait_for(&self, out: &str, steps: usize) {
-        let metrics = self.out(out).join("metrics.jsonl");
-        let deadline = Instant::now() + Duration::from_mins(1);
-        while std::fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < steps {
-            assert!(Instant::now() < deadline, "no {steps} steps in a minute");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn metrics(&self, out: &str) -> Vec<String> {
-        timeless_metrics(&self.out(out).join("metrics.jsonl"))
-    }
+/// Waits until so many steps are done.
+#[track_caller]
+fn wait_for(run: &ServedRun, out: &str, steps: usize) {
+    let metrics = run.path(out).join("metrics.jsonl");
+    wait_until("so many steps", || count_lines(&metrics) >= steps);
 }
 
 #[test]
 fn a_run_goes_on_after_an_outage_as_if_there_had_been_none() {
-    let run = Run::new();
+    let run = ServedRun::new();
     let steps = ["train.steps=300"];
-    let data = run.out("data").to_str().unwrap().to_owned();
-    let straight = run.pretrain(&data, "straight", &steps).output().unwrap();
+    let straight = pretrain(&run, "data", "straight", &steps).output().unwrap();
     assert!(straight.status.success(), "{}", text(&straight));
-    let child = spawn(&mut run.pretrain("s3://photos/", "disturbed", &steps));
-    run.wait_for("disturbed", 20);
+    let child = start(&mut pretrain(&run, "s3://data/", "disturbed", &steps));
+    wait_for(&run, "disturbed", 20);
     run.server.close();
     std::thread::sleep(Duration::from_millis(11_500));
     run.server.reopen();
@@ -605,9 +561,9 @@ fn a_run_goes_on_after_an_outage_as_if_there_had_been_none() {
     assert_says(
         &said,
         &[
-            "s3://photos does not answer (connection refused at http://127.0.0.1",
+            "s3://data does not answer (connection refused at http://127.0.0.1",
             "for 10 s; waiting up to 600 s (io.outage_s)",
-            "s3://photos answers again after 1",
+            "s3://data answers again after 1",
         ],
     );
     assert_eq!(said.matches("does not answer").count(), 1, "{said}");
@@ -616,17 +572,18 @@ fn a_run_goes_on_after_an_outage_as_if_there_had_been_none() {
 
 #[test]
 fn a_store_that_stays_away_ends_the_run_saved() {
-    let run = Run::new();
+    let run = ServedRun::new();
     let settings = [
         "train.steps=300",
         "io.outage_s=2",
         "checkpoint.every_steps=1000",
     ];
-    let data = run.out("data").to_str().unwrap().to_owned();
-    let straight = run.pretrain(&data, "straight", &settings).output().unwrap();
+    let straight = pretrain(&run, "data", "straight", &settings)
+        .output()
+        .unwrap();
     assert!(straight.status.success(), "{}", text(&straight));
-    let child = spawn(&mut run.pretrain("s3://photos/", "ended", &settings));
-    run.wait_for("ended", 20);
+    let child = start(&mut pretrain(&run, "s3://data/", "ended", &settings));
+    wait_for(&run, "ended", 20);
     run.server.close();
     let output = child.wait_with_output().unwrap();
     let said = text(&output);
@@ -641,7 +598,7 @@ fn a_store_that_stays_away_ends_the_run_saved() {
         ],
     );
     run.server.reopen();
-    let mut again = run.pretrain("s3://photos/", "ended", &settings);
+    let mut again = pretrain(&run, "s3://data/", "ended", &settings);
     let output = again.arg("--resume").output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
     assert!(run.metrics("straight") == run.metrics("ended"));
@@ -649,22 +606,22 @@ fn a_store_that_stays_away_ends_the_run_saved() {
 
 #[test]
 fn whoever_waits_for_a_hanging_store_says_so_within_ten_seconds() {
-    let run = Run::new();
+    let run = ServedRun::new();
     let mut inspect = nepa();
     inspect
-        .args(["inspect", "s3://photos/"])
+        .args(["inspect", "s3://data/"])
         .envs(run.server.env());
     run.server.freeze();
-    let start = [
-        spawn(&mut inspect),
-        spawn(&mut run.pretrain("s3://photos/", "start", &[])),
+    let children = [
+        start(&mut inspect),
+        start(&mut pretrain(&run, "s3://data/", "start", &[])),
     ];
     std::thread::sleep(Duration::from_millis(11_500));
-    for child in start {
+    for child in children {
         let said = stop(child);
         assert_says(
             &said,
-            &["s3://photos does not answer (no answer yet) for 10 s"],
+            &["s3://data does not answer (no answer yet) for 10 s"],
         );
         assert_eq!(said.matches("does not answer").count(), 1, "{said}");
     }

@@ -6,11 +6,10 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use nepa_tests::program::{
-    assert_says, nepa, newest_checkpoint, send_signal, succeed, text, timeless_metrics,
-    tiny_recipe, wait_until, write_photo_shards,
+    ServedRun, assert_says, joined, newest_checkpoint, send_signal, start, succeed, text,
+    timeless_metrics, wait_until,
 };
-use nepa_tests::s3::{Fault, Rule, S3Server};
-use tempfile::TempDir;
+use nepa_tests::s3::{Fault, Rule};
 
 const OUT: &str = "s3://runs/a";
 const WEIGHTS: [&str; 3] = [
@@ -19,111 +18,65 @@ const WEIGHTS: [&str; 3] = [
     "optimizer.safetensors",
 ];
 
-/// Local data, a store for the output, and a folder for everything else.
-struct Place {
-    folder: TempDir,
-    server: S3Server,
+/// A run on the local data.
+fn pretrain(place: &ServedRun, out: &str, settings: &[&str]) -> Command {
+    place.pretrain("data", out, settings)
 }
 
-impl Place {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        write_photo_shards(&folder.path().join("data"), 3, 2, 10);
-        let server = S3Server::start();
-        server.create_bucket("runs");
-        Self { folder, server }
-    }
+/// The same run into a local folder.
+fn straight(place: &ServedRun, settings: &[&str], arguments: &[&str]) -> PathBuf {
+    succeed(pretrain(place, "straight", settings).args(arguments));
+    place.path("straight")
+}
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
+fn has_step(place: &ServedRun, step: u64) -> bool {
+    let key = format!("a/checkpoints/step-{step:08}/manifest.json");
+    place.server.get("runs", &key).is_some()
+}
 
-    fn pretrain(&self, out: &str, settings: &[&str]) -> Command {
-        let mut command = nepa();
-        command
-            .arg("pretrain")
-            .arg(tiny_recipe())
-            .arg("--data")
-            .arg(self.path("data"))
-            .args(["--out", out])
-            .envs(self.server.env());
-        for setting in settings {
-            command.args(["--set", setting]);
-        }
-        let spool = format!("checkpoint.spool_dir=\"{}\"", self.path("spool").display());
-        command.args(["--set", &spool]);
-        command
-    }
+/// The step of the newest checkpoint in the store.
+fn newest_step(place: &ServedRun) -> Option<u64> {
+    let keys = place.server.keys("runs");
+    let step = |key: &String| {
+        let rest = key.strip_prefix("a/checkpoints/step-")?;
+        rest.strip_suffix("/manifest.json")?.parse().ok()
+    };
+    keys.iter().filter_map(step).max()
+}
 
-    /// The same run into a local folder.
-    fn straight(&self, settings: &[&str], arguments: &[&str]) -> PathBuf {
-        let out = self.path("straight");
-        succeed(
-            self.pretrain(out.to_str().unwrap(), settings)
-                .args(arguments),
-        );
-        out
-    }
-
-    fn has(&self, key: &str) -> bool {
-        self.server.get("runs", key).is_some()
-    }
-
-    fn has_step(&self, step: u64) -> bool {
-        self.has(&format!("a/checkpoints/step-{step:08}/manifest.json"))
-    }
-
-    /// The newest checkpoint in the store and its step.
-    fn newest_step(&self) -> Option<u64> {
-        let keys = self.server.keys("runs");
-        let step = |key: &String| {
-            let rest = key.strip_prefix("a/checkpoints/step-")?;
-            rest.strip_suffix("/manifest.json")?.parse().ok()
-        };
-        keys.iter().filter_map(step).max()
-    }
-
-    /// Metrics and weights in the store are those of a local run.
-    #[track_caller]
-    fn assert_same(&self, local: &Path) {
-        let joined = self.path("joined.jsonl");
-        std::fs::write(&joined, self.server.get("runs", "a/metrics.jsonl").unwrap()).unwrap();
-        assert_eq!(
-            timeless_metrics(&joined),
-            timeless_metrics(&local.join("metrics.jsonl"))
-        );
-        let newest = newest_checkpoint(local);
-        let name = newest.file_name().unwrap().to_str().unwrap();
-        for file in WEIGHTS {
-            let key = format!("a/checkpoints/{name}/{file}");
-            let sent = self.server.get("runs", &key);
-            let sent = sent.unwrap_or_else(|| panic!("{key} is not there"));
-            assert!(sent == std::fs::read(newest.join(file)).unwrap(), "{key}");
-        }
-    }
-
-    /// Nothing waits any more, and nobody is left to hold the output.
-    #[track_caller]
-    fn assert_put_away(&self) {
-        let left = std::fs::read_dir(self.path("spool")).unwrap().count();
-        assert_eq!(left, 0, "the spool is not empty");
-        let owner = self.server.get("runs", "a/owner.json").unwrap();
-        let owner: serde_json::Value = serde_json::from_slice(&owner).unwrap();
-        assert_eq!(owner["released"], true);
+/// Metrics and weights in the store are those of a local run.
+#[track_caller]
+fn assert_same(place: &ServedRun, local: &Path) {
+    let joined = place.path("joined.jsonl");
+    let metrics = place.server.get("runs", "a/metrics.jsonl").unwrap();
+    std::fs::write(&joined, metrics).unwrap();
+    assert_eq!(
+        timeless_metrics(&joined),
+        timeless_metrics(&local.join("metrics.jsonl"))
+    );
+    let newest = newest_checkpoint(local);
+    let name = newest.file_name().unwrap().to_str().unwrap();
+    for file in WEIGHTS {
+        let key = format!("a/checkpoints/{name}/{file}");
+        let sent = place.server.get("runs", &key);
+        let sent = sent.unwrap_or_else(|| panic!("{key} is not there"));
+        assert!(sent == std::fs::read(newest.join(file)).unwrap(), "{key}");
     }
 }
 
-fn start(command: &mut Command) -> Child {
-    command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+/// Nothing waits any more, and nobody is left to hold the output.
+#[track_caller]
+fn assert_put_away(place: &ServedRun) {
+    let left = std::fs::read_dir(place.path("spool")).unwrap().count();
+    assert_eq!(left, 0, "the spool is not empty");
+    let owner = place.server.get("runs", "a/owner.json").unwrap();
+    let owner: serde_json::Value = serde_json::from_slice(&owner).unwrap();
+    assert_eq!(owner["released"], true);
 }
 
 #[track_caller]
 fn end_with(child: Child, code: i32) -> Output {
-    // One that never ends is killed, and so has another code.
+    // One that does not end within a minute hangs: it is killed, and so has another code.
     let (ended, ends) = mpsc::channel::<()>();
     let id = child.id().to_string();
     std::thread::spawn(move || {
@@ -139,9 +92,9 @@ fn end_with(child: Child, code: i32) -> Output {
 
 #[test]
 fn training_goes_on_while_the_output_is_away_and_nothing_is_lost() {
-    let place = Place::new();
+    let place = ServedRun::new();
     let settings = ["train.steps=90", "checkpoint.every_steps=10"];
-    let straight = place.straight(&settings, &[]);
+    let straight = straight(&place, &settings, &[]);
     for (number, fault) in [
         Fault::Unavailable,
         Fault::Forbidden,
@@ -154,37 +107,43 @@ fn training_goes_on_while_the_output_is_away_and_nothing_is_lost() {
         for key in place.server.keys("runs") {
             place.server.remove("runs", &key);
         }
-        let is_frozen = matches!(fault, Fault::Latency(_));
+        let words = place.path("words");
         // A frozen request ends after io.request_timeout_s.
-        let mut command = place.pretrain(OUT, &settings);
+        let mut command = pretrain(&place, OUT, &settings);
         command.args(["--set", "io.request_timeout_s=2"]);
-        let child = start(&mut command);
-        wait_until("the first checkpoint", || place.has_step(10));
+        command
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(&words).unwrap());
+        let child = command.spawn().unwrap();
+        let said = || joined(&std::fs::read_to_string(&words).unwrap());
+        wait_until("the first checkpoint", || has_step(&place, 10));
         place.server.add_fault(Rule::put("", 0..u64::MAX, fault));
-        std::thread::sleep(Duration::from_millis(if is_frozen { 4500 } else { 2500 }));
+        // Until it says so, however fast it trains meanwhile.
+        wait_until("a word about the store", || said().contains("cannot write"));
         place.server.clear_faults();
-        let said = text(&end_with(child, 0));
+        let output = text(&end_with(child, 0));
+        let said = format!("{output}\n{}", said());
         let parts = [
             "cannot write to s3://runs/a",
             "waits in",
             "done    90 steps in ",
         ];
         assert_says(&said, &parts);
-        place.assert_same(&straight);
-        place.assert_put_away();
+        assert_same(&place, &straight);
+        assert_put_away(&place);
         eprintln!("fault {number}: as if nothing had happened");
     }
 }
 
 #[test]
 fn what_a_run_could_not_send_is_sent_by_resume() {
-    let place = Place::new();
-    let straight = place.straight(&[], &[]);
+    let place = ServedRun::new();
+    let straight = straight(&place, &[], &[]);
     let manifest = "a/checkpoints/step-00000012/manifest.json";
     place
         .server
         .add_fault(Rule::put(manifest, 0..u64::MAX, Fault::Unavailable));
-    let child = start(&mut place.pretrain(OUT, &["io.outage_s=1"]));
+    let child = start(&mut pretrain(&place, OUT, &["io.outage_s=1"]));
     let said = text(&end_with(child, 1));
     let spool = place.path("spool");
     let parts = [
@@ -194,72 +153,79 @@ fn what_a_run_could_not_send_is_sent_by_resume() {
         "--resume",
     ];
     assert_says(&said, &parts);
-    assert!(!place.has_step(12));
+    assert!(!has_step(&place, 12));
     place.server.clear_faults();
-    succeed(place.pretrain(OUT, &[]).arg("--resume"));
-    place.assert_same(&straight);
-    place.assert_put_away();
+    succeed(pretrain(&place, OUT, &[]).arg("--resume"));
+    assert_same(&place, &straight);
+    assert_put_away(&place);
 }
 
 #[test]
 fn a_second_run_is_refused_and_a_frozen_one_that_wakes_ends_itself() {
-    let place = Place::new();
+    let place = ServedRun::new();
     let settings = [
         "train.steps=100000",
         "checkpoint.every_steps=20",
         "checkpoint.takeover_s=3",
     ];
-    let frozen = start(&mut place.pretrain(OUT, &settings));
-    wait_until("a checkpoint", || place.newest_step() >= Some(40));
-    let second = start(place.pretrain(OUT, &settings).arg("--resume"));
+    let frozen = start(&mut pretrain(&place, OUT, &settings));
+    wait_until("a checkpoint", || newest_step(&place) >= Some(40));
+    let second = start(pretrain(&place, OUT, &settings).arg("--resume"));
     let parts = ["in use by another process", "process ", "--take-over"];
     assert_says(&text(&end_with(second, 1)), &parts);
     send_signal(&frozen, "-STOP");
     std::thread::sleep(Duration::from_millis(3500));
-    let last = (place.newest_step().unwrap() + 40).to_string();
+    let last = (newest_step(&place).unwrap() + 40).to_string();
     let until = ["--max-steps", &last];
-    succeed(place.pretrain(OUT, &settings).arg("--resume").args(until));
+    succeed(pretrain(&place, OUT, &settings).arg("--resume").args(until));
     let metrics = place.server.get("runs", "a/metrics.jsonl").unwrap();
     send_signal(&frozen, "-CONT");
     let said = text(&end_with(frozen, 1));
     assert_says(&said, &["was taken over by another process"]);
     assert!(metrics == place.server.get("runs", "a/metrics.jsonl").unwrap());
-    let straight = place.straight(&settings, &until);
-    place.assert_same(&straight);
+    let straight = straight(&place, &settings, &until);
+    assert_same(&place, &straight);
     // And by force, from one that lives.
-    let alive = start(place.pretrain(OUT, &settings).arg("--resume"));
-    let now = place.newest_step().unwrap();
-    wait_until("a checkpoint", || place.newest_step().unwrap() > now);
+    let alive = start(pretrain(&place, OUT, &settings).arg("--resume"));
+    let now = newest_step(&place).unwrap();
+    wait_until("a checkpoint", || newest_step(&place).unwrap() > now);
     let forced = ["--resume", "--take-over", "--max-steps", "100"];
-    succeed(place.pretrain(OUT, &settings).args(forced));
+    succeed(pretrain(&place, OUT, &settings).args(forced));
     let said = text(&end_with(alive, 1));
     assert_says(&said, &["was taken over by another process"]);
 }
 
 #[test]
 fn a_killed_run_is_followed_at_once_and_its_logs_cannot_be_broken() {
-    let place = Place::new();
-    let settings = ["train.steps=60", "checkpoint.every_steps=5"];
-    let mut child = start(&mut place.pretrain(OUT, &settings));
-    wait_until("a checkpoint", || place.newest_step() >= Some(10));
+    let place = ServedRun::new();
+    // Whoever waited until the killed run counts as gone would wait for an hour.
+    let settings = [
+        "train.steps=60",
+        "checkpoint.every_steps=5",
+        "checkpoint.takeover_s=3600",
+    ];
+    let mut child = start(&mut pretrain(&place, OUT, &settings));
+    wait_until("a checkpoint", || newest_step(&place) >= Some(10));
     send_signal(&child, "-KILL");
     child.wait().unwrap();
     // What a second writer might have left.
     place.server.put("runs", "a/metrics.jsonl", "{}\n");
     place.server.put("runs", "a/events.out.tfevents.nepa", "");
-    let started = std::time::Instant::now();
-    succeed(place.pretrain(OUT, &settings).arg("--resume"));
-    assert!(started.elapsed() < Duration::from_secs(20));
-    place.assert_same(&place.straight(&settings, &[]));
-    place.assert_put_away();
+    end_with(start(pretrain(&place, OUT, &settings).arg("--resume")), 0);
+    assert_same(&place, &straight(&place, &settings, &[]));
+    assert_put_away(&place);
 }
 
 #[test]
 fn a_spool_without_room_does_not_end_a_run() {
-    let place = Place::new();
+    let place = ServedRun::new();
     let mount = place.path("mount");
     std::fs::create_dir(&mount).unwrap();
-    let mut command = place.pretrain(OUT, &["train.steps=20", "checkpoint.every_steps=10"]);
+    let mut command = pretrain(
+        &place,
+        OUT,
+        &["train.steps=20", "checkpoint.every_steps=10"],
+    );
     let spool = format!("checkpoint.spool_dir={mount:?}");
     command.args(["--set", &spool]);
     let arguments = command
@@ -289,7 +255,7 @@ fn a_spool_without_room_does_not_end_a_run() {
     assert!(output.status.success(), "{}", text(&output));
     assert_says(&text(&output), &["kept in memory", "checkpoint.spool_dir"]);
     let settings = ["train.steps=20", "checkpoint.every_steps=10"];
-    place.assert_same(&place.straight(&settings, &[]));
+    assert_same(&place, &straight(&place, &settings, &[]));
 }
 
 /// Changes the bytes of an image in a shard, not its size.
@@ -306,11 +272,10 @@ fn replace_content(shard: &[u8]) -> Vec<u8> {
 
 #[test]
 fn other_data_is_told_in_shards_and_replaced_shards_are_noticed() {
-    let place = Place::new();
-    let out = place.path("out");
+    let place = ServedRun::new();
     let shard = place.path("data").join("train-1.parquet");
     let local = |arguments: &[&str]| {
-        let mut command = place.pretrain(out.to_str().unwrap(), &[]);
+        let mut command = pretrain(&place, "out", &[]);
         command.args(arguments);
         command
     };
@@ -336,17 +301,10 @@ fn other_data_is_told_in_shards_and_replaced_shards_are_noticed() {
     succeed(&mut local(&["--resume"]));
     // In a store, by its ETag.
     let server = &place.server;
-    server.create_bucket("data");
     server.load_folder("data", "", &place.path("data")).unwrap();
     let remote = |arguments: &[&str]| {
-        let mut command = nepa();
-        command
-            .arg("pretrain")
-            .arg(tiny_recipe())
-            .args(["--data", "s3://data/", "--out"])
-            .arg(place.path("remote"))
-            .envs(server.env())
-            .args(arguments);
+        let mut command = place.pretrain("s3://data/", "remote", &[]);
+        command.args(arguments);
         command
     };
     succeed(&mut remote(&["--max-steps", "5"]));

@@ -2,13 +2,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use nepa_pipeline::{Dataset, DatasetConfig, IoConfig, IoRuntime, Loader, SampleId};
+use nepa_pipeline::{Dataset, IoConfig, Loader, SampleId};
 use nepa_schemas::Label;
+use nepa_tests::data::{self, part_id};
+use nepa_tests::loading::config;
 use nepa_tests::photos::photo;
 use nepa_tests::s3::S3Server;
-use nepa_tests::shards::{LabelledRow, labelled_shard_in_pages, part_id};
-
-use crate::loader::config;
+use nepa_tests::shards::{LabelledRow, labelled_shard_in_pages};
 
 const ROWS: u32 = 400;
 const ROWS_PER_PAGE: usize = 7;
@@ -31,17 +31,12 @@ fn server(offset_index: bool) -> S3Server {
 }
 
 fn open(server: &S3Server, part_bytes: u64) -> Arc<Dataset> {
-    let config = DatasetConfig {
-        urls: vec!["s3://bucket".to_owned()],
-        ..DatasetConfig::default()
-    };
     let io = IoConfig {
         part_bytes,
         coalesce_gap_bytes: 0,
-        store_options: server.store_options(),
-        ..IoConfig::default()
+        ..data::io(server)
     };
-    Dataset::open(&config, &io, &IoRuntime::new(2).unwrap()).unwrap()
+    data::open("s3://bucket", &io).unwrap()
 }
 
 #[test]

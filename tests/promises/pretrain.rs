@@ -1,48 +1,18 @@
 //! Pretraining end to end: the same numbers from disk and from S3 with any number of decode threads, outputs in a bucket,
 //! and a clear message for everything that cannot be run.
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use nepa_tests::program::{
-    assert_says, joined, jpeg, nepa, newest_checkpoint, succeed, text, timeless_metrics,
-    tiny_recipe, write_photo_shards,
+    RunFolder, assert_says, joined, jpeg, nepa, newest_checkpoint, succeed, text, timeless_metrics,
+    tiny_recipe,
 };
 use nepa_tests::s3::S3Server;
 use nepa_tests::shards::labelled_shard;
-use tempfile::TempDir;
 
-/// A folder with shards in `data` and room for outputs.
-struct Place(TempDir);
-
-impl Place {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        write_photo_shards(&folder.path().join("data"), 3, 2, 10);
-        Self(folder)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// `nepa pretrain tiny.toml --data DATA --out OUT`.
-    #[expect(clippy::unused_self, reason = "reads as what is done in the place")]
-    fn pretrain(&self, data: &str, out: &str) -> Command {
-        let mut command = nepa();
-        command
-            .arg("pretrain")
-            .arg(tiny_recipe())
-            .args(["--data", data, "--out", out]);
-        command
-    }
-
-    /// The same on the local data into `out` in this folder.
-    fn local(&self, out: &str) -> Command {
-        self.pretrain(
-            self.path("data").to_str().unwrap(),
-            self.path(out).to_str().unwrap(),
-        )
-    }
+/// A run on the local data into `out` in this folder.
+fn local(place: &RunFolder, out: &str) -> Command {
+    place.pretrain("data", out, &[])
 }
 
 /// Runs what must fail with code 1 and gives what it says on standard error.
@@ -62,10 +32,11 @@ fn fail(command: &mut Command) -> String {
 
 /// Runs on disk once and on S3 with 1 and 4 decode threads; all traces and losses must be the same.
 fn same_from_disk_and_s3(data: &Path, settings: &[&str], num_lines: usize) {
-    let place = Place(tempfile::tempdir().unwrap());
+    let place = RunFolder::new();
     let server = S3Server::start();
     server.create_bucket("photos");
     server.load_folder("photos", "set/", data).unwrap();
+    let data = std::path::absolute(data).unwrap();
     let mut seen = Vec::new();
     for (name, url, threads) in [
         ("disk", format!("{}/train-*.parquet", data.display()), 2),
@@ -73,8 +44,7 @@ fn same_from_disk_and_s3(data: &Path, settings: &[&str], num_lines: usize) {
         ("s3-4", "s3://photos/set/train-*.parquet".to_owned(), 4),
     ] {
         let (out, trace) = (place.path(name), place.path(&format!("{name}.jsonl")));
-        let mut command = place.pretrain(&url, out.to_str().unwrap());
-        command.args(settings.iter().flat_map(|setting| ["--set", setting]));
+        let mut command = place.pretrain(&url, name, settings);
         command
             .args(["--set", &format!("loader.decode_threads={threads}")])
             .envs(server.env());
@@ -110,7 +80,7 @@ fn same_from_disk_and_s3(data: &Path, settings: &[&str], num_lines: usize) {
 
 #[test]
 fn trace_and_losses_are_the_same_from_disk_and_from_s3_with_any_number_of_threads() {
-    let place = Place::new();
+    let place = RunFolder::new();
     same_from_disk_and_s3(&place.path("data"), &["train.steps=10"], 80);
 }
 
@@ -134,29 +104,29 @@ fn photos_at_224_pixels_are_the_same_from_disk_and_from_s3() {
 
 #[test]
 fn a_run_whose_output_is_a_bucket_resumes_from_it() {
-    let place = Place::new();
+    let place = RunFolder::new();
     let server = S3Server::start();
     server.create_bucket("runs");
     let data = place.path("data");
     let out = "s3://runs/a";
     succeed(
         place
-            .pretrain(data.to_str().unwrap(), out)
+            .pretrain(data.to_str().unwrap(), out, &[])
             .envs(server.env())
             .args(["--max-steps", "7"]),
     );
-    let mut again = place.pretrain(data.to_str().unwrap(), out);
+    let mut again = place.pretrain(data.to_str().unwrap(), out, &[]);
     assert_says(
         &fail(again.envs(server.env())),
         &["s3://runs/a", "already holds a run", "--resume"],
     );
     succeed(
         place
-            .pretrain(data.to_str().unwrap(), out)
+            .pretrain(data.to_str().unwrap(), out, &[])
             .envs(server.env())
             .arg("--resume"),
     );
-    succeed(&mut place.local("local"));
+    succeed(&mut local(&place, "local"));
 
     let keys = server.keys("runs");
     let step = "a/checkpoints/step-00000012";
@@ -210,8 +180,8 @@ fn a_run_whose_output_is_a_bucket_resumes_from_it() {
 
 #[test]
 fn a_run_leaves_recipe_metrics_events_and_the_published_layout() {
-    let place = Place::new();
-    let output = succeed(place.local("out").args(["--set", "train.steps=6"]));
+    let place = RunFolder::new();
+    let output = succeed(local(&place, "out").args(["--set", "train.steps=6"]));
     assert_says(
         &text(&output),
         &["train   6 steps of 8 images", "done    6 steps in "],
@@ -235,8 +205,8 @@ fn a_run_leaves_recipe_metrics_events_and_the_published_layout() {
 
 #[test]
 fn recipes_that_cannot_run_say_why() {
-    let place = Place::new();
-    let with = |setting: &str| fail(place.local("out").args(["--set", setting]));
+    let place = RunFolder::new();
+    let with = |setting: &str| fail(local(&place, "out").args(["--set", setting]));
     assert_says(
         &with("train.bacth=8"),
         &["--set train.bacth=8", "train.batch?", "micro_batch"],
@@ -276,13 +246,13 @@ fn recipes_that_cannot_run_say_why() {
 
 #[test]
 fn a_loss_that_is_not_finite_stops_with_the_step_before_and_the_batch() {
-    let place = Place::new();
-    let message =
-        fail(
-            place
-                .local("out")
-                .args(["--set", "train.lr=1e38", "--set", "train.warmup_steps=0"]),
-        );
+    let place = RunFolder::new();
+    let message = fail(local(&place, "out").args([
+        "--set",
+        "train.lr=1e38",
+        "--set",
+        "train.warmup_steps=0",
+    ]));
     assert_says(
         &message,
         &["is not finite", "shard", "row", "nonfinite-step-"],
@@ -301,7 +271,7 @@ fn a_loss_that_is_not_finite_stops_with_the_step_before_and_the_batch() {
 
 #[test]
 fn too_many_bad_images_end_a_saved_run_that_goes_on_with_a_larger_budget() {
-    let place = Place::new();
+    let place = RunFolder::new();
     let rows = (0..100).map(|row| {
         let image = if row % 20 == 7 {
             b"no image".to_vec()
@@ -315,7 +285,7 @@ fn too_many_bad_images_end_a_saved_run_that_goes_on_with_a_larger_budget() {
     let server = S3Server::start();
     server.create_bucket("runs");
     let run = |out: &str, more: &[&str]| {
-        let mut command = place.pretrain(data.to_str().unwrap(), out);
+        let mut command = place.pretrain(data.to_str().unwrap(), out, &[]);
         command
             .envs(server.env())
             .args(["--set", "train.steps=130"])
@@ -361,10 +331,10 @@ fn too_many_bad_images_end_a_saved_run_that_goes_on_with_a_larger_budget() {
 
 #[test]
 fn a_full_disk_while_saving_is_a_clear_error_and_harms_nothing() {
-    let place = Place::new();
+    let place = RunFolder::new();
     let mount = place.path("mount");
     std::fs::create_dir(&mount).unwrap();
-    let command = place.local("mount/out");
+    let command = local(&place, "mount/out");
     let arguments = command
         .get_args()
         .map(|a| format!("'{}'", a.to_str().unwrap()))
@@ -466,37 +436,32 @@ fn the_default_build_refuses_cuda_and_says_how_to_get_it() {
 
 #[test]
 fn products_in_bfloat16_train_and_resume_bit_for_bit() {
-    let place = Place::new();
+    let place = RunFolder::new();
     let settings = [
         "--set",
         "train.precision=\"bf16\"",
         "--set",
         "train.steps=6",
     ];
-    succeed(place.local("whole").args(settings));
+    succeed(local(&place, "whole").args(settings));
     succeed(
-        place
-            .local("parts")
+        local(&place, "parts")
             .args(settings)
             .args(["--max-steps", "3"]),
     );
-    succeed(place.local("parts").args(settings).arg("--resume"));
+    succeed(local(&place, "parts").args(settings).arg("--resume"));
     let weights = |out: &str| {
         std::fs::read(newest_checkpoint(&place.path(out)).join("model.safetensors")).unwrap()
     };
     assert!(weights("whole") == weights("parts"));
     // Another precision is another run.
-    let message = fail(
-        place
-            .local("whole")
-            .args(["--set", "train.steps=6", "--resume"]),
-    );
+    let message = fail(local(&place, "whole").args(["--set", "train.steps=6", "--resume"]));
     assert_says(&message, &["precision", "bf16", "f32"]);
 }
 
 #[test]
 fn overlap_is_measured_and_nothing_is_written() {
-    let place = Place::new();
+    let place = RunFolder::new();
     let out = place.path("runs");
     let mut command = nepa();
     command

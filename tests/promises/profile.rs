@@ -2,45 +2,29 @@
 use std::path::Path;
 use std::time::Duration;
 
-use nepa_pipeline::Normalize;
-use nepa_pipeline::{
-    AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
-};
-use nepa_pipeline::{PipelineStats, Stage};
+use nepa_pipeline::{AugmentConfig, Filter, IoConfig, Loader, LoaderConfig, PipelineStats, Stage};
 use nepa_tests::program::{nepa, text, write_photo_shards};
 use nepa_tests::s3::{Fault, Rule, S3Server};
+use nepa_tests::{data, loading};
 
 const BATCH: usize = 8;
 
 /// Runs `batches` batches after the first, with `pause` after each, and returns what the stages did in that time.
 fn stats(url: &str, io: &IoConfig, size: u32, batches: usize, pause: Duration) -> PipelineStats {
-    let runtime = IoRuntime::new(2).unwrap();
-    let config = DatasetConfig {
-        urls: vec![url.to_owned()],
-        ..DatasetConfig::default()
-    };
-    let dataset = Dataset::open(&config, io, &runtime).unwrap();
+    let dataset = data::open(url, io).unwrap();
     let config = LoaderConfig {
-        seed: 7,
         global_batch: BATCH,
-        rank: 0,
-        world_size: 1,
         epochs: None,
-        shuffle: true,
-        drop_last: true,
         augment: AugmentConfig::CenterCrop {
             size,
             resize: size,
             filter: Filter::Bicubic,
         },
-        normalize: Normalize::default(),
-        exif_orientation: true,
         decode_threads: 1,
-        prefetch_batches: 2,
         // A window is one row group.
         shuffle_window_bytes: 1,
         max_bad_fraction: 0.0,
-        bad_samples_path: None,
+        ..loading::config()
     };
     let mut loader = Loader::new(dataset, config, None).unwrap();
     let first = loader.next_batch().unwrap();

@@ -5,95 +5,55 @@ use std::time::{Duration, Instant};
 
 use nepa_pipeline::{random::Purpose, random::below, random::epoch_stream};
 use nepa_tests::program::{
-    nepa, newest_checkpoint, send_signal, test_seed, text, timeless_metrics, tiny_recipe,
-    write_photo_shards,
+    RunFolder, count_lines, newest_checkpoint, send_signal, test_seed, text, write_photo_shards,
 };
-use tempfile::TempDir;
 
 const STEPS: u64 = 240;
 
-struct Place(TempDir);
-
-impl Place {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        write_photo_shards(&folder.path().join("data"), 3, 2, 10);
-        Self(folder)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// A run of [`STEPS`] steps into `out` with its trace beside.
-    fn pretrain(&self, out: &str) -> Command {
-        let mut command = nepa();
-        command
-            .arg("pretrain")
-            .arg(tiny_recipe())
-            .arg("--data")
-            .arg(self.path("data"));
-        command
-            .arg("--out")
-            .arg(self.path(out))
-            .arg("--trace-samples")
-            .arg(self.path(&format!("{out}.trace")));
-        command.args([
-            "--set",
-            &format!("train.steps={STEPS}"),
-            "--set",
-            "checkpoint.every_steps=3",
-        ]);
-        command.stdout(Stdio::null());
-        command
-    }
-
-    fn run_to_the_end(&self, out: &str, arguments: &[&str]) {
-        let output = self.pretrain(out).args(arguments).output().unwrap();
-        assert!(output.status.success(), "{}", text(&output));
-    }
-
-    /// The error of a run that must fail.
-    fn fail(&self, out: &str, arguments: &[&str]) -> String {
-        let output = self.pretrain(out).args(arguments).output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-        text(&output)
-    }
-
-    #[track_caller]
-    fn assert_same_run(&self, one: &str, other: &str) {
-        let read = |path: PathBuf| {
-            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-        };
-        let metrics = |out: &str| timeless_metrics(&self.path(out).join("metrics.jsonl"));
-        assert_eq!(metrics(one), metrics(other));
-        assert!(
-            read(self.path(&format!("{one}.trace"))) == read(self.path(&format!("{other}.trace"))),
-            "traces differ"
-        );
-        let (one, other) = (
-            newest_checkpoint(&self.path(one)),
-            newest_checkpoint(&self.path(other)),
-        );
-        assert_eq!(one.file_name(), other.file_name());
-        for name in [
-            "model.safetensors",
-            "ema.safetensors",
-            "optimizer.safetensors",
-            "config.json",
-        ] {
-            assert!(
-                read(one.join(name)) == read(other.join(name)),
-                "{name} differs"
-            );
-        }
-    }
+/// A run of [`STEPS`] steps into `out` with its trace beside.
+fn pretrain(place: &RunFolder, out: &str) -> Command {
+    let steps = format!("train.steps={STEPS}");
+    let mut command = place.pretrain("data", out, &[&steps, "checkpoint.every_steps=3"]);
+    command
+        .arg("--trace-samples")
+        .arg(place.path(&format!("{out}.trace")))
+        .stdout(Stdio::null());
+    command
 }
 
-fn count_lines(path: &Path) -> usize {
-    std::fs::read(path).map_or(0, |bytes| {
-        String::from_utf8_lossy(&bytes).matches('\n').count()
-    })
+fn run_to_the_end(place: &RunFolder, out: &str, arguments: &[&str]) {
+    let output = pretrain(place, out).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+/// The error of a run that must fail.
+fn fail(place: &RunFolder, out: &str, arguments: &[&str]) -> String {
+    let output = pretrain(place, out).args(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    text(&output)
+}
+
+#[track_caller]
+fn assert_same_run(place: &RunFolder, one: &str, other: &str) {
+    let read = |path: PathBuf| {
+        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    assert_eq!(place.metrics(one), place.metrics(other));
+    let trace = |out: &str| read(place.path(&format!("{out}.trace")));
+    assert!(trace(one) == trace(other), "traces differ");
+    let [one, other] = [one, other].map(|out| newest_checkpoint(&place.path(out)));
+    assert_eq!(one.file_name(), other.file_name());
+    for name in [
+        "model.safetensors",
+        "ema.safetensors",
+        "optimizer.safetensors",
+        "config.json",
+    ] {
+        assert!(
+            read(one.join(name)) == read(other.join(name)),
+            "{name} differs"
+        );
+    }
 }
 
 /// Waits until `metrics` has `lines` lines or the program ends.
@@ -109,13 +69,12 @@ fn wait_for_lines(child: &mut Child, metrics: &Path, lines: usize) {
 fn ten_kills_at_random_moments_leave_no_trace() {
     let seed = test_seed();
     let mut rng = epoch_stream(seed, 0, 0, Purpose::Order);
-    let place = Place::new();
-    place.run_to_the_end("straight", &[]);
+    let place = RunFolder::new();
+    run_to_the_end(&place, "straight", &[]);
     let metrics = place.path("killed").join("metrics.jsonl");
     let mut kills = 0;
     while kills < 10 {
-        let mut child = place
-            .pretrain("killed")
+        let mut child = pretrain(&place, "killed")
             .arg("--resume")
             .stderr(Stdio::null())
             .spawn()
@@ -146,17 +105,17 @@ fn ten_kills_at_random_moments_leave_no_trace() {
         kills, 10,
         "the run ended before it was killed ten times; it needs more steps"
     );
-    place.run_to_the_end("killed", &["--resume"]);
-    place.assert_same_run("straight", "killed");
+    run_to_the_end(&place, "killed", &["--resume"]);
+    assert_same_run(&place, "straight", "killed");
 }
 
 #[test]
 fn signals_finish_the_step_save_and_say_so_by_the_exit_code() {
-    let place = Place::new();
-    place.run_to_the_end("straight", &[]);
+    let place = RunFolder::new();
+    run_to_the_end(&place, "straight", &[]);
     let metrics = place.path("stopped").join("metrics.jsonl");
     for (signal, code, lines) in [("-TERM", 143, 4), ("-INT", 130, 20)] {
-        let mut child = place.pretrain("stopped").arg("--resume").spawn().unwrap();
+        let mut child = pretrain(&place, "stopped").arg("--resume").spawn().unwrap();
         wait_for_lines(&mut child, &metrics, lines);
         send_signal(&child, signal);
         let status = child.wait().unwrap();
@@ -169,15 +128,15 @@ fn signals_finish_the_step_save_and_say_so_by_the_exit_code() {
             .into_owned();
         assert_eq!(name, format!("step-{:08}", count_lines(&metrics)));
     }
-    place.run_to_the_end("stopped", &["--resume"]);
-    place.assert_same_run("straight", "stopped");
+    run_to_the_end(&place, "stopped", &["--resume"]);
+    assert_same_run(&place, "straight", "stopped");
 }
 
 #[test]
 fn a_run_is_continued_as_itself_only() {
-    let place = Place::new();
-    place.run_to_the_end("out", &["--max-steps", "4"]);
-    let error = place.fail("out", &[]);
+    let place = RunFolder::new();
+    run_to_the_end(&place, "out", &["--max-steps", "4"]);
+    let error = fail(&place, "out", &[]);
     assert!(
         error.contains("already holds a run") && error.contains("--resume"),
         "{error}"
@@ -193,25 +152,15 @@ fn a_run_is_continued_as_itself_only() {
             "0.1",
         ),
     ] {
-        let error = place.fail("out", &["--resume", "--set", setting]);
+        let error = fail(&place, "out", &["--resume", "--set", setting]);
         for part in ["cannot resume", key, saved, current, "--out"] {
             assert!(error.contains(part), "{part} is not in: {error}");
         }
     }
     write_photo_shards(&place.path("other"), 2, 2, 10);
-    let other = place.path("other");
-    let mut command = nepa();
-    command
-        .arg("pretrain")
-        .arg(tiny_recipe())
-        .arg("--data")
-        .arg(other)
-        .arg("--out")
-        .arg(place.path("out"));
-    let output = command
-        .args(["--resume", "--set", &format!("train.steps={STEPS}")])
-        .output()
-        .unwrap();
+    let steps = format!("train.steps={STEPS}");
+    let mut command = place.pretrain("other", "out", &[&steps]);
+    let output = command.arg("--resume").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("cannot resume"), "{}", text(&output));
     assert!(
@@ -220,7 +169,8 @@ fn a_run_is_continued_as_itself_only() {
         text(&output)
     );
     // What decides nothing but speed may change.
-    place.run_to_the_end(
+    run_to_the_end(
+        &place,
         "out",
         &[
             "--resume",
@@ -234,22 +184,22 @@ fn a_run_is_continued_as_itself_only() {
 
 #[test]
 fn a_damaged_checkpoint_is_refused_by_name_and_a_half_one_is_passed_over() {
-    let place = Place::new();
-    place.run_to_the_end("straight", &[]);
-    place.run_to_the_end("out", &["--max-steps", "10"]);
+    let place = RunFolder::new();
+    run_to_the_end(&place, "straight", &[]);
+    run_to_the_end(&place, "out", &["--max-steps", "10"]);
     let newest = newest_checkpoint(&place.path("out"));
     let path = newest.join("ema.safetensors");
     let whole = std::fs::read(&path).unwrap();
     let mut flipped = whole.clone();
     *flipped.last_mut().unwrap() ^= 1;
     std::fs::write(&path, &flipped).unwrap();
-    let error = place.fail("out", &["--resume"]);
+    let error = fail(&place, "out", &["--resume"]);
     assert!(
         error.contains("SHA-256 of ema.safetensors") && error.contains("step-00000010"),
         "{error}"
     );
     // Cut short it is a half one, and the run goes on from the one before.
     std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-    place.run_to_the_end("out", &["--resume"]);
-    place.assert_same_run("straight", "out");
+    run_to_the_end(&place, "out", &["--resume"]);
+    assert_same_run(&place, "straight", "out");
 }

@@ -1,13 +1,13 @@
 //! The store is asked for exactly the ranges that are needed, in bounded numbers, and its usual failures are survived.
 use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use nepa_pipeline::StoreError;
-use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime, PartBytes};
+use nepa_pipeline::{Dataset, DatasetError, IoConfig, PartBytes, StoreError};
+use nepa_tests::data::{self, open, part_id};
+use nepa_tests::program::wait_until;
 use nepa_tests::s3::{Fault, LoggedRequest, Options, Rule, S3Server};
-use nepa_tests::shards::part_id;
 use nepa_tests::shards::{fake_image, flat_shard, hugging_face_shard};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
@@ -15,18 +15,9 @@ const ROWS: u32 = 40;
 
 fn io(server: &S3Server) -> IoConfig {
     IoConfig {
-        store_options: server.store_options(),
         request_timeout_s: 5.0,
-        ..IoConfig::default()
+        ..data::io(server)
     }
-}
-
-fn open(url: &str, io: &IoConfig) -> Result<Arc<Dataset>, DatasetError> {
-    let config = DatasetConfig {
-        urls: vec![url.to_owned()],
-        ..DatasetConfig::default()
-    };
-    Dataset::open(&config, io, &IoRuntime::new(2).unwrap())
 }
 
 /// Fetches and gives everything in the order of delivery.
@@ -335,15 +326,19 @@ fn requests_in_flight_and_bytes_held_are_bounded() {
             sender.send((id.shard, id.part, bytes)).unwrap();
         }
     });
-    let mut seen = Vec::new();
-    let mut kept = Vec::new();
+    let (mut seen, mut kept, mut waits) = (Vec::new(), Vec::new(), 0);
     while seen.len() < all.len() {
         let Ok((shard, row_group, bytes)) = receiver.recv_timeout(Duration::from_millis(500))
         else {
-            // Nothing more comes while the budget is held; it does when one is given back.
-            assert!(kept.len() >= 2, "stuck with {} held", kept.len());
+            // Nothing more comes while the budget is held; it does when one is given back. Where
+            // it is not held, this machine is slow: only a minute of nothing is a hang.
             assert!(dataset.io_counters().held_bytes <= 96 << 10);
-            kept.remove(0);
+            if kept.len() >= 2 {
+                kept.remove(0);
+            } else {
+                waits += 1;
+                assert!(waits < 120, "stuck with {} held", kept.len());
+            }
             continue;
         };
         seen.push((shard, row_group));
@@ -374,9 +369,9 @@ fn requests_in_flight_and_bytes_held_are_bounded() {
 
 #[test]
 fn requests_go_side_by_side() {
-    let latency = Duration::from_millis(100);
+    // So long that all of them can be asked for before the first is answered.
     let server = S3Server::start_with(Options {
-        latency,
+        latency: Duration::from_millis(500),
         ..Options::default()
     })
     .unwrap();
@@ -387,7 +382,6 @@ fn requests_go_side_by_side() {
             hugging_face_shard(shard, 1, ROWS),
         );
     }
-    let since = Instant::now();
     let dataset = open(
         "s3://bucket",
         &IoConfig {
@@ -398,12 +392,9 @@ fn requests_go_side_by_side() {
     .unwrap();
     let all: Vec<(u32, u32)> = (0..16).map(|shard| (shard, 0)).collect();
     check_rows(&dataset, &all);
-    // One after another, 33 requests would take 3.3 s.
-    assert!(
-        since.elapsed() < Duration::from_millis(1500),
-        "{:?}",
-        since.elapsed()
-    );
+    // What the server saw, not how long it took: of 16 footers and 16 row groups, most at once.
+    let most = server.most_in_flight();
+    assert!(most >= 8, "{most} requests at once");
 }
 
 #[test]
@@ -429,10 +420,14 @@ fn a_dropped_fetch_asks_for_no_more() {
     fetched.next().unwrap().1.unwrap();
     drop(fetched);
     let done = dataset.io_counters().requests;
+    // What was under way ends; then nothing more comes, however long one waits.
+    wait_until("the end of all requests", || {
+        let counters = dataset.io_counters();
+        (counters.in_flight, counters.held_bytes) == (0, 0)
+    });
     std::thread::sleep(Duration::from_secs(1));
     let more = dataset.io_counters().requests - done;
     assert!(more <= 1, "{more} requests after the cancellation");
-    assert_eq!(dataset.io_counters().held_bytes, 0);
     assert_eq!(dataset.io_counters().in_flight, 0);
 }
 

@@ -9,9 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
 
-use nepa_pipeline::BackendError;
-use nepa_pipeline::Normalize;
-use nepa_pipeline::{Accelerator, PixelType, Target};
+use nepa_pipeline::{Accelerator, BackendError, Normalize, PixelType, Target};
 
 /// How far each stream and thread had come, by number.
 type Clock = HashMap<usize, u64>;
@@ -193,10 +191,11 @@ impl FakeDevice {
         memory.bytes.lock().unwrap()[range].to_vec()
     }
 
-    /// Writes memory as work on `stream` (an engine that stands in for one of the device's).
-    pub fn write(&self, target: &Target<'_, FakeHandle>, crop: &[u8], stream: FakeStream) {
+    /// Writes a slot as work on its stream (an engine that stands in for one of the device's).
+    pub fn write(&self, target: &Target<'_, FakeHandle>, crop: &[u8]) {
         let bytes = self.normalized(crop, target);
         let range = target.offset_bytes..target.offset_bytes + bytes.len();
+        let stream = *target.stream;
         self.enqueue(stream, target.memory, range.clone(), true, "writing a slot");
         target.memory.bytes.lock().unwrap()[range].copy_from_slice(&bytes);
     }
@@ -287,17 +286,13 @@ impl Accelerator for FakeHandle {
         Ok(())
     }
 
-    fn convert(
-        &self,
-        crop: &FakeMemory,
-        target: &Target<'_, Self>,
-        stream: &FakeStream,
-    ) -> Result<(), BackendError> {
+    fn convert(&self, crop: &FakeMemory, target: &Target<'_, Self>) -> Result<(), BackendError> {
         let num_bytes = 3 * (target.layout.image_size as usize).pow(2);
+        let (stream, range) = (*target.stream, 0..num_bytes);
         self.0
-            .enqueue(*stream, crop, 0..num_bytes, false, "converting a crop");
+            .enqueue(stream, crop, range, false, "converting a crop");
         let crop = crop.bytes.lock().unwrap()[..num_bytes].to_vec();
-        self.0.write(target, &crop, *stream);
+        self.0.write(target, &crop);
         Ok(())
     }
 

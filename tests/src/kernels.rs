@@ -9,10 +9,8 @@ use std::ffi::{CString, c_void};
 use std::process::Command;
 use std::ptr::NonNull;
 
-use nepa_pipeline::CropPlan;
 pub use nepa_pipeline::Normalization;
-use nepa_pipeline::Orientation;
-use nepa_pipeline::{CropJob, StoredPixels};
+use nepa_pipeline::{CropJob, CropPlan, Orientation, StoredPixels};
 
 /// A bfloat16 as its bits, the upper half of a float's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

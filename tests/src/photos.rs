@@ -1,4 +1,6 @@
 //! Small shards of real JPEGs, good and bad, for tests that run the loader itself.
+use tempfile::TempDir;
+
 use crate::shards::labelled_shard;
 
 /// What lies in one row.
@@ -63,4 +65,65 @@ pub fn photo_shard(shard: u32, row_groups: &[Vec<Row>]) -> Vec<u8> {
         };
         rows.iter().zip(first..).map(labelled).collect()
     }))
+}
+
+/// Shards of [`all_good`] and [`some_bad`].
+pub const SHARDS: u32 = 3;
+/// Rows of each of a shard's row groups: sizes that fit neither each other nor any batch.
+pub const ROW_GROUPS: [u32; 4] = [7, 5, 2, 8];
+/// Rows of all shards.
+pub const SAMPLES: u64 = 66;
+/// Rows of [`some_bad`] that hold an image, be it bad.
+pub const PRESENT: u64 = 59;
+
+/// The row groups of a shard without a fault.
+pub fn good_rows() -> Vec<Vec<Row>> {
+    let row_group = |&rows| vec![Row::Good; rows as usize];
+    ROW_GROUPS.iter().map(row_group).collect()
+}
+
+/// Shards in a new folder, `train-N.parquet`; `shape` may spoil some rows.
+///
+/// # Panics
+///
+/// If the folder cannot be written.
+pub fn photo_folder(shape: impl Fn(u32, &mut Vec<Vec<Row>>)) -> TempDir {
+    let folder = tempfile::tempdir().expect("a writable folder");
+    for shard in 0..SHARDS {
+        let mut row_groups = good_rows();
+        shape(shard, &mut row_groups);
+        let path = folder.path().join(format!("train-{shard}.parquet"));
+        std::fs::write(path, photo_shard(shard, &row_groups)).expect("a writable folder");
+    }
+    folder
+}
+
+/// A folder of shards without a fault.
+pub fn all_good() -> TempDir {
+    photo_folder(|_, _| {})
+}
+
+/// Two kinds of rows without an image and two of bad ones, one row group with a single good row.
+pub fn some_bad() -> TempDir {
+    photo_folder(|shard, row_groups| {
+        row_groups[0][(shard * 2) as usize] = Row::Null;
+        row_groups[1][1] = Row::PathOnly;
+        row_groups[2][0] = Row::Truncated;
+        row_groups[3][4] = Row::Garbage;
+        if shard == 1 {
+            row_groups[1] = vec![
+                Row::Garbage,
+                Row::Truncated,
+                Row::Good,
+                Row::Null,
+                Row::PathOnly,
+            ];
+        }
+    })
+}
+
+/// The photo of row `row` of row group `row_group` in these folders, where it is good.
+pub fn photo_at(shard: u32, row_group: u32, row: u32) -> Vec<u8> {
+    let before: u32 = ROW_GROUPS[..row_group as usize].iter().sum();
+    photo(shard * 1000 + before + row)
 }

@@ -1,8 +1,12 @@
-//! The `nepa` program as a subprocess, shards of real JPEGs made in code, and readers of what a run leaves behind.
+//! The `nepa` program as a subprocess, folders to run it in, shards of real JPEGs made in code, and
+//! readers of what a run leaves behind.
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tempfile::TempDir;
+
+use crate::s3::S3Server;
 use crate::shards::labelled_shard;
 
 /// The program: `NEPA_BIN`, or the one that cargo built beside this test.
@@ -30,7 +34,7 @@ pub fn nepa() -> Command {
     // What a killed run leaves for the next one stays apart from that of real runs.
     let state = std::env::temp_dir().join("nepa-tests-state");
     command.env("XDG_STATE_HOME", state);
-    command.stdin(std::process::Stdio::null());
+    command.stdin(Stdio::null());
     command
 }
 
@@ -48,6 +52,17 @@ pub fn succeed(command: &mut Command) -> Output {
         text(&output)
     );
     output
+}
+
+/// Starts a program whose words are kept.
+///
+/// # Panics
+///
+/// If it does not start.
+#[track_caller]
+pub fn start(command: &mut Command) -> Child {
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("the command starts")
 }
 
 /// Each of `parts` must be in what was said.
@@ -142,7 +157,8 @@ pub fn jpeg(number: u32) -> Vec<u8> {
         .to_vec()
 }
 
-/// Writes `shards` Hugging Face shards of `row_groups` x `rows` JPEGs into `folder`, as `train-N.parquet`.
+/// Writes `shards` Hugging Face shards of `row_groups` x `rows` JPEGs into `folder`, as
+/// `train-N.parquet`.
 pub fn write_photo_shards(folder: &Path, shards: u32, row_groups: u32, rows: u32) {
     std::fs::create_dir_all(folder).expect("a writable folder");
     for shard in 0..shards {
@@ -155,6 +171,97 @@ pub fn write_photo_shards(folder: &Path, shards: u32, row_groups: u32, rows: u32
         std::fs::write(folder.join(format!("train-{shard}.parquet")), bytes)
             .expect("a writable folder");
     }
+}
+
+/// A folder with three small shards of photos in `data`, and room for what the program writes.
+#[derive(Debug)]
+pub struct RunFolder(TempDir);
+
+impl RunFolder {
+    /// A new one, gone when it is dropped.
+    ///
+    /// # Panics
+    ///
+    /// If no folder can be made.
+    #[expect(clippy::new_without_default, reason = "it writes files")]
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a writable folder");
+        write_photo_shards(&folder.path().join("data"), 3, 2, 10);
+        Self(folder)
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// `nepa pretrain tiny.toml --data DATA --out OUT` with such settings; what is no URL is a path
+    /// in this folder. The recipe runs 12 steps of 8 images.
+    pub fn pretrain(&self, data: &str, out: &str, settings: &[&str]) -> Command {
+        let place = |name: &str| match name.contains("://") {
+            true => PathBuf::from(name),
+            false => self.path(name),
+        };
+        let mut command = nepa();
+        command.arg("pretrain").arg(tiny_recipe());
+        command.arg("--data").arg(place(data));
+        command.arg("--out").arg(place(out));
+        command.args(settings.iter().flat_map(|setting| ["--set", setting]));
+        command
+    }
+
+    /// The lines of the metrics of a run into `out` in this folder, without times.
+    pub fn metrics(&self, out: &str) -> Vec<String> {
+        timeless_metrics(&self.path(out).join("metrics.jsonl"))
+    }
+}
+
+/// A [`RunFolder`] and a store: its bucket `data` holds the same shards, `runs` is there for
+/// outputs.
+#[derive(Debug)]
+pub struct ServedRun {
+    folder: RunFolder,
+    /// The store.
+    pub server: S3Server,
+}
+
+impl ServedRun {
+    /// A new one.
+    ///
+    /// # Panics
+    ///
+    /// If no folder can be made, or no server started.
+    #[expect(clippy::new_without_default, reason = "it starts a server")]
+    pub fn new() -> Self {
+        let (folder, server) = (RunFolder::new(), S3Server::start());
+        let loaded = server.load_folder("data", "", &folder.path("data"));
+        loaded.expect("the shards");
+        server.create_bucket("runs");
+        Self { folder, server }
+    }
+
+    /// [`RunFolder::pretrain`] with the keys of the store; what cannot be sent to it waits in
+    /// `spool`.
+    pub fn pretrain(&self, data: &str, out: &str, settings: &[&str]) -> Command {
+        let mut command = self.folder.pretrain(data, out, settings);
+        let spool = format!("checkpoint.spool_dir=\"{}\"", self.path("spool").display());
+        command.args(["--set", &spool]).envs(self.server.env());
+        command
+    }
+}
+
+impl std::ops::Deref for ServedRun {
+    type Target = RunFolder;
+
+    fn deref(&self) -> &RunFolder {
+        &self.folder
+    }
+}
+
+/// Whole lines of a file; none where there is no file.
+pub fn count_lines(path: &Path) -> usize {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    bytes.iter().filter(|&&byte| byte == b'\n').count()
 }
 
 /// The lines of `metrics.jsonl` without the fields that hold times.
@@ -174,7 +281,8 @@ pub fn timeless_metrics(path: &Path) -> Vec<String> {
     text.lines().map(timeless).collect()
 }
 
-/// The seed of a random test, `NEPA_TEST_SEED` or another each time; said, so that a failure can be repeated.
+/// The seed of a random test, `NEPA_TEST_SEED` or another each time; said, so that a failure can be
+/// repeated.
 pub fn test_seed() -> u64 {
     let given = std::env::var("NEPA_TEST_SEED").ok();
     let seed = given.and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {

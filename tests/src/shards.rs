@@ -4,7 +4,6 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray, Int64Array, StringArray, StructArray};
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use arrow::record_batch::RecordBatch;
-use nepa_pipeline::PartId;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::column::writer::ColumnCloseResult;
@@ -219,9 +218,4 @@ fn write_with(
     }
     writer.close().expect("writing to memory");
     bytes
-}
-
-/// A part of a data set.
-pub fn part_id(shard: u32, part: u32) -> PartId {
-    PartId { shard, part }
 }

@@ -2,9 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::{arbitrary, arbitrary::Arbitrary, fuzz_target};
-use nepa_pipeline::{Decoder, PixelRect, read_header};
-use nepa_pipeline::CpuRenderer;
-use nepa_pipeline::{CropPlan, CropRect, EdgeSupport, Filter};
+use nepa_pipeline::{CpuRenderer, CropPlan, CropRect, Decoder, EdgeSupport, Filter, PixelRect, read_header};
 
 #[derive(Debug, Arbitrary)]
 struct Input<'a> {

@@ -7,9 +7,8 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
-use nepa_pipeline::{
-    Dataset, DatasetConfig, IoConfig, IoRuntime, Loader, LoaderState, MixtureSource, SampleRecord,
-};
+use nepa_pipeline::{IoConfig, Loader, LoaderState, SampleRecord};
+use nepa_tests::data::{mixture, open_as};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -28,24 +27,16 @@ fn main() -> anyhow::Result<()> {
     };
     let folder = Path::new(folder);
     let world_size: usize = world_size.parse()?;
-    let mixture = sources.iter().map(|source| {
+    let sources = sources.iter().map(|source| {
         let (url, weight) = source.rsplit_once(':').context("DATA:WEIGHT")?;
-        Ok(MixtureSource {
-            urls: vec![url.to_owned()],
-            weight: weight.parse()?,
-            schema: nepa_schemas::SchemaOptions::default(),
-            split: None,
-        })
+        Ok((url, weight.parse()?))
     });
-    let config = DatasetConfig {
-        mixture: mixture.collect::<anyhow::Result<_>>()?,
-        ..DatasetConfig::default()
-    };
+    let config = mixture(sources.collect::<anyhow::Result<Vec<_>>>()?);
     let io = IoConfig {
         cache_dir: std::env::var_os("NEPA_TEST_CACHE").map(Into::into),
         ..IoConfig::default()
     };
-    let dataset = Dataset::open(&config, &io, &IoRuntime::new(1)?)?;
+    let dataset = open_as(&config, &io)?;
     let state_path = folder.join("state.json");
     let mut saved: Option<Saved> = match std::fs::read(&state_path) {
         Ok(bytes) => Some(serde_json::from_slice(&bytes)?),
@@ -62,7 +53,7 @@ fn main() -> anyhow::Result<()> {
     let state = saved.take().map(|saved| saved.loader);
     let mut ranks = (0..world_size)
         .map(|rank| {
-            let config = nepa_tests::ranks::config(rank, world_size);
+            let config = nepa_tests::loading::config_of_rank(rank, world_size);
             Loader::new(std::sync::Arc::clone(&dataset), config, state.as_ref())
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -74,7 +65,7 @@ fn main() -> anyhow::Result<()> {
             match rank.next_batch()? {
                 Some(batch) => {
                     records.extend_from_slice(batch.samples());
-                    for value in batch.to_vec() {
+                    for value in batch.array() {
                         pixels.update(value.to_le_bytes());
                     }
                 }
@@ -90,7 +81,7 @@ fn main() -> anyhow::Result<()> {
         }
         let samples: Vec<_> = records
             .iter()
-            .map(|record| (record.id, record.plan, record.replaces))
+            .map(|record| (record.id, &record.views, record.replaces))
             .collect();
         let line = serde_json::to_string(&(batches, samples, format!("{:x}", pixels.finalize())))?;
         writeln!(trace, "{line}")?;

@@ -9,7 +9,8 @@ mod serve;
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -77,6 +78,9 @@ struct Shared {
     log: Mutex<Vec<LoggedRequest>>,
     gate: watch::Sender<Gate>,
     connections: AtomicU64,
+    begun: AtomicU64,
+    in_flight: AtomicUsize,
+    most_in_flight: AtomicUsize,
 }
 
 /// Whether anybody comes in.
@@ -122,6 +126,9 @@ impl S3Server {
             log: Mutex::default(),
             gate: watch::Sender::new(Gate::Open),
             connections: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
+            in_flight: AtomicUsize::new(0),
+            most_in_flight: AtomicUsize::new(0),
         });
         let listener = {
             let _inside = runtime.enter();
@@ -243,6 +250,16 @@ impl S3Server {
     /// Connections that were opened so far.
     pub fn num_connections(&self) -> u64 {
         self.shared.connections.load(Relaxed)
+    }
+
+    /// Requests that came so far, answered or not.
+    pub fn num_begun(&self) -> u64 {
+        self.shared.begun.load(SeqCst)
+    }
+
+    /// The most requests that were under way at the same time.
+    pub fn most_in_flight(&self) -> usize {
+        self.shared.most_in_flight.load(SeqCst)
     }
 
     /// All requests so far, in the order of their answers.

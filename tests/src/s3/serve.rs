@@ -1,6 +1,6 @@
 //! Connections, the log, and the faults that concern a whole answer.
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use s3s::dto::StreamingBlob;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, HttpResponse, S3Result, s3_error};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::faults::{BodyFaults, Fault};
@@ -30,6 +30,30 @@ impl std::fmt::Display for Cut {
 }
 
 impl std::error::Error for Cut {}
+
+/// A request that is being answered; over when its body has been sent, or its client is gone.
+struct InFlight {
+    shared: Arc<Shared>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl InFlight {
+    fn new(shared: Arc<Shared>, slot: OwnedSemaphorePermit) -> Self {
+        shared.begun.fetch_add(1, SeqCst);
+        let in_flight = shared.in_flight.fetch_add(1, SeqCst) + 1;
+        shared.most_in_flight.fetch_max(in_flight, SeqCst);
+        Self {
+            shared,
+            _slot: slot,
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.shared.in_flight.fetch_sub(1, SeqCst);
+    }
+}
 
 /// Whose requests are answered.
 struct Keys(Arc<Shared>);
@@ -115,6 +139,7 @@ async fn answer(
     slots: Arc<Semaphore>,
 ) -> Result<HttpResponse, Cut> {
     let slot = slots.acquire_owned().await.map_err(|_| Cut)?;
+    let slot = InFlight::new(Arc::clone(&shared), slot);
     let mut gate = shared.gate.subscribe();
     if gate.wait_for(|gate| *gate != Gate::Frozen).await.is_err() {
         return Err(Cut);

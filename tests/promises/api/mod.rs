@@ -1,9 +1,15 @@
-//! The loader's public interface for other programs: builder, iterator, stream, pixel types, patches, several views of one decode.
+//! The loader's public interface for other programs: builder, iterator, stream, pixel types,
+//! patches, several views of one decode.
 use futures::StreamExt;
 use half::bf16;
 use nepa_pipeline::{AugmentConfig, HostBatch, IoRuntime, Loader, LoaderBuilder};
+use nepa_tests::photos::{all_good, photo_at, some_bad};
 
-use crate::loader::{all_good, some_bad};
+mod augment;
+mod batches;
+mod builder;
+mod columns;
+mod raw;
 
 fn builder(folder: &tempfile::TempDir) -> LoaderBuilder {
     Loader::builder(folder.path().to_str().unwrap())
@@ -23,7 +29,10 @@ fn iterator_and_stream_give_the_same_batches() {
         .take(2)
         .collect::<Result<_, _>>()
         .unwrap();
-    let mut by_iterator = batches.iter().map(HostBatch::to_vec).collect::<Vec<_>>();
+    let mut by_iterator = batches
+        .iter()
+        .map(|batch: &HostBatch| batch.array().to_vec())
+        .collect::<Vec<_>>();
     let ids: Vec<_> = batches[0].ids().collect();
     assert_eq!(
         (ids.len(), batches[0].class_indices().unwrap().len()),
@@ -32,7 +41,7 @@ fn iterator_and_stream_give_the_same_batches() {
     drop(batches);
     let loader = builder(&folder).open().unwrap();
     assert_eq!(loader.dataset().num_samples(), 66);
-    by_iterator.extend(loader.skip(2).map(|batch| batch.unwrap().to_vec()));
+    by_iterator.extend(loader.skip(2).map(|batch| batch.unwrap().array().to_vec()));
     assert_eq!(by_iterator.len(), 16);
 
     let runtime = IoRuntime::new(2).unwrap();
@@ -40,7 +49,7 @@ fn iterator_and_stream_give_the_same_batches() {
     let by_stream = runtime.block_on(async move {
         let stream = loader.into_stream();
         stream
-            .map(|batch| batch.unwrap().to_vec())
+            .map(|batch| batch.unwrap().array().to_vec())
             .collect::<Vec<_>>()
             .await
     });
@@ -56,9 +65,16 @@ fn pixel_types_and_patches_hold_the_same_values() {
     };
     let config = nepa_pipeline::LoaderConfig::default();
     assert!(config.max_bad_fraction <= 0.01);
-    let floats = open().open().unwrap().next().unwrap().unwrap().to_vec();
+    let floats = open()
+        .open()
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .array()
+        .to_vec();
     let halves = open().open_as::<bf16>(None).unwrap().next().unwrap();
-    let halves = halves.unwrap().to_vec();
+    let halves = halves.unwrap().array().to_vec();
     assert!(
         floats
             .iter()
@@ -66,7 +82,7 @@ fn pixel_types_and_patches_hold_the_same_values() {
             .all(|(float, half)| bf16::from_f32(*float) == *half)
     );
     let bytes = open().open_as::<u8>(None).unwrap().next().unwrap();
-    let bytes = bytes.unwrap().to_vec();
+    let bytes = bytes.unwrap().array().to_vec();
     for (i, (float, byte)) in floats.iter().zip(&bytes).enumerate() {
         let channel = i / 64 % 3;
         let expected =
@@ -74,7 +90,7 @@ fn pixel_types_and_patches_hold_the_same_values() {
         assert!((float - expected).abs() < 1e-6, "{float} {byte}");
     }
     let patches = open().open_as::<u8>(Some(4)).unwrap().next().unwrap();
-    let patches = patches.unwrap().to_vec();
+    let patches = patches.unwrap().array().to_vec();
     for (i, value) in patches.iter().enumerate() {
         // [B, P, 3, 4, 4] of [B, 3, 8, 8].
         let (image, patch, channel) = (i / 192, i / 48 % 4, i / 16 % 3);
@@ -98,16 +114,14 @@ fn several_views_come_from_one_decode() {
     // Each view is what its plan alone gives.
     let mut renderer = nepa_pipeline::CpuRenderer::default();
     for (i, sample) in batch.samples().iter().enumerate() {
-        let number =
-            sample.id.shard * 1000 + [0, 7, 12, 14][sample.id.row_group as usize] + sample.id.row;
-        let photo = nepa_tests::photos::photo(number);
-        let plans = std::iter::once(&sample.plan).chain(&sample.more_views);
+        let photo = photo_at(sample.id.shard, sample.id.row_group, sample.id.row);
+        let plans = sample.views.iter();
         for (view, plan) in plans.enumerate() {
             let mut expected = vec![0.0; 3 * (plan.output_size as usize).pow(2)];
             renderer.render_plan(&photo, plan, &mut expected).unwrap();
             assert_eq!(batch.view(i, view), expected, "{} view {view}", sample.id);
         }
-        assert_eq!(sample.more_views.len(), 4);
+        assert_eq!(sample.views.len(), 5);
     }
-    assert_eq!(batch.view_to_vec(4).len(), 8 * 3 * 16);
+    assert_eq!(batch.view_array(4).len(), 8 * 3 * 16);
 }
