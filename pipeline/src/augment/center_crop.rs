@@ -3,7 +3,8 @@
 
 use crate::random::Stream;
 
-use super::{Augment, AugmentError, CropPlan, CropRect, EdgeSupport, Filter, check_side};
+use super::error::check_side;
+use super::{Augment, AugmentError, CropPlan, CropRect, EdgeSupport, Filter};
 
 /// Resizes the shorter side and cuts the centre; draws nothing at random.
 #[derive(Debug, Clone, PartialEq)]

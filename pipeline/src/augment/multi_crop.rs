@@ -5,6 +5,7 @@
 
 use crate::random::Stream;
 
+use super::error::MAX_VIEWS;
 use super::{Augment, AugmentError, CropPlan, RandomResizedCrop};
 
 /// Global views, then local ones.
@@ -44,9 +45,6 @@ impl MultiCrop {
         global.chain(std::iter::repeat_n(&self.local, self.num_local as usize))
     }
 }
-
-/// Most views of one image; more are surely mistaken.
-pub(super) const MAX_VIEWS: u32 = 64;
 
 impl Augment for MultiCrop {
     fn view_sides(&self) -> Vec<u32> {

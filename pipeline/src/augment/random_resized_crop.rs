@@ -5,7 +5,8 @@
 
 use crate::random::Stream;
 
-use super::{Augment, AugmentError, CropPlan, CropRect, EdgeSupport, Filter, check_side};
+use super::error::check_side;
+use super::{Augment, AugmentError, CropPlan, CropRect, EdgeSupport, Filter};
 use crate::random::{below, uniform, unit};
 
 /// Tries before the central crop, as in torchvision.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray, Int64Array, StringArray};
 use arrow::record_batch::RecordBatch;
 use nepa_pipeline::{
-    Augment, AugmentConfig, CropPlan, CropRect, EdgeSupport, Filter, HostBatch, IoConfig, Loader,
+    Augment, AugmentConfig, CropPlan, CropRect, EdgeSupport, Filter, HostBatch, IoConfig,
     LoaderBuilder, LoaderConfig, SampleRecord, random::Stream,
 };
 use nepa_tests::loading::{Kept, config, rest_of};
@@ -27,7 +27,7 @@ fn orders(calls: &[Call]) -> Vec<LoaderBuilder> {
     rotated.rotate_left(1);
     let build = |order: Vec<usize>| {
         let calls = order.into_iter().map(|number| &calls[number]);
-        calls.fold(Loader::builder(""), |builder, call| call(builder))
+        calls.fold(LoaderBuilder::default(), |builder, call| call(builder))
     };
     [forward, backward, rotated].map(build).into()
 }

@@ -131,6 +131,13 @@ fn source(text: &str) -> Source {
         flatten("", tree, paths);
     }
     names.extend(paths_in(&rest));
+    // What is re-exported and used in the same file is imported, too.
+    let is_used = |path: &&String| {
+        let name = path.rsplit("::").next().unwrap_or_default();
+        let mut words = rest.split(|letter: char| !(letter.is_alphanumeric() || letter == '_'));
+        words.any(|word| word == name)
+    };
+    names.extend(exports.iter().filter(is_used).cloned());
     Source { exports, names }
 }
 

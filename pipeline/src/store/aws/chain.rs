@@ -1,6 +1,6 @@
 //! Where S3's credentials come from, in the order of Amazon's own tools: environment, profile, web
 //! identity, container, the machine's role. Nothing is fetched here.
-use super::keys::{CredentialError, Keys};
+use super::keys::{CredentialError, ENDPOINT_VARIABLES, Keys};
 use super::profile::Profiles;
 use crate::store::StoreOptions;
 
@@ -360,7 +360,7 @@ impl Reader<'_> {
         let named =
             get("AWS_EC2_METADATA_SERVICE_ENDPOINT").or_else(|| get("AWS_METADATA_ENDPOINT"));
         let (profile, _) = Profiles::chosen(self.options);
-        let own_endpoint = self.options.any(&super::ENDPOINT_VARIABLES)
+        let own_endpoint = self.options.any(&ENDPOINT_VARIABLES)
             || self.profiles.endpoint(&profile, "s3").is_some();
         let there = certain
             || named.is_some()

@@ -6,6 +6,10 @@ use object_store::aws::AwsCredential;
 
 use crate::store::{StoreCause, secrets};
 
+/// The variables that name the store's address, the most particular first.
+pub(super) const ENDPOINT_VARIABLES: [&str; 3] =
+    ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
+
 /// An access key, its secret and the token that may belong to them. Nothing of it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Keys(pub(super) Arc<AwsCredential>);

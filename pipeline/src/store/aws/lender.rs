@@ -11,6 +11,7 @@ use object_store::aws::AwsCredential;
 
 use super::chain::{self, Source};
 use super::keys::{CredentialError, Lent};
+use super::profile::Profiles;
 use super::service;
 use crate::store::{StoreOptions, secrets};
 
@@ -159,7 +160,7 @@ impl Lender {
     /// Fetches credentials from where the settings and files now say, and keeps them.
     async fn fetch(&self) -> Result<Arc<AwsCredential>, CredentialError> {
         let source = chain::find(&self.options)?.ok_or_else(|| CredentialError::EmptyProfile {
-            profile: super::Profiles::chosen(&self.options).0,
+            profile: Profiles::chosen(&self.options).0,
         })?;
         let lent = match source {
             Source::Keys(keys) => Lent {

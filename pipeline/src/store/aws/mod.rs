@@ -11,14 +11,12 @@ use std::sync::Arc;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 
 pub use keys::CredentialError;
+use keys::ENDPOINT_VARIABLES;
 pub(super) use lender::Lender;
 use profile::Profiles;
 
 use super::{Location, Provider, StoreOptions, endpoint};
 use crate::StoreError;
-
-/// The variables that name the store's address, the most particular first.
-const ENDPOINT_VARIABLES: [&str; 3] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
 
 /// A builder with credentials, region and endpoint set, and who lends the credentials if requests
 /// are signed.
