@@ -108,7 +108,7 @@ pub fn ids(batches: &[Kept]) -> Vec<SampleId> {
 /// If there is none.
 #[track_caller]
 pub fn failure(dataset: &Arc<Dataset>, config: LoaderConfig) -> LoaderError {
-    let loader = Loader::new(Arc::clone(dataset), config, None).expect("good settings");
-    let error = loader.filter_map(Result::err).next();
+    let mut loader = Loader::new(Arc::clone(dataset), config, None).expect("good settings");
+    let error = loader.find_map(Result::err);
     error.expect("the run came to its end")
 }

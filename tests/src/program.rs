@@ -198,9 +198,12 @@ impl RunFolder {
     /// `nepa pretrain tiny.toml --data DATA --out OUT` with such settings; what is no URL is a path
     /// in this folder. The recipe runs 12 steps of 8 images.
     pub fn pretrain(&self, data: &str, out: &str, settings: &[&str]) -> Command {
-        let place = |name: &str| match name.contains("://") {
-            true => PathBuf::from(name),
-            false => self.path(name),
+        let place = |name: &str| {
+            if name.contains("://") {
+                PathBuf::from(name)
+            } else {
+                self.path(name)
+            }
         };
         let mut command = nepa();
         command.arg("pretrain").arg(tiny_recipe());
@@ -261,7 +264,7 @@ impl std::ops::Deref for ServedRun {
 /// Whole lines of a file; none where there is no file.
 pub fn count_lines(path: &Path) -> usize {
     let bytes = std::fs::read(path).unwrap_or_default();
-    bytes.iter().filter(|&&byte| byte == b'\n').count()
+    bytes.split(|&byte| byte == b'\n').count() - 1
 }
 
 /// The lines of `metrics.jsonl` without the fields that hold times.

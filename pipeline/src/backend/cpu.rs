@@ -198,7 +198,12 @@ mod tests {
                 for i in 0..3 {
                     let expected = f32::from(round) + i as f32 * 10.0 + view as f32 * 100.0;
                     let pixels = &joined.view(view)[i * values..][..values];
-                    assert!(pixels.iter().all(|&value| value == expected), "{pixels:?}");
+                    assert!(
+                        pixels
+                            .iter()
+                            .all(|value| value.to_bits() == expected.to_bits()),
+                        "{pixels:?}"
+                    );
                 }
             }
             memory = Some(joined);

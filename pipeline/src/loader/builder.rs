@@ -9,6 +9,9 @@ use crate::backend::{CpuBackend, ImageBackend, RawBackend};
 use crate::image::{Normalize, Pixel};
 use crate::{Augment, AugmentConfig, Dataset, DatasetConfig, IoConfig, IoRuntime, MixtureSource};
 
+/// A setting that is set by itself.
+type Change = Arc<dyn Fn(&mut LoaderConfig) + Send + Sync>;
+
 /// Settings of a loader to be, from [`Loader::builder`]. The defaults are those of
 /// [`LoaderConfig`], [`DatasetConfig`] and [`IoConfig`]; whole ones can be given too. The order of
 /// the calls does not matter: what is set by itself goes before the whole.
@@ -39,7 +42,7 @@ pub struct LoaderBuilder {
     runtime: Option<IoRuntime>,
     config: LoaderConfig,
     /// What is set by itself, above `config`.
-    changes: Vec<Arc<dyn Fn(&mut LoaderConfig) + Send + Sync>>,
+    changes: Vec<Change>,
     normalize: Option<Normalize>,
     augment: Option<Arc<dyn Augment>>,
     state: Option<LoaderState>,

@@ -243,16 +243,14 @@ impl SourceWalk {
         }
         let window = loop {
             let next = self.next_order.windows.get(self.next_window);
-            match next.filter(|window| window.start < self.source.used_samples) {
-                Some(window) => break window.clone(),
-                None => {
-                    let epoch = self.next_order.epoch() + 1;
-                    if self.source.epochs.is_some_and(|epochs| epoch >= epochs) {
-                        return None;
-                    }
-                    self.begin_epoch(epoch);
-                }
+            if let Some(window) = next.filter(|window| window.start < self.source.used_samples) {
+                break window.clone();
             }
+            let epoch = self.next_order.epoch() + 1;
+            if self.source.epochs.is_some_and(|epochs| epoch >= epochs) {
+                return None;
+            }
+            self.begin_epoch(epoch);
         };
         let loading = LoadingWindow::new(window);
         let parts = loading.parts();

@@ -179,7 +179,7 @@ impl Requests {
         range: Range<u64>,
     ) -> Result<Bytes, StoreError> {
         let body = self.body(object, range).await?;
-        object.version = body.version.clone();
+        object.version.clone_from(&body.version);
         Ok(body.join())
     }
 

@@ -57,9 +57,12 @@ fn folder() -> TempDir {
                 row,
             };
             let ids = (0..rows).map(id).collect::<Vec<_>>();
-            let image = |id: &SampleId| match *id == BAD {
-                true => b"these bytes are no image".to_vec(),
-                false => photo(id.shard * 100 + id.row_group * 10 + id.row),
+            let image = |id: &SampleId| {
+                if *id == BAD {
+                    b"these bytes are no image".to_vec()
+                } else {
+                    photo(id.shard * 100 + id.row_group * 10 + id.row)
+                }
             };
             let images: ArrayRef = Arc::new(BinaryArray::from_iter_values(ids.iter().map(image)));
             let columns = [

@@ -28,9 +28,10 @@ fn raw_batches_hold_the_bytes_as_they_are_stored() {
             let photo = photo_at(id.shard, id.row_group, id.row);
             assert!(!is_garbage(id), "{id} is bad");
             // Nothing is decoded, so where its header is whole nobody knows that the rest is not.
-            let stored = match is_truncated(id) {
-                true => &photo[..photo.len() / 2],
-                false => &photo[..],
+            let stored = if is_truncated(id) {
+                &photo[..photo.len() / 2]
+            } else {
+                &photo[..]
             };
             assert!(*encoded == stored, "{id}");
             assert_eq!(sample.views.len(), 1);

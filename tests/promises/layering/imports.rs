@@ -110,8 +110,7 @@ fn source(text: &str) -> Source {
         code.take_while(|line| !(line.starts_with("mod tests") || line.contains(") mod tests")));
     let code = code.collect::<Vec<_>>().join("\n");
     let (mut exports, mut names, mut rest) = (Vec::new(), Vec::new(), String::new());
-    let mut statements = code.split_inclusive(';').peekable();
-    while let Some(statement) = statements.next() {
+    for statement in code.split_inclusive(';') {
         let start = statement
             .rfind("\nuse ")
             .or_else(|| statement.rfind("\npub use "));

@@ -502,13 +502,13 @@ async fn simulate(seed: u64) -> Result<Shown, String> {
                 // Whoever opens it later meets another object, of whatever kind.
                 let opens_another = !run.opened && matches!(changed, Some((_, Change::Replaced)));
                 let DatasetError::Store(error) = &**dataset else {
-                    return match opens_another {
-                        true => Ok(Shown {
-                            log: store.log(),
-                            ended_by_change: true,
-                        }),
-                        false => Err(format!("an error of another kind: {error}")),
-                    };
+                    if !opens_another {
+                        return Err(format!("an error of another kind: {error}"));
+                    }
+                    return Ok(Shown {
+                        log: store.log(),
+                        ended_by_change: true,
+                    });
                 };
                 let expected = matches!(
                     (changed, error),
