@@ -1,12 +1,12 @@
 //! An asynchronous loader of image shards in Parquet from object storage.
 //!
-//! Bytes go from a bucket to batches of normalised pixels. The order of samples and everything random
-//! about each of them are pure functions of (data set, seed, epoch): thread counts and timing change
-//! nothing. No model is known here.
+//! Bytes go from a bucket to batches of normalised pixels. The order of samples and everything
+//! random about each of them are pure functions of (data set, seed, epoch): thread counts and
+//! timing change nothing. No model is known here.
 //!
-//! [`Loader::builder`] is where to begin. The parts can be used by themselves: [`open_url`] (stores),
-//! [`Dataset`] (rows of shards), [`CpuRenderer`] and [`decode_rgb`] (images), [`ImageBackend`] (decoders
-//! and memory of one's own).
+//! [`Loader::builder`] is where to begin. The parts can be used by themselves: [`open_url`]
+//! (stores), [`Dataset`] (rows of shards), [`CpuRenderer`] and [`decode_rgb`] (images),
+//! [`ImageBackend`] (decoders and memory of one's own).
 
 #![cfg_attr(
     nepa_interleavings,

@@ -62,7 +62,8 @@ pub enum AugmentError {
 }
 
 impl AugmentError {
-    /// The error of a setting of [`crate::RandomResizedCrop`] that is one kind of view of [`crate::MultiCrop`].
+    /// The error of a setting of [`crate::RandomResizedCrop`] that is one kind of view of
+    /// [`crate::MultiCrop`].
     pub(super) fn of(self, kind: &str) -> Self {
         let name = |field| match (kind, field) {
             ("global", "size") => "global_size",

@@ -53,9 +53,9 @@ pub struct CropPlan {
 
 /// An augmentation: which views of an image a sample is. Draws only; touches no pixel.
 ///
-/// Implemented for [`crate::RandomResizedCrop`], [`crate::MultiCrop`] and [`crate::CenterCrop`]; one of your own goes
-/// into [`crate::LoaderBuilder::augment_by`]. All that is random in it must come from the stream,
-/// so that a run can be repeated and resumed.
+/// Implemented for [`crate::RandomResizedCrop`], [`crate::MultiCrop`] and [`crate::CenterCrop`];
+/// one of your own goes into [`crate::LoaderBuilder::augment_by`]. All that is random in it must
+/// come from the stream, so that a run can be repeated and resumed.
 pub trait Augment: Send + Sync + std::fmt::Debug {
     /// Sides of the square views of each sample in pixels; at least one.
     fn view_sides(&self) -> Vec<u32>;
