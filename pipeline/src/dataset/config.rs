@@ -17,7 +17,7 @@ pub struct DatasetConfig {
     /// `validation`, `test`, or any word of theirs. All shards without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
-    /// Whether each [`DatasetWarning`] is an error.
+    /// Whether each [`crate::DatasetWarning`] is an error.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub strict: bool,
     /// Instead of `urls`: several data sets that are read together, each with its share of every

@@ -83,7 +83,7 @@ impl Shard {
 /// An opened data set of a mixture; the only one where nothing is mixed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Source {
-    /// Its shards, as indices in [`Dataset::shards`].
+    /// Its shards, as indices in [`crate::Dataset::shards`].
     pub shards: Range<u32>,
     /// Rows in them that hold an image, as far as the footers say.
     pub num_samples: u64,

@@ -26,7 +26,7 @@ pub struct StoreUrl {
     pub path: Path,
     /// The URL for people: without user, password and query.
     pub url: String,
-    /// What to call the place in [`classify`].
+    /// What to call the place in [`crate::classify`].
     pub location: Location,
     /// How long the store is waited for.
     pub patience: Patience,
@@ -38,9 +38,9 @@ pub struct StoreUrl {
 
 /// Opens the store behind `url` (no glob). Nothing is sent yet, but for a local connection attempt
 /// to the cloud's metadata service where no credentials are set. The store must be used inside a
-/// tokio runtime ([`IoRuntime::block_on`]).
+/// tokio runtime ([`crate::IoRuntime::block_on`]).
 ///
-/// Failures of the store itself become clear errors by [`classify`].
+/// Failures of the store itself become clear errors by [`crate::classify`].
 pub fn open_url(url: &str, io: &IoConfig) -> Result<StoreUrl, StoreError> {
     let location = Location::parse(url)?;
     let stores = build(&location, io, &CountingConnector::default())?;
