@@ -10,7 +10,7 @@ programs=(--package nepa-trainer --bin nepa --features nepa-trainer/cuda)
 if [ "${1:-}" = --benchmark ]; then
     programs+=(--package nepa-benchmarks --bin gpu --bin gpu_step --features nepa-benchmarks/cuda)
 fi
-max_megabytes=48
+max_megabytes=56
 prefix="${XDG_CACHE_HOME:-$HOME/.cache}/nepa-cuda-13.0"
 # The folder of the profile `cuda` in Cargo.toml.
 target="${CARGO_TARGET_DIR:-target}/cuda"
