@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup build cuda test stores gpu-test lint kernels bench versus fuzz quickstart
 SHELL := /bin/bash
+report = "$${CARGO_TARGET_DIR:-target}/release/report"
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,11 +33,14 @@ kernels: ## Compile our CUDA kernels with nvcc (fetched, 120 MB, where CUDA_HOME
 	@scripts/cuda-kernels.sh
 
 bench: setup ## Measure decoding, loading and training; writes a report into benchmarks/results
-	@scripts/bench.sh
+	cargo build --locked --release --workspace --bins
+	$(report) cpu
 
 versus: setup ## Race the loader against its peers from PyPI (7 GB in ~/.cache), and measure start-up and memory; writes two reports
-	@scripts/versus.sh
-	@scripts/bench-loader.sh
+	cargo build --locked --release --workspace --bins
+	cargo build --locked --release --package nepa-pipeline --example render_dump
+	$(report) versus
+	$(report) loader
 
 fuzz: setup ## Fuzz the decoders and the shard reader for 20 minutes each; needs a nightly Rust
 	@scripts/fuzz.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How fast are torchvision's GPU decoder and torch's DataLoader with Pillow on the same files? Prints rows of Markdown.
 
-Called by scripts/gpu-check. Each peer reads the encoded images from memory: reading Parquet is not what is compared.
+Called by the program `report` (scripts/gpu-check torch). Each peer reads the encoded images from memory: reading Parquet is not what is compared.
 """
 import argparse
 import glob

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Builds nepa with the feature `cuda`, from nothing: toolkit if there is none, stand-ins of NVIDIA's libraries, program, checks.
 # The program lies in target/cuda/nepa (CARGO_TARGET_DIR in place of target) and starts on machines without a GPU too.
-# With --benchmark the program `gpu` of scripts/gpu-check is built as well.
+# With --benchmark the programs of scripts/gpu-check are built as well.
 # CUDA_HOME names a toolkit to use; CUDA_COMPUTE_CAP the GPU's generation (default 90: H100, H200).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 programs=(--package nepa-trainer --bin nepa --features nepa-trainer/cuda)
 if [ "${1:-}" = --benchmark ]; then
-    programs+=(--package nepa-benchmarks --bin gpu --bin gpu_step --features nepa-benchmarks/cuda)
+    programs+=(--package nepa-benchmarks --bin gpu --bin gpu_step --bin report --features nepa-benchmarks/cuda)
 fi
 max_megabytes=56
 prefix="${XDG_CACHE_HOME:-$HOME/.cache}/nepa-cuda-13.0"

@@ -1,6 +1,6 @@
 """Decode + random resized crop to 224 + flip + normalise to f32 [3, 224, 224], one thread: CPU-milliseconds an image of one peer.
 
-Called by scripts/versus.sh as `decode_peers.py PEER SHARD ROUNDS`; prints a line of JSON a round. The crops are drawn as torchvision's RandomResizedCrop draws them, before the clock runs
+Called by race.py as `decode_peers.py PEER SHARD ROUNDS`; prints a line of JSON a round. The crops are drawn as torchvision's RandomResizedCrop draws them, before the clock runs
 and from one seed for all peers, except DALI's, which draws its own inside its fused decoder. Read: processor time of the process; the first round is not counted. `same_output.py` checks that
 all make the same picture.
 """

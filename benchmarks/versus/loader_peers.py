@@ -1,6 +1,6 @@
 """A whole loader: random resized crops to 224 as f32 [32, 3, 224, 224] batches from Parquet shards or files, two workers, by one peer.
 
-Called by scripts/versus.sh as `loader_peers.py PEER SOURCE EPOCHS`, SOURCE being a folder or an s3:// URL (AWS_ENDPOINT_URL and keys from the environment). Prints one line of JSON with
+Called by race.py as `loader_peers.py PEER SOURCE EPOCHS`, SOURCE being a folder or an s3:// URL (AWS_ENDPOINT_URL and keys from the environment). Prints one line of JSON with
 the keys of `target/release/loader --json`. Times are read from the first batch on, and the first batch's from before the peer is imported; processor time and memory are those of the
 process and all its children.
 """

@@ -1,4 +1,4 @@
-"""Runs all loaders by turns and prints the tables of scripts/versus.sh, which sets everything up and calls this.
+"""Runs all loaders by turns and prints the tables of `make versus`; the program `report` calls this.
 
 `race.py BIN DATA ROUNDS`: BIN holds our programs, DATA the shards. Ratios are of each round, a peer's processor time an image over ours; medians of the rounds.
 A peer that fails is not run again, and its row says why.
