@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::carried::{MOST_MIB, bash, facts, files_below, gather_data};
 use super::{FOLDER, REHEARSAL, python};
-use crate::child::{command, installed, text_of};
+use crate::child::{command, installed, stopped, text_of};
 use crate::inputs::mebibytes;
 use crate::machine::{date, source};
 use crate::table;
@@ -286,6 +286,7 @@ impl Rehearsal {
 
 /// Whether a command succeeded, and all that it said.
 fn said(command: &mut Command) -> anyhow::Result<(bool, String)> {
+    ensure!(!stopped(), "stopped by a signal");
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -304,13 +305,13 @@ fn succeeds(command: &mut Command) -> anyhow::Result<String> {
 /// The command fails and says all of these words.
 fn refuses(command: &mut Command, words: &[&str]) -> anyhow::Result<()> {
     let (passed, said) = said(command)?;
-    ensure!(!passed, "{command:?} did not fail: {said}");
+    ensure!(!passed, "{said}\n{command:?} did not fail");
     has_words(&said, words)
 }
 
 fn has_words(said: &str, words: &[&str]) -> anyhow::Result<()> {
     match words.iter().find(|word| !said.contains(**word)) {
-        Some(word) => bail!("no word of '{word}' in: {said}"),
+        Some(word) => bail!("{said}\nno word of '{word}' in this"),
         None => Ok(()),
     }
 }
