@@ -345,6 +345,7 @@ pub struct Attention {
     pub causal: u32,
     pub qk_norm: u32,
     pub eps: f32,
+    pub table_stride: u32,
 }
 const _: () = assert!(size_of::<Attention>() == 128);
 

@@ -23,6 +23,8 @@ struct Case {
     qkv: Vec<Bf16>,
     cos: Vec<f32>,
     sin: Vec<f32>,
+    /// From one image's angles to the next; 0 if there is one table.
+    table_stride: usize,
     /// By norm: weight, bias.
     affine: [[Option<Vec<f32>>; 2]; 2],
     normed: bool,
@@ -59,9 +61,29 @@ impl Case {
             qkv: random.bf16s(batch * tokens * 3 * heads * HEAD, 1.0),
             cos: (0..angles.len()).map(|i| angle(i).cos()).collect(),
             sin: (0..angles.len()).map(|i| angle(i).sin()).collect(),
+            table_stride: 0,
             affine: [[w0, b0], [w1, b1]],
             normed: norms != Norms::None,
         }
+    }
+
+    /// A table of angles for each image, and between two of them what nobody may read.
+    fn with_tables(mut self, random: &mut Random, gap: usize) -> Self {
+        let len = self.tokens * HEAD / 2;
+        self.table_stride = len + gap;
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for image in 0..self.batch() {
+            if image > 0 {
+                cos.resize(image * self.table_stride, 1e30);
+                sin.resize(image * self.table_stride, 1e30);
+            }
+            for angle in random.f32s(len, 0.0, 2.0) {
+                cos.push(angle.cos());
+                sin.push(angle.sin());
+            }
+        }
+        (self.cos, self.sin) = (cos, sin);
+        self
     }
 
     fn batch(&self) -> usize {
@@ -73,6 +95,8 @@ impl Case {
             qkv: &self.qkv,
             cos: &self.cos,
             sin: &self.sin,
+            table_stride: self.table_stride,
+            tokens: self.tokens,
             norms: self.normed.then(|| {
                 [0, 1].map(|norm| HeadAffine {
                     weight: self.affine[norm][0].as_deref(),
@@ -117,7 +141,8 @@ impl Case {
                     }
                 })
             }),
-            rotary: [self.cos.wide(), self.sin.wide()],
+            rotary: [&self.cos, &self.sin]
+                .map(|table| table[place.0 * self.table_stride..][..self.tokens * HEAD / 2].wide()),
             causal: self.causal,
             rounded: |value| f64::from(widen(bf16(value as f32))),
         }
@@ -238,6 +263,20 @@ fn attention_agrees_with_its_twin() {
         ((1, 18, 1), false, Norms::Affine),
     ] {
         check(&Case::new(&mut random, shape, causal, norms), &mut random);
+    }
+}
+
+#[test]
+fn attention_agrees_with_its_twin_where_each_image_has_its_own_angles() {
+    let mut random = Random(64);
+    for (shape, causal, norms, gap) in [
+        ((3, 5, 2), true, Norms::None, 0),
+        ((2, 17, 2), false, Norms::Affine, 4),
+        ((2, 33, 1), true, Norms::Plain, 96),
+        ((1, 20, 1), false, Norms::None, 0),
+    ] {
+        let case = Case::new(&mut random, shape, causal, norms).with_tables(&mut random, gap);
+        check(&case, &mut random);
     }
 }
 

@@ -20,10 +20,14 @@ pub struct HeadAffine<'a> {
 pub struct AttentionInput<'a> {
     /// `[B, T, 3, H, 64]`.
     pub qkv: &'a [Bf16],
-    /// `[T, 32]`.
+    /// `[T, 32]`, or one such table for each image.
     pub cos: &'a [f32],
-    /// `[T, 32]`.
+    /// The same.
     pub sin: &'a [f32],
+    /// From one image's table to the next; 0 if there is one for all.
+    pub table_stride: usize,
+    /// T.
+    pub tokens: usize,
     /// Of the queries' norm and of the keys', if they are normalised.
     pub norms: Option<[HeadAffine<'a>; 2]>,
     /// H.
@@ -62,10 +66,12 @@ fn run(
     input: AttentionInput<'_>,
     saved: Option<(&[Bf16], &[f32], &[Bf16])>,
 ) -> Outputs {
-    let tokens = input.cos.len() / (HEAD / 2);
+    let tokens = input.tokens;
     let width = input.heads * HEAD;
     let batch = input.qkv.len() / (tokens * 3 * width);
-    assert_eq!(input.sin.len(), input.cos.len(), "two tables of one size");
+    let table = tokens * HEAD / 2 + (batch - 1) * input.table_stride;
+    assert_eq!(input.cos.len(), table, "tables of other images");
+    assert_eq!(input.sin.len(), table, "two tables of one size");
     let qkv = launch.input(input.qkv);
     let (cos, sin) = (launch.input(input.cos), launch.input(input.sin));
     let norms = input.norms.unwrap_or_default();
@@ -116,6 +122,7 @@ fn run(
         causal: input.causal.into(),
         qk_norm: input.norms.is_some().into(),
         eps: input.eps,
+        table_stride: input.table_stride as u32,
     };
     launch.run(args.launch(batch as u32));
     Outputs { out, lse, backward }

@@ -11,7 +11,8 @@
 struct Attention {
     // [B, T, 3, H, 64]: query, key, value, with biases.
     const __nv_bfloat16 *qkv;
-    // [T, 32]: of the angle by which a token's pairs (c, c + 32) are turned.
+    // [T, 32], one for all images or one each: of the angle by which a token's pairs (c, c + 32)
+    // are turned.
     const float *cos;
     const float *sin;
     // [64] each; null weights are 1, null biases 0.
@@ -35,6 +36,9 @@ struct Attention {
     uint32_t causal;
     uint32_t qk_norm;
     float eps;
+    // From an image's first value in `cos` and `sin` to the next one's, a multiple of 4; 0 is one
+    // table for all.
+    uint32_t table_stride;
 };
 static_assert(sizeof(Attention) == 128, "the mirror in Rust expects this size");
 
@@ -82,9 +86,9 @@ __device__ __forceinline__ Head head_of(const Attention &args) {
     result.out_stride = width;
     result.out_start = first_row * width + head * HEAD;
     result.lse_start = (static_cast<size_t>(image) * heads + head) * args.tokens;
-    result.query_norm = {args.query_weight, args.query_bias, args.qk_norm != 0, args.eps};
-    result.key_norm = {args.key_weight, args.key_bias, args.qk_norm != 0, args.eps};
-    result.rotary = {args.cos, args.sin};
+    result.query_norm = {args.query_weight, args.query_bias, args.qk_norm, args.eps};
+    result.key_norm = {args.key_weight, args.key_bias, args.qk_norm, args.eps};
+    result.rotary = {args.cos, args.sin, args.table_stride};
     result.tokens = args.tokens;
     result.tiles = tiles;
     result.rows = tiles * TILE_ROWS;

@@ -175,14 +175,17 @@ __device__ __forceinline__ void add_product_over_rows(Sums &sums, const uint32_t
 struct HeadNorm {
     const float *weight;
     const float *bias;
-    bool exists;
+    // 0 or 1.
+    uint32_t exists;
     float eps;
 };
 
 struct Rotary {
-    // [T, 32].
+    // [T, 32] of each image, or of all.
     const float *cos;
     const float *sin;
+    // From one image's to the next; the image is the block's.
+    uint32_t stride;
 };
 
 // The lane's sixteen columns of a row of 64; where there is none, `otherwise`.
@@ -225,9 +228,12 @@ __device__ __forceinline__ void normalize(HeadTile &tile, float eps, float (&rst
 
 // Turns each pair (c, c + 32) of a row by the angle of its token; `direction` is 1 or -1. What becomes of rows behind `rows` is of no account.
 __device__ __forceinline__ void rotate(HeadTile &tile, const Rotary &rotary, uint32_t first, uint32_t rows, float direction) {
+    // Computed here and now: neither this nor the condition of a norm is worth a register, for
+    // which the products over keys and queries have no room.
+    const uint32_t start = blockIdx.y * forget(rotary.stride) + lane_columns();
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        const uint32_t at = min(first + lane_row() + 8 * r, rows - 1) * (HEAD / 2) + lane_columns();
+        const uint32_t at = min(first + lane_row() + 8 * r, rows - 1) * (HEAD / 2) + start;
         Eight cos, sin;
         load(cos, rotary.cos + at);
         load(sin, rotary.sin + at);
@@ -242,7 +248,7 @@ __device__ __forceinline__ void rotate(HeadTile &tile, const Rotary &rotary, uin
 }
 
 __device__ __forceinline__ void norm_and_rotate(HeadTile &tile, const HeadNorm &norm, const Rotary &rotary, uint32_t first, uint32_t rows) {
-    if (norm.exists) {
+    if (norm.exists != 0) {
         float rstd[2], weight[16], bias[16];
         load_columns(weight, norm.weight, 1.0f);
         load_columns(bias, norm.bias, 0.0f);
@@ -288,7 +294,8 @@ template <typename Value> __device__ __forceinline__ void add_column_sums(float 
 __device__ __forceinline__ void norm_and_rotate_backward(HeadTile &grad, HeadTile &x, const HeadNorm &norm, const Rotary &rotary, uint32_t first,
                                                          uint32_t rows, float *d_weight, float *d_bias) {
     rotate(grad, rotary, first, rows, -1.0f);
-    if (!norm.exists) {
+    // The condition of `norm_and_rotate` in other words, so that it is not kept since then.
+    if (norm.exists != 1) {
         return;
     }
     float rstd[2];
