@@ -49,6 +49,13 @@ impl Random {
             .map(bf16)
             .collect()
     }
+
+    /// Numbers below `end`, each once, in some order.
+    fn order(&mut self, end: u32) -> Vec<u32> {
+        let mut numbers: Vec<u32> = (0..end).collect();
+        numbers.sort_by_cached_key(|_| self.next());
+        numbers
+    }
 }
 
 /// As the twins read them.

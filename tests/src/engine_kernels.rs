@@ -116,6 +116,7 @@ mod sealed {
     pub trait Sealed {}
     impl Sealed for f32 {}
     impl Sealed for f64 {}
+    impl Sealed for u32 {}
     impl Sealed for super::Bf16 {}
 }
 
@@ -130,6 +131,13 @@ impl Plain for f64 {
     const UNWRITTEN: Self = Self::from_bits(0x7ff8_0000_dead_dead);
     fn is_unwritten(self) -> bool {
         self.to_bits() == Self::UNWRITTEN.to_bits()
+    }
+}
+
+impl Plain for u32 {
+    const UNWRITTEN: Self = 0xdead_beef;
+    fn is_unwritten(self) -> bool {
+        self == Self::UNWRITTEN
     }
 }
 

@@ -238,7 +238,8 @@ pub struct Patchify {
     pub pixels: u64,
     pub patches: u64,
     pub batch: u32,
-    pub side: u32,
+    pub height: u32,
+    pub width: u32,
     pub patch: u32,
     pub columns: u32,
     pub layout: u32,
@@ -248,14 +249,14 @@ const _: () = assert!(size_of::<Patchify>() == 40);
 impl Patchify {
     /// How it is launched, of pixels in bf16 or f32.
     pub fn launch(self, bf16: bool) -> Launch<Self> {
-        let across = u64::from(self.side / self.patch);
-        let values = u64::from(self.batch) * across * across * u64::from(self.columns);
+        let patches = times(self.height / self.patch, self.width / self.patch);
+        let values = u64::from(self.batch) * patches * u64::from(self.columns);
         let kernel = if bf16 {
             "patchify_bf16"
         } else {
             "patchify_f32"
         };
-        let pixels = 3 * times(self.side, self.side) * u64::from(self.batch);
+        let pixels = 3 * times(self.height, self.width) * u64::from(self.batch);
         let work = Work {
             bytes: pixels * if bf16 { 2 } else { 4 } + 2 * values,
             flops: 0,
@@ -275,13 +276,14 @@ impl Patchify {
 pub struct Assemble {
     pub embedding: u64,
     pub class_token: u64,
+    pub kept: u64,
     pub x: u64,
     pub batch: u32,
     pub patches: u32,
     pub tokens: u32,
     pub width: u32,
 }
-const _: () = assert!(size_of::<Assemble>() == 40);
+const _: () = assert!(size_of::<Assemble>() == 48);
 
 impl Assemble {
     /// How it is launched.
@@ -297,6 +299,7 @@ impl Assemble {
 #[repr(C)]
 pub struct Disassemble {
     pub dx: u64,
+    pub token_of: u64,
     pub d_embedding: u64,
     pub partials: u64,
     pub batch: u32,
@@ -305,9 +308,22 @@ pub struct Disassemble {
     pub width: u32,
     pub rows_per_piece: u32,
 }
-const _: () = assert!(size_of::<Disassemble>() == 48);
+const _: () = assert!(size_of::<Disassemble>() == 56);
 
 impl Disassemble {
+    /// What `token_of` points to, of what `Assemble::kept` points to: of so many patches of each
+    /// image, the token that each is, or 0. Panics if there is no such patch.
+    pub fn tokens_of_patches(kept: &[u32], kept_an_image: usize, patches: usize) -> Vec<u32> {
+        let mut tokens = vec![0; kept.len() / kept_an_image * patches];
+        let images = tokens.chunks_exact_mut(patches);
+        for (of_image, kept) in images.zip(kept.chunks_exact(kept_an_image)) {
+            for (token, patch) in (1..).zip(kept) {
+                of_image[*patch as usize] = token;
+            }
+        }
+        tokens
+    }
+
     /// How it is launched.
     pub fn launch(self) -> Launch<Self> {
         let pieces = (self.batch * self.patches).div_ceil(self.rows_per_piece);

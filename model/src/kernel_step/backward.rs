@@ -182,6 +182,7 @@ impl<D: StepDevice> KernelStep<D> {
             tokens: shape.tokens as u32,
             width: shape.width as u32,
             rows_per_piece: ROWS_PER_PIECE as u32,
+            ..Disassemble::default()
         };
         self.device.launch(disassemble.launch())?;
         let [weight, bias] = self.layout.projection;

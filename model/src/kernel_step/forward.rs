@@ -21,7 +21,8 @@ impl<D: StepDevice> KernelStep<D> {
             pixels: pixels.address,
             patches: self.regions.patches,
             batch: shape.batch as u32,
-            side: config.image_size as u32,
+            height: config.image_size as u32,
+            width: config.image_size as u32,
             patch: config.patch_size as u32,
             columns: columns as u32,
             layout: 0,
@@ -47,6 +48,7 @@ impl<D: StepDevice> KernelStep<D> {
             patches: shape.patches as u32,
             tokens: shape.tokens as u32,
             width: shape.width as u32,
+            ..Assemble::default()
         };
         self.device.launch(assemble.launch())?;
         if shape.blocks == 0 {

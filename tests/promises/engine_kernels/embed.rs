@@ -1,4 +1,5 @@
 //! Pixels to patches, embedding to stream and back. These kernels only move and round, so they agree bit for bit.
+use nepa_model::kernel_step::arguments::Disassemble;
 use nepa_tests::engine_kernels::embed::{Layout, assemble, disassemble, patchify};
 use nepa_tests::engine_kernels::norm::add_partials;
 use nepa_tests::engine_kernels::{Bf16, bf16, twins, widen};
@@ -8,24 +9,28 @@ use super::{Random, Wide, assert_sums, launched};
 #[test]
 fn patches_hold_the_pixels_in_order_and_then_zeros() {
     let mut random = Random(21);
-    for (batch, side, patch, columns) in [
-        (1, 2, 1, 8),
-        (2, 12, 4, 48),
-        (3, 28, 14, 592),
-        (1, 15, 5, 80),
-        (2, 32, 16, 768),
+    for (batch, height, width, patch, columns) in [
+        (1, 2, 2, 1, 8),
+        (2, 12, 12, 4, 48),
+        (3, 28, 28, 14, 592),
+        (1, 15, 15, 5, 80),
+        (2, 32, 32, 16, 768),
+        (2, 8, 20, 4, 48),
+        (1, 42, 14, 14, 592),
+        (3, 5, 15, 5, 80),
     ] {
-        let across = side / patch;
-        let pixels = random.bf16s(batch * 3 * side * side, 1.0);
+        let (down, across) = (height / patch, width / patch);
+        let pixels = random.bf16s(batch * 3 * height * width, 1.0);
         let mut expected = Vec::new();
         let mut in_patches = Vec::new();
         for image in 0..batch {
-            for number in 0..across * across {
+            for number in 0..down * across {
                 for channel in 0..3 {
                     for y in 0..patch {
                         for x in 0..patch {
                             let (y, x) = (number / across * patch + y, number % across * patch + x);
-                            in_patches.push(pixels[((image * 3 + channel) * side + y) * side + x]);
+                            let line = (image * 3 + channel) * height + y;
+                            in_patches.push(pixels[line * width + x]);
                         }
                     }
                 }
@@ -39,16 +44,16 @@ fn patches_hold_the_pixels_in_order_and_then_zeros() {
                 .iter()
                 .map(|pixel| f32::from_bits(widen(*pixel).to_bits() | 0x7fff))
                 .collect();
-            let size = (side, patch);
+            let size = (height, width, patch);
             let got = launched(|launch| patchify(launch, layout, pixels, size, columns));
             assert!(
                 got == expected,
-                "{layout:?}, bf16, patches of {patch} in {side}"
+                "{layout:?}, bf16, patches of {patch} in {height} x {width}"
             );
             let got = launched(|launch| patchify(launch, layout, &near, size, columns));
             assert!(
                 got == expected,
-                "{layout:?}, f32, patches of {patch} in {side}"
+                "{layout:?}, f32, patches of {patch} in {height} x {width}"
             );
         }
     }
@@ -66,8 +71,9 @@ fn the_stream_is_the_class_token_and_the_patches_and_its_gradient_goes_back() {
         for tokens in [patches, patches + 1] {
             let embedding = random.f32s(batch * patches * width, 0.0, 1.0);
             let class_token = random.f32s(width, 0.0, 1.0);
-            let got =
-                launched(|launch| assemble(launch, &embedding, &class_token, patches, tokens));
+            let got = launched(|launch| {
+                assemble(launch, &embedding, &class_token, patches, tokens, None)
+            });
             let mut expected = Vec::<f32>::new();
             for image in embedding.chunks_exact(patches * width) {
                 expected.extend(&class_token);
@@ -76,8 +82,9 @@ fn the_stream_is_the_class_token_and_the_patches_and_its_gradient_goes_back() {
             assert_eq!(got, expected);
 
             let dx = random.f32s(batch * tokens * width, 0.0, 1.0);
-            let (d_embedding, partials) =
-                launched(|launch| disassemble(launch, &dx, patches, tokens, width, rows_per_piece));
+            let (d_embedding, partials) = launched(|launch| {
+                disassemble(launch, &dx, (patches, tokens), None, width, rows_per_piece)
+            });
             let mut expected = Vec::new();
             for image in dx.chunks_exact(tokens * width) {
                 expected.extend(&image[width..]);
@@ -103,6 +110,62 @@ fn the_stream_is_the_class_token_and_the_patches_and_its_gradient_goes_back() {
                 .collect();
             let got = got[0].as_ref().unwrap();
             assert_sums("class token", got, &twins::column_sums(&first, width), 0.0);
+        }
+    }
+}
+
+#[test]
+fn only_kept_patches_are_tokens_and_get_a_gradient() {
+    let mut random = Random(23);
+    for (batch, patches, kept_an_image, width, rows_per_piece) in [
+        (1, 1, 1, 8, 64),
+        (3, 5, 2, 24, 4),
+        (2, 16, 4, 264, 64),
+        // All of them, but in another order.
+        (2, 9, 9, 768, 7),
+    ] {
+        let tokens = kept_an_image + 1;
+        let mut kept = Vec::new();
+        for _ in 0..batch {
+            kept.extend(&random.order(patches as u32)[..kept_an_image]);
+        }
+        let embedding = random.f32s(batch * patches * width, 0.0, 1.0);
+        let class_token = random.f32s(width, 0.0, 1.0);
+        let got = launched(|launch| {
+            assemble(
+                launch,
+                &embedding,
+                &class_token,
+                patches,
+                tokens,
+                Some(&kept),
+            )
+        });
+        let dx = random.f32s(batch * tokens * width, 0.0, 1.0);
+        let (mut expected, mut d_expected) = (Vec::<f32>::new(), vec![0.0; embedding.len()]);
+        for (image, kept) in kept.chunks_exact(kept_an_image).enumerate() {
+            expected.extend(&class_token);
+            for (number, patch) in kept.iter().enumerate() {
+                let at = (image * patches + *patch as usize) * width;
+                expected.extend(&embedding[at..][..width]);
+                let row = &dx[(image * tokens + 1 + number) * width..][..width];
+                d_expected[at..][..width].copy_from_slice(row);
+            }
+        }
+        assert_eq!(got, expected);
+
+        let token_of = Disassemble::tokens_of_patches(&kept, kept_an_image, patches);
+        let size = (patches, tokens);
+        let (d_embedding, partials) = launched(|launch| {
+            disassemble(launch, &dx, size, Some(&token_of), width, rows_per_piece)
+        });
+        let rounded: Vec<Bf16> = d_expected.iter().copied().map(bf16).collect();
+        assert_eq!(d_embedding, rounded);
+        for (part, rows) in partials
+            .chunks_exact(width)
+            .zip(d_expected.chunks(rows_per_piece * width))
+        {
+            assert_sums("part", part, &twins::column_sums(&rows.wide(), width), 0.0);
         }
     }
 }
