@@ -2,7 +2,8 @@
 //! the order of its threads.
 //!
 //! How near is near: a bf16 is off by at most 2^-8 of its value, and whatever a kernel computes in f32 by a few 2^-24 of the terms that it adds.
-use nepa_tests::engine_kernels::twins::Sum;
+use nepa_tests::engine_kernels::norm::Branch;
+use nepa_tests::engine_kernels::twins::{Sum, branch_gradients};
 use nepa_tests::engine_kernels::{Bf16, Launch, bf16, widen};
 
 mod activation;
@@ -48,6 +49,13 @@ impl Random {
             .into_iter()
             .map(bf16)
             .collect()
+    }
+
+    /// Drop path's factors: some images are dropped, the others count for more.
+    fn factors(&mut self, images: usize) -> Vec<f32> {
+        let mut factors = self.f32s(images, 1.3, 0.1);
+        factors.iter_mut().skip(1).step_by(3).for_each(|f| *f = 0.0);
+        factors
     }
 
     /// Numbers below `end`, each once, in some order.
@@ -118,6 +126,36 @@ fn assert_sums(name: &str, got: &[f32], expected: &[Sum], of_terms: f64) {
             expected.value
         );
     }
+}
+
+/// The copies of the stream's gradient for the block that was added to it last: off by rounding,
+/// and by `least`. Returns the terms of the sums for its bias.
+#[track_caller]
+fn assert_copies(
+    dx: &[f32],
+    width: usize,
+    branch: Branch,
+    got: [&[Bf16]; 2],
+    least: f64,
+) -> Vec<f64> {
+    let ones = vec![1.0; width];
+    let scale = branch.scale.unwrap_or(&ones).wide();
+    let (mut alone, mut scaled) = (Vec::new(), Vec::new());
+    for (row, dx) in dx.wide().chunks_exact(width).enumerate() {
+        let factor = branch
+            .factors
+            .map_or(1.0, |factors| factors[row / branch.tokens].into());
+        let [row_alone, row_scaled] = branch_gradients(dx, &scale, factor);
+        alone.extend(row_alone);
+        scaled.extend(row_scaled);
+    }
+    let product = if branch.factors.is_some() { F32 } else { 0.0 };
+    assert_close("dx_bf16", got[0], &alone, BF16 + product, least);
+    if branch.scale.is_none() {
+        scaled.clear();
+    }
+    assert_close("scaled_dx", got[1], &scaled, BF16 + F32 + product, least);
+    alone
 }
 
 /// Holds a gradient to finite differences of the function, both in f64.

@@ -239,6 +239,14 @@ impl<T: Plain> Memory<T> {
         }
         self.values().to_vec()
     }
+
+    /// Panics if a kernel has written a value there.
+    #[track_caller]
+    fn left_alone(self) {
+        if let Some(place) = self.values().iter().position(|v| !v.is_unwritten()) {
+            panic!("value {place} of {} was written", self.len);
+        }
+    }
 }
 
 impl<T> Drop for Memory<T> {

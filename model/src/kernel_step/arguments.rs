@@ -99,6 +99,7 @@ pub struct NormForward {
     pub x: u64,
     pub y: u64,
     pub scale: u64,
+    pub factors: u64,
     pub x_out: u64,
     pub weight: u64,
     pub bias: u64,
@@ -107,9 +108,10 @@ pub struct NormForward {
     pub rstd: u64,
     pub rows: u32,
     pub width: u32,
+    pub tokens: u32,
     pub eps: f32,
 }
-const _: () = assert!(size_of::<NormForward>() == 88);
+const _: () = assert!(size_of::<NormForward>() == 96);
 
 impl NormForward {
     /// How it is launched.
@@ -141,6 +143,7 @@ pub struct NormBackward {
     pub rstd: u64,
     pub weight: u64,
     pub scale: u64,
+    pub factors: u64,
     pub dx: u64,
     pub dx_bf16: u64,
     pub scaled_dx: u64,
@@ -148,15 +151,24 @@ pub struct NormBackward {
     pub rows: u32,
     pub width: u32,
     pub rows_per_piece: u32,
+    pub tokens: u32,
 }
-const _: () = assert!(size_of::<NormBackward>() == 96);
+const _: () = assert!(size_of::<NormBackward>() == 104);
+
+/// Bytes a value of the copies of a stream's gradient; without a LayerScale the second is the
+/// first, and not written.
+fn copies_bytes(dx_bf16: u64, scaled_dx: u64, scale: u64) -> u64 {
+    let alone = if dx_bf16 == 0 { 0 } else { 2 };
+    alone + if scaled_dx == 0 || scale == 0 { 0 } else { 2 }
+}
 
 impl NormBackward {
     /// How it is launched.
     pub fn launch(self) -> Launch<Self> {
         let pieces = self.rows.div_ceil(self.rows_per_piece);
-        // dh, x, dx twice, both copies.
-        let work = moves(times(self.rows, self.width), 2 + 4 + 8 + 4);
+        // dh, x, dx twice, its copies.
+        let copies = copies_bytes(self.dx_bf16, self.scaled_dx, self.scale);
+        let work = moves(times(self.rows, self.width), 2 + 4 + 8 + copies);
         launch("layer_norm_backward", blocks([pieces, 1]), work, self)
     }
 }
@@ -404,6 +416,7 @@ pub struct Loss {
     pub next: u64,
     pub current: u64,
     pub scale: u64,
+    pub factors: u64,
     pub dx: u64,
     pub dx_bf16: u64,
     pub scaled_dx: u64,
@@ -417,14 +430,15 @@ pub struct Loss {
     pub eps: f32,
     pub factor: f32,
 }
-const _: () = assert!(size_of::<Loss>() == 120);
+const _: () = assert!(size_of::<Loss>() == 128);
 
 impl Loss {
     /// How it is launched.
     pub fn launch(self) -> Launch<Self> {
         let pieces = self.rows.div_ceil(self.rows_per_piece);
         // x, both embeddings, dx and its copies.
-        let work = moves(times(self.rows, self.width), 12 + 8);
+        let copies = copies_bytes(self.dx_bf16, self.scaled_dx, self.scale);
+        let work = moves(times(self.rows, self.width), 12 + 4 + copies);
         launch("cosine_loss", blocks([pieces, 1]), work, self)
     }
 }

@@ -35,6 +35,7 @@ impl<D: StepDevice> KernelStep<D> {
             rows_per_piece: ROWS_PER_PIECE as u32,
             eps: self.eps(),
             factor: (-share / (shape.batch * shape.patches) as f64) as f32,
+            ..Loss::default()
         };
         self.device.launch(loss.launch())?;
         let outputs = [Some(weight), Some(bias), added.map(|(_, bias)| bias)];
@@ -90,6 +91,7 @@ impl<D: StepDevice> KernelStep<D> {
             rows: self.shape.rows() as u32,
             width: self.shape.width as u32,
             rows_per_piece: ROWS_PER_PIECE as u32,
+            ..NormBackward::default()
         };
         self.device.launch(backward.launch())?;
         let outputs = [Some(weight), Some(bias), added.map(|(_, bias)| bias)];

@@ -1,9 +1,11 @@
 //! Final norm, cosine loss and its gradient.
 use nepa_tests::engine_kernels::loss::{LossInput, cosine_loss};
-use nepa_tests::engine_kernels::norm::Affine;
+use nepa_tests::engine_kernels::norm::{Affine, Branch};
 use nepa_tests::engine_kernels::twins;
 
-use super::{BF16, F32, Random, Wide, assert_close, assert_gradient, assert_sums, dot, launched};
+use super::{
+    F32, Random, Wide, assert_close, assert_copies, assert_gradient, assert_sums, dot, launched,
+};
 
 const EPS: f64 = 1e-12;
 
@@ -77,12 +79,21 @@ fn the_loss_agrees_with_its_twin() {
                     bias: &bias,
                 },
                 scale,
+                factors: None,
                 patches,
                 tokens,
                 eps: EPS as f32,
                 factor,
             };
-            let got = launched(|launch| cosine_loss(launch, input, rows_per_piece));
+            let run = |input| launched(|launch| cosine_loss(launch, input, rows_per_piece));
+            let got = run(input);
+            // A factor of 1 changes no bit.
+            let ones = vec![1.0; batch];
+            let kept = LossInput {
+                factors: Some(&ones),
+                ..input
+            };
+            assert!(run(kept) == got);
 
             let [x, next, current, weight, bias] =
                 [&x, &next, &current, &weight, &bias].map(|values| values.wide());
@@ -133,32 +144,40 @@ fn the_loss_agrees_with_its_twin() {
                     8.0 * F32 * most,
                 );
             }
-            let exact = got.dx.wide();
-            assert_close("dx_bf16", &got.dx_bf16[..], &exact, BF16, 1e-38);
-            let scaled: Vec<f64> = (0..dx.len())
-                .map(|i| exact[i] * scale.map_or(1.0, |scale| f64::from(scale[i % width])))
-                .collect();
-            assert_close("scaled_dx", &got.scaled_dx[..], &scaled, BF16 + F32, 1e-38);
-            for piece in 0..rows.div_ceil(rows_per_piece) {
-                let rows = piece * rows_per_piece..((piece + 1) * rows_per_piece).min(rows);
-                for (quantity, terms) in [&d_weight, &d_bias, &exact].into_iter().enumerate() {
-                    let part = &got.partials[(piece * 3 + quantity) * width..][..width];
-                    let terms = &terms[rows.start * width..rows.end * width];
-                    let most = terms
-                        .iter()
-                        .fold(0.0, |most: f64, term| most.max(term.abs()));
-                    let mut sums = twins::column_sums(terms, width);
-                    for sum in &mut sums {
-                        sum.size += most * rows.len() as f64;
+            let factors = Random(33).factors(batch);
+            for factors in [None, Some(&factors[..])] {
+                // The stream's gradient does not depend on what was added to it.
+                let stream = got.dx.clone();
+                let got = run(LossInput { factors, ..input });
+                assert_eq!(got.dx, stream);
+                let branch = Branch {
+                    scale,
+                    factors,
+                    tokens,
+                };
+                let copies = [&got.dx_bf16[..], &got.scaled_dx];
+                let added = assert_copies(&got.dx, width, branch, copies, 1e-38);
+                for piece in 0..rows.div_ceil(rows_per_piece) {
+                    let rows = piece * rows_per_piece..((piece + 1) * rows_per_piece).min(rows);
+                    for (quantity, terms) in [&d_weight, &d_bias, &added].into_iter().enumerate() {
+                        let part = &got.partials[(piece * 3 + quantity) * width..][..width];
+                        let terms = &terms[rows.start * width..rows.end * width];
+                        let most = terms
+                            .iter()
+                            .fold(0.0, |most: f64, term| most.max(term.abs()));
+                        let mut sums = twins::column_sums(terms, width);
+                        for sum in &mut sums {
+                            sum.size += most * rows.len() as f64;
+                        }
+                        assert_sums("partial", part, &sums, 8.0 * F32);
                     }
-                    assert_sums("partial", part, &sums, 8.0 * F32);
+                    let part = &got.report[piece * 3..][..3];
+                    let mut sums = twins::column_sums(&reports[rows.start * 3..rows.end * 3], 3);
+                    for sum in &mut sums {
+                        sum.size += rows.len() as f64;
+                    }
+                    assert_sums("report", part, &sums, 2.0 * F32);
                 }
-                let part = &got.report[piece * 3..][..3];
-                let mut sums = twins::column_sums(&reports[rows.start * 3..rows.end * 3], 3);
-                for sum in &mut sums {
-                    sum.size += rows.len() as f64;
-                }
-                assert_sums("report", part, &sums, 2.0 * F32);
             }
         }
     }

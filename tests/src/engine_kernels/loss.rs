@@ -1,7 +1,7 @@
 //! The kernel of `loss.cu`. B images of T tokens, of which P predict, D values.
 use nepa_model::kernel_step::arguments::Loss;
 
-use super::norm::Affine;
+use super::norm::{Affine, copy_of};
 use super::{Bf16, Launch, optional};
 
 /// What the kernel reads.
@@ -15,8 +15,10 @@ pub struct LossInput<'a> {
     pub current: &'a [f32],
     /// Of the final norm.
     pub affine: Affine<'a>,
-    /// `[D]`.
+    /// `[D]`, else 1.
     pub scale: Option<&'a [f32]>,
+    /// `[B]`, else 1: of what was added last to each image's stream.
+    pub factors: Option<&'a [f32]>,
     /// P.
     pub patches: usize,
     /// T.
@@ -34,7 +36,7 @@ pub struct LossGradients {
     pub dx: Vec<f32>,
     /// `[B * T, D]`.
     pub dx_bf16: Vec<Bf16>,
-    /// `[B * T, D]`.
+    /// `[B * T, D]`, empty without a scale.
     pub scaled_dx: Vec<Bf16>,
     /// `[pieces, 3, D]`.
     pub partials: Vec<f32>,
@@ -60,6 +62,7 @@ pub fn cosine_loss(launch: Launch, input: LossInput<'_>, rows_per_piece: usize) 
     );
     let (next, current) = (launch.input(input.next), launch.input(input.current));
     let scale = input.scale.map(|scale| launch.input(scale));
+    let factors = input.factors.map(|factors| launch.input(factors));
     let mut dx = launch.output(len);
     let (mut dx_bf16, mut scaled_dx) = (launch.output(len), launch.output(len));
     let mut partials = launch.output(pieces * 3 * width);
@@ -71,6 +74,7 @@ pub fn cosine_loss(launch: Launch, input: LossInput<'_>, rows_per_piece: usize) 
         next: next.address(),
         current: current.address(),
         scale: optional(scale.as_ref()),
+        factors: optional(factors.as_ref()),
         dx: dx.address_mut(),
         dx_bf16: dx_bf16.address_mut(),
         scaled_dx: scaled_dx.address_mut(),
@@ -88,7 +92,7 @@ pub fn cosine_loss(launch: Launch, input: LossInput<'_>, rows_per_piece: usize) 
     LossGradients {
         dx: dx.written(),
         dx_bf16: dx_bf16.written(),
-        scaled_dx: scaled_dx.written(),
+        scaled_dx: copy_of(scaled_dx, scale.is_some()),
         partials: partials.written(),
         report: report.written(),
     }

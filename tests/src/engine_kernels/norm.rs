@@ -1,7 +1,7 @@
 //! The kernels of `norm.cu`.
 use nepa_model::kernel_step::arguments::{AddPartials, NormBackward, NormForward};
 
-use super::{Bf16, Launch, optional, optional_mut};
+use super::{Bf16, Launch, Memory, optional, optional_mut};
 
 /// Weight and bias of a norm.
 #[derive(Debug, Clone, Copy)]
@@ -10,6 +10,26 @@ pub struct Affine<'a> {
     pub weight: &'a [f32],
     /// `[D]`.
     pub bias: &'a [f32],
+}
+
+/// By what the output of a block is multiplied before it is added to the stream.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Branch<'a> {
+    /// `[D]`, else 1.
+    pub scale: Option<&'a [f32]>,
+    /// One an image, else 1.
+    pub factors: Option<&'a [f32]>,
+    /// Rows of an image.
+    pub tokens: usize,
+}
+
+/// What is left of a copy that a kernel writes, or of one that it must leave alone: nothing.
+pub(super) fn copy_of(memory: Memory<Bf16>, written: bool) -> Vec<Bf16> {
+    if written {
+        return memory.written();
+    }
+    memory.left_alone();
+    Vec::new()
 }
 
 /// What a norm's forward pass leaves.
@@ -39,9 +59,6 @@ pub fn layer_norm_forward(launch: Launch, x: &[f32], affine: Affine<'_>, eps: f3
     );
     let args = NormForward {
         x: x.address(),
-        y: 0,
-        scale: 0,
-        x_out: 0,
         weight: weight.address(),
         bias: bias.address(),
         h: h.address_mut(),
@@ -50,6 +67,7 @@ pub fn layer_norm_forward(launch: Launch, x: &[f32], affine: Affine<'_>, eps: f3
         rows: rows as u32,
         width: width as u32,
         eps,
+        ..NormForward::default()
     };
     launch.run(args.launch());
     Normed {
@@ -68,7 +86,7 @@ pub fn residual_norm_forward(
     launch: Launch,
     x: &[f32],
     y: &[Bf16],
-    scale: Option<&[f32]>,
+    branch: Branch<'_>,
     affine: Option<Affine<'_>>,
     width: usize,
     eps: f32,
@@ -76,7 +94,8 @@ pub fn residual_norm_forward(
 ) -> (Vec<f32>, Option<Normed>) {
     let rows = x.len() / width;
     let y = launch.input(y);
-    let scale = scale.map(|scale| launch.input(scale));
+    let scale = branch.scale.map(|scale| launch.input(scale));
+    let factors = branch.factors.map(|factors| launch.input(factors));
     let weight = affine.map(|affine| launch.input(affine.weight));
     let bias = affine.map(|affine| launch.input(affine.bias));
     let mut h = affine.map(|_| launch.output(rows * width));
@@ -94,6 +113,7 @@ pub fn residual_norm_forward(
             .map_or(x_out.address(), super::Input::address),
         y: y.address(),
         scale: optional(scale.as_ref()),
+        factors: optional(factors.as_ref()),
         x_out: x_out.address_mut(),
         weight: optional(weight.as_ref()),
         bias: optional(bias.as_ref()),
@@ -102,6 +122,7 @@ pub fn residual_norm_forward(
         rstd: optional_mut(rstd.as_mut()),
         rows: rows as u32,
         width: width as u32,
+        tokens: branch.tokens as u32,
         eps,
     };
     launch.run(args.launch());
@@ -136,7 +157,7 @@ pub struct NormGradients {
     pub dx: Vec<f32>,
     /// `[N, D]`.
     pub dx_bf16: Vec<Bf16>,
-    /// `[N, D]`.
+    /// `[N, D]`, empty without a scale.
     pub scaled_dx: Vec<Bf16>,
     /// `[pieces, 3, D]`.
     pub partials: Vec<f32>,
@@ -148,7 +169,7 @@ pub fn layer_norm_backward(
     dh: &[Bf16],
     input: NormInput<'_>,
     dx: &[f32],
-    scale: Option<&[f32]>,
+    branch: Branch<'_>,
     copies: bool,
     rows_per_piece: usize,
 ) -> NormGradients {
@@ -162,7 +183,8 @@ pub fn layer_norm_backward(
         launch.input(input.rstd),
         launch.input(input.weight),
     );
-    let scale = scale.map(|scale| launch.input(scale));
+    let scale = branch.scale.map(|scale| launch.input(scale));
+    let factors = branch.factors.map(|factors| launch.input(factors));
     let mut dx = launch.changed(dx);
     let mut dx_bf16 = copies.then(|| launch.output(rows * width));
     let mut scaled_dx = copies.then(|| launch.output(rows * width));
@@ -174,6 +196,7 @@ pub fn layer_norm_backward(
         rstd: rstd.address(),
         weight: weight.address(),
         scale: optional(scale.as_ref()),
+        factors: optional(factors.as_ref()),
         dx: dx.address_mut(),
         dx_bf16: optional_mut(dx_bf16.as_mut()),
         scaled_dx: optional_mut(scaled_dx.as_mut()),
@@ -181,12 +204,13 @@ pub fn layer_norm_backward(
         rows: rows as u32,
         width: width as u32,
         rows_per_piece: rows_per_piece as u32,
+        tokens: branch.tokens as u32,
     };
     launch.run(args.launch());
     NormGradients {
         dx: dx.written(),
-        dx_bf16: dx_bf16.map_or_else(Vec::new, super::Memory::written),
-        scaled_dx: scaled_dx.map_or_else(Vec::new, super::Memory::written),
+        dx_bf16: dx_bf16.map_or_else(Vec::new, Memory::written),
+        scaled_dx: scaled_dx.map_or_else(Vec::new, |memory| copy_of(memory, scale.is_some())),
         partials: partials.written(),
     }
 }
@@ -229,6 +253,6 @@ pub fn add_partials(
     launch.run(args.launch());
     memory
         .into_iter()
-        .map(|memory| memory.map(super::Memory::written))
+        .map(|memory| memory.map(Memory::written))
         .collect()
 }

@@ -42,6 +42,22 @@ pub fn layer_norm_backward(
     (dx, d_weight, grad.to_vec())
 }
 
+/// A row of the stream behind a block: `x + factor * scale * y`, where y is what the block's last
+/// product makes of its input, with its bias.
+pub fn add_branch(x: &[f64], y: &[f64], scale: &[f64], factor: f64) -> Vec<f64> {
+    (0..x.len())
+        .map(|i| x[i] + factor * scale[i] * y[i])
+        .collect()
+}
+
+/// Of the gradient of such a row what the block's backward reads: `factor * dx`, whose sum over
+/// rows, times scale, is the gradient of the bias; and the gradient of y.
+pub fn branch_gradients(dx: &[f64], scale: &[f64], factor: f64) -> [Vec<f64>; 2] {
+    let alone: Vec<f64> = dx.iter().map(|dx| factor * dx).collect();
+    let scaled = alone.iter().zip(scale).map(|(a, s)| a * s).collect();
+    [alone, scaled]
+}
+
 /// A sum, and the sum of its terms' sizes, by which its rounding is judged.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sum {

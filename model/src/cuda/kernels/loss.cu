@@ -16,13 +16,15 @@ struct Loss {
     const float *next;
     // [B * T, D]: the first stream, what token t is.
     const float *current;
-    // [D]: LayerScale of the last addition to the stream; null is 1.
+    // Of the last addition to the stream, as in `NormBackward`: [D], LayerScale, and [B], drop
+    // path; null is 1.
     const float *scale;
+    const float *factors;
     // [B * T, D]: gradient of the stream, and as `layer_norm_backward` writes them its bf16 copies. Zero for a token that predicts nothing.
     float *dx;
     __nv_bfloat16 *dx_bf16;
     __nv_bfloat16 *scaled_dx;
-    // [pieces, 3, D]: gradients of weight and bias, and column sums of dx.
+    // [pieces, 3, D]: gradients of weight and bias, and column sums of the image's factor times dx.
     float *partials;
     // [pieces, 3]: sums of the cosines with what comes next and with what is there, and how often the second is greater.
     float *report;
@@ -36,7 +38,7 @@ struct Loss {
     // The gradient of the loss by one cosine: minus the share of this batch over B * P.
     float factor;
 };
-static_assert(sizeof(Loss) == 120, "the mirror in Rust expects this size");
+static_assert(sizeof(Loss) == 128, "the mirror in Rust expects this size");
 
 namespace {
 
@@ -124,14 +126,18 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 2) cosine_loss(const _
         if (!exists) {
             continue;
         }
+        const float factor = factor_of_row(args.factors, forget(row), args.tokens);
         for_vectors<LOSS_SHARE>(width, [&](int i, uint32_t column) {
             const Four &dx = grad.vector[i];
+            // The gradient of what was added.
+            Four added;
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-                sums.vector[i].at[j] += dx.at[j];
+                added.at[j] = factor * dx.at[j];
+                sums.vector[i].at[j] += added.at[j];
             }
             store(args.dx + start + column, dx);
-            store_copies(dx, args.scale, args.dx_bf16, args.scaled_dx, start, column);
+            store_copies(added, args.scale, args.dx_bf16, args.scaled_dx, start, column);
         });
     }
     float *const partials = args.partials + static_cast<size_t>(blockIdx.x) * 3 * width;

@@ -13,7 +13,10 @@ struct NormForward {
     const __nv_bfloat16 *y;
     // [D]: LayerScale; null is 1.
     const float *scale;
-    // [N, D]: x + scale * y. May be x itself.
+    // [images]: what else y is multiplied by, one factor for the `tokens` rows of an image (drop
+    // path: 0, or one over the probability to stay); null is 1.
+    const float *factors;
+    // [N, D]: x + factor * scale * y. May be x itself.
     float *x_out;
     // [D]. Without a weight there is no norm: only `x_out` is written.
     const float *weight;
@@ -24,9 +27,11 @@ struct NormForward {
     float *rstd;
     uint32_t rows;
     uint32_t width;
+    // Rows of an image; read only if there are factors.
+    uint32_t tokens;
     float eps;
 };
-static_assert(sizeof(NormForward) == 88, "the mirror in Rust expects this size");
+static_assert(sizeof(NormForward) == 96, "the mirror in Rust expects this size");
 
 struct NormBackward {
     // [N, D]: the gradient of the norm's output, the norm's input, and [N] each its statistics.
@@ -36,20 +41,27 @@ struct NormBackward {
     const float *rstd;
     // [D].
     const float *weight;
-    // [D]: the LayerScale of the block whose output the stream got before the norm; null is 1.
+    // Of what was added to the stream last before the norm. [D]: its LayerScale; null is 1, or
+    // nothing was added.
     const float *scale;
+    // [images]: its factor, as in `NormForward`; null is 1.
+    const float *factors;
     // [N, D]: the gradient of the stream, to which the norm's is added.
     float *dx;
-    // [N, D]: that sum, and scale times that sum, for the products of the block before; null is not written.
+    // [N, D]: factor times that sum, and scale times factor times that sum, for the products of
+    // the block before; null is not written. Without a scale both would be the same, and the
+    // second is not written.
     __nv_bfloat16 *dx_bf16;
     __nv_bfloat16 *scaled_dx;
-    // [pieces, 3, D]: gradients of weight and bias, and column sums of the new dx.
+    // [pieces, 3, D]: gradients of weight and bias, and column sums of factor times the new dx.
     float *partials;
     uint32_t rows;
     uint32_t width;
     uint32_t rows_per_piece;
+    // Rows of an image; read only if there are factors.
+    uint32_t tokens;
 };
-static_assert(sizeof(NormBackward) == 96, "the mirror in Rust expects this size");
+static_assert(sizeof(NormBackward) == 104, "the mirror in Rust expects this size");
 
 // One sum over pieces goes to four places at most: out[j / width][j % width] += the sum over pieces of partials[piece * stride + j], j < outputs * width.
 constexpr int MAX_OUTPUTS = 4;
@@ -78,6 +90,7 @@ template <bool RESIDUAL> __device__ __forceinline__ void norm_forward(const Norm
         // All of it before the first store, behind which a load would wait: what is stored may be what is loaded, for all the compiler knows.
         uint2 raw[Row<1>::VECTORS];
         for_vectors<1>(width, [&](int i, uint32_t column) { raw[i] = *reinterpret_cast<const uint2 *>(args.y + start + column); });
+        const float factor = factor_of_row(args.factors, row, args.tokens);
         for_vectors<1>(width, [&](int i, uint32_t column) {
             Four y = {{low_half(raw[i].x), high_half(raw[i].x), low_half(raw[i].y), high_half(raw[i].y)}}, scale = {{1.0f, 1.0f, 1.0f, 1.0f}};
             if (args.scale != nullptr) {
@@ -85,7 +98,7 @@ template <bool RESIDUAL> __device__ __forceinline__ void norm_forward(const Norm
             }
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-                x.vector[i].at[j] += scale.at[j] * y.at[j];
+                x.vector[i].at[j] += factor * scale.at[j] * y.at[j];
             }
             store(args.x_out + start + column, x.vector[i]);
         });
@@ -131,7 +144,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 2) layer_norm_backward
     clear(d_bias);
     clear(sums);
     for (uint32_t some = first; some < end; some += ROW_WARPS / SHARE) {
-        const uint32_t row = some + warp_number() / SHARE;
+        const uint32_t row = some + threadIdx.x / (SHARE * WARP);
         const bool exists = row < end;
         const size_t start = static_cast<size_t>(row) * width;
         // The input, normalised, the gradient by it, and that of the stream so far: all loads before the first store.
@@ -162,16 +175,21 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 2) layer_norm_backward
         if (!exists) {
             continue;
         }
-        const size_t start_again = static_cast<size_t>(forget(row)) * width;
+        const uint32_t row_again = forget(row);
+        const size_t start_again = static_cast<size_t>(row_again) * width;
+        const float factor = factor_of_row(args.factors, row_again, args.tokens);
         for_vectors<SHARE>(width, [&](int i, uint32_t column) {
+            // The gradient of what was added.
+            Four added;
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
                 float &value = dx.vector[i].at[j];
                 value += grad.vector[i].at[j];
-                sums.vector[i].at[j] += value;
+                added.at[j] = factor * value;
+                sums.vector[i].at[j] += added.at[j];
             }
             store(args.dx + start_again + column, dx.vector[i]);
-            store_copies(dx.vector[i], args.scale, args.dx_bf16, args.scaled_dx, start_again, column);
+            store_copies(added, args.scale, args.dx_bf16, args.scaled_dx, start_again, column);
         });
     }
     float *const partials = args.partials + static_cast<size_t>(blockIdx.x) * 3 * width;

@@ -134,21 +134,27 @@ __device__ __forceinline__ void norm_gradient(RowSums<SHARE> &sums, Row<SHARE> &
     });
 }
 
-// The stream's gradient as the products of the block before read it: alone, and times its LayerScale (null is 1). What is null is not written.
+// The factor of what a block adds to an image of `tokens` rows (drop path); null is 1.
+__device__ __forceinline__ float factor_of_row(const float *factors, uint32_t row,
+                                               uint32_t tokens) {
+    return factors == nullptr ? 1.0f : factors[row / tokens];
+}
+
+// The gradient of what a block has added, as the products of that block read it: alone, and times
+// its LayerScale. What is null is not written; without a LayerScale both are the same, and only the
+// first is written.
 __device__ __forceinline__ void store_copies(Four dx, const float *scale, __nv_bfloat16 *alone, __nv_bfloat16 *scaled, size_t start, uint32_t column) {
     if (alone != nullptr) {
         store(alone + start + column, dx);
     }
-    if (scaled == nullptr) {
+    if (scale == nullptr || scaled == nullptr) {
         return;
     }
-    if (scale != nullptr) {
-        Four factor;
-        load(factor, scale + column);
+    Four by;
+    load(by, scale + column);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            dx.at[j] *= factor.at[j];
-        }
+    for (int j = 0; j < 4; ++j) {
+        dx.at[j] *= by.at[j];
     }
     store(scaled + start + column, dx);
 }
