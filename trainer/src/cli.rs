@@ -4,7 +4,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands;
-use crate::messages::quoted;
+use crate::console::messages::quoted;
 use crate::recipe::key_like_flag;
 
 /// Pretrain vision models straight from image shards in object storage.
@@ -18,19 +18,15 @@ use crate::recipe::key_like_flag;
     after_help = AFTER_HELP,
     after_long_help = format!("{AFTER_HELP}\n\n{ENVIRONMENT}\n\n{EXIT_CODES}")
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The commands. Their help is that of their arguments.
+/// The commands. A comment on one would hide that of its arguments in the help.
 #[derive(Debug, Subcommand)]
-#[expect(
-    missing_docs,
-    reason = "a comment here would hide that of the arguments in the help"
-)]
-pub enum Command {
+pub(crate) enum Command {
     SampleData(commands::sample_data::Args),
     Pack(commands::pack::Args),
     Inspect(commands::inspect::Args),
@@ -78,17 +74,8 @@ const EXIT_CODES: &str = "Exit codes:
              (pretrain: with --resume)
   141        nobody reads the output any more (| head)";
 
-/// The exit codes of a command, for the end of its long help; a line each, above those that all
-/// have.
-pub(crate) fn with_exit_codes(examples: &str, own: &str) -> String {
-    format!(
-        "{examples}\n\nExit codes:\n{own}\n  2          the command line is not understood\n  \
-         130, 143   ended by Ctrl-C or SIGTERM"
-    )
-}
-
 /// The command line, with its commands in groups, which clap does not know.
-pub fn command() -> clap::Command {
+pub(crate) fn command() -> clap::Command {
     let command = Cli::command();
     let header = *command.get_styles().get_header();
     let literal = *command.get_styles().get_literal();
@@ -126,7 +113,7 @@ pub fn command() -> clap::Command {
 
 impl Cli {
     /// Reads the arguments of the program; the error may be help that was asked for.
-    pub fn read() -> Result<Self, clap::Error> {
+    pub(crate) fn read() -> Result<Self, clap::Error> {
         let matches = command().try_get_matches().map_err(with_what_was_meant);
         Self::from_arg_matches(&matches?)
     }

@@ -10,8 +10,7 @@ use std::str::FromStr;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::messages::nearest;
-use crate::recipe::Precision;
+use crate::console::messages::nearest;
 
 /// Where a model is computed: `"cpu"`, `"cuda"` (the first device) or `"cuda:N"`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,7 +160,7 @@ fn open_cuda(choice: DeviceChoice, _ordinal: usize) -> Result<Device, DeviceErro
     Err(DeviceError::NoFeature { choice })
 }
 
-/// Most TFLOP/s of dense products in bf16, from NVIDIA's data sheets; none for a device that is not
+/// Most TFLOP/s of dense matrix multiplication in bf16, from NVIDIA's data sheets; none for a device that is not
 /// in this list.
 pub fn peak_tflops(device: &str) -> Option<f64> {
     let is = |part: &str| device.contains(part);
@@ -175,17 +174,6 @@ pub fn peak_tflops(device: &str) -> Option<f64> {
     } else {
         None
     }
-}
-
-/// [`peak_tflops`] of a device that multiplies in this precision, where it is known.
-pub(crate) fn peak_of(device: &Device, precision: Precision) -> Option<f64> {
-    #[cfg(feature = "cuda")]
-    if let (Device::Cuda(cuda), Precision::Bf16) = (device, precision) {
-        let name = cuda.cuda_stream().context().name().ok()?;
-        return peak_tflops(&name);
-    }
-    let _ = (device, precision);
-    None
 }
 
 /// Bytes in use: of the GPU's memory, by all; of the machine's, by this process. `None` where the

@@ -11,12 +11,12 @@ use candle_core::{DType, Device, Tensor};
 use nepa_model::{ModelError, Nepa, NepaConfig, ParamSpec, RopeDraw, Weights, read_published};
 use serde::Deserialize;
 
+use crate::console::messages::quoted_path;
 use crate::engine::{Engine, EngineError, Images, TrainingState};
-use crate::messages::quoted_path;
 use crate::optimizer::{OptimizerConfig, decays};
 use crate::recipe::{EngineChoice, Precision};
+use crate::run::build_engine;
 use crate::schedule::Schedule;
-use crate::setup::build_engine;
 
 /// Greatest absolute error of a loss.
 const LOSS_TOLERANCE: f64 = 1e-6;

@@ -1,8 +1,10 @@
 //! Pretrains NEPA from object storage, resumably. The one place where loader and model meet; holds
 //! the `nepa` program.
+//!
+//! Public is what tests and benchmarks use; a program has no other callers.
 
 /// Version, the commit where it is known, and the features that this program was built with.
-pub const VERSION: &str = if device::HAS_CUDA {
+pub(crate) const VERSION: &str = if device::HAS_CUDA {
     concat!(
         env!("CARGO_PKG_VERSION"),
         " ",
@@ -20,41 +22,33 @@ pub const VERSION: &str = if device::HAS_CUDA {
 
 // First: its macros are those of all that follows.
 #[macro_use]
-pub mod print;
+mod console;
 
-pub mod batches;
 pub mod checkpoint;
-pub mod cli;
-pub mod commands;
+mod cli;
+mod commands;
 pub mod cpu_engine;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-mod data_list;
+mod data;
 pub mod device;
 pub mod device_engine;
 pub mod engine;
-pub mod eval;
-mod events;
+mod error;
+mod eval;
 pub mod golden;
-pub mod inspect;
-mod labels;
-pub mod lengthen;
-pub mod messages;
-pub mod metrics;
-mod open_data;
+mod inspect;
+mod logs;
 pub mod optimizer;
-pub mod output;
-pub mod overlap;
-pub mod pack;
-pub mod progress;
-mod recap;
+mod output;
+mod pack;
+mod program;
 pub mod recipe;
-pub mod report;
-pub mod run;
-pub mod sample_data;
+mod report;
+mod run;
+mod sample_data;
 pub mod schedule;
-mod setup;
-pub mod signals;
-mod steps;
+mod signals;
 pub mod tape_engine;
-pub mod words;
+
+pub use program::main;

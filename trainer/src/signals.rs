@@ -23,7 +23,7 @@ static RECEIVED: AtomicUsize = AtomicUsize::new(0);
 static SAVES_FIRST: Mutex<Option<SaveFirst>> = Mutex::new(None);
 
 /// Begins to listen; called once, before anything else.
-pub fn listen() -> std::io::Result<()> {
+pub(crate) fn listen() -> std::io::Result<()> {
     static STARTED: OnceLock<()> = OnceLock::new();
     if STARTED.set(()).is_err() {
         return Ok(());
@@ -53,7 +53,7 @@ pub fn listen() -> std::io::Result<()> {
 
 /// What a first signal means while a [`Saving`] lives.
 #[derive(Debug, Clone, Copy)]
-pub struct SaveFirst {
+pub(crate) struct SaveFirst {
     /// What is done first, for the line that says that the signal was heard.
     pub says: &'static str,
     /// The program ends after so long, even if that is not done.
@@ -62,11 +62,11 @@ pub struct SaveFirst {
 
 /// While it lives, the first signal does not end the program.
 #[derive(Debug)]
-pub struct Saving(());
+pub(crate) struct Saving(());
 
 impl SaveFirst {
     /// From now on.
-    pub fn begin(self) -> Saving {
+    pub(crate) fn begin(self) -> Saving {
         set_saves_first(Some(self));
         Saving(())
     }
@@ -87,13 +87,13 @@ fn set_saves_first(first: Option<SaveFirst>) {
 }
 
 /// The signal that asks to stop, if one does.
-pub fn received() -> Option<i32> {
+pub(crate) fn received() -> Option<i32> {
     Some(RECEIVED.load(SeqCst) as i32).filter(|signal| *signal != 0)
 }
 
 /// Ends the program with this code after `most`, whatever else it is still doing or waiting for: a
 /// store that hangs, a lookup of a name. Meanwhile it may end by itself.
-pub fn end_after(most: Duration, code: i32) {
+pub(crate) fn end_after(most: Duration, code: i32) {
     // Without a thread it ends when all is put away.
     let _ = std::thread::Builder::new().spawn(move || {
         std::thread::sleep(most);
@@ -123,10 +123,10 @@ fn tasks() -> MutexGuard<'static, Vec<(u64, Task)>> {
 
 /// Something that is done before a signal ends the program, until this is dropped.
 #[derive(Debug)]
-pub struct OnEnd(u64);
+pub(crate) struct OnEnd(u64);
 
 /// Has `task` done before a signal ends the program. It has to be short.
-pub fn on_end(task: impl FnOnce() + Send + 'static) -> OnEnd {
+pub(crate) fn on_end(task: impl FnOnce() + Send + 'static) -> OnEnd {
     let number = NEXT_TASK.fetch_add(1, SeqCst);
     tasks().push((number, Box::new(task)));
     OnEnd(number)

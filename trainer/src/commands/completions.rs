@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use clap_complete::Shell;
 
-use crate::cli::with_exit_codes;
+use super::help::with_exit_codes;
 
 /// Print a script that completes commands and flags in a shell.
 ///
@@ -17,7 +17,7 @@ use crate::cli::with_exit_codes;
         "  0          printed\n  1          standard output cannot be written"
     )
 )]
-pub struct Args {
+pub(crate) struct Args {
     /// The shell.
     pub shell: Shell,
 }
@@ -31,7 +31,7 @@ const EXAMPLES: &str = "Examples:
 For zsh, put fpath+=~/.zfunc before compinit in ~/.zshrc.";
 
 /// Runs the command for the command line `nepa`.
-pub fn run(args: Args, mut nepa: clap::Command) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args, mut nepa: clap::Command) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut nepa, "nepa", &mut script);
     print!("{}", String::from_utf8_lossy(&script));

@@ -4,21 +4,20 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use clap::{Subcommand, ValueEnum};
-use nepa_pipeline::{DatasetConfig, IoRuntime, Normalize};
-use nepa_schemas::SchemaOptions;
+use clap::Subcommand;
+use nepa_pipeline::IoRuntime;
 use serde_json::json;
 
-use super::values::{at_least, device as device_of, whole};
-use crate::cli::with_exit_codes;
-use crate::device::{self, DeviceChoice};
+use super::args::{ImageArgs, LayerArgs};
+use super::help::with_exit_codes;
+use super::values::at_least;
+use crate::console::messages::quoted_path;
+use crate::console::print::labelled;
+use crate::console::words;
+use crate::device;
 use crate::eval::{
-    Classes, Evaluation, FeaturePair, ImageSet, Layer, Measurement, Pool, Pretrained, ReadOptions,
-    ResultTable, Scores, Source, verdict,
+    Classes, Evaluation, FeaturePair, Measurement, Pretrained, ResultTable, Scores, Source, verdict,
 };
-use crate::messages::{nearest, quoted_path};
-use crate::print::labelled;
-use crate::words;
 
 /// Measure how well a checkpoint's features classify.
 ///
@@ -27,7 +26,7 @@ use crate::words;
 /// something. Labels must be there; classes are matched by name where the shards know names.
 #[derive(Debug, clap::Args)]
 #[command(after_help = ALL_EXAMPLES, after_long_help = long_help(ALL_EXAMPLES))]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     how: How,
 }
@@ -108,7 +107,7 @@ gets right, in %, with its 95 % interval.";
 
 /// What is evaluated, and on which images.
 #[derive(Debug, clap::Args)]
-pub struct SetArgs {
+pub(crate) struct SetArgs {
     /// A run's output, a checkpoint, or a published folder.
     ///
     /// Of a run the newest checkpoint; a path or URL.
@@ -144,209 +143,8 @@ pub struct SetArgs {
     layers: LayerArgs,
 }
 
-/// How images are read and reach a model.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Data")]
-pub(super) struct ImageArgs {
-    /// Column with the images: its name, or `struct.field`.
-    #[arg(long, value_name = "NAME", hide_short_help = true)]
-    image_column: Option<String>,
-    /// Column with the labels [default: label, labels or class].
-    ///
-    /// Its name, `struct.field`, or KEY where folders are called KEY=class. Where none of the
-    /// default names is there, what else is called like one.
-    #[arg(long, value_name = "NAME")]
-    label_column: Option<String>,
-    /// Read the training shards of one split alone.
-    ///
-    /// As their names or folders say it.
-    #[arg(long, value_name = "NAME", hide_short_help = true)]
-    pub(super) train_split: Option<String>,
-    /// Read the test shards of one split alone.
-    ///
-    /// As their names or folders say it.
-    #[arg(long, value_name = "NAME", hide_short_help = true)]
-    pub(super) test_split: Option<String>,
-    /// End where something about the shards is doubtful.
-    ///
-    /// Several splits, copies, missing shards; without it they are warned of.
-    #[arg(long)]
-    strict: bool,
-    /// Most images taken of each set, from its beginning.
-    #[arg(long, value_name = "N", value_parser = at_least::<usize>(1))]
-    limit: Option<usize>,
-    /// Shorter side of an image before the centre is cut out.
-    ///
-    /// The model takes a square from the centre of the image. Where it is left out, 8/7 of the
-    /// model's size (256 for 224); for models of less than 64 pixels the model's own.
-    #[arg(long, value_name = "PIXELS", value_parser = whole::<u32>(1..=16_384), hide_short_help = true)]
-    resize: Option<u32>,
-    /// Where features are computed: cpu, cuda or cuda:N.
-    ///
-    /// CUDA needs a program built by `make cuda`.
-    #[arg(
-        long, value_name = "DEVICE", default_value_t = DeviceChoice::Cpu, value_parser = device_of, help_heading = "Speed"
-    )]
-    pub(super) device: DeviceChoice,
-    /// Images in one forward pass.
-    #[arg(
-        long, value_name = "N", default_value_t = 32,
-        value_parser = whole::<u16>(1..=u16::MAX.into()), help_heading = "Speed", hide_short_help = true)]
-    batch: u16,
-    /// Decode threads [default: one a core].
-    #[arg(
-        long = "decode-threads", alias = "threads", value_name = "N",
-        value_parser = whole::<u16>(1..=u16::MAX.into()), help_heading = "Speed"
-    )]
-    threads: Option<u16>,
-}
-
-impl ImageArgs {
-    /// Opens labelled shards, of one split if it is named.
-    pub(super) fn open(
-        &self,
-        urls: &[String],
-        split: Option<&String>,
-        runtime: &IoRuntime,
-    ) -> anyhow::Result<ImageSet> {
-        self.open_with(urls, split, self.label_column.clone(), runtime)
-    }
-
-    /// Opens shards whose labels are not read.
-    pub(super) fn open_unlabelled(
-        &self,
-        urls: &[String],
-        runtime: &IoRuntime,
-    ) -> anyhow::Result<ImageSet> {
-        self.open_with(urls, None, Some(String::new()), runtime)
-    }
-
-    fn open_with(
-        &self,
-        urls: &[String],
-        split: Option<&String>,
-        label_column: Option<String>,
-        runtime: &IoRuntime,
-    ) -> anyhow::Result<ImageSet> {
-        let schema = SchemaOptions {
-            image_column: self.image_column.clone(),
-            label_column,
-            ..SchemaOptions::default()
-        };
-        let config = DatasetConfig {
-            urls: urls.to_vec(),
-            schema,
-            split: split.cloned(),
-            strict: self.strict,
-            ..DatasetConfig::default()
-        };
-        ImageSet::open(&config, runtime)
-    }
-
-    /// How images are prepared for a model; pixels are normalised as in its training.
-    pub(super) fn read_options(&self, pretrained: &Pretrained) -> anyhow::Result<ReadOptions> {
-        let size = pretrained.config().image_size as u32;
-        let data = pretrained.recipe().map(|recipe| &recipe.data);
-        let usual = if size < 64 {
-            size
-        } else {
-            (size * 8).div_ceil(7)
-        };
-        let resize = self.resize.unwrap_or(usual);
-        ensure!(
-            resize >= size,
-            "--resize {resize}: the model takes {size} pixels, which cannot be cut from less"
-        );
-        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Ok(ReadOptions {
-            resize,
-            size,
-            normalize: data.map_or_else(Normalize::default, |data| data.normalize),
-            exif_orientation: data.is_none_or(|data| data.exif_orientation),
-            batch: usize::from(self.batch),
-            threads: self.threads.map_or_else(cores, usize::from),
-            limit: self.limit.unwrap_or(usize::MAX),
-        })
-    }
-}
-
-/// Where in a model features are taken.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Features")]
-pub(super) struct LayerArgs {
-    /// Layers, by commas: numbers of blocks, 'last', or 'all'.
-    ///
-    /// 0 is what goes into the first block, 'last' the final norm's output. Middle blocks usually
-    /// score higher than the last.
-    #[arg(
-        long,
-        value_name = "LAYERS",
-        value_delimiter = ',',
-        default_value = "last"
-    )]
-    layers: Vec<String>,
-    /// How the tokens of a layer become one feature.
-    #[arg(long, value_name = "HOW", value_enum, default_value_t = Pool::PatchMean)]
-    pub(super) pool: Pool,
-    /// What a token sees.
-    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Attention::Bidirectional)]
-    attention: Attention,
-}
-
-impl LayerArgs {
-    /// The layers of a model with so many blocks.
-    pub(super) fn of_blocks(&self, num_blocks: usize) -> anyhow::Result<Vec<Layer>> {
-        let mut layers = Vec::new();
-        for text in &self.layers {
-            if text == "all" {
-                layers.extend(Layer::all(num_blocks));
-                continue;
-            }
-            let layer = text.parse::<Layer>();
-            let layer = layer.map_err(|error| {
-                let meant = nearest(text, ["last", "all"]);
-                let tip = meant.map(|meant| format!("\ntip: did you mean {meant}?"));
-                anyhow::anyhow!("--layers: {error} nor 'all'{}", tip.unwrap_or_default())
-            })?;
-            ensure!(
-                layer <= Layer::Block(num_blocks) || layer == Layer::Last,
-                "--layers {layer}: the model has {num_blocks} blocks"
-            );
-            layers.push(layer);
-        }
-        layers.sort_unstable();
-        layers.dedup();
-        Ok(layers)
-    }
-
-    pub(super) fn causal(&self) -> bool {
-        self.attention == Attention::Causal
-    }
-
-    /// For people.
-    pub(super) fn describe(&self) -> String {
-        let pool = match self.pool {
-            Pool::PatchMean => "mean over patches",
-            Pool::ClassToken => "class token",
-        };
-        let attention = match self.attention {
-            Attention::Bidirectional => "bidirectional",
-            Attention::Causal => "causal",
-        };
-        format!("{pool}, {attention} attention")
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Attention {
-    /// Every token sees all.
-    Bidirectional,
-    /// A token sees itself and those before, as in pretraining.
-    Causal,
-}
-
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let none = Scores::default();
     let (set, scores) = match args.how {
         How::Knn { k, set } => (

@@ -8,12 +8,12 @@ use nepa_model::{published_files, write_published};
 use nepa_pipeline::{Action, IoConfig, IoRuntime, StoreUrl, open_url};
 use object_store::{ObjectStoreExt, WriteMultipart};
 
+use super::help::with_exit_codes;
 use crate::checkpoint::{read_state, read_weights, verify_folder};
-use crate::cli::with_exit_codes;
+use crate::console::progress::{Progress, Unit};
+use crate::console::words;
 use crate::output::{fetch_checkpoint, is_local, local_path};
 use crate::pack::store_error;
-use crate::progress::{Progress, Unit};
-use crate::words;
 
 /// Write a checkpoint's weights in the published layout.
 ///
@@ -29,7 +29,7 @@ use crate::words;
          there already"
     )
 )]
-pub struct Args {
+pub(crate) struct Args {
     /// A checkpoint, or a run's output (its newest checkpoint).
     ///
     /// A path or URL.
@@ -53,7 +53,7 @@ const PART_BYTES: usize = 5 << 20;
 const MOST_PARTS: usize = 4;
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = IoRuntime::new(1).context("cannot start the I/O thread")?;
     let target = Target::open(&args.folder, &runtime)?;
     let (checkpoint, _downloaded) =
@@ -84,7 +84,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         FILES[0],
         FILES[1],
         words::bytes(num_bytes),
-        crate::messages::quoted(&args.folder)
+        crate::console::messages::quoted(&args.folder)
     );
     println!(
         "they hold {which} at step {}: {} values in {}",
@@ -125,7 +125,7 @@ impl Target {
 fn exists(url: &str) -> String {
     format!(
         "{} holds a model already, and nothing is overwritten; give a new folder",
-        crate::messages::quoted(url)
+        crate::console::messages::quoted(url)
     )
 }
 

@@ -7,13 +7,12 @@ use anyhow::Context;
 use nepa_pipeline::{ColumnInfo, Dataset, DatasetConfig, IoConfig, IoRuntime};
 use nepa_schemas::{Label, SchemaOptions};
 
+use super::help::with_exit_codes;
 use super::values::{at_least, whole};
-use crate::cli::with_exit_codes;
+use crate::console::messages::quoted_path;
+use crate::console::words::bytes;
+use crate::data::{LabelFacts, open_data};
 use crate::inspect::{Sample, draw_grid, take_sample, warnings};
-use crate::labels::LabelFacts;
-use crate::messages::quoted_path;
-use crate::open_data::open_data;
-use crate::words::bytes;
 
 /// Show what a data set holds and how it will be read.
 ///
@@ -24,7 +23,7 @@ use crate::words::bytes;
 /// do); a Delta table is read by its log.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = long_help())]
-pub struct Args {
+pub(crate) struct Args {
     /// Shards: paths, prefixes or globs.
     #[arg(required = true, value_name = "URL")]
     urls: Vec<String>,
@@ -37,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     label_column: Option<String>,
     #[command(flatten)]
-    shards: super::ShardArgs,
+    shards: super::args::ShardArgs,
     /// Images to decode.
     #[arg(
         long, default_value_t = 256, value_name = "N", value_parser = at_least::<usize>(0),
@@ -89,7 +88,7 @@ fn long_help() -> String {
 }
 
 /// Runs the command. A row group that cannot be read gives exit code 1.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = IoRuntime::new(2).context("cannot start the I/O threads")?;
     let config = DatasetConfig {
         urls: args.urls,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap_mangen::Man;
 
-use crate::cli::with_exit_codes;
+use super::help::with_exit_codes;
 
 /// Write the manual pages: one of nepa, and one of each command.
 ///
@@ -19,7 +19,7 @@ use crate::cli::with_exit_codes;
         "  0          all pages are written\n  1          they cannot be written"
     )
 )]
-pub struct Args {
+pub(crate) struct Args {
     /// The folder; it is made where there is none.
     pub folder: PathBuf,
 }
@@ -29,7 +29,7 @@ const EXAMPLES: &str = "Examples:
   nepa man pages      # then: man -l pages/nepa-eval.1";
 
 /// Runs the command for the command line `nepa`.
-pub fn run(args: Args, nepa: clap::Command) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args, nepa: clap::Command) -> anyhow::Result<ExitCode> {
     let folder = args.folder;
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;

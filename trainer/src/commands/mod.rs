@@ -1,30 +1,16 @@
 //! One file a command; each has its `Args` and a `run`.
-pub mod completions;
-pub mod eval;
-pub mod export;
-pub mod inspect;
-pub mod man;
-pub mod pack;
-pub mod pretrain;
-pub mod profile;
-pub mod recipes;
-pub mod report;
-pub mod sample_data;
+mod args;
+pub(crate) mod completions;
+pub(crate) mod eval;
+pub(crate) mod export;
+mod help;
+pub(crate) mod inspect;
+pub(crate) mod man;
+pub(crate) mod pack;
+pub(crate) mod pretrain;
+pub(crate) mod profile;
+pub(crate) mod recipes;
+pub(crate) mod report;
+pub(crate) mod sample_data;
 mod values;
-pub mod verify;
-
-/// Which of the shards are read.
-#[derive(Debug, Default, clap::Args)]
-#[command(next_help_heading = "Data")]
-pub struct ShardArgs {
-    /// Read the shards of one split alone.
-    ///
-    /// As their names or folders say it: train, validation, test, or any word of theirs.
-    #[arg(long, value_name = "NAME")]
-    pub split: Option<String>,
-    /// End where something about the shards is doubtful.
-    ///
-    /// Several splits, copies, missing shards; without it they are warned of.
-    #[arg(long)]
-    pub strict: bool,
-}
+pub(crate) mod verify;

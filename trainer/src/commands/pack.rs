@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl, open_url};
 
+use super::help::with_exit_codes;
 use super::values::{at_least, number};
-use crate::cli::with_exit_codes;
-use crate::messages::quoted_path;
+use crate::console::messages::quoted_path;
+use crate::console::progress::{Progress, Unit};
+use crate::console::words;
 use crate::pack::{
     ExistingShard, FolderScan, PackOptions, PackedImage, ShardPlan, ShardWriter, existing_shards,
     plan, remove_leftovers, scan, shard_id,
 };
-use crate::progress::{Progress, Unit};
 use crate::signals::{self, SaveFirst};
-use crate::words;
 
 /// Time to give up an upload after a signal: a store that does not answer must not hold up the end.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// names and sizes of their images and all options are the same. Nothing is ever overwritten.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = long_help())]
-pub struct Args {
+pub(crate) struct Args {
     /// Folder of images, one subfolder a class.
     pub folder: PathBuf,
     /// Where the shards go: a local folder or an object-store URL.
@@ -76,7 +76,7 @@ fn long_help() -> String {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if !(0.0..1.0).contains(&args.val_fraction) {
         bail!(
             "--val-fraction {} must be from 0 to less than 1",
@@ -190,7 +190,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     drop(progress);
-    let place = crate::messages::quoted(&args.url);
+    let place = crate::console::messages::quoted(&args.url);
     if shards.is_empty() {
         println!("done: nothing was left to write to {place}");
     } else {
@@ -224,7 +224,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// The commands that come next.
 fn print_next(url: &str, split: &str) {
     let folder = url.trim_end_matches('/');
-    let shards = crate::messages::quoted(&format!("{folder}/{split}-*.parquet"));
+    let shards = crate::console::messages::quoted(&format!("{folder}/{split}-*.parquet"));
     println!("next: nepa inspect {shards}");
     println!("      nepa pretrain imagenette-small --data {shards}");
 }

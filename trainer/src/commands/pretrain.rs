@@ -2,8 +2,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::help::with_exit_codes;
 use super::values::at_least;
-use crate::cli::with_exit_codes;
 use crate::run::{Finish, Options, pretrain};
 
 /// Train the model of a recipe, resumably.
@@ -22,7 +22,7 @@ use crate::run::{Finish, Options, pretrain};
     clippy::struct_excessive_bools,
     reason = "each is a flag of the command line"
 )]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of a built-in recipe, or a TOML file.
     ///
     /// What holds a `/` or ends in `.toml` is a file, all else a name.
@@ -145,7 +145,7 @@ fn long_help() -> String {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let out = args.out.unwrap_or_else(|| {
         let name = args
             .recipe
@@ -170,7 +170,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         dry_run: args.dry_run,
     };
     if let Some(steps) = args.synthetic {
-        let overlap = crate::overlap::measure(&options, steps.get())?;
+        let overlap = crate::run::measure(&options, steps.get())?;
         if args.json {
             println!("{}", serde_json::to_string(&overlap)?);
         } else {

@@ -8,26 +8,26 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use cpu_time::ProcessTime;
 use nepa_pipeline::{
-    AugmentConfig, Dataset, DatasetConfig, DecoderStats, Filter, IoConfig, IoRuntime, LoaderConfig,
-    LoaderError, MixingForecast, Normalize, PipelineStats, Stage, StageStats, shown_url,
+    AugmentConfig, Dataset, DatasetConfig, DecoderStats, IoConfig, IoRuntime, LoaderConfig,
+    LoaderError, MixingForecast, PipelineStats, Stage, StageStats, shown_url,
 };
 use nepa_schemas::SchemaOptions;
 use serde::Serialize;
 
+use super::help::with_exit_codes;
 use super::values::{device as device_of, number, whole};
-use crate::batches::Batches;
-use crate::cli::with_exit_codes;
+use crate::console::messages::quoted_path;
+use crate::data::show_warnings;
 use crate::device::{self, DeviceChoice};
-use crate::messages::quoted_path;
 use crate::recipe::{DataConfig, JpegChoice, Precision, Recipe};
-use crate::setup::show_warnings;
+use crate::run::Batches;
 
 /// Run the loader alone and name the stage that limits it.
 ///
 /// No model is computed. The clock starts with the first batch; each batch is dropped as it comes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = long_help())]
-pub struct Args {
+pub(crate) struct Args {
     /// Shards: paths, prefixes or globs.
     #[arg(required = true, value_name = "URL")]
     pub urls: Vec<String>,
@@ -42,7 +42,7 @@ pub struct Args {
     pub image_column: Option<String>,
     /// Which of the shards.
     #[command(flatten)]
-    pub shards: super::ShardArgs,
+    pub shards: super::args::ShardArgs,
     /// Take the loader's settings from this recipe.
     ///
     /// Name of a built-in recipe, or a TOML file. The flags below replace single values.
@@ -146,7 +146,7 @@ struct Report {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if !(args.seconds > 0.0 && args.seconds < 1e9) {
         bail!("--seconds {} must be a positive number", args.seconds);
     }
@@ -225,26 +225,9 @@ fn settings(args: &Args, recipe: Option<&Recipe>) -> (IoConfig, LoaderConfig, us
     let mut config = LoaderConfig {
         seed: 1337,
         global_batch: 64,
-        rank: 0,
-        world_size: 1,
-        epochs: None,
-        shuffle: true,
         // A set smaller than one batch can be measured too.
         drop_last: false,
-        augment: AugmentConfig::RandomResizedCrop {
-            size: 224,
-            scale: [0.08, 1.0],
-            ratio: [3.0 / 4.0, 4.0 / 3.0],
-            flip: 0.5,
-            filter: Filter::Bicubic,
-        },
-        normalize: Normalize::default(),
-        exif_orientation: true,
-        decode_threads: cores(),
-        prefetch_batches: 2,
         shuffle_window_bytes: 1 << 30,
-        max_bad_fraction: 0.01,
-        bad_samples_path: None,
         ..LoaderConfig::default()
     };
     let mut io_threads = 2;

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::cli::with_exit_codes;
+use super::help::with_exit_codes;
 use crate::recipe::built_in::{BUILT_IN, find, unknown};
 
 /// List the built-in recipes, or print one.
@@ -17,7 +17,7 @@ use crate::recipe::built_in::{BUILT_IN, find, unknown};
     after_help = EXAMPLES,
     after_long_help = with_exit_codes(EXAMPLES, "  0          done\n  1          there is no such recipe")
 )]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     what: Option<What>,
 }
@@ -46,7 +46,7 @@ const SHOW_EXAMPLES: &str = "Examples:
   nepa recipes show cifar10 > my.toml";
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(What::Show { name }) = args.what {
         let recipe = find(&name).ok_or_else(|| unknown(&name))?;
         print!("{}", recipe.text);

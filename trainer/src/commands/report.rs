@@ -6,9 +6,9 @@ use anyhow::{Context, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use nepa_pipeline::{IoConfig, IoRuntime};
 
-use super::eval::{ImageArgs, LayerArgs};
+use super::args::{ImageArgs, LayerArgs};
+use super::help::with_exit_codes;
 use super::values::at_least;
-use crate::cli::with_exit_codes;
 use crate::device;
 use crate::eval::{Evaluation, Pretrained, Scores, Source};
 use crate::output::{Bring, fetch_run};
@@ -35,7 +35,7 @@ use crate::report::{Newest, ReportOptions, Subject, write_report};
          1          the run or the images cannot be read"
     )
 )]
-pub struct Args {
+pub(crate) struct Args {
     /// The output of a run, a path or URL; of several, a comparison is drawn.
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<String>,
@@ -96,7 +96,7 @@ fn trained() -> impl TypedValueParser<Value = Source> {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     ensure!(args.k > 0, "--k 0: at least one neighbour must vote");
     let device = device::open(args.read.device)?;
     let runtime = IoRuntime::new(2).context("cannot start the I/O threads")?;
@@ -154,7 +154,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         device: &device,
     };
     write_report(&subjects, &options, &runtime, &args.out)?;
-    let path = |name: &str| crate::messages::quoted(&args.out.join(name).display().to_string());
+    let path =
+        |name: &str| crate::console::messages::quoted(&args.out.join(name).display().to_string());
     println!("report (open it in a browser): {}", path("index.html"));
     println!("the same in Markdown:          {}", path("report.md"));
     Ok(ExitCode::SUCCESS)

@@ -6,12 +6,12 @@ use anyhow::{Context, bail};
 use nepa_pipeline::{IoConfig, IoRuntime, StoreUrl, open_url};
 use rayon::prelude::*;
 
+use super::help::with_exit_codes;
 use super::values::at_least;
-use crate::cli::with_exit_codes;
+use crate::console::progress::{Progress, Unit};
+use crate::console::words;
 use crate::pack::{PackedImage, ShardWriter, existing_shards};
-use crate::progress::{Progress, Unit};
 use crate::sample_data::{CLASSES, Split, class_of, render_jpeg};
-use crate::words;
 
 /// Images that each thread renders before they are written.
 const IMAGES_A_THREAD: usize = 16;
@@ -32,7 +32,7 @@ const ROW_GROUP_BYTES: u64 = 1 << 20;
          already"
     )
 )]
-pub struct Args {
+pub(crate) struct Args {
     /// Where the shards go: a local folder or an object-store URL.
     ///
     /// s3://, gs:// or az://.
@@ -57,7 +57,7 @@ const EXAMPLES: &str = "Examples:
   nepa sample-data s3://bucket/scenes --images 500";
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args {
         url,
         images,
@@ -114,14 +114,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         "done: {} of {} classes in {}, rendered in {}",
         words::counted(total, "image"),
         CLASSES.len(),
-        crate::messages::quoted(&url),
+        crate::console::messages::quoted(&url),
         words::duration(started.elapsed())
     );
     line("train", images, shards, train_bytes);
     if let Some(bytes) = val_bytes {
         line("val", val_images, 1, bytes);
     }
-    let train = crate::messages::quoted(&format!("{}/train-*.parquet", url.trim_end_matches('/')));
+    let train =
+        crate::console::messages::quoted(&format!("{}/train-*.parquet", url.trim_end_matches('/')));
     println!("next: nepa inspect {train} --grid scenes.png");
     Ok(ExitCode::SUCCESS)
 }

@@ -2,11 +2,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::cli::with_exit_codes;
+use super::help::with_exit_codes;
+use crate::console::messages::quoted_path;
+use crate::console::words;
 use crate::golden::{Comparison, Measure, compare, grouped};
-use crate::messages::quoted_path;
 use crate::recipe::EngineChoice;
-use crate::words;
 
 /// Check the model against tensors of the published code.
 ///
@@ -14,7 +14,7 @@ use crate::words;
 /// optimiser's trajectory. A loss may be off by 1e-6, anything else by 1e-5 relative to its length.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = long_help())]
-pub struct Args {
+pub(crate) struct Args {
     /// Folder with weights and reference.
     pub folder: PathBuf,
     /// What computes loss, gradients and trajectory.
@@ -57,7 +57,7 @@ and what is allowed, below it the worst weights by name.";
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let reference = args.folder.join("reference.safetensors");
     anyhow::ensure!(
         reference.is_file(),

@@ -3,7 +3,7 @@ use serde::Serialize;
 
 /// A share of right answers and its 95 % interval (Wilson's, which also holds near 0 and 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Accuracy {
+pub(crate) struct Accuracy {
     /// Right answers.
     pub right: usize,
     /// Questions.
@@ -12,7 +12,7 @@ pub struct Accuracy {
 
 impl Accuracy {
     /// Counts the pairs that are equal.
-    pub fn of(answers: impl IntoIterator<Item = (usize, usize)>) -> Self {
+    pub(crate) fn of(answers: impl IntoIterator<Item = (usize, usize)>) -> Self {
         let mut accuracy = Self { right: 0, total: 0 };
         for (given, right) in answers {
             accuracy.right += usize::from(given == right);
@@ -22,12 +22,12 @@ impl Accuracy {
     }
 
     /// Share of right answers.
-    pub fn share(self) -> f64 {
+    pub(crate) fn share(self) -> f64 {
         self.right as f64 / self.total.max(1) as f64
     }
 
     /// Lower and upper end of the 95 % interval.
-    pub fn interval(self) -> (f64, f64) {
+    pub(crate) fn interval(self) -> (f64, f64) {
         const Z: f64 = 1.959_963_984_540_054;
         let (p, n) = (self.share(), self.total.max(1) as f64);
         let centre = (p + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);

@@ -7,7 +7,7 @@ use nepa_model::{ModelError, Nepa};
 
 /// One row an image, `[N, width]`, with its class.
 #[derive(Debug, Clone, Default)]
-pub struct Features {
+pub(crate) struct Features {
     values: Vec<f32>,
     width: usize,
     classes: Vec<usize>,
@@ -15,7 +15,7 @@ pub struct Features {
 
 impl Features {
     /// An empty set of features of that width.
-    pub fn new(width: usize) -> Self {
+    pub(crate) fn new(width: usize) -> Self {
         Self {
             values: Vec::new(),
             width,
@@ -24,39 +24,34 @@ impl Features {
     }
 
     /// Adds one image.
-    pub fn push(&mut self, feature: &[f32], class: usize) {
+    pub(crate) fn push(&mut self, feature: &[f32], class: usize) {
         assert_eq!(feature.len(), self.width, "features of one kind");
         self.values.extend(feature);
         self.classes.push(class);
     }
 
     /// Number of images.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.classes.len()
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.classes.is_empty()
-    }
-
     /// Values of one image.
-    pub fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.width
     }
 
     /// All values, row by row.
-    pub fn values(&self) -> &[f32] {
+    pub(crate) fn values(&self) -> &[f32] {
         &self.values
     }
 
     /// The class of each row.
-    pub fn classes(&self) -> &[usize] {
+    pub(crate) fn classes(&self) -> &[usize] {
         &self.classes
     }
 
     /// Share of the most frequent class.
-    pub fn most_frequent(&self) -> f64 {
+    pub(crate) fn most_frequent(&self) -> f64 {
         let mut counts = vec![0u64; self.num_classes()];
         for class in &self.classes {
             counts[*class] += 1;
@@ -65,14 +60,14 @@ impl Features {
     }
 
     /// Number of classes, as seen here.
-    pub fn num_classes(&self) -> usize {
+    pub(crate) fn num_classes(&self) -> usize {
         self.classes.iter().max().map_or(0, |class| class + 1)
     }
 }
 
 /// Where in the model a feature is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Layer {
+pub(crate) enum Layer {
     /// The output of block N, from 1; 0 is what goes into the first block.
     Block(usize),
     /// The output of the norm after the last block.
@@ -81,7 +76,7 @@ pub enum Layer {
 
 impl Layer {
     /// Every layer of a model with so many blocks.
-    pub fn all(num_blocks: usize) -> Vec<Self> {
+    pub(crate) fn all(num_blocks: usize) -> Vec<Self> {
         (0..=num_blocks)
             .map(Self::Block)
             .chain([Self::Last])
@@ -122,7 +117,7 @@ impl FromStr for Layer {
 
 /// How the tokens of a layer become one feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Pool {
+pub(crate) enum Pool {
     /// Mean over the patch tokens.
     PatchMean,
     /// The class token, which sees nothing but itself under causal attention.
@@ -131,7 +126,7 @@ pub enum Pool {
 
 /// Features of a batch, `[B, D]` a layer. `pixels` is `[B, 3, S, S]`, normalised, on the model's
 /// device.
-pub fn layer_features(
+pub(crate) fn layer_features(
     model: &Nepa,
     pixels: &Tensor,
     causal: bool,
@@ -154,7 +149,7 @@ pub fn layer_features(
 }
 
 /// The pixels of a batch as features, `[B, 3 S S]`.
-pub fn pixel_features(pixels: &Tensor) -> Result<Vec<Vec<f32>>, ModelError> {
+pub(crate) fn pixel_features(pixels: &Tensor) -> Result<Vec<Vec<f32>>, ModelError> {
     Ok(pixels.flatten_from(1)?.to_vec2::<f32>()?)
 }
 

@@ -10,29 +10,22 @@ use nepa_pipeline::{
 };
 use nepa_schemas::Label;
 
-use crate::labels::LabelFacts;
-use crate::open_data::open_data;
-use crate::setup::show_warnings;
+use crate::data::{LabelFacts, open_data, show_warnings};
 
 /// Class numbers by label. The same index or name is the same class in every set.
 #[derive(Debug, Default)]
-pub struct Classes {
+pub(crate) struct Classes {
     numbers: BTreeMap<Label, usize>,
 }
 
 impl Classes {
     /// Number of classes so far.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.numbers.len()
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.numbers.is_empty()
-    }
-
     /// The label with that number.
-    pub fn label(&self, number: usize) -> Option<&Label> {
+    pub(crate) fn label(&self, number: usize) -> Option<&Label> {
         let mut all = self.numbers.iter();
         all.find(|(_, known)| **known == number)
             .map(|(label, _)| label)
@@ -58,7 +51,7 @@ fn named(label: Label, names: Option<&[String]>) -> Label {
 
 /// How images are prepared.
 #[derive(Debug, Clone, Copy)]
-pub struct ReadOptions {
+pub(crate) struct ReadOptions {
     /// Shorter side after resizing, in pixels.
     pub resize: u32,
     /// Side of the square cut from the centre.
@@ -77,7 +70,7 @@ pub struct ReadOptions {
 
 /// A labelled data set.
 #[derive(Debug)]
-pub struct ImageSet {
+pub(crate) struct ImageSet {
     dataset: Arc<Dataset>,
     names: Option<Vec<String>>,
     place: String,
@@ -85,7 +78,7 @@ pub struct ImageSet {
 
 impl ImageSet {
     /// Opens shards, and says what is doubtful about them.
-    pub fn open(config: &DatasetConfig, runtime: &IoRuntime) -> anyhow::Result<Self> {
+    pub(crate) fn open(config: &DatasetConfig, runtime: &IoRuntime) -> anyhow::Result<Self> {
         let dataset = open_data(config, &IoConfig::default(), runtime)?;
         show_warnings(&dataset);
         let place = config.urls.iter().map(|url| shown_url(url));
@@ -99,17 +92,12 @@ impl ImageSet {
     }
 
     /// Number of images.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.dataset.num_samples()
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Where the labels are, for people; an error that says why there are none.
-    pub fn labels(&self) -> anyhow::Result<String> {
+    pub(crate) fn labels(&self) -> anyhow::Result<String> {
         let facts = self.label_facts()?;
         let more = match facts.unnamed_shards {
             0 => String::new(),
@@ -128,7 +116,7 @@ impl ImageSet {
 
     /// Fails where the labels of two sets cannot be the same, as those of the one are names and
     /// those of the other bare numbers.
-    pub fn check_same_spelling(&self, test: &Self) -> anyhow::Result<()> {
+    pub(crate) fn check_same_spelling(&self, test: &Self) -> anyhow::Result<()> {
         let (train_facts, test_facts) = (self.label_facts()?, test.label_facts()?);
         let spelling = |facts: &LabelFacts| match &facts.names {
             Some(names) => quoted(names.iter().map(|name| format!("`{name}`"))),
@@ -148,7 +136,7 @@ impl ImageSet {
     /// Gives every image once, in the order of the shards: a batch of pixels, `[B, 3, size, size]`,
     /// normalised, on the CPU, with the class of each, and returns how many were left out, as they
     /// have no label. Without `classes` no label is needed, and every class is 0.
-    pub fn read(
+    pub(crate) fn read(
         &self,
         options: ReadOptions,
         mut classes: Option<&mut Classes>,
@@ -156,10 +144,7 @@ impl ImageSet {
     ) -> anyhow::Result<u64> {
         let facts = classes.is_some().then(|| self.label_facts()).transpose()?;
         let config = LoaderConfig {
-            seed: 0,
             global_batch: options.batch,
-            rank: 0,
-            world_size: 1,
             epochs: Some(1),
             shuffle: false,
             drop_last: false,
@@ -171,10 +156,7 @@ impl ImageSet {
             normalize: options.normalize,
             exif_orientation: options.exif_orientation,
             decode_threads: options.threads,
-            prefetch_batches: 2,
             shuffle_window_bytes: 64 << 20,
-            max_bad_fraction: 0.01,
-            bad_samples_path: None,
             ..LoaderConfig::default()
         };
         let mut loader = Loader::new(self.dataset.clone(), config, None)?;

@@ -11,7 +11,7 @@ use super::{Accuracy, Features};
 const QUESTIONS: usize = 128;
 
 /// Classifies every test feature by its `k` nearest training features.
-pub fn classify(train: &Features, test: &Features, k: usize) -> Accuracy {
+pub(crate) fn classify(train: &Features, test: &Features, k: usize) -> Accuracy {
     assert_eq!(train.width(), test.width(), "features of one kind");
     let (width, num_classes) = (train.width(), train.num_classes());
     let (known, questions) = (unit_rows(train), unit_rows(test));

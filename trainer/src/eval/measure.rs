@@ -10,14 +10,14 @@ use super::{
     Accuracy, Classes, Features, ImageSet, Layer, LinearProbes, Pool, Probe, ReadOptions, classify,
     layer_features, pixel_features,
 };
-use crate::progress::{Progress, Unit};
+use crate::console::progress::{Progress, Unit};
 
 /// Side to which images are reduced before their pixels are features.
 const PIXEL_SIDE: u32 = 32;
 
 /// What is computed for each set of features.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Scores {
+pub(crate) struct Scores {
     /// Nearest neighbours that vote; left out: none do.
     pub knn: Option<usize>,
     /// Whether ridge regression is fitted.
@@ -36,7 +36,7 @@ impl Scores {
 
 /// Features of the training and test images, of one kind.
 #[derive(Debug)]
-pub struct FeaturePair {
+pub(crate) struct FeaturePair {
     /// What they are computed from, for people.
     pub source: String,
     /// Where in the model.
@@ -51,7 +51,7 @@ pub struct FeaturePair {
 
 /// One row of the table of results.
 #[derive(Debug, Clone, Serialize)]
-pub struct Measurement {
+pub(crate) struct Measurement {
     /// What the features are computed from.
     pub source: String,
     /// Where in the model; none for pixels.
@@ -68,7 +68,7 @@ pub struct Measurement {
 
 impl Measurement {
     /// Source and layer, for people.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match &self.layer {
             Some(layer) => format!("{}, layer {layer}", self.source),
             None => self.source.clone(),
@@ -78,7 +78,7 @@ impl Measurement {
 
 /// Measurements as people read them.
 #[derive(Debug, Clone, Default)]
-pub struct ResultTable {
+pub(crate) struct ResultTable {
     /// Names of the columns.
     pub header: Vec<String>,
     /// One row a measurement.
@@ -87,13 +87,13 @@ pub struct ResultTable {
 
 impl ResultTable {
     /// Accuracies in per cent with their intervals.
-    pub fn new(measured: &[Measurement], scores: Scores) -> Self {
+    pub(crate) fn new(measured: &[Measurement], scores: Scores) -> Self {
         Self::with_cells(measured, scores, &Accuracy::to_string)
     }
 
     /// As narrow as a terminal needs it, if each source has a short name; an interval is the
     /// greater of its two sides.
-    pub fn narrow(measured: &[Measurement], scores: Scores) -> Self {
+    pub(crate) fn narrow(measured: &[Measurement], scores: Scores) -> Self {
         let cell = |accuracy: &Accuracy| {
             let (share, (low, high)) = (accuracy.share(), accuracy.interval());
             let side = (share - low).max(high - share);
@@ -149,7 +149,7 @@ impl std::fmt::Display for ResultTable {
 impl FeaturePair {
     /// What is to be said about the labels that were read: images without one, and classes that
     /// training does not know. Fails if it knows none of the test set's.
-    pub fn label_warnings(&self, classes: &Classes) -> anyhow::Result<Vec<String>> {
+    pub(crate) fn label_warnings(&self, classes: &Classes) -> anyhow::Result<Vec<String>> {
         let mut warnings = Vec::new();
         let sets = [("training", &self.train), ("test", &self.test)];
         for ((name, features), count) in sets.into_iter().zip(self.unlabelled) {
@@ -166,7 +166,7 @@ impl FeaturePair {
     }
 
     /// Scores every kind of features, and tells how far it is.
-    pub fn measure_all(pairs: &[Self], scores: Scores) -> anyhow::Result<Vec<Measurement>> {
+    pub(crate) fn measure_all(pairs: &[Self], scores: Scores) -> anyhow::Result<Vec<Measurement>> {
         // A fit takes about as long as its features are wide; pixels are much wider than layers.
         let width = |pair: &Self| pair.train.width() as u64;
         let total = pairs.iter().map(width).sum::<u64>() * scores.num_fits();
@@ -178,7 +178,7 @@ impl FeaturePair {
     }
 
     /// Scores one kind of features.
-    pub fn measure(&self, scores: Scores) -> anyhow::Result<Measurement> {
+    pub(crate) fn measure(&self, scores: Scores) -> anyhow::Result<Measurement> {
         self.measure_watched(scores, &|_| ())
     }
 
@@ -192,9 +192,7 @@ impl FeaturePair {
             done(1);
             ridge = scores.ridge.then(|| probes.ridge());
             done(u64::from(scores.ridge));
-            let fit = scores
-                .logistic
-                .then(|| probes.logistic_regression_watched(done));
+            let fit = scores.logistic.then(|| probes.logistic_regression(done));
             logistic = fit.transpose()?;
         }
         Ok(Measurement {
@@ -213,7 +211,7 @@ type Side = fn(&mut FeaturePair) -> &mut Features;
 
 /// Two labelled sets, and how they are looked at.
 #[derive(Debug)]
-pub struct Evaluation<'a> {
+pub(crate) struct Evaluation<'a> {
     /// Images that classifiers see.
     pub train: &'a ImageSet,
     /// Images that they are asked about.
@@ -233,7 +231,7 @@ pub struct Evaluation<'a> {
 impl Evaluation<'_> {
     /// Features of every layer of every model, in this order. Images are decoded once for all
     /// models.
-    pub fn of_models(
+    pub(crate) fn of_models(
         &self,
         models: &[(String, Nepa)],
         classes: &mut Classes,
@@ -276,7 +274,7 @@ impl Evaluation<'_> {
     }
 
     /// The pixels as features.
-    pub fn of_pixels(&self, classes: &mut Classes) -> anyhow::Result<FeaturePair> {
+    pub(crate) fn of_pixels(&self, classes: &mut Classes) -> anyhow::Result<FeaturePair> {
         let (size, resize) = (self.read.size, self.read.resize);
         let small = size.min(PIXEL_SIDE);
         let read = ReadOptions {
@@ -307,12 +305,12 @@ impl Evaluation<'_> {
 
     /// Says where the labels are, before anything is read; fails where there are none, or where no
     /// class can be in both sets.
-    pub fn labels(&self) -> anyhow::Result<String> {
+    pub(crate) fn labels(&self) -> anyhow::Result<String> {
         Self::labels_of(self.train, self.test)
     }
 
     /// The same of two sets that are not looked at yet.
-    pub fn labels_of(train_set: &ImageSet, test_set: &ImageSet) -> anyhow::Result<String> {
+    pub(crate) fn labels_of(train_set: &ImageSet, test_set: &ImageSet) -> anyhow::Result<String> {
         let (train, test) = (train_set.labels()?, test_set.labels()?);
         train_set.check_same_spelling(test_set)?;
         Ok(if train == test {

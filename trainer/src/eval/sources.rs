@@ -17,7 +17,7 @@ const SEED: u64 = 1337;
 
 /// What features are computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Source {
+pub(crate) enum Source {
     /// The pixels themselves, of images no larger than 32 x 32.
     Pixels,
     /// New random weights of the checkpoint's architecture: with the run's own seed, those that it
@@ -43,7 +43,7 @@ impl fmt::Display for Source {
 /// A checkpoint, or a folder in the published layout (whose one kind of weights counts as raw), on
 /// the local disk.
 #[derive(Debug)]
-pub struct Pretrained {
+pub(crate) struct Pretrained {
     folder: PathBuf,
     /// Of a checkpoint.
     state: Option<RunState>,
@@ -54,7 +54,7 @@ pub struct Pretrained {
 impl Pretrained {
     /// Opens a checkpoint, a run's output (its newest checkpoint), or a published folder; a path or
     /// URL.
-    pub fn open(url: &str, runtime: &IoRuntime) -> anyhow::Result<Self> {
+    pub(crate) fn open(url: &str, runtime: &IoRuntime) -> anyhow::Result<Self> {
         let local = Path::new(url);
         if local.join("model.safetensors").exists() && !local.join(MANIFEST).exists() {
             return Ok(Self {
@@ -75,23 +75,23 @@ impl Pretrained {
     }
 
     /// The architecture.
-    pub fn config(&self) -> &NepaConfig {
+    pub(crate) fn config(&self) -> &NepaConfig {
         &self.config
     }
 
     /// Optimiser steps done, of a checkpoint.
-    pub fn step(&self) -> Option<u64> {
+    pub(crate) fn step(&self) -> Option<u64> {
         self.state.as_ref().map(|state| state.step)
     }
 
     /// The recipe that a checkpoint was trained by.
-    pub fn recipe(&self) -> Option<&ResolvedRecipe> {
+    pub(crate) fn recipe(&self) -> Option<&ResolvedRecipe> {
         self.state.as_ref().map(|state| &state.recipe)
     }
 
     /// The model with weights of that source. `seed` is that of random weights; left out: the run's
     /// own.
-    pub fn model(
+    pub(crate) fn model(
         &self,
         source: Source,
         seed: Option<u64>,

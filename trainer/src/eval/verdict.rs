@@ -9,7 +9,7 @@ type Row<'a> = (Source, &'a Measurement);
 
 /// Says what the rows mean, or nothing where none is of trained weights. `trivial` is the share of
 /// right answers of who always gives the same one.
-pub fn verdict(rows: &[Row], trivial: f64) -> Option<String> {
+pub(crate) fn verdict(rows: &[Row], trivial: f64) -> Option<String> {
     let score = Score::best_of(rows)?;
     let trained = score.best(rows, &[Source::Raw, Source::Ema])?;
     let random = score.best(rows, &[Source::Random]);

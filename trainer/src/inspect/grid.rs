@@ -14,7 +14,7 @@ const SIDE: usize = 6;
 const GAP: u32 = 2;
 
 /// Draws up to 36 of `images` as the model will see them, each `size` pixels wide.
-pub fn draw_grid(images: &[SampledImage], size: u32, seed: u64) -> anyhow::Result<RgbImage> {
+pub(crate) fn draw_grid(images: &[SampledImage], size: u32, seed: u64) -> anyhow::Result<RgbImage> {
     let augment = AugmentConfig::RandomResizedCrop {
         size,
         scale: [0.08, 1.0],

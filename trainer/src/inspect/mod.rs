@@ -4,6 +4,6 @@ mod grid;
 mod sample;
 mod warnings;
 
-pub use grid::draw_grid;
-pub use sample::{Sample, SampledImage, SampledRowGroup, take_sample};
-pub use warnings::warnings;
+pub(crate) use grid::draw_grid;
+pub(crate) use sample::{Sample, SampledImage, SampledRowGroup, take_sample};
+pub(crate) use warnings::warnings;

@@ -18,18 +18,14 @@ const MAX_BYTES: u64 = 256 << 20;
 
 /// One row group of the sample.
 #[derive(Debug)]
-pub struct SampledRowGroup {
-    /// Index of its shard.
-    pub shard: u32,
-    /// Index in the shard.
-    pub row_group: u32,
+pub(crate) struct SampledRowGroup {
     /// Rows by label.
     pub labels: BTreeMap<Label, u64>,
 }
 
 /// One image of the sample that decodes.
 #[derive(Debug)]
-pub struct SampledImage {
+pub(crate) struct SampledImage {
     /// Where it lies.
     pub id: SampleId,
     /// The encoded file.
@@ -43,7 +39,7 @@ pub struct SampledImage {
 
 /// What was found.
 #[derive(Debug, Default)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// The row groups that could be read, in the data set's order.
     pub row_groups: Vec<SampledRowGroup>,
     /// Rows in them.
@@ -70,7 +66,7 @@ pub struct Sample {
 
 impl Sample {
     /// Rows by label over all row groups.
-    pub fn labels(&self) -> BTreeMap<&Label, u64> {
+    pub(crate) fn labels(&self) -> BTreeMap<&Label, u64> {
         let mut sum = BTreeMap::new();
         for (label, count) in self.row_groups.iter().flat_map(|group| &group.labels) {
             *sum.entry(label).or_default() += count;
@@ -80,7 +76,7 @@ impl Sample {
 }
 
 /// Reads a sample with about `num_images` images: the same for the same data set and seed.
-pub fn take_sample(dataset: &Arc<Dataset>, num_images: usize, seed: u64) -> Sample {
+pub(crate) fn take_sample(dataset: &Arc<Dataset>, num_images: usize, seed: u64) -> Sample {
     let chosen = choose(dataset, num_images as u64, seed);
     let mut sample = Sample::default();
     let mut batches = BTreeMap::new();
@@ -98,7 +94,7 @@ pub fn take_sample(dataset: &Arc<Dataset>, num_images: usize, seed: u64) -> Samp
     for (&id, batch) in &batches {
         let (shard, info) = (id.shard, dataset.part(id));
         sample.absent_by_footers += u64::from(info.num_absent);
-        count_rows(&mut sample, (shard, info.row_group), batch, has_labels);
+        count_rows(&mut sample, batch, has_labels);
         for row in 0..info.num_rows {
             let id = SampleId {
                 shard,
@@ -157,7 +153,7 @@ fn choose(dataset: &Dataset, num_images: u64, seed: u64) -> Vec<PartId> {
     chosen
 }
 
-fn count_rows(sample: &mut Sample, place: (u32, u32), batch: &ShardBatch, has_labels: bool) {
+fn count_rows(sample: &mut Sample, batch: &ShardBatch, has_labels: bool) {
     let mut labels = BTreeMap::new();
     for row in 0..batch.num_rows() {
         match batch.image(row) {
@@ -178,11 +174,7 @@ fn count_rows(sample: &mut Sample, place: (u32, u32), batch: &ShardBatch, has_la
     let left_out = batch.left_out();
     sample.left_out.in_lists += left_out.in_lists;
     sample.left_out.in_other_columns += left_out.in_other_columns;
-    sample.row_groups.push(SampledRowGroup {
-        shard: place.0,
-        row_group: place.1,
-        labels,
-    });
+    sample.row_groups.push(SampledRowGroup { labels });
 }
 
 /// Header and pixels: a header alone does not show that an image is cut off, nor what clipping

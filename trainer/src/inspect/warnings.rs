@@ -4,7 +4,7 @@ use nepa_pipeline::Dataset;
 use nepa_schemas::NoLabel;
 
 use super::{Sample, SampledRowGroup};
-use crate::labels::LabelFacts;
+use crate::data::LabelFacts;
 
 const MIB: u64 = 1 << 20;
 const HUGE: u64 = 256 * MIB;
@@ -13,7 +13,7 @@ const TINY: u64 = MIB;
 const MIN_LABELS: u64 = 8;
 
 /// All warnings, most serious first.
-pub fn warnings(dataset: &Dataset, sample: &Sample) -> Vec<String> {
+pub(crate) fn warnings(dataset: &Dataset, sample: &Sample) -> Vec<String> {
     let mut found = Vec::new();
     let rows = sample.num_rows;
     if let (count @ 1.., path) = &sample.path_only {

@@ -10,10 +10,10 @@ use futures::TryStreamExt;
 use nepa_pipeline::{Action, IoConfig, IoRuntime, Place, StoreUrl, classify, open_url, redact};
 use object_store::{ObjectStore, ObjectStoreExt};
 
+use super::names::{CHECKPOINTS, CheckpointName, parse_folder_name};
 use super::upload::Pace;
-use super::{CHECKPOINTS, CheckpointName, parse_folder_name};
-use crate::checkpoint::{CheckpointError, FILES, MANIFEST, MORE_FILES, Manifest, io};
-use crate::progress::{Progress, Unit};
+use crate::checkpoint::{CheckpointError, MANIFEST, Manifest, io};
+use crate::console::progress::{Progress, Unit};
 
 #[derive(Debug, Clone)]
 pub(super) struct Remote {
@@ -187,11 +187,4 @@ impl Remote {
         let path = folder.join(MANIFEST);
         std::fs::write(&path, text).map_err(io("write", &path))
     }
-}
-
-/// Objects of a checkpoint, the manifest first, so that a checkpoint that is deleted by half is
-/// none.
-pub(super) fn objects_of(checkpoint: &CheckpointName) -> impl Iterator<Item = String> {
-    let files = [MANIFEST].into_iter().chain(FILES).chain(MORE_FILES);
-    files.map(|file| format!("{CHECKPOINTS}/{}/{file}", checkpoint.name))
 }

@@ -14,7 +14,7 @@ pub(super) const LOCK: &str = ".lock";
 
 /// A folder that is removed when this is dropped.
 #[derive(Debug)]
-pub struct Scratch {
+pub(crate) struct Scratch {
     folder: TempDir,
     _lock: File,
     _on_end: OnEnd,
@@ -45,7 +45,7 @@ impl Scratch {
 }
 
 /// Removes the folders of processes that have ended without removing them, as a killed one does.
-pub fn remove_leftovers() {
+pub(crate) fn remove_leftovers() {
     remove_leftovers_in(&std::env::temp_dir());
 }
 

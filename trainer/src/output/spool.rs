@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{CHECKPOINTS, CheckpointName, local_checkpoints};
+use super::folders::{local_checkpoints, remove_folder};
+use super::names::{CHECKPOINTS, CheckpointName};
 use crate::checkpoint::{CheckpointError, io};
 
 /// Says whose a folder is.
@@ -124,15 +125,6 @@ impl Drop for Spool {
         if self.waiting().is_ok_and(|waiting| waiting.is_empty()) {
             remove_folder(&self.folder);
         }
-    }
-}
-
-/// Removes a folder of ours with all that is in it.
-pub(super) fn remove_folder(folder: &Path) {
-    if folder.exists()
-        && let Err(error) = std::fs::remove_dir_all(folder)
-    {
-        tracing::warn!("cannot remove {}: {error}", folder.display());
     }
 }
 

@@ -2,7 +2,7 @@
 //! and how long one may take follow what was measured. A failed request is repeated for as long as
 //! its [`Persistence`] wants; an upload that is dropped in the middle goes on where it was. Used
 //! for checkpoints and by `nepa pack`.
-use crate::messages::quoted_path;
+use crate::console::messages::quoted_path;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;

@@ -11,10 +11,8 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaDataReader;
 
-use super::shard_writer::store_error;
+use super::shard_writer::{SHARD_ID, store_error};
 
-/// The key of a shard's id among the file's key-value metadata.
-pub(super) const SHARD_ID: &str = "nepa.shard_id";
 /// Read at the end of each shard first; its footer is smaller as a rule.
 const TAIL_BYTES: u64 = 64 << 10;
 /// Footers read at once.
@@ -22,7 +20,7 @@ const MAX_REQUESTS: usize = 16;
 
 /// An object right below a folder that is called like a shard of some splits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExistingShard {
+pub(crate) struct ExistingShard {
     /// Its name.
     pub name: String,
     /// What [`super::shard_id`] said when it was written; `None` where it is no whole shard or has
@@ -31,7 +29,7 @@ pub struct ExistingShard {
 }
 
 /// The shards right below `folder` whose names begin with `{split}-`, sorted by name.
-pub fn existing_shards(
+pub(crate) fn existing_shards(
     runtime: &IoRuntime,
     folder: &StoreUrl,
     splits: &[String],
@@ -103,7 +101,7 @@ async fn id_in(
 
 /// Removes what killed packings left beside the shards `names` of a local folder: files with `#`
 /// and a number behind the name, which nobody reads.
-pub fn remove_leftovers(url: &str, names: &BTreeMap<&str, String>) -> anyhow::Result<()> {
+pub(crate) fn remove_leftovers(url: &str, names: &BTreeMap<&str, String>) -> anyhow::Result<()> {
     let location = Location::parse(url)?;
     if location.provider != Provider::Local {
         return Ok(());

@@ -6,8 +6,8 @@ mod plan;
 mod scan;
 mod shard_writer;
 
-pub use existing::{ExistingShard, existing_shards, remove_leftovers};
-pub use plan::{PackOptions, ShardPlan, SplitPlan, plan, shard_id};
-pub use scan::{FolderScan, ImageFile, scan};
+pub(crate) use existing::{ExistingShard, existing_shards, remove_leftovers};
+pub(crate) use plan::{PackOptions, ShardPlan, plan, shard_id};
+pub(crate) use scan::{FolderScan, ImageFile, scan};
 pub(crate) use shard_writer::store_error;
-pub use shard_writer::{PackedImage, ShardWriter};
+pub(crate) use shard_writer::{PackedImage, ShardWriter};

@@ -6,7 +6,7 @@ use super::{FolderScan, ImageFile};
 
 /// How to pack.
 #[derive(Debug, Clone, PartialEq)]
-pub struct PackOptions {
+pub(crate) struct PackOptions {
     /// Seed of the order and of the split.
     pub seed: u64,
     /// Name of the split, the first part of the shards' names.
@@ -21,7 +21,7 @@ pub struct PackOptions {
 
 /// The images of one split, in shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SplitPlan {
+pub(crate) struct SplitPlan {
     /// `train` or `val`, say.
     pub split: String,
     /// Its shards.
@@ -30,7 +30,7 @@ pub struct SplitPlan {
 
 /// The images of one shard, in order, as indices into the sorted files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShardPlan {
+pub(crate) struct ShardPlan {
     /// `train-00000-of-00004.parquet`.
     pub name: String,
     /// Indices of the files.
@@ -39,7 +39,7 @@ pub struct ShardPlan {
 
 /// Shuffles `files`, takes the validation share out of each class, and cuts shards of about equal
 /// size.
-pub fn plan(files: &[ImageFile], options: &PackOptions) -> Vec<SplitPlan> {
+pub(crate) fn plan(files: &[ImageFile], options: &PackOptions) -> Vec<SplitPlan> {
     let mut order = (0..files.len()).collect::<Vec<_>>();
     shuffle(
         &mut epoch_stream(options.seed, 0, 0, Purpose::Order),
@@ -78,7 +78,7 @@ pub fn plan(files: &[ImageFile], options: &PackOptions) -> Vec<SplitPlan> {
 /// What tells a shard of one plan from those of all others: a hash of its name and of all that it
 /// will hold. Images count by name, class and size, as nobody reads all of them to find out where
 /// packing was interrupted.
-pub fn shard_id(scan: &FolderScan, shard: &ShardPlan, row_group_bytes: u64) -> String {
+pub(crate) fn shard_id(scan: &FolderScan, shard: &ShardPlan, row_group_bytes: u64) -> String {
     let mut hash = Sha256::new();
     // With its length before it, no text runs into the next.
     let mut add = |text: &str| {

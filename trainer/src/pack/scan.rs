@@ -1,20 +1,20 @@
 //! What lies in a folder of images by class: one subfolder a class, sorted by name; or images
 //! alone, without classes.
-use crate::messages::quoted_path;
+use crate::console::messages::quoted_path;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use nepa_pipeline::ImageFormat;
 
-use crate::progress::{Progress, Unit};
+use crate::console::progress::{Progress, Unit};
 
 /// Folders below this depth are not read: a chain of links could have no end.
 const MAX_DEPTH: usize = 16;
 
 /// One image file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageFile {
+pub(crate) struct ImageFile {
     /// Where it lies.
     pub path: PathBuf,
     /// Its path in the folder, with `/`; goes into the shard.
@@ -27,7 +27,7 @@ pub struct ImageFile {
 
 /// The content of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FolderScan {
+pub(crate) struct FolderScan {
     /// Names of the classes, sorted; empty where the folder has no subfolders.
     pub classes: Vec<String>,
     /// The images, sorted by name.
@@ -37,7 +37,7 @@ pub struct FolderScan {
 }
 
 /// Reads the names, sizes and first bytes below `folder`.
-pub fn scan(folder: &Path) -> anyhow::Result<FolderScan> {
+pub(crate) fn scan(folder: &Path) -> anyhow::Result<FolderScan> {
     let progress = Progress::new("looking for images", None, Unit::Count("files"));
     let mut scan = FolderScan {
         classes: Vec::new(),

@@ -18,8 +18,9 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 
 use super::checksummed_pages::ChecksummedPages;
-use super::existing::SHARD_ID;
 
+/// The key of a shard's id among the file's key-value metadata.
+pub(super) const SHARD_ID: &str = "nepa.shard_id";
 /// Requests of one upload in flight.
 const MAX_UPLOADS: usize = 4;
 /// Size of one part of an upload, in bytes.
@@ -30,7 +31,7 @@ const ROWS_PER_PAGE_CHECK: usize = 8;
 
 /// One image on its way into a shard.
 #[derive(Debug, Clone)]
-pub struct PackedImage {
+pub(crate) struct PackedImage {
     /// The encoded file, kept as it is.
     pub bytes: Bytes,
     /// Its name.
@@ -64,7 +65,7 @@ impl std::io::Write for Sink {
 }
 
 /// A shard being written.
-pub struct ShardWriter {
+pub(crate) struct ShardWriter {
     runtime: IoRuntime,
     url: String,
     writer: SerializedFileWriter<Sink>,
@@ -78,8 +79,8 @@ pub struct ShardWriter {
 
 impl ShardWriter {
     /// Starts the shard `name` below `folder`. With `classes`, a column `label` holds indices into
-    /// them. An `id` is written into the shard, for [`ExistingShard`].
-    pub fn new(
+    /// them. An `id` is written into the shard, for [`super::ExistingShard`].
+    pub(crate) fn new(
         runtime: &IoRuntime,
         folder: &StoreUrl,
         name: &str,
@@ -140,13 +141,8 @@ impl ShardWriter {
         })
     }
 
-    /// URL of the shard, without secrets.
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
     /// Adds an image; a row group that has reached its size is written.
-    pub fn push(&mut self, image: PackedImage) -> anyhow::Result<()> {
+    pub(crate) fn push(&mut self, image: PackedImage) -> anyhow::Result<()> {
         self.held_bytes += image.bytes.len() as u64;
         self.row_group.push(image);
         if self.held_bytes >= self.row_group_bytes {
@@ -157,7 +153,7 @@ impl ShardWriter {
     }
 
     /// Writes the rest and the footer, and makes the object visible. Returns its size in bytes.
-    pub fn finish(mut self) -> anyhow::Result<u64> {
+    pub(crate) fn finish(mut self) -> anyhow::Result<u64> {
         if !self.row_group.is_empty() {
             self.write_row_group()?;
         }

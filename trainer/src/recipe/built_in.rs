@@ -2,11 +2,11 @@
 use std::path::Path;
 
 use super::error::RecipeError;
-use crate::messages::nearest;
+use crate::console::messages::nearest;
 
 /// A recipe of the program's own.
 #[derive(Debug, Clone, Copy)]
-pub struct BuiltIn {
+pub(crate) struct BuiltIn {
     /// Its name, as a command takes it.
     pub name: &'static str,
     /// The file.
@@ -14,7 +14,7 @@ pub struct BuiltIn {
 }
 
 /// All of them, in the order in which one comes to them.
-pub const BUILT_IN: [BuiltIn; 6] = [
+pub(crate) const BUILT_IN: [BuiltIn; 6] = [
     BuiltIn {
         name: "quickstart",
         text: include_str!("../../recipes/quickstart.toml"),
@@ -43,13 +43,13 @@ pub const BUILT_IN: [BuiltIn; 6] = [
 
 impl BuiltIn {
     /// What it is for: the first line of the file.
-    pub fn about(&self) -> &'static str {
+    pub(crate) fn about(&self) -> &'static str {
         let first = self.text.lines().next().unwrap_or_default();
         first.trim_start_matches(['#', ' ']).trim_end_matches('.')
     }
 
     /// A line of the file's head, such as that of `Hardware`.
-    pub fn head(&self, title: &str) -> &'static str {
+    pub(crate) fn head(&self, title: &str) -> &'static str {
         let line = self.text.lines().find_map(|line| {
             let line = line.strip_prefix("# ")?;
             line.strip_prefix(title)?.strip_prefix(": ")
@@ -60,7 +60,7 @@ impl BuiltIn {
 
 /// The name of a built-in recipe, if a command's argument is one and not a path: it has neither a
 /// separator of folders nor the ending `.toml`. A file of such a name is given as `./NAME`.
-pub fn name_of(recipe: &Path) -> Option<&str> {
+pub(crate) fn name_of(recipe: &Path) -> Option<&str> {
     let name = recipe.to_str()?;
     let is_path = name.contains(['/', '\\'])
         || Path::new(name)
@@ -70,12 +70,12 @@ pub fn name_of(recipe: &Path) -> Option<&str> {
 }
 
 /// The recipe of that name.
-pub fn find(name: &str) -> Option<BuiltIn> {
+pub(crate) fn find(name: &str) -> Option<BuiltIn> {
     BUILT_IN.into_iter().find(|recipe| recipe.name == name)
 }
 
 /// The error for a name that none has.
-pub fn unknown(name: &str) -> RecipeError {
+pub(crate) fn unknown(name: &str) -> RecipeError {
     let known = BUILT_IN.map(|recipe| recipe.name);
     RecipeError::Unknown {
         name: name.to_owned(),

@@ -1,7 +1,8 @@
 //! What can be checked of a recipe without looking at the data or the device.
 use nepa_model::ModelError;
 
-use super::{EngineChoice, Precision, Recipe, RecipeError, dotted};
+use super::dotted::dotted;
+use super::{EngineChoice, Precision, Recipe, RecipeError};
 use crate::device::DeviceChoice;
 use crate::optimizer::OptimizerError;
 

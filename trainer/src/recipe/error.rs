@@ -6,8 +6,8 @@ use nepa_model::ModelError;
 use nepa_pipeline::AugmentError;
 
 use super::Precision;
+use crate::console::messages::{listed, quoted, quoted_path};
 use crate::device::DeviceChoice;
-use crate::messages::{listed, quoted, quoted_path};
 use crate::optimizer::OptimizerError;
 
 /// A recipe cannot be read or makes no sense.

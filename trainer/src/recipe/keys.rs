@@ -1,10 +1,11 @@
 //! The keys that a recipe may have, as its types know them.
 use nepa_model::NepaConfig;
 
+use super::dotted::{dotted, get};
 use super::error::RecipeError;
 use super::origin::Origin;
-use super::{Recipe, built_in, dotted, overrides};
-use crate::messages::nearest;
+use super::{Recipe, built_in};
+use crate::console::messages::nearest;
 
 /// Sections of a recipe, the top first.
 pub(super) const SECTIONS: [&str; 11] = [
@@ -49,7 +50,7 @@ pub(super) fn keys_of(section: &str, table: &toml::Table) -> Vec<String> {
     }
     let mut probe: toml::Table = base.parse().unwrap_or_default();
     if let (Some(augment), Some(data)) = (
-        overrides::get(table, "data.augment").filter(|value| value.is_table()),
+        get(table, "data.augment").filter(|value| value.is_table()),
         probe.get_mut("data").and_then(toml::Value::as_table_mut),
     ) {
         data.insert("augment".to_owned(), augment.clone());
@@ -128,7 +129,7 @@ pub(super) fn unknown_key(key: &str, table: &toml::Table, origin: &Origin) -> Op
 }
 
 /// The recipe's key that a flag of the command line was probably meant to be.
-pub fn key_like_flag(flag: &str) -> Option<String> {
+pub(crate) fn key_like_flag(flag: &str) -> Option<String> {
     let name = flag.trim_start_matches('-').replace('-', "_");
     let elsewhere = ELSEWHERE.iter().find(|(other, _)| *other == name);
     if let Some((_, key)) = elsewhere.filter(|(_, key)| key.contains('.')) {

@@ -5,7 +5,8 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::messages::{quoted, quoted_path};
+use super::dotted::dotted;
+use crate::console::messages::{quoted, quoted_path};
 
 /// Where a recipe comes from.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -64,7 +65,7 @@ impl Origin {
 fn add_lines(text: &str, section: &str, table: &DeTable, lines: &mut BTreeMap<String, usize>) {
     for (key, value) in table {
         let key: &Spanned<_> = key;
-        let dotted = super::dotted(section, key.get_ref());
+        let dotted = dotted(section, key.get_ref());
         let line = 1 + text[..key.span().start].matches('\n').count();
         if let DeValue::Table(table) = value.get_ref() {
             add_lines(text, &dotted, table, lines);

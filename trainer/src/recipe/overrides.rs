@@ -2,6 +2,7 @@
 //!
 //! A key that gives the same thing as another one (epochs and steps) takes its place, and the
 //! program says so. `none` unsets a key.
+use super::dotted::{get, insert, remove};
 use super::error::RecipeError;
 use super::keys::unknown_key;
 use super::origin::Origin;
@@ -56,7 +57,10 @@ pub(super) fn apply(
                 ));
             }
         }
-        insert(table, &key, value, argument)?;
+        insert(table, &key, value).ok_or_else(|| RecipeError::Set {
+            argument: argument.clone(),
+            problem: "the key leads through a value that is no section",
+        })?;
         place(&key, origin);
     }
     Ok(())
@@ -96,41 +100,4 @@ fn read(value: &str) -> toml::Value {
 
 fn is_empty(value: &toml::Value) -> bool {
     value.as_array().is_some_and(Vec::is_empty)
-}
-
-/// The value of a dotted key.
-pub(super) fn get<'a>(table: &'a toml::Table, key: &str) -> Option<&'a toml::Value> {
-    match key.split_once('.') {
-        None => table.get(key),
-        Some((first, rest)) => get(table.get(first)?.as_table()?, rest),
-    }
-}
-
-fn remove(table: &mut toml::Table, key: &str) -> Option<toml::Value> {
-    match key.split_once('.') {
-        None => table.remove(key),
-        Some((first, rest)) => remove(table.get_mut(first)?.as_table_mut()?, rest),
-    }
-}
-
-/// Sets a dotted key, in sections that are made where they are not there.
-fn insert(
-    table: &mut toml::Table,
-    key: &str,
-    value: toml::Value,
-    argument: &str,
-) -> Result<(), RecipeError> {
-    let Some((first, rest)) = key.split_once('.') else {
-        table.insert(key.to_owned(), value);
-        return Ok(());
-    };
-    let section = table
-        .entry(first)
-        .or_insert_with(|| toml::Value::Table(toml::Table::new()))
-        .as_table_mut()
-        .ok_or_else(|| RecipeError::Set {
-            argument: argument.to_owned(),
-            problem: "the key leads through a value that is no section",
-        })?;
-    insert(section, rest, value, argument)
 }

@@ -2,11 +2,12 @@
 //! the words of who wrote it. The one place that knows serde's messages.
 use std::path::Path;
 
+use super::dotted::{dotted, get};
 use super::error::RecipeError;
 use super::keys::{listed_in, unknown_key};
 use super::origin::Origin;
-use super::{Recipe, built_in, dotted, overrides};
-use crate::messages::nearest;
+use super::{Recipe, built_in, overrides};
+use crate::console::messages::nearest;
 
 impl Recipe {
     /// Reads a recipe, built in or a file ([`built_in::name_of`] says which), and applies
@@ -133,7 +134,7 @@ fn culprit<'a>(
     found: &str,
     table: &'a toml::Table,
 ) -> (String, Option<&'a toml::Value>) {
-    let Some(value) = overrides::get(table, way) else {
+    let Some(value) = get(table, way) else {
         return (way.to_owned(), None);
     };
     if let toml::Value::Table(section) = value

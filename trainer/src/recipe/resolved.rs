@@ -9,12 +9,21 @@ use super::{
     RecipeError,
 };
 use crate::device::DeviceChoice;
-use crate::lengthen::Lengthened;
 use crate::optimizer::OptimizerConfig;
 use crate::schedule::Schedule;
 
 /// Batches of the loader beside the finished ones: one being filled, one being trained on.
 const BATCHES_UNDER_WAY: usize = 2;
+
+/// Once that a run was lengthened; saved with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lengthened {
+    /// Steps that were done then.
+    pub at_step: u64,
+    /// Length of the run before, in steps.
+    pub from_steps: u64,
+}
 
 /// The numbers of `[train]` and `[loader]` with every rule applied.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -6,8 +6,9 @@ use nepa_model::Nepa;
 use nepa_pipeline::IoRuntime;
 
 use super::plots::{Curve, Plot, Point, Style};
-use super::{ReportOptions, Run, Subject};
+use super::subject::{ReportOptions, Run, Subject};
 use crate::checkpoint::MANIFEST;
+use crate::console::words;
 use crate::eval::{
     Accuracy, Classes, Evaluation, FeaturePair, ImageSet, Measurement, Pretrained, ResultTable,
     Source,
@@ -310,8 +311,8 @@ impl Found {
         let mut caption = format!(
             "In %, with 95 % intervals; {} training and {} test images, {} classes, chance \
              {:.1} %; {}.",
-            crate::words::count(self.images[0] as u64),
-            crate::words::count(self.images[1] as u64),
+            words::count(self.images[0] as u64),
+            words::count(self.images[1] as u64),
             self.classes,
             self.chance(),
             options.tokens

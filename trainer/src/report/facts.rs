@@ -1,9 +1,10 @@
 //! What happened in a run, in words and numbers that a person reads.
 use std::collections::BTreeMap;
 
+use super::accuracy;
 use super::history::{Ends, Step};
-use super::{Run, accuracy};
-use crate::words;
+use super::subject::Run;
+use crate::console::words;
 
 /// A sentence at the top of the page.
 #[derive(Debug, Clone, PartialEq, Eq)]

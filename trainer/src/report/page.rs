@@ -14,8 +14,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::facts::Sentence;
 use super::maps::{INK, MapRow, MapSheet};
 use super::plots::{COLOURS, Drawing, Plot, Style};
+use crate::console::words;
 use crate::eval::ResultTable;
-use crate::words;
 
 const PAGE_STYLE: &str = include_str!("page.css");
 const PLOT_STYLE: &str = include_str!("plot.css");

@@ -7,7 +7,7 @@ use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
-use crate::words;
+use crate::console::words;
 
 /// Width of a plot and height of its axes, in units that are a pixel each where it is 420 wide.
 const SIZE: (u32, u32) = (420, 240);

@@ -13,7 +13,7 @@ use solid::Solid;
 use turbojpeg::{Compressor, Image, PixelFormat, Subsamp};
 
 /// Names of the classes; image `index` is of class `index % 10`.
-pub const CLASSES: [&str; 10] = [
+pub(crate) const CLASSES: [&str; 10] = [
     "checker",
     "cone",
     "cube",
@@ -31,7 +31,7 @@ const SIDES: (usize, usize) = (160, 640);
 
 /// One of the two sets of scenes; they share no image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Split {
+pub(crate) enum Split {
     /// For pretraining.
     Train,
     /// For validation.
@@ -40,7 +40,7 @@ pub enum Split {
 
 impl Split {
     /// The first part of its shards' names.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Train => "train",
             Self::Val => "val",
@@ -49,12 +49,12 @@ impl Split {
 }
 
 /// Index of the class of image `index`.
-pub fn class_of(index: usize) -> usize {
+pub(crate) fn class_of(index: usize) -> usize {
     index % CLASSES.len()
 }
 
 /// Renders image `index` of `split` and encodes it as JPEG.
-pub fn render_jpeg(seed: u64, split: Split, index: usize) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn render_jpeg(seed: u64, split: Split, index: usize) -> anyhow::Result<Vec<u8>> {
     let (pixels, size, mut draw) = render(seed, split, index);
     encode(&pixels, size, &mut draw)
         .with_context(|| format!("cannot encode scene {index} of {}", split.name()))

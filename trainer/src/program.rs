@@ -1,0 +1,92 @@
+//! The `nepa` program: reads its arguments, runs one command, turns the error into a message and an
+//! exit code. Called by `main.rs`.
+use std::io::Write;
+
+use nepa_pipeline::redact;
+
+use crate::cli::{Cli, Command, command};
+use crate::console::messages::with_causes;
+use crate::console::print;
+use crate::{commands, output, signals};
+
+/// Standard error for what libraries log: without secrets.
+struct StandardError;
+
+impl Write for StandardError {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        print::err(format_args!("{}", String::from_utf8_lossy(line)));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
+/// Reads the command line. What is wrong with it is said without the secrets that a URL in it may
+/// hold.
+fn parse_arguments() -> Cli {
+    Cli::read().unwrap_or_else(|error| {
+        let text = error.to_string();
+        if error.use_stderr() && redact(&text) != text {
+            print::err(format_args!("{text}"));
+            std::process::exit(error.exit_code());
+        }
+        error.exit()
+    })
+}
+
+/// Runs the program.
+pub fn main() -> std::process::ExitCode {
+    let listening = signals::listen();
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        let backtrace = match backtrace.status() {
+            std::backtrace::BacktraceStatus::Captured => backtrace.to_string(),
+            _ => "set RUST_BACKTRACE=1 to see where".to_owned(),
+        };
+        print::err(format_args!("this is a bug: {panic}\n{backtrace}\n"));
+    }));
+    let cli = parse_arguments();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| "warn,nepa=info".into()),
+        )
+        .with_writer(|| StandardError)
+        .log_internal_errors(false)
+        .with_ansi(false)
+        .event_format(print::LogLines::new())
+        .init();
+    if matches!(
+        cli.command,
+        Command::Inspect(_) | Command::Verify(_) | Command::Profile(_) | Command::Recipes(_)
+    ) {
+        print::end_with_reader();
+    }
+    if let Err(error) = listening {
+        tracing::warn!("a signal will end the program without cleaning up: {error}");
+    }
+    output::remove_leftovers();
+    let result = match cli.command {
+        Command::Pack(args) => commands::pack::run(args),
+        Command::Inspect(args) => commands::inspect::run(args),
+        Command::Pretrain(args) => commands::pretrain::run(args),
+        Command::Eval(args) => commands::eval::run(args),
+        Command::Recipes(args) => commands::recipes::run(args),
+        Command::Report(args) => commands::report::run(args),
+        Command::Verify(args) => commands::verify::run(args),
+        Command::Export(args) => commands::export::run(args),
+        Command::SampleData(args) => commands::sample_data::run(args),
+        Command::Profile(args) => commands::profile::run(args),
+        Command::Completions(args) => commands::completions::run(args, command()),
+        Command::Man(args) => commands::man::run(args, command()),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            print::message("error: ", &with_causes(&error));
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Where a run begins or goes on: its engine is made, and what it is is said. Nothing is trained
+//! here, and nothing written, so that a dry run does the same.
+use candle_core::Device;
+use nepa_model::{MemoryPlan, init_weights};
+use nepa_pipeline::{Dataset, LoaderConfig, MixingForecast};
+
+use super::data_list::DataList;
+use super::options::Options;
+use super::recap;
+use super::resume::continue_from;
+use super::setup::engine;
+use crate::checkpoint::{Checkpoint, RunState};
+use crate::console::words;
+use crate::engine::{Engine, TrainingState};
+use crate::error::RunError;
+use crate::output::{CheckpointName, Output};
+use crate::recipe::ResolvedRecipe;
+
+/// How much less even than random batches those of sorted rows are, for a warning.
+const BADLY_MIXED: f64 = 2.0;
+
+/// Where a run begins or goes on, before anything is written.
+pub(super) struct Begun {
+    /// The checkpoint that it goes on from.
+    pub(super) newest: Option<CheckpointName>,
+    pub(super) position: Option<RunState>,
+    pub(super) engine: Box<dyn Engine>,
+    /// Whether the recipe lengthens the run.
+    pub(super) is_longer: bool,
+}
+
+/// Finds where the run is, makes its engine and says what it is. Where the memory does not fit, the
+/// output stays as it was.
+pub(super) fn begin(
+    output: &Output,
+    options: &Options,
+    recipe: &mut ResolvedRecipe,
+    dataset: &Dataset,
+    data_list: &DataList,
+    device: &Device,
+    holds_run: bool,
+) -> Result<Begun, RunError> {
+    let (saved, longer) = if holds_run {
+        continue_from(output, recipe, data_list, options)?
+    } else {
+        (None, None)
+    };
+    let (position, training, newest) = if let Some((newest, Checkpoint { state, training })) = saved
+    {
+        (Some(state), training, Some(newest))
+    } else {
+        let weights = init_weights(&recipe.model, recipe.seed);
+        (None, TrainingState::new(weights), None)
+    };
+    let parameters = training.weights.flat.len();
+    let mut engine = engine(recipe, training, device)?;
+    let choices = position.as_ref().and_then(|state| state.engine.as_ref());
+    if choices.is_some_and(|choices| !engine.take_choices(choices)) {
+        tracing::warn!(
+            "the saved run computed its products by algorithms of another device or another version of cuBLASLt; they are chosen anew, \
+             so the run goes on, but not bit for bit as it would have there"
+        );
+    }
+    show_recap(
+        recipe,
+        dataset,
+        (parameters, engine.memory()),
+        output,
+        position.as_ref(),
+        holds_run,
+    );
+    if let Some(longer) = &longer {
+        println!("{longer}");
+    }
+    Ok(Begun {
+        newest,
+        position,
+        engine,
+        is_longer: longer.is_some(),
+    })
+}
+
+fn show_recap(
+    recipe: &ResolvedRecipe,
+    dataset: &Dataset,
+    (parameters, memory): (usize, Option<&MemoryPlan>),
+    output: &Output,
+    position: Option<&RunState>,
+    holds_run: bool,
+) {
+    let checkpoint = &recipe.checkpoint;
+    let run = match position {
+        Some(state) => format!("goes on after step {}", words::count(state.step)),
+        None if holds_run => "begun, but not saved yet: starts at step 0".to_owned(),
+        None => "a new run".to_owned(),
+    };
+    let often = [
+        checkpoint
+            .every_steps
+            .map(|steps| format!("{} steps", words::count(steps))),
+        checkpoint
+            .every_minutes
+            .map(|minutes| format!("{minutes} min")),
+    ];
+    let often = often.into_iter().flatten().collect::<Vec<_>>();
+    let saved = match &often[..] {
+        [] => "saved at the end".to_owned(),
+        _ => format!("saved every {}", often.join(" and ")),
+    };
+    recap::show(
+        recipe,
+        dataset,
+        parameters,
+        memory.map(MemoryPlan::total_bytes),
+        output.place(),
+        &format!("{run}; {saved}, the newest {} kept", checkpoint.keep),
+    );
+}
+
+/// Warns where the rows would mix badly if they were sorted by shard, and says what helps.
+pub(super) fn warn_of_mixing(dataset: &Dataset, config: &LoaderConfig) {
+    let Some(forecast) = MixingForecast::new(dataset, config) else {
+        return;
+    };
+    tracing::debug!("{forecast}");
+    if forecast.ratio() < BADLY_MIXED {
+        return;
+    }
+    let window = words::bytes(forecast.windows[0].0);
+    let enough = forecast.windows.iter().skip(1);
+    let better = enough.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(bytes, _)| {
+        format!(
+            "--set data.shuffle_window_bytes={bytes} ({}) mixes them better, and ",
+            words::bytes(*bytes)
+        )
+    });
+    tracing::warn!(
+        "if the rows of these shards are sorted, by class for example, a shuffle window of {window} mixes them \
+         little. {}`nepa pack` writes shuffled rows",
+        better.unwrap_or_default()
+    );
+}

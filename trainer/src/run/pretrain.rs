@@ -1,0 +1,234 @@
+//! A pretraining run from its setup to its last line: the output is claimed, the run begun or gone
+//! on with, trained, and what was saved is sent. `commands::pretrain` calls it.
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+use nepa_pipeline::{Dataset, DecoderStats};
+
+use super::batches::Batches;
+use super::begin::{Begun, begin, warn_of_mixing};
+use super::data_list::DataList;
+use super::dry_run::try_run;
+use super::files::{BAD_SAMPLES, Logs};
+use super::options::{Finish, Options};
+use super::recap;
+use super::setup::{Setup, loader_config};
+use super::steps::{Peak, Steps, Summary};
+use super::train::Run;
+use crate::console::words;
+use crate::error::RunError;
+use crate::output::{Output, OutputError};
+use crate::recipe::ResolvedRecipe;
+use crate::signals::{SaveFirst, end_after, received};
+
+/// Time for putting everything away after a signal.
+const END_WITHIN: Duration = Duration::from_millis(500);
+
+/// Runs a recipe to its end, to `max_steps`, or to a signal.
+pub(crate) fn pretrain(options: &Options) -> Result<Finish, RunError> {
+    let Setup {
+        recipe,
+        dataset,
+        device,
+        runtime,
+    } = Setup::new(options)?;
+
+    let mut output = Output::open(&options.out, &recipe.io, &recipe.checkpoint, &runtime)?;
+    let holds_run = output.holds_run()?;
+    if holds_run && !options.resume {
+        return Err(RunError::HoldsRun {
+            place: output.place().to_owned(),
+        });
+    }
+    if options.dry_run {
+        let setup = (recipe, dataset, device);
+        let tried = try_run(&output, options, setup, holds_run);
+        output.try_writing()?;
+        println!("{}", tried?);
+        return Ok(Finish::Done);
+    }
+    output.claim(options.take_over)?;
+    let (outage_s, stop_s) = (recipe.io.outage_s, recipe.checkpoint.stop_s);
+    let told = recipe.clone();
+    let ended = Start {
+        options,
+        recipe,
+        dataset,
+        device,
+        holds_run,
+    }
+    .run(&output);
+
+    let deadline = |seconds: f64| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9));
+    let _sending = SaveFirst {
+        says: "sending the last checkpoint",
+        most: None,
+    }
+    .begin();
+    let (mut stopped, mut end) = (None, deadline(outage_s));
+    let sent = output.finish(|| {
+        if stopped.is_none()
+            && let Some(signal) = received()
+        {
+            stopped = Some(signal);
+            end = end.min(deadline(stop_s));
+            tracing::info!(
+                "the last checkpoint is sent for at most {stop_s} s (checkpoint.stop_s), then it stays here for --resume"
+            );
+        }
+        Instant::now() >= end
+    });
+    let (ended, sent) = match (ended, sent) {
+        // Whoever has the output now is the reason.
+        (Ok(_), Err(taken @ OutputError::TakenOver { .. })) => return Err(taken.into()),
+        (Ok(ended), Err(error)) if stopped.is_some() => {
+            tracing::warn!("{:#}", anyhow::Error::from(error));
+            let signal = stopped;
+            (Ended { signal, ..ended }, false)
+        }
+        (Ok(_), Err(error)) => return Err(error.into()),
+        (Err(error), Err(unsent)) => {
+            if !matches!(error, RunError::Output(OutputError::TakenOver { .. })) {
+                tracing::warn!("{:#}", anyhow::Error::from(unsent));
+            }
+            return Err(error);
+        }
+        (Err(error), Ok(())) => return Err(error),
+        (Ok(ended), Ok(())) => (ended, true),
+    };
+    let Ended {
+        step,
+        signal,
+        summary,
+    } = ended;
+    let go_on = || {
+        let Options {
+            recipe, data, sets, ..
+        } = options;
+        recap::resume_command(recipe, data, sets, &options.out)
+    };
+    let Some(signal) = signal else {
+        recap::show_end(&told, &summary, output.place());
+        if step < told.train.steps {
+            let (step, steps) = (words::count(step), words::count(told.train.steps));
+            println!("stopped at step {step} of {steps}; go on with: {}", go_on());
+        }
+        return Ok(Finish::Done);
+    };
+    let saved = if sent { "saved" } else { "kept here" };
+    println!(
+        "stopped by a signal and {saved} after step {step}; go on with: {}",
+        go_on()
+    );
+    // What is still to be put away may wait for something that hangs.
+    end_after(END_WITHIN, 128 + signal);
+    Ok(Finish::Signal(signal))
+}
+
+/// What is known before the output is looked into.
+struct Start<'a> {
+    options: &'a Options,
+    recipe: ResolvedRecipe,
+    dataset: Arc<Dataset>,
+    device: Device,
+    holds_run: bool,
+}
+
+/// How training ended, all being saved.
+struct Ended {
+    step: u64,
+    summary: Summary,
+    /// The signal that ended it.
+    signal: Option<i32>,
+}
+
+impl Start<'_> {
+    /// Begins or goes on, and trains.
+    fn run(self, output: &Output) -> Result<Ended, RunError> {
+        let Self {
+            options,
+            mut recipe,
+            dataset,
+            device,
+            holds_run,
+        } = self;
+        let data_list = DataList::new(&dataset);
+        let Begun {
+            newest,
+            position,
+            engine,
+            is_longer,
+        } = begin(
+            output,
+            options,
+            &mut recipe,
+            &dataset,
+            &data_list,
+            &device,
+            holds_run,
+        )?;
+        if !holds_run || is_longer {
+            output.write_recipe(&recipe.to_toml())?;
+        }
+        let position = position.as_ref();
+        let logs = Logs::open(
+            output,
+            &recipe,
+            options.trace_samples.as_deref(),
+            holds_run,
+            position,
+            &dataset,
+        )?;
+        let loader_config = loader_config(&recipe, Some(output.folder().join(BAD_SAMPLES)));
+        warn_of_mixing(&dataset, &loader_config);
+        let loader = Batches::open(
+            dataset,
+            loader_config,
+            position.map(|state| &state.loader),
+            &device,
+            recipe.train.precision,
+            recipe.engines(),
+        )?;
+        let (step, samples) = position.map_or((0, 0), |state| (state.step, state.samples));
+        let mut run = Run {
+            schedule: recipe.train.schedule(),
+            says: Steps::new(
+                recipe.train.steps,
+                options.stop_at(&recipe),
+                recipe.log.every_steps,
+                &device,
+                Peak::of(&recipe, &device),
+            ),
+            told_epoch: None,
+            engine,
+            saved_step: (step > 0).then_some(step),
+            saved_at: Instant::now(),
+            data_list: data_list.to_json(),
+            recipe,
+            output,
+            loader,
+            logs,
+            step,
+            samples,
+            decoded: DecoderStats::default(),
+        };
+        if let Some(newest) = newest {
+            let logs = run.logs.snapshot(output)?;
+            output.send_again(&newest, logs, run.recipe.checkpoint.keep)?;
+        }
+        // Until here a signal ends the program at once, as there is nothing to save.
+        let _saving = SaveFirst {
+            says: "saving after this step",
+            most: None,
+        }
+        .begin();
+        let signal = run.train(options.stop_at(&run.recipe))?;
+        run.says.tell_epochs();
+        Ok(Ended {
+            step: run.step,
+            signal,
+            summary: run.says.summary(),
+        })
+    }
+}

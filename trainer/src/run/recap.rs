@@ -1,0 +1,157 @@
+//! What a run says first and last: what is trained on what, how and where; then what was done,
+//! where it lies and what to do next. The whole recipe lies in the output.
+use std::path::Path;
+
+use nepa_pipeline::Dataset;
+
+use super::steps::Summary;
+use crate::console::messages::quoted;
+use crate::console::print::labelled;
+use crate::console::words;
+use crate::recipe::{EngineChoice, ResolvedRecipe};
+
+/// URLs that are shown; of more the number.
+const SHOWN_URLS: usize = 2;
+
+/// Says what will be trained. `parameters` are the model's weights, `memory_bytes` those that the
+/// engine takes, where it knows; `run` says what becomes of the output.
+pub(crate) fn show(
+    recipe: &ResolvedRecipe,
+    dataset: &Dataset,
+    parameters: usize,
+    memory_bytes: Option<u64>,
+    place: &str,
+    run: &str,
+) {
+    let (model, train) = (&recipe.model, &recipe.train);
+    labelled(
+        "model",
+        &format!(
+            "{} parameters: {} blocks of width {}, {} heads; {} px, patches of {} px",
+            words::large(parameters as f64),
+            model.num_hidden_layers,
+            model.hidden_size,
+            model.num_attention_heads,
+            model.image_size,
+            model.patch_size,
+        ),
+    );
+    let bytes = dataset.shards().iter().map(|shard| shard.size).sum();
+    labelled(
+        "data",
+        &format!(
+            "{}: {}, {}, {}",
+            urls(recipe),
+            words::counted(dataset.shards().len() as u64, "shard"),
+            words::counted(recipe.num_samples, "image"),
+            words::bytes(bytes),
+        ),
+    );
+    let epochs = words::digits(train.steps as f64 / train.steps_per_epoch.max(1) as f64);
+    let epochs = match epochs.trim_end_matches(".00") {
+        "1" => "1 epoch".to_owned(),
+        epochs => format!("{epochs} epochs"),
+    };
+    labelled(
+        "train",
+        &format!(
+            "{} steps of {} images, {epochs}; learning rate to {} in {} steps",
+            words::count(train.steps),
+            words::count(train.batch as u64),
+            words::small(train.lr),
+            words::count(train.warmup_steps),
+        ),
+    );
+    let engine = match train.engine {
+        EngineChoice::Cpu => "explicit kernels",
+        EngineChoice::Cuda => "CUDA kernels",
+        EngineChoice::Tape => "candle's tape",
+    };
+    let memory = memory_bytes.map_or_else(String::new, |bytes| {
+        format!(", {} of memory for the step", words::bytes(bytes))
+    });
+    labelled(
+        "engine",
+        &format!(
+            "{engine} on {} in {}{memory}; {}",
+            recipe.device,
+            train.precision,
+            words::counted(recipe.decode_threads as u64, "decode thread"),
+        ),
+    );
+    labelled("output", &format!("{}: {run}", quoted(place)));
+}
+
+/// Says what was done and how to go on from there.
+pub(crate) fn show_end(recipe: &ResolvedRecipe, summary: &Summary, place: &str) {
+    let out = quoted(place);
+    labelled(
+        "done",
+        &format!(
+            "{} in {}: {}, {} images/s, {} of the time waiting for data",
+            words::counted(summary.steps, "step"),
+            words::duration(summary.time),
+            words::counted(summary.images, "image"),
+            words::digits(summary.images as f64 / summary.time.as_secs_f64().max(1e-9)),
+            words::percent(summary.waiting),
+        ),
+    );
+    if let Some((first, last, of)) = summary.losses {
+        labelled(
+            "loss",
+            &format!("{first:.4} to {last:.4} (means of the first and the last {of} steps)"),
+        );
+    }
+    // Of a few steps it says nothing.
+    if summary.losses.is_some() && summary.copies > 0.5 {
+        labelled(
+            "note",
+            &format!(
+                "at {} of the positions the prediction is still nearer to the current patch than to the next",
+                words::percent(summary.copies)
+            ),
+        );
+    }
+    labelled(
+        "saved",
+        &format!("{out}: checkpoints, metrics.jsonl, recipe.toml"),
+    );
+    let train = match &recipe.data.urls[..] {
+        [url] => quoted(url),
+        _ => "URL".to_owned(),
+    };
+    labelled(
+        "next",
+        &format!("nepa eval all --checkpoint {out} --train {train} --test URL"),
+    );
+    labelled("", &format!("nepa report {out}"));
+    labelled("", &format!("nepa export {out} FOLDER"));
+}
+
+/// The command that goes on, as far as it is known here.
+pub(crate) fn resume_command(recipe: &Path, data: &[String], sets: &[String], out: &str) -> String {
+    let mut command = format!("nepa pretrain {}", quoted(&recipe.to_string_lossy()));
+    for url in data {
+        command += &format!(" --data {}", quoted(&nepa_pipeline::redact(url)));
+    }
+    for set in sets {
+        command += &format!(" --set {}", quoted(set));
+    }
+    command + &format!(" --out {} --resume", quoted(out))
+}
+
+fn urls(recipe: &ResolvedRecipe) -> String {
+    let of_mixture = recipe.data.mixture.iter().flat_map(|source| &source.urls);
+    let urls = recipe
+        .data
+        .urls
+        .iter()
+        .chain(of_mixture)
+        .collect::<Vec<_>>();
+    let shown = urls.iter().take(SHOWN_URLS).map(|url| quoted(url));
+    let mut text = shown.collect::<Vec<_>>().join(" ");
+    if urls.len() > SHOWN_URLS {
+        text += &format!(" and {} more", urls.len() - SHOWN_URLS);
+    }
+    text
+}

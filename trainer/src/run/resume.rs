@@ -1,0 +1,193 @@
+//! Going on from the newest checkpoint of an output, which must be of the same run: the same data,
+//! and everything that decides the run's numbers.
+use super::data_list::{DataList, shown};
+use super::files::{DATA_LIST, LOGS};
+use super::lengthen::lengthen;
+use super::options::Options;
+use crate::checkpoint::{Checkpoint, RunState};
+use crate::device::DeviceChoice;
+use crate::error::RunError;
+use crate::output::{CheckpointName, Loaded, Output};
+use crate::recipe::{CheckpointSection, EngineChoice, LogSection, ResolvedRecipe};
+
+/// The newest checkpoint, and what is to be said of a run that is lengthened.
+type GoesOn = (Option<(CheckpointName, Checkpoint)>, Option<String>);
+
+/// The newest whole checkpoint of an output that holds a run, proven to be of the same run as
+/// `recipe`; the logs are then as they were. Where the run is lengthened by the recipe, also lines
+/// that say so.
+pub(super) fn continue_from(
+    output: &Output,
+    recipe: &mut ResolvedRecipe,
+    data_list: &DataList,
+    options: &Options,
+) -> Result<GoesOn, RunError> {
+    if !options.dry_run {
+        output.clean_up();
+    }
+    let newest = output.checkpoints()?.pop();
+    let Some(newest) = newest else {
+        // Stopped before its first checkpoint: the recipe alone says what it was.
+        if let Some(text) = output.read_recipe()? {
+            let place = output.place().to_owned();
+            let saved: ResolvedRecipe =
+                toml::from_str(&text).map_err(|source| RunError::SavedRecipe {
+                    place,
+                    source: Box::new(source),
+                })?;
+            let longer = lengthen(output.place(), &saved.train, &mut recipe.train, 0)?;
+            same_run(output.place(), &saved, recipe)?;
+            return Ok((None, longer));
+        }
+        return Ok((None, None));
+    };
+    let Loaded { checkpoint, more } = output.load(&newest)?;
+    // What an earlier program has saved has no list, and a damaged one says nothing.
+    let saved_list = more.get(DATA_LIST).map(|text| serde_json::from_slice(text));
+    if let Some(Ok(saved)) = saved_list {
+        same_data(
+            output.place(),
+            &checkpoint.state,
+            &saved,
+            recipe,
+            data_list,
+            options.accept_data,
+        )?;
+    }
+    let saved = &checkpoint.state.recipe;
+    let step = checkpoint.state.step;
+    let longer = lengthen(output.place(), &saved.train, &mut recipe.train, step)?;
+    same_run(output.place(), saved, recipe)?;
+    if !options.dry_run {
+        output.restore_logs(&more, &LOGS)?;
+    }
+    Ok((Some((newest, checkpoint)), longer))
+}
+
+/// Compares the shards of a checkpoint with those that are there.
+fn same_data(
+    place: &str,
+    state: &RunState,
+    saved: &DataList,
+    recipe: &ResolvedRecipe,
+    current: &DataList,
+    accept: bool,
+) -> Result<(), RunError> {
+    let (place, changes) = (place.to_owned(), saved.changes(current));
+    // The fingerprint decides whether it is another data set; the list only says in what.
+    if state.recipe.dataset != recipe.dataset && !changes.layout.is_empty() {
+        return Err(RunError::OtherData {
+            place,
+            changes: shown(&changes.layout),
+        });
+    }
+    if changes.content.is_empty() {
+        return Ok(());
+    }
+    let shards = shown(&changes.content);
+    if !accept {
+        return Err(RunError::ReplacedData {
+            place,
+            step: state.step,
+            shards,
+        });
+    }
+    tracing::warn!("going on with shards that have other content than before: {shards}");
+    Ok(())
+}
+
+/// Compares all that decides a run's numbers; what only decides its speed or its logs may differ.
+fn same_run(place: &str, saved: &ResolvedRecipe, current: &ResolvedRecipe) -> Result<(), RunError> {
+    let numbers_only = |recipe: &ResolvedRecipe| {
+        let mut recipe = recipe.clone();
+        recipe.name = String::new();
+        // A run may move between the processor and a GPU, and between engines.
+        recipe.device = DeviceChoice::default();
+        recipe.train.engine = EngineChoice::default();
+        recipe.decode_threads = 0;
+        recipe.prefetch_batches = 0;
+        (recipe.jpeg, recipe.jpeg_largest) = (None, None);
+        recipe.checkpoint = CheckpointSection::default();
+        recipe.log = LogSection::default();
+        recipe.io = nepa_pipeline::IoConfig::default();
+        // A run may be lengthened.
+        (recipe.train.steps, recipe.train.lengthened) = (0, Vec::new());
+        // These follow from others, which an error should name.
+        (recipe.train.accumulation, recipe.train.steps_per_epoch) = (0, 0);
+        // Where the data lies may change; `dataset` tells whether it is the same.
+        recipe.data.urls = Vec::new();
+        recipe.data.mixture = Vec::new();
+        (recipe.data.split, recipe.data.strict) = (None, false);
+        // It only decides whether the run ends.
+        recipe.data.max_bad_fraction = 0.0;
+        serde_json::to_value(recipe).expect("a resolved recipe is plain data with string keys")
+    };
+    match first_difference("", &numbers_only(saved), &numbers_only(current)) {
+        None => Ok(()),
+        Some((key, saved, current)) => Err(RunError::OtherRun {
+            place: place.to_owned(),
+            key,
+            saved,
+            current,
+        }),
+    }
+}
+
+/// The dotted key, saved and current value of the first difference.
+fn first_difference(
+    key: &str,
+    saved: &serde_json::Value,
+    current: &serde_json::Value,
+) -> Option<(String, String, String)> {
+    use serde_json::Value;
+    match (saved, current) {
+        (Value::Object(saved), Value::Object(current)) => {
+            let keys = saved
+                .keys()
+                .chain(current.keys().filter(|key| !saved.contains_key(*key)));
+            keys.into_iter().find_map(|name| {
+                let dotted = if key.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{key}.{name}")
+                };
+                let of = |map: &serde_json::Map<String, Value>| {
+                    map.get(name).cloned().unwrap_or(Value::Null)
+                };
+                first_difference(&dotted, &of(saved), &of(current))
+            })
+        }
+        _ if saved == current => None,
+        _ => {
+            let key = if key == "dataset" {
+                "data set (fingerprint)"
+            } else {
+                key
+            };
+            Some((key.to_owned(), saved.to_string(), current.to_string()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::recipe::Recipe;
+
+    #[test]
+    fn a_run_may_go_on_on_another_device_and_with_other_threads_only() {
+        let recipe = include_str!("../../recipes/tiny.toml");
+        let recipe = Recipe::parse(recipe, Path::new("tiny.toml"), &[]).unwrap();
+        let saved = recipe.resolve(1000, "digest".to_owned()).unwrap();
+        let mut current = saved.clone();
+        current.device = DeviceChoice::Cuda(1);
+        current.decode_threads += 1;
+        current.jpeg = Some(crate::recipe::JpegChoice::Fixed);
+        same_run("a", &saved, &current).unwrap();
+        current.seed += 1;
+        let error = same_run("a", &saved, &current).unwrap_err().to_string();
+        assert!(error.contains("another seed"), "{error}");
+    }
+}

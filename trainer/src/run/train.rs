@@ -1,0 +1,253 @@
+//! The training loop: step after step, saved now and then and at its end, stopped and continued at
+//! any step without a trace.
+use std::time::{Duration, Instant};
+
+use nepa_pipeline::{DecoderStats, LoaderError, LoaderState, SampleId};
+
+use super::batches::{Batches, TrainBatch};
+use super::files::{BAD_SAMPLES, DATA_LIST, Logs};
+use super::setup::ropes;
+use super::steps::Steps;
+use crate::checkpoint::{Checkpoint, MoreFiles, RunState};
+use crate::engine::{Engine, StepReport};
+use crate::error::RunError;
+use crate::logs::StepMetrics;
+use crate::output::Output;
+use crate::recipe::ResolvedRecipe;
+use crate::schedule::Schedule;
+use crate::signals::received;
+
+/// How often a run that waits for a batch looks for a signal.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Ids that an error message shows; the file has all.
+const SHOWN_IDS: usize = 4;
+
+/// A run that is set up.
+pub(super) struct Run<'a> {
+    pub(super) recipe: ResolvedRecipe,
+    pub(super) output: &'a Output,
+    /// `dataset.json`.
+    pub(super) data_list: Vec<u8>,
+    pub(super) loader: Batches,
+    pub(super) engine: Box<dyn Engine>,
+    pub(super) schedule: Schedule,
+    pub(super) logs: Logs,
+    pub(super) says: Steps,
+    /// The epoch whose end was told.
+    pub(super) told_epoch: Option<u64>,
+    pub(super) step: u64,
+    pub(super) samples: u64,
+    /// What the last line of the metrics knew.
+    pub(super) decoded: DecoderStats,
+    pub(super) saved_step: Option<u64>,
+    pub(super) saved_at: Instant,
+}
+
+impl Run<'_> {
+    /// The loop; gives the signal that ended it, if one did. All is saved then.
+    pub(super) fn train(&mut self, stop_at: u64) -> Result<Option<i32>, RunError> {
+        while self.step < stop_at {
+            let position = self.loader.state();
+            let started = Instant::now();
+            while !self.loader.wait(LOOK_EVERY) {
+                self.output.check()?;
+                self.says.wait(self.step, started);
+                if let Some(signal) = received() {
+                    self.save(position)?;
+                    return Ok(Some(signal));
+                }
+            }
+            let batch = match self.loader.next_batch() {
+                Ok(batch) => batch,
+                Err(error) => return Err(self.stop_without_batch(position, error).into()),
+            };
+            let batch = batch.ok_or(RunError::LoaderEnded {
+                step: self.step,
+                steps: self.recipe.train.steps,
+            })?;
+            let waited = started.elapsed();
+            self.output.check()?;
+
+            let ropes = ropes(&self.recipe, self.step);
+            let report = batch.with_images(|images| self.engine.step(images, &ropes))?;
+            if !(report.loss.is_finite() && report.grad_norm.is_finite()) {
+                return Err(self.stop_before(&batch, position, &report)?);
+            }
+            let lr = self.schedule.at(self.step);
+            self.engine.update(lr)?;
+            self.step += 1;
+            self.samples += batch.samples().len() as u64;
+
+            let metrics = self.metrics(&batch, &report, lr, started.elapsed(), waited);
+            self.logs.metrics.write(&metrics)?;
+            if let Some(events) = &mut self.logs.events {
+                events.write(&metrics)?;
+            }
+            if let Some(trace) = &mut self.logs.trace {
+                trace.write(self.step, batch.samples())?;
+            }
+            self.says.show(&metrics, batch.samples().len() as u64);
+            self.tell_epoch();
+
+            if let Some(signal) = received() {
+                self.save(self.loader.state())?;
+                return Ok(Some(signal));
+            }
+            if self.save_is_due() {
+                self.save(self.loader.state())?;
+            }
+        }
+        self.save(self.loader.state())?;
+        Ok(None)
+    }
+
+    /// Says that an epoch has ended, once all of its batches are trained on.
+    fn tell_epoch(&mut self) {
+        let Some(report) = self.loader.last_epoch() else {
+            return;
+        };
+        if self.told_epoch.replace(report.epoch) != Some(report.epoch) {
+            let train = &self.recipe.train;
+            self.says
+                .end_epoch(report, train.steps.div_ceil(train.steps_per_epoch.max(1)));
+        }
+    }
+
+    fn metrics(
+        &mut self,
+        batch: &TrainBatch,
+        report: &StepReport,
+        lr: f64,
+        total: Duration,
+        waited: Duration,
+    ) -> StepMetrics {
+        let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
+        let decoders = self.loader.decoder_stats().map(|now| {
+            let since = now.since(&self.decoded);
+            self.decoded = now;
+            since.into()
+        });
+        StepMetrics {
+            step: self.step,
+            epoch: batch.epoch(),
+            samples: self.samples,
+            loss: report.loss,
+            lr,
+            grad_norm: report.grad_norm,
+            images_per_second: batch.samples().len() as f64 / total.as_secs_f64(),
+            data_wait_ms: milliseconds(waited),
+            step_ms: milliseconds(total.saturating_sub(waited)),
+            cos_target: report.cos_target,
+            cos_previous: report.cos_previous,
+            copy_win: report.copy_win,
+            decoders,
+        }
+    }
+
+    fn save_is_due(&self) -> bool {
+        let checkpoint = &self.recipe.checkpoint;
+        let by_steps = checkpoint
+            .every_steps
+            .is_some_and(|every| self.step.is_multiple_of(every));
+        let by_time = checkpoint
+            .every_minutes
+            .is_some_and(|minutes| self.saved_at.elapsed().as_secs_f64() >= 60.0 * minutes);
+        by_steps || by_time
+    }
+
+    /// Saves the current weights with the position `loader`; the log files are on the disk before
+    /// the checkpoint says so.
+    fn save(&mut self, loader: LoaderState) -> Result<(), RunError> {
+        if self.saved_step == Some(self.step) {
+            return Ok(());
+        }
+        let files = self.logs.sync()?;
+        let (recipe, version) = (self.recipe.clone(), RunState::VERSION);
+        let state = RunState {
+            version,
+            step: self.step,
+            samples: self.samples,
+            loader,
+            files,
+            recipe,
+            engine: self.engine.choices(),
+        };
+        let checkpoint = Checkpoint {
+            state,
+            training: self.engine.export()?,
+        };
+        let more = MoreFiles::from([(DATA_LIST, self.data_list.clone())]);
+        let logs = self.logs.snapshot(self.output)?;
+        self.output
+            .save(&checkpoint, more, logs, self.recipe.checkpoint.keep)?;
+        self.saved_step = Some(self.step);
+        self.saved_at = Instant::now();
+        Ok(())
+    }
+
+    /// Saves the step before the batch that the loader could not give, and tells where bad samples
+    /// are listed; gives back why it could not.
+    fn stop_without_batch(&mut self, position: LoaderState, mut error: LoaderError) -> LoaderError {
+        if let LoaderError::TooManyBad { list, .. } = &mut error {
+            *list = Some(format!("{}/{BAD_SAMPLES}", self.output.place()));
+        }
+        let bad_samples = std::fs::read(self.output.folder().join(BAD_SAMPLES));
+        let saved = self.save(position).and_then(|()| {
+            // With those of the batch that was not handed out.
+            if self.output.is_in_store()
+                && let Ok(bad_samples) = bad_samples
+            {
+                self.output.write(BAD_SAMPLES, bad_samples)?;
+            }
+            Ok(())
+        });
+        match saved {
+            Ok(()) => println!("the loader has failed; saved after step {}", self.step),
+            Err(failure) => tracing::warn!(
+                "step {} cannot be saved: {:#}",
+                self.step,
+                anyhow::Error::from(failure)
+            ),
+        }
+        error
+    }
+
+    /// Saves the step before, lists the batch, and says so in an error.
+    fn stop_before(
+        &mut self,
+        batch: &TrainBatch,
+        position: LoaderState,
+        report: &StepReport,
+    ) -> Result<RunError, RunError> {
+        self.save(position)?;
+        let step = self.step + 1;
+        let ids = batch
+            .samples()
+            .iter()
+            .map(|sample| sample.id)
+            .collect::<Vec<SampleId>>();
+        let name = format!("nonfinite-step-{step:08}.json");
+        let list = serde_json::json!({
+            "step": step, "loss": report.loss.to_string(), "grad_norm": report.grad_norm.to_string(), "samples": ids,
+        });
+        self.output
+            .write(&name, format!("{list:#}\n").into_bytes())?;
+        let first_ids = ids
+            .iter()
+            .take(SHOWN_IDS)
+            .map(|id| format!("({id})"))
+            .collect::<Vec<_>>();
+        Ok(RunError::NonFinite {
+            what: if report.loss.is_finite() {
+                "gradient"
+            } else {
+                "loss"
+            },
+            step,
+            loss: report.loss,
+            grad_norm: report.grad_norm,
+            file: format!("{}/{name}", self.output.place()),
+            first_ids: first_ids.join(", "),
+        })
+    }
+}
