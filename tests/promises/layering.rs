@@ -1,5 +1,6 @@
 //! The arrows between the packages are those of ARCHITECTURE.md's figure, and no others; so are those
-//! between the layers of the pipeline. Its public face is the list in its `lib.rs`.
+//! between the layers of the pipeline, whose public face is the list in its `lib.rs`. No files of a
+//! package import each other in a circle.
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
@@ -109,8 +110,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
 ];
 
+fn sources(package: &str) -> PathBuf {
+    let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    PathBuf::from(workspace).join(package).join("src")
+}
+
 fn pipeline_sources() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../pipeline/src"))
+    sources("pipeline")
 }
 
 #[test]
@@ -149,17 +155,47 @@ fn layers_of_the_pipeline_use_those_below_alone() {
     assert!(arrow(&["loader", "walk"], &["sample"]), "through lib.rs");
 }
 
-#[test]
-fn no_files_of_the_pipeline_import_each_other_in_a_circle() {
-    let circles = Imports::of(&pipeline_sources()).circles();
+fn assert_no_circles(package: &str) {
+    let imports = Imports::of(&sources(package));
+    assert!(imports.arrows.len() > 5, "{package} has files");
+    let circles = imports.circles();
     let told = circles
         .iter()
         .map(|(a, b)| format!("{} and {}", a.join("/"), b.join("/")));
     assert!(
         circles.is_empty(),
-        "{}",
+        "{package}:\n{}",
         told.collect::<Vec<_>>().join("\n")
     );
+}
+
+#[test]
+fn no_files_of_the_pipeline_import_each_other_in_a_circle() {
+    assert_no_circles("pipeline");
+}
+
+#[test]
+fn no_files_of_the_trainer_import_each_other_in_a_circle() {
+    assert_no_circles("trainer");
+    let imports = Imports::of(&sources("trainer"));
+    let arrow = |from: &[&str], to: &[&str]| {
+        let [from, to] = [from, to].map(|path| {
+            let names = path.iter().map(|name| (*name).to_owned());
+            names.collect::<Vec<_>>()
+        });
+        imports.arrows[&from].contains(&to)
+    };
+    assert!(arrow(&["run", "pretrain"], &["run", "setup"]));
+    assert!(
+        arrow(&["program"], &["commands", "pack"]),
+        "through a module's name"
+    );
+}
+
+#[test]
+#[ignore = "the model's files still import each other"]
+fn no_files_of_the_model_import_each_other_in_a_circle() {
+    assert_no_circles("model");
 }
 
 /// The names are all here, so that a change of them is seen as one. The compiler sees to it that

@@ -1,8 +1,9 @@
-//! Which file of the pipeline imports which other one, read from its source.
+//! Which file of a crate imports which other one, read from its source.
 //!
 //! An arrow goes from a file to the file that defines what it names: in a `use`, or in a path in its
 //! code. A name is followed through the re-exports of `mod.rs` and `lib.rs`, which are lists and no
-//! imports themselves. Tests do not count.
+//! imports themselves, and a path in code (`words::count`) through the `use` of its first name.
+//! Tests do not count.
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -20,6 +21,8 @@ struct Source {
     exports: Vec<String>,
     /// Paths of the others, and those in the code.
     names: Vec<String>,
+    /// What names of the code stand for, by the `use` declarations.
+    aliases: BTreeMap<String, String>,
 }
 
 impl Imports {
@@ -30,8 +33,8 @@ impl Imports {
         let exports = exports(&sources);
         let modules: BTreeSet<Module> = sources.keys().cloned().collect();
         let arrows = sources.iter().map(|(module, source)| {
-            let names = source.names.iter();
-            let paths = names.filter_map(|name| absolute(module, name, &modules));
+            let names = source.names.iter().map(|name| source.spelled_out(name));
+            let paths = names.filter_map(|name| absolute(module, &name, &modules));
             let mut defined_in: BTreeSet<Module> =
                 paths.map(|path| follow(path, &exports, &modules)).collect();
             defined_in.remove(module);
@@ -74,6 +77,17 @@ impl Imports {
     }
 }
 
+impl Source {
+    /// A path in code with what its first name stands for.
+    fn spelled_out(&self, path: &str) -> String {
+        let (first, rest) = path.split_once("::").unwrap_or((path, ""));
+        match self.aliases.get(first) {
+            Some(whole) if !rest.is_empty() => format!("{whole}::{rest}"),
+            _ => path.to_owned(),
+        }
+    }
+}
+
 /// Files of tests and of models of the world.
 fn is_test(name: &str) -> bool {
     name == "tests" || name.ends_with("_tests") || name == "simulation"
@@ -110,6 +124,7 @@ fn source(text: &str) -> Source {
         code.take_while(|line| !(line.starts_with("mod tests") || line.contains(") mod tests")));
     let code = code.collect::<Vec<_>>().join("\n");
     let (mut exports, mut names, mut rest) = (Vec::new(), Vec::new(), String::new());
+    let mut aliases = BTreeMap::new();
     for statement in code.split_inclusive(';') {
         let start = statement
             .rfind("\nuse ")
@@ -127,7 +142,12 @@ fn source(text: &str) -> Source {
             None => continue,
         };
         let paths = if is_export { &mut exports } else { &mut names };
-        flatten("", tree, paths);
+        let mut found = Vec::new();
+        flatten("", tree, &mut found);
+        for (alias, path) in found {
+            aliases.insert(alias, path.clone());
+            paths.push(path);
+        }
     }
     names.extend(paths_in(&rest));
     // What is re-exported and used in the same file is imported, too.
@@ -137,15 +157,28 @@ fn source(text: &str) -> Source {
         words.any(|word| word == name)
     };
     names.extend(exports.iter().filter(is_used).cloned());
-    Source { exports, names }
+    // The names of `use` declarations are whole already, but a crate may be called like a module.
+    aliases.retain(|alias, path| path != alias);
+    Source {
+        exports,
+        names,
+        aliases,
+    }
 }
 
-/// The paths of a `use` tree.
-fn flatten(above: &str, tree: &str, paths: &mut Vec<String>) {
+/// The paths of a `use` tree, each with its name in the code.
+fn flatten(above: &str, tree: &str, paths: &mut Vec<(String, String)>) {
     let tree = tree.trim();
     let Some((head, body)) = tree.split_once('{') else {
-        let name = tree.split(" as ").next().unwrap_or_default().trim();
-        paths.push(format!("{above}{name}"));
+        let (name, alias) = tree.split_once(" as ").unwrap_or((tree, ""));
+        let path = format!("{above}{}", name.trim());
+        let path = path.strip_suffix("::self").unwrap_or(&path).to_owned();
+        let last = path.rsplit("::").next().unwrap_or_default().to_owned();
+        let alias = match alias.trim() {
+            "" => last,
+            alias => alias.to_owned(),
+        };
+        paths.push((alias, path));
         return;
     };
     let head = format!("{above}{}", head.trim());
