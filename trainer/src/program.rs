@@ -79,7 +79,7 @@ pub fn main() -> std::process::ExitCode {
         Command::Export(args) => commands::export::run(args),
         Command::SampleData(args) => commands::sample_data::run(args),
         Command::Profile(args) => commands::profile::run(args),
-        Command::Completions(args) => commands::completions::run(args, command()),
+        Command::Completions(args) => Ok(commands::completions::run(args, command())),
         Command::Man(args) => commands::man::run(args, command()),
     };
     match result {

@@ -10,6 +10,10 @@ use crate::recipe::ResolvedRecipe;
 /// on resume.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "as the keys of state.json are called"
+)]
 pub struct FileLengths {
     /// `metrics.jsonl`.
     pub metrics_bytes: u64,
