@@ -160,8 +160,8 @@ fn open_cuda(choice: DeviceChoice, _ordinal: usize) -> Result<Device, DeviceErro
     Err(DeviceError::NoFeature { choice })
 }
 
-/// Most TFLOP/s of dense matrix multiplication in bf16, from NVIDIA's data sheets; none for a device that is not
-/// in this list.
+/// Most TFLOP/s of dense matrix multiplication in bf16, from NVIDIA's data sheets; none for a
+/// device that is not in this list.
 pub fn peak_tflops(device: &str) -> Option<f64> {
     let is = |part: &str| device.contains(part);
     // The PCIe forms are other chips at other clocks.

@@ -42,7 +42,8 @@ pub(crate) enum RunError {
     Start(#[source] std::io::Error),
     /// The output is taken.
     #[error(
-        "{} already holds a run; nothing was changed\ntip: go on with --resume, or give another --out",
+        "{} already holds a run; nothing was changed\ntip: go on with --resume, or give another \
+         --out",
         quoted(place)
     )]
     HoldsRun {
@@ -51,7 +52,8 @@ pub(crate) enum RunError {
     },
     /// The saved recipe cannot be read.
     #[error(
-        "the recipe.toml in {place} is not readable; it is needed to check that --resume continues the same run"
+        "the recipe.toml in {place} is not readable; it is needed to check that --resume continues \
+         the same run"
     )]
     SavedRecipe {
         /// The output.
@@ -107,8 +109,9 @@ pub(crate) enum RunError {
     },
     /// Resuming with shards of the same names and sizes, but other content.
     #[error(
-        "cannot resume {place}: since its step {step} these shards have other content: {shards}. Give the old ones back, or go on with the \
-         new ones with --accept-data; the numbers are then not those that the run would have had"
+        "cannot resume {place}: since its step {step} these shards have other content: {shards}. \
+         Give the old ones back, or go on with the new ones with --accept-data; the numbers are \
+         then not those that the run would have had"
     )]
     ReplacedData {
         /// The output.
@@ -120,8 +123,9 @@ pub(crate) enum RunError {
     },
     /// The loss or the gradient is not finite.
     #[error(
-        "the {what} of step {step} is not finite (loss {loss}, gradient norm {grad_norm}). The step before is saved as a checkpoint; \
-         the batch is listed in {file}: {first_ids}, ... Lower train.lr, lengthen the warm-up, or look at these images"
+        "the {what} of step {step} is not finite (loss {loss}, gradient norm {grad_norm}). The \
+         step before is saved as a checkpoint; the batch is listed in {file}: {first_ids}, ... \
+         Lower train.lr, lengthen the warm-up, or look at these images"
     )]
     NonFinite {
         /// `loss` or `gradient`.

@@ -40,8 +40,9 @@ pub enum CheckpointError {
     },
     /// Saving failed; nothing was lost.
     #[error(
-        "cannot save the checkpoint of step {step} in {place}. The part written so far is removed and earlier checkpoints are untouched; \
-         make room (or lower checkpoint.keep) and go on with --resume"
+        "cannot save the checkpoint of step {step} in {place}. The part written so far is removed \
+         and earlier checkpoints are untouched; make room (or lower checkpoint.keep) and go on \
+         with --resume"
     )]
     Save {
         /// Optimiser steps done.
@@ -85,7 +86,8 @@ pub enum CheckpointError {
     },
     /// No run was started here.
     #[error(
-        "{} holds no run: it has no recipe.toml or no metrics.jsonl\ntip: give the --out of a `nepa pretrain`",
+        "{} holds no run: it has no recipe.toml or no metrics.jsonl\ntip: give the --out of a \
+         `nepa pretrain`",
         quoted(place)
     )]
     NoRun {
@@ -94,7 +96,8 @@ pub enum CheckpointError {
     },
     /// No manifest: the checkpoint was never finished, or this is none.
     #[error(
-        "{} is no whole checkpoint: it has no {MANIFEST}\ntip: give a folder such as OUT/checkpoints/step-00000100, or the OUT of a run",
+        "{} is no whole checkpoint: it has no {MANIFEST}\ntip: give a folder such as \
+         OUT/checkpoints/step-00000100, or the OUT of a run",
         quoted(place)
     )]
     NoManifest {
@@ -102,7 +105,11 @@ pub enum CheckpointError {
         place: String,
     },
     /// A file that the manifest lists is not there, or has another length.
-    #[error("the checkpoint {place} is damaged: {file} has {} bytes, its manifest says {expected}. Remove this checkpoint to go on from an earlier one", found.map_or("no".to_owned(), |n| n.to_string()))]
+    #[error(
+        "the checkpoint {place} is damaged: {file} has {} bytes, its manifest says {expected}. \
+         Remove this checkpoint to go on from an earlier one",
+        found.map_or("no".to_owned(), |n| n.to_string())
+    )]
     WrongSize {
         /// The checkpoint.
         place: String,
@@ -115,7 +122,8 @@ pub enum CheckpointError {
     },
     /// A file has other bytes than were written.
     #[error(
-        "the checkpoint {place} is damaged: the SHA-256 of {file} is not the manifest's. Remove this checkpoint to go on from an earlier one"
+        "the checkpoint {place} is damaged: the SHA-256 of {file} is not the manifest's. Remove \
+         this checkpoint to go on from an earlier one"
     )]
     WrongDigest {
         /// The checkpoint.

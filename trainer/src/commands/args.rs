@@ -60,19 +60,25 @@ pub(super) struct ImageArgs {
     ///
     /// The model takes a square from the centre of the image. Where it is left out, 8/7 of the
     /// model's size (256 for 224); for models of less than 64 pixels the model's own.
-    #[arg(long, value_name = "PIXELS", value_parser = whole::<u32>(1..=16_384), hide_short_help = true)]
+    #[arg(
+        long, value_name = "PIXELS", value_parser = whole::<u32>(1..=16_384),
+        hide_short_help = true
+    )]
     resize: Option<u32>,
     /// Where features are computed: cpu, cuda or cuda:N.
     ///
     /// CUDA needs a program built by `make cuda`.
     #[arg(
-        long, value_name = "DEVICE", default_value_t = DeviceChoice::Cpu, value_parser = device_of, help_heading = "Speed"
+        long, value_name = "DEVICE", default_value_t = DeviceChoice::Cpu,
+        value_parser = device_of, help_heading = "Speed"
     )]
     pub(super) device: DeviceChoice,
     /// Images in one forward pass.
     #[arg(
         long, value_name = "N", default_value_t = 32,
-        value_parser = whole::<u16>(1..=u16::MAX.into()), help_heading = "Speed", hide_short_help = true)]
+        value_parser = whole::<u16>(1..=u16::MAX.into()), help_heading = "Speed",
+        hide_short_help = true
+    )]
     batch: u16,
     /// Decode threads [default: one a core].
     #[arg(

@@ -137,7 +137,10 @@ pub(crate) struct SetArgs {
     )]
     features: Option<Vec<Source>>,
     /// Seed of random weights [default: the run's own, else 1337].
-    #[arg(long, value_name = "N", value_parser = at_least::<u64>(0), help_heading = "Features", hide_short_help = true)]
+    #[arg(
+        long, value_name = "N", value_parser = at_least::<u64>(0), help_heading = "Features",
+        hide_short_help = true
+    )]
     seed: Option<u64>,
     #[command(flatten)]
     layers: LayerArgs,
@@ -290,7 +293,8 @@ fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
         let value = json!({
             "checkpoint": args.checkpoint, "step": pretrained.step(),
             "train_images": num_train, "test_images": num_test, "classes": known,
-            "train_images_without_label": first.unlabelled[0], "test_images_without_label": first.unlabelled[1],
+            "train_images_without_label": first.unlabelled[0],
+            "test_images_without_label": first.unlabelled[1],
             "tokens": args.layers.describe(), "results": measured,
         });
         std::fs::write(path, serde_json::to_vec_pretty(&value)?)

@@ -85,7 +85,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     if args.val_fraction > 0.0 && args.split == "val" {
         bail!(
-            "--split val and --val-fraction cannot both be given: both would write shards called val"
+            "--split val and --val-fraction cannot both be given: both would write shards called \
+             val"
         );
     }
     if args.split.is_empty() || args.split.contains(['/', '\\']) {
@@ -175,7 +176,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let Some(size) = packed else {
             drop(progress);
             println!(
-                "interrupted: {done} of {num_shards} shards are written, and the same command goes on there"
+                "interrupted: {done} of {num_shards} shards are written, and the same command goes \
+                 on there"
             );
             let signal = signals::received().unwrap_or_default();
             return Ok(ExitCode::from(128 + signal as u8));
@@ -265,8 +267,8 @@ fn others_there(target: &StoreUrl, existing: &[ExistingShard]) -> String {
         more => format!("\n  ... and {more} more"),
     };
     format!(
-        "{} already holds {} shards of this split, not all of them of the same images and options, and nothing is overwritten:{shown}{more}\n\
-         remove them, or choose another URL or --split",
+        "{} already holds {} shards of this split, not all of them of the same images and options, \
+         and nothing is overwritten:{shown}{more}\nremove them, or choose another URL or --split",
         target.url,
         existing.len()
     )

@@ -343,21 +343,25 @@ fn advice(stats: &PipelineStats, stage: Stage, share: f64, cores: usize) -> Stri
     }
     match stage {
         Stage::Fetch => format!(
-            "The decode threads wait for the store: raise --max-requests (now {requests}), read from a nearer bucket, or pack \
-             larger row groups; more decode threads will not help."
+            "The decode threads wait for the store: raise --max-requests (now {requests}), read \
+             from a nearer bucket, or pack larger row groups; more decode threads will not help."
         ),
-        Stage::Unpack => "The threads decompress row groups: JPEGs do not shrink any more, so write the shards without \
-             compression (nepa pack does)."
+        Stage::Unpack => "The threads decompress row groups: JPEGs do not shrink any more, so \
+            write the shards without compression (nepa pack does)."
             .to_owned(),
         Stage::Decode if threads < cores => {
-            format!("The decode threads are busy: raise --decode-threads (now {threads} on {cores} cores).")
+            format!(
+                "The decode threads are busy: raise --decode-threads (now {threads} on {cores} \
+                 cores)."
+            )
         }
         Stage::Decode => format!(
-            "The decode threads are busy on all {cores} cores: store smaller images or use more cores; \
-             a faster store will not help."
+            "The decode threads are busy on all {cores} cores: store smaller images or use more \
+             cores; a faster store will not help."
         ),
         Stage::Dispatch | Stage::Consume => {
-            "Batches are taken more slowly than they come: the loader is not what limits.".to_owned()
+            "Batches are taken more slowly than they come: the loader is not what limits."
+                .to_owned()
         }
     }
 }
@@ -374,7 +378,8 @@ fn table(report: &Report) -> String {
     );
     let _ = writeln!(
         text,
-        "{} images of {} px in {:.1} s, first batch after {:.2} s; batch {}, {} decode threads, {} requests, window {:.0} MiB\n",
+        "{} images of {} px in {:.1} s, first batch after {:.2} s; batch {}, {} decode threads, {} \
+         requests, window {:.0} MiB\n",
         report.images,
         report.image_size,
         report.wall_s,

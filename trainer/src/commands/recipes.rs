@@ -15,7 +15,7 @@ use crate::recipe::built_in::{BUILT_IN, find, unknown};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = EXAMPLES,
-    after_long_help = with_exit_codes(EXAMPLES, "  0          done\n  1          there is no such recipe")
+    after_long_help = with_exit_codes(EXAMPLES, EXITS)
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -29,7 +29,7 @@ enum What {
     /// Its head says command, hardware, time and what came out. docs/recipe.md explains every key.
     #[command(
         after_help = SHOW_EXAMPLES,
-        after_long_help = with_exit_codes(SHOW_EXAMPLES, "  0          done\n  1          there is no such recipe")
+        after_long_help = with_exit_codes(SHOW_EXAMPLES, EXITS)
     )]
     Show {
         /// The recipe's name; `nepa recipes` lists them.
@@ -37,6 +37,7 @@ enum What {
     },
 }
 
+const EXITS: &str = "  0          done\n  1          there is no such recipe";
 const EXAMPLES: &str = "Examples:
   nepa recipes
   nepa recipes show cifar10 > my.toml

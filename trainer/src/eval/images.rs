@@ -194,7 +194,8 @@ impl ImageSet {
         }
         if let Some(facts) = facts.filter(|_| left == options.limit && unlabelled > 0) {
             bail!(
-                "{}: none of its {unlabelled} images has a label: all are null or negative ({}); choose another column with --label-column",
+                "{}: none of its {unlabelled} images has a label: all are null or negative ({}); \
+                 choose another column with --label-column",
                 self.place,
                 facts.line
             );
@@ -216,9 +217,10 @@ fn quoted(labels: impl ExactSizeIterator<Item = String>) -> String {
 
 fn different_spelling(train: &str, test: &str) -> String {
     format!(
-        "no class of the test set is in the training set: the labels are spelled differently ({train}; {test}). Where both mean the same, \
-         write names, or indices with the same class names, into both (a tool on the way may have lost the `huggingface` metadata, which \
-         names the classes), or choose other columns with --label-column"
+        "no class of the test set is in the training set: the labels are spelled differently \
+         ({train}; {test}). Where both mean the same, write names, or indices with the same class \
+         names, into both (a tool on the way may have lost the `huggingface` metadata, which names \
+         the classes), or choose other columns with --label-column"
     )
 }
 
@@ -251,7 +253,8 @@ pub(super) fn compare_classes(
         .map(|(number, count)| format!("{} ({count})", label(*number)));
     Ok((total > 0).then(|| {
         format!(
-            "{} of the classes of the test set are not in the training set, so that their images are always wrong: {}",
+            "{} of the classes of the test set are not in the training set, so that their images \
+             are always wrong: {}",
             unknown.len(),
             quoted(named)
         )

@@ -156,7 +156,8 @@ impl FeaturePair {
             if count > 0 {
                 let all = features.len() as u64 + count;
                 warnings.push(format!(
-                    "{count} of {all} {name} images have no label (null, or a negative index) and are left out"
+                    "{count} of {all} {name} images have no label (null, or a negative index) and \
+                     are left out"
                 ));
             }
         }

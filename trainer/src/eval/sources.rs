@@ -110,7 +110,8 @@ impl Pretrained {
             Source::Raw | Source::Ema => {
                 ensure!(
                     source == Source::Raw,
-                    "{} is a folder in the published layout, which has one kind of weights: take 'raw' for 'ema'",
+                    "{} is a folder in the published layout, which has one kind of weights: take \
+                     'raw' for 'ema'",
                     self.folder.display()
                 );
                 read_published(&self.folder)?.1

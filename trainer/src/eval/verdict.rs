@@ -209,9 +209,9 @@ mod tests {
         let equal = said(&[(Pixels, 214), (Random, 103), (Ema, 214)]);
         assert_eq!(
             equal,
-            "By logistic regression, the features of layer 2 after training (53.5 %) are better than \
-             those of random weights (25.8 %), but no better than the pixels (53.5 %): what they \
-             tell of these classes, the pixels themselves tell as well."
+            "By logistic regression, the features of layer 2 after training (53.5 %) are better \
+             than those of random weights (25.8 %), but no better than the pixels (53.5 %): what \
+             they tell of these classes, the pixels themselves tell as well."
         );
         let better = said(&[(Pixels, 166), (Random, 118), (Ema, 200)]);
         assert!(

@@ -18,31 +18,35 @@ pub(crate) fn warnings(dataset: &Dataset, sample: &Sample) -> Vec<String> {
     let rows = sample.num_rows;
     if let (count @ 1.., path) = &sample.path_only {
         found.push(format!(
-            "{count} of {rows} sampled rows hold a path or URL and no image bytes (such as {}): to train on them, download the images \
-             (for example with img2dataset, output_format=parquet) and write them into the shards",
+            "{count} of {rows} sampled rows hold a path or URL and no image bytes (such as {}): to \
+             train on them, download the images (for example with img2dataset, \
+             output_format=parquet) and write them into the shards",
             path.as_deref().unwrap_or("")
         ));
     }
     let absent = sample.null_images + sample.path_only.0;
     if let uncounted @ 1.. = absent.saturating_sub(sample.absent_by_footers) {
         found.push(format!(
-            "{uncounted} of {rows} sampled rows hold no image and the footers do not count them (of row groups that are read in parts: by \
-             pages), so that other images are given a second time in their place: leave such rows out when writing the shards, or write smaller row groups with \
-             statistics"
+            "{uncounted} of {rows} sampled rows hold no image and the footers do not count them \
+             (of row groups that are read in parts: by pages), so that other images are given a \
+             second time in their place: leave such rows out when writing the shards, or write \
+             smaller row groups with statistics"
         ));
     }
     if let empty @ 1.. = sample.empty_images {
         found.push(format!(
-            "{empty} of {rows} sampled rows hold an image of zero bytes; such samples are replaced by others, and a run ends above its \
-             max_bad_fraction: leave them out when writing the shards"
+            "{empty} of {rows} sampled rows hold an image of zero bytes; such samples are replaced \
+             by others, and a run ends above its max_bad_fraction: leave them out when writing the \
+             shards"
         ));
     }
     found.extend(left_out(dataset, sample));
     let clipped = sample.images.iter().filter(|image| image.is_clipped);
     if let count @ 1.. = clipped.count() {
         found.push(format!(
-            "{count} of {} sampled images are gray with more than 8 bits a sample and above 255 (or below 1) nearly everywhere: they become white (or black), \
-             as values are clipped to 0 to 255; convert them to 8 bits",
+            "{count} of {} sampled images are gray with more than 8 bits a sample and above 255 \
+             (or below 1) nearly everywhere: they become white (or black), as values are clipped \
+             to 0 to 255; convert them to 8 bits",
             sample.images.len()
         ));
     }
@@ -58,7 +62,8 @@ fn labels(dataset: &Dataset, sample: &Sample) -> Vec<String> {
     let mut found = Vec::new();
     match LabelFacts::of(dataset) {
         Ok(facts) if facts.unnamed_shards > 0 => found.push(format!(
-            "{} of {} shards name no classes (was their metadata lost on the way?): the names that the others give are taken for them",
+            "{} of {} shards name no classes (was their metadata lost on the way?): the names that \
+             the others give are taken for them",
             facts.unnamed_shards,
             dataset.shards().len()
         )),
@@ -66,7 +71,8 @@ fn labels(dataset: &Dataset, sample: &Sample) -> Vec<String> {
             found.push(format!("no labels are read: {why}"));
         }
         Err(NoLabel::Absent { fields, .. }) if !fields.is_empty() => found.push(format!(
-            "no labels are read: no column is called like one; fields that are: {}; name one with --label-column {}",
+            "no labels are read: no column is called like one; fields that are: {}; name one with \
+             --label-column {}",
             fields.join(", "),
             fields[0]
         )),
@@ -74,7 +80,8 @@ fn labels(dataset: &Dataset, sample: &Sample) -> Vec<String> {
     }
     if sample.unlabelled > 0 {
         found.push(format!(
-            "{} of {} sampled rows have no label (null, or a negative index): pretraining reads none, `nepa eval` leaves these rows out",
+            "{} of {} sampled rows have no label (null, or a negative index): pretraining reads \
+             none, `nepa eval` leaves these rows out",
             sample.unlabelled, sample.num_rows
         ));
     }
@@ -87,14 +94,15 @@ fn left_out(dataset: &Dataset, sample: &Sample) -> Vec<String> {
     let mut found = Vec::new();
     if sample.left_out.in_lists > 0 {
         found.push(format!(
-            "`{}` holds lists of images, the first of which is read: {} other images of the {} sampled rows are left out; to read all, write a row \
-             for each image",
+            "`{}` holds lists of images, the first of which is read: {} other images of the {} \
+             sampled rows are left out; to read all, write a row for each image",
             images[0].path, sample.left_out.in_lists, sample.num_rows
         ));
     }
     if sample.left_out.in_other_columns > 0 {
         found.push(format!(
-            "{} of {} sampled rows hold images in more than one column: that of `{}` is read before others; choose one with --image-column",
+            "{} of {} sampled rows hold images in more than one column: that of `{}` is read \
+             before others; choose one with --image-column",
             sample.left_out.in_other_columns, sample.num_rows, images[0].path
         ));
     }
@@ -129,9 +137,10 @@ fn sorted(dataset: &Dataset, sample: &Sample) -> Option<String> {
     let count = judged.iter().filter(is_sorted).count();
     (count > 0 && count * 2 >= judged.len()).then(|| {
         format!(
-            "class-sorted order: in {count} of {} sampled row groups the rows are of one or few classes, though the set has \
-             more; batches mix only what lies in the shuffle window: shuffle the rows before writing the shards \
-             (`nepa pack` does), or enlarge the window (shuffle_window_bytes)",
+            "class-sorted order: in {count} of {} sampled row groups the rows are of one or few \
+             classes, though the set has more; batches mix only what lies in the shuffle window: \
+             shuffle the rows before writing the shards (`nepa pack` does), or enlarge the window \
+             (shuffle_window_bytes)",
             judged.len()
         )
     })
@@ -151,17 +160,18 @@ fn sizes(dataset: &Dataset) -> Vec<String> {
         .max();
     if let Some(bytes) = largest.filter(|&bytes| bytes > HUGE) {
         found.push(format!(
-            "huge row groups without an offset index: the largest takes {:.0} MiB and is fetched and held whole, so the loader \
-             needs much memory and starts late: write row groups of about 8 MiB (row_group_size of pyarrow and DuckDB, in rows; \
-             --row-group-mib of `nepa pack`)",
+            "huge row groups without an offset index: the largest takes {:.0} MiB and is fetched \
+             and held whole, so the loader needs much memory and starts late: write row groups of \
+             about 8 MiB (row_group_size of pyarrow and DuckDB, in rows; --row-group-mib of `nepa \
+             pack`)",
             bytes as f64 / MIB as f64
         ));
     }
     let tiny = groups.iter().filter(|info| info.fetch_bytes < TINY).count();
     if groups.len() > 1 && tiny * 2 > groups.len() {
         found.push(format!(
-            "tiny row groups: {tiny} of {} are below 1 MiB; each costs a request, which takes longer to start than to \
-             transfer: write row groups of about 8 MiB",
+            "tiny row groups: {tiny} of {} are below 1 MiB; each costs a request, which takes \
+             longer to start than to transfer: write row groups of about 8 MiB",
             groups.len()
         ));
     }

@@ -19,8 +19,8 @@ pub(crate) enum LogError {
     },
     /// Shorter than it was when the checkpoint was made.
     #[error(
-        "{} has {found} bytes, but had {expected} when the checkpoint was made: lines are missing, so it cannot be continued. \
-         Give the file back, or name another one",
+        "{} has {found} bytes, but had {expected} when the checkpoint was made: lines are missing, \
+         so it cannot be continued. Give the file back, or name another one",
         quoted_path(path)
     )]
     TooShort {

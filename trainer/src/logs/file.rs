@@ -69,7 +69,8 @@ impl LogFile {
             Err(source) if self.keeps => {
                 if had_room {
                     tracing::warn!(
-                        "{} cannot be written ({source}); its lines are kept in memory until it can",
+                        "{} cannot be written ({source}); its lines are kept in memory until it \
+                         can",
                         self.path.display()
                     );
                 }

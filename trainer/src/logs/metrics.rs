@@ -185,7 +185,8 @@ pub(super) mod tests {
         let error = LogFile::open(&path, 1 << 20).unwrap_err().to_string();
         assert!(error.contains("lines are missing"), "{error}");
         let first = String::from_utf8(whole).unwrap();
-        let keys = "step epoch samples loss lr grad_norm images_per_second data_wait_ms step_ms cos_target cos_previous copy_win";
+        let keys = "step epoch samples loss lr grad_norm images_per_second data_wait_ms step_ms \
+            cos_target cos_previous copy_win";
         let line: serde_json::Value = serde_json::from_str(first.lines().next().unwrap()).unwrap();
         assert_eq!(line.as_object().unwrap().len(), keys.split(' ').count());
         assert!(keys.split(' ').all(|key| line.get(key).is_some()));

@@ -1,5 +1,5 @@
 //! Why an output cannot be used, or not any more, and what to do.
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::checkpoint::CheckpointError;
 
@@ -14,8 +14,9 @@ pub(crate) enum OutputError {
     },
     /// Another process writes to this output in a store.
     #[error(
-        "{place} is in use by another process: {by}; its last sign of life came {age_s} s ago. Wait for it, or give another --out. \
-         If it is gone for good, --resume --take-over goes on without it"
+        "{place} is in use by another process: {by}; its last sign of life came {age_s} s ago. \
+         Wait for it, or give another --out. If it is gone for good, --resume --take-over goes on \
+         without it"
     )]
     InUseBy {
         /// The output.
@@ -27,8 +28,8 @@ pub(crate) enum OutputError {
     },
     /// Another process has taken the output over.
     #[error(
-        "{place} was taken over by another process ({by}), as this run had given no sign of life for long (checkpoint.takeover_s). \
-         This run ends; since then it has written nothing there"
+        "{place} was taken over by another process ({by}), as this run had given no sign of life \
+         for long (checkpoint.takeover_s). This run ends; since then it has written nothing there"
     )]
     TakenOver {
         /// The output.
@@ -38,10 +39,8 @@ pub(crate) enum OutputError {
     },
     /// The store did not take what is saved.
     #[error(
-        "{what} could not be sent to {place}{}{}", cause.as_ref().map(|cause| format!(" ({cause})")).unwrap_or_default(),
-        folder.as_ref().map_or(". It was kept in memory only and is lost; go on from the checkpoint before it with --resume".to_owned(), |folder| format!(
-            ". It lies in {}: the same command with --resume on this machine sends it and goes on from there", folder.display()
-        ))
+        "{what} could not be sent to {place}{}{}",
+        in_brackets(cause.as_ref()), where_it_lies(folder.as_deref())
     )]
     NotSent {
         /// What is missing there.
@@ -55,7 +54,8 @@ pub(crate) enum OutputError {
     },
     /// What was to be sent cannot be read any more.
     #[error(
-        "what was saved for {place} cannot be sent: {cause}. Go on with --resume from the newest checkpoint that is there"
+        "what was saved for {place} cannot be sent: {cause}. Go on with --resume from the newest \
+         checkpoint that is there"
     )]
     SpoolUnreadable {
         /// The output.
@@ -66,4 +66,21 @@ pub(crate) enum OutputError {
     /// Anything that checkpoints can run into.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+}
+
+fn in_brackets(cause: Option<&String>) -> String {
+    cause.map_or_else(String::new, |cause| format!(" ({cause})"))
+}
+
+fn where_it_lies(folder: Option<&Path>) -> String {
+    match folder {
+        Some(folder) => format!(
+            ". It lies in {}: the same command with --resume on this machine sends it and goes on \
+             from there",
+            folder.display()
+        ),
+        None => ". It was kept in memory only and is lost; go on from the checkpoint before it \
+                 with --resume"
+            .to_owned(),
+    }
 }

@@ -134,8 +134,9 @@ impl Owner {
                     if !left.is_zero() && told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
                         told = Some(Instant::now());
                         tracing::warn!(
-                            "{} was left by {claim} without a word, {} s ago; if that gives no sign of life, this run takes over in {} s \
-                             (checkpoint.takeover_s; --take-over: now)",
+                            "{} was left by {claim} without a word, {} s ago; if that gives no \
+                             sign of life, this run takes over in {} s (checkpoint.takeover_s; \
+                             --take-over: now)",
                             self.place.url,
                             claim.age().as_secs(),
                             left.as_secs()
@@ -223,8 +224,8 @@ impl Owner {
     fn warn_unconditional(&self) {
         if self.is_conditional.swap(false, SeqCst) {
             tracing::warn!(
-                "{} has no conditional writes (If-Match, If-None-Match): two runs that write into it at the same moment may not \
-                 notice each other",
+                "{} has no conditional writes (If-Match, If-None-Match): two runs that write into \
+                 it at the same moment may not notice each other",
                 self.place.url
             );
         }

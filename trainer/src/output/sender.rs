@@ -76,7 +76,8 @@ impl Sender {
                     break;
                 };
                 tracing::warn!(
-                    "{} is not sent to {}: {} comes after it, and sending takes longer than training to the next",
+                    "{} is not sent to {}: {} comes after it, and sending takes longer than \
+                     training to the next",
                     old.what,
                     shared.remote.url(),
                     job.what

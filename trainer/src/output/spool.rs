@@ -98,7 +98,8 @@ impl Spool {
                 remove_folder(&folder);
             } else if theirs.url == origin.url {
                 tracing::warn!(
-                    "{} holds {} of an earlier run into {} that was never sent; remove the folder if nobody needs it",
+                    "{} holds {} of an earlier run into {} that was never sent; remove the folder \
+                     if nobody needs it",
                     folder.display(),
                     waiting[0].name,
                     origin.url
@@ -162,7 +163,8 @@ fn base(chosen: Option<&Path>) -> Result<PathBuf, CheckpointError> {
     };
     if let Err(error) = usable(&state) {
         tracing::warn!(
-            "checkpoints wait in {} until they are sent, as {} cannot be written ({error}); checkpoint.spool_dir names another folder",
+            "checkpoints wait in {} until they are sent, as {} cannot be written ({error}); \
+             checkpoint.spool_dir names another folder",
             temporary.display(),
             state.display()
         );

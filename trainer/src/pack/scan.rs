@@ -59,8 +59,8 @@ pub(crate) fn scan(folder: &Path) -> anyhow::Result<FolderScan> {
             .all(|class| splits.contains(&class.as_str()))
     {
         bail!(
-            "the subfolders of {} are called {}: these look like splits, not classes\ntip: pack each by itself, \
-             for example `nepa pack {} URL --split {}`",
+            "the subfolders of {} are called {}: these look like splits, not classes\ntip: pack \
+             each by itself, for example `nepa pack {} URL --split {}`",
             quoted_path(folder),
             scan.classes.join(", "),
             quoted_path(folders[0]),

@@ -46,7 +46,10 @@ pub enum RecipeError {
         source: Box<toml::de::Error>,
     },
     /// A key that there is not.
-    #[error("unknown key `{key}`{}{}{}", placed(place), tip_of(tip.as_ref()), known_keys(section, known))]
+    #[error(
+        "unknown key `{key}`{}{}{}",
+        placed(place), tip_of(tip.as_ref()), known_keys(section, known)
+    )]
     UnknownKey {
         /// Dotted key.
         key: String,
@@ -60,7 +63,10 @@ pub enum RecipeError {
         known: Vec<String>,
     },
     /// A key that has no default.
-    #[error("the recipe {recipe} has no `{key}`, which is required{}{}", placed(place), tip_of(tip.as_ref()))]
+    #[error(
+        "the recipe {recipe} has no `{key}`, which is required{}{}",
+        placed(place), tip_of(tip.as_ref())
+    )]
     MissingKey {
         /// Name or path.
         recipe: String,
@@ -110,7 +116,8 @@ pub enum RecipeError {
     },
     /// Two overrides of which only one can hold.
     #[error(
-        "--set {} and --set {} cannot both hold: they give the same value in two ways\ntip: leave one out",
+        "--set {} and --set {} cannot both hold: they give the same value in two ways\ntip: leave \
+         one out",
         quoted(first),
         quoted(second)
     )]
@@ -136,8 +143,9 @@ pub enum RecipeError {
     },
     /// The batch is no multiple of what is computed at once.
     #[error(
-        "train.batch = {batch} does not divide into micro-batches of train.micro_batch = {micro_batch} \
-         on {world_size} device(s); it must be a multiple of {}\ntip: --set train.batch={}",
+        "train.batch = {batch} does not divide into micro-batches of train.micro_batch = \
+         {micro_batch} on {world_size} device(s); it must be a multiple of {}\ntip: --set \
+         train.batch={}",
         micro_batch * world_size, suggestion(*batch, micro_batch * world_size)
     )]
     BatchDoesNotDivide {
@@ -189,8 +197,8 @@ pub enum RecipeError {
     },
     /// A decoder of a GPU's loader, without the GPU.
     #[error(
-        "{key} = {value} is about JPEGs that a GPU decodes and has no effect with device = \"cpu\", \
-         where the processor decodes them\ntip: leave it out, or set device = \"cuda\""
+        "{key} = {value} is about JPEGs that a GPU decodes and has no effect with device = \
+         \"cpu\", where the processor decodes them\ntip: leave it out, or set device = \"cuda\""
     )]
     JpegWithoutGpu {
         /// The key.

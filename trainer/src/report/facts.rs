@@ -439,8 +439,8 @@ pub(super) fn feature_sentences(runs: &[Run], found: &accuracy::Found) -> Vec<Se
             };
             let (low, high) = best.1.interval();
             let mut text = format!(
-                "{of}{kind} on its features (layer {}, step {}) is right about {:.1} % of the test images \
-                 (95 % interval {:.1} to {:.1}); {}; chance {:.1} %.",
+                "{of}{kind} on its features (layer {}, step {}) is right about {:.1} % of the test \
+                 images (95 % interval {:.1} to {:.1}); {}; chance {:.1} %.",
                 best.0,
                 words::count(measured.newest_step()),
                 100.0 * best.1.share(),

@@ -228,7 +228,9 @@ impl Page {
             div.scroll role="region" tabindex="0" aria-label=(label) {
                 table.side[self.is_comparison()] {
                     @if self.is_comparison() {
-                        thead { tr { th {} @for name in &self.names { th scope="col" { (name) } } } }
+                        thead {
+                            tr { th {} @for name in &self.names { th scope="col" { (name) } } }
+                        }
                     }
                     tbody {
                         @for row in rows {

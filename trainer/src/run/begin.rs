@@ -57,8 +57,9 @@ pub(super) fn begin(
     let choices = position.as_ref().and_then(|state| state.engine.as_ref());
     if choices.is_some_and(|choices| !engine.take_choices(choices)) {
         tracing::warn!(
-            "the saved run computed its products by algorithms of another device or another version of cuBLASLt; they are chosen anew, \
-             so the run goes on, but not bit for bit as it would have there"
+            "the saved run computed its products by algorithms of another device or another \
+             version of cuBLASLt; they are chosen anew, so the run goes on, but not bit for bit as \
+             it would have there"
         );
     }
     show_recap(
@@ -135,8 +136,8 @@ pub(super) fn warn_of_mixing(dataset: &Dataset, config: &LoaderConfig) {
         )
     });
     tracing::warn!(
-        "if the rows of these shards are sorted, by class for example, a shuffle window of {window} mixes them \
-         little. {}`nepa pack` writes shuffled rows",
+        "if the rows of these shards are sorted, by class for example, a shuffle window of \
+         {window} mixes them little. {}`nepa pack` writes shuffled rows",
         better.unwrap_or_default()
     );
 }

@@ -72,7 +72,8 @@ pub(super) fn try_run(
     let least = times.iter().min().copied().unwrap_or_default();
     let rest = options.stop_at(&recipe).saturating_sub(step);
     Ok(format!(
-        "all is well; nothing was trained or written. A step takes {:.0} ms, so {} take about {} if loading keeps up",
+        "all is well; nothing was trained or written. A step takes {:.0} ms, so {} take about {} \
+         if loading keeps up",
         least.as_secs_f64() * 1e3,
         words::counted(rest, "step"),
         words::duration(least.mul_f64(rest as f64)),

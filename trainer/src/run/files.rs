@@ -1,5 +1,5 @@
-//! The files that grow with every step: opened as a checkpoint knows them, forced to the disk before
-//! the next one, and sent with it where the output is a store.
+//! The files that grow with every step: opened at the lengths that a checkpoint knows, forced to
+//! the disk before the next one, and sent with it where the output is a store.
 use std::path::Path;
 
 use nepa_pipeline::Dataset;
@@ -49,10 +49,11 @@ impl Logs {
             && let Some(state) = position
             && length(&metrics_path) < metrics_bytes
         {
-            // A second run has written them anew, and the checkpoint, of an earlier program, has none
-            // of its own.
+            // A second run has written them anew, and the checkpoint, of an earlier program, has
+            // none of its own.
             tracing::warn!(
-                "{}/{METRICS} lacks lines that it had when the checkpoint of step {} was made; the run goes on with those that are there",
+                "{}/{METRICS} lacks lines that it had when the checkpoint of step {} was made; the \
+                 run goes on with those that are there",
                 output.place(),
                 state.step
             );
@@ -75,7 +76,8 @@ impl Logs {
                 events.0.keep_what_does_not_fit();
             }
         }
-        // A run that was stopped before its first checkpoint may have left lines, and they are its own.
+        // A run that was stopped before its first checkpoint may have left lines, and they are its
+        // own.
         let trace_bytes = match lengths {
             Some(lengths) => lengths.trace_bytes,
             None => holds_run.then_some(0),

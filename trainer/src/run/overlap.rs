@@ -45,7 +45,8 @@ impl std::fmt::Display for Overlap {
         )?;
         writeln!(
             f,
-            "with the loader:                       {:.1} images/s, a step waits {:.1} ms for its batch (longest {:.1})",
+            "with the loader:                       {:.1} images/s, a step waits {:.1} ms for its \
+             batch (longest {:.1})",
             self.loaded_images_per_second, self.wait_ms_mean, self.wait_ms_max
         )?;
         write!(

@@ -74,7 +74,8 @@ pub(crate) fn pretrain(options: &Options) -> Result<Finish, RunError> {
             stopped = Some(signal);
             end = end.min(deadline(stop_s));
             tracing::info!(
-                "the last checkpoint is sent for at most {stop_s} s (checkpoint.stop_s), then it stays here for --resume"
+                "the last checkpoint is sent for at most {stop_s} s (checkpoint.stop_s), then it \
+                 stays here for --resume"
             );
         }
         Instant::now() >= end

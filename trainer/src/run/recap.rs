@@ -107,7 +107,8 @@ pub(crate) fn show_end(recipe: &ResolvedRecipe, summary: &Summary, place: &str) 
         labelled(
             "note",
             &format!(
-                "at {} of the positions the prediction is still nearer to the current patch than to the next",
+                "at {} of the positions the prediction is still nearer to the current patch than \
+                 to the next",
                 words::percent(summary.copies)
             ),
         );

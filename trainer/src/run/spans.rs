@@ -136,7 +136,8 @@ pub(super) mod tests {
         ended.last = 4;
         assert_eq!(
             fit(&ended.fields(&span, now), 140),
-            "epochs 2 to 5/48  from batch 31 of 62  mean loss -0.6532  1,984 images in 6.2 s  320 images/s  wait 10 %  1 bad image replaced"
+            "epochs 2 to 5/48  from batch 31 of 62  mean loss -0.6532  1,984 images in 6.2 s  320 \
+             images/s  wait 10 %  1 bad image replaced"
         );
         assert_eq!(
             fit(&ended.fields(&span, now), 60),

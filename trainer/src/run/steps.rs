@@ -357,7 +357,8 @@ mod tests {
         let (most, memory) = line.split_once("  mem ").expect(&line);
         assert_eq!(
             most,
-            "step 20/3,000  loss -0.6532  lr 0.00125  grad 0.5213  320 images/s  wait 10 %  MFU 32 %"
+            "step 20/3,000  loss -0.6532  lr 0.00125  grad 0.5213  320 images/s  wait 10 %  MFU 32 \
+             %"
         );
         assert!(memory.ends_with("  ETA 4 min 58 s"), "{line}");
         assert!(line.len() <= WIDEST, "{line}");

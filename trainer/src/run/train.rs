@@ -228,7 +228,10 @@ impl Run<'_> {
             .collect::<Vec<SampleId>>();
         let name = format!("nonfinite-step-{step:08}.json");
         let list = serde_json::json!({
-            "step": step, "loss": report.loss.to_string(), "grad_norm": report.grad_norm.to_string(), "samples": ids,
+            "step": step,
+            "loss": report.loss.to_string(),
+            "grad_norm": report.grad_norm.to_string(),
+            "samples": ids,
         });
         self.output
             .write(&name, format!("{list:#}\n").into_bytes())?;

@@ -8,7 +8,8 @@ pub(super) const HELD_OUT: usize = 10;
 pub(crate) enum ProbeError {
     /// Nothing to choose the penalty on.
     #[error(
-        "{images} training images are too few for a linear probe: it needs at least {HELD_OUT}, one of which is held out"
+        "{images} training images are too few for a linear probe: it needs at least {HELD_OUT}, \
+         one of which is held out"
     )]
     TooFew {
         /// Training images.
