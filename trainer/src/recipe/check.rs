@@ -14,21 +14,65 @@ const MOST_LARGEST: u32 = 65_535;
 impl Recipe {
     /// Checks all that can be checked without looking at the data or the device.
     pub fn check(&self, world_size: usize) -> Result<(), RecipeError> {
-        let range = |ok: bool, key: &str, value: &dyn std::fmt::Display, rule: &str| {
-            if ok {
-                Ok(())
-            } else {
-                Err(self.wrong(key, value.to_string(), format!("it must be {rule}")))
-            }
-        };
+        self.check_model()?;
+        self.check_augment()?;
+        self.check_data()?;
+        self.check_train(world_size)?;
+        self.check_engine()?;
+        self.check_optimizer()?;
+        self.check_saving()?;
+        self.check_loader()?;
+        if self.data.urls.is_empty() && self.data.mixture.is_empty() {
+            Err(RecipeError::NoData)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What is to be said of a precision that the device is slow in.
+    pub fn slow_precision(&self) -> Option<&'static str> {
+        let slow = self.device == DeviceChoice::Cpu && self.train.precision == Precision::Bf16;
+        slow.then_some(
+            "train.precision = \"bf16\" is for GPUs: the processor computes it 4 to 18 times \
+             slower than f32\ntip: --set train.precision=f32",
+        )
+    }
+
+    /// The error for a value outside its range.
+    pub(super) fn wrong(&self, key: &str, value: String, rule: String) -> RecipeError {
+        RecipeError::Value {
+            place: self.origin.of(key),
+            key: key.to_owned(),
+            value,
+            rule,
+            tip: None,
+        }
+    }
+
+    /// An error unless the value of a key is right; `rule` says what it must be.
+    fn require(
+        &self,
+        ok: bool,
+        key: &str,
+        value: &dyn std::fmt::Display,
+        rule: &str,
+    ) -> Result<(), RecipeError> {
+        if ok {
+            Ok(())
+        } else {
+            Err(self.wrong(key, value.to_string(), format!("it must be {rule}")))
+        }
+    }
+
+    fn check_model(&self) -> Result<(), RecipeError> {
         let model = &self.model;
-        range(
+        self.require(
             model.patch_size > 0,
             "model.patch_size",
             &model.patch_size,
             "at least 1",
         )?;
-        range(
+        self.require(
             model.image_size > 0,
             "model.image_size",
             &model.image_size,
@@ -46,7 +90,10 @@ impl Recipe {
                 self.wrong(&dotted("model", key), value, rule)
             }
             other => other.into(),
-        })?;
+        })
+    }
+
+    fn check_augment(&self) -> Result<(), RecipeError> {
         let augment = self.data.augment.build();
         let augment = augment.map_err(|source| RecipeError::Augment {
             source,
@@ -55,29 +102,35 @@ impl Recipe {
         let [augment_size] = augment.view_sides()[..] else {
             return Err(RecipeError::SeveralViews);
         };
-        if augment_size as usize != model.image_size {
+        if augment_size as usize != self.model.image_size {
             return Err(RecipeError::ImageSizesDiffer {
                 augment_size,
-                image_size: model.image_size,
+                image_size: self.model.image_size,
             });
         }
+        Ok(())
+    }
+
+    fn check_data(&self) -> Result<(), RecipeError> {
         let bad = self.data.max_bad_fraction;
-        range(
+        self.require(
             (0.0..=1.0).contains(&bad),
             "data.max_bad_fraction",
             &bad,
             "between 0 and 1",
         )?;
-        range(
+        self.require(
             self.data.shuffle_window_bytes > 0,
             "data.shuffle_window_bytes",
             &0,
             "at least 1",
-        )?;
+        )
+    }
 
+    fn check_train(&self, world_size: usize) -> Result<(), RecipeError> {
         let train = &self.train;
-        range(train.batch > 0, "train.batch", &train.batch, "at least 1")?;
-        range(
+        self.require(train.batch > 0, "train.batch", &train.batch, "at least 1")?;
+        self.require(
             train.micro_batch > 0,
             "train.micro_batch",
             &train.micro_batch,
@@ -110,14 +163,14 @@ impl Recipe {
             train.warmup_steps.is_some(),
         )?;
         for (key, length) in [("train.epochs", train.epochs), ("train.steps", train.steps)] {
-            range(length != Some(0), key, &0, "at least 1")?;
+            self.require(length != Some(0), key, &0, "at least 1")?;
         }
         let rates = [("train.base_lr", train.base_lr), ("train.lr", train.lr)];
         for (key, rate) in rates
             .into_iter()
             .filter_map(|(key, rate)| Some((key, rate?)))
         {
-            range(
+            self.require(
                 rate.is_finite() && rate >= 0.0,
                 key,
                 &rate,
@@ -125,15 +178,17 @@ impl Recipe {
             )?;
         }
         if let Some(fraction) = train.warmup_fraction {
-            range(
+            self.require(
                 (0.0..1.0).contains(&fraction),
                 "train.warmup_fraction",
                 &fraction,
                 "from 0 to less than 1",
             )?;
         }
+        Ok(())
+    }
 
-        self.check_engine()?;
+    fn check_optimizer(&self) -> Result<(), RecipeError> {
         self.optimizer.validate().map_err(|error| match error {
             OptimizerError::Setting { key, value, rule } => self.wrong(
                 &dotted("optimizer", key),
@@ -141,47 +196,54 @@ impl Recipe {
                 rule.to_owned(),
             ),
             other @ OptimizerError::StateLength { .. } => other.into(),
-        })?;
+        })
+    }
+
+    /// `[checkpoint]` and `[log]`.
+    fn check_saving(&self) -> Result<(), RecipeError> {
         let checkpoint = &self.checkpoint;
-        range(
+        self.require(
             checkpoint.every_steps != Some(0),
             "checkpoint.every_steps",
             &0,
             "at least 1",
         )?;
         if let Some(minutes) = checkpoint.every_minutes {
-            range(
+            self.require(
                 minutes > 0.0,
                 "checkpoint.every_minutes",
                 &minutes,
                 "greater than 0",
             )?;
         }
-        range(checkpoint.keep > 0, "checkpoint.keep", &0, "at least 1")?;
-        range(
+        self.require(checkpoint.keep > 0, "checkpoint.keep", &0, "at least 1")?;
+        self.require(
             checkpoint.stop_s >= 0.0 && checkpoint.stop_s.is_finite(),
             "checkpoint.stop_s",
             &checkpoint.stop_s,
             "0 or more seconds",
         )?;
-        range(
+        self.require(
             (3.0..=86_400.0).contains(&checkpoint.takeover_s),
             "checkpoint.takeover_s",
             &checkpoint.takeover_s,
             "from 3 to 86400 seconds",
         )?;
-        range(
+        self.require(
             self.log.every_steps != Some(0),
             "log.every_steps",
             &0,
             "at least 1",
-        )?;
+        )
+    }
+
+    fn check_loader(&self) -> Result<(), RecipeError> {
         for (key, threads) in [
             ("loader.decode_threads", self.loader.decode_threads),
             ("loader.prefetch_batches", self.loader.prefetch_batches),
             ("loader.io_threads", self.loader.io_threads),
         ] {
-            range(threads != Some(0), key, &0, "at least 1")?;
+            self.require(threads != Some(0), key, &0, "at least 1")?;
         }
         let jpeg = self.loader.jpeg.map(|jpeg| format!("\"{jpeg}\""));
         let largest = self.loader.jpeg_largest;
@@ -197,38 +259,14 @@ impl Recipe {
             }
         }
         for side in largest.into_iter().flatten() {
-            range(
+            self.require(
                 (LEAST_LARGEST..=MOST_LARGEST).contains(&side),
                 "loader.jpeg_largest",
                 &side,
                 "a width and a height from 64 to 65535",
             )?;
         }
-        if self.data.urls.is_empty() && self.data.mixture.is_empty() {
-            Err(RecipeError::NoData)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// What is to be said of a precision that the device is slow in.
-    pub fn slow_precision(&self) -> Option<&'static str> {
-        let slow = self.device == DeviceChoice::Cpu && self.train.precision == Precision::Bf16;
-        slow.then_some(
-            "train.precision = \"bf16\" is for GPUs: the processor computes it 4 to 18 times \
-             slower than f32\ntip: --set train.precision=f32",
-        )
-    }
-
-    /// The error for a value outside its range.
-    pub(super) fn wrong(&self, key: &str, value: String, rule: String) -> RecipeError {
-        RecipeError::Value {
-            place: self.origin.of(key),
-            key: key.to_owned(),
-            value,
-            rule,
-            tip: None,
-        }
+        Ok(())
     }
 
     fn check_engine(&self) -> Result<(), RecipeError> {
