@@ -19,7 +19,6 @@ use crate::recipe::key_like_flag;
     after_long_help = format!("{AFTER_HELP}\n\n{ENVIRONMENT}\n\n{EXIT_CODES}")
 )]
 pub(crate) struct Cli {
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }

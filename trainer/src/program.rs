@@ -36,7 +36,7 @@ fn parse_arguments() -> Cli {
     })
 }
 
-/// Runs the program.
+/// Runs the `nepa` program.
 pub fn main() -> std::process::ExitCode {
     let listening = signals::listen();
     std::panic::set_hook(Box::new(|panic| {

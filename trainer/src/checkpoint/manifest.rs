@@ -17,7 +17,6 @@ const MANIFEST_FORMAT: &str = "nepa-checkpoint";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FileEntry {
-    /// Length.
     pub bytes: u64,
     /// SHA-256, hex.
     pub sha256: String,
@@ -29,11 +28,9 @@ pub(crate) struct FileEntry {
 pub(crate) struct Manifest {
     /// Always `nepa-checkpoint`.
     pub format: String,
-    /// Format version.
     pub version: u32,
     /// Optimiser steps done.
     pub step: u64,
-    /// The other files.
     pub files: BTreeMap<String, FileEntry>,
 }
 

@@ -27,7 +27,6 @@ pub struct FileLengths {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunState {
-    /// Format version.
     pub version: u32,
     /// Optimiser steps done.
     pub step: u64,

@@ -90,7 +90,6 @@ fn clear_above(lines: usize) {
 pub(crate) struct Field {
     /// Where not all fit, those of the highest rank are left out first.
     pub rank: u8,
-    /// What it says.
     pub text: String,
 }
 

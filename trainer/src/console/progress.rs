@@ -21,7 +21,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(crate) enum Unit {
     /// Things of this name, in the plural.
     Count(&'static str),
-    /// Bytes.
     Bytes,
 }
 

@@ -23,14 +23,12 @@ impl Features {
         }
     }
 
-    /// Adds one image.
     pub(crate) fn push(&mut self, feature: &[f32], class: usize) {
         assert_eq!(feature.len(), self.width, "features of one kind");
         self.values.extend(feature);
         self.classes.push(class);
     }
 
-    /// Number of images.
     pub(crate) fn len(&self) -> usize {
         self.classes.len()
     }

@@ -62,7 +62,6 @@ pub(crate) struct ReadOptions {
     pub exif_orientation: bool,
     /// Images in one batch.
     pub batch: usize,
-    /// Decode threads.
     pub threads: usize,
     /// Most images taken.
     pub limit: usize,
@@ -91,7 +90,6 @@ impl ImageSet {
         })
     }
 
-    /// Number of images.
     pub(crate) fn len(&self) -> u64 {
         self.dataset.num_samples()
     }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::{Accuracy, Features};
 
-/// Questions in one matrix product.
+/// Questions in one matrix multiplication.
 const QUESTIONS: usize = 128;
 
 /// Classifies every test feature by its `k` nearest training features.

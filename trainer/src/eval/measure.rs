@@ -56,13 +56,9 @@ pub(crate) struct Measurement {
     pub source: String,
     /// Where in the model; none for pixels.
     pub layer: Option<String>,
-    /// Values of a feature.
     pub width: usize,
-    /// Nearest neighbours.
     pub knn: Option<Accuracy>,
-    /// Ridge regression.
     pub ridge: Option<Probe>,
-    /// Logistic regression.
     pub logistic: Option<Probe>,
 }
 
@@ -79,7 +75,6 @@ impl Measurement {
 /// Measurements as people read them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ResultTable {
-    /// Names of the columns.
     pub header: Vec<String>,
     /// One row a measurement.
     pub rows: Vec<Vec<String>>,

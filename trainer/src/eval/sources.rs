@@ -74,7 +74,6 @@ impl Pretrained {
         })
     }
 
-    /// The architecture.
     pub(crate) fn config(&self) -> &NepaConfig {
         &self.config
     }

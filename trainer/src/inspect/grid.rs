@@ -10,7 +10,6 @@ use super::SampledImage;
 
 /// Most images in a row, and most rows.
 const SIDE: usize = 6;
-/// Pixels between images.
 const GAP: u32 = 2;
 
 /// Draws up to 36 of `images` as the model will see them, each `size` pixels wide.

@@ -26,9 +26,7 @@ pub(crate) struct SampledRowGroup {
 /// One image of the sample that decodes.
 #[derive(Debug)]
 pub(crate) struct SampledImage {
-    /// Where it lies.
     pub id: SampleId,
-    /// The encoded file.
     pub bytes: Bytes,
     /// What its header says.
     pub header: ImageHeader,
@@ -37,7 +35,6 @@ pub(crate) struct SampledImage {
     pub is_clipped: bool,
 }
 
-/// What was found.
 #[derive(Debug, Default)]
 pub(crate) struct Sample {
     /// The row groups that could be read, in the data set's order.

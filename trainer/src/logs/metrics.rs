@@ -87,7 +87,6 @@ impl StepMetrics {
 pub(crate) struct MetricsFile(pub LogFile);
 
 impl MetricsFile {
-    /// Appends one step.
     pub(crate) fn write(&mut self, metrics: &StepMetrics) -> Result<(), LogError> {
         let mut line = Vec::new();
         push_json_line(&mut line, metrics);

@@ -25,7 +25,6 @@ impl EventFile {
         Ok(file)
     }
 
-    /// Appends one step.
     pub(crate) fn write(&mut self, metrics: &StepMetrics) -> Result<(), LogError> {
         let mut records = Vec::new();
         for (tag, value) in metrics.scalars() {

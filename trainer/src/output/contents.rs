@@ -7,7 +7,6 @@ use crate::checkpoint::{Checkpoint, MoreFiles};
 /// A checkpoint that was read, with the files that go with it.
 #[derive(Debug)]
 pub(crate) struct Loaded {
-    /// The checkpoint.
     pub checkpoint: Checkpoint,
     /// Files that only some have.
     pub more: MoreFiles,

@@ -6,12 +6,8 @@ use crate::checkpoint::CheckpointError;
 /// An output cannot be used, or not any more.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OutputError {
-    /// Another process writes to this output.
     #[error("{place} is in use by another process; wait for it, or give another --out")]
-    InUse {
-        /// The output.
-        place: String,
-    },
+    InUse { place: String },
     /// Another process writes to this output in a store.
     #[error(
         "{place} is in use by another process: {by}; its last sign of life came {age_s} s ago. \
@@ -19,50 +15,31 @@ pub(crate) enum OutputError {
          without it"
     )]
     InUseBy {
-        /// The output.
         place: String,
-        /// Who has it.
         by: String,
         /// Seconds since it renewed its claim.
         age_s: u64,
     },
-    /// Another process has taken the output over.
     #[error(
         "{place} was taken over by another process ({by}), as this run had given no sign of life \
          for long (checkpoint.takeover_s). This run ends; since then it has written nothing there"
     )]
-    TakenOver {
-        /// The output.
-        place: String,
-        /// Who has it now.
-        by: String,
-    },
-    /// The store did not take what is saved.
+    TakenOver { place: String, by: String },
     #[error(
         "{what} could not be sent to {place}{}{}",
         in_brackets(cause.as_ref()), where_it_lies(folder.as_deref())
     )]
     NotSent {
-        /// What is missing there.
         what: String,
-        /// The output.
         place: String,
-        /// Where it lies.
         folder: Option<PathBuf>,
-        /// What the store says.
         cause: Option<String>,
     },
-    /// What was to be sent cannot be read any more.
     #[error(
         "what was saved for {place} cannot be sent: {cause}. Go on with --resume from the newest \
          checkpoint that is there"
     )]
-    SpoolUnreadable {
-        /// The output.
-        place: String,
-        /// Which file, and why.
-        cause: String,
-    },
+    SpoolUnreadable { place: String, cause: String },
     /// Anything that checkpoints can run into.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

@@ -71,9 +71,7 @@ pub(crate) struct RunCopy {
 pub(crate) enum Bring {
     /// None: their steps are enough.
     None,
-    /// The newest.
     Newest,
-    /// All.
     All,
 }
 

@@ -21,7 +21,6 @@ const MAX_REQUESTS: usize = 16;
 /// An object right below a folder that is called like a shard of some splits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ExistingShard {
-    /// Its name.
     pub name: String,
     /// What [`super::shard_id`] said when it was written; `None` where it is no whole shard or has
     /// no such entry.

@@ -24,7 +24,6 @@ pub(crate) struct PackOptions {
 pub(crate) struct SplitPlan {
     /// `train` or `val`, say.
     pub split: String,
-    /// Its shards.
     pub shards: Vec<ShardPlan>,
 }
 

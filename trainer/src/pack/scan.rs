@@ -15,13 +15,11 @@ const MAX_DEPTH: usize = 16;
 /// One image file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageFile {
-    /// Where it lies.
     pub path: PathBuf,
     /// Its path in the folder, with `/`; goes into the shard.
     pub name: String,
     /// Index of its class.
     pub class: Option<usize>,
-    /// Its size.
     pub num_bytes: u64,
 }
 

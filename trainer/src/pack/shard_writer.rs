@@ -34,7 +34,6 @@ const ROWS_PER_PAGE_CHECK: usize = 8;
 pub(crate) struct PackedImage {
     /// The encoded file, kept as it is.
     pub bytes: Bytes,
-    /// Its name.
     pub path: String,
     /// Index of its class.
     pub label: Option<i64>,

@@ -9,7 +9,6 @@ use crate::console::messages::nearest;
 pub(crate) struct BuiltIn {
     /// Its name, as a command takes it.
     pub name: &'static str,
-    /// The file.
     pub text: &'static str,
 }
 

@@ -16,11 +16,8 @@ pub enum RecipeError {
     /// The file cannot be read.
     #[error("cannot read the recipe {}{}", quoted_path(path), tip_of(tip.as_ref()))]
     Read {
-        /// The recipe.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
-        /// What to do.
         tip: Option<String>,
     },
     /// A name that no built-in recipe has.
@@ -30,19 +27,13 @@ pub enum RecipeError {
         quoted(&format!("./{name}"))
     )]
     Unknown {
-        /// The name.
         name: String,
-        /// What was probably meant.
         tip: Option<String>,
-        /// All names.
         known: Vec<&'static str>,
     },
-    /// Not TOML.
     #[error("the recipe {recipe} is not a TOML file")]
     Syntax {
-        /// Name or path.
         recipe: String,
-        /// Why, with the line.
         source: Box<toml::de::Error>,
     },
     /// A key that there is not.
@@ -51,15 +42,10 @@ pub enum RecipeError {
         placed(place), tip_of(tip.as_ref()), known_keys(section, known)
     )]
     UnknownKey {
-        /// Dotted key.
         key: String,
-        /// Where it was given.
         place: String,
-        /// What was probably meant.
         tip: Option<String>,
-        /// The section.
         section: String,
-        /// The section's keys.
         known: Vec<String>,
     },
     /// A key that has no default.
@@ -68,39 +54,28 @@ pub enum RecipeError {
         placed(place), tip_of(tip.as_ref())
     )]
     MissingKey {
-        /// Name or path.
         recipe: String,
-        /// Dotted key.
         key: String,
         /// Where it was unset, if it was.
         place: String,
-        /// What to do.
         tip: Option<String>,
     },
     /// A value of the wrong type or outside its range.
     #[error("{key} = {value}: {rule}{}{}", placed(place), tip_of(tip.as_ref()))]
     Value {
-        /// Dotted key.
         key: String,
-        /// The value, as TOML.
         value: String,
         /// What is allowed, as a sentence.
         rule: String,
-        /// Where it was given.
         place: String,
-        /// What was probably meant.
         tip: Option<String>,
     },
     /// What a value's own reader says of it.
     #[error("{key}: {message}{}{}", placed(place), tip_of(tip.as_ref()))]
     Wrong {
-        /// Dotted key.
         key: String,
-        /// Value and rule.
         message: String,
-        /// Where it was given.
         place: String,
-        /// What was probably meant.
         tip: Option<String>,
     },
     /// `--set` without `=`, or through a value that is no table.
@@ -109,9 +84,7 @@ pub enum RecipeError {
         quoted(argument)
     )]
     Set {
-        /// The argument.
         argument: String,
-        /// What is wrong.
         problem: &'static str,
     },
     /// Two overrides of which only one can hold.
@@ -121,12 +94,7 @@ pub enum RecipeError {
         quoted(first),
         quoted(second)
     )]
-    Contradiction {
-        /// An argument.
-        first: String,
-        /// Another.
-        second: String,
-    },
+    Contradiction { first: String, second: String },
     /// Neither or both of two keys that give one value.
     #[error(
         "give exactly one of {first} and {second}; the recipe gives {}\ntip: --set {}",
@@ -134,11 +102,8 @@ pub enum RecipeError {
         if *both { format!("{second}=none unsets {second}") } else { format!("{second}=NUMBER") }
     )]
     OneOf {
-        /// Dotted key.
         first: &'static str,
-        /// Dotted key.
         second: &'static str,
-        /// Whether both are given.
         both: bool,
     },
     /// The batch is no multiple of what is computed at once.
@@ -149,11 +114,8 @@ pub enum RecipeError {
         micro_batch * world_size, suggestion(*batch, micro_batch * world_size)
     )]
     BatchDoesNotDivide {
-        /// Images in one step.
         batch: usize,
-        /// Images in one pass.
         micro_batch: usize,
-        /// Devices.
         world_size: usize,
     },
     /// The image is no whole number of patches.
@@ -186,13 +148,11 @@ pub enum RecipeError {
          \ntip: leave train.engine out to get the engine that can (--set train.engine=none)"
     )]
     Engine {
-        /// Its name.
         engine: &'static str,
-        /// What it computes.
         rule: &'static str,
         /// Where the model is to be trained.
         device: DeviceChoice,
-        /// Type of the operands of matrix products.
+        /// Type of the operands of matrix multiplications.
         precision: Precision,
     },
     /// A decoder of a GPU's loader, without the GPU.
@@ -200,34 +160,22 @@ pub enum RecipeError {
         "{key} = {value} is about JPEGs that a GPU decodes and has no effect with device = \
          \"cpu\", where the processor decodes them\ntip: leave it out, or set device = \"cuda\""
     )]
-    JpegWithoutGpu {
-        /// The key.
-        key: &'static str,
-        /// Its value.
-        value: String,
-    },
+    JpegWithoutGpu { key: &'static str, value: String },
     /// An architecture that the engine cannot compute.
     #[error("[model] is impossible")]
     Model {
-        /// Key and rule.
         #[from]
         source: ModelError,
     },
     /// An impossible setting of the optimiser.
     #[error("[optimizer] is impossible")]
     Optimizer {
-        /// Key and rule.
         #[from]
         source: OptimizerError,
     },
     /// An impossible crop.
     #[error("data.{source}{}", placed(place))]
-    Augment {
-        /// Field and rule.
-        source: AugmentError,
-        /// Where it was given.
-        place: String,
-    },
+    Augment { source: AugmentError, place: String },
     /// Several views of an image.
     #[error(
         "data.augment.kind = \"multi_crop\" gives several views of an image, \
@@ -246,12 +194,7 @@ pub enum RecipeError {
          an incomplete batch is dropped, so there is nothing to train on\
          \ntip: lower train.batch, such as --set train.batch={num_samples}"
     )]
-    TooFewSamples {
-        /// Samples.
-        num_samples: u64,
-        /// Images in one step.
-        batch: usize,
-    },
+    TooFewSamples { num_samples: u64, batch: usize },
 }
 
 /// Where something was given, in brackets.

@@ -23,9 +23,10 @@ mod overrides;
 mod read;
 mod resolved;
 
-pub use error::RecipeError;
+pub(crate) use error::RecipeError;
 pub(crate) use keys::key_like_flag;
-pub use resolved::{Lengthened, ResolvedRecipe, ResolvedTrain};
+pub use resolved::ResolvedRecipe;
+pub(crate) use resolved::{Lengthened, ResolvedTrain};
 
 /// `[data]`: what is read and how a photo becomes pixels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -123,7 +124,7 @@ pub struct LoaderSection {
     pub jpeg_largest: Option<[u32; 2]>,
 }
 
-/// Type of the operands of matrix products.
+/// Type of the operands of matrix multiplications.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -166,7 +167,7 @@ pub struct TrainSection {
     /// Images in one forward and backward pass; gradients are summed over `batch / micro_batch` of
     /// them.
     pub micro_batch: usize,
-    /// Type of the operands of matrix products.
+    /// Type of the operands of matrix multiplications.
     #[serde(default)]
     pub precision: Precision,
     /// What computes a step; left out: `cpu` in f32 on the processor, `cuda` in bf16 on a GPU if

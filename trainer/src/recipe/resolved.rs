@@ -33,7 +33,7 @@ pub struct ResolvedTrain {
     pub batch: usize,
     /// Images in one forward and backward pass.
     pub micro_batch: usize,
-    /// Type of the operands of matrix products.
+    /// Type of the operands of matrix multiplications.
     #[serde(default)]
     pub precision: Precision,
     /// What computes a step.

@@ -31,7 +31,6 @@ pub(super) struct MapSheet {
 /// What is seen from one patch.
 #[derive(Debug)]
 pub(super) struct MapRow {
-    /// Number of the patch.
     pub(super) patch: usize,
     /// Cosine of the prediction with the next patch's embedding.
     pub(super) cosine: f32,

@@ -23,7 +23,6 @@ const PLOT_STYLE: &str = include_str!("plot.css");
 const PICTURE_STYLE: &str = include_str!("picture.css");
 const SCRIPT: &str = include_str!("hover.js");
 
-/// Everything in a report.
 #[derive(Debug)]
 pub(super) struct Page {
     /// What is reported on.
@@ -32,13 +31,11 @@ pub(super) struct Page {
     pub(super) lead: String,
     /// What happened, in sentences.
     pub(super) said: Vec<Sentence>,
-    /// Names of the runs.
     pub(super) names: Vec<String>,
     /// A row a fact: its name, then a value for each run.
     pub(super) facts: Vec<Vec<String>>,
     /// The same of the settings that differ between the runs.
     pub(super) settings: Vec<Vec<String>>,
-    /// The curves.
     pub(super) plots: Vec<Plot>,
     /// Accuracies of every checkpoint and what they are compared with.
     pub(super) scores: ResultTable,

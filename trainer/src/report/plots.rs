@@ -56,14 +56,12 @@ pub(super) struct Point {
     pub(super) range: Range<f64>,
 }
 
-/// One curve.
 #[derive(Debug, Clone)]
 pub(super) struct Curve {
     /// Name in the legend.
     pub(super) name: String,
     /// Number of its colour.
     pub(super) colour: usize,
-    /// How it is drawn.
     pub(super) style: Style,
     /// In the order of x.
     pub(super) points: Vec<Point>,
@@ -148,7 +146,6 @@ pub(super) struct Plot {
     pub(super) bands: bool,
     /// Places of faint vertical lines.
     pub(super) epochs: Vec<f64>,
-    /// The curves.
     pub(super) curves: Vec<Curve>,
 }
 
@@ -162,7 +159,6 @@ pub(super) struct Axes {
     pub(super) logarithmic: bool,
 }
 
-/// A drawn plot.
 #[derive(Debug)]
 pub(super) struct Drawing {
     /// What is within the `svg` element.

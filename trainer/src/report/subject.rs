@@ -32,7 +32,6 @@ pub(crate) struct ReportOptions<'a> {
 pub(crate) struct Subject {
     /// Path or URL as it was given.
     pub place: String,
-    /// What it holds.
     pub copy: RunCopy,
     /// Its newest checkpoint, if it was wanted and there is one.
     pub newest: Option<Newest>,
@@ -41,7 +40,6 @@ pub(crate) struct Subject {
 /// The newest checkpoint of a run.
 #[derive(Debug)]
 pub(crate) struct Newest {
-    /// The checkpoint.
     pub pretrained: Pretrained,
     /// How images are prepared for it.
     pub read: ReadOptions,

@@ -10,7 +10,6 @@ use crate::recipe::ResolvedRecipe;
     reason = "each is a flag of the command line"
 )]
 pub(crate) struct Options {
-    /// The recipe file.
     pub recipe: PathBuf,
     /// `key=value` overrides.
     pub sets: Vec<String>,
@@ -39,7 +38,6 @@ impl Options {
     }
 }
 
-/// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finish {
     /// All steps are done (or those up to `max_steps`).

@@ -17,12 +17,10 @@ use crate::error::RunError;
 /// Steps before each measurement: kernels are compiled, memory pools grow, queues fill.
 const WARM_UP: u64 = 3;
 
-/// Both rates.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Overlap {
     /// Steps of each measurement.
     pub steps: u64,
-    /// Images in one step.
     pub batch: usize,
     /// Images a second on a batch that is there already.
     pub synthetic_images_per_second: f64,
@@ -32,7 +30,6 @@ pub(crate) struct Overlap {
     pub ratio: f64,
     /// Time that a step waits for its batch: mean and longest.
     pub wait_ms_mean: f64,
-    /// As above.
     pub wait_ms_max: f64,
 }
 

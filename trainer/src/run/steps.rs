@@ -35,7 +35,6 @@ pub(crate) struct Summary {
     pub steps: u64,
     /// Images it trained on.
     pub images: u64,
-    /// Its time.
     pub time: Duration,
     /// Share of it that it waited for data.
     pub waiting: f64,

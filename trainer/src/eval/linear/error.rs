@@ -6,19 +6,13 @@ pub(super) const HELD_OUT: usize = 10;
 /// A probe cannot be fitted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProbeError {
-    /// Nothing to choose the penalty on.
     #[error(
         "{images} training images are too few for a linear probe: it needs at least {HELD_OUT}, \
          one of which is held out"
     )]
-    TooFew {
-        /// Training images.
-        images: usize,
-    },
-    /// A feature is no number.
+    TooFew { images: usize },
     #[error("the features are not finite; has training diverged?")]
     NotFinite,
-    /// The optimiser gave up.
     #[error("logistic regression failed: {0}")]
     Optimizer(String),
 }

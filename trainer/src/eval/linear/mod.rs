@@ -36,9 +36,7 @@ pub(super) const LOGISTIC_FITS: u64 = LOGISTIC_PENALTIES.len() as u64 + 1;
 /// What a probe found.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Probe {
-    /// On the test set.
     pub accuracy: Accuracy,
-    /// The penalty chosen.
     pub penalty: f64,
     /// With this penalty, on the training images held out.
     pub held_out: Accuracy,

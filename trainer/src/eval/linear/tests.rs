@@ -127,7 +127,7 @@ fn ridge_solves_its_equations() {
     }
 }
 
-/// Training images and width of the features: one for the small kernels of the matrix products,
+/// Training images and width of the features: one for the small kernels of matrix multiplication,
 /// one for the blocked ones.
 const SIZES: [(usize, usize); 2] = [(240, 5), (1500, 70)];
 
