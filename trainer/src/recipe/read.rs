@@ -10,7 +10,7 @@ use super::{Recipe, built_in, overrides};
 use crate::console::messages::nearest;
 
 impl Recipe {
-    /// Reads a recipe, built in or a file ([`built_in::name_of`] says which), and applies
+    /// Reads a recipe, built in or a file (`built_in::name_of` says which), and applies
     /// `--set key=value` arguments with dotted keys.
     pub fn read(recipe: &Path, sets: &[String]) -> Result<Self, RecipeError> {
         if let Some(name) = built_in::name_of(recipe) {

@@ -1,4 +1,4 @@
-//! Where a run begins or goes on: its engine is made, and what it is is said. Nothing is trained
+//! Where a run begins or goes on: its engine is made, and the recap is shown. Nothing is trained
 //! here, and nothing written, so that a dry run does the same.
 use candle_core::Device;
 use nepa_model::{MemoryPlan, init_weights};
@@ -16,7 +16,7 @@ use crate::error::RunError;
 use crate::output::{CheckpointName, Output};
 use crate::recipe::ResolvedRecipe;
 
-/// How much less even than random batches those of sorted rows are, for a warning.
+/// A warning is given where batches of sorted rows are this much less even than random ones.
 const BADLY_MIXED: f64 = 2.0;
 
 /// Where a run begins or goes on, before anything is written.
@@ -29,8 +29,8 @@ pub(super) struct Begun {
     pub(super) is_longer: bool,
 }
 
-/// Finds where the run is, makes its engine and says what it is. Where the memory does not fit, the
-/// output stays as it was.
+/// Finds where the run stands, makes its engine and shows the recap. Where the memory does not
+/// suffice, the output stays as it was.
 pub(super) fn begin(
     output: &Output,
     options: &Options,

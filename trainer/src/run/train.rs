@@ -22,11 +22,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Ids that an error message shows; the file has all.
 const SHOWN_IDS: usize = 4;
 
-/// A run that is set up.
+/// A run that is set up, and where it stands.
 pub(super) struct Run<'a> {
     pub(super) recipe: ResolvedRecipe,
     pub(super) output: &'a Output,
-    /// `dataset.json`.
+    /// Content of `dataset.json`.
     pub(super) data_list: Vec<u8>,
     pub(super) loader: Batches,
     pub(super) engine: Box<dyn Engine>,
@@ -37,7 +37,7 @@ pub(super) struct Run<'a> {
     pub(super) told_epoch: Option<u64>,
     pub(super) step: u64,
     pub(super) samples: u64,
-    /// What the last line of the metrics knew.
+    /// As in the last line of the metrics.
     pub(super) decoded: DecoderStats,
     pub(super) saved_step: Option<u64>,
     pub(super) saved_at: Instant,
