@@ -157,8 +157,6 @@ fn source(text: &str) -> Source {
         words.any(|word| word == name)
     };
     names.extend(exports.iter().filter(is_used).cloned());
-    // The names of `use` declarations are whole already, but a crate may be called like a module.
-    aliases.retain(|alias, path| path != alias);
     Source {
         exports,
         names,

@@ -146,7 +146,6 @@ pub(crate) struct SetArgs {
     layers: LayerArgs,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let none = Scores::default();
     let (set, scores) = match args.how {

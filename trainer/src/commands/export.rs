@@ -52,7 +52,6 @@ const FILES: [&str; 2] = ["config.json", "model.safetensors"];
 const PART_BYTES: usize = 5 << 20;
 const MOST_PARTS: usize = 4;
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = IoRuntime::new(1).context("cannot start the I/O thread")?;
     let target = Target::open(&args.folder, &runtime)?;

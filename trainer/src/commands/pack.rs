@@ -75,7 +75,6 @@ fn long_help() -> String {
     )
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if !(0.0..1.0).contains(&args.val_fraction) {
         bail!(

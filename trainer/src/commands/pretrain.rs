@@ -144,7 +144,6 @@ fn long_help() -> String {
     )
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let out = args.out.unwrap_or_else(|| {
         let name = args
@@ -170,7 +169,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         dry_run: args.dry_run,
     };
     if let Some(steps) = args.synthetic {
-        let overlap = crate::run::measure(&options, steps.get())?;
+        let overlap = crate::run::measure_overlap(&options, steps.get())?;
         if args.json {
             println!("{}", serde_json::to_string(&overlap)?);
         } else {

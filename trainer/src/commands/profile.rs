@@ -145,7 +145,6 @@ struct Report {
     decoders: Option<DecoderStats>,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if !(args.seconds > 0.0 && args.seconds < 1e9) {
         bail!("--seconds {} must be a positive number", args.seconds);

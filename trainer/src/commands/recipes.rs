@@ -46,7 +46,6 @@ const SHOW_EXAMPLES: &str = "Examples:
   nepa recipes show quickstart
   nepa recipes show cifar10 > my.toml";
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(What::Show { name }) = args.what {
         let recipe = find(&name).ok_or_else(|| unknown(&name))?;

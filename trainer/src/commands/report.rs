@@ -95,7 +95,6 @@ fn trained() -> impl TypedValueParser<Value = Source> {
     })
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     ensure!(args.k > 0, "--k 0: at least one neighbour must vote");
     let device = device::open(args.read.device)?;

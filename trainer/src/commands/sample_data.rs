@@ -56,7 +56,6 @@ const EXAMPLES: &str = "Examples:
   nepa inspect scenes --grid grid.png
   nepa sample-data s3://bucket/scenes --images 500";
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args {
         url,

@@ -56,7 +56,6 @@ and what is allowed, below it the worst weights by name.";
     )
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let reference = args.folder.join("reference.safetensors");
     anyhow::ensure!(

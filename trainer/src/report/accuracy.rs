@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use nepa_model::Nepa;
 use nepa_pipeline::IoRuntime;
 
-use super::plots::{Curve, Plot, Point, Style};
+use super::curve::{Curve, Point, Style};
+use super::plots::Plot;
 use super::subject::{ReportOptions, Run, Subject};
 use crate::checkpoint::MANIFEST;
 use crate::console::words;

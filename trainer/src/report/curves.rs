@@ -1,6 +1,7 @@
 //! Which curves a report has, and how those of several runs lie over each other.
+use super::curve::{Curve, piece_of};
 use super::history::Step;
-use super::plots::{Curve, Plot, piece_of};
+use super::plots::Plot;
 use super::subject::Run;
 use crate::console::words;
 

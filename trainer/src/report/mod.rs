@@ -1,14 +1,19 @@
 //! The learning report of runs: curves, accuracy of their features over time, and pictures of what
 //! they predict and attend to. Called by `nepa report`.
 mod accuracy;
+mod curve;
 mod curves;
 mod facts;
+mod features;
 mod history;
 mod maps;
 mod names;
 mod page;
 mod plots;
+mod sentence;
+mod settings;
 mod subject;
+mod ticks;
 mod write;
 
 pub(crate) use subject::{Newest, ReportOptions, Subject};

@@ -11,9 +11,10 @@ use comfy_table::{Table, presets};
 use image::{ImageFormat, RgbImage};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::facts::Sentence;
+use super::curve::{COLOURS, Style};
 use super::maps::{INK, MapRow, MapSheet};
-use super::plots::{COLOURS, Drawing, Plot, Style};
+use super::plots::{Drawing, Plot};
+use super::sentence::Sentence;
 use crate::console::words;
 use crate::eval::ResultTable;
 

@@ -1,5 +1,5 @@
 //! Curves as SVG. They are drawn for a narrow screen and scale; a style sheet that knows
-//! [`COLOURS`] draws them anew for a dark one.
+//! [`super::curve::COLOURS`] draws them anew for a dark one.
 use std::fmt::Write as _;
 use std::ops::Range;
 
@@ -7,7 +7,8 @@ use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
-use crate::console::words;
+use super::curve::{Curve, Point, Style};
+use super::ticks::{bounds, large, powers, tick};
 
 /// Width of a plot and height of its axes, in units that are a pixel each where it is 420 wide.
 const SIZE: (u32, u32) = (420, 240);
@@ -15,119 +16,12 @@ const SIZE: (u32, u32) = (420, 240);
 const FINE: u32 = 4;
 /// A row of the legend, and the title, in units.
 const ROW: u32 = 20;
-/// A curve is drawn by means of at most this many pieces.
-const PIECES: usize = 150;
 const FONT: &str = "sans-serif";
 /// The plotting library takes 1.24 of what the font's size then is.
 const TEXT: u32 = 15 * FINE;
 const GREY: RGBColor = RGBColor(85, 85, 85);
 const GRID: RGBColor = RGBColor(225, 225, 225);
 const EPOCH: RGBColor = RGBColor(190, 190, 190);
-/// Told apart with any kind of colour vision: with Machado's model (2009) of each, any two of the
-/// first four are at least 26 apart in CIE Lab, and of all 19. `page.css` and `picture.css` have
-/// those that take their place on a dark screen.
-pub(super) const COLOURS: [RGBColor; 7] = [
-    RGBColor(3, 95, 193),
-    RGBColor(224, 117, 0),
-    RGBColor(47, 118, 72),
-    RGBColor(150, 78, 125),
-    RGBColor(94, 51, 64),
-    RGBColor(123, 107, 25),
-    RGBColor(48, 155, 181),
-];
-
-/// How a curve is drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Style {
-    /// A line through means, in a band from the least to the greatest value.
-    Line,
-    /// A line with a mark and an interval at each point.
-    Marked,
-    /// Dashed, at one height: something to compare with.
-    Level,
-}
-
-/// A place on a curve.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Point {
-    pub(super) x: f64,
-    pub(super) y: f64,
-    /// The least and the greatest of what `y` is the mean of, or its interval.
-    pub(super) range: Range<f64>,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Curve {
-    /// Name in the legend.
-    pub(super) name: String,
-    /// Number of its colour.
-    pub(super) colour: usize,
-    pub(super) style: Style,
-    /// In the order of x.
-    pub(super) points: Vec<Point>,
-}
-
-impl Curve {
-    /// A line through the means of `piece` values each; what is not finite is left out.
-    pub(super) fn line(
-        name: &str,
-        colour: usize,
-        piece: usize,
-        values: impl Iterator<Item = (f64, f64)>,
-    ) -> Self {
-        let (mut points, mut values) = (Vec::new(), values.peekable());
-        while values.peek().is_some() {
-            let (mut count, mut x, mut y) = (0.0, 0.0, 0.0);
-            let mut range = f64::INFINITY..f64::NEG_INFINITY;
-            for (at, value) in values.by_ref().take(piece.max(1)) {
-                if value.is_finite() {
-                    (count, x, y) = (count + 1.0, x + at, y + value);
-                    range = range.start.min(value)..range.end.max(value);
-                }
-            }
-            if count > 0.0 {
-                let (x, y) = (x / count, y / count);
-                points.push(Point { x, y, range });
-            }
-        }
-        Self {
-            name: name.to_owned(),
-            colour,
-            style: Style::Line,
-            points,
-        }
-    }
-
-    /// A dashed line at one height.
-    pub(super) fn level(name: String, colour: usize, y: f64) -> Self {
-        let points = vec![Point {
-            x: f64::NAN,
-            y,
-            range: y..y,
-        }];
-        Self {
-            name,
-            colour,
-            style: Style::Level,
-            points,
-        }
-    }
-
-    fn colour(&self) -> RGBColor {
-        COLOURS[self.colour % COLOURS.len()]
-    }
-
-    /// As it is written in a picture: `#0072B2`.
-    pub(super) fn colour_name(&self) -> String {
-        let RGBColor(r, g, b) = self.colour();
-        format!("#{r:02X}{g:02X}{b:02X}")
-    }
-}
-
-/// How many of so many values are drawn as one.
-pub(super) fn piece_of(values: usize) -> usize {
-    values.div_ceil(PIECES).max(1)
-}
 
 /// Curves over optimiser steps, or over images.
 #[derive(Debug, Clone)]
@@ -389,59 +283,9 @@ fn escaped(text: &str) -> String {
     maud::html! { (text) }.into_string()
 }
 
-/// The powers of ten within a range, or with their doubles and quintuples where these are few.
-fn powers(range: &Range<f64>) -> Vec<f64> {
-    let first = range.start.log10().floor() as i32;
-    let last = range.end.log10().ceil() as i32;
-    let ticks = |of: &[f64]| {
-        let all = (first..=last).flat_map(|power| of.iter().map(move |x| x * 10f64.powi(power)));
-        all.filter(|at| range.contains(at)).collect::<Vec<_>>()
-    };
-    match ticks(&[1.0]) {
-        few if few.len() < 3 => ticks(&[1.0, 2.0, 5.0]),
-        enough => {
-            let every = enough.len().div_ceil(6);
-            enough.into_iter().step_by(every).collect()
-        }
-    }
-}
-
-/// Least and greatest.
-fn bounds(values: impl Iterator<Item = f64>) -> Option<Range<f64>> {
-    values
-        .filter(|value| value.is_finite())
-        .fold(None, |range, value| {
-            let Range { start, end } = range.unwrap_or(value..value);
-            Some(start.min(value)..end.max(value))
-        })
-}
-
-/// A count at an axis: `0`, `1,500`, `25 k`, `3.2 M`.
-fn large(value: f64) -> String {
-    let (value, unit) = match value {
-        _ if value >= 1e9 => (value / 1e9, " G"),
-        _ if value >= 1e6 => (value / 1e6, " M"),
-        _ if value >= 1e4 => (value / 1e3, " k"),
-        _ if value.fract() == 0.0 => return words::count(value as u64),
-        _ => return words::small(value),
-    };
-    format!("{}{unit}", words::small(value))
-}
-
-/// A value at an axis.
-fn tick(value: f64) -> String {
-    // A sum of steps that should be 0 is nearly so.
-    if value.abs() < 1e-12 {
-        "0".to_owned()
-    } else if value >= 1e3 {
-        large(value)
-    } else {
-        words::small(value).replace('-', "−")
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::curve::{PIECES, piece_of};
     use super::*;
 
     fn plot(curves: Vec<Curve>, logarithmic: bool) -> Plot {
@@ -494,40 +338,11 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_is_a_mean_with_its_range() {
-        let values = [3.0, 1.0, f64::NAN, 4.0, f64::NAN, f64::INFINITY];
-        let values = values.into_iter().enumerate();
-        let curve = Curve::line("a", 0, 2, values.map(|(x, y)| (x as f64, y)));
-        let point = |x, y, range| Point { x, y, range };
-        assert_eq!(
-            curve.points,
-            [point(0.5, 2.0, 1.0..3.0), point(3.0, 4.0, 4.0..4.0)]
-        );
-        assert_eq!(
-            [0, 1, 150, 151, 1_000_000].map(piece_of),
-            [1, 1, 1, 2, 6667]
-        );
-    }
-
-    #[test]
     fn legends_wrap() {
         let names = ["a", "b", &"long ".repeat(30), "c"];
         let curves = names.map(|name| Curve::level(name.to_owned(), 0, 0.0));
         let rows = legend_rows(&curves);
         assert_eq!(rows.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1]);
         assert!(rows[1][0].2.starts_with('…'));
-    }
-
-    #[test]
-    fn numbers_at_axes() {
-        let shown = [0.0, 12.0, 1500.0, 25_000.0, 3.2e6].map(large);
-        assert_eq!(shown, ["0", "12", "1,500", "25 k", "3.2 M"]);
-        let shown = [1e-17, 0.5, -0.75, 12.0, 0.0012, 3e-5, 2000.0].map(tick);
-        assert_eq!(
-            shown,
-            ["0", "0.5", "−0.75", "12", "0.0012", "3e−5", "2,000"]
-        );
-        assert_eq!(powers(&(0.02..30.0)), [0.1, 1.0, 10.0]);
-        assert_eq!(powers(&(0.4..30.0)), [0.5, 1.0, 2.0, 5.0, 10.0, 20.0]);
     }
 }

@@ -8,10 +8,12 @@ use nepa_pipeline::{IoRuntime, redact, shown_url};
 use super::accuracy::Found;
 use super::curves::curves;
 use super::facts;
+use super::features;
 use super::history::History;
 use super::maps::{MapSheet, columns, draw_sheet};
 use super::names::distinct_names;
 use super::page::{Maps, Page};
+use super::settings;
 use super::subject::{Newest, ReportOptions, Run, Subject};
 use crate::console::words;
 use crate::eval::{ImageSet, ReadOptions, ResultTable};
@@ -58,10 +60,10 @@ pub(crate) fn write_report(
     if let Some(sets) = options.sets.filter(|_| has_checkpoints) {
         let found = Found::measure(subjects, &runs, sets, options, runtime)?;
         page.plots.splice(0..0, found.plots(&runs));
-        page.said.extend(facts::feature_sentences(&runs, &found));
+        page.said.extend(features::feature_sentences(&runs, &found));
         (page.scores, page.scores_caption) = found.table(&runs, options);
     }
-    let missing = facts::missing(&runs, options.sets.is_some(), options.maps.is_some());
+    let missing = features::missing(&runs, options.sets.is_some(), options.maps.is_some());
     page.said.extend(missing);
     if let Some((images, count)) = options.maps {
         for ((subject, run), model) in subjects.iter().zip(&runs).zip(drawn) {
@@ -97,7 +99,7 @@ fn page(runs: &[Run]) -> Page {
             .map(|run| format!("{}: {}", run.name, run.place));
         lead = places.collect::<Vec<_>>().join("; ");
         said = facts::comparison(runs);
-        settings = facts::differences(runs);
+        settings = settings::differences(runs);
     }
     let same_recipe = runs.iter().all(|run| run.recipe_text == first.recipe_text);
     let recipes = runs.iter().take(if same_recipe { 1 } else { runs.len() });

@@ -18,6 +18,6 @@ mod train;
 
 pub(crate) use batches::Batches;
 pub(crate) use options::{Finish, Options};
-pub(crate) use overlap::measure;
+pub(crate) use overlap::measure_overlap;
 pub(crate) use pretrain::pretrain;
 pub(crate) use setup::build_engine;

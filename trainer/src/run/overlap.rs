@@ -55,7 +55,7 @@ impl std::fmt::Display for Overlap {
 }
 
 /// Measures `steps` steps of a recipe each way.
-pub(crate) fn measure(options: &Options, steps: u64) -> Result<Overlap, RunError> {
+pub(crate) fn measure_overlap(options: &Options, steps: u64) -> Result<Overlap, RunError> {
     let Setup {
         recipe,
         dataset,
