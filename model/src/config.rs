@@ -35,7 +35,8 @@ pub enum HiddenAct {
     Relu,
 }
 
-/// Architecture of a NEPA model, in the published layout.
+/// Architecture of a NEPA model, in the published layout; where a key is absent, it is what the
+/// published class takes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -74,9 +75,9 @@ pub struct NepaConfig {
     /// Standard deviation of initial weights.
     #[serde(default = "default_initializer_range")]
     pub initializer_range: f64,
-    /// Initial value of LayerScale.
+    /// Initial value of LayerScale; null is a model without LayerScale.
     #[serde(default = "default_layerscale_value")]
-    pub layerscale_value: f64,
+    pub layerscale_value: Option<f64>,
     /// Added to the variance in every LayerNorm.
     #[serde(default = "default_layer_norm_eps")]
     pub layer_norm_eps: f64,
@@ -87,7 +88,7 @@ pub struct NepaConfig {
     #[serde(default = "yes")]
     pub qkv_bias: bool,
     /// Whether queries and keys are normalised per head.
-    #[serde(default = "yes")]
+    #[serde(default)]
     pub qk_norm: bool,
     /// Whether that norm has a weight.
     #[serde(default)]
@@ -100,7 +101,7 @@ pub struct NepaConfig {
     #[serde(default = "default_rope_theta")]
     pub rope_theta: f64,
     /// While training, one factor for all coordinates, log-uniform in `[1 / r, r]`.
-    #[serde(default)]
+    #[serde(default = "default_pos_embed_rescale")]
     pub pos_embed_rescale: Option<f64>,
     /// While training, added to y and to x, uniform in `[-s, s]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -126,7 +127,7 @@ fn default_image_size() -> usize {
     224
 }
 fn default_patch_size() -> usize {
-    14
+    16
 }
 fn default_num_channels() -> usize {
     3
@@ -134,11 +135,16 @@ fn default_num_channels() -> usize {
 fn default_initializer_range() -> f64 {
     0.02
 }
-fn default_layerscale_value() -> f64 {
-    1e-5
+#[expect(clippy::unnecessary_wraps, reason = "serde wants the field's type")]
+fn default_layerscale_value() -> Option<f64> {
+    Some(1e-5)
 }
 fn default_layer_norm_eps() -> f64 {
     1e-12
+}
+#[expect(clippy::unnecessary_wraps, reason = "serde wants the field's type")]
+fn default_pos_embed_rescale() -> Option<f64> {
+    Some(2.0)
 }
 fn default_rope_theta() -> f64 {
     100.0
@@ -160,7 +166,7 @@ impl NepaConfig {
             hidden_act: HiddenAct::Gelu,
             use_gated_mlp: false,
             image_size: default_image_size(),
-            patch_size: default_patch_size(),
+            patch_size: 14,
             num_channels: default_num_channels(),
             initializer_range: default_initializer_range(),
             layerscale_value: default_layerscale_value(),
@@ -171,7 +177,7 @@ impl NepaConfig {
             qk_norm_affine: false,
             qk_norm_bias: false,
             rope_theta: default_rope_theta(),
-            pos_embed_rescale: Some(2.0),
+            pos_embed_rescale: default_pos_embed_rescale(),
             pos_embed_shift: None,
             pos_embed_jitter: None,
             other: BTreeMap::new(),
@@ -310,10 +316,11 @@ impl NepaConfig {
             &self.initializer_range,
             "a standard deviation from 0 to 10 (the weights are cut at +-2)",
         )?;
+        let layerscale = self.layerscale_value.unwrap_or(0.0);
         check(
-            self.layerscale_value.is_finite(),
+            layerscale.is_finite(),
             "layerscale_value",
-            &self.layerscale_value,
+            &layerscale,
             "it must be finite",
         )?;
         check(
@@ -364,6 +371,7 @@ impl NepaConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ParamSpec;
 
     fn refused(change: impl FnOnce(&mut NepaConfig)) -> String {
         let mut config = NepaConfig::tiny();
@@ -402,6 +410,30 @@ mod tests {
         );
         let dropout = ("hidden_dropout_prob".to_owned(), serde_json::json!(0.1));
         assert!(refused(|c| c.other = BTreeMap::from([dropout])).contains("hidden_dropout_prob"));
+    }
+
+    #[test]
+    fn absent_keys_are_those_of_the_published_class() {
+        let needed = r#"{"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1,
+            "intermediate_size": 64"#;
+        let read = |more: &str| -> NepaConfig {
+            serde_json::from_str(&format!("{needed}{more}}}")).expect("parses")
+        };
+        let config = read("");
+        assert_eq!((config.qk_norm, config.patch_size), (false, 16));
+        assert_eq!(config.pos_embed_rescale, Some(2.0));
+        assert_eq!(config.layerscale_value, Some(1e-5));
+        let config = read(r#", "pos_embed_rescale": null, "layerscale_value": null"#);
+        assert_eq!(
+            (config.pos_embed_rescale, config.layerscale_value),
+            (None, None)
+        );
+        let names = ParamSpec::all(&config).into_iter().map(|spec| spec.name);
+        assert!(names.into_iter().all(|name| !name.contains("lambda1")));
+        let written = serde_json::to_string(&config).expect("serialises");
+        assert!(written.contains(r#""layerscale_value":null"#), "{written}");
+        let again: NepaConfig = serde_json::from_str(&written).expect("parses");
+        assert_eq!(again, config);
     }
 
     #[test]

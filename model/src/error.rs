@@ -70,6 +70,27 @@ pub enum ModelError {
         /// Values of the model.
         expected: usize,
     },
+    /// A step is asked for what it was not made for; a mistake of the caller.
+    #[error("the training step cannot do this: {reason}")]
+    Step {
+        /// Why.
+        reason: &'static str,
+    },
+    /// Images of a micro-batch have the wrong size, or are none or too many.
+    #[error(
+        "{images} images of {len} values were given, but the model takes [batch, {}, {}, {}] with a batch of at most {most}",
+        shape[0], shape[1], shape[2]
+    )]
+    Images {
+        /// How many.
+        images: usize,
+        /// Values of one that is wrong, or of each.
+        len: usize,
+        /// Most of them.
+        most: usize,
+        /// Channels, height, width.
+        shape: [usize; 3],
+    },
     /// Pixels have the wrong shape.
     #[error(
         "pixels have the shape {got:?}, but the model takes [batch, {channels}, {image_size}, {image_size}]"

@@ -70,7 +70,7 @@ pub fn init_weights(config: &NepaConfig, seed: u64) -> Weights {
         if spec.name.rsplit('.').next() == Some("bias") {
             values.fill(0.0);
         } else if spec.name.ends_with("layer_scale.lambda1") {
-            values.fill(config.layerscale_value as f32);
+            values.fill(config.layerscale_value.unwrap_or(1.0) as f32);
         } else if spec.shape.len() == 1 {
             values.fill(1.0);
         } else {

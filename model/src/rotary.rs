@@ -4,7 +4,6 @@ use std::f64::consts::TAU;
 
 use crate::NepaConfig;
 use crate::init::{Purpose, stream, unit};
-use crate::ops::RotaryTable;
 
 /// The random factors of the rotary coordinates of one forward pass; the default changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,6 +24,14 @@ impl Default for RopeDraw {
             rescale: 1.0,
         }
     }
+}
+
+/// Cosine and sine for every token and the first half of a head's d values (the second half has the
+/// same), `[T, d / 2]`.
+#[derive(Debug)]
+pub(crate) struct RotaryTable {
+    pub(crate) cos: Vec<f64>,
+    pub(crate) sin: Vec<f64>,
 }
 
 impl RopeDraw {
@@ -49,9 +56,10 @@ impl RopeDraw {
         }
     }
 
-    /// The table for the class token (never rotated) and the patches, row by row.
-    pub(crate) fn table(&self, config: &NepaConfig) -> RotaryTable {
-        let (side, quarter) = (config.patches_per_side(), config.head_size() / 4);
+    /// The table for the class token (never rotated) and the patches of a grid of rows and columns,
+    /// row by row.
+    pub(crate) fn table(&self, config: &NepaConfig, grid: [usize; 2]) -> RotaryTable {
+        let quarter = config.head_size() / 4;
         let half = 2 * quarter;
         let mut table = RotaryTable {
             cos: vec![1.0; half],
@@ -63,8 +71,8 @@ impl RopeDraw {
         // A row or a column of patches has the same angles throughout: once each, since a GPU waits
         // for the table.
         let of_axis = [0, 1].map(|axis| {
-            let angles = (0..side).flat_map(|index| {
-                let centre = 2.0 * (index as f64 + 0.5) / side as f64 - 1.0;
+            let angles = (0..grid[axis]).flat_map(|index| {
+                let centre = 2.0 * (index as f64 + 0.5) / grid[axis] as f64 - 1.0;
                 let coordinate = (centre + self.shift[axis]) * self.jitter[axis] * self.rescale;
                 frequencies
                     .iter()
@@ -77,8 +85,9 @@ impl RopeDraw {
             }
             [cos, sin]
         });
-        for patch in 0..side * side {
-            for (axis, index) in [patch / side, patch % side].into_iter().enumerate() {
+        for patch in 0..grid[0] * grid[1] {
+            let place = [patch / grid[1], patch % grid[1]];
+            for (axis, index) in place.into_iter().enumerate() {
                 let [cos, sin] = &of_axis[axis];
                 let angles = index * quarter..(index + 1) * quarter;
                 table.cos.extend_from_slice(&cos[angles.clone()]);

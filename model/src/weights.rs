@@ -94,8 +94,10 @@ impl ParamSpec {
                 add(format!("{layer}.{dense}.weight"), &[d, width]);
                 add(format!("{layer}.{dense}.bias"), &[d]);
             }
-            add(format!("{layer}.layer_scale.lambda1"), &[d]);
-            add(format!("{layer}.output.layer_scale.lambda1"), &[d]);
+            if config.layerscale_value.is_some() {
+                add(format!("{layer}.layer_scale.lambda1"), &[d]);
+                add(format!("{layer}.output.layer_scale.lambda1"), &[d]);
+            }
         }
         let mut offset = 0;
         shapes

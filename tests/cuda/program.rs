@@ -207,7 +207,7 @@ fn a_machine_that_lacks_something_is_told_what() {
     );
     assert_says(
         &refused(&place, setting("memory=600")),
-        &["600 MiB are available", "workspace of products"],
+        &["600 MiB are available", "workspace of matmuls"],
     );
     for (libraries, parts) in [
         (

@@ -1,14 +1,16 @@
-//! The training step's device: kernels by the names that their PTX holds, products by cuBLASLt, memory and order as the driver wants them.
+//! The training step on the driver and cuBLASLt: kernels by the names that their PTX holds, memory and
+//! order as the driver wants them.
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use nepa_model::cuda::{CudaStepDevice, CudaStepError};
-use nepa_model::kernel_step::{FlatState, KernelStep, StepDevice};
-use nepa_model::{NepaConfig, PretrainReport, RopeDraw, Weights, init_weights};
+use nepa_model::cuda::{CudaLauncher, CudaStepError, KernelDevice};
+use nepa_model::step::device::Device as StepDevice;
+use nepa_model::{FlatState, NepaConfig, PretrainReport, RopeDraw, Weights, init_weights};
 use nepa_pipeline::cuda::cudarc::driver::CudaContext;
-use nepa_tests::emulated_device::EmulatedDevice;
+use nepa_tests::emulated_device::emulated;
 use nepa_tests::standins;
 use nepa_tests::step_variants::{small, variants_of};
+use nepa_tests::stepping::{self, ADAMW, add};
 use nepa_trainer::cuda::CudaEngine;
 use nepa_trainer::engine::{Engine, EngineError, Images, StepReport, TrainingState};
 use nepa_trainer::optimizer::OptimizerConfig;
@@ -21,43 +23,28 @@ fn pixels(config: &NepaConfig, batch: usize) -> Vec<Vec<f32>> {
 }
 
 /// Two micro-batches and an update: what the step reports, the gradient and the weights.
-fn train<D: StepDevice>(
+fn train<D: StepDevice<Wide = f32>>(
     config: &NepaConfig,
     weights: &Weights,
     device: D,
-) -> (Vec<PretrainReport>, Vec<f32>, FlatState)
-where
-    D::Error: std::fmt::Debug + From<nepa_model::ModelError>,
-{
+) -> (Vec<PretrainReport>, Vec<f32>, FlatState) {
     let pixels = pixels(config, 4);
-    let mut step = KernelStep::new(config, 2, device).unwrap();
-    step.load(&FlatState::new(weights.flat.clone())).unwrap();
-    step.set_groups(|_| (0.1, 1.0)).unwrap();
-    step.clear_gradient().unwrap();
+    let mut step = stepping::pretraining(config, &weights.flat, 2, device).unwrap();
     let mut reports = Vec::new();
     for (number, images) in pixels.chunks(2).enumerate() {
         let slices = images.iter().map(Vec::as_slice).collect::<Vec<_>>();
         let rope = RopeDraw::draw(config, 1, 1, number as u64);
-        let staged = step.stage(&slices).unwrap();
-        reports.push(step.add_gradient(staged, &rope, 0.5).unwrap());
+        reports.push(add(&mut step, &slices, &rope, 0.5).unwrap());
     }
     step.finish(Some(1.0)).unwrap();
     let gradient = step.read_gradient().unwrap();
-    step.update(&nepa_model::kernel_step::Update {
-        step: 1,
-        lr: 1e-3,
-        beta1: 0.9,
-        beta2: 0.95,
-        eps: 1e-8,
-        average_decay: Some(0.99),
-    })
-    .unwrap();
+    step.update(&ADAMW, 1e-3).unwrap();
     (reports, gradient, step.export().unwrap())
 }
 
 /// A device on a stream of its own.
-fn device() -> Result<CudaStepDevice, CudaStepError> {
-    CudaStepDevice::new(CudaContext::new(0).unwrap().new_stream().unwrap())
+fn launcher() -> Result<CudaLauncher, CudaStepError> {
+    CudaLauncher::new(CudaContext::new(0).unwrap().new_stream().unwrap())
 }
 
 #[test]
@@ -67,8 +54,8 @@ fn it_is_the_emulated_step_bit_for_bit() {
         // So that all products are by the first algorithm, which sums in order.
         standins.set("equal_times", "1");
         let weights = init_weights(&config, 3);
-        let found = train(&config, &weights, device().unwrap());
-        let expected = train(&config, &weights, EmulatedDevice::default());
+        let found = train(&config, &weights, KernelDevice::new(launcher().unwrap()));
+        let expected = train(&config, &weights, emulated(0));
         assert!(found == expected, "{name}");
         assert!(standins.count("cublasLtMatmul") > 50);
         assert_eq!(
@@ -201,7 +188,7 @@ fn each_device_loads_what_it_can_run() {
     for (capability, code, ptx) in [("80", 6, 0), ("86", 6, 0), ("90", 6, 0), ("100", 0, 6)] {
         standins.restart(3);
         standins.set("capability", capability);
-        let found = device();
+        let found = launcher();
         assert!(found.is_ok(), "{capability}: {found:?}");
         assert_eq!(
             standins.count("modules of machine code"),
@@ -217,11 +204,11 @@ fn each_device_loads_what_it_can_run() {
         patch_size: 14,
         ..small()
     };
-    let error = device().unwrap().check(&large).unwrap_err().to_string();
+    let error = launcher().unwrap().check(&large).unwrap_err().to_string();
     for part in ["400 tokens", "101376", "larger patches"] {
         assert!(error.contains(part), "{part} in {error}");
     }
-    device().unwrap().check(&small()).unwrap();
+    launcher().unwrap().check(&small()).unwrap();
 }
 
 #[test]
@@ -237,7 +224,7 @@ fn memory_that_does_not_fit_is_refused_with_what_does() {
         matches!(error, EngineError::Memory { fits: 0, .. }),
         "{error}"
     );
-    for part in ["workspace of products", "kernels of the libraries"] {
+    for part in ["workspace of matmuls", "kernels of the libraries"] {
         assert!(error.to_string().contains(part), "{error}");
     }
 }

@@ -193,7 +193,6 @@ fn no_files_of_the_trainer_import_each_other_in_a_circle() {
 }
 
 #[test]
-#[ignore = "the model's files still import each other"]
 fn no_files_of_the_model_import_each_other_in_a_circle() {
     assert_no_circles("model");
 }

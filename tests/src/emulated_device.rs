@@ -1,32 +1,44 @@
-//! A device for the kernel step on the CPU: its kernels run through the shim in `cuda_shim/`, its products are plain loops over the same bf16 operands. So
-//! the whole step, launch by launch, is what a GPU would do. Slow, for tests only.
+//! What launches the kernels of a step on the CPU: through the shim in `cuda_shim/`, matmuls as plain
+//! loops over the same bf16 operands. So the whole step, launch by launch, is what a GPU would do.
+//! Slow, for tests only.
 #![expect(
     unsafe_code,
     reason = "kernels take addresses; all of them lie in the one allocation that is made here"
 )]
+use std::ops::Range;
+
 use nepa_model::ModelError;
-use nepa_model::kernel_step::arguments::Launch;
-use nepa_model::kernel_step::{Operand, Output, Product, RedZone, StepDevice};
+use nepa_model::cuda::KernelDevice;
+use nepa_model::cuda::arguments::Launch;
+use nepa_model::cuda::launcher::{Launcher, Matmul, Operand, Output};
 
 use crate::kernels::ThreadOrder;
 
 /// The emulation.
 #[derive(Debug, Default)]
-pub struct EmulatedDevice {
+pub struct EmulatedLauncher {
     /// 16 bytes each, as the kernels' widest loads want.
     memory: Vec<[u64; 2]>,
     /// Of the random order in which the next launch's warps and blocks run.
     seed: u64,
-    /// Filled with `RED`, and looked at after each launch and product.
-    red_zones: Vec<RedZone>,
+    /// Filled with `RED`, and looked at after each launch and matmul.
+    red_zones: Vec<(&'static str, Range<u64>)>,
 }
 
 const RED: u8 = 0xa5;
 
+/// The step's device over it.
+pub type EmulatedDevice = KernelDevice<EmulatedLauncher>;
+
+/// A device whose threads run in the orders of that seed.
+pub fn emulated(seed: u64) -> EmulatedDevice {
+    KernelDevice::new(EmulatedLauncher::of_seed(seed))
+}
+
 /// What goes wrong is a mistake of the step; only an impossible model is an error.
 pub type EmulatedError = ModelError;
 
-impl EmulatedDevice {
+impl EmulatedLauncher {
     /// One whose threads run in other orders.
     pub fn of_seed(seed: u64) -> Self {
         Self {
@@ -55,7 +67,7 @@ impl EmulatedDevice {
 
     /// Panics if something was written past the end of a region.
     fn check_red_zones(&mut self, after: &str) {
-        for RedZone { behind, addresses } in self.red_zones.clone() {
+        for (behind, addresses) in self.red_zones.clone() {
             let bytes = self.bytes(addresses.start, (addresses.end - addresses.start) as usize);
             if let Some(place) = bytes.iter().position(|byte| *byte != RED) {
                 panic!("{after} wrote {place} bytes behind a region of {behind}");
@@ -90,7 +102,7 @@ impl EmulatedDevice {
         };
         assert!(
             address.is_multiple_of(16) && stride.is_multiple_of(8) && stride >= inner,
-            "an operand that a product in bf16 does not take"
+            "an operand that a matmul in bf16 does not take"
         );
         let values = self.bf16s(address, (outer - 1) * stride + inner);
         let at = |row: usize, column: usize| {
@@ -112,8 +124,9 @@ fn to_bf16(value: f32) -> [u8; 2] {
     if value.is_nan() { 0x7fffu16 } else { rounded }.to_ne_bytes()
 }
 
-impl StepDevice for EmulatedDevice {
+impl Launcher for EmulatedLauncher {
     type Error = EmulatedError;
+    const RED_ZONE_BYTES: u64 = 256;
 
     fn allocate(&mut self, num_bytes: u64) -> Result<u64, EmulatedError> {
         assert!(self.memory.is_empty(), "one allocation only");
@@ -122,12 +135,8 @@ impl StepDevice for EmulatedDevice {
         Ok(self.start())
     }
 
-    fn red_zone_bytes(&self) -> u64 {
-        256
-    }
-
-    fn watch(&mut self, red_zones: Vec<RedZone>) -> Result<(), EmulatedError> {
-        for RedZone { addresses, .. } in &red_zones {
+    fn watch(&mut self, red_zones: Vec<(&'static str, Range<u64>)>) -> Result<(), EmulatedError> {
+        for (_, addresses) in &red_zones {
             let num_bytes = (addresses.end - addresses.start) as usize;
             self.bytes(addresses.start, num_bytes).fill(RED);
         }
@@ -143,8 +152,8 @@ impl StepDevice for EmulatedDevice {
         Ok(())
     }
 
-    fn multiply(&mut self, product: Product) -> Result<(), EmulatedError> {
-        let Product {
+    fn matmul(&mut self, matmul: &Matmul) -> Result<(), EmulatedError> {
+        let Matmul {
             m,
             n,
             k,
@@ -152,7 +161,7 @@ impl StepDevice for EmulatedDevice {
             b,
             c,
             output,
-        } = product;
+        } = *matmul;
         let a = self.matrix(a, m, k);
         let b = self.matrix(b, k, n);
         let mut sums = vec![0.0f32; m * n];
@@ -190,7 +199,7 @@ impl StepDevice for EmulatedDevice {
                 *to = value.to_ne_bytes();
             }
         }
-        self.check_red_zones("a product");
+        self.check_red_zones("a matmul");
         Ok(())
     }
 

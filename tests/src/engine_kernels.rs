@@ -11,7 +11,7 @@ use std::ffi::{CString, c_char, c_void};
 use std::fmt::Debug;
 use std::ptr::NonNull;
 
-use nepa_model::kernel_step::arguments;
+use nepa_model::cuda::arguments;
 
 pub use crate::kernels::{Bf16, GuardedEnd, ThreadOrder};
 

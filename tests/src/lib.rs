@@ -14,4 +14,5 @@ pub mod shards;
 #[cfg(feature = "cuda")]
 pub mod standins;
 pub mod step_variants;
+pub mod stepping;
 pub mod web;

@@ -9,7 +9,7 @@ pub fn small() -> NepaConfig {
         num_attention_heads: 2,
         num_hidden_layers: 2,
         intermediate_size: 192,
-        layerscale_value: 0.5,
+        layerscale_value: Some(0.5),
         ..NepaConfig::tiny()
     }
 }

@@ -8,7 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use nepa_model::{ModelError, Nepa, NepaConfig, ParamSpec, RopeDraw, Weights, read_published};
+use nepa_model::cpu::CpuDevice;
+use nepa_model::{
+    ModelError, Nepa, NepaConfig, ParamSpec, Pass, RopeDraw, Step, StepOptions, Weights,
+    read_published,
+};
 use serde::Deserialize;
 
 use crate::console::messages::quoted_path;
@@ -110,8 +114,8 @@ struct Info {
     trajectory: Option<Trajectory>,
 }
 
-/// All comparisons that the folder allows, in f32 as a run computes. The sequences are the
-/// evaluation's; loss, gradients and trajectory are the engine's.
+/// All comparisons that the folder allows, in f32 as a run computes: sequences, loss, gradients and
+/// trajectory of that engine.
 pub fn compare(folder: &Path, choice: EngineChoice) -> Result<Vec<Comparison>, GoldenError> {
     let (config, weights) = read_published(folder)?;
     let model = Nepa::new(&config, &weights, DType::F32, &Device::Cpu)?;
@@ -171,7 +175,7 @@ fn compare_reference(
         ..RopeDraw::default()
     };
     let pixels = reference.get("pixel_values");
-    let output = model.forward(pixels, &rope, config.is_causal)?;
+    let [input, output] = sequences(choice, model, &weights, pixels, &rope)?;
     let optimizer = OptimizerConfig::default();
     let mut engine = engine_for(choice, config, &optimizer, weights, pixels)?;
     let loss = engine.step(&Images::Device(pixels), &[rope])?.loss;
@@ -180,13 +184,13 @@ fn compare_reference(
         relative(
             "input sequence",
             "",
-            &output.sequence_input,
+            &input,
             reference.get("sequence_input"),
         )?,
         relative(
             "output sequence",
             "",
-            &output.sequence_output,
+            &output,
             reference.get("sequence_output"),
         )?,
         absolute("loss", loss, number(reference.get("loss"))?),
@@ -200,6 +204,34 @@ fn compare_reference(
         )?);
     }
     Ok(comparisons)
+}
+
+/// What goes into the first block and what leaves the final norm, `[B, T, D]`, by what computes an
+/// engine's model.
+fn sequences(
+    choice: EngineChoice,
+    model: &Nepa,
+    weights: &Weights,
+    pixels: &Tensor,
+    rope: &RopeDraw,
+) -> Result<[Tensor; 2], GoldenError> {
+    let config = model.config();
+    if choice == EngineChoice::Autograd {
+        let output = model.forward(pixels, rope, config.is_causal)?;
+        return Ok([output.sequence_input, output.sequence_output]);
+    }
+    let images = pixels.flatten_from(1)?.to_vec2::<f32>()?;
+    let images: Vec<&[f32]> = images.iter().map(Vec::as_slice).collect();
+    let options = StepOptions::inference(config, images.len(), config.is_causal);
+    let mut step = Step::new(config, &options, CpuDevice::<f32>::default())?;
+    step.load_weights(&weights.flat)?;
+    let staged = step.stage(&images)?;
+    step.forward(staged, images.len(), &Pass::of(rope))?;
+    let shape = (images.len(), (), config.hidden_size);
+    Ok([
+        Tensor::from_vec(step.read_hidden(0)?, shape, &Device::Cpu)?,
+        Tensor::from_vec(step.read_output()?, shape, &Device::Cpu)?,
+    ])
 }
 
 fn compare_trajectory(

@@ -27,12 +27,10 @@ mod console;
 pub mod checkpoint;
 mod cli;
 mod commands;
-pub mod cpu_engine;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod data;
 pub mod device;
-pub mod device_engine;
 pub mod engine;
 mod error;
 mod eval;
@@ -49,6 +47,5 @@ mod run;
 mod sample_data;
 pub mod schedule;
 mod signals;
-pub mod tape_engine;
 
 pub use program::main;

@@ -1,9 +1,9 @@
-//! AdamW with groups, clipping and a moving average of the weights, over flat f32 buffers in the
-//! order of `nepa_model::Weights`. Semantics are those of PyTorch's `AdamW` and `clip_grad_norm_`.
-//! Every element is a function of its own history and of the norm, which is summed in f64 in a
-//! fixed order: the number of threads changes no bit. Called by the run loop and `nepa verify`.
+//! The optimiser's settings, its groups of weights, and its state; and AdamW over flat f32 buffers
+//! in the order of `nepa_model::Weights`, for the engine of candle's autograd. The rule is
+//! `nepa_model::step::adamw`'s.
 use nepa_model::ParamSpec;
-use rayon::prelude::*;
+use nepa_model::cpu::{AdamWArrays, apply_adamw};
+use nepa_model::step::adamw::{AdamW, AdamWSettings, Group, clip_factor};
 use serde::{Deserialize, Serialize};
 
 /// Settings of [`Optimizer`]; the defaults are the published ones.
@@ -95,20 +95,11 @@ pub struct OptimizerState {
     pub ema: Vec<f32>,
 }
 
-/// Consecutive weights with the same settings.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Run {
-    start: usize,
-    end: usize,
-    decay: f64,
-    lr_factor: f64,
-}
-
 /// AdamW over one flat buffer.
 #[derive(Debug, Clone)]
 pub struct Optimizer {
     config: OptimizerConfig,
-    runs: Vec<Run>,
+    groups: Vec<Group>,
     state: OptimizerState,
 }
 
@@ -139,93 +130,71 @@ pub enum OptimizerError {
     },
 }
 
-/// Elements in one piece of the norm and of an update.
-const PIECE: usize = 1 << 14;
-
-/// The global norm of all gradients, in f64 and in a fixed order.
-pub fn global_norm(gradients: &[f32]) -> f64 {
-    let piece = |values: &[f32]| {
-        let mut lanes = [0.0f64; 8];
-        let chunks = values.chunks_exact(8);
-        let tail: f64 = chunks
-            .remainder()
-            .iter()
-            .map(|g| f64::from(*g).powi(2))
-            .sum();
-        for chunk in chunks {
-            for (lane, g) in lanes.iter_mut().zip(chunk) {
-                *lane += f64::from(*g) * f64::from(*g);
-            }
+impl From<&OptimizerConfig> for AdamWSettings {
+    fn from(config: &OptimizerConfig) -> Self {
+        Self {
+            beta1: config.beta1,
+            beta2: config.beta2,
+            eps: config.eps,
+            average_decay: config.ema_decay,
         }
-        lanes.iter().sum::<f64>() + tail
-    };
-    let pieces: Vec<f64> = gradients.par_chunks(PIECE).map(piece).collect();
-    pieces.iter().sum::<f64>().sqrt()
+    }
 }
 
-/// PyTorch's `clip_grad_norm_`: scales by `max_norm / (norm + 1e-6)`, but never up.
-pub fn clip_factor(norm: f64, max_norm: Option<f64>) -> f64 {
-    max_norm.map_or(1.0, |max_norm| (max_norm / (norm + 1e-6)).min(1.0))
+/// Whether the settings are possible and a saved state fits the model.
+pub fn check_state(
+    config: &OptimizerConfig,
+    specs: &[ParamSpec],
+    state: &OptimizerState,
+) -> Result<(), OptimizerError> {
+    config.validate()?;
+    let expected = specs.iter().map(ParamSpec::len).sum();
+    let averaged = if config.ema_decay.is_some() && state.step > 0 {
+        expected
+    } else {
+        0
+    };
+    for (what, got, expected) in [
+        ("first moment", state.m.len(), expected),
+        ("second moment", state.v.len(), expected),
+        ("moving average", state.ema.len(), averaged),
+    ] {
+        if got != expected {
+            return Err(OptimizerError::StateLength {
+                what,
+                got,
+                expected,
+            });
+        }
+    }
+    Ok(())
 }
 
 impl Optimizer {
-    /// Starts with zero moments.
-    pub fn new(config: &OptimizerConfig, specs: &[ParamSpec]) -> Result<Self, OptimizerError> {
-        let len = specs.iter().map(ParamSpec::len).sum();
-        let state = OptimizerState {
-            step: 0,
-            m: vec![0.0; len],
-            v: vec![0.0; len],
-            ema: Vec::new(),
-        };
-        Self::from_state(config, specs, state)
-    }
-
     /// Goes on from a saved state.
     pub fn from_state(
         config: &OptimizerConfig,
         specs: &[ParamSpec],
         state: OptimizerState,
     ) -> Result<Self, OptimizerError> {
-        config.validate()?;
-        let mut runs: Vec<Run> = Vec::new();
+        check_state(config, specs, &state)?;
+        let mut groups: Vec<Group> = Vec::new();
         for spec in specs {
-            let (decay, lr_factor) = config.group(&spec.name);
-            let run = Run {
-                start: spec.offset,
-                end: spec.range().end,
-                decay,
-                lr_factor,
-            };
-            match runs.last_mut() {
-                Some(last) if (last.decay, last.lr_factor) == (run.decay, run.lr_factor) => {
-                    last.end = run.end;
+            let (weight_decay, lr_factor) = config.group(&spec.name);
+            match groups.last_mut() {
+                Some(last) if (last.weight_decay, last.lr_factor) == (weight_decay, lr_factor) => {
+                    last.range.end = spec.range().end;
                 }
-                _ => runs.push(run),
-            }
-        }
-        let expected = runs.last().map_or(0, |run| run.end);
-        let averaged = if config.ema_decay.is_some() && state.step > 0 {
-            expected
-        } else {
-            0
-        };
-        for (what, got, expected) in [
-            ("first moment", state.m.len(), expected),
-            ("second moment", state.v.len(), expected),
-            ("moving average", state.ema.len(), averaged),
-        ] {
-            if got != expected {
-                return Err(OptimizerError::StateLength {
-                    what,
-                    got,
-                    expected,
-                });
+                _ => groups.push(Group {
+                    range: spec.range(),
+                    weight_decay,
+                    lr_factor,
+                }),
             }
         }
         Ok(Self {
             config: config.clone(),
-            runs,
+            groups,
             state,
         })
     }
@@ -240,16 +209,8 @@ impl Optimizer {
         &self.config
     }
 
-    /// One update of `weights` by `gradients` at learning rate `lr`; returns the norm before
-    /// clipping.
-    pub fn step(&mut self, weights: &mut [f32], gradients: &[f32], lr: f64) -> f64 {
-        let norm = global_norm(gradients);
-        self.step_with_norm(weights, gradients, lr, norm);
-        norm
-    }
-
-    /// As [`Optimizer::step`], with the norm already known; the caller checks first that it is
-    /// finite.
+    /// One update of `weights` by `gradients` of that norm, at learning rate `lr`. Where the norm is
+    /// not finite, nothing is changed.
     pub fn step_with_norm(&mut self, weights: &mut [f32], gradients: &[f32], lr: f64, norm: f64) {
         let len = self.state.m.len();
         assert_eq!(
@@ -258,62 +219,24 @@ impl Optimizer {
             "flat buffers of one model"
         );
         self.state.step += 1;
-        let config = &self.config;
-        let clip = clip_factor(norm, config.max_grad_norm);
-        // `powf`, since a long run has more steps than `powi` counts.
-        let step = self.state.step as f64;
-        let correction1 = 1.0 - config.beta1.powf(step);
-        let correction2 = (1.0 - config.beta2.powf(step)).sqrt();
-        let state = &mut self.state;
-        let starts = config.ema_decay.is_some() && state.ema.is_empty();
-        if starts {
-            // The average starts as a copy after the first step.
-            state.ema.resize(len, 0.0);
+        if !norm.is_finite() {
+            return;
         }
-        let average_decay = match config.ema_decay {
-            _ if starts => Some(0.0),
-            decay => decay,
+        let settings = AdamWSettings::from(&self.config);
+        let has_average = !self.state.ema.is_empty();
+        let rule = AdamW::new(&settings, self.state.step, lr, has_average);
+        if rule.average_decay.is_some() {
+            self.state.ema.resize(len, 0.0);
+        }
+        let arrays = AdamWArrays {
+            weights,
+            gradient: gradients,
+            m: &mut self.state.m,
+            v: &mut self.state.v,
+            average: &mut self.state.ema,
         };
-        for run in &self.runs {
-            let lr = lr * run.lr_factor;
-            let rule = Update {
-                clip: clip as f32,
-                keep: (1.0 - lr * run.decay) as f32,
-                step_size: (lr / correction1) as f32,
-                correction2: correction2 as f32,
-                beta1: config.beta1 as f32,
-                beta2: config.beta2 as f32,
-                rest1: (1.0 - config.beta1) as f32,
-                rest2: (1.0 - config.beta2) as f32,
-                eps: config.eps as f32,
-            };
-            let range = run.start..run.end;
-            let pieces = (
-                weights[range.clone()].par_chunks_mut(PIECE),
-                gradients[range.clone()].par_chunks(PIECE),
-                state.m[range.clone()].par_chunks_mut(PIECE),
-                state.v[range.clone()].par_chunks_mut(PIECE),
-            );
-            let Some(decay) = average_decay else {
-                pieces
-                    .into_par_iter()
-                    .for_each(|(weights, gradients, m, v)| rule.apply(weights, gradients, m, v));
-                continue;
-            };
-            // While the weights are in the cache.
-            let (decay, rest) = (decay as f32, (1.0 - decay) as f32);
-            (
-                pieces.into_par_iter(),
-                state.ema[range].par_chunks_mut(PIECE),
-            )
-                .into_par_iter()
-                .for_each(|((weights, gradients, m, v), average)| {
-                    rule.apply(weights, gradients, m, v);
-                    for (average, weight) in average.iter_mut().zip(weights) {
-                        *average = decay * *average + rest * *weight;
-                    }
-                });
-        }
+        let clip = clip_factor(norm, self.config.max_grad_norm);
+        apply_adamw(arrays, &self.groups, &rule, clip);
     }
 }
 
@@ -377,33 +300,6 @@ impl OptimizerConfig {
             }
         }
         Ok(())
-    }
-}
-
-/// The numbers of one update, the same for a whole run.
-#[derive(Debug, Clone, Copy)]
-struct Update {
-    clip: f32,
-    keep: f32,
-    step_size: f32,
-    correction2: f32,
-    beta1: f32,
-    beta2: f32,
-    rest1: f32,
-    rest2: f32,
-    eps: f32,
-}
-
-impl Update {
-    /// Element by element, so that it may be split over threads as it comes.
-    fn apply(self, weights: &mut [f32], gradients: &[f32], m: &mut [f32], v: &mut [f32]) {
-        for (((weight, gradient), m), v) in weights.iter_mut().zip(gradients).zip(m).zip(v) {
-            let gradient = gradient * self.clip;
-            *m = self.beta1 * *m + self.rest1 * gradient;
-            *v = self.beta2 * *v + self.rest2 * gradient * gradient;
-            let denominator = v.sqrt() / self.correction2 + self.eps;
-            *weight = *weight * self.keep - self.step_size * *m / denominator;
-        }
     }
 }
 

@@ -1,6 +1,26 @@
 //! Names without decay, the formulas step by step, clipping, restoring.
 use super::*;
 use nepa_model::NepaConfig;
+use nepa_model::cpu::global_norm;
+
+/// An optimiser before its first step.
+fn fresh(config: &OptimizerConfig, specs: &[ParamSpec]) -> Result<Optimizer, OptimizerError> {
+    let len = specs.iter().map(ParamSpec::len).sum();
+    let state = OptimizerState {
+        step: 0,
+        m: vec![0.0; len],
+        v: vec![0.0; len],
+        ema: Vec::new(),
+    };
+    Optimizer::from_state(config, specs, state)
+}
+
+/// One update; the norm of the gradient.
+fn update(optimizer: &mut Optimizer, weights: &mut [f32], gradients: &[f32], lr: f64) -> f64 {
+    let norm = global_norm(gradients);
+    optimizer.step_with_norm(weights, gradients, lr, norm);
+    norm
+}
 
 fn spec(name: &str, len: usize, offset: usize) -> ParamSpec {
     ParamSpec {
@@ -32,21 +52,24 @@ fn decay_goes_by_name() {
         assert!(decays(name), "{name}");
     }
     let specs = ParamSpec::all(&NepaConfig::tiny());
-    let optimizer = Optimizer::new(&OptimizerConfig::default(), &specs).expect("valid");
-    assert_eq!(optimizer.runs.first().map(|run| run.start), Some(0));
+    let optimizer = fresh(&OptimizerConfig::default(), &specs).expect("valid");
+    assert_eq!(
+        optimizer.groups.first().map(|group| group.range.start),
+        Some(0)
+    );
     assert!(
         optimizer
-            .runs
+            .groups
             .windows(2)
-            .all(|pair| pair[0].end == pair[1].start)
+            .all(|pair| pair[0].range.end == pair[1].range.start)
     );
     for spec in &specs {
-        let run = optimizer
-            .runs
+        let group = optimizer
+            .groups
             .iter()
-            .find(|run| run.start <= spec.offset && spec.range().end <= run.end);
+            .find(|group| group.range.start <= spec.offset && spec.range().end <= group.range.end);
         assert_eq!(
-            run.expect("covered").decay > 0.0,
+            group.expect("covered").weight_decay > 0.0,
             decays(&spec.name),
             "{}",
             spec.name
@@ -67,7 +90,7 @@ fn steps_are_those_of_the_formulas() {
         spec("a.bias", 1, 1),
         spec("b.weight", 1, 2),
     ];
-    let mut optimizer = Optimizer::new(&config, &specs).expect("valid");
+    let mut optimizer = fresh(&config, &specs).expect("valid");
     let mut weights = [0.5f32, -0.25, 1.5];
     let mut expected: Vec<(f64, f64, f64, f64)> = weights
         .iter()
@@ -78,7 +101,7 @@ fn steps_are_those_of_the_formulas() {
             .map(|i| (step * (i + 1)) as f32 * 0.3 - 1.0)
             .collect();
         let lr = 0.01 * f64::from(step);
-        let norm = optimizer.step(&mut weights, &gradients, lr);
+        let norm = update(&mut optimizer, &mut weights, &gradients, lr);
         let true_norm = gradients
             .iter()
             .map(|g| f64::from(*g).powi(2))
@@ -130,18 +153,31 @@ fn clipping_never_enlarges() {
 }
 
 #[test]
+fn a_norm_that_is_not_finite_changes_nothing() {
+    let specs = [spec("a.weight", 3, 0)];
+    let mut optimizer = fresh(&OptimizerConfig::default(), &specs).expect("valid");
+    let mut weights = [1.0f32, 2.0, 3.0];
+    optimizer.step_with_norm(&mut weights, &[1.0, f32::NAN, 0.0], 1.0, f64::NAN);
+    assert_eq!(
+        weights.map(f32::to_bits),
+        [1.0f32, 2.0, 3.0].map(f32::to_bits)
+    );
+    assert!(optimizer.state().m.iter().all(|m| *m == 0.0));
+}
+
+#[test]
 fn a_restored_state_goes_on_bit_for_bit() {
     let specs = [spec("a.weight", 40, 0), spec("b.bias", 7, 40)];
     let config = OptimizerConfig::default();
     let gradients: Vec<f32> = (0..47).map(|i| (i as f32 * 0.7).sin()).collect();
-    let mut straight = Optimizer::new(&config, &specs).expect("valid");
+    let mut straight = fresh(&config, &specs).expect("valid");
     let mut weights = vec![0.1f32; 47];
-    straight.step(&mut weights, &gradients, 1e-2);
+    update(&mut straight, &mut weights, &gradients, 1e-2);
     let mut again = weights.clone();
     let mut restored =
         Optimizer::from_state(&config, &specs, straight.state().clone()).expect("valid");
-    straight.step(&mut weights, &gradients, 1e-2);
-    restored.step(&mut again, &gradients, 1e-2);
+    update(&mut straight, &mut weights, &gradients, 1e-2);
+    update(&mut restored, &mut again, &gradients, 1e-2);
     assert_eq!((weights, straight.state()), (again, restored.state()));
     let mut short = straight.state().clone();
     short.v.pop();
@@ -187,7 +223,7 @@ fn impossible_settings_are_refused() {
         ),
     ] {
         assert!(
-            Optimizer::new(&config, &[])
+            fresh(&config, &[])
                 .expect_err(key)
                 .to_string()
                 .contains(key)

@@ -11,15 +11,13 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use clap::Parser;
 use nepa_benchmarks::{median, peak_memory_mib, process_cpu_s};
 use nepa_model::{RopeDraw, init_weights, read_published, write_published};
-use nepa_trainer::cpu_engine::CpuEngine;
-use nepa_trainer::engine::{Engine, Images, TrainingState};
+use nepa_trainer::engine::{AutogradEngine, CpuEngine, Engine, Images, TrainingState};
 use nepa_trainer::optimizer::OptimizerConfig;
 use nepa_trainer::recipe::{EngineChoice, Recipe};
-use nepa_trainer::tape_engine::TapeEngine;
 use serde::{Deserialize, Serialize};
 
 /// Steps of a recipe's model, contestant by contestant.
@@ -80,7 +78,13 @@ fn work(folder: &Path, engine: EngineChoice) -> anyhow::Result<()> {
     let mut engine: Box<dyn Engine> = match engine {
         EngineChoice::Cpu => Box::new(CpuEngine::new(&config, &optimizer, state, micro_batch)?),
         EngineChoice::Cuda => bail!("this benchmark is the processor's"),
-        EngineChoice::Tape => Box::new(TapeEngine::new(&config, &optimizer, state, &Device::Cpu)?),
+        EngineChoice::Autograd => Box::new(AutogradEngine::new(
+            &config,
+            &optimizer,
+            state,
+            &Device::Cpu,
+            DType::F32,
+        )?),
     };
     // Any pixels do: the time does not depend on their values.
     let length = 3 * config.image_size * config.image_size;
@@ -188,7 +192,7 @@ fn race(args: &Args) -> anyhow::Result<()> {
 
     let own = std::env::current_exe()?;
     let mut workers = Vec::new();
-    for (name, engine) in [("explicit", "cpu"), ("tape", "tape")] {
+    for (name, engine) in [("ours", "cpu"), ("autograd", "autograd")] {
         let mut command = Command::new(&own);
         command.arg(folder.path()).args(["--work", engine]);
         workers.push(Worker::start(name, &mut command, args.threads)?);

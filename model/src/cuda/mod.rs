@@ -1,369 +1,743 @@
-//! The kernel step's device on an NVIDIA GPU: one stream, one allocation, our kernels, and matrix
-//! products by cuBLASLt. Built with the feature `cuda` only.
-#![expect(
-    unsafe_code,
-    reason = "the driver and cuBLASLt take addresses; all of them lie in the one allocation that is made here, or are the caller's pixels"
-)]
-mod products;
+//! The step's device on an NVIDIA GPU: the stream, statistics, weights and all sums are f32, what
+//! matmuls read and write is bf16. Each operation is one launch of a kernel in `kernels/`, or two,
+//! or a matmul by cuBLASLt.
+//!
+//! Generic over what launches ([`Launcher`]), so that a test runs the very same launches on the
+//! CPU; with the feature `cuda`, [`driver`] has the GPU's.
+pub mod arguments;
+#[cfg(feature = "cuda")]
+mod driver;
+#[cfg(feature = "cuda")]
+mod error;
+pub mod launcher;
+#[cfg(feature = "cuda")]
+mod matmuls;
+#[cfg(feature = "cuda")]
+mod memory;
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use crate::step::adamw::{AdamW, Group};
+use crate::step::device::{
+    Activation, ActivationBackward, AddBranch, Arenas, Assemble, Attention, AttentionBackward,
+    BranchGradient, CosineLoss, Device, Disassemble, LayerScale, Matmul, MemoryMap, Norm,
+    NormBackward, Output, Patchify, Region, Rows,
+};
+use crate::step::{Kept, Layout, MemoryPlan, Shape, StepOptions};
+use crate::{HiddenAct, ModelError, NepaConfig};
 
-use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute_enum};
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, result, sys};
-use cudarc::nvrtc::Ptx;
+use arguments::{
+    AddPartials, CopyToBf16, GradientNorm, HEAD, MAX_TOKENS, NORM_PIECE, NORM_RESULT_BYTES,
+    NormForward, Segment,
+};
+#[cfg(feature = "cuda")]
+pub use driver::CudaLauncher;
+#[cfg(feature = "cuda")]
+pub use error::CudaStepError;
+use launcher::Launcher;
+#[cfg(feature = "cuda")]
+pub use matmuls::ChosenAlgorithms;
 
-use crate::kernel_step::arguments::{Attention, Launch};
-use crate::kernel_step::{Product, StepDevice};
-use crate::{MemoryPlan, ModelError, NepaConfig};
-use products::Products;
+/// Rows whose sums one block of a kernel adds.
+const ROWS_PER_PIECE: usize = 128;
+/// Cosines with what comes next, with what is there, and wins of the second.
+const NUM_REPORTED: usize = 3;
+const F32: u64 = 4;
+const BF16: u64 = 2;
 
-pub use products::ChosenAlgorithms;
-
-/// The kernels of one file, compiled by the build script.
-struct Module {
-    /// For every device, compiled by the driver when it is loaded.
-    ptx: &'static str,
-    /// Machine code, by the compute capability that it was made for, as 10 x major + minor.
-    machine_code: [(i32, &'static [u8]); 2],
+/// Pixels of some images on the device, `[B, 3, height, width]`, normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pixels {
+    /// Of the first value.
+    pub address: u64,
+    /// bf16, or f32.
+    pub bf16: bool,
 }
 
-macro_rules! module {
-    ($name:literal) => {
-        Module {
-            ptx: include_str!(concat!(env!("OUT_DIR"), "/", $name, ".ptx")),
-            machine_code: [
-                (
-                    90,
-                    include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".sm_90.cubin")),
-                ),
-                (
-                    80,
-                    include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".sm_80.cubin")),
-                ),
-            ],
-        }
-    };
-}
-
-const MODULES: [Module; 6] = [
-    module!("activation"),
-    module!("attention"),
-    module!("embed"),
-    module!("loss"),
-    module!("norm"),
-    module!("optimizer"),
-];
-
-impl Module {
-    /// What a device of this compute capability loads: machine code that was made for it or for a
-    /// smaller one of its generation, else PTX, whose compilation takes seconds.
-    fn image(&self, capability: i32) -> Ptx {
-        let runs = |made_for: i32| made_for / 10 == capability / 10 && made_for <= capability;
-        let fitting = self
-            .machine_code
-            .iter()
-            .find(|(made_for, _)| runs(*made_for));
-        fitting.map_or_else(
-            || Ptx::from_src(self.ptx),
-            |(_, code)| Ptx::from_binary(code.to_vec()),
-        )
-    }
-
-    /// The names of its kernels: what PTX says between `.entry` and the parameters.
-    fn kernels(&self) -> impl Iterator<Item = &'static str> {
-        self.ptx
-            .split(".entry ")
-            .skip(1)
-            .filter_map(|kernel| kernel.split(['(', ' ', '\n']).next())
-    }
-}
-
-/// The device refused something.
-#[derive(Debug, thiserror::Error)]
-pub enum CudaStepError {
-    /// The driver.
-    #[error("{doing} failed: {detail}")]
-    Driver {
-        /// What was being done.
-        doing: &'static str,
-        /// What it said.
-        detail: String,
-    },
-    /// cuBLASLt.
-    #[error("a product of {m} x {k} by {k} x {n} failed: {detail}")]
-    Product {
-        /// Rows of the result.
-        m: usize,
-        /// Columns of the result.
-        n: usize,
-        /// Length of its sums.
-        k: usize,
-        /// What it said.
-        detail: String,
-    },
-    /// A kernel that the step asks for and no module has; our bug.
-    #[error("the program has no kernel {kernel:?}")]
-    NoKernel {
-        /// Its name.
-        kernel: &'static str,
-    },
-    /// Attention over so many tokens does not fit into a block's shared memory.
-    #[error(
-        "attention over {tokens} tokens needs {needed} bytes of shared memory a block, and this GPU has {available}: \
-         choose larger patches or smaller images, or a GPU of the data centre (A100, H100, H200)"
-    )]
-    SharedMemory {
-        /// Tokens of an image.
-        tokens: usize,
-        /// What the backward pass needs.
-        needed: u32,
-        /// What a block can have.
-        available: u32,
-    },
-    /// The model.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-}
-
-fn failed(doing: &'static str) -> impl FnOnce(DriverError) -> CudaStepError {
-    move |error| CudaStepError::Driver {
-        doing,
-        detail: error.to_string(),
-    }
-}
-
-/// Kernels whose blocks ask for more shared memory than the 48 KiB that every block may have.
-const LARGE_BLOCKS: [&str; 2] = ["attention_forward", "attention_backward"];
-/// What cuBLASLt and the driver take beside the plan when their kernels are first used; a generous
-/// guess until a GPU has said.
-const LIBRARIES_BYTES: u64 = 512 << 20;
-
-/// One GPU for one step. All work goes to one stream, from one thread at a time.
+/// Kernels and matmuls as the operations of a step.
 #[derive(Debug)]
-pub struct CudaStepDevice {
-    // Dropped in this order: the products' workspace and the memory before the context.
-    products: Products,
-    memory: Option<Memory>,
-    kernels: HashMap<&'static str, CudaFunction>,
-    /// Most shared memory of a block, in bytes.
-    most_shared_bytes: i32,
-    name: String,
-    stream: Arc<CudaStream>,
+pub struct KernelDevice<L> {
+    launcher: L,
+    /// Address of the memory.
+    base: u64,
+    own: Own,
+    num_groups: u32,
+    /// Of the last loss.
+    report_pieces: u32,
 }
 
-impl CudaStepDevice {
-    /// Loads the kernels for the device of `stream`, where everything will run.
-    pub fn new(stream: Arc<CudaStream>) -> Result<Self, CudaStepError> {
-        use CUdevice_attribute as Attribute;
-        let context = stream.context();
-        let attribute = |attribute| {
-            let value = context.attribute(attribute);
-            value.map_err(failed("asking what the device can do"))
+/// Where the device's own values are, from the start of its memory.
+#[derive(Debug, Clone, Copy, Default)]
+struct Own {
+    /// f64, one a piece of the gradient.
+    norm_partials: u64,
+    /// `NormResult`.
+    norm: u64,
+    /// `Segment`s, at most one a weight.
+    segments: u64,
+    /// `[pieces, 3]` and `[3]`, f32: what a loss tells.
+    report_pieces: u64,
+    report: u64,
+    /// Behind all.
+    num_bytes: u64,
+}
+
+impl Own {
+    fn new(rows: usize, weights: usize, groups: usize) -> Self {
+        let mut next = 0;
+        let mut take = |num_bytes: usize| {
+            let start = next;
+            next += (num_bytes as u64).next_multiple_of(256);
+            start
         };
-        let capability = 10 * attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?
-            + attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        let most_shared_bytes =
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
-        let mut kernels = HashMap::new();
-        for source in &MODULES {
-            let module = context
-                .load_module(source.image(capability))
-                .map_err(failed("loading the training step's kernels"))?;
-            for name in source.kernels() {
-                let function = module
-                    .load_function(name)
-                    .map_err(failed("loading a kernel"))?;
-                kernels.insert(name, function);
-            }
+        Self {
+            norm_partials: take(8 * weights.div_ceil(NORM_PIECE as usize)),
+            norm: take(NORM_RESULT_BYTES),
+            segments: take(size_of::<Segment>() * groups),
+            report_pieces: take(4 * NUM_REPORTED * rows.div_ceil(ROWS_PER_PIECE)),
+            report: take(4 * NUM_REPORTED),
+            num_bytes: next,
         }
-        for kernel in LARGE_BLOCKS {
-            let function = kernels
-                .get(kernel)
-                .ok_or(CudaStepError::NoKernel { kernel })?;
-            ask_for_shared_memory(function, most_shared_bytes)
-                .map_err(failed("asking for shared memory"))?;
+    }
+}
+
+impl<L: Launcher> KernelDevice<L> {
+    /// A device of what launches.
+    pub fn new(launcher: L) -> Self {
+        Self {
+            launcher,
+            base: 0,
+            own: Own::default(),
+            num_groups: 0,
+            report_pieces: 0,
         }
-        Ok(Self {
-            products: Products::new(&stream)?,
-            memory: None,
-            kernels,
-            most_shared_bytes,
-            name: context
-                .name()
-                .map_err(failed("asking for the device's name"))?,
-            stream,
+    }
+
+    /// What launches.
+    pub fn launcher(&self) -> &L {
+        &self.launcher
+    }
+
+    /// The same, to change how it computes.
+    pub fn launcher_mut(&mut self) -> &mut L {
+        &mut self.launcher
+    }
+
+    /// The address of a region; 0 if it is empty.
+    pub fn address(&self, region: Region) -> u64 {
+        if region.len == 0 {
+            0
+        } else {
+            self.base + region.start
+        }
+    }
+
+    fn optional(&self, region: Option<Region>) -> u64 {
+        region.map_or(0, |region| self.address(region))
+    }
+
+    /// Adds the sums of all pieces at `partials`, `width` values for each of `outputs`, to those
+    /// that are there.
+    fn add_partials(
+        &mut self,
+        partials: u64,
+        pieces: usize,
+        width: usize,
+        outputs: &[u64],
+    ) -> Result<(), L::Error> {
+        if outputs.iter().all(|output| *output == 0) {
+            return Ok(());
+        }
+        let mut out = [0; 4];
+        out[..outputs.len()].copy_from_slice(outputs);
+        let sums = AddPartials {
+            partials,
+            out,
+            stride: (outputs.len() * width) as u64,
+            pieces: pieces as u32,
+            width: width as u32,
+            outputs: outputs.len() as u32,
+        };
+        self.launcher.launch(sums.launch())
+    }
+
+    /// What a norm's backward and a loss want to know of the last branch: scale, factors, both
+    /// copies and the sum.
+    fn branch(&self, added: Option<&BranchGradient>) -> [u64; 5] {
+        added.map_or([0; 5], |added| {
+            [
+                self.optional(added.branch.scale),
+                self.optional(added.branch.factors),
+                self.optional(added.factored),
+                self.optional(added.scaled),
+                self.address(added.d_bias),
+            ]
         })
     }
 
-    /// Whether the kernels can compute a model on this device; [`crate::kernel_step::check`] says
-    /// whether they can anywhere.
-    pub fn check(&self, config: &NepaConfig) -> Result<(), CudaStepError> {
-        let tokens = config.num_patches() + usize::from(!config.is_causal);
-        let backward = Attention {
-            tokens: tokens as u32,
-            d_qkv: 1,
-            ..Attention::default()
-        };
-        let needed = backward.launch(1).geometry().shared_bytes;
-        let available = self.most_shared_bytes.unsigned_abs();
-        if needed > available {
-            return Err(CudaStepError::SharedMemory {
-                tokens,
-                needed,
-                available,
+    fn attention_arguments(&self, args: &Attention) -> arguments::Attention {
+        let [query_weight, query_bias, key_weight, key_bias] =
+            args.head_norms.map(|norm| self.optional(norm));
+        let table = (args.tokens * args.head_size / 2) as u32;
+        arguments::Attention {
+            qkv: self.address(args.qkv),
+            cos: self.address(args.rotary[0]),
+            sin: self.address(args.rotary[1]),
+            query_weight,
+            query_bias,
+            key_weight,
+            key_bias,
+            out: self.address(args.out),
+            lse: self.address(args.softmax),
+            tokens: args.tokens as u32,
+            heads: args.heads as u32,
+            causal: args.causal.into(),
+            qk_norm: args.qk_norm.into(),
+            eps: args.eps as f32,
+            table_stride: if args.table_per_image { table } else { 0 },
+            ..arguments::Attention::default()
+        }
+    }
+
+    fn activation_arguments(&self, args: &Activation) -> arguments::Activation {
+        arguments::Activation {
+            x: self.address(args.x),
+            rows: args.rows as u32,
+            width: args.width as u32,
+            rows_per_piece: ROWS_PER_PIECE as u32,
+            kind: match args.act {
+                HiddenAct::Gelu => 0,
+                HiddenAct::Silu => 1,
+                HiddenAct::Relu => 2,
+            },
+            ..arguments::Activation::default()
+        }
+    }
+}
+
+/// Whether the kernels can compute a model's pretraining.
+pub fn check(config: &NepaConfig) -> Result<(), ModelError> {
+    check_options(config, &StepOptions::pretraining(config, 1))
+}
+
+fn check_options(config: &NepaConfig, options: &StepOptions) -> Result<(), ModelError> {
+    config.validate()?;
+    let rules = [
+        (
+            config.head_size() == HEAD,
+            "num_attention_heads",
+            config.num_attention_heads,
+            "the kernels compute heads of 64 values: hidden_size / 64 of them",
+        ),
+        (
+            config.hidden_size <= 1024,
+            "hidden_size",
+            config.hidden_size,
+            "the kernels' norms take at most 1024",
+        ),
+        (
+            config.intermediate_size.is_multiple_of(8),
+            "intermediate_size",
+            config.intermediate_size,
+            "the kernels take a multiple of 8",
+        ),
+        (
+            Shape::new(config, options).tokens <= MAX_TOKENS,
+            "image_size",
+            config.image_size,
+            "the attention kernels take at most 512 tokens an image: choose larger patches or smaller images",
+        ),
+        (
+            config.num_channels == 3,
+            "num_channels",
+            config.num_channels,
+            "the kernels take images of three channels",
+        ),
+    ];
+    for (holds, key, value, rule) in rules {
+        if !holds {
+            return Err(ModelError::Config {
+                key,
+                value: value.to_string(),
+                rule: rule.to_owned(),
             });
+        }
+    }
+    Ok(())
+}
+
+impl<L: Launcher> Device for KernelDevice<L> {
+    type Wide = f32;
+    type Pixels<'a> = Pixels;
+    type Error = L::Error;
+
+    const HAS_NARROW: bool = true;
+    const NARROW_BYTES: u64 = BF16;
+    const SOFTMAX_VALUES: usize = 1;
+    const STAGES_PIXELS: bool = true;
+    const KEPT: Kept = Kept {
+        norms: true,
+        activations: false,
+    };
+    const RED_ZONE_BYTES: u64 = L::RED_ZONE_BYTES;
+
+    fn check(config: &NepaConfig, options: &StepOptions) -> Result<(), ModelError> {
+        check_options(config, options)
+    }
+
+    fn partial_values(rows: usize, columns: usize) -> usize {
+        rows.div_ceil(ROWS_PER_PIECE) * columns
+    }
+
+    fn attention_partial_values(images: usize, heads: usize, head_size: usize) -> usize {
+        images * heads * (3 + 4) * head_size
+    }
+
+    fn own_bytes(rows: usize, weights: usize, groups: usize) -> u64 {
+        Own::new(rows, weights, groups).num_bytes
+    }
+
+    fn beside(config: &NepaConfig, options: &StepOptions) -> MemoryPlan {
+        L::beside(config, options.images)
+    }
+
+    fn allocate(
+        &mut self,
+        map: MemoryMap,
+        config: &NepaConfig,
+        options: &StepOptions,
+    ) -> Result<(), L::Error> {
+        self.base = self.launcher.allocate(map.num_bytes)?;
+        let layout = Layout::new(config);
+        let rows = Shape::new(config, options).rows();
+        let own = Own::new(rows, layout.len(), layout.num_weights());
+        let start = self.base + map.own.start;
+        self.own = Own {
+            norm_partials: start + own.norm_partials,
+            norm: start + own.norm,
+            segments: start + own.segments,
+            report_pieces: start + own.report_pieces,
+            report: start + own.report,
+            num_bytes: own.num_bytes,
+        };
+        let red_zones = map.red_zones.into_iter().map(|zone| {
+            let addresses = self.base + zone.bytes.start..self.base + zone.bytes.end;
+            (zone.behind, addresses)
+        });
+        self.launcher.watch(red_zones.collect())
+    }
+
+    fn write(&mut self, to: Region, values: &[f32]) -> Result<(), L::Error> {
+        assert_eq!((to.len, to.value_bytes), (values.len(), F32));
+        let address = self.address(to);
+        self.launcher.write(address, bytemuck::cast_slice(values))
+    }
+
+    fn read(&mut self, from: Region, values: &mut [f32]) -> Result<(), L::Error> {
+        assert_eq!((from.len, from.value_bytes), (values.len(), F32));
+        let address = self.address(from);
+        self.launcher
+            .read(address, bytemuck::cast_slice_mut(values))
+    }
+
+    fn write_narrow(&mut self, to: Region, values: &[f32]) -> Result<(), L::Error> {
+        assert_eq!((to.len, to.value_bytes), (values.len(), BF16));
+        let narrow: Vec<u16> = values.iter().map(|value| to_bf16(*value)).collect();
+        let address = self.address(to);
+        self.launcher.write(address, bytemuck::cast_slice(&narrow))
+    }
+
+    fn read_narrow(&mut self, from: Region, values: &mut [f32]) -> Result<(), L::Error> {
+        assert_eq!((from.len, from.value_bytes), (values.len(), BF16));
+        let mut narrow = vec![0u16; values.len()];
+        let address = self.address(from);
+        self.launcher
+            .read(address, bytemuck::cast_slice_mut(&mut narrow))?;
+        for (value, narrow) in values.iter_mut().zip(narrow) {
+            *value = f32::from_bits(u32::from(narrow) << 16);
         }
         Ok(())
     }
 
-    /// Memory that a step takes beside its plan, for micro-batches of so many images: the products'
-    /// workspace, what choosing their algorithms takes for a while, and the libraries' own.
-    pub fn plan_beside(config: &NepaConfig, micro_batch: usize) -> MemoryPlan {
-        let rows = (micro_batch * (config.num_patches() + 1)) as u64;
-        let up = config.intermediate_size * if config.use_gated_mlp { 2 } else { 1 };
-        let widest = up.max(3 * config.hidden_size) as u64;
-        let mut plan = MemoryPlan::default();
-        plan.add("workspace of products", products::WORKSPACE_BYTES as u64);
-        plan.add("choosing the products' algorithms", 2 * rows * widest);
-        plan.add("kernels of the libraries", LIBRARIES_BYTES);
-        plan
+    fn write_indices(&mut self, to: Region, indices: &[u32]) -> Result<(), L::Error> {
+        assert_eq!((to.len, to.value_bytes), (indices.len(), F32));
+        let address = self.address(to);
+        self.launcher.write(address, bytemuck::cast_slice(indices))
     }
 
-    /// Where everything runs.
-    pub fn stream(&self) -> &Arc<CudaStream> {
-        &self.stream
+    fn zero(&mut self, region: Region) -> Result<(), L::Error> {
+        let address = self.address(region);
+        self.launcher.zero(address, region.num_bytes())
     }
 
-    /// The products' algorithms so far, to be saved with a run.
-    pub fn chosen_algorithms(&self) -> ChosenAlgorithms {
-        self.products.chosen(&self.name)
+    fn narrow(&mut self, wide: Region, narrow: Region) -> Result<(), L::Error> {
+        let copy = CopyToBf16 {
+            values: self.address(wide),
+            copy: self.address(narrow),
+            len: wide.len as u64,
+        };
+        self.launcher.launch(copy.launch())
     }
 
-    /// Takes over those of a run that goes on, before its first product. Says whether they hold:
-    /// those of another device or another version of cuBLASLt do not, and are chosen anew.
-    pub fn take_algorithms(&mut self, saved: &ChosenAlgorithms) -> bool {
-        self.products.take(&self.name, saved)
-    }
-
-    fn bind(&self) -> Result<(), CudaStepError> {
-        let bound = self.stream.context().bind_to_thread();
-        bound.map_err(failed("making the context current"))
-    }
-}
-
-/// All the shared memory that a block of this kernel can have, and all of a multiprocessor's memory
-/// for it.
-fn ask_for_shared_memory(
-    function: &CudaFunction,
-    most_shared_bytes: i32,
-) -> Result<(), DriverError> {
-    use CUfunction_attribute_enum as Attribute;
-    const ALL_PERCENT: i32 = 100;
-    let own = function.get_attribute(Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?;
-    function.set_attribute(
-        Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-        most_shared_bytes - own,
-    )?;
-    function.set_attribute(
-        Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT,
-        ALL_PERCENT,
-    )
-}
-
-/// Device memory.
-#[derive(Debug)]
-struct Memory {
-    start: sys::CUdeviceptr,
-    context: Arc<CudaContext>,
-}
-
-impl Memory {
-    fn new(context: &Arc<CudaContext>, num_bytes: usize) -> Result<Self, CudaStepError> {
-        context
-            .bind_to_thread()
-            .map_err(failed("making the context current"))?;
-        // SAFETY: any length but 0 is allowed, and the driver answers with an error for that.
-        let start =
-            unsafe { result::malloc_sync(num_bytes) }.map_err(failed("taking device memory"))?;
-        Ok(Self {
-            start,
-            context: Arc::clone(context),
+    fn stage<'a>(&mut self, images: &'a [&'a [f32]], region: Region) -> Result<Pixels, L::Error> {
+        let mut first = 0;
+        for image in images {
+            self.write(region.part(first, image.len()), image)?;
+            first += image.len();
+        }
+        Ok(Pixels {
+            address: self.address(region),
+            bf16: false,
         })
     }
-}
 
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // A failed release is not worth a panic in a destructor.
-        let _ = self.context.synchronize().and_then(|()| {
-            // SAFETY: allocated by `malloc_sync`, freed once, and no work of the context uses it
-            // any more.
-            unsafe { result::free_sync(self.start) }
+    fn patchify(&mut self, pixels: Pixels, args: &Patchify) -> Result<(), L::Error> {
+        let [height, width] = args.grid.map(|patches| (patches * args.patch) as u32);
+        let patchify = arguments::Patchify {
+            pixels: pixels.address,
+            patches: self.address(args.patches),
+            batch: args.images as u32,
+            height,
+            width,
+            patch: args.patch as u32,
+            columns: args.columns as u32,
+            layout: 0,
+        };
+        self.launcher.launch(patchify.launch(pixels.bf16))
+    }
+
+    fn matmul(&mut self, args: &Matmul) -> Result<(), L::Error> {
+        let [a, b] = [args.a, args.b].map(|operand| launcher::Operand {
+            address: self.address(operand.region),
+            stride: operand.stride,
+            transposed: operand.transposed,
         });
+        let matmul = launcher::Matmul {
+            m: args.m,
+            n: args.n,
+            k: args.k,
+            a,
+            b,
+            c: self.address(args.c),
+            output: match args.output {
+                Output::Narrow(bias) => launcher::Output::Bf16 {
+                    bias: self.optional(bias),
+                },
+                Output::Wide(bias) => launcher::Output::F32 {
+                    bias: self.optional(bias),
+                },
+                Output::Sum => launcher::Output::SumF32,
+            },
+        };
+        self.launcher.matmul(&matmul)
+    }
+
+    fn assemble(&mut self, args: &Assemble) -> Result<(), L::Error> {
+        let tokens = args.tokens;
+        let assemble = arguments::Assemble {
+            embedding: self.address(args.embedding),
+            class_token: self.address(args.class_token),
+            kept: self.optional(tokens.kept.map(|kept| kept[0])),
+            x: self.address(args.x),
+            batch: tokens.images as u32,
+            patches: tokens.patches as u32,
+            tokens: tokens.tokens as u32,
+            width: tokens.width as u32,
+        };
+        self.launcher.launch(assemble.launch())
+    }
+
+    fn disassemble(&mut self, args: &Disassemble) -> Result<(), L::Error> {
+        let tokens = args.tokens;
+        let class_token = AddPartials {
+            partials: self.address(args.dx),
+            out: [self.address(args.d_class_token), 0, 0, 0],
+            stride: (tokens.tokens * tokens.width) as u64,
+            pieces: tokens.images as u32,
+            width: tokens.width as u32,
+            outputs: 1,
+        };
+        self.launcher.launch(class_token.launch())?;
+        let partials = self.address(args.partials);
+        let disassemble = arguments::Disassemble {
+            dx: self.address(args.dx),
+            token_of: self.optional(tokens.kept.map(|kept| kept[1])),
+            d_embedding: self.address(args.d_embedding),
+            partials,
+            batch: tokens.images as u32,
+            patches: tokens.patches as u32,
+            tokens: tokens.tokens as u32,
+            width: tokens.width as u32,
+            rows_per_piece: ROWS_PER_PIECE as u32,
+        };
+        self.launcher.launch(disassemble.launch())?;
+        let pieces = (tokens.images * tokens.patches).div_ceil(ROWS_PER_PIECE);
+        let d_bias = self.address(args.d_bias);
+        self.add_partials(partials, pieces, tokens.width, &[d_bias])
+    }
+
+    fn layer_norm(&mut self, rows: &Rows, x: Region, norm: &Norm) -> Result<(), L::Error> {
+        let norm = NormForward {
+            x: self.address(x),
+            weight: self.address(norm.weight),
+            bias: self.address(norm.bias),
+            h: self.address(norm.normed),
+            mean: self.address(norm.mean),
+            rstd: self.address(norm.rstd),
+            rows: rows.rows as u32,
+            width: rows.width as u32,
+            eps: rows.eps as f32,
+            ..NormForward::default()
+        };
+        self.launcher.launch(norm.launch())
+    }
+
+    fn add_branch(&mut self, args: &AddBranch) -> Result<(), L::Error> {
+        let mut add = NormForward {
+            x: self.address(args.x),
+            y: self.address(args.y),
+            scale: self.optional(args.branch.scale),
+            factors: self.optional(args.branch.factors),
+            x_out: self.address(args.x_out),
+            rows: args.rows.rows as u32,
+            width: args.rows.width as u32,
+            tokens: args.rows.tokens as u32,
+            eps: args.rows.eps as f32,
+            ..NormForward::default()
+        };
+        if let Some(norm) = args.norm {
+            (add.weight, add.bias) = (self.address(norm.weight), self.address(norm.bias));
+            add.h = self.address(norm.normed);
+            (add.mean, add.rstd) = (self.address(norm.mean), self.address(norm.rstd));
+        }
+        self.launcher.launch(add.launch())
+    }
+
+    fn norm_backward(&mut self, args: &NormBackward) -> Result<(), L::Error> {
+        if args.again {
+            self.layer_norm(&args.rows, args.x, &args.norm)?;
+        }
+        let [scale, factors, dx_bf16, scaled_dx, d_branch] = self.branch(args.added.as_ref());
+        let partials = self.address(args.partials);
+        let Rows {
+            rows,
+            width,
+            tokens,
+            ..
+        } = args.rows;
+        let backward = arguments::NormBackward {
+            dh: self.address(args.d_normed),
+            x: self.address(args.x),
+            mean: self.address(args.norm.mean),
+            rstd: self.address(args.norm.rstd),
+            weight: self.address(args.norm.weight),
+            scale,
+            factors,
+            dx: self.address(args.dx),
+            dx_bf16,
+            scaled_dx,
+            partials,
+            rows: rows as u32,
+            width: width as u32,
+            rows_per_piece: ROWS_PER_PIECE as u32,
+            tokens: tokens as u32,
+        };
+        self.launcher.launch(backward.launch())?;
+        let outputs = [
+            self.address(args.d_weight),
+            self.address(args.d_bias),
+            d_branch,
+        ];
+        self.add_partials(partials, rows.div_ceil(ROWS_PER_PIECE), width, &outputs)
+    }
+
+    fn activation(&mut self, args: &Activation) -> Result<(), L::Error> {
+        let activation = arguments::Activation {
+            result: self.address(args.result),
+            ..self.activation_arguments(args)
+        };
+        self.launcher.launch(activation.launch(args.gated))
+    }
+
+    fn activation_backward(&mut self, args: &ActivationBackward) -> Result<(), L::Error> {
+        let forward = &args.forward;
+        let partials = self.address(args.partials);
+        let activation = arguments::Activation {
+            grad: self.address(args.d_result),
+            result: if args.again {
+                self.address(forward.result)
+            } else {
+                0
+            },
+            dx: self.address(args.dx),
+            partials,
+            ..self.activation_arguments(forward)
+        };
+        self.launcher.launch(activation.launch(forward.gated))?;
+        let pieces = forward.rows.div_ceil(ROWS_PER_PIECE);
+        let d_bias = self.address(args.d_bias);
+        self.add_partials(partials, pieces, args.d_bias.len, &[d_bias])
+    }
+
+    fn attention(&mut self, args: &Attention) -> Result<(), L::Error> {
+        let attention = self.attention_arguments(args);
+        self.launcher.launch(attention.launch(args.images as u32))
+    }
+
+    fn attention_backward(&mut self, args: &AttentionBackward) -> Result<(), L::Error> {
+        let forward = &args.forward;
+        let width = forward.heads * forward.head_size;
+        // Both sums of the kernel, one behind the other.
+        let biases = self.address(args.partials);
+        let norms = biases + F32 * (forward.images * 3 * width) as u64;
+        let attention = arguments::Attention {
+            d_out: self.address(args.d_out),
+            d_qkv: self.address(args.d_qkv),
+            bias_partials: biases,
+            norm_partials: norms,
+            ..self.attention_arguments(forward)
+        };
+        self.launcher
+            .launch(attention.launch(forward.images as u32))?;
+        let d_bias = self.optional(args.d_qkv_bias);
+        self.add_partials(biases, forward.images, 3 * width, &[d_bias])?;
+        let pieces = forward.images * forward.heads;
+        let d_norms = args.d_head_norms.map(|norm| self.optional(norm));
+        self.add_partials(norms, pieces, forward.head_size, &d_norms)
+    }
+
+    fn cosine_loss(&mut self, args: &CosineLoss) -> Result<(), L::Error> {
+        let [scale, factors, dx_bf16, scaled_dx, d_branch] = self.branch(args.added.as_ref());
+        let partials = self.address(args.partials);
+        let Rows {
+            rows,
+            width,
+            tokens,
+            eps,
+        } = args.rows;
+        let pieces = rows.div_ceil(ROWS_PER_PIECE);
+        self.report_pieces = pieces as u32;
+        let loss = arguments::Loss {
+            x: self.address(args.x),
+            weight: self.address(args.weight),
+            bias: self.address(args.bias),
+            next: self.address(args.next),
+            current: self.address(args.current),
+            scale,
+            factors,
+            dx: self.address(args.dx),
+            dx_bf16,
+            scaled_dx,
+            partials,
+            report: self.own.report_pieces,
+            rows: rows as u32,
+            patches: args.patches as u32,
+            tokens: tokens as u32,
+            width: width as u32,
+            rows_per_piece: ROWS_PER_PIECE as u32,
+            eps: eps as f32,
+            factor: args.factor as f32,
+        };
+        self.launcher.launch(loss.launch())?;
+        let outputs = [
+            self.address(args.d_weight),
+            self.address(args.d_bias),
+            d_branch,
+        ];
+        self.add_partials(partials, pieces, width, &outputs)?;
+        let reported = 4 * NUM_REPORTED as u64;
+        self.launcher.zero(self.own.report, reported)?;
+        let Own {
+            report_pieces,
+            report,
+            ..
+        } = self.own;
+        self.add_partials(report_pieces, pieces, NUM_REPORTED, &[report])
+    }
+
+    fn cosine_sums(&mut self) -> Result<[f64; 3], L::Error> {
+        let mut sums = [0.0f32; NUM_REPORTED];
+        self.launcher
+            .read(self.own.report, bytemuck::cast_slice_mut(&mut sums))?;
+        Ok(sums.map(f64::from))
+    }
+
+    fn layer_scale(&mut self, args: &LayerScale) -> Result<(), L::Error> {
+        let finish = arguments::LayerScale {
+            weight: self.address(args.weight),
+            d_weight: self.address(args.d_weight),
+            bias: self.address(args.bias),
+            d_bias: self.address(args.d_bias),
+            scale: self.address(args.scale),
+            d_scale: self.address(args.d_scale),
+            columns: args.columns as u32,
+        };
+        self.launcher.launch(finish.launch(args.scale.len as u32))
+    }
+
+    fn gradient_norm(&mut self, gradient: Region, max_norm: Option<f64>) -> Result<f64, L::Error> {
+        let norm = GradientNorm {
+            gradient: self.address(gradient),
+            partials: self.own.norm_partials,
+            result: self.own.norm,
+            max_norm: max_norm.unwrap_or(f64::INFINITY),
+            len: gradient.len as u64,
+        };
+        for launch in norm.launches() {
+            self.launcher.launch(launch)?;
+        }
+        let mut result = [0; NORM_RESULT_BYTES];
+        self.launcher.read(self.own.norm, &mut result)?;
+        let [norm, ..] = *result.as_chunks::<8>().0 else {
+            unreachable!("16 bytes are two words")
+        };
+        Ok(f64::from_ne_bytes(norm))
+    }
+
+    fn set_groups(&mut self, groups: &[Group]) -> Result<(), L::Error> {
+        let segments = groups.iter().map(|group| Segment {
+            start: group.range.start as u64,
+            end: group.range.end as u64,
+            weight_decay: group.weight_decay,
+            lr_factor: group.lr_factor,
+        });
+        let bytes: Vec<[u8; 32]> = segments.map(|segment| segment.bytes()).collect();
+        self.num_groups = bytes.len() as u32;
+        self.launcher.write(self.own.segments, bytes.as_flattened())
+    }
+
+    fn adamw(&mut self, arenas: &Arenas, rule: &AdamW) -> Result<(), L::Error> {
+        let decay = rule.average_decay.unwrap_or(0.0);
+        let average = rule.average_decay.map(|_| arenas.average);
+        let adamw = arguments::AdamW {
+            weights: self.address(arenas.weights),
+            gradient: self.address(arenas.gradient),
+            m: self.address(arenas.m),
+            v: self.address(arenas.v),
+            average: self.optional(average),
+            copy: self.address(arenas.narrow),
+            segments: self.own.segments,
+            norm: self.own.norm,
+            len: arenas.weights.len as u64,
+            lr: rule.lr,
+            correction1: rule.correction1,
+            correction2: rule.correction2 as f32,
+            beta1: rule.beta1 as f32,
+            rest1: (1.0 - rule.beta1) as f32,
+            beta2: rule.beta2 as f32,
+            rest2: (1.0 - rule.beta2) as f32,
+            eps: rule.eps as f32,
+            decay: decay as f32,
+            rest: (1.0 - decay) as f32,
+            num_segments: self.num_groups,
+        };
+        self.launcher.launch(adamw.launch())
     }
 }
 
-impl StepDevice for CudaStepDevice {
-    type Error = CudaStepError;
-
-    fn allocate(&mut self, num_bytes: u64) -> Result<u64, CudaStepError> {
-        let memory = Memory::new(self.stream.context(), num_bytes as usize)?;
-        Ok(self.memory.insert(memory).start)
+/// Rounded to the nearest, ties to even.
+fn to_bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    if value.is_nan() {
+        return 0x7fff;
     }
-
-    fn launch<A: Copy>(&mut self, launch: Launch<A>) -> Result<(), CudaStepError> {
-        self.bind()?;
-        let kernel = launch.kernel();
-        let function = self.kernels.get(kernel);
-        let function = function.ok_or(CudaStepError::NoKernel { kernel })?;
-        let geometry = launch.geometry();
-        let [x, y, z] = geometry.grid;
-        let [block_x, block_y, block_z] = geometry.block;
-        let arguments = std::ptr::from_ref(launch.arguments()).cast_mut().cast();
-        // SAFETY: a launch's argument is a mirror of its kernel's only one, which is copied before
-        // this returns; what it points to is this device's memory (or the caller's pixels), as
-        // large as the step has planned it.
-        unsafe {
-            result::launch_kernel(
-                function.cu_function(),
-                (x, y, z),
-                (block_x, block_y, block_z),
-                geometry.shared_bytes,
-                self.stream.cu_stream(),
-                &mut [arguments],
-            )
-        }
-        .map_err(failed(kernel))
-    }
-
-    fn multiply(&mut self, product: Product) -> Result<(), CudaStepError> {
-        self.bind()?;
-        self.products.multiply(&product)
-    }
-
-    fn zero(&mut self, address: u64, num_bytes: u64) -> Result<(), CudaStepError> {
-        self.bind()?;
-        // SAFETY: a part of this device's memory.
-        unsafe { result::memset_d8_async(address, 0, num_bytes as usize, self.stream.cu_stream()) }
-            .map_err(failed("writing zeros"))
-    }
-
-    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), CudaStepError> {
-        self.bind()?;
-        // SAFETY: a part of this device's memory; a copy from memory that is not page-locked has
-        // read it all when the call returns.
-        unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }
-            .map_err(failed("copying to the device"))
-    }
-
-    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), CudaStepError> {
-        self.bind()?;
-        // SAFETY: a part of this device's memory; the wait below comes before `bytes` is used.
-        unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) }
-            .map_err(failed("copying from the device"))?;
-        self.stream
-            .synchronize()
-            .map_err(failed("waiting for the device"))
-    }
+    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }

@@ -1,5 +1,5 @@
 //! Pixels to patches, embedding to stream and back. These kernels only move and round, so they agree bit for bit.
-use nepa_model::kernel_step::arguments::Disassemble;
+use nepa_model::cuda::arguments::Disassemble;
 use nepa_tests::engine_kernels::embed::{Layout, assemble, disassemble, patchify};
 use nepa_tests::engine_kernels::norm::add_partials;
 use nepa_tests::engine_kernels::{Bf16, bf16, twins, widen};

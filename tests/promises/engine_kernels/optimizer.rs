@@ -1,12 +1,14 @@
 //! LayerScale's gradients, the norm, and the update, which is the trainer's own, bit for bit.
 use nepa_model::ParamSpec;
+use nepa_model::cpu::global_norm;
+use nepa_model::step::adamw::clip_factor;
 use nepa_tests::engine_kernels::optimizer::{
     AdamWNumbers, NormResult, ScaledLinear, Segment, Updated, adamw_update, copy_to_bf16,
     gradient_norm, layer_scale_finish,
 };
 use nepa_tests::engine_kernels::twins::Sum;
 use nepa_tests::engine_kernels::{Bf16, bf16};
-use nepa_trainer::optimizer::{Optimizer, OptimizerConfig, clip_factor, global_norm};
+use nepa_trainer::optimizer::{Optimizer, OptimizerConfig, OptimizerState};
 
 use super::{Random, assert_gradient, assert_sums, dot, launched};
 
@@ -68,7 +70,13 @@ fn the_update_is_the_trainers_bit_for_bit() {
                 }
             })
             .collect();
-        let mut optimizer = Optimizer::new(&config, &specs).unwrap();
+        let zeros = OptimizerState {
+            step: 0,
+            m: vec![0.0; len],
+            v: vec![0.0; len],
+            ema: Vec::new(),
+        };
+        let mut optimizer = Optimizer::from_state(&config, &specs, zeros).unwrap();
         let mut weights = random.f32s(len, 0.0, 0.1);
         let mut state = Updated {
             weights: weights.clone(),

@@ -1,4 +1,4 @@
-// The table of the training step's kernels, and a launch as the step asks for it (`model/src/kernel_step`): each kernel has one parameter, a struct.
+// The table of the training step's kernels, and a launch as the step asks for it (`model/src/cuda/mod.rs`): each kernel has one parameter, a struct.
 // Included by engine.cpp.
 #pragma once
 #include "launch_by_name.h"

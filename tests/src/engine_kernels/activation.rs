@@ -1,5 +1,5 @@
 //! The kernels of `activation.cu`.
-use nepa_model::kernel_step::arguments::Activation;
+use nepa_model::cuda::arguments::Activation;
 
 use super::{Bf16, Launch, Memory, optional_mut};
 

@@ -1,5 +1,5 @@
 //! The kernels of `attention.cu`. B images of T tokens, H heads of 64 values.
-use nepa_model::kernel_step::arguments::Attention;
+use nepa_model::cuda::arguments::Attention;
 
 use super::{Bf16, Launch, Memory, optional, optional_mut};
 

@@ -1,5 +1,5 @@
 //! The kernels of `embed.cu`. B images of H x W pixels, P patches of side p, T tokens, D values.
-use nepa_model::kernel_step::arguments::{Assemble, Disassemble, Patchify};
+use nepa_model::cuda::arguments::{Assemble, Disassemble, Patchify};
 
 use super::{Bf16, Launch, Plain, optional};
 

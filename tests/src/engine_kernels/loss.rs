@@ -1,5 +1,5 @@
 //! The kernel of `loss.cu`. B images of T tokens, of which P predict, D values.
-use nepa_model::kernel_step::arguments::Loss;
+use nepa_model::cuda::arguments::Loss;
 
 use super::norm::{Affine, copy_of};
 use super::{Bf16, Launch, optional};

@@ -1,5 +1,5 @@
 //! The kernels of `norm.cu`.
-use nepa_model::kernel_step::arguments::{AddPartials, NormBackward, NormForward};
+use nepa_model::cuda::arguments::{AddPartials, NormBackward, NormForward};
 
 use super::{Bf16, Launch, Memory, optional, optional_mut};
 

@@ -1,6 +1,6 @@
 //! The kernels of `optimizer.cu`.
-pub use nepa_model::kernel_step::arguments::Segment;
-use nepa_model::kernel_step::arguments::{AdamW, CopyToBf16, GradientNorm, LayerScale};
+pub use nepa_model::cuda::arguments::Segment;
+use nepa_model::cuda::arguments::{AdamW, CopyToBf16, GradientNorm, LayerScale};
 
 use super::{Bf16, Launch, Plain, optional, optional_mut};
 

@@ -27,7 +27,7 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "Examples:
   nepa verify golden/gelu
-  nepa verify golden/gelu --engine tape --all";
+  nepa verify golden/gelu --engine autograd --all";
 
 fn long_help() -> String {
     let layout = "Layout of the folder:

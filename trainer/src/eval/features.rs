@@ -3,7 +3,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use candle_core::{DType, Tensor};
-use nepa_model::{ModelError, Nepa};
+use nepa_model::cpu::CpuDevice;
+use nepa_model::{ModelError, Nepa, Pass, Step, StepOptions};
 
 /// One row an image, `[N, width]`, with its class.
 #[derive(Debug, Clone, Default)]
@@ -122,28 +123,79 @@ pub(crate) enum Pool {
     ClassToken,
 }
 
-/// Features of a batch, `[B, D]` a layer. `pixels` is `[B, 3, S, S]`, normalised, on the model's
-/// device.
-pub(crate) fn layer_features(
-    model: &Nepa,
-    pixels: &Tensor,
+/// Reads features of one model: by the model's own step on the processor, else by candle's
+/// operations.
+pub(crate) struct LayerReader<'a> {
+    model: &'a Nepa,
     causal: bool,
-    layers: &[Layer],
-    pool: Pool,
-) -> Result<Vec<Vec<Vec<f32>>>, ModelError> {
-    let config = model.config();
-    let states = model.hidden_states(pixels, causal)?;
-    layers
-        .iter()
-        .map(|layer| {
-            let state = &states[layer.index(config.num_hidden_layers)];
-            let pooled = match pool {
-                Pool::PatchMean => state.narrow(1, 1, config.num_patches())?.mean(1)?,
-                Pool::ClassToken => state.narrow(1, 0, 1)?.squeeze(1)?,
+    /// Made for the largest batch so far.
+    step: Option<Step<CpuDevice<f32>>>,
+}
+
+impl<'a> LayerReader<'a> {
+    /// A reader whose tokens see those before only, or all.
+    pub(crate) fn new(model: &'a Nepa, causal: bool) -> Self {
+        Self {
+            model,
+            causal,
+            step: None,
+        }
+    }
+
+    /// Features of a batch, `[B, D]` a layer. `pixels` is `[B, 3, S, S]`, normalised, on the
+    /// model's device.
+    pub(crate) fn features(
+        &mut self,
+        pixels: &Tensor,
+        layers: &[Layer],
+        pool: Pool,
+    ) -> Result<Vec<Vec<Vec<f32>>>, ModelError> {
+        if !pixels.device().is_cpu() {
+            let states = self.model.hidden_states(pixels, self.causal)?;
+            let blocks = self.model.config().num_hidden_layers;
+            let of_layer = |layer: &Layer| -> Result<_, ModelError> {
+                let state = &states[layer.index(blocks)];
+                Ok(pooled(state, pool)?.to_dtype(DType::F32)?.to_vec2()?)
             };
-            Ok(pooled.to_dtype(DType::F32)?.to_vec2::<f32>()?)
-        })
-        .collect()
+            return layers.iter().map(of_layer).collect();
+        }
+        let images = pixels.flatten_from(1)?.to_vec2::<f32>()?;
+        let images: Vec<&[f32]> = images.iter().map(Vec::as_slice).collect();
+        let step = self.step_for(images.len())?;
+        let staged = step.stage(&images)?;
+        step.forward(staged, images.len(), &Pass::default())?;
+        let width = step.config().hidden_size;
+        let of_layer = |layer: &Layer| {
+            let state = match layer {
+                Layer::Block(block) => step.read_hidden(*block)?,
+                Layer::Last => step.read_output()?,
+            };
+            let tokens = state.len() / images.len() / width;
+            let shape = (images.len(), tokens, width);
+            let state = Tensor::from_vec(state, shape, pixels.device())?;
+            Ok(pooled(&state, pool)?.to_vec2()?)
+        };
+        layers.iter().map(of_layer).collect()
+    }
+
+    fn step_for(&mut self, images: usize) -> Result<&mut Step<CpuDevice<f32>>, ModelError> {
+        let fits = |step: &Step<CpuDevice<f32>>| step.options().images >= images;
+        if !self.step.as_ref().is_some_and(fits) {
+            let options = StepOptions::inference(self.model.config(), images, self.causal);
+            let mut step = Step::new(self.model.config(), &options, CpuDevice::default())?;
+            step.load_weights(&self.model.flat_weights()?)?;
+            self.step = Some(step);
+        }
+        Ok(self.step.as_mut().expect("made above"))
+    }
+}
+
+/// `[B, T, D]` to `[B, D]`.
+fn pooled(state: &Tensor, pool: Pool) -> Result<Tensor, ModelError> {
+    Ok(match pool {
+        Pool::PatchMean => state.narrow(1, 1, state.dim(1)? - 1)?.mean(1)?,
+        Pool::ClassToken => state.narrow(1, 0, 1)?.squeeze(1)?,
+    })
 }
 
 /// The pixels of a batch as features, `[B, 3 S S]`.
@@ -168,21 +220,27 @@ mod tests {
         let pixels = Tensor::randn(0f32, 1.0, (2, 3, side, side), &Device::Cpu).expect("pixels");
         let layers = Layer::all(blocks);
         assert_eq!(layers.len(), blocks + 2);
-        let found =
-            layer_features(&model, &pixels, false, &layers, Pool::PatchMean).expect("features");
-        let last = model.features(&pixels, false).expect("features");
-        assert_eq!(
-            found[blocks + 1],
-            last.to_vec2::<f32>().expect("values"),
-            "the last layer is the model's own feature"
-        );
+        let read = |causal, pool| {
+            let mut reader = LayerReader::new(&model, causal);
+            // A smaller batch first: the reader grows.
+            let one = pixels.narrow(0, 0, 1).expect("one image");
+            reader.features(&one, &layers, pool).expect("features");
+            reader.features(&pixels, &layers, pool).expect("features")
+        };
+        let found = read(false, Pool::PatchMean);
+        let states = model.hidden_states(&pixels, false).expect("states");
+        for (layer, state) in states.iter().enumerate() {
+            let expected = pooled(state, Pool::PatchMean).and_then(|mean| Ok(mean.to_vec2()?));
+            let expected: Vec<Vec<f32>> = expected.expect("values");
+            for (found, expected) in found[layer].iter().flatten().zip(expected.iter().flatten()) {
+                assert!((found - expected).abs() < 1e-5, "layer {layer}");
+            }
+        }
         assert_ne!(found[blocks], found[blocks + 1], "the norm comes between");
         // Under causal attention, the class token is the same for every image.
-        let class =
-            layer_features(&model, &pixels, true, &layers, Pool::ClassToken).expect("features");
+        let class = read(true, Pool::ClassToken);
         assert!(class.iter().all(|layer| layer[0] == layer[1]));
-        let class =
-            layer_features(&model, &pixels, false, &layers, Pool::ClassToken).expect("features");
+        let class = read(false, Pool::ClassToken);
         assert_ne!(class[1][0], class[1][1]);
         let flat = pixel_features(&pixels).expect("pixels");
         assert_eq!((flat.len(), flat[0].len()), (2, 3 * side * side));

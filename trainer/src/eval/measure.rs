@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::images::compare_classes;
 use super::linear::LOGISTIC_FITS;
 use super::{
-    Accuracy, Classes, Features, ImageSet, Layer, LinearProbes, Pool, Probe, ReadOptions, classify,
-    layer_features, pixel_features,
+    Accuracy, Classes, Features, ImageSet, Layer, LayerReader, LinearProbes, Pool, Probe,
+    ReadOptions, classify, pixel_features,
 };
 use crate::console::progress::{Progress, Unit};
 
@@ -246,15 +246,18 @@ impl Evaluation<'_> {
             }
         }
         let mut unlabelled = Vec::new();
+        let readers = models
+            .iter()
+            .map(|(_, model)| LayerReader::new(model, self.causal));
+        let mut readers: Vec<_> = readers.collect();
         let progress = self.progress("computing features");
         for (set, side) in self.sides() {
             let left_out = set.read(self.read, Some(&mut *classes), |pixels, numbers| {
                 progress.add(numbers.len() as u64);
                 let pixels = pixels.to_device(self.device)?;
                 let mut pairs = pairs.iter_mut();
-                for (_, model) in models {
-                    let found =
-                        layer_features(model, &pixels, self.causal, self.layers, self.pool)?;
+                for reader in &mut readers {
+                    let found = reader.features(&pixels, self.layers, self.pool)?;
                     for (rows, pair) in found.into_iter().zip(pairs.by_ref()) {
                         push_all(side(pair), &rows, numbers);
                     }

@@ -10,7 +10,7 @@ mod sources;
 mod verdict;
 
 pub(crate) use accuracy::Accuracy;
-pub(crate) use features::{Features, Layer, Pool, layer_features, pixel_features};
+pub(crate) use features::{Features, Layer, LayerReader, Pool, pixel_features};
 pub(crate) use images::{Classes, ImageSet, ReadOptions};
 pub(crate) use knn::classify;
 pub(crate) use linear::{LinearProbes, Probe};

@@ -279,14 +279,14 @@ impl Recipe {
                 "in f32 on the processor only",
             ),
             Some(EngineChoice::Cuda) => {
-                nepa_model::kernel_step::check(&self.model)?;
+                nepa_model::cuda::check(&self.model)?;
                 (
                     on_gpu && precision == Precision::Bf16,
                     "cuda",
                     "in bf16 on a GPU only",
                 )
             }
-            Some(EngineChoice::Tape) | None => return Ok(()),
+            Some(EngineChoice::Autograd) | None => return Ok(()),
         };
         if fits {
             return Ok(());

@@ -87,6 +87,8 @@ pub(super) fn listed_in(message: &str) -> Vec<String> {
 /// An architecture's own keys are known to the model alone.
 fn keys_of_model(mut model: NepaConfig) -> Vec<String> {
     model.other.clear();
+    model.layerscale_value = Some(0.0);
+    model.pos_embed_rescale = Some(1.0);
     model.pos_embed_shift = Some(0.0);
     model.pos_embed_jitter = Some(1.0);
     match toml::Value::try_from(&model) {

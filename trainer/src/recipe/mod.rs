@@ -18,6 +18,7 @@ mod check;
 mod dotted;
 mod error;
 mod keys;
+mod model;
 mod origin;
 mod overrides;
 mod read;
@@ -149,13 +150,15 @@ impl std::fmt::Display for Precision {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
-    /// Explicit forward and backward on the processor, in f32.
+    /// The model's own step on the processor, in f32.
     Cpu,
-    /// Our kernels on an NVIDIA GPU, in bf16 with an f32 residual stream.
+    /// The model's own step on an NVIDIA GPU, in bf16 with an f32 residual stream.
     Cuda,
-    /// Candle's tape, on any device: slower.
+    /// Candle's operations and autograd, on any device: slower, and independent of the step.
     #[default]
-    Tape,
+    #[serde(alias = "tape")]
+    #[value(alias = "tape")]
+    Autograd,
 }
 
 /// `[train]`: length, batch and learning rate.
@@ -171,7 +174,7 @@ pub struct TrainSection {
     #[serde(default)]
     pub precision: Precision,
     /// What computes a step; left out: `cpu` in f32 on the processor, `cuda` in bf16 on a GPU if
-    /// its kernels can compute the model, else `tape`.
+    /// its kernels can compute the model, else `autograd`.
     pub engine: Option<EngineChoice>,
     /// Length of the run in epochs; give this or `steps`.
     pub epochs: Option<u64>,
@@ -256,6 +259,7 @@ pub struct Recipe {
     #[serde(default)]
     pub device: DeviceChoice,
     /// The architecture, in the keys of the published `config.json`.
+    #[serde(with = "model")]
     pub model: NepaConfig,
     /// What is read.
     pub data: DataConfig,

@@ -91,11 +91,12 @@ fn in_words(error: &toml::de::Error, table: &toml::Table, origin: &Origin) -> Re
     if message.starts_with("unknown variant") {
         let known = listed_in(message);
         let meant = nearest(word(), known.iter().map(String::as_str));
+        let (key, _) = culprit(way, &format!("string {:?}", word()), table);
         return RecipeError::Value {
-            key: way.to_owned(),
             value: format!("\"{}\"", word()),
             rule: format!("it must be {}", one_of(&known)),
-            place: origin.of(way),
+            place: origin.of(&key),
+            key,
             tip: meant.map(|meant| format!("did you mean \"{meant}\"?")),
         };
     }

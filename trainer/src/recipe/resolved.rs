@@ -87,6 +87,7 @@ pub struct ResolvedRecipe {
     /// What is shown.
     pub log: LogSection,
     /// The architecture.
+    #[serde(with = "super::model")]
     pub model: NepaConfig,
     /// What is read.
     pub data: DataConfig,
@@ -96,11 +97,11 @@ pub struct ResolvedRecipe {
 
 impl Recipe {
     fn default_engine(&self) -> EngineChoice {
-        let kernels_can = || nepa_model::kernel_step::check(&self.model).is_ok();
+        let kernels_can = || nepa_model::cuda::check(&self.model).is_ok();
         match (self.device, self.train.precision) {
             (DeviceChoice::Cpu, Precision::F32) => EngineChoice::Cpu,
             (DeviceChoice::Cuda(_), Precision::Bf16) if kernels_can() => EngineChoice::Cuda,
-            _ => EngineChoice::Tape,
+            _ => EngineChoice::Autograd,
         }
     }
 

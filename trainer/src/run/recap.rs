@@ -63,9 +63,9 @@ pub(crate) fn show(
         ),
     );
     let engine = match train.engine {
-        EngineChoice::Cpu => "explicit kernels",
+        EngineChoice::Cpu => "the model's own step",
         EngineChoice::Cuda => "CUDA kernels",
-        EngineChoice::Tape => "candle's tape",
+        EngineChoice::Autograd => "candle's autograd",
     };
     let memory = memory_bytes.map_or_else(String::new, |bytes| {
         format!(", {} of memory for the step", words::bytes(bytes))

@@ -8,15 +8,12 @@ use nepa_model::{NepaConfig, RopeDraw};
 use nepa_pipeline::{Dataset, DatasetConfig, IoRuntime, LoaderConfig};
 
 use super::options::Options;
-use crate::cpu_engine::CpuEngine;
 use crate::data::show_warnings;
 use crate::device;
-use crate::device_engine::DeviceEngine;
-use crate::engine::{Engine, EngineError, TrainingState};
+use crate::engine::{AutogradEngine, CpuEngine, Engine, EngineError, TrainingState};
 use crate::error::RunError;
 use crate::optimizer::OptimizerConfig;
 use crate::recipe::{EngineChoice, Precision, Recipe, ResolvedRecipe};
-use crate::tape_engine::TapeEngine;
 
 /// A run before its first step.
 pub(crate) struct Setup {
@@ -129,14 +126,10 @@ pub(crate) fn build_engine(
             return Ok(Box::new(engine));
         }
         (EngineChoice::Cuda, _) => return Err(EngineError::NeedsCuda),
-        (EngineChoice::Tape, Precision::F32) if device.is_cpu() => {
-            let engine = TapeEngine::new(model, optimizer, training, device)?;
-            return Ok(Box::new(engine));
-        }
-        (EngineChoice::Tape, Precision::F32) => DType::F32,
-        (EngineChoice::Tape, Precision::Bf16) => DType::BF16,
+        (EngineChoice::Autograd, Precision::F32) => DType::F32,
+        (EngineChoice::Autograd, Precision::Bf16) => DType::BF16,
     };
-    let engine = DeviceEngine::new(model, optimizer, training, device, matmul)?;
+    let engine = AutogradEngine::new(model, optimizer, training, device, matmul)?;
     Ok(Box::new(engine))
 }
 

@@ -1,10 +1,10 @@
 //! Does the training step on the GPU give what the processor's gives, and how far is each of its
-//! kernels and products from what the device can?
+//! kernels and matmuls from what the device can?
 //!
 //! One question a process. Prints rows of the report that scripts/gpu-check gathers, with PyTorch
 //! beside them; ends with code 3 if a row says FAILED.
+mod matmuls;
 mod models;
-mod products;
 mod profile;
 mod rates;
 mod timed;
@@ -29,8 +29,8 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Question {
-    /// Is each product of a step of B/14 right, and how fast?
-    Products {
+    /// Is each matmul of a step of B/14 right, and how fast?
+    Matmuls {
         /// Images of the step.
         #[arg(long, default_value_t = 16)]
         batch: usize,
@@ -71,7 +71,7 @@ enum Question {
 fn main() -> anyhow::Result<ExitCode> {
     let Args { question, tiny } = Args::parse();
     let passed = match question {
-        Question::Products { batch } => products::print(tiny, batch)?,
+        Question::Matmuls { batch } => matmuls::print(tiny, batch)?,
         Question::Engine { batch } => rates::print_engine(tiny, batch),
         Question::Twin => twins::print_twin(tiny),
         Question::Rate {

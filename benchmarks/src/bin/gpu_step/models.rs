@@ -2,11 +2,11 @@
 use std::sync::Arc;
 
 use candle_core::Device;
-use nepa_model::cuda::CudaStepDevice;
-use nepa_model::kernel_step::{FlatState, KernelStep};
-use nepa_model::{NepaConfig, Weights, init_weights};
+use nepa_model::cuda::{CudaLauncher, KernelDevice};
+use nepa_model::{NepaConfig, Step, Weights, init_weights};
 use nepa_pipeline::{cuda::cudarc::driver::CudaContext, cuda::cudarc::driver::CudaStream};
 use nepa_tests::step_variants::variants_of;
+use nepa_tests::stepping;
 use nepa_trainer::device::{self, DeviceChoice};
 
 /// A published model.
@@ -43,7 +43,7 @@ pub(crate) fn small(tiny: bool) -> NepaConfig {
         intermediate_size: 384,
         image_size: 112,
         patch_size: 14,
-        layerscale_value: 0.5,
+        layerscale_value: Some(0.5),
         ..NepaConfig::base_14()
     };
     if !tiny {
@@ -109,8 +109,7 @@ pub(crate) fn step(
     config: &NepaConfig,
     weights: &Weights,
     batch: usize,
-) -> anyhow::Result<KernelStep<CudaStepDevice>> {
-    let mut step = KernelStep::new(config, batch, CudaStepDevice::new(stream()?)?)?;
-    step.load(&FlatState::new(weights.flat.clone()))?;
-    Ok(step)
+) -> anyhow::Result<Step<KernelDevice<CudaLauncher>>> {
+    let device = KernelDevice::new(CudaLauncher::new(stream()?)?);
+    Ok(stepping::pretraining(config, &weights.flat, batch, device)?)
 }

@@ -2,38 +2,30 @@
 use std::rc::Rc;
 
 use nepa_benchmarks::device_report::print_row;
-use nepa_model::cuda::CudaStepDevice;
-use nepa_model::kernel_step::{FlatState, KernelStep, Update};
+use nepa_model::cuda::{CudaLauncher, KernelDevice};
 use nepa_model::{RopeDraw, init_weights};
+use nepa_tests::stepping::{self, ADAMW, add};
 
 use crate::models::{Model, pixels, stream};
 use crate::timed::{Spent, Timed};
 
 pub(crate) fn print(tiny: bool, batch: usize) -> anyhow::Result<bool> {
     let (_, config) = Model::B14.config(tiny);
-    let device = Timed::new(CudaStepDevice::new(stream()?)?);
+    let device = Timed::new(CudaLauncher::new(stream()?)?);
     let spent = Rc::clone(&device.spent);
-    let mut step = KernelStep::new(&config, batch, device)?;
-    step.load(&FlatState::new(init_weights(&config, 1).flat))?;
+    let weights = init_weights(&config, 1).flat;
+    let mut step = stepping::pretraining(&config, &weights, batch, KernelDevice::new(device))?;
     // The same few images again and again: what they hold changes no time.
     let some = pixels(&config, batch.min(8));
-    let slices = (0..batch).map(|i| some[i % some.len()].as_slice());
-    let staged = step.stage(&slices.collect::<Vec<_>>())?;
-    step.set_groups(|_| (0.0, 1.0))?;
-    // The first round chooses the products' algorithms.
+    let images = (0..batch).map(|i| some[i % some.len()].as_slice());
+    let images: Vec<&[f32]> = images.collect();
+    // The first round chooses the matmuls' algorithms.
     for _ in 0..2 {
         spent.borrow_mut().clear();
         step.clear_gradient()?;
-        step.add_gradient(staged, &RopeDraw::default(), 1.0)?;
+        add(&mut step, &images, &RopeDraw::default(), 1.0)?;
         step.finish(Some(1.0))?;
-        step.update(&Update {
-            step: 1,
-            lr: 1e-5,
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            average_decay: Some(0.9999),
-        })?;
+        step.update(&ADAMW, 1e-5)?;
     }
     let mut spent = spent.borrow().clone().into_iter().collect::<Vec<_>>();
     spent.sort_by(|a, b| b.1.ms.total_cmp(&a.1.ms));

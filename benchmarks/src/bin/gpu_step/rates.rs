@@ -14,7 +14,7 @@ use nepa_trainer::optimizer::OptimizerConfig;
 
 use crate::models::{Model, device, pixels};
 
-/// Steps before the measurement: the first ones choose the products' algorithms.
+/// Steps before the measurement: the first ones choose the matmuls' algorithms.
 const WARM_UP: u64 = 3;
 
 /// Images on the device in bf16, as the loader leaves them; made here and copied, so that no kernel

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nepa_model::cuda::{CudaStepDevice, CudaStepError};
-use nepa_model::kernel_step::arguments::{Launch, Work};
-use nepa_model::kernel_step::{Product, StepDevice};
+use nepa_model::cuda::arguments::{Launch, Work};
+use nepa_model::cuda::launcher::{Launcher, Matmul};
+use nepa_model::cuda::{CudaLauncher, CudaStepError};
 use nepa_pipeline::{cuda::cudarc::driver::CudaEvent, cuda::cudarc::driver::sys};
 
 /// What one kind of launch took in a step.
@@ -17,9 +17,9 @@ pub(crate) struct Spent {
     pub(crate) work: Work,
 }
 
-/// A device that times every launch and product.
+/// A device that times every launch and matmul.
 pub(crate) struct Timed {
-    device: CudaStepDevice,
+    device: CudaLauncher,
     pub(crate) spent: Rc<RefCell<BTreeMap<String, Spent>>>,
 }
 
@@ -30,7 +30,7 @@ fn timing(error: &dyn std::error::Error) -> CudaStepError {
     }
 }
 
-fn event(device: &CudaStepDevice) -> Result<CudaEvent, CudaStepError> {
+fn event(device: &CudaLauncher) -> Result<CudaEvent, CudaStepError> {
     let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
     let event = device.stream().context().new_event(flags);
     event.map_err(|error| timing(&error))
@@ -38,8 +38,8 @@ fn event(device: &CudaStepDevice) -> Result<CudaEvent, CudaStepError> {
 
 /// Milliseconds of what `run` enqueues.
 pub(crate) fn milliseconds(
-    device: &mut CudaStepDevice,
-    run: impl FnOnce(&mut CudaStepDevice) -> Result<(), CudaStepError>,
+    device: &mut CudaLauncher,
+    run: impl FnOnce(&mut CudaLauncher) -> Result<(), CudaStepError>,
 ) -> Result<f64, CudaStepError> {
     let (start, end) = (event(device)?, event(device)?);
     let stream = Arc::clone(device.stream());
@@ -50,17 +50,17 @@ pub(crate) fn milliseconds(
     Ok(f64::from(ms))
 }
 
-/// A product in words, and its operations.
-pub(crate) fn describe(product: &Product) -> (String, u64) {
-    let Product { m, n, k, .. } = *product;
+/// A matmul in words, and its operations.
+pub(crate) fn describe(matmul: &Matmul) -> (String, u64) {
+    let Matmul { m, n, k, .. } = *matmul;
     (
-        format!("product {m} x {k} by {k} x {n}"),
+        format!("matmul {m} x {k} by {k} x {n}"),
         2 * (m * n * k) as u64,
     )
 }
 
 impl Timed {
-    pub(crate) fn new(device: CudaStepDevice) -> Self {
+    pub(crate) fn new(device: CudaLauncher) -> Self {
         Self {
             device,
             spent: Rc::default(),
@@ -71,7 +71,7 @@ impl Timed {
         &mut self,
         name: String,
         work: Work,
-        run: impl FnOnce(&mut CudaStepDevice) -> Result<(), CudaStepError>,
+        run: impl FnOnce(&mut CudaLauncher) -> Result<(), CudaStepError>,
     ) -> Result<(), CudaStepError> {
         let ms = milliseconds(&mut self.device, run)?;
         let mut spent = self.spent.borrow_mut();
@@ -84,7 +84,7 @@ impl Timed {
     }
 }
 
-impl StepDevice for Timed {
+impl Launcher for Timed {
     type Error = CudaStepError;
 
     fn allocate(&mut self, num_bytes: u64) -> Result<u64, CudaStepError> {
@@ -95,10 +95,10 @@ impl StepDevice for Timed {
             device.launch(launch)
         })
     }
-    fn multiply(&mut self, product: Product) -> Result<(), CudaStepError> {
-        let (name, flops) = describe(&product);
+    fn matmul(&mut self, matmul: &Matmul) -> Result<(), CudaStepError> {
+        let (name, flops) = describe(matmul);
         self.time(name, Work { bytes: 0, flops }, |device| {
-            device.multiply(product)
+            device.matmul(matmul)
         })
     }
     fn zero(&mut self, address: u64, num_bytes: u64) -> Result<(), CudaStepError> {

@@ -2,11 +2,12 @@
 //! steps.
 use anyhow::{Context, ensure};
 use nepa_benchmarks::device_report::{print_verdict, relative};
-use nepa_model::{ExplicitNepa, ParamSpec, RopeDraw, init_weights};
+use nepa_model::cpu::CpuDevice;
+use nepa_model::{ParamSpec, RopeDraw, init_weights};
 use nepa_tests::step_variants::norm;
-use nepa_trainer::cpu_engine::CpuEngine;
+use nepa_tests::stepping::{self, add};
 use nepa_trainer::cuda::CudaEngine;
-use nepa_trainer::engine::{Engine, Images, TrainingState};
+use nepa_trainer::engine::{CpuEngine, Engine, Images, TrainingState};
 use nepa_trainer::optimizer::OptimizerConfig;
 
 use crate::models::{device, pixels, small, step, variants, weights};
@@ -70,14 +71,13 @@ fn gradients(tiny: bool) -> anyhow::Result<String> {
         let (weights, pixels) = (weights(&config), pixels(&config, 4));
         let slices = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
         let rope = RopeDraw::draw(&config, 1, 1, 0);
-        let mut expected = vec![0.0; weights.flat.len()];
-        let mut explicit = ExplicitNepa::<f32>::new(&config, 4)?;
-        let reference = explicit.add_gradient(&weights.flat, &slices, &rope, 1.0, &mut expected)?;
-        explicit.finish(&weights.flat, &mut expected);
+        let device = CpuDevice::<f32>::default();
+        let mut cpu = stepping::pretraining(&config, &weights.flat, 4, device)?;
+        let reference = add(&mut cpu, &slices, &rope, 1.0)?;
+        cpu.finish(None)?;
+        let expected = cpu.read_gradient()?;
         let mut step = step(&config, &weights, 4)?;
-        step.clear_gradient()?;
-        let staged = step.stage(&slices)?;
-        let found = step.add_gradient(staged, &rope, 1.0)?;
+        let found = add(&mut step, &slices, &rope, 1.0)?;
         step.finish(None)?;
         worst_loss = worst_loss.max((found.loss - reference.loss).abs());
         let (whole, part, part_name) = apart(&step.read_gradient()?, &expected, &weights.specs);
@@ -105,18 +105,17 @@ fn repeats(tiny: bool) -> anyhow::Result<String> {
     let mut run = || {
         let mut step = step(config, &weights, 8)?;
         if let Some(chosen) = &chosen {
-            let taken = step.device_mut().take_algorithms(chosen);
+            let launcher = step.device_mut().launcher_mut();
+            let taken = launcher.take_algorithms(chosen);
             ensure!(taken, "the chosen algorithms are not taken again");
         }
-        step.clear_gradient()?;
-        let staged = step.stage(&slices)?;
-        let report = step.add_gradient(staged, &RopeDraw::default(), 1.0)?;
+        let report = add(&mut step, &slices, &RopeDraw::default(), 1.0)?;
         step.finish(None)?;
-        chosen = Some(step.device().chosen_algorithms());
+        chosen = Some(step.device().launcher().chosen_algorithms());
         anyhow::Ok((report, step.read_gradient()?))
     };
     ensure!(run()? == run()?, "two runs differ");
-    Ok("loss and gradient bit for bit, with the products' algorithms taken again".into())
+    Ok("loss and gradient bit for bit, with the matmuls' algorithms taken again".into())
 }
 
 /// Both engines on one batch, over which the loss falls far.

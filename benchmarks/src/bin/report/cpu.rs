@@ -35,10 +35,10 @@ pub(crate) const LOADER_COLUMNS: &str = "images | images/s of one core | CPU-ms 
 const STEP: &str = "\
 Forward, backward, clipping, AdamW and average in f32 on the same weights, pixels and rotary
 factors, no loader. Each contestant is a process of its own; they take turns, a step each; median of
-7 steps after a first one. \"explicit\" is the default engine, \"tape\" `train.engine = \"tape\"`,
+7 steps after a first one. \"ours\" is the default engine, \"autograd\" `train.engine = \"autograd\"`,
 \"PyTorch\" a plain one (`benchmarks/versus/nepa_torch.py`: scaled_dot_product_attention, fused
-AdamW) on as many tokens. Ratios are of each round, over the explicit engine's time. Peak memory is
-the process's VmHWM. The last column is the greatest difference of a loss from the explicit
+AdamW) on as many tokens. Ratios are of each round, over our engine's time. Peak memory is
+the process's VmHWM. The last column is the greatest difference of a loss from our
 engine's.";
 
 const STEP_HEAD: &str = "

@@ -143,7 +143,7 @@ impl Setup {
         }
         let batch = self.or(16, 2);
         measurements.extend([
-            self.of_step(25, "products", &format!("products --batch {batch}")),
+            self.of_step(25, "matmuls", &format!("matmuls --batch {batch}")),
             self.of_step(25, "engine", &format!("engine --batch {batch}")),
             self.of_step(10, "one step against its twin", "twin"),
         ]);

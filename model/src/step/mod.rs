@@ -1,0 +1,24 @@
+//! The training step, described once and executed over a [`device::Device`]: the encoder forward and
+//! backward (`encoder.rs`), where each weight lies (`places.rs`), all memory (`memory.rs`), the rule
+//! of the update (`adamw.rs`) and all that an update changes (`state.rs`). What the encoder's output
+//! is for is a [`crate::objective::Objective`].
+pub mod adamw;
+pub mod device;
+mod encoder;
+mod memory;
+mod options;
+mod places;
+mod plan;
+mod state;
+#[expect(clippy::module_inception, reason = "the folder's main type")]
+mod step;
+
+pub(crate) use options::Shape;
+pub use options::{Kept, Pass, StepOptions};
+pub use places::Layout;
+pub use plan::MemoryPlan;
+pub use state::FlatState;
+pub use step::Step;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! All that training changes: its way to the device and back, the end of a gradient, the update.
+use super::adamw::{AdamW, AdamWSettings, Group};
+use super::device::{Arenas, Device, LayerScale, Region};
+use super::step::{Progress, Step};
+use crate::ModelError;
+use crate::real::Real;
+
+/// All that training changes, flat, in the order of [`crate::Weights`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct FlatState<T = f32> {
+    /// Weights.
+    pub weights: Vec<T>,
+    /// First moments.
+    pub m: Vec<T>,
+    /// Second moments.
+    pub v: Vec<T>,
+    /// Moving average of the weights; empty if there is none yet.
+    pub average: Vec<T>,
+    /// Updates so far.
+    pub updates: u64,
+}
+
+impl<T: Real> FlatState<T> {
+    /// The state before the first step.
+    pub fn new(weights: Vec<T>) -> Self {
+        let zeros = vec![T::zero(); weights.len()];
+        Self {
+            weights,
+            m: zeros.clone(),
+            v: zeros,
+            average: Vec::new(),
+            updates: 0,
+        }
+    }
+}
+
+impl<D: Device> Step<D> {
+    /// Weight decay and factor of the learning rate of each weight, by its name.
+    pub fn set_groups(&mut self, of: impl Fn(&str) -> (f64, f64)) -> Result<(), D::Error> {
+        let runs = self.layout.runs(of).into_iter();
+        let groups = runs.map(|(range, (weight_decay, lr_factor))| Group {
+            range,
+            weight_decay,
+            lr_factor,
+        });
+        self.device.set_groups(&groups.collect::<Vec<_>>())?;
+        self.progress.has_groups = true;
+        Ok(())
+    }
+
+    /// Takes over weights alone.
+    pub fn load_weights(&mut self, weights: &[D::Wide]) -> Result<(), D::Error> {
+        self.write_arena(self.regions.weights, weights)?;
+        self.device
+            .narrow(self.regions.weights, self.regions.narrow)
+    }
+
+    /// Takes over a state.
+    pub fn load(&mut self, state: &FlatState<D::Wide>) -> Result<(), D::Error> {
+        self.load_weights(&state.weights)?;
+        self.write_arena(self.regions.m, &state.m)?;
+        self.write_arena(self.regions.v, &state.v)?;
+        if !state.average.is_empty() {
+            self.write_arena(self.regions.average, &state.average)?;
+        }
+        self.progress = Progress {
+            updates: state.updates,
+            has_average: !state.average.is_empty(),
+            norm: None,
+            ..self.progress
+        };
+        Ok(())
+    }
+
+    /// A copy of the state.
+    pub fn export(&mut self) -> Result<FlatState<D::Wide>, D::Error> {
+        Ok(FlatState {
+            weights: self.read_arena(self.regions.weights)?,
+            m: self.read_arena(self.regions.m)?,
+            v: self.read_arena(self.regions.v)?,
+            average: if self.progress.has_average {
+                self.read_arena(self.regions.average)?
+            } else {
+                Vec::new()
+            },
+            updates: self.progress.updates,
+        })
+    }
+
+    /// A copy of the gradient, in the order of [`crate::Weights`].
+    pub fn read_gradient(&mut self) -> Result<Vec<D::Wide>, D::Error> {
+        self.read_arena(self.regions.gradient)
+    }
+
+    /// The gradient where it lies, in the order of [`super::Layout`]: for sums over ranks.
+    pub fn gradient_region(&self) -> Region {
+        self.regions.gradient
+    }
+
+    /// The gradient of the sequence that went into the first block, `[B, T, D]`.
+    pub fn read_input_gradient(&mut self) -> Result<Vec<D::Wide>, D::Error> {
+        self.read_rows(self.regions.dx)
+    }
+
+    /// What a layer holds, `[B, T, D]`: what goes into the first block (0), the output of block n
+    /// (n).
+    pub fn read_hidden(&mut self, layer: usize) -> Result<Vec<D::Wide>, D::Error> {
+        assert!(layer <= self.shape.blocks, "a layer of the model");
+        self.read_rows(self.stream(layer))
+    }
+
+    /// The final norm of the last layer, `[B, T, D]`.
+    pub fn read_output(&mut self) -> Result<Vec<D::Wide>, D::Error> {
+        let (regions, rows) = (&self.regions, self.rows());
+        let norm = self.norm_of(
+            self.layout.norm,
+            regions.normed_output,
+            regions.output_statistics,
+        );
+        let x = self.stream(self.shape.blocks);
+        self.device.layer_norm(&rows, x, &norm)?;
+        let mut values = vec![D::Wide::default(); norm.normed.len];
+        self.device.read_narrow(norm.normed, &mut values)?;
+        Ok(values)
+    }
+
+    fn read_rows(&mut self, region: Region) -> Result<Vec<D::Wide>, D::Error> {
+        let region = self.of_rows(region, self.shape.width);
+        let mut values = vec![D::Wide::default(); region.len];
+        self.device.read(region, &mut values)?;
+        Ok(values)
+    }
+
+    fn write_arena(&mut self, region: Region, flat: &[D::Wide]) -> Result<(), D::Error> {
+        let (got, expected) = (flat.len(), self.layout.num_values());
+        if got != expected {
+            return Err(D::Error::from(ModelError::FlatLength { got, expected }));
+        }
+        self.device.write(region, &self.layout.to_arena(flat))
+    }
+
+    fn read_arena(&mut self, region: Region) -> Result<Vec<D::Wide>, D::Error> {
+        let mut arena = vec![D::Wide::default(); region.len];
+        self.device.read(region, &mut arena)?;
+        Ok(self.layout.from_arena(&arena))
+    }
+
+    /// Forgets the gradient, so that the next one is not added to it.
+    pub fn clear_gradient(&mut self) -> Result<(), D::Error> {
+        self.progress.norm = None;
+        self.device.zero(self.regions.gradient)
+    }
+
+    /// After the last micro-batch: what was summed becomes the gradient of every weight. Returns
+    /// its norm; the update clips by `max_norm`.
+    pub fn finish(&mut self, max_norm: Option<f64>) -> Result<f64, D::Error> {
+        let (width, mlp) = (self.shape.width, self.shape.mlp);
+        for index in 0..self.shape.blocks {
+            let places = self.layout.blocks[index];
+            for ([weight, bias], scale, columns) in [
+                (places.attention_output, places.attention_scale, width),
+                (places.down, places.mlp_scale, mlp),
+            ] {
+                let Some(scale) = scale else { continue };
+                self.device.layer_scale(&LayerScale {
+                    weight: self.weight(weight, width * columns),
+                    d_weight: self.gradient(weight, width * columns),
+                    bias: self.weight(bias, width),
+                    d_bias: self.gradient(bias, width),
+                    scale: self.weight(scale, width),
+                    d_scale: self.gradient(scale, width),
+                    columns,
+                })?;
+            }
+        }
+        let norm = self.device.gradient_norm(self.regions.gradient, max_norm)?;
+        self.progress.norm = Some(norm);
+        Ok(norm)
+    }
+
+    /// Clips and applies the gradient; where its norm is not finite, nothing is changed. Without a
+    /// gradient that [`Self::finish`] has ended since the last update, it is refused.
+    pub fn update(&mut self, settings: &AdamWSettings, lr: f64) -> Result<(), D::Error> {
+        let norm = self.progress.norm.take();
+        let missing = match norm {
+            None => {
+                Some("it has no gradient: after an update, a gradient is summed and ended first")
+            }
+            Some(_) if !self.progress.has_groups => Some("its groups of weights are not set"),
+            Some(_) => None,
+        };
+        if let Some(reason) = missing {
+            return Err(D::Error::from(ModelError::Step { reason }));
+        }
+        self.progress.updates += 1;
+        let rule = AdamW::new(
+            settings,
+            self.progress.updates,
+            lr,
+            self.progress.has_average,
+        );
+        let arenas = Arenas {
+            weights: self.regions.weights,
+            gradient: self.regions.gradient,
+            m: self.regions.m,
+            v: self.regions.v,
+            average: self.regions.average,
+            narrow: self.regions.narrow,
+        };
+        self.device.adamw(&arenas, &rule)?;
+        if norm.is_some_and(f64::is_finite) {
+            self.progress.has_average = settings.average_decay.is_some();
+        }
+        Ok(())
+    }
+}

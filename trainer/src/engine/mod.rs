@@ -1,0 +1,215 @@
+//! What trains: a batch in, a loss out, then an update. The run does not know which engine it
+//! drives: the model's step on the processor or (`crate::cuda`) on a GPU, or candle's autograd.
+mod autograd;
+mod step;
+
+use candle_core::{Device, Tensor};
+use nepa_model::{MemoryPlan, ModelError, PretrainReport, RopeDraw, Weights};
+
+use crate::optimizer::{OptimizerError, OptimizerState};
+
+pub use autograd::AutogradEngine;
+pub use step::{CpuEngine, EngineDevice, StepEngine};
+
+/// All that training changes, of one step; flat buffers in the order of `weights.specs`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainingState {
+    /// Weights.
+    pub weights: Weights,
+    /// Moments and moving average.
+    pub optimizer: OptimizerState,
+}
+
+impl TrainingState {
+    /// The state before the first step.
+    pub fn new(weights: Weights) -> Self {
+        let zeros = vec![0.0; weights.flat.len()];
+        let optimizer = OptimizerState {
+            step: 0,
+            m: zeros.clone(),
+            v: zeros,
+            ema: Vec::new(),
+        };
+        Self { weights, optimizer }
+    }
+}
+
+/// What one forward and backward pass over a whole batch found.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct StepReport {
+    /// Mean loss.
+    pub loss: f64,
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Mean cosine of the prediction with the next embedding.
+    pub cos_target: f64,
+    /// Mean cosine of the prediction with the current embedding.
+    pub cos_previous: f64,
+    /// Share of positions where the second is greater.
+    pub copy_win: f64,
+}
+
+impl StepReport {
+    /// Adds what one micro-batch found, weighted by its share of the batch.
+    pub(crate) fn add(&mut self, share: f64, found: &PretrainReport) {
+        self.loss += share * found.loss;
+        self.cos_target += share * found.cos_target;
+        self.cos_previous += share * found.cos_previous;
+        self.copy_win += share * found.copy_win;
+    }
+}
+
+/// An engine cannot compute a step.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The model cannot be built or computed.
+    #[error("the model cannot be computed")]
+    Model(#[from] ModelError),
+    /// The optimiser does not fit the model.
+    #[error(transparent)]
+    Optimizer(#[from] OptimizerError),
+    /// The memory does not fit.
+    #[error(
+        "the engine needs {plan}; {available_mib} MiB are available. {}",
+        advice(*micro_batch, *fits)
+    )]
+    Memory {
+        /// What it would take.
+        plan: MemoryPlan,
+        /// What there is.
+        available_mib: u64,
+        /// Images in one forward and backward pass.
+        micro_batch: usize,
+        /// Most of them that fit; 0 if not even one does.
+        fits: usize,
+    },
+    /// The device refused something.
+    #[error("the training step failed on the device")]
+    Device(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// An engine that is for another device.
+    #[error(
+        "the engine `cuda` computes on an NVIDIA GPU only: take device = \"cuda\", in a program built by `make cuda`"
+    )]
+    NeedsCuda,
+    /// A tensor cannot be made.
+    #[error("the batch cannot become a tensor")]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl EngineError {
+    /// The plan for `micro_batch` images; refused if it takes more than what is available, with how
+    /// many images would fit.
+    pub(crate) fn check_memory(
+        plan_for: impl Fn(usize) -> MemoryPlan,
+        micro_batch: usize,
+        available_bytes: u64,
+    ) -> Result<MemoryPlan, Self> {
+        let plan = plan_for(micro_batch);
+        if plan.total_bytes() <= available_bytes {
+            return Ok(plan);
+        }
+        // A plan grows with the images, so the largest that fits is found by halving.
+        let (mut fits, mut too_many) = (0, micro_batch);
+        while too_many - fits > 1 {
+            let images = fits.midpoint(too_many);
+            if plan_for(images).total_bytes() > available_bytes {
+                too_many = images;
+            } else {
+                fits = images;
+            }
+        }
+        Err(Self::Memory {
+            plan,
+            available_mib: available_bytes >> 20,
+            micro_batch,
+            fits,
+        })
+    }
+}
+
+fn advice(micro_batch: usize, fits: usize) -> String {
+    if fits == 0 {
+        "Not even one image fits: take a smaller model or a larger machine".to_owned()
+    } else {
+        format!(
+            "Instead of {micro_batch} images at a time take --set train.micro_batch={fits} or less, a divisor of train.batch. Nothing was started"
+        )
+    }
+}
+
+/// The images of one batch, normalised, `[3, S, S]` each.
+#[derive(Debug, Clone, Copy)]
+pub enum Images<'a> {
+    /// One slice an image.
+    Host(&'a [&'a [f32]]),
+    /// `[B, 3, S, S]`, perhaps on a device, of any float type.
+    Device(&'a Tensor),
+}
+
+impl Images<'_> {
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Host(images) => images.len(),
+            Self::Device(images) => images.dims()[0],
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// `count` images from `first` on, `[count, 3, side, side]` on `device`.
+    pub fn tensor(
+        &self,
+        first: usize,
+        count: usize,
+        side: usize,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Host(images) => {
+                let values = images[first..first + count].concat();
+                Tensor::from_vec(values, (count, 3, side, side), device)
+            }
+            Self::Device(images) => images.narrow(0, first, count)?.to_device(device),
+        }
+    }
+}
+
+/// Turns batches into updates of one model's weights.
+pub trait Engine {
+    /// Takes over weights, moments and average of one step.
+    fn load(&mut self, state: TrainingState) -> Result<(), EngineError>;
+
+    /// Forward and backward over a batch, in as many equal micro-batches as there are `ropes`.
+    /// Keeps the gradient for [`Engine::update`]; changes no weight.
+    fn step(&mut self, images: &Images<'_>, ropes: &[RopeDraw]) -> Result<StepReport, EngineError>;
+
+    /// Clips the gradient of the last step and applies it to weights, moments and average.
+    fn update(&mut self, lr: f64) -> Result<(), EngineError>;
+
+    /// A copy of weights, moments and average.
+    fn export(&mut self) -> Result<TrainingState, EngineError>;
+
+    /// A copy of the gradient of the last step, before clipping; for comparisons.
+    fn gradient(&mut self) -> Result<Vec<f32>, EngineError>;
+
+    /// What a run's bits depend on beside its state, where there is such a thing: how the engine
+    /// decided to compute. Saved with each checkpoint.
+    fn choices(&self) -> Option<serde_json::Value> {
+        None
+    }
+
+    /// Takes over the choices of a run that goes on. Says whether they hold here; where not, the
+    /// engine chooses anew.
+    fn take_choices(&mut self, _saved: &serde_json::Value) -> bool {
+        true
+    }
+
+    /// The memory that it took at its start, where that is known.
+    fn memory(&self) -> Option<&MemoryPlan> {
+        None
+    }
+}
