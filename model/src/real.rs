@@ -12,6 +12,10 @@ pub trait Real: WithDType + Default + std::ops::Neg<Output = Self> + std::iter::
     /// The error function.
     #[must_use]
     fn erf(self) -> Self;
+    /// The values, if they are f32.
+    fn as_f32(values: &[Self]) -> Option<&[f32]>;
+    /// The values, if they are f32.
+    fn as_f32_mut(values: &mut [Self]) -> Option<&mut [f32]>;
 }
 
 #[expect(
@@ -58,6 +62,12 @@ impl Real for f32 {
         let q = q * s - 1.426_473_9e-2;
         x * p / q
     }
+    fn as_f32(values: &[Self]) -> Option<&[f32]> {
+        Some(values)
+    }
+    fn as_f32_mut(values: &mut [Self]) -> Option<&mut [f32]> {
+        Some(values)
+    }
 }
 
 impl Real for f64 {
@@ -69,5 +79,11 @@ impl Real for f64 {
     }
     fn erf(self) -> Self {
         libm::erf(self)
+    }
+    fn as_f32(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
+    fn as_f32_mut(_: &mut [Self]) -> Option<&mut [f32]> {
+        None
     }
 }

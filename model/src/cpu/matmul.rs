@@ -1,5 +1,5 @@
 //! Matmuls of row-major slices by `gemm`, one thread each, and how a large one is split over
-//! threads.
+//! threads; large ones in f32 are left to `packed.rs`, where it has a kernel for the processor.
 #![expect(
     unsafe_code,
     reason = "gemm takes pointers and strides; the slices are checked here"
@@ -7,17 +7,18 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::packed::Panels;
 use super::rows::add_bias;
 use crate::real::Real;
 
 /// A matrix in a slice: `rows` times `columns`, and how far apart two rows and two columns are.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Matrix<'a, T> {
-    values: &'a [T],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
+    pub(super) values: &'a [T],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) row_stride: usize,
+    pub(super) column_stride: usize,
 }
 
 impl<'a, T> Matrix<'a, T> {
@@ -57,7 +58,7 @@ impl<'a, T> Matrix<'a, T> {
         }
     }
 
-    fn transposed(self) -> Self {
+    pub(super) fn transposed(self) -> Self {
         Self {
             rows: self.columns,
             columns: self.rows,
@@ -68,8 +69,20 @@ impl<'a, T> Matrix<'a, T> {
     }
 
     /// Values from the first to behind the last.
-    fn reach(&self) -> usize {
+    pub(super) fn reach(&self) -> usize {
         (self.rows - 1) * self.row_stride + (self.columns - 1) * self.column_stride + 1
+    }
+}
+
+impl<'a, T: Real> Matrix<'a, T> {
+    fn as_f32(&self) -> Option<Matrix<'a, f32>> {
+        Some(Matrix {
+            values: T::as_f32(self.values)?,
+            rows: self.rows,
+            columns: self.columns,
+            row_stride: self.row_stride,
+            column_stride: self.column_stride,
+        })
     }
 }
 
@@ -180,8 +193,31 @@ fn split<T: Real>(result: &mut [T], n: usize, multiply: impl Fn(usize, usize, &m
     parts.into_par_iter().for_each(run);
 }
 
+/// `c = a b` by packed panels, added to what is there if asked for, and then a bias added to each
+/// column; false, and nothing done, where they are not for it.
+fn multiply_packed<T: Real>(
+    panels: &mut Panels,
+    c: &mut [T],
+    add: bool,
+    (a, b): (Matrix<'_, T>, Matrix<'_, T>),
+    bias: Option<&[T]>,
+) -> bool {
+    let (Some(a), Some(b), Some(c)) = (a.as_f32(), b.as_f32(), T::as_f32_mut(c)) else {
+        return false;
+    };
+    panels.multiply(c, add, (a, b), bias.and_then(T::as_f32))
+}
+
 /// A weight's gradient `[out, in]`: `sum += grad^T x` over all rows, on all threads.
-pub(super) fn add_weight_gradient<T: Real>(sum: &mut [T], grad: Matrix<'_, T>, x: Matrix<'_, T>) {
+pub(super) fn add_weight_gradient<T: Real>(
+    panels: &mut Panels,
+    sum: &mut [T],
+    grad: Matrix<'_, T>,
+    x: Matrix<'_, T>,
+) {
+    if multiply_packed(panels, sum, true, (grad.transposed(), x), None) {
+        return;
+    }
     split(sum, x.columns, |first, rows, sum| {
         MatrixMut::new(sum, x.columns).add_at_b(grad.columns(first, rows), x);
     });
@@ -189,21 +225,18 @@ pub(super) fn add_weight_gradient<T: Real>(sum: &mut [T], grad: Matrix<'_, T>, x
 
 /// `out [m, n] = x [m, k] b` and perhaps a bias for each column, on all threads.
 pub(super) fn rows_times<T: Real>(
+    panels: &mut Panels,
     out: &mut [T],
-    n: usize,
     x: Matrix<'_, T>,
     b: Matrix<'_, T>,
-    transposed: bool,
     bias: Option<&[T]>,
 ) {
+    let n = b.columns;
+    if multiply_packed(panels, out, false, (x, b), bias) {
+        return;
+    }
     split(out, n, |first, rows, out| {
-        let x = x.row_range(first, rows);
-        let result = MatrixMut::new(out, n);
-        if transposed {
-            result.set_a_bt(x, b);
-        } else {
-            result.set_a_b(x, b);
-        }
+        MatrixMut::new(out, n).product(false, x.row_range(first, rows), b);
         if let Some(bias) = bias {
             add_bias(out, n, bias);
         }

@@ -1,7 +1,10 @@
 //! The step's device on the CPU, in f32 or f64: one array of values, every region a range of it.
 //! Work is split into pieces that sizes alone decide, so the number of threads changes no bit.
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod matmul;
+mod packed;
 mod rows;
 mod scratch;
 
@@ -16,7 +19,7 @@ use crate::step::device::{
     BranchGradient, CosineLoss, Device, Disassemble, LayerScale, Matmul, MemoryMap, Norm,
     NormBackward, Output, Patchify, Region, Rows, Tokens,
 };
-use crate::step::{Kept, MemoryPlan, Shape, StepOptions};
+use crate::step::{Kept, MemoryPlan, StepOptions};
 use crate::{ModelError, NepaConfig};
 
 use attention::{Heads, Saved};
@@ -284,7 +287,7 @@ impl<T: Real> Device for CpuDevice<T> {
     }
 
     fn beside(config: &NepaConfig, options: &StepOptions) -> MemoryPlan {
-        Scratches::<T>::plan(&Shape::new(config, options))
+        Scratches::<T>::plan(config, options)
     }
 
     fn allocate(
@@ -294,7 +297,7 @@ impl<T: Real> Device for CpuDevice<T> {
         options: &StepOptions,
     ) -> Result<(), ModelError> {
         self.memory = vec![T::zero(); map.num_bytes as usize / size_of::<T>()];
-        self.scratches = Scratches::new(&Shape::new(config, options));
+        self.scratches = Scratches::new(config, options);
         Ok(())
     }
 
@@ -350,20 +353,26 @@ impl<T: Real> Device for CpuDevice<T> {
             Output::Narrow(bias) | Output::Wide(bias) => bias.unwrap_or_default(),
             Output::Sum => Region::default(),
         };
-        let [a, b, c, bias] = self.parts([args.a.region, args.b.region, args.c, bias]);
-        let (a, b) = (Matrix::new(a, args.a.stride), Matrix::new(b, args.b.stride));
+        let regions = [args.a.region, args.b.region, args.c, bias];
+        let [a, b, c, bias] = parts(&mut self.memory, regions);
+        let panels = &mut self.scratches.panels;
+        let (a, b) = (
+            Matrix::new(a, args.a.stride),
+            Matrix::new(b, args.b.stride),
+        );
         match args.output {
             Output::Sum => {
                 assert!(
                     args.a.transposed && !args.b.transposed,
                     "sums are gradients of weights"
                 );
-                add_weight_gradient(c, a, b);
+                add_weight_gradient(panels, c, a, b);
             }
             Output::Narrow(_) | Output::Wide(_) => {
                 assert!(!args.a.transposed, "rows of tokens times a weight");
                 let bias = optional(bias).map(|bias| &*bias);
-                rows_times(c, args.n, a, b, args.b.transposed, bias);
+                let b = if args.b.transposed { b.transposed() } else { b };
+                rows_times(panels, c, a, b, bias);
             }
         }
         Ok(())

@@ -1,7 +1,10 @@
 //! What a thread works in, taken before the first step.
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::step::{MemoryPlan, Shape};
+use super::packed::Panels;
+use crate::NepaConfig;
+use crate::real::Real;
+use crate::step::{MemoryPlan, Shape, StepOptions};
 
 /// Queries whose scores are computed at a time.
 pub(super) const QUERIES: usize = 64;
@@ -30,32 +33,50 @@ impl<V> Scratch<V> {
     }
 }
 
-/// One scratch a thread, and room for all heads of one image.
+/// One scratch a thread, and room for all heads of one image and for the factors of a matmul.
 #[derive(Debug, Default)]
 pub(super) struct Scratches<T> {
     threads: Vec<Mutex<Scratch<Vec<T>>>>,
     /// `[H, 3, T, d]`: where the heads of an image are computed side by side before they are put
     /// into the rows that they share.
     heads: Vec<T>,
+    /// For matmuls.
+    pub(super) panels: Panels,
 }
 
-impl<T: Clone + Default> Scratches<T> {
-    pub(super) fn new(shape: &Shape) -> Self {
+impl<T: Real> Scratches<T> {
+    pub(super) fn new(config: &NepaConfig, options: &StepOptions) -> Self {
+        let shape = &Shape::new(config, options);
         let threads = 0..rayon::current_num_threads();
         let new = |_| Mutex::new(Scratch::new(shape, &mut |len| vec![T::default(); len]));
         Self {
             threads: threads.map(new).collect(),
             heads: vec![T::default(); 3 * shape.tokens * shape.width],
+            panels: if Self::multiplies_f32() {
+                Panels::new(most_columns(config, shape))
+            } else {
+                Panels::default()
+            },
         }
     }
 
-    pub(super) fn plan(shape: &Shape) -> MemoryPlan {
+    /// Whether its values are f32.
+    fn multiplies_f32() -> bool {
+        T::as_f32(&[]).is_some()
+    }
+
+    pub(super) fn plan(config: &NepaConfig, options: &StepOptions) -> MemoryPlan {
+        let shape = &Shape::new(config, options);
         let mut values = 3 * shape.tokens * shape.width;
         for _ in 0..rayon::current_num_threads() {
             Scratch::new(shape, &mut |len| values += len);
         }
         let mut plan = MemoryPlan::default();
         plan.add("threads' scratch", (values * size_of::<T>()) as u64);
+        if Self::multiplies_f32() {
+            let bytes = Panels::planned_bytes(most_columns(config, shape));
+            plan.add("matmuls' factors", bytes as u64);
+        }
         plan
     }
 
@@ -73,13 +94,21 @@ impl<T: Clone + Default> Scratches<T> {
             all.map(Vec::len).sum::<usize>()
         };
         let values = self.threads.iter().map(of_thread).sum::<usize>() + self.heads.len();
-        (values * size_of::<T>()) as u64
+        (values * size_of::<T>() + self.panels.num_bytes()) as u64
     }
 
     /// The threads' scratch, and the room for heads.
     pub(super) fn split(&mut self) -> (&Threads<T>, &mut [T]) {
         (&self.threads, &mut self.heads)
     }
+}
+
+/// Columns of the widest result of a matmul: of queries, keys and values, of an MLP's first layer,
+/// or of the gradient of the patches' projection.
+fn most_columns(config: &NepaConfig, shape: &Shape) -> usize {
+    // Without the zeros behind each patch, as panels are rounded up further.
+    let patch = config.num_channels * config.patch_size * config.patch_size;
+    (3 * shape.width).max(shape.up).max(patch)
 }
 
 pub(super) type Threads<T> = [Mutex<Scratch<Vec<T>>>];
