@@ -29,6 +29,8 @@ use scratch::Scratches;
 
 /// Rows in one piece of an operation over rows.
 const ROWS_PER_PIECE: usize = 64;
+/// Values that are worth a thread's while: fewer are not split.
+const VALUES_PER_JOB: usize = 1 << 15;
 /// Values in one piece of the norm and of an update.
 const VALUES_PER_PIECE: usize = 1 << 14;
 /// Columns of a sum over rows that one task adds, and rows that it adds before their sum joins the
@@ -71,6 +73,11 @@ fn parts<T, const N: usize>(memory: &mut [T], regions: [Region; N]) -> [&mut [T]
     memory
         .get_disjoint_mut(regions.map(range::<T>))
         .expect("regions of an operation lie in the memory and do not overlap")
+}
+
+/// Pieces of rows of that width that a thread takes at the least.
+fn pieces_per_job(width: usize) -> usize {
+    (VALUES_PER_JOB / (ROWS_PER_PIECE * width)).max(1)
 }
 
 /// An empty region is none.
@@ -356,10 +363,7 @@ impl<T: Real> Device for CpuDevice<T> {
         let regions = [args.a.region, args.b.region, args.c, bias];
         let [a, b, c, bias] = parts(&mut self.memory, regions);
         let panels = &mut self.scratches.panels;
-        let (a, b) = (
-            Matrix::new(a, args.a.stride),
-            Matrix::new(b, args.b.stride),
-        );
+        let (a, b) = (Matrix::new(a, args.a.stride), Matrix::new(b, args.b.stride));
         match args.output {
             Output::Sum => {
                 assert!(
@@ -439,6 +443,7 @@ impl<T: Real> Device for CpuDevice<T> {
             rstd.par_chunks_mut(ROWS_PER_PIECE),
         )
             .into_par_iter()
+            .with_min_len(pieces_per_job(rows.width))
             .for_each(|(x, out, mean, rstd)| {
                 rows::norm_rows(NormRows {
                     x,
@@ -490,6 +495,7 @@ impl<T: Real> Device for CpuDevice<T> {
             pieces(optional(rstd), ROWS_PER_PIECE, count),
         )
             .into_par_iter()
+            .with_min_len(pieces_per_job(width))
             .enumerate()
             .for_each(|(number, (x, y, out, normed, mean, rstd))| {
                 rows::add_branch(BranchRows {
@@ -582,6 +588,7 @@ impl<T: Real> Device for CpuDevice<T> {
             sums.par_chunks_mut(3 * width),
         )
             .into_par_iter()
+            .with_min_len(pieces_per_job(width))
             .enumerate()
             .for_each(
                 |(number, (x, (mean, rstd), grad, dx, again, branch, sums))| {
@@ -617,6 +624,7 @@ impl<T: Real> Device for CpuDevice<T> {
             result.par_chunks_mut(ROWS_PER_PIECE * width),
         )
             .into_par_iter()
+            .with_min_len(pieces_per_job(of_x))
             .for_each(|(x, result)| {
                 if gated {
                     rows::activate_gated(x, act, width, result);
@@ -651,6 +659,7 @@ impl<T: Real> Device for CpuDevice<T> {
             pieces(optional(again), narrow, num_rows.div_ceil(ROWS_PER_PIECE)),
         )
             .into_par_iter()
+            .with_min_len(pieces_per_job(of_x))
             .for_each(|(x, d_result, dx, again)| {
                 let again = again.unwrap_or_default();
                 if gated {
@@ -930,6 +939,7 @@ impl<T: Real> Device for CpuDevice<T> {
             sums.par_chunks_mut(3 * width),
         )
             .into_par_iter()
+            .with_min_len(pieces_per_job(width))
             .enumerate()
             .map(|(number, (x, current, dx, branch, sums))| {
                 sums.fill(T::zero());
