@@ -20,7 +20,7 @@ const BF16: f64 = 1.0 / 256.0;
 const F32: f64 = 1e-6;
 
 /// Random numbers of these tests (SplitMix64).
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -38,7 +38,7 @@ impl Random {
         sum * 3f64.sqrt()
     }
 
-    fn f32s(&mut self, len: usize, mean: f64, deviation: f64) -> Vec<f32> {
+    pub(super) fn f32s(&mut self, len: usize, mean: f64, deviation: f64) -> Vec<f32> {
         (0..len)
             .map(|_| (mean + deviation * self.normal()) as f32)
             .collect()
@@ -52,14 +52,14 @@ impl Random {
     }
 
     /// Drop path's factors: some images are dropped, the others count for more.
-    fn factors(&mut self, images: usize) -> Vec<f32> {
+    pub(super) fn factors(&mut self, images: usize) -> Vec<f32> {
         let mut factors = self.f32s(images, 1.3, 0.1);
         factors.iter_mut().skip(1).step_by(3).for_each(|f| *f = 0.0);
         factors
     }
 
     /// Numbers below `end`, each once, in some order.
-    fn order(&mut self, end: u32) -> Vec<u32> {
+    pub(super) fn order(&mut self, end: u32) -> Vec<u32> {
         let mut numbers: Vec<u32> = (0..end).collect();
         numbers.sort_by_cached_key(|_| self.next());
         numbers

@@ -23,6 +23,7 @@ mod layering;
 mod lengthen;
 mod loader;
 mod memory;
+mod operations;
 mod outage;
 mod output;
 mod pack;
