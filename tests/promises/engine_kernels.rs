@@ -1,9 +1,8 @@
-//! The kernels of the training step, run on the CPU: each agrees with its twin in f64, writes its outputs and nothing else, and gives the same bits whatever
-//! the order of its threads.
+//! The kernels of the training step, run on the CPU: each writes its outputs and nothing else, and gives the same bits whatever the order of its threads.
+//! Some agree with a twin in f64; all are compared with the CPU as operations of the step (`operations.rs`).
 //!
 //! How near is near: a bf16 is off by at most 2^-8 of its value, and whatever a kernel computes in f32 by a few 2^-24 of the terms that it adds.
-use nepa_tests::engine_kernels::norm::Branch;
-use nepa_tests::engine_kernels::twins::{Sum, branch_gradients};
+use nepa_tests::engine_kernels::twins::Sum;
 use nepa_tests::engine_kernels::{Bf16, Launch, bf16, widen};
 
 mod activation;
@@ -126,36 +125,6 @@ fn assert_sums(name: &str, got: &[f32], expected: &[Sum], of_terms: f64) {
             expected.value
         );
     }
-}
-
-/// The copies of the stream's gradient for the block that was added to it last: off by rounding,
-/// and by `least`. Returns the terms of the sums for its bias.
-#[track_caller]
-fn assert_copies(
-    dx: &[f32],
-    width: usize,
-    branch: Branch,
-    got: [&[Bf16]; 2],
-    least: f64,
-) -> Vec<f64> {
-    let ones = vec![1.0; width];
-    let scale = branch.scale.unwrap_or(&ones).wide();
-    let (mut alone, mut scaled) = (Vec::new(), Vec::new());
-    for (row, dx) in dx.wide().chunks_exact(width).enumerate() {
-        let factor = branch
-            .factors
-            .map_or(1.0, |factors| factors[row / branch.tokens].into());
-        let [row_alone, row_scaled] = branch_gradients(dx, &scale, factor);
-        alone.extend(row_alone);
-        scaled.extend(row_scaled);
-    }
-    let product = if branch.factors.is_some() { F32 } else { 0.0 };
-    assert_close("dx_bf16", got[0], &alone, BF16 + product, least);
-    if branch.scale.is_none() {
-        scaled.clear();
-    }
-    assert_close("scaled_dx", got[1], &scaled, BF16 + F32 + product, least);
-    alone
 }
 
 /// Holds a gradient to finite differences of the function, both in f64.

@@ -25,9 +25,9 @@ mod update;
 use Kind::{Index, Narrow, Wide};
 
 /// How far a value may be off, relative to its own size and to the root mean square of its region,
-/// and how far a whole region, relative to its norm: by sums in f32, by rounding the result to bf16,
-/// and by rounding on the way to it, which a single value may feel more than the region.
-const F32: f64 = 1e-5;
+/// and how far a whole region, relative to its norm: by sums in f32, by rounding the result to
+/// bf16, and by rounding on the way to it, which a single value may feel more than the region.
+const F32: f64 = 5e-6;
 const BF16: f64 = 1.0 / 256.0;
 const BF16_WITHIN: f64 = 1e-2;
 const WITHIN_OF_VALUE: f64 = 8.0 * BF16_WITHIN;
@@ -109,8 +109,8 @@ impl Size {
     }
 }
 
-/// One operation on a device: first its regions, then [`Bench::start`], then what is to be done with
-/// `device`, then [`Bench::finish`].
+/// One operation on a device: first its regions, then [`Bench::start`], then what is to be done
+/// with `device`, then [`Bench::finish`].
 struct Bench<D: Device> {
     device: D,
     case: String,
@@ -441,6 +441,7 @@ on_every_device! {
         attention::attention,
         attention::attention_backward,
         loss::cosine_loss,
+        loss::where_vectors_have_no_length,
         update::layer_scale,
         update::adamw,
         update::where_the_norm_is_not_finite_nothing_changes,

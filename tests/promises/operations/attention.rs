@@ -15,7 +15,9 @@ enum Norms {
 }
 
 /// Images, tokens, heads; causal; norms; a table an image; a bias.
-const CASES: [((usize, usize, usize), bool, Norms, bool, bool); 14] = [
+type Case = ((usize, usize, usize), bool, Norms, bool, bool);
+
+const CASES: [Case; 14] = [
     ((1, 1, 1), true, Norms::Plain, false, true),
     ((2, 1, 2), false, Norms::Affine, false, true),
     ((2, 5, 3), true, Norms::Weight, false, true),

@@ -59,7 +59,7 @@ const TOKENS: [(usize, usize, usize, usize, bool); 9] = [
     (2, 70, 71, 8, true),
 ];
 
-/// What is kept of each image: differently many of the first ones, in any order.
+/// All patches or the first ones, or of each image others in any order.
 fn tokens<D: Device>(
     bench: &mut Bench<D>,
     random: &mut Random,

@@ -5,7 +5,7 @@ use nepa_model::step::device::{Activation, ActivationBackward, Device};
 use super::{Bench, Left, Narrow, Random, Size, Wide};
 
 /// Rows and width of the result.
-const SIZES: [(usize, usize); 4] = [(1, 8), (67, 24), (150, 264), (3, 1040)];
+const SIZES: [(usize, usize); 4] = [(1, 8), (67, 24), (150, 264), (9, 3072)];
 
 /// Which, and whether there is a gate.
 fn kinds() -> impl Iterator<Item = (HiddenAct, bool)> {
