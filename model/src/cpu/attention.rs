@@ -1,6 +1,7 @@
 //! Attention of one head of one image, a block of queries at a time; its backward makes the scores
 //! again. No matrix of T x T scores is in memory.
-use super::matmul::{Matrix, MatrixMut};
+use super::matmul::MatrixMut;
+use super::matrix::Matrix;
 use super::rows::{
     HeadNorm, HeadRows, Rotary, SoftmaxRows, dot_rows, put, put_rotated_backward, scale_each_row,
     softmax, softmax_backward, take, take_rotated,

@@ -12,8 +12,8 @@ use std::arch::x86_64::{
 };
 use std::ops::Range;
 
-use super::matmul::Matrix;
-use super::packed::{Column, Line, TILE_COLUMNS, TILE_ROWS};
+use super::matrix::Matrix;
+use super::tile::{Column, Line, TILE_COLUMNS, TILE_ROWS};
 
 /// Steps of a sum between two turns of the innermost loop.
 const UNROLLED: usize = 4;

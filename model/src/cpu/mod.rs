@@ -4,9 +4,11 @@ mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod matmul;
+mod matrix;
 mod packed;
 mod rows;
 mod scratch;
+mod tile;
 
 use std::ops::Range;
 
@@ -23,7 +25,8 @@ use crate::step::{Kept, MemoryPlan, StepOptions};
 use crate::{ModelError, NepaConfig};
 
 use attention::{Heads, Saved};
-use matmul::{Matrix, add_weight_gradient, rows_times};
+use matmul::{add_weight_gradient, rows_times};
+use matrix::Matrix;
 use rows::{Affine, BranchOut, BranchRows, HeadNorm, LossRows, NormBackwardRows, NormRows, Rotary};
 use scratch::Scratches;
 

@@ -9,12 +9,10 @@ use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2::Kernel;
-use super::matmul::Matrix;
+use super::matrix::Matrix;
 use super::rows::add_bias;
+use super::tile::{Column, Line, TILE_COLUMNS, TILE_ROWS};
 
-/// Rows and columns of the result that are summed in registers.
-pub(super) const TILE_ROWS: usize = 6;
-pub(super) const TILE_COLUMNS: usize = 16;
 /// Steps of the sums between two visits of the result: one block of each factor. Fixed, as the
 /// order of additions follows it.
 const STEPS: usize = 256;
@@ -28,14 +26,6 @@ const COLUMNS_PER_TASK: usize = 8 * TILE_COLUMNS;
 /// fast on one thread and faster on several. Sizes alone decide, so that threads change no bit.
 const LEAST: usize = 128;
 const LEAST_OF_B: usize = 1 << 17;
-
-/// A row of a panel of B: a line of the cache.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(align(64))]
-pub(super) struct Line(pub(super) [f32; TILE_COLUMNS]);
-
-/// A column of a panel of A.
-pub(super) type Column = [f32; TILE_ROWS];
 
 /// For processors that have no kernel here.
 #[cfg(not(target_arch = "x86_64"))]
