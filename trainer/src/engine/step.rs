@@ -13,7 +13,7 @@ use super::{Engine, EngineError, Images, StepReport, TrainingState};
 use crate::optimizer::{OptimizerConfig, OptimizerState, check_state};
 
 /// What an engine wants of a device beside the operations of a step.
-pub trait EngineDevice: Device<Wide = f32> + Sized {
+pub trait EngineDevice: Device<Wide = f32> + Send + Sized {
     /// Its errors as an engine's.
     fn failed(error: Self::Error) -> EngineError;
 
@@ -24,6 +24,11 @@ pub trait EngineDevice: Device<Wide = f32> + Sized {
         pass: &Pass<'_>,
         share: f64,
     ) -> Result<PretrainReport, EngineError>;
+
+    /// Runs a step or an update where its operations are split.
+    fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+        work()
+    }
 
     /// See [`Engine::choices`].
     fn choices(&self) -> Option<serde_json::Value> {
@@ -72,24 +77,12 @@ impl<D: EngineDevice> StepEngine<D> {
         engine.load(state)?;
         Ok(engine)
     }
-}
 
-impl<D: EngineDevice> Engine for StepEngine<D> {
-    fn load(&mut self, state: TrainingState) -> Result<(), EngineError> {
-        let TrainingState { weights, optimizer } = state;
-        check_state(&self.optimizer, &weights.specs, &optimizer)?;
-        let OptimizerState { step, m, v, ema } = optimizer;
-        let state = FlatState {
-            weights: weights.flat,
-            m,
-            v,
-            average: ema,
-            updates: step,
-        };
-        self.step.load(&state).map_err(D::failed)
-    }
-
-    fn step(&mut self, images: &Images<'_>, ropes: &[RopeDraw]) -> Result<StepReport, EngineError> {
+    fn run_step(
+        &mut self,
+        images: &Images<'_>,
+        ropes: &[RopeDraw],
+    ) -> Result<StepReport, EngineError> {
         self.step.clear_gradient().map_err(D::failed)?;
         let mut report = StepReport::default();
         let share = 1.0 / ropes.len() as f64;
@@ -115,10 +108,30 @@ impl<D: EngineDevice> Engine for StepEngine<D> {
         report.grad_norm = norm.map_err(D::failed)?;
         Ok(report)
     }
+}
+
+impl<D: EngineDevice> Engine for StepEngine<D> {
+    fn load(&mut self, state: TrainingState) -> Result<(), EngineError> {
+        let TrainingState { weights, optimizer } = state;
+        check_state(&self.optimizer, &weights.specs, &optimizer)?;
+        let OptimizerState { step, m, v, ema } = optimizer;
+        let state = FlatState {
+            weights: weights.flat,
+            m,
+            v,
+            average: ema,
+            updates: step,
+        };
+        self.step.load(&state).map_err(D::failed)
+    }
+
+    fn step(&mut self, images: &Images<'_>, ropes: &[RopeDraw]) -> Result<StepReport, EngineError> {
+        D::run(|| self.run_step(images, ropes))
+    }
 
     fn update(&mut self, lr: f64) -> Result<(), EngineError> {
         let settings = AdamWSettings::from(&self.optimizer);
-        self.step.update(&settings, lr).map_err(D::failed)
+        D::run(|| self.step.update(&settings, lr).map_err(D::failed))
     }
 
     fn export(&mut self) -> Result<TrainingState, EngineError> {
@@ -161,6 +174,12 @@ impl<D: EngineDevice> Engine for StepEngine<D> {
 }
 
 impl EngineDevice for CpuDevice<f32> {
+    // Inside of the thread pool: to enter it anew for each operation takes a small model a fifth of
+    // its time.
+    fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+        rayon::scope(|_| work())
+    }
+
     fn failed(error: Self::Error) -> EngineError {
         EngineError::Model(error)
     }
