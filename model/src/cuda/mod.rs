@@ -15,6 +15,8 @@ mod matmuls;
 #[cfg(feature = "cuda")]
 mod memory;
 
+use half::bf16;
+
 use crate::step::adamw::{AdamW, Group};
 use crate::step::device::{
     Activation, ActivationBackward, AddBranch, Arenas, Assemble, Attention, AttentionBackward,
@@ -340,7 +342,10 @@ impl<L: Launcher> Device for KernelDevice<L> {
 
     fn write_narrow(&mut self, to: Region, values: &[f32]) -> Result<(), L::Error> {
         assert_eq!((to.len, to.value_bytes), (values.len(), BF16));
-        let narrow: Vec<u16> = values.iter().map(|value| to_bf16(*value)).collect();
+        let narrow: Vec<u16> = values
+            .iter()
+            .map(|value| bf16::from_f32(*value).to_bits())
+            .collect();
         let address = self.address(to);
         self.launcher.write(address, bytemuck::cast_slice(&narrow))
     }
@@ -352,7 +357,7 @@ impl<L: Launcher> Device for KernelDevice<L> {
         self.launcher
             .read(address, bytemuck::cast_slice_mut(&mut narrow))?;
         for (value, narrow) in values.iter_mut().zip(narrow) {
-            *value = f32::from_bits(u32::from(narrow) << 16);
+            *value = bf16::from_bits(narrow).to_f32();
         }
         Ok(())
     }
@@ -731,13 +736,4 @@ impl<L: Launcher> Device for KernelDevice<L> {
         };
         self.launcher.launch(adamw.launch())
     }
-}
-
-/// Rounded to the nearest, ties to even.
-fn to_bf16(value: f32) -> u16 {
-    let bits = value.to_bits();
-    if value.is_nan() {
-        return 0x7fff;
-    }
-    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
