@@ -323,19 +323,6 @@ pub struct Disassemble {
 const _: () = assert!(size_of::<Disassemble>() == 56);
 
 impl Disassemble {
-    /// What `token_of` points to, of what `Assemble::kept` points to: of so many patches of each
-    /// image, the token that each is, or 0. Panics if there is no such patch.
-    pub fn tokens_of_patches(kept: &[u32], kept_an_image: usize, patches: usize) -> Vec<u32> {
-        let mut tokens = vec![0; kept.len() / kept_an_image * patches];
-        let images = tokens.chunks_exact_mut(patches);
-        for (of_image, kept) in images.zip(kept.chunks_exact(kept_an_image)) {
-            for (token, patch) in (1..).zip(kept) {
-                of_image[*patch as usize] = token;
-            }
-        }
-        tokens
-    }
-
     /// How it is launched.
     pub fn launch(self) -> Launch<Self> {
         let pieces = (self.batch * self.patches).div_ceil(self.rows_per_piece);

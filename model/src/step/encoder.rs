@@ -10,7 +10,7 @@ use super::device::{
     BranchGradient, Device, Disassemble, Matmul, Norm, NormBackward, Operand, Output, Patchify,
     Region, Rows, Tokens,
 };
-use super::options::{Kept, Pass, Shape};
+use super::options::{Kept, Pass, Shape, tokens_of_patches};
 use super::step::Step;
 use crate::ModelError;
 
@@ -104,13 +104,7 @@ impl<D: Device> Step<D> {
             self.device.write(region.first(values.len()), &values)?;
         }
         if let (Some([to_patch, to_token]), Some(kept)) = (self.regions.kept_patches, pass.kept) {
-            let mut tokens = vec![0; shape.images * shape.patches];
-            let per_image = kept.chunks(shape.tokens - 1);
-            for (kept, tokens) in per_image.zip(tokens.chunks_mut(shape.patches)) {
-                for (number, patch) in kept.iter().enumerate() {
-                    tokens[*patch as usize] = number as u32 + 1;
-                }
-            }
+            let tokens = tokens_of_patches(kept, shape.tokens - 1, shape.patches);
             self.device
                 .write_indices(to_patch.first(kept.len()), kept)?;
             self.device

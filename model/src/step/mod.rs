@@ -14,7 +14,7 @@ mod state;
 mod step;
 
 pub(crate) use options::Shape;
-pub use options::{Kept, Pass, StepOptions};
+pub use options::{Kept, Pass, StepOptions, tokens_of_patches};
 pub use places::Layout;
 pub use plan::MemoryPlan;
 pub use state::FlatState;

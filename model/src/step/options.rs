@@ -116,6 +116,19 @@ impl Pass<'_> {
     }
 }
 
+/// For each patch of each image its token, or 0 where it is none, of [`Pass::kept`]. Panics if there
+/// is no such patch.
+pub fn tokens_of_patches(kept: &[u32], kept_an_image: usize, patches: usize) -> Vec<u32> {
+    let mut tokens = vec![0; kept.len() / kept_an_image * patches];
+    let images = tokens.chunks_exact_mut(patches);
+    for (of_image, kept) in images.zip(kept.chunks_exact(kept_an_image)) {
+        for (token, patch) in (1..).zip(kept) {
+            of_image[*patch as usize] = token;
+        }
+    }
+    tokens
+}
+
 /// Sizes of a pass.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {

@@ -92,11 +92,6 @@ impl<D: Device> Step<D> {
         self.read_arena(self.regions.gradient)
     }
 
-    /// The gradient where it lies, in the order of [`super::Layout`]: for sums over ranks.
-    pub fn gradient_region(&self) -> Region {
-        self.regions.gradient
-    }
-
     /// The gradient of the sequence that went into the first block, `[B, T, D]`.
     pub fn read_input_gradient(&mut self) -> Result<Vec<D::Wide>, D::Error> {
         self.read_rows(self.regions.dx)

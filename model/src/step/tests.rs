@@ -1,6 +1,6 @@
 //! The step on the CPU against candle's autograd on many configurations, against finite differences,
 //! and against itself: other numbers of threads, other memory, parts of what it can do.
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use rand_core::Rng;
 
 use super::*;
@@ -403,6 +403,46 @@ fn another_objective_trains_through_the_encoder() {
             }
         }
     }
+}
+
+#[test]
+fn weights_of_a_head_have_their_gradient() {
+    let config = NepaConfig::tiny();
+    let (case, width) = (Case::new(&config, 4, 9), config.hidden_size);
+    let weight =
+        Var::from_tensor(&Tensor::arange(0f64, width as f64, &Device::Cpu).expect("numbers"));
+    let weight = weight.expect("a weight");
+    let options = StepOptions::whole(&config, 2);
+    let mut step = Step::new(&config, &options, CpuDevice::<f64>::default()).expect("a step");
+    step.load_weights(&case.flat()).expect("weights");
+    step.clear_gradient().expect("a gradient");
+    // The loss is linear in the weight, so its gradient is the output's sum over a column.
+    let mut objective = Autograd::new(|output: &Tensor| {
+        Ok(HeadLoss {
+            loss: output.broadcast_mul(&weight)?.sum_all()?,
+            report: (),
+            weights: vec![weight.clone()],
+        })
+    });
+    let mut expected = vec![0.0; width];
+    let images = case.images.iter().map(Vec::as_slice).collect::<Vec<_>>();
+    for images in images.chunks(2) {
+        let staged = step.stage(images).expect("images");
+        step.add_gradient(staged, 2, &Pass::default(), 0.5, &mut objective)
+            .expect("a step");
+        let output = step.read_output().expect("an output");
+        for row in output.chunks_exact(width) {
+            for (sum, value) in expected.iter_mut().zip(row) {
+                *sum += 0.5 * value;
+            }
+        }
+    }
+    let found = objective.take_gradients();
+    let values = found[0].to_vec1::<f64>().expect("values");
+    for (found, expected) in values.iter().zip(&expected) {
+        assert!((found - expected).abs() < 1e-9, "{found} {expected}");
+    }
+    assert!(objective.take_gradients().is_empty(), "taken once");
 }
 
 /// A rectangle of patches, of which some are kept, with dropped branches.

@@ -1,5 +1,5 @@
 //! Pixels to patches, embedding to stream and back. These kernels only move and round, so they agree bit for bit.
-use nepa_model::cuda::arguments::Disassemble;
+use nepa_model::step::tokens_of_patches;
 use nepa_tests::engine_kernels::embed::{Layout, assemble, disassemble, patchify};
 use nepa_tests::engine_kernels::norm::add_partials;
 use nepa_tests::engine_kernels::{Bf16, bf16, twins, widen};
@@ -154,7 +154,7 @@ fn only_kept_patches_are_tokens_and_get_a_gradient() {
         }
         assert_eq!(got, expected);
 
-        let token_of = Disassemble::tokens_of_patches(&kept, kept_an_image, patches);
+        let token_of = tokens_of_patches(&kept, kept_an_image, patches);
         let size = (patches, tokens);
         let (d_embedding, partials) = launched(|launch| {
             disassemble(launch, &dx, size, Some(&token_of), width, rows_per_piece)
