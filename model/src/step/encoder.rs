@@ -66,6 +66,17 @@ impl<D: Device> Step<D> {
         if pass.kept.is_some_and(|kept| kept.iter().any(out_of_range)) {
             return refused("a pass keeps a patch that is not there");
         }
+        if let Some(kept) = pass.kept {
+            let mut seen = vec![usize::MAX; shape.patches];
+            for (image, kept) in kept.chunks(shape.tokens - 1).enumerate() {
+                for patch in kept {
+                    // A patch that is two tokens would get the gradient of one.
+                    if std::mem::replace(&mut seen[*patch as usize], image) == image {
+                        return refused("a pass keeps a patch of an image twice");
+                    }
+                }
+            }
+        }
         let wanted = options.drop_path.then_some(2 * shape.blocks * shape.images);
         if pass.drop_path.map(<[f32]>::len) != wanted {
             return refused(

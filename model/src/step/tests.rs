@@ -626,6 +626,7 @@ fn what_does_not_fit_is_refused() {
         None,
         Some(&[0u32, 1, 2, 3, 4][..]),
         Some(&[0, 1, 2, 3, 4, 16]),
+        Some(&[0, 1, 2, 3, 4, 3]),
     ] {
         let pass = Pass {
             kept: patches,
