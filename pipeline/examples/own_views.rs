@@ -37,6 +37,8 @@ impl Augment for Halves {
             output_size: self.size,
             filter: Filter::Bilinear,
             edge: EdgeSupport::Rect,
+            operations: Vec::new(),
+            erase: None,
         };
         vec![view(0.0), view(half)]
     }

@@ -24,6 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         ratio: [3.0 / 4.0, 4.0 / 3.0],
         flip: 0.5,
         filter,
+        rand_augment: None,
+        erase: None,
     };
     let center = |filter| AugmentConfig::CenterCrop {
         size: side,
@@ -65,17 +67,17 @@ fn main() -> Result<(), Box<dyn Error>> {
             );
             let start = Instant::now();
             let result = renderer.read_header(&encoded).and_then(|header| {
-                let plan = augment.draw(header.width, header.height, &mut rng)[0];
-                renderer.render(&encoded, header, &[plan], [&mut pixels[..]])?;
-                Ok(plan)
+                let views = augment.draw(header.width, header.height, &mut rng);
+                renderer.render(&encoded, header, &views, [&mut pixels[..]])?;
+                Ok(views)
             });
             let nanoseconds = start.elapsed().as_nanos() as u64;
             match result {
-                Ok(plan) => {
+                Ok(views) => {
                     writeln!(
                         output,
                         "{}",
-                        serde_json::json!({ "plan": plan, "ns": nanoseconds })
+                        serde_json::json!({ "plan": views[0], "ns": nanoseconds })
                     )?;
                     for value in &pixels {
                         output.write_all(&value.to_le_bytes())?;

@@ -21,8 +21,11 @@ mod augment;
 mod backend;
 mod batch;
 mod dataset;
+#[cfg(test)]
+mod golden_tests;
 mod image;
 mod loader;
+mod mix;
 pub mod random;
 mod sample;
 mod stats;
@@ -50,17 +53,18 @@ pub use dataset::{
 pub use nepa_schemas::{ColumnMapping, Label, SchemaError, SchemaOptions, ShardBatch};
 pub use sample::{PartId, Place, SampleId};
 
-// Augmentations: which part of an image.
+// Augmentations: which part of an image, and what becomes of its pixels.
 pub use augment::{
-    Augment, AugmentConfig, AugmentError, CenterCrop, CropPlan, CropRect, EdgeSupport, Filter,
-    MultiCrop, RandomResizedCrop,
+    Augment, AugmentConfig, AugmentError, CenterCrop, CropPlan, CropRect, EdgeSupport, EraseBox,
+    Filter, MultiCrop, Operation, RandAugment, RandomErasing, RandomResizedCrop, Squash,
 };
+pub use mix::{CutBox, ImageMix, MixConfig, MixError, MixMode, MixPlan};
 
 // Images: bytes to pixels.
 pub use image::{
     CpuRenderer, Decoder, ImageError, ImageFormat, ImageHeader, JpegFacts, JpegProcess,
-    LibjpegError, MAX_PIXELS, Normalize, Orientation, Pixel, PixelRect, RgbImage, clips_gray,
-    decode_rgb, read_header,
+    LibjpegError, MAX_PIXELS, Normalize, Orientation, Pixel, PixelOperations, PixelRect, RgbImage,
+    clips_gray, decode_rgb, read_header,
 };
 
 // Backends: who decodes, and into whose memory.

@@ -1,9 +1,18 @@
 //! Random streams that are pure functions of (seed, epoch, sample): ChaCha8 with the numbers as its
-//! key.
+//! key; and draws from them, the same bits on every machine.
 use rand_chacha::ChaCha8Rng;
-use rand_core::{Rng, SeedableRng};
+use rand_core::SeedableRng;
 
 use crate::SampleId;
+
+mod beta;
+mod normal;
+mod uniform;
+
+pub use beta::beta;
+pub(crate) use normal::Normal;
+pub use normal::normal;
+pub use uniform::{below, shuffle, uniform, unit};
 
 /// A stream of random numbers.
 pub type Stream = ChaCha8Rng;
@@ -14,12 +23,16 @@ pub type Stream = ChaCha8Rng;
 pub enum Purpose {
     /// The order of row groups and of samples within a window.
     Order = 1,
-    /// A sample's crop and flip.
+    /// A sample's crop and flip, operations and erased box.
     Augment = 2,
     /// The choice of a replacement for a bad sample.
     Replace = 3,
     /// The order of data sets within a batch of a mixture.
     Mix = 4,
+    /// How the images of a micro-batch are mixed with one another.
+    MixImages = 5,
+    /// The noise of an erased box.
+    Noise = 6,
 }
 
 /// The stream of one sample in one epoch.
@@ -47,33 +60,23 @@ pub fn epoch_stream(seed: u64, epoch: u64, index: u64, purpose: Purpose) -> Stre
     rng
 }
 
-/// Uniform in `[0, 1)` with 53 random bits.
-pub fn unit(rng: &mut impl Rng) -> f64 {
-    (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+/// The stream of a micro-batch, numbered over all ranks, of an optimiser step.
+pub fn micro_batch_stream(seed: u64, step: u64, micro_batch: u64, purpose: Purpose) -> Stream {
+    let mut key = [0u8; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8..16].copy_from_slice(&step.to_le_bytes());
+    key[16..24].copy_from_slice(&micro_batch.to_le_bytes());
+    key[28..].copy_from_slice(&(u32::MAX - 1).to_le_bytes());
+    let mut rng = ChaCha8Rng::from_seed(key);
+    rng.set_stream(purpose as u64);
+    rng
 }
 
-/// Uniform in `[low, high)`.
-pub fn uniform(rng: &mut impl Rng, low: f64, high: f64) -> f64 {
-    low + (high - low) * unit(rng)
-}
-
-/// Uniform integer in `0..bound`, without bias (Lemire's method,
-/// <https://arxiv.org/abs/1805.10941>).
-pub fn below(rng: &mut impl Rng, bound: u64) -> u64 {
-    assert!(bound > 0, "an empty range has no random member");
-    loop {
-        let product = u128::from(rng.next_u64()) * u128::from(bound);
-        let low = product as u64;
-        if low >= bound || low >= bound.wrapping_neg() % bound {
-            return (product >> 64) as u64;
-        }
-    }
-}
-
-/// A uniform permutation of `items` in place (Fisher-Yates).
-pub fn shuffle<T>(rng: &mut impl Rng, items: &mut [T]) {
-    for i in (1..items.len()).rev() {
-        let j = below(rng, i as u64 + 1) as usize;
-        items.swap(i, j);
-    }
+/// The stream of the noise of an erased box.
+pub(crate) fn noise_stream(seed: u64) -> Stream {
+    let mut key = [0u8; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    let mut rng = ChaCha8Rng::from_seed(key);
+    rng.set_stream(Purpose::Noise as u64);
+    rng
 }

@@ -48,25 +48,38 @@ impl CenterCrop {
                 u64::from(self.resize) * u64::from(length) / u64::from(shorter)
             }
         };
-        let axis = |length: u32| {
-            let resized = resized(length) as f64;
-            let offset = ((resized - f64::from(self.size)) / 2.0).round_ties_even();
-            let scale = f64::from(length) / resized;
-            (offset * scale, f64::from(self.size) * scale)
-        };
-        let ((x, width), (y, height)) = (axis(width), axis(height));
-        CropPlan {
-            rect: CropRect {
-                x,
-                y,
-                width,
-                height,
-            },
-            flip: false,
-            output_size: self.size,
-            filter: self.filter,
-            edge: EdgeSupport::Image,
-        }
+        central(
+            (width, resized(width) as f64),
+            (height, resized(height) as f64),
+            self.size,
+            self.filter,
+        )
+    }
+}
+
+/// The central `size` x `size` pixels of an image whose axes, (length, resized length) in pixels
+/// of the image and of the result, were resized.
+pub(super) fn central(across: (u32, f64), down: (u32, f64), size: u32, filter: Filter) -> CropPlan {
+    let axis = |(length, resized): (u32, f64)| {
+        // torchvision's `center_crop` rounds halves to the even number.
+        let offset = ((resized - f64::from(size)) / 2.0).round_ties_even();
+        let scale = f64::from(length) / resized;
+        (offset * scale, f64::from(size) * scale)
+    };
+    let ((x, width), (y, height)) = (axis(across), axis(down));
+    CropPlan {
+        rect: CropRect {
+            x,
+            y,
+            width,
+            height,
+        },
+        flip: false,
+        output_size: size,
+        filter,
+        edge: EdgeSupport::Image,
+        operations: Vec::new(),
+        erase: None,
     }
 }
 

@@ -3,9 +3,18 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Augment, AugmentError, CenterCrop, Filter, MultiCrop, RandomResizedCrop};
+use super::{
+    Augment, AugmentError, CenterCrop, Filter, MultiCrop, RandAugment, RandomErasing,
+    RandomResizedCrop, Squash,
+};
 
 /// The augmentations there are; each variant is built by [`AugmentConfig::build`].
+///
+/// Crops, flips and normalisation run where the backend decodes: on the processor or on the device.
+/// Operations (`rand_augment`) and boxes (`erase`) are the processor's: in a device's batches, too,
+/// views that get any are decoded and changed on the decode threads, and only those. A view with
+/// operations alone goes to the device as 8-bit pixels, one with a box as it lies in the batch.
+/// In a batch of 8-bit pixels a box holds the values nearest to its noise, cut to 0..=255.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum AugmentConfig {
@@ -25,6 +34,12 @@ pub enum AugmentConfig {
         /// Interpolation.
         #[serde(default = "default_filter")]
         filter: Filter,
+        /// Operations on the 8-bit pixels after the flip.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rand_augment: Option<RandAugment>,
+        /// A box of noise after normalisation.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        erase: Option<RandomErasing>,
     },
     /// Several random crops of each image from one decode, for models that compare views; each with
     /// a horizontal flip.
@@ -54,12 +69,29 @@ pub enum AugmentConfig {
         /// Interpolation.
         #[serde(default = "default_filter")]
         filter: Filter,
+        /// Operations on the 8-bit pixels after the flip, drawn for each view by itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rand_augment: Option<RandAugment>,
+        /// A box of noise after normalisation, drawn for each view by itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        erase: Option<RandomErasing>,
     },
     /// Resize the shorter side to `resize`, then cut the centre; for evaluation.
     CenterCrop {
         /// Output side in pixels.
         size: u32,
         /// Length of the shorter side after resizing, in pixels.
+        resize: u32,
+        /// Interpolation.
+        #[serde(default = "default_filter")]
+        filter: Filter,
+    },
+    /// Resize to `resize` x `resize` pixels, not keeping the aspect ratio, then cut the centre; for
+    /// evaluation.
+    Squash {
+        /// Output side in pixels.
+        size: u32,
+        /// Side after resizing, in pixels.
         resize: u32,
         /// Interpolation.
         #[serde(default = "default_filter")]
@@ -108,12 +140,23 @@ impl AugmentConfig {
             ratio: default_ratio(),
             flip: default_flip(),
             filter: default_filter(),
+            rand_augment: None,
+            erase: None,
         }
     }
 
     /// The shorter side resized to `resize` pixels, then the central `size` pixels.
     pub fn center_crop(size: u32, resize: u32) -> Self {
         Self::CenterCrop {
+            size,
+            resize,
+            filter: default_filter(),
+        }
+    }
+
+    /// The whole resized to `resize` x `resize` pixels, then the central `size` pixels.
+    pub fn squash(size: u32, resize: u32) -> Self {
+        Self::Squash {
             size,
             resize,
             filter: default_filter(),
@@ -136,11 +179,23 @@ impl AugmentConfig {
             ratio: default_ratio(),
             flip: default_flip(),
             filter: default_filter(),
+            rand_augment: None,
+            erase: None,
         }
     }
 
     /// Checks the values and builds the augmentation; the error names the field and the rule.
     pub fn build(&self) -> Result<Arc<dyn Augment>, AugmentError> {
+        let random = |size, scale, ratio, flip, filter, more: (&Option<_>, &Option<_>)| {
+            let mut crop = RandomResizedCrop::new(size, scale, ratio, flip, filter)?;
+            if let Some(rand_augment) = *more.0 {
+                crop = crop.with_rand_augment(rand_augment)?;
+            }
+            if let Some(erase) = *more.1 {
+                crop = crop.with_erasing(erase)?;
+            }
+            Ok(crop)
+        };
         Ok(match *self {
             Self::RandomResizedCrop {
                 size,
@@ -148,7 +203,16 @@ impl AugmentConfig {
                 ratio,
                 flip,
                 filter,
-            } => Arc::new(RandomResizedCrop::new(size, scale, ratio, flip, filter)?),
+                ref rand_augment,
+                ref erase,
+            } => Arc::new(random(
+                size,
+                scale,
+                ratio,
+                flip,
+                filter,
+                (rand_augment, erase),
+            )?),
             Self::MultiCrop {
                 global_size,
                 global_views,
@@ -159,9 +223,11 @@ impl AugmentConfig {
                 ratio,
                 flip,
                 filter,
+                ref rand_augment,
+                ref erase,
             } => {
                 let kind = |prefix, size, scale| {
-                    let kind = RandomResizedCrop::new(size, scale, ratio, flip, filter);
+                    let kind = random(size, scale, ratio, flip, filter, (rand_augment, erase));
                     kind.map_err(|error: AugmentError| error.of(prefix))
                 };
                 Arc::new(MultiCrop::new(
@@ -174,6 +240,11 @@ impl AugmentConfig {
                 resize,
                 filter,
             } => Arc::new(CenterCrop::new(size, resize, filter)?),
+            Self::Squash {
+                size,
+                resize,
+                filter,
+            } => Arc::new(Squash::new(size, resize, filter)?),
         })
     }
 }
@@ -194,6 +265,8 @@ mod tests {
             ratio,
             flip,
             filter: Filter::Bilinear,
+            rand_augment: None,
+            erase: None,
         }
         .build()
     }
@@ -262,5 +335,81 @@ mod tests {
             }
         );
         assert_eq!(center(224, 256).unwrap().view_sides(), [224]);
+    }
+
+    #[test]
+    fn impossible_operations_and_boxes_name_the_field_and_the_rule() {
+        let refused = |text: &str| {
+            let config: AugmentConfig = serde_json::from_str(text).unwrap();
+            config.build().unwrap_err().to_string()
+        };
+        for (setting, parts) in [
+            (
+                r#""rand_augment":{"operations":0}"#,
+                ["rand_augment.operations is 0", "1 to 32"],
+            ),
+            (
+                r#""rand_augment":{"operations":33}"#,
+                ["rand_augment.operations is 33", "1 to 32"],
+            ),
+            (
+                r#""rand_augment":{"magnitude":10.5}"#,
+                ["rand_augment.magnitude is 10.5", "0 to 10"],
+            ),
+            (
+                r#""rand_augment":{"magnitude":-1}"#,
+                ["rand_augment.magnitude is -1", "0 to 10"],
+            ),
+            (
+                r#""rand_augment":{"magnitude_std":-0.5}"#,
+                ["magnitude_std is -0.5", "negative"],
+            ),
+            (
+                r#""rand_augment":{"probability":1.5}"#,
+                ["rand_augment.probability is 1.5", "0 to 1"],
+            ),
+            (
+                r#""erase":{"probability":-0.1}"#,
+                ["augment.erase.probability is -0.1", "0 to 1"],
+            ),
+            (
+                r#""erase":{"scale":[0.5,0.1]}"#,
+                ["augment.erase.scale is [0.5, 0.1]", "min <= max"],
+            ),
+            (
+                r#""erase":{"ratio":[0,1]}"#,
+                ["augment.erase.ratio is [0, 1]", "height over width"],
+            ),
+        ] {
+            for kind in [
+                r#""kind":"random_resized_crop","size":8"#,
+                r#""kind":"multi_crop","global_size":8,"local_size":4"#,
+            ] {
+                let message = refused(&format!("{{{kind},{setting}}}"));
+                for part in parts {
+                    assert!(message.contains(part), "{message}: {part}");
+                }
+            }
+        }
+        // Unknown keys are no settings; evaluation changes no pixels.
+        for text in [
+            r#"{"kind":"random_resized_crop","size":8,"rand_augment":{"level":3}}"#,
+            r#"{"kind":"random_resized_crop","size":8,"erase":{"count":3}}"#,
+            r#"{"kind":"center_crop","size":8,"resize":8,"erase":{}}"#,
+            r#"{"kind":"squash","size":8,"resize":8,"rand_augment":{}}"#,
+        ] {
+            let read = serde_json::from_str::<AugmentConfig>(text);
+            assert!(
+                read.unwrap_err().to_string().contains("unknown field"),
+                "{text}"
+            );
+        }
+        assert_eq!(
+            AugmentConfig::squash(256, 224).build().unwrap_err(),
+            AugmentError::CropExceedsResize {
+                size: 256,
+                resize: 224
+            }
+        );
     }
 }

@@ -11,7 +11,7 @@ pub enum AugmentError {
         /// What it was set to.
         value: u32,
     },
-    /// The range of the crop's share of the area.
+    /// The range of a share of the area.
     #[error(
         "augment.{field} is [{min}, {max}], but it must be [min, max] with 0 < min <= max <= 1"
     )]
@@ -23,11 +23,15 @@ pub enum AugmentError {
         /// Its upper end.
         max: f64,
     },
-    /// The range of the crop's aspect ratio.
+    /// The range of an aspect ratio.
     #[error(
-        "augment.ratio is [{min}, {max}] (width over height), but it must be [min, max] with 0 < min <= max and both finite"
+        "augment.{field} is [{min}, {max}] ({what}), but it must be [min, max] with 0 < min <= max and both finite"
     )]
     Ratio {
+        /// The setting.
+        field: &'static str,
+        /// Which side over which.
+        what: &'static str,
         /// Its lower end.
         min: f64,
         /// Its upper end.
@@ -38,6 +42,16 @@ pub enum AugmentError {
     Flip {
         /// What it was set to.
         value: f64,
+    },
+    /// A number outside of its range.
+    #[error("augment.{field} is {value}, but it must be {rule}")]
+    Value {
+        /// The setting.
+        field: &'static str,
+        /// What it was set to.
+        value: f64,
+        /// What it may be.
+        rule: &'static str,
     },
     /// The number of views.
     #[error(

@@ -1,6 +1,7 @@
 //! What an augmentation draws: a plan for each view of a sample.
 use serde::{Deserialize, Serialize};
 
+use super::{EraseBox, Operation};
 use crate::random::Stream;
 
 /// Interpolation, always antialiased when shrinking, as Pillow's.
@@ -37,7 +38,10 @@ pub struct CropRect {
 }
 
 /// Everything random about a sample, already decided: plain data, comparable.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+///
+/// In order: the image is turned upright (EXIF), cut and resized, mirrored, changed by the
+/// operations as 8-bit RGB, normalised, and erased.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CropPlan {
     /// What is cut out of the upright image.
     pub rect: CropRect,
@@ -49,12 +53,26 @@ pub struct CropPlan {
     pub filter: Filter,
     /// Which source pixels count.
     pub edge: EdgeSupport,
+    /// What is done to the 8-bit pixels of the view, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<Operation>,
+    /// What of the view becomes noise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erase: Option<EraseBox>,
+}
+
+impl CropPlan {
+    /// Whether pixels are changed beyond cutting, resizing and mirroring. Only the processor does
+    /// that, in the device's batches, too.
+    pub fn changes_pixels(&self) -> bool {
+        !self.operations.is_empty() || self.erase.is_some()
+    }
 }
 
 /// An augmentation: which views of an image a sample is. Draws only; touches no pixel.
 ///
-/// Implemented for [`crate::RandomResizedCrop`], [`crate::MultiCrop`] and [`crate::CenterCrop`];
-/// one of your own goes into [`crate::LoaderBuilder::augment_by`]. All that is random in it must
+/// Implemented for [`crate::RandomResizedCrop`], [`crate::MultiCrop`], [`crate::CenterCrop`] and
+/// [`crate::Squash`]; one of your own goes into [`crate::LoaderBuilder::augment_by`]. All that is random in it must
 /// come from the stream, so that a run can be repeated and resumed.
 pub trait Augment: Send + Sync + std::fmt::Debug {
     /// Sides of the square views of each sample in pixels; at least one.

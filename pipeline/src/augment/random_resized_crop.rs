@@ -6,7 +6,9 @@
 use crate::random::Stream;
 
 use super::error::check_side;
-use super::{Augment, AugmentError, CropPlan, CropRect, EdgeSupport, Filter};
+use super::{
+    Augment, AugmentError, CropPlan, CropRect, EdgeSupport, Filter, RandAugment, RandomErasing,
+};
 use crate::random::{below, uniform, unit};
 
 /// Tries before the central crop, as in torchvision.
@@ -21,6 +23,8 @@ pub struct RandomResizedCrop {
     log_ratio: [f64; 2],
     flip: f64,
     filter: Filter,
+    rand_augment: Option<RandAugment>,
+    erase: Option<RandomErasing>,
 }
 
 impl RandomResizedCrop {
@@ -43,7 +47,12 @@ impl RandomResizedCrop {
         }
         let [min, max] = ratio;
         if !(min > 0.0 && min <= max && max.is_finite()) {
-            return Err(AugmentError::Ratio { min, max });
+            return Err(AugmentError::Ratio {
+                field: "ratio",
+                what: "width over height",
+                min,
+                max,
+            });
         }
         if !(0.0..=1.0).contains(&flip) {
             return Err(AugmentError::Flip { value: flip });
@@ -58,6 +67,26 @@ impl RandomResizedCrop {
             log_ratio,
             flip,
             filter,
+            rand_augment: None,
+            erase: None,
+        })
+    }
+
+    /// Changes the pixels of each view by RandAugment, too.
+    pub fn with_rand_augment(self, rand_augment: RandAugment) -> Result<Self, AugmentError> {
+        rand_augment.check()?;
+        Ok(Self {
+            rand_augment: Some(rand_augment),
+            ..self
+        })
+    }
+
+    /// Erases a box of some views, too.
+    pub fn with_erasing(self, erase: RandomErasing) -> Result<Self, AugmentError> {
+        erase.check()?;
+        Ok(Self {
+            erase: Some(erase),
+            ..self
         })
     }
 
@@ -109,7 +138,7 @@ impl RandomResizedCrop {
         self.size
     }
 
-    /// Draws one crop of an upright image.
+    /// Draws one view of an upright image.
     pub(super) fn crop(&self, width: u32, height: u32, rng: &mut Stream) -> CropPlan {
         let [x, y, width, height] = self.rect(width, height, rng).map(f64::from);
         CropPlan {
@@ -123,6 +152,11 @@ impl RandomResizedCrop {
             output_size: self.size,
             filter: self.filter,
             edge: EdgeSupport::Rect,
+            // After the crop and the flip, which are the same without these.
+            operations: self
+                .rand_augment
+                .map_or_else(Vec::new, |rand_augment| rand_augment.draw(rng)),
+            erase: self.erase.and_then(|erase| erase.draw(self.size, rng)),
         }
     }
 }
@@ -141,6 +175,7 @@ impl Augment for RandomResizedCrop {
 mod tests {
     use super::*;
     use crate::SampleId;
+    use crate::augment::Operation;
     use crate::random::{Purpose, sample_stream};
 
     fn default_crop() -> RandomResizedCrop {
@@ -220,6 +255,58 @@ mod tests {
             crop.crop(640, 480, &mut stream(7)),
             crop.crop(640, 480, &mut stream(8))
         );
+    }
+
+    /// What is drawn beyond a crop and a flip changes neither of them, and is drawn for each sample.
+    #[test]
+    fn crops_and_flips_are_the_same_with_operations_and_erasing() {
+        let plain = default_crop();
+        let all = default_crop()
+            .with_rand_augment(RandAugment::default())
+            .and_then(|crop| crop.with_erasing(RandomErasing::default()))
+            .unwrap();
+        let mut changed = 0;
+        for row in 0..500 {
+            let expected = plain.crop(500, 375, &mut stream(row));
+            let found = all.crop(500, 375, &mut stream(row));
+            changed += usize::from(found.changes_pixels());
+            assert!(!expected.changes_pixels());
+            assert_eq!(found, all.crop(500, 375, &mut stream(row)));
+            let crop = CropPlan {
+                operations: Vec::new(),
+                erase: None,
+                ..found
+            };
+            assert_eq!(crop, expected);
+        }
+        assert!((350..480).contains(&changed), "{changed}");
+    }
+
+    /// A plan that changes no pixel is written as it was before there were such plans.
+    #[test]
+    fn plans_are_written_with_what_they_have() {
+        let plan = default_crop().crop(500, 375, &mut stream(0));
+        let text = serde_json::to_string(&plan).unwrap();
+        assert!(
+            !text.contains("operations") && !text.contains("erase"),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<CropPlan>(&text).unwrap(), plan);
+        let plan = CropPlan {
+            operations: vec![Operation::Equalize, Operation::Rotate(-27.5)],
+            erase: RandomErasing {
+                probability: 1.0,
+                ..RandomErasing::default()
+            }
+            .draw(224, &mut stream(1)),
+            ..plan
+        };
+        let text = serde_json::to_string(&plan).unwrap();
+        assert!(
+            text.contains(r#""operations":["equalize",{"rotate":-27.5}]"#),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<CropPlan>(&text).unwrap(), plan);
     }
 
     #[test]

@@ -32,6 +32,13 @@ pub struct PlannedImage<'a> {
     pub views: &'a [CropPlan],
 }
 
+impl PlannedImage<'_> {
+    /// Whether operations or erasing change pixels of any view, which only the processor does.
+    pub fn changes_pixels(&self) -> bool {
+        self.views.iter().any(CropPlan::changes_pixels)
+    }
+}
+
 /// An image to decode, where its pixels go, and what became of it.
 #[derive(Debug)]
 pub struct Decode<'a, S> {

@@ -119,4 +119,15 @@ pub enum ImageError {
         /// Height of the upright image.
         image_height: u32,
     },
+    /// A plan's erased box does not lie in its view.
+    #[error(
+        "the erased box of {} x {} pixels at ({}, {}) does not lie in the view of {side} x {side}",
+        rect.width, rect.height, rect.left, rect.top
+    )]
+    EraseOutside {
+        /// The box.
+        rect: crate::EraseBox,
+        /// Side of the view.
+        side: u32,
+    },
 }

@@ -6,6 +6,7 @@
 //! stored; [`read_header`] and [`decode_rgb`] are for looking at single images.
 
 mod decoder;
+mod erase;
 mod error;
 mod format;
 mod gif;
@@ -14,6 +15,8 @@ mod jpeg_markers;
 mod libjpeg;
 mod limits;
 mod metadata;
+mod normalize;
+mod operations;
 mod orientation;
 mod render;
 mod resample;
@@ -29,5 +32,7 @@ pub use format::{ImageFormat, ImageHeader, PixelRect, RgbImage};
 pub use jpeg_markers::{JpegFacts, JpegProcess};
 pub use libjpeg::LibjpegError;
 pub use limits::MAX_PIXELS;
+pub use normalize::{Normalize, Pixel};
+pub use operations::PixelOperations;
 pub use orientation::Orientation;
-pub use render::{CpuRenderer, Normalize, Pixel};
+pub use render::CpuRenderer;

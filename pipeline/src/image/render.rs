@@ -1,80 +1,27 @@
-//! Encoded image and plan to normalised pixels: decode, crop, resize, flip, normalise.
+//! Encoded image and plan to normalised pixels: decode, crop, resize, flip, change by operations,
+//! normalise, erase.
 //!
 //! Called on the loader's decode threads, one [`CpuRenderer`] each. The arithmetic is Pillow's, so
 //! that models see what the reference's saw, the rounding to 8 bits between its two passes
 //! included. The stored image is never turned upright: the crop is turned the other way instead.
+use super::erase::erase;
+use super::normalize::{Normalize, Pixel};
 use super::resample::Resampler;
-use super::{Decoder, ImageHeader, PixelRect};
+use super::{Decoder, ImageHeader, Orientation, PixelOperations, PixelRect};
 use crate::{CropPlan, ImageError};
-
-/// Pixel normalisation, per channel: `(rgb / 255 - mean) / std`.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Normalize {
-    /// Mean of R, G, B in `[0, 1]`.
-    pub mean: [f32; 3],
-    /// Standard deviation of R, G, B.
-    pub std: [f32; 3],
-}
-
-impl Default for Normalize {
-    /// NEPA's: 0.5 and 0.5.
-    fn default() -> Self {
-        Self {
-            mean: [0.5; 3],
-            std: [0.5; 3],
-        }
-    }
-}
-
-/// A pixel value in host memory.
-pub trait Pixel:
-    bytemuck::Pod + Default + PartialEq + Send + Sync + std::fmt::Debug + 'static
-{
-    /// The value of an 8-bit channel value, given its normalised one.
-    fn new(value: u8, normalized: f32) -> Self;
-}
-
-impl Pixel for f32 {
-    fn new(_value: u8, normalized: f32) -> Self {
-        normalized
-    }
-}
-
-impl Pixel for half::bf16 {
-    /// Rounded to nearest even.
-    fn new(_value: u8, normalized: f32) -> Self {
-        Self::from_f32(normalized)
-    }
-}
-
-impl Pixel for u8 {
-    /// As it is, not normalised.
-    fn new(value: u8, _normalized: f32) -> Self {
-        value
-    }
-}
-
-impl Normalize {
-    /// The pixel of each 8-bit value, a table a channel.
-    fn tables<P: Pixel>(&self) -> [[P; 256]; 3] {
-        std::array::from_fn(|channel| {
-            std::array::from_fn(|value| {
-                let normalized = (value as f32 / 255.0 - self.mean[channel]) / self.std[channel];
-                P::new(value as u8, normalized)
-            })
-        })
-    }
-}
 
 /// What one thread needs to render samples on the CPU; holds its scratch memory.
 #[derive(Debug)]
 pub struct CpuRenderer<P: Pixel = f32> {
     tables: Box<[[P; 256]; 3]>,
+    normalize: Normalize,
     exif_orientation: bool,
     patch_size: Option<u32>,
     decoder: Decoder,
     resampler: Resampler,
+    operations: PixelOperations,
+    /// A view that operations change, upright and flipped, `[S, S, 3]`.
+    upright: Vec<u8>,
     /// The decoded part of the image as stored, `[height, width, 3]`.
     decoded: Vec<u8>,
 }
@@ -95,10 +42,13 @@ impl<P: Pixel> CpuRenderer<P> {
     pub fn new(normalize: Normalize, exif_orientation: bool) -> Self {
         Self {
             tables: Box::new(normalize.tables()),
+            normalize,
             exif_orientation,
             patch_size: None,
             decoder: Decoder::default(),
             resampler: Resampler::default(),
+            operations: PixelOperations::new(normalize.fill()),
+            upright: Vec::new(),
             decoded: Vec::new(),
         }
     }
@@ -127,14 +77,31 @@ impl<P: Pixel> CpuRenderer<P> {
         for plan in views {
             self.resampler
                 .resample(&self.decoded, part, size, header.orientation, plan);
-            write_pixels(
-                self.resampler.square(),
-                header.orientation,
-                plan,
-                &self.tables,
-                self.patch_size,
-                outputs.next().expect("an output for each view"),
+            let side = plan.output_size as usize;
+            let output = outputs.next().expect("an output for each view");
+            assert_eq!(
+                output.len(),
+                3 * side * side,
+                "the output holds another size than the plan's"
             );
+            let mut view = Turned {
+                square: self.resampler.square(),
+                side,
+                orientation: header.orientation,
+                flip: plan.flip,
+            };
+            if !plan.operations.is_empty() {
+                self.upright.resize(output.len(), 0);
+                view.write_crop(&mut self.upright);
+                let (operations, side) = (&plan.operations, plan.output_size);
+                self.operations
+                    .apply(operations, &mut self.upright, side, side);
+                view = Turned::upright(&self.upright, view.side);
+            }
+            view.write_pixels(&self.tables, self.patch_size, output);
+            if let Some(rect) = &plan.erase {
+                erase(rect, &self.normalize, side, self.patch_size, output);
+            }
         }
         self.trim();
         Ok(())
@@ -151,7 +118,8 @@ impl<P: Pixel> CpuRenderer<P> {
         self.render(encoded, header, std::slice::from_ref(plan), [output])
     }
 
-    /// The same of one view before normalisation: 8-bit RGB, `[S, S, 3]`.
+    /// The same of one view before normalisation, and so without its erased box: 8-bit RGB, `[S, S,
+    /// 3]`.
     pub fn render_crop(
         &mut self,
         encoded: &[u8],
@@ -162,8 +130,15 @@ impl<P: Pixel> CpuRenderer<P> {
         let (size, part) = self.decode(encoded, header, std::slice::from_ref(plan))?;
         self.resampler
             .resample(&self.decoded, part, size, header.orientation, plan);
-        let square = self.resampler.square();
-        write_crop(square, header.orientation, plan, output);
+        let side = plan.output_size;
+        let view = Turned {
+            square: self.resampler.square(),
+            side: side as usize,
+            orientation: header.orientation,
+            flip: plan.flip,
+        };
+        view.write_crop(output);
+        self.operations.apply(&plan.operations, output, side, side);
         self.trim();
         Ok(())
     }
@@ -193,6 +168,16 @@ impl<P: Pixel> CpuRenderer<P> {
                 });
             }
         }
+        for (plan, rect) in plans.iter().filter_map(|plan| Some((plan, plan.erase?))) {
+            let side = plan.output_size;
+            let fits = |start: u32, length: u32| {
+                let end = start.checked_add(length);
+                end.is_some_and(|end| end <= side)
+            };
+            if !fits(rect.left, rect.width) || !fits(rect.top, rect.height) {
+                return Err(ImageError::EraseOutside { rect, side });
+            }
+        }
         let wanted = |width, height| {
             plans
                 .iter()
@@ -213,85 +198,91 @@ impl<P: Pixel> CpuRenderer<P> {
     }
 }
 
-/// Where pixel 0 of the upright and flipped row `y` lies in a square that is turned as the stored
-/// image is, and the step from each pixel to the next; in bytes. Pixels of one output row lie at
-/// even steps, wherever the row starts and whichever way it runs.
-fn row_in_square(
+/// A view as it was resized: turned as the stored image is, and not yet flipped.
+struct Turned<'a> {
+    /// `[S, S, 3]`.
+    square: &'a [u8],
     side: usize,
-    orientation: crate::image::Orientation,
-    plan: &CropPlan,
-    y: usize,
-) -> (isize, isize) {
-    let source_of = |x: usize| {
-        let x = if plan.flip { side - 1 - x } else { x };
-        let (source_x, source_y) = orientation.stored_pixel(x, y, side, side);
-        (source_y * side + source_x) as isize * 3
-    };
-    let first = source_of(0);
-    let step = if side > 1 { source_of(1) - first } else { 0 };
-    (first, step)
+    /// What turns it upright.
+    orientation: Orientation,
+    /// Whether it is mirrored then.
+    flip: bool,
 }
 
-/// Turns the stored-way `square` (`[S, S, 3]`) upright and flips it.
-fn write_crop(
-    square: &[u8],
-    orientation: crate::image::Orientation,
-    plan: &CropPlan,
-    output: &mut [u8],
-) {
-    let side = plan.output_size as usize;
-    assert_eq!(
-        output.len(),
-        3 * side * side,
-        "the output slot holds another size than the plan's"
-    );
-    for (y, row) in output.chunks_exact_mut(3 * side).enumerate() {
-        let (mut source, step) = row_in_square(side, orientation, plan, y);
-        for pixel in row.chunks_exact_mut(3) {
-            pixel.copy_from_slice(&square[source as usize..source as usize + 3]);
-            source += step;
+impl<'a> Turned<'a> {
+    /// One that is upright and flipped already.
+    fn upright(square: &'a [u8], side: usize) -> Self {
+        Self {
+            square,
+            side,
+            orientation: Orientation::UPRIGHT,
+            flip: false,
         }
     }
-}
 
-/// Turns the stored-way `square` (`[S, S, 3]`) upright, flips it, normalises it and writes it as
-/// `[3, S, S]`, or as patches.
-fn write_pixels<P: Pixel>(
-    square: &[u8],
-    orientation: crate::image::Orientation,
-    plan: &CropPlan,
-    tables: &[[P; 256]; 3],
-    patch_size: Option<u32>,
-    output: &mut [P],
-) {
-    let side = plan.output_size as usize;
-    assert_eq!(
-        output.len(),
-        3 * side * side,
-        "the output holds another size than the plan's"
-    );
-    // A view that is not cut is one patch.
-    let patch = patch_size.map_or(side, |size| size as usize);
-    let patches_per_row = side / patch;
-    let plane = patch * patch;
-    for y in 0..side {
-        let (mut source, step) = row_in_square(side, orientation, plan, y);
-        let patch_row = y / patch * patches_per_row;
-        for patch_column in 0..patches_per_row {
-            let start = (patch_row + patch_column) * 3 * plane;
-            let (red, rest) = output[start..start + 3 * plane].split_at_mut(plane);
-            let (green, blue) = rest.split_at_mut(plane);
-            let row = y % patch * patch..(y % patch + 1) * patch;
-            let planes = red[row.clone()]
-                .iter_mut()
-                .zip(&mut green[row.clone()])
-                .zip(&mut blue[row]);
-            for ((red, green), blue) in planes {
-                let pixel = &square[source as usize..source as usize + 3];
-                *red = tables[0][usize::from(pixel[0])];
-                *green = tables[1][usize::from(pixel[1])];
-                *blue = tables[2][usize::from(pixel[2])];
+    /// Where pixel 0 of the upright and flipped row `y` lies, and the step from each pixel to the
+    /// next; in bytes. Pixels of one output row lie at even steps, wherever the row starts and
+    /// whichever way it runs.
+    fn row(&self, y: usize) -> (isize, isize) {
+        let side = self.side;
+        let source_of = |x: usize| {
+            let x = if self.flip { side - 1 - x } else { x };
+            let (source_x, source_y) = self.orientation.stored_pixel(x, y, side, side);
+            (source_y * side + source_x) as isize * 3
+        };
+        let first = source_of(0);
+        let step = if side > 1 { source_of(1) - first } else { 0 };
+        (first, step)
+    }
+
+    /// Turns it upright and flips it, `[S, S, 3]`.
+    fn write_crop(&self, output: &mut [u8]) {
+        let side = self.side;
+        assert_eq!(
+            output.len(),
+            3 * side * side,
+            "the output slot holds another size than the plan's"
+        );
+        for (y, row) in output.chunks_exact_mut(3 * side).enumerate() {
+            let (mut source, step) = self.row(y);
+            for pixel in row.chunks_exact_mut(3) {
+                pixel.copy_from_slice(&self.square[source as usize..source as usize + 3]);
                 source += step;
+            }
+        }
+    }
+
+    /// Turns it upright, flips it, normalises it and writes it as `[3, S, S]`, or as patches.
+    fn write_pixels<P: Pixel>(
+        &self,
+        tables: &[[P; 256]; 3],
+        patch_size: Option<u32>,
+        output: &mut [P],
+    ) {
+        let side = self.side;
+        // A view that is not cut is one patch.
+        let patch = patch_size.map_or(side, |size| size as usize);
+        let patches_per_row = side / patch;
+        let plane = patch * patch;
+        for y in 0..side {
+            let (mut source, step) = self.row(y);
+            let patch_row = y / patch * patches_per_row;
+            for patch_column in 0..patches_per_row {
+                let start = (patch_row + patch_column) * 3 * plane;
+                let (red, rest) = output[start..start + 3 * plane].split_at_mut(plane);
+                let (green, blue) = rest.split_at_mut(plane);
+                let row = y % patch * patch..(y % patch + 1) * patch;
+                let planes = red[row.clone()]
+                    .iter_mut()
+                    .zip(&mut green[row.clone()])
+                    .zip(&mut blue[row]);
+                for ((red, green), blue) in planes {
+                    let pixel = &self.square[source as usize..source as usize + 3];
+                    *red = tables[0][usize::from(pixel[0])];
+                    *green = tables[1][usize::from(pixel[1])];
+                    *blue = tables[2][usize::from(pixel[2])];
+                    source += step;
+                }
             }
         }
     }

@@ -1,13 +1,14 @@
-//! The resampling against a plain f64 version of Pillow's, every orientation, and what a renderer
-//! must not carry from one image to the next.
+//! The resampling against a plain f64 version of Pillow's, every orientation, what comes after it in
+//! which order, and what a renderer must not carry from one image to the next.
 use std::io::Cursor;
 
 use rand_core::SeedableRng;
 
 use super::*;
-use crate::image::{Orientation, decode_rgb};
+use crate::golden_tests as golden;
+use crate::image::decode_rgb;
 use crate::random::Stream;
-use crate::{AugmentConfig, CropRect, EdgeSupport, Filter};
+use crate::{AugmentConfig, CropRect, EdgeSupport, EraseBox, Filter, Operation};
 
 fn noise(width: u32, height: u32, seed: u32) -> Vec<u8> {
     // Values from a linear congruential generator, with a slow gradient below it.
@@ -146,6 +147,8 @@ fn plans() -> Vec<CropPlan> {
                     output_size: 13,
                     filter,
                     edge,
+                    operations: Vec::new(),
+                    erase: None,
                 });
             }
         }
@@ -162,6 +165,8 @@ fn plans() -> Vec<CropPlan> {
         output_size: 13,
         filter: Filter::Bicubic,
         edge: EdgeSupport::Image,
+        operations: Vec::new(),
+        erase: None,
     });
     plans
 }
@@ -214,14 +219,13 @@ fn a_turned_image_renders_like_the_upright_one() {
                 &plan,
             );
             let mut output = vec![0.0; 3 * 13 * 13];
-            write_pixels(
-                resampler.square(),
+            let view = Turned {
+                square: resampler.square(),
+                side: plan.output_size as usize,
                 orientation,
-                &plan,
-                &tables,
-                None,
-                &mut output,
-            );
+                flip: plan.flip,
+            };
+            view.write_pixels(&tables, None, &mut output);
             assert_matches(
                 &output,
                 &reference(&upright, width, height, &plan),
@@ -246,9 +250,9 @@ fn an_image_of_the_right_size_is_only_normalised() {
         std: [0.229, 0.224, 0.225],
     };
     let mut output = vec![0.0; 3 * 256];
-    let plan = augment.draw(16, 16, &mut Stream::seed_from_u64(0))[0];
+    let plan = &augment.draw(16, 16, &mut Stream::seed_from_u64(0))[0];
     CpuRenderer::new(normalize, true)
-        .render_plan(&png(16, 16, &pixels), &plan, &mut output)
+        .render_plan(&png(16, 16, &pixels), plan, &mut output)
         .unwrap();
     for (i, value) in output.iter().enumerate() {
         let (channel, pixel) = (i / 256, i % 256);
@@ -266,6 +270,8 @@ fn nothing_is_carried_from_one_image_to_the_next() {
         ratio: [0.75, 4.0 / 3.0],
         flip: 0.5,
         filter: Filter::Bilinear,
+        rand_augment: None,
+        erase: None,
     }
     .build()
     .unwrap();
@@ -282,15 +288,15 @@ fn nothing_is_carried_from_one_image_to_the_next() {
         for (i, encoded) in images.iter().enumerate() {
             let header = used.read_header(encoded).unwrap();
             let mut stream = Stream::seed_from_u64(round * 100 + i as u64);
-            let plan = augment.draw(header.width, header.height, &mut stream)[0];
+            let plan = &augment.draw(header.width, header.height, &mut stream)[0];
             let (mut from_used, mut from_fresh) = (vec![0.0; 3 * 24 * 24], vec![1.0; 3 * 24 * 24]);
-            used.render_plan(encoded, &plan, &mut from_used).unwrap();
+            used.render_plan(encoded, plan, &mut from_used).unwrap();
             CpuRenderer::default()
-                .render_plan(encoded, &plan, &mut from_fresh)
+                .render_plan(encoded, plan, &mut from_fresh)
                 .unwrap();
             assert_eq!(from_used, from_fresh);
             let half = &encoded[..encoded.len() / 2];
-            assert!(used.render_plan(half, &plan, &mut from_used).is_err());
+            assert!(used.render_plan(half, plan, &mut from_used).is_err());
         }
     }
 }
@@ -310,6 +316,8 @@ fn a_plan_for_another_image_is_refused() {
         output_size: 4,
         filter: Filter::Bilinear,
         edge: EdgeSupport::Rect,
+        operations: Vec::new(),
+        erase: None,
     };
     let error = CpuRenderer::default()
         .render_plan(&encoded, &plan, &mut [0.0; 48])
@@ -326,4 +334,285 @@ fn a_plan_for_another_image_is_refused() {
         "{error}"
     );
     assert_eq!(decode_rgb(&encoded, true).unwrap().width, 20);
+}
+
+/// A view of all of an image, as it is.
+fn whole_view(side: u32, flip: bool, operations: &[Operation]) -> CropPlan {
+    let length = f64::from(side);
+    CropPlan {
+        rect: CropRect {
+            x: 0.0,
+            y: 0.0,
+            width: length,
+            height: length,
+        },
+        flip,
+        output_size: side,
+        filter: Filter::Bilinear,
+        edge: EdgeSupport::Rect,
+        operations: operations.to_vec(),
+        erase: None,
+    }
+}
+
+/// A square image that is stored turned: what `upright` becomes for its EXIF value.
+fn stored(upright: &[u8], side: usize, orientation: Orientation) -> Vec<u8> {
+    let mut stored = vec![0; upright.len()];
+    for y in 0..side {
+        for x in 0..side {
+            let (to_x, to_y) = orientation.stored_pixel(x, y, side, side);
+            let (to, from) = ((to_y * side + to_x) * 3, (y * side + x) * 3);
+            stored[to..to + 3].copy_from_slice(&upright[from..from + 3]);
+        }
+    }
+    stored
+}
+
+/// Operations see the view upright and mirrored: before either, a turn, a shear or a shift would go
+/// elsewhere.
+#[test]
+fn operations_come_after_the_exif_orientation_and_the_flip() {
+    const SIDE: usize = 16;
+    let upright = noise(SIDE as u32, SIDE as u32, 9);
+    for operation in [
+        Operation::Rotate(27.0),
+        Operation::ShearX(0.27),
+        Operation::ShearY(-0.27),
+        Operation::TranslateX(0.4),
+        Operation::TranslateY(0.4),
+    ] {
+        for flip in [false, true] {
+            let mut expected = upright.clone();
+            if flip {
+                for row in expected.chunks_exact_mut(3 * SIDE) {
+                    row.as_chunks_mut::<3>().0.reverse();
+                }
+            }
+            PixelOperations::new([128; 3]).apply(
+                &[operation],
+                &mut expected,
+                SIDE as u32,
+                SIDE as u32,
+            );
+            for value in 1..=8 {
+                let orientation = Orientation::from_exif(value);
+                let file = png(
+                    SIDE as u32,
+                    SIDE as u32,
+                    &stored(&upright, SIDE, orientation),
+                );
+                let mut renderer = CpuRenderer::<u8>::new(Normalize::default(), true);
+                let header = ImageHeader {
+                    orientation,
+                    ..renderer.read_header(&file).unwrap()
+                };
+                let plan = whole_view(SIDE as u32, flip, &[operation]);
+                let mut crop = vec![0; expected.len()];
+                renderer
+                    .render_crop(&file, header, &plan, &mut crop)
+                    .unwrap();
+                assert!(crop == expected, "{operation:?}, flip {flip}, EXIF {value}");
+                let mut planes = vec![0; expected.len()];
+                renderer
+                    .render(&file, header, &[plan], [&mut planes[..]])
+                    .unwrap();
+                for (i, value) in planes.iter().enumerate() {
+                    let (channel, pixel) = (i / (SIDE * SIDE), i % (SIDE * SIDE));
+                    assert_eq!(*value, expected[pixel * 3 + channel]);
+                }
+            }
+        }
+    }
+}
+
+/// A plan with a box, of which it draws the noise anew.
+fn erased_view(side: u32, rect: EraseBox) -> CropPlan {
+    CropPlan {
+        erase: Some(rect),
+        ..whole_view(side, false, &[])
+    }
+}
+
+const ERASED: EraseBox = EraseBox {
+    top: 3,
+    left: 5,
+    height: 9,
+    width: 4,
+    noise_seed: 11,
+};
+
+fn rendered<P: Pixel>(file: &[u8], plan: &CropPlan, patch_size: Option<u32>) -> Vec<P> {
+    let normalize = Normalize {
+        mean: [0.5, 0.4, 0.3],
+        std: [0.5, 0.25, 0.2],
+    };
+    let mut renderer = CpuRenderer::<P>::new(normalize, true).in_patches(patch_size);
+    let mut pixels = vec![P::default(); 3 * (plan.output_size as usize).pow(2)];
+    renderer.render_plan(file, plan, &mut pixels).unwrap();
+    pixels
+}
+
+/// The box, all of it and nothing else, holds standard normal values in every layout and type.
+#[test]
+fn an_erased_box_is_noise_and_nothing_else_changes() {
+    const SIDE: usize = 16;
+    let file = png(
+        SIDE as u32,
+        SIDE as u32,
+        &noise(SIDE as u32, SIDE as u32, 10),
+    );
+    let plain = rendered::<f32>(&file, &whole_view(SIDE as u32, false, &[]), None);
+    let plan = erased_view(SIDE as u32, ERASED);
+    let erased = rendered::<f32>(&file, &plan, None);
+    assert_eq!(erased, rendered::<f32>(&file, &plan, None));
+    let inside = |place: usize| {
+        let (y, x) = (place / SIDE % SIDE, place % SIDE);
+        (3..12).contains(&y) && (5..9).contains(&x)
+    };
+    for (place, (found, value)) in erased.iter().zip(&plain).enumerate() {
+        assert_eq!(inside(place), found.to_bits() != value.to_bits(), "{place}");
+    }
+    let other = EraseBox {
+        noise_seed: 12,
+        ..ERASED
+    };
+    assert_ne!(
+        erased,
+        rendered::<f32>(&file, &erased_view(SIDE as u32, other), None)
+    );
+
+    let bf16 = rendered::<half::bf16>(&file, &plan, None);
+    let bytes = rendered::<u8>(&file, &plan, None);
+    for (place, value) in erased.iter().enumerate() {
+        assert_eq!(bf16[place], half::bf16::from_f32(*value));
+        let channel = place / (SIDE * SIDE);
+        let (mean, std) = ([0.5, 0.4, 0.3][channel], [0.5, 0.25, 0.2][channel]);
+        let nearest = ((value * std + mean) * 255.0).round().clamp(0.0, 255.0);
+        assert!((f32::from(bytes[place]) - nearest).abs() <= 1.0, "{value}");
+    }
+    // The same values where the view is cut into patches.
+    let patches = rendered::<f32>(&file, &plan, Some(4));
+    for (place, value) in erased.iter().enumerate() {
+        let (channel, y, x) = (place / (SIDE * SIDE), place / SIDE % SIDE, place % SIDE);
+        let patch = y / 4 * (SIDE / 4) + x / 4;
+        let in_patches = (patch * 3 + channel) * 16 + y % 4 * 4 + x % 4;
+        assert_eq!(patches[in_patches].to_bits(), value.to_bits());
+    }
+}
+
+#[test]
+fn noise_is_standard_normal() {
+    let side = 96;
+    let file = png(side, side, &noise(side, side, 12));
+    let whole = EraseBox {
+        top: 0,
+        left: 0,
+        height: side,
+        width: side,
+        noise_seed: 3,
+    };
+    let values = rendered::<f32>(&file, &erased_view(side, whole), None);
+    let n = values.len() as f32;
+    let mean = values.iter().sum::<f32>() / n;
+    let variance = values.iter().map(|value| value * value).sum::<f32>() / n;
+    assert!(
+        mean.abs() < 0.03 && (variance - 1.0).abs() < 0.05,
+        "{mean}, {variance}"
+    );
+}
+
+#[test]
+fn a_box_outside_of_its_view_is_refused() {
+    let file = png(16, 16, &noise(16, 16, 13));
+    for rect in [
+        EraseBox { top: 8, ..ERASED },
+        EraseBox { left: 13, ..ERASED },
+        EraseBox {
+            left: u32::MAX,
+            ..ERASED
+        },
+    ] {
+        let error = CpuRenderer::default()
+            .render_plan(&file, &erased_view(16, rect), &mut [0.0; 768])
+            .unwrap_err();
+        assert!(
+            matches!(error, ImageError::EraseOutside { side: 16, .. }),
+            "{error}"
+        );
+    }
+}
+
+/// A published evaluation transform, or crop, of a golden picture, before normalisation.
+fn transformed(picture: &golden::Tensor, plan: &CropPlan) -> Vec<u8> {
+    let (height, width) = (picture.shape[0] as u32, picture.shape[1] as u32);
+    let file = png(width, height, &picture.bytes);
+    let mut renderer = CpuRenderer::default();
+    let header = renderer.read_header(&file).unwrap();
+    let mut output = vec![0; 3 * (plan.output_size as usize).pow(2)];
+    renderer
+        .render_crop(&file, header, plan, &mut output)
+        .unwrap();
+    output
+}
+
+/// The crops of training and the three published transforms of evaluation, as torchvision with
+/// Pillow makes them.
+#[test]
+fn crops_and_evaluation_transforms_are_torchvisions() {
+    let (Some(index), Some(pictures)) = (
+        golden::json("crops.json"),
+        golden::tensors("crops.safetensors"),
+    ) else {
+        return;
+    };
+    let cases = index["cases"].as_array().unwrap();
+    for case in cases {
+        let picture = &pictures[&format!("input.{}", case["image"].as_str().unwrap())];
+        let (height, width) = (picture.shape[0] as u32, picture.shape[1] as u32);
+        let filter = |name: &str| match name {
+            "bicubic" => Filter::Bicubic,
+            _ => Filter::Bilinear,
+        };
+        let evaluation = match case["how"].as_str() {
+            // 256, 235 and 224 pixels of 224, in small.
+            Some("shorter") => Some(AugmentConfig::CenterCrop {
+                size: 32,
+                resize: 37,
+                filter: Filter::Bicubic,
+            }),
+            Some("squash") => Some(AugmentConfig::Squash {
+                size: 32,
+                resize: 34,
+                filter: Filter::Bicubic,
+            }),
+            Some("processor") => Some(AugmentConfig::squash(32, 32)),
+            _ => None,
+        };
+        let plan = if let Some(config) = evaluation {
+            let mut stream = Stream::seed_from_u64(0);
+            config
+                .build()
+                .unwrap()
+                .draw(width, height, &mut stream)
+                .remove(0)
+        } else {
+            let number = |key: &str| case[key].as_f64().unwrap();
+            CropPlan {
+                rect: CropRect {
+                    x: number("left"),
+                    y: number("top"),
+                    width: number("width"),
+                    height: number("height"),
+                },
+                filter: filter(case["filter"].as_str().unwrap()),
+                ..whole_view(32, false, &[])
+            }
+        };
+        let key = case["key"].as_str().unwrap();
+        let expected = &pictures[key].bytes;
+        let off = transformed(picture, &plan).into_iter().zip(expected);
+        let off = off.map(|(a, &b)| a.abs_diff(b)).max().unwrap();
+        assert!(off <= 1, "{key}: {off} of 255");
+    }
+    assert_eq!(cases.len(), 39);
 }

@@ -446,6 +446,8 @@ mod tests {
             output_size: 8,
             filter: crate::Filter::Bilinear,
             edge: crate::augment::EdgeSupport::Rect,
+            operations: Vec::new(),
+            erase: None,
         };
         let sample = |row: u32| SampleRecord {
             id: SampleId {
@@ -453,7 +455,7 @@ mod tests {
                 row_group: 0,
                 row,
             },
-            views: vec![plan],
+            views: vec![plan.clone()],
             label: Some(Label::Index(i64::from(row))),
             replaces: None,
         };

@@ -109,6 +109,7 @@ fn is_lost(error: sys::CUresult) -> bool {
 #[derive(Debug)]
 pub struct CudaAccelerator {
     context: Arc<CudaContext>,
+    normalize: Normalize,
     normalization: Normalization,
     crop: CudaFunction,
     convert: CudaFunction,
@@ -139,6 +140,7 @@ impl CudaAccelerator {
             crop: load("crop")?,
             convert: load("convert")?,
             context,
+            normalize: *normalize,
             normalization: (*normalize).into(),
             allocations: Arc::default(),
         })
@@ -147,6 +149,11 @@ impl CudaAccelerator {
     /// Pieces of device and page-locked memory taken so far.
     pub fn allocations(&self) -> usize {
         self.allocations.load(Ordering::Relaxed)
+    }
+
+    /// How pixels are normalised.
+    pub(super) fn normalize(&self) -> Normalize {
+        self.normalize
     }
 
     /// The context; current on this thread afterwards, for libraries that expect it.
@@ -450,6 +457,15 @@ impl Accelerator for CudaAccelerator {
         // SAFETY: both ends are as long as the copy, and both stay until the stream is done:
         // dropping either waits for it.
         unsafe { self.upload_to(from, to.start, stream) }
+    }
+
+    fn place(&self, from: &CudaPinned, target: &Target<'_, Self>) -> Result<(), BackendError> {
+        assert_eq!(from.num_bytes, target.layout.slot_bytes(), "not one slot");
+        assert!(target.offset_bytes + from.num_bytes <= target.memory.num_bytes);
+        let slot = target.memory.at(target.offset_bytes);
+        // SAFETY: the slot is as long as the copy, and both ends stay until the stream is done:
+        // dropping either waits for it.
+        unsafe { self.upload_to(from, slot, target.stream) }
     }
 
     fn convert(&self, crop: &CudaMemory, target: &Target<'_, Self>) -> Result<(), BackendError> {

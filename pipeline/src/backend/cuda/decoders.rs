@@ -198,7 +198,7 @@ impl CudaDecoder {
         image: &PlannedImage<'_>,
         target: &Target<'_, CudaAccelerator>,
     ) -> Result<Result<(), ImageError>, BackendError> {
-        if self.decode_hybrid(image, target)? {
+        if !image.changes_pixels() && self.decode_hybrid(image, target)? {
             return Ok(Ok(()));
         }
         let decoded = self.cpu.decode_one(image, target)?;
@@ -353,7 +353,12 @@ impl Engines {
         accelerator.bind()?;
         let exif_orientation = self.shared.config.exif_orientation;
         Ok(CudaDecoder {
-            cpu: CpuCrops::new(accelerator, layout, exif_orientation)?,
+            cpu: CpuCrops::new(
+                accelerator,
+                layout,
+                accelerator.normalize(),
+                exif_orientation,
+            )?,
             hybrid: self.hybrid_decoder(accelerator)?,
             support: self.support_check(),
             shared: Arc::clone(&self.shared),

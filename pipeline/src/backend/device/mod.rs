@@ -4,7 +4,8 @@
 //! Nothing here knows CUDA. [`Accelerator`] is what is asked of a device; the order of work is
 //! decided in this file alone: a writer waits for the slot's writer before it and for the consumer
 //! that had the batch last; the consumer waits for every writer of its batch. All memory, pinned
-//! buffers, streams and events are made before the first image.
+//! buffers, streams and events are made before the first image (but for erased boxes:
+//! [`CpuCrops`]).
 //!
 //! A stream has one event a batch, which marks its last write into it. So a stream waits once a
 //! batch for the consumer, and the consumer once for each stream: with 256 slots and 34 streams at
@@ -112,6 +113,10 @@ pub trait Accelerator: Send + Sync + Debug + 'static {
         to: &Self::Memory,
         stream: &Self::Stream,
     ) -> Result<(), BackendError>;
+    /// Enqueues a copy of all of `from`, as long as a slot, to the target's slot.
+    fn place(&self, from: &Self::Pinned, target: &Target<'_, Self>) -> Result<(), BackendError>
+    where
+        Self: Sized;
     /// Enqueues the conversion of a crop, u8 `[S, S, 3]` at the start of `crop`, to normalised
     /// pixels.
     fn convert(&self, crop: &Self::Memory, target: &Target<'_, Self>) -> Result<(), BackendError>
@@ -422,7 +427,8 @@ impl<A: Accelerator> ImageBackend for DeviceBackend<A> {
     }
 
     fn batch_accepts(&self, image: &PlannedImage<'_>) -> bool {
-        (self.decoders.batch_accepts)(image)
+        // Operations and erasing are the processor's.
+        !image.changes_pixels() && (self.decoders.batch_accepts)(image)
     }
 
     fn decoder_stats(&self) -> Option<DecoderStats> {
