@@ -43,8 +43,50 @@ pub enum ModelError {
         /// What is wrong.
         detail: String,
     },
+    /// A file is wrong in the way that `source` says.
+    #[error("{}: {source}", path.display())]
+    InFile {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<ModelError>,
+    },
+    /// An index of weight files is none.
+    #[error("{}: not an index of weight files: {detail}", path.display())]
+    WeightIndex {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A folder's weights are a Python pickle.
+    #[error(
+        "{}: its weights are a Python pickle ({}), which is not read here, as a pickle can run any \
+         program. This makes model.safetensors of it, by torch and safetensors in Python:\n  {command}",
+        folder.display(), pickles.join(", ")
+    )]
+    Pickle {
+        /// Which folder.
+        folder: PathBuf,
+        /// Names of the files.
+        pickles: Vec<String>,
+        /// The command.
+        command: String,
+    },
+    /// A folder is no model in the published layout.
+    #[error(
+        "{}: {}", folder.display(), not_published(*exists, found)
+    )]
+    NotPublished {
+        /// Which folder.
+        folder: PathBuf,
+        /// Whether there is such a folder.
+        exists: bool,
+        /// Names of what lies there.
+        found: Vec<String>,
+    },
     /// The weights in a file are not those that the configuration asks for.
-    #[error("{}: its weights do not fit its configuration.{}{}{}\nIf this is a classifier or another variant, convert it to the pretraining layout first.", path.display(),
+    #[error("{}: its weights do not fit its configuration.{}{}{}\n{advice}", path.display(),
         listed("missing", missing), listed("surplus", surplus), listed("wrong shape or type", misshapen))]
     WeightNames {
         /// Which file.
@@ -54,6 +96,23 @@ pub enum ModelError {
         /// Names that the file has and the configuration does not know.
         surplus: Vec<String>,
         /// Names with their shapes in the file and in the configuration.
+        misshapen: Vec<String>,
+        /// What probably is wrong.
+        advice: String,
+    },
+    /// An encoder cannot become that of a classifier.
+    #[error(
+        "the weights are not those of this classifier's encoder.{}{}{}\nThe model's sizes, use_gated_mlp and layerscale_value must be those of the pretrained model.",
+        listed("missing", missing),
+        listed("surplus", surplus),
+        listed("wrong shape", misshapen)
+    )]
+    Conversion {
+        /// Names that the classifier asks for and the source lacks.
+        missing: Vec<String>,
+        /// Names that the source has and the classifier does not know.
+        surplus: Vec<String>,
+        /// Names with their shapes in the source and in the classifier.
         misshapen: Vec<String>,
     },
     /// The backward pass left a weight without gradient.
@@ -105,11 +164,39 @@ pub enum ModelError {
     },
 }
 
-/// One line a kind, all names.
+/// Most names in a message.
+const MOST_NAMES: usize = 6;
+
+/// The first few names, and how many more there are.
+fn first_few(names: &[String]) -> String {
+    let few = names[..names.len().min(MOST_NAMES)].join(", ");
+    match names.len().saturating_sub(MOST_NAMES) {
+        0 => few,
+        more => format!("{few}, and {more} more"),
+    }
+}
+
+/// One line a kind.
 fn listed(kind: &str, names: &[String]) -> String {
     if names.is_empty() {
         String::new()
     } else {
-        format!("\n  {kind} ({}): {}", names.len(), names.join(", "))
+        format!("\n  {kind} ({}): {}", names.len(), first_few(names))
     }
+}
+
+/// What was looked for, and what is there.
+fn not_published(exists: bool, found: &[String]) -> String {
+    if !exists {
+        return "there is no such folder".to_owned();
+    }
+    let found = if found.is_empty() {
+        "nothing".to_owned()
+    } else {
+        first_few(found)
+    };
+    format!(
+        "not a model in the published layout, which has config.json and model.safetensors (or \
+         model.safetensors.index.json and its files); found: {found}"
+    )
 }

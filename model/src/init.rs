@@ -3,6 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
+use crate::weights::CLASSIFIER_WEIGHT;
 use crate::{NepaConfig, ParamSpec, Weights};
 
 /// What a stream of random numbers is for; different purposes never share numbers.
@@ -13,6 +14,10 @@ pub(crate) enum Purpose {
     Weights = 101,
     /// The factors of the rotary coordinates.
     Rotary = 102,
+    /// Branches that are dropped.
+    DropPath = 103,
+    /// Patches that are masked.
+    Mask = 104,
 }
 
 /// The stream of (seed, a, b) for one purpose.
@@ -61,13 +66,15 @@ fn fill_truncated_normal(values: &mut [f32], std: f64, rng: &mut ChaCha8Rng) {
 
 /// Initial weights as published: truncated normal (std `initializer_range`, cut at +-2) for
 /// matrices, the convolution and the class token; biases 0; LayerNorm 1 and 0; LayerScale
-/// `layerscale_value`.
+/// `layerscale_value`. A classifier's head starts at 0, as after the published conversion: its
+/// first loss is that of a guess, and the encoder's first gradient is 0. The mask token is drawn as
+/// the class token: LayerNorm divides by a length, which must not be 0.
 pub fn init_weights(config: &NepaConfig, seed: u64) -> Weights {
     let specs = ParamSpec::all(config);
     let mut flat = vec![0.0; specs.iter().map(ParamSpec::len).sum()];
     for spec in &specs {
         let values = &mut flat[spec.range()];
-        if spec.name.rsplit('.').next() == Some("bias") {
+        if spec.name.rsplit('.').next() == Some("bias") || spec.name == CLASSIFIER_WEIGHT {
             values.fill(0.0);
         } else if spec.name.ends_with("layer_scale.lambda1") {
             values.fill(config.layerscale_value.unwrap_or(1.0) as f32);

@@ -57,7 +57,7 @@ impl RopeDraw {
     }
 
     /// The table for the class token (never rotated) and the patches of a grid of rows and columns,
-    /// row by row.
+    /// row by row. A model without rotary positions has the class token's throughout.
     pub(crate) fn table(&self, config: &NepaConfig, grid: [usize; 2]) -> RotaryTable {
         let quarter = config.head_size() / 4;
         let half = 2 * quarter;
@@ -65,6 +65,12 @@ impl RopeDraw {
             cos: vec![1.0; half],
             sin: vec![0.0; half],
         };
+        if !config.use_rope {
+            let values = (1 + grid[0] * grid[1]) * half;
+            table.cos.resize(values, 1.0);
+            table.sin.resize(values, 0.0);
+            return table;
+        }
         let frequencies: Vec<f64> = (0..quarter)
             .map(|k| libm::pow(config.rope_theta, -(k as f64) / quarter as f64))
             .collect();

@@ -3,6 +3,7 @@
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+pub(crate) mod head;
 mod matmul;
 mod matrix;
 mod packed;
@@ -19,7 +20,7 @@ use crate::step::adamw::{AdamW, Group, clip_factor};
 use crate::step::device::{
     Activation, ActivationBackward, AddBranch, Arenas, Assemble, Attention, AttentionBackward,
     BranchGradient, CosineLoss, Device, Disassemble, LayerScale, Matmul, MemoryMap, Norm,
-    NormBackward, Output, Patchify, Region, Rows, Tokens,
+    NormBackward, Output, Patchify, Pool, PoolBackward, Region, Rows, Tokens,
 };
 use crate::step::{Kept, MemoryPlan, StepOptions};
 use crate::{ModelError, NepaConfig};
@@ -27,7 +28,10 @@ use crate::{ModelError, NepaConfig};
 use attention::{Heads, Saved};
 use matmul::{add_weight_gradient, rows_times};
 use matrix::Matrix;
-use rows::{Affine, BranchOut, BranchRows, HeadNorm, LossRows, NormBackwardRows, NormRows, Rotary};
+use rows::{
+    Affine, BranchOut, BranchRows, HeadNorm, LossRows, NormBackwardRows, NormRows,
+    PoolBackwardRows, Rotary,
+};
 use scratch::Scratches;
 
 /// Rows in one piece of an operation over rows.
@@ -46,7 +50,6 @@ const ROWS_PER_SUM: usize = 64;
 pub struct CpuDevice<T> {
     memory: Vec<T>,
     scratches: Scratches<T>,
-    groups: Vec<Group>,
     /// Of the last gradient: whether it may be applied, and by what it is multiplied then.
     clip: Option<f64>,
     /// Of the last loss.
@@ -58,7 +61,6 @@ impl<T: Real> Default for CpuDevice<T> {
         Self {
             memory: Vec::new(),
             scratches: Scratches::default(),
-            groups: Vec::new(),
             clip: None,
             cosine_sums: [0.0; 3],
         }
@@ -130,7 +132,12 @@ pub struct AdamWArrays<'a, T> {
 
 /// One update of arrays by the rule, with the gradient multiplied by `clip`. Every element is a
 /// function of its own history, so it may be split over threads as it comes.
-pub fn apply_adamw<T: Real>(arrays: AdamWArrays<'_, T>, groups: &[Group], rule: &AdamW, clip: f64) {
+pub fn apply_adamw<T: Real>(
+    arrays: AdamWArrays<'_, T>,
+    groups: &[Group],
+    rule: &AdamW<'_>,
+    clip: f64,
+) {
     let AdamWArrays {
         weights,
         gradient,
@@ -139,19 +146,20 @@ pub fn apply_adamw<T: Real>(arrays: AdamWArrays<'_, T>, groups: &[Group], rule: 
         average,
     } = arrays;
     for group in groups {
-        let (keep, step_size) = rule.of_group(group);
-        let numbers = [
-            keep,
-            step_size,
-            rule.correction2,
-            rule.beta1,
-            1.0 - rule.beta1,
-            rule.beta2,
-            1.0 - rule.beta2,
-            rule.eps,
-            clip,
-        ]
-        .map(T::from_f64);
+        let numbers = rule.of_group(&group.of).map(|(keep, step_size)| {
+            [
+                keep,
+                step_size,
+                rule.correction2,
+                rule.beta1,
+                1.0 - rule.beta1,
+                rule.beta2,
+                1.0 - rule.beta2,
+                rule.eps,
+                clip,
+            ]
+            .map(T::from_f64)
+        });
         let decay = rule.average_decay.unwrap_or(0.0);
         let (decay, rest) = (T::from_f64(decay), T::from_f64(1.0 - decay));
         let range = group.range.clone();
@@ -166,7 +174,9 @@ pub fn apply_adamw<T: Real>(arrays: AdamWArrays<'_, T>, groups: &[Group], rule: 
         )
             .into_par_iter()
             .for_each(|(weights, gradient, m, v, average)| {
-                rows::adamw(weights, gradient, m, v, numbers);
+                if let Some(numbers) = numbers {
+                    rows::adamw(weights, gradient, m, v, numbers);
+                }
                 // While the weights are in the cache.
                 if let Some(average) = average {
                     rows::average(weights, average, decay, rest);
@@ -976,6 +986,88 @@ impl<T: Real> Device for CpuDevice<T> {
         Ok(self.cosine_sums)
     }
 
+    fn pool(&mut self, args: &Pool) -> Result<(), ModelError> {
+        let Rows {
+            width, tokens, eps, ..
+        } = args.rows;
+        let [x, weight, bias, pooled] = self.parts([args.x, args.weight, args.bias, args.pooled]);
+        let (weight, bias, eps) = (&*weight, &*bias, T::from_f64(eps));
+        x.par_chunks(tokens * width)
+            .zip(pooled.par_chunks_mut(width))
+            .for_each(|(x, pooled)| {
+                let taken = &x[(tokens - args.taken) * width..];
+                rows::pool_rows(taken, weight, bias, eps, pooled);
+            });
+        Ok(())
+    }
+
+    fn pool_backward(&mut self, args: &PoolBackward) -> Result<(), ModelError> {
+        let Rows {
+            rows: num_rows,
+            width,
+            tokens,
+            eps,
+        } = args.rows;
+        let count = num_rows.div_ceil(ROWS_PER_PIECE);
+        let [scale, factors, factored, scaled, d_branch] = branch_regions(args.added.as_ref());
+        let [
+            x,
+            weight,
+            d_pooled,
+            dx,
+            scale,
+            factors,
+            factored,
+            scaled,
+            d_weight,
+            d_bias,
+            d_branch,
+            sums,
+        ] = self.parts([
+            args.x,
+            args.weight,
+            args.d_pooled,
+            args.dx,
+            scale,
+            factors,
+            factored,
+            scaled,
+            args.d_weight,
+            args.d_bias,
+            d_branch,
+            args.partials.first(count * 3 * width),
+        ]);
+        let (d_pooled, weight, eps) = (&*d_pooled, &*weight, T::from_f64(eps));
+        let piece = ROWS_PER_PIECE * width;
+        let branch = [scale, factors, factored, scaled];
+        (
+            x.par_chunks(piece),
+            dx.par_chunks_mut(piece),
+            branch_pieces(args.added.is_some(), branch, piece, count),
+            sums.par_chunks_mut(3 * width),
+        )
+            .into_par_iter()
+            .with_min_len(pieces_per_job(width))
+            .enumerate()
+            .for_each(|(number, (x, dx, branch, sums))| {
+                sums.fill(T::zero());
+                rows::pool_rows_backward(PoolBackwardRows {
+                    x,
+                    d_pooled,
+                    weight,
+                    eps,
+                    taken: args.taken,
+                    tokens,
+                    first: number * ROWS_PER_PIECE,
+                    dx,
+                    branch,
+                    sums,
+                });
+            });
+        add_pieces(&mut [d_weight, d_bias, d_branch], sums, width);
+        Ok(())
+    }
+
     fn layer_scale(&mut self, args: &LayerScale) -> Result<(), ModelError> {
         let columns = args.columns;
         let [weight, d_weight, bias, d_bias, scale, d_scale] = self.parts([
@@ -1017,12 +1109,12 @@ impl<T: Real> Device for CpuDevice<T> {
         Ok(norm)
     }
 
-    fn set_groups(&mut self, groups: &[Group]) -> Result<(), ModelError> {
-        self.groups = groups.to_vec();
-        Ok(())
-    }
-
-    fn adamw(&mut self, arenas: &Arenas, rule: &AdamW) -> Result<(), ModelError> {
+    fn adamw(
+        &mut self,
+        arenas: &Arenas,
+        groups: &[Group],
+        rule: &AdamW<'_>,
+    ) -> Result<(), ModelError> {
         let Some(clip) = self.clip else {
             return Ok(());
         };
@@ -1040,7 +1132,7 @@ impl<T: Real> Device for CpuDevice<T> {
             v,
             average,
         };
-        apply_adamw(arrays, &self.groups, rule, clip);
+        apply_adamw(arrays, groups, rule, clip);
         Ok(())
     }
 }

@@ -546,6 +546,45 @@ vectorized! {
         }
     }
 
+    /// `out = mean of Norm(x)` over rows of one image.
+    fn pool_rows(x: &'a [T], weight: &'a [T], bias: &'a [T], eps: T, out: &'a mut [T]) {
+        let width = weight.len();
+        let part = T::one() / T::from_f64((x.len() / width) as f64);
+        out.fill(T::zero());
+        for x in x.chunks_exact(width) {
+            let (mean, rstd) = statistics(x, eps);
+            for (out, x) in out.iter_mut().zip(x) {
+                *out += (*x - mean) * rstd;
+            }
+        }
+        for (out, (weight, bias)) in out.iter_mut().zip(weight.iter().zip(bias)) {
+            *out = *out * part * *weight + *bias;
+        }
+    }
+
+    /// Its backward on some rows of the stream.
+    fn pool_rows_backward(pool: PoolBackwardRows<'a, T>) {
+        let PoolBackwardRows { x, d_pooled, weight, eps, taken, tokens, first, dx, mut branch, sums } = pool;
+        let width = weight.len();
+        let part = T::one() / T::from_f64(taken as f64);
+        let (d_weight, rest) = sums.split_at_mut(width);
+        let (d_bias, of_branch) = rest.split_at_mut(width);
+        for (row, (x, dx)) in x.chunks_exact(width).zip(dx.chunks_exact_mut(width)).enumerate() {
+            let (image, token) = ((first + row) / tokens, (first + row) % tokens);
+            if token < tokens - taken {
+                dx.fill(T::zero());
+            } else {
+                for (dx, of_mean) in dx.iter_mut().zip(&d_pooled[image * width..][..width]) {
+                    *dx = *of_mean * part;
+                }
+                norm_row_backward(x, statistics(x, eps), Some(weight), dx, d_weight, d_bias);
+            }
+            if let Some(branch) = &mut branch {
+                branch.row(dx, image, row * width..(row + 1) * width, of_branch);
+            }
+        }
+    }
+
     /// One group's update by AdamW: `[keep, step_size, correction2, beta1, rest1, beta2, rest2, eps, clip]`.
     fn adamw(weights: &'a mut [T], gradient: &'a [T], m: &'a mut [T], v: &'a mut [T], numbers: [T; 9]) {
         let [keep, step_size, correction2, beta1, rest1, beta2, rest2, eps, clip] = numbers;
@@ -676,6 +715,26 @@ pub(super) struct SoftmaxRows<'a, T> {
     pub(super) greatest: &'a [T],
     pub(super) inverse: &'a [T],
     pub(super) delta: &'a [T],
+}
+
+/// Arguments of [`pool_rows_backward`].
+#[derive(Debug)]
+pub(super) struct PoolBackwardRows<'a, T> {
+    /// `[rows, D]`.
+    pub(super) x: &'a [T],
+    /// Of all images, `[B, D]`.
+    pub(super) d_pooled: &'a [T],
+    pub(super) weight: &'a [T],
+    pub(super) eps: T,
+    /// The last so many tokens of an image are in its mean.
+    pub(super) taken: usize,
+    pub(super) tokens: usize,
+    /// Number of the first row.
+    pub(super) first: usize,
+    pub(super) dx: &'a mut [T],
+    pub(super) branch: Option<BranchOut<'a, T>>,
+    /// `[3, D]`: for weight, bias and the last branch.
+    pub(super) sums: &'a mut [T],
 }
 
 /// Arguments of [`loss_rows`].

@@ -5,6 +5,8 @@
     missing_docs,
     reason = "the fields are those of the kernels' structs, and are explained there"
 )]
+use crate::step::adamw::{AdamW as Rule, Group};
+
 /// Grid and block of a launch, and bytes of dynamic shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
@@ -430,6 +432,64 @@ impl Loss {
     }
 }
 
+/// Mirror of `Pool`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Pool {
+    pub x: u64,
+    pub weight: u64,
+    pub bias: u64,
+    pub pooled: u64,
+    pub tokens: u32,
+    pub taken: u32,
+    pub width: u32,
+    pub eps: f32,
+}
+const _: () = assert!(size_of::<Pool>() == 48);
+
+impl Pool {
+    /// How it is launched, for so many images.
+    pub fn launch(self, images: u32) -> Launch<Self> {
+        let work = moves(times(images * (self.taken + 1), self.width), 4);
+        launch("pool_forward", blocks([images, 1]), work, self)
+    }
+}
+
+/// Mirror of `PoolBackward`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct PoolBackward {
+    pub x: u64,
+    pub weight: u64,
+    pub d_pooled: u64,
+    pub scale: u64,
+    pub factors: u64,
+    pub dx: u64,
+    pub dx_bf16: u64,
+    pub scaled_dx: u64,
+    pub partials: u64,
+    pub rows: u32,
+    pub tokens: u32,
+    pub taken: u32,
+    pub width: u32,
+    pub rows_per_piece: u32,
+    pub eps: f32,
+}
+const _: () = assert!(size_of::<PoolBackward>() == 96);
+
+impl PoolBackward {
+    /// How it is launched.
+    pub fn launch(self) -> Launch<Self> {
+        let pieces = self.rows.div_ceil(self.rows_per_piece);
+        // x of what is taken, dx and its copies of all.
+        let copies = copies_bytes(self.dx_bf16, self.scaled_dx, self.scale);
+        let images = self.rows / self.tokens;
+        let bytes = 4 * times(images * self.taken, self.width)
+            + (4 + copies) * times(self.rows, self.width);
+        launch("pool_backward", blocks([pieces, 1]), moves(bytes, 1), self)
+    }
+}
+
 /// Mirror of `LayerScale`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
@@ -494,31 +554,44 @@ impl GradientNorm {
     }
 }
 
-/// Mirror of `Segment`: consecutive weights with the same settings.
+/// Mirror of `Segment`: consecutive weights with the same settings, of one update.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[repr(C)]
 pub struct Segment {
     pub start: u64,
     pub end: u64,
-    pub weight_decay: f64,
-    pub lr_factor: f64,
+    pub keep: f32,
+    pub step_size: f32,
+    pub frozen: u32,
+    pub unused: u32,
 }
 const _: () = assert!(size_of::<Segment>() == 32);
 
 impl Segment {
+    /// What an update by that rule does with a group.
+    pub fn new(group: &Group, rule: &Rule<'_>) -> Self {
+        let numbers = rule.of_group(&group.of);
+        let (keep, step_size) = numbers.unwrap_or((1.0, 0.0));
+        Self {
+            start: group.range.start as u64,
+            end: group.range.end as u64,
+            keep: keep as f32,
+            step_size: step_size as f32,
+            frozen: numbers.is_none().into(),
+            unused: 0,
+        }
+    }
+
     /// As it lies in memory.
     pub fn bytes(&self) -> [u8; 32] {
+        let pair = |low: u32, high: u32| [low.to_ne_bytes(), high.to_ne_bytes()];
         let words = [
-            self.start,
-            self.end,
-            self.weight_decay.to_bits(),
-            self.lr_factor.to_bits(),
+            self.start.to_ne_bytes(),
+            self.end.to_ne_bytes(),
+            bytemuck::cast(pair(self.keep.to_bits(), self.step_size.to_bits())),
+            bytemuck::cast(pair(self.frozen, self.unused)),
         ];
-        let mut bytes = [0; 32];
-        for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
-            to.copy_from_slice(&word.to_ne_bytes());
-        }
-        bytes
+        bytemuck::cast(words)
     }
 }
 
@@ -535,8 +608,6 @@ pub struct AdamW {
     pub segments: u64,
     pub norm: u64,
     pub len: u64,
-    pub lr: f64,
-    pub correction1: f64,
     pub correction2: f32,
     pub beta1: f32,
     pub rest1: f32,
@@ -547,7 +618,7 @@ pub struct AdamW {
     pub rest: f32,
     pub num_segments: u32,
 }
-const _: () = assert!(size_of::<AdamW>() == 128);
+const _: () = assert!(size_of::<AdamW>() == 112);
 
 impl AdamW {
     /// How it is launched.

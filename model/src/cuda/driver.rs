@@ -15,6 +15,7 @@ use super::error::{CudaStepError, failed};
 use super::launcher::{Launcher, Matmul};
 use super::matmuls::{self, ChosenAlgorithms, Matmuls};
 use super::memory::Memory;
+use crate::step::{Shape, StepOptions};
 use crate::{MemoryPlan, NepaConfig};
 
 /// The kernels of one file, compiled by the build script.
@@ -43,13 +44,14 @@ macro_rules! module {
     };
 }
 
-const MODULES: [Module; 6] = [
+const MODULES: [Module; 7] = [
     module!("activation"),
     module!("attention"),
     module!("embed"),
     module!("loss"),
     module!("norm"),
     module!("optimizer"),
+    module!("pool"),
 ];
 
 impl Module {
@@ -141,8 +143,8 @@ impl CudaLauncher {
 
     /// Whether the kernels can compute a model on this device; [`super::check`] says
     /// whether they can anywhere.
-    pub fn check(&self, config: &NepaConfig) -> Result<(), CudaStepError> {
-        let tokens = config.num_patches() + usize::from(!config.is_causal);
+    pub fn check(&self, config: &NepaConfig, options: &StepOptions) -> Result<(), CudaStepError> {
+        let tokens = Shape::new(config, options).tokens;
         let backward = Attention {
             tokens: tokens as u32,
             d_qkv: 1,

@@ -21,7 +21,7 @@ use crate::step::adamw::{AdamW, Group};
 use crate::step::device::{
     Activation, ActivationBackward, AddBranch, Arenas, Assemble, Attention, AttentionBackward,
     BranchGradient, CosineLoss, Device, Disassemble, LayerScale, Matmul, MemoryMap, Norm,
-    NormBackward, Output, Patchify, Region, Rows,
+    NormBackward, Output, Patchify, Pool, PoolBackward, Region, Rows,
 };
 use crate::step::{Kept, Layout, MemoryPlan, Shape, StepOptions};
 use crate::{HiddenAct, ModelError, NepaConfig};
@@ -61,7 +61,6 @@ pub struct KernelDevice<L> {
     /// Address of the memory.
     base: u64,
     own: Own,
-    num_groups: u32,
     /// Of the last loss.
     report_pieces: u32,
 }
@@ -108,7 +107,6 @@ impl<L: Launcher> KernelDevice<L> {
             launcher,
             base: 0,
             own: Own::default(),
-            num_groups: 0,
             report_pieces: 0,
         }
     }
@@ -215,9 +213,9 @@ impl<L: Launcher> KernelDevice<L> {
     }
 }
 
-/// Whether the kernels can compute a model's pretraining.
+/// Whether the kernels can compute a model's training.
 pub fn check(config: &NepaConfig) -> Result<(), ModelError> {
-    check_options(config, &StepOptions::pretraining(config, 1))
+    check_options(config, &StepOptions::training(config, 1))
 }
 
 fn check_options(config: &NepaConfig, options: &StepOptions) -> Result<(), ModelError> {
@@ -665,6 +663,55 @@ impl<L: Launcher> Device for KernelDevice<L> {
         Ok(sums.map(f64::from))
     }
 
+    fn pool(&mut self, args: &Pool) -> Result<(), L::Error> {
+        let pool = arguments::Pool {
+            x: self.address(args.x),
+            weight: self.address(args.weight),
+            bias: self.address(args.bias),
+            pooled: self.address(args.pooled),
+            tokens: args.rows.tokens as u32,
+            taken: args.taken as u32,
+            width: args.rows.width as u32,
+            eps: args.rows.eps as f32,
+        };
+        self.launcher.launch(pool.launch(args.images() as u32))
+    }
+
+    fn pool_backward(&mut self, args: &PoolBackward) -> Result<(), L::Error> {
+        let [scale, factors, dx_bf16, scaled_dx, d_branch] = self.branch(args.added.as_ref());
+        let partials = self.address(args.partials);
+        let Rows {
+            rows,
+            width,
+            tokens,
+            eps,
+        } = args.rows;
+        let backward = arguments::PoolBackward {
+            x: self.address(args.x),
+            weight: self.address(args.weight),
+            d_pooled: self.address(args.d_pooled),
+            scale,
+            factors,
+            dx: self.address(args.dx),
+            dx_bf16,
+            scaled_dx,
+            partials,
+            rows: rows as u32,
+            tokens: tokens as u32,
+            taken: args.taken as u32,
+            width: width as u32,
+            rows_per_piece: ROWS_PER_PIECE as u32,
+            eps: eps as f32,
+        };
+        self.launcher.launch(backward.launch())?;
+        let outputs = [
+            self.address(args.d_weight),
+            self.address(args.d_bias),
+            d_branch,
+        ];
+        self.add_partials(partials, rows.div_ceil(ROWS_PER_PIECE), width, &outputs)
+    }
+
     fn layer_scale(&mut self, args: &LayerScale) -> Result<(), L::Error> {
         let finish = arguments::LayerScale {
             weight: self.address(args.weight),
@@ -697,19 +744,16 @@ impl<L: Launcher> Device for KernelDevice<L> {
         Ok(f64::from_ne_bytes(norm))
     }
 
-    fn set_groups(&mut self, groups: &[Group]) -> Result<(), L::Error> {
-        let segments = groups.iter().map(|group| Segment {
-            start: group.range.start as u64,
-            end: group.range.end as u64,
-            weight_decay: group.weight_decay,
-            lr_factor: group.lr_factor,
-        });
-        let bytes: Vec<[u8; 32]> = segments.map(|segment| segment.bytes()).collect();
-        self.num_groups = bytes.len() as u32;
-        self.launcher.write(self.own.segments, bytes.as_flattened())
-    }
-
-    fn adamw(&mut self, arenas: &Arenas, rule: &AdamW) -> Result<(), L::Error> {
+    fn adamw(
+        &mut self,
+        arenas: &Arenas,
+        groups: &[Group],
+        rule: &AdamW<'_>,
+    ) -> Result<(), L::Error> {
+        let segments = groups.iter().map(|group| Segment::new(group, rule));
+        let segments: Vec<[u8; 32]> = segments.map(|segment| segment.bytes()).collect();
+        self.launcher
+            .write(self.own.segments, segments.as_flattened())?;
         let decay = rule.average_decay.unwrap_or(0.0);
         let average = rule.average_decay.map(|_| arenas.average);
         let adamw = arguments::AdamW {
@@ -722,8 +766,6 @@ impl<L: Launcher> Device for KernelDevice<L> {
             segments: self.own.segments,
             norm: self.own.norm,
             len: arenas.weights.len as u64,
-            lr: rule.lr,
-            correction1: rule.correction1,
             correction2: rule.correction2 as f32,
             beta1: rule.beta1 as f32,
             rest1: (1.0 - rule.beta1) as f32,
@@ -732,7 +774,7 @@ impl<L: Launcher> Device for KernelDevice<L> {
             eps: rule.eps as f32,
             decay: decay as f32,
             rest: (1.0 - decay) as f32,
-            num_segments: self.num_groups,
+            num_segments: segments.len() as u32,
         };
         self.launcher.launch(adamw.launch())
     }

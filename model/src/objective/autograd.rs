@@ -86,7 +86,7 @@ where
         let gradient = gradient.flatten_all().and_then(|flat| flat.to_vec1());
         let gradient: Vec<D::Wide> = gradient.map_err(model)?;
 
-        let (norm, [d_weight, d_bias]) = step.final_norm();
+        let (norm, [d_weight, d_bias]) = (step.final_norm(), step.final_norm_gradients());
         let (d_normed, dx) = (step.product(), step.d_stream());
         let backward = NormBackward {
             rows: step.rows(),

@@ -28,7 +28,7 @@ impl<D: Device> Objective<D> for NextEmbedding {
 
     fn backward(&mut self, step: &mut Step<D>, share: f64) -> Result<(), D::Error> {
         let predictions = (step.shape().images * step.shape().patches) as f64;
-        let (norm, [d_weight, d_bias]) = step.final_norm();
+        let (norm, [d_weight, d_bias]) = (step.final_norm(), step.final_norm_gradients());
         let loss = CosineLoss {
             rows: step.rows(),
             patches: step.shape().patches,

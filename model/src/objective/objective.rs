@@ -18,8 +18,8 @@ pub trait Objective<D: Device> {
 
 impl<D: Device> Step<D> {
     /// Adds `share` times the gradient of an objective's loss on a micro-batch of `images` images.
-    /// It is not yet the gradient of the weights around LayerScale: after the last micro-batch of a
-    /// step comes [`Self::finish`].
+    /// It is not yet the gradient of the weights around LayerScale: before the first micro-batch of
+    /// a step comes [`Self::clear_gradient`], after the last one [`Self::finish`].
     pub fn add_gradient<O: Objective<D>>(
         &mut self,
         pixels: D::Pixels<'_>,
@@ -33,6 +33,7 @@ impl<D: Device> Step<D> {
                 reason: "it was made for inference and has no gradient",
             }));
         }
+        self.check_sum()?;
         self.forward(pixels, images, pass)?;
         objective.backward(self, share)?;
         self.backward()?;

@@ -126,14 +126,6 @@ pub(super) fn merge_heads(x: &Tensor) -> Result<Tensor> {
         .reshape((batch, tokens, heads * head))
 }
 
-/// `x + scale * y`; no scale is 1.
-pub(super) fn add_scaled(x: &Tensor, y: &Tensor, scale: Option<&Tensor>) -> Result<Tensor> {
-    match scale {
-        Some(scale) => x + y.broadcast_mul(scale)?,
-        None => x + y,
-    }
-}
-
 pub(super) fn layer_norm(
     x: &Tensor,
     width: usize,
@@ -163,12 +155,19 @@ pub(super) fn activate(x: &Tensor, act: HiddenAct) -> Result<Tensor> {
     }
 }
 
-/// Cosines of the rows of both, `[.., D]`; no gradient flows to `target`. A row shorter than 1e-12 is
-/// divided by that, as in `torch.nn.functional.normalize`.
+/// Cosines of the rows of both, `[.., D]`. A row shorter than 1e-12 is divided by that, as in
+/// `torch.nn.functional.normalize`.
 pub(super) fn cosine_rows(prediction: &Tensor, target: &Tensor) -> Result<Tensor> {
     let unit = |x: &Tensor| {
         let length = x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
         x.broadcast_div(&length.maximum(1e-12)?)
     };
-    (unit(prediction)? * unit(&target.detach())?)?.sum(D::Minus1)
+    (unit(prediction)? * unit(target)?)?.sum(D::Minus1)
+}
+
+/// The logarithm of softmax over the last axis.
+pub(super) fn log_softmax(x: &Tensor) -> Result<Tensor> {
+    let largest = x.max_keepdim(D::Minus1)?.detach();
+    let x = x.broadcast_sub(&largest)?;
+    x.broadcast_sub(&x.exp()?.sum_keepdim(D::Minus1)?.log()?)
 }

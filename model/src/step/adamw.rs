@@ -16,22 +16,40 @@ pub struct AdamWSettings {
     pub average_decay: Option<f64>,
 }
 
-/// Consecutive weights with the same settings.
+/// What an update does with a weight.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WeightGroup {
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Which of the update's learning rates is its own.
+    pub rate: usize,
+    /// Whether it stays as it is: it has no share in the gradient's norm, and neither it nor its
+    /// moments change by a bit. The moving average has it all the same.
+    pub frozen: bool,
+}
+
+/// Consecutive weights of the same kind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
     /// Which.
     pub range: Range<usize>,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// Factor of the learning rate.
-    pub lr_factor: f64,
+    /// Their kind.
+    pub of: WeightGroup,
+}
+
+impl Group {
+    /// Learning rates that an update of these groups must have: what is frozen needs none.
+    pub fn rates(groups: &[Self]) -> usize {
+        let trained = groups.iter().filter(|group| !group.of.frozen);
+        trained.map(|group| group.of.rate + 1).max().unwrap_or(0)
+    }
 }
 
 /// The numbers of one update.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamW {
-    /// Learning rate.
-    pub lr: f64,
+pub struct AdamW<'a> {
+    /// Learning rates, of which each group has one.
+    pub rates: &'a [f64],
     /// `1 - beta1^step`.
     pub correction1: f64,
     /// `sqrt(1 - beta2^step)`.
@@ -46,13 +64,13 @@ pub struct AdamW {
     pub average_decay: Option<f64>,
 }
 
-impl AdamW {
+impl<'a> AdamW<'a> {
     /// Update number `step`, from 1. The average starts as a copy after the first update.
-    pub fn new(settings: &AdamWSettings, step: u64, lr: f64, has_average: bool) -> Self {
+    pub fn new(settings: &AdamWSettings, step: u64, rates: &'a [f64], has_average: bool) -> Self {
         // `powf`, since a long run has more steps than `powi` counts.
         let step = step as f64;
         Self {
-            lr,
+            rates,
             correction1: 1.0 - settings.beta1.powf(step),
             correction2: (1.0 - settings.beta2.powf(step)).sqrt(),
             beta1: settings.beta1,
@@ -64,10 +82,14 @@ impl AdamW {
         }
     }
 
-    /// Factor of the weights of a group before their step, and the size of the step.
-    pub fn of_group(&self, group: &Group) -> (f64, f64) {
-        let lr = self.lr * group.lr_factor;
-        (1.0 - lr * group.weight_decay, lr / self.correction1)
+    /// Factor of the weights of a group before their step, and the size of the step; none for
+    /// what is frozen.
+    pub fn of_group(&self, group: &WeightGroup) -> Option<(f64, f64)> {
+        if group.frozen {
+            return None;
+        }
+        let lr = self.rates[group.rate];
+        Some((1.0 - lr * group.weight_decay, lr / self.correction1))
     }
 }
 

@@ -398,6 +398,57 @@ pub struct CosineLoss {
     pub partials: Region,
 }
 
+/// What a classifier takes of each image: `pooled = mean over its last tokens of Norm(x)`. The
+/// normed stream itself is not written.
+#[derive(Debug, Clone, Copy)]
+pub struct Pool {
+    /// Sizes; B is `rows.rows / rows.tokens`.
+    pub rows: Rows,
+    /// M: the last so many tokens of an image are taken, at least one.
+    pub taken: usize,
+    /// `[N, D]`, wide: the stream behind the last block.
+    pub x: Region,
+    /// Of the final norm, `[D]`, wide.
+    pub weight: Region,
+    /// Of the final norm, `[D]`, wide.
+    pub bias: Region,
+    /// `[B, D]`, wide.
+    pub pooled: Region,
+}
+
+impl Pool {
+    /// B.
+    pub fn images(&self) -> usize {
+        self.rows.rows / self.rows.tokens
+    }
+}
+
+/// The backward of [`Pool`]: the gradient of the stream before the final norm, written anew, and
+/// zero for the tokens that are not taken.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolBackward {
+    /// As in [`Pool`].
+    pub rows: Rows,
+    /// As in [`Pool`].
+    pub taken: usize,
+    /// As in [`Pool`].
+    pub x: Region,
+    /// As in [`Pool`].
+    pub weight: Region,
+    /// `[B, D]`, wide: the gradient of `pooled`.
+    pub d_pooled: Region,
+    /// `[N, D]`, wide.
+    pub dx: Region,
+    /// `[D]`, wide, added to.
+    pub d_weight: Region,
+    /// `[D]`, wide, added to.
+    pub d_bias: Region,
+    /// The last branch.
+    pub added: Option<BranchGradient>,
+    /// See [`Device::partial_values`].
+    pub partials: Region,
+}
+
 /// The end of the gradient of a linear layer inside of a LayerScale, `y = scale * (W a + b)`.
 ///
 /// The backward sums G = (dx)^T a and g = sum dx, and never needs y: d scale = rows of G . W + g b,
@@ -533,6 +584,10 @@ pub trait Device {
     /// What the last [`Self::cosine_loss`] found: sums of the cosines with what comes next and with
     /// what is there, and how often the second is greater.
     fn cosine_sums(&mut self) -> Result<[f64; 3], Self::Error>;
+    /// See [`Pool`].
+    fn pool(&mut self, args: &Pool) -> Result<(), Self::Error>;
+    /// See [`PoolBackward`].
+    fn pool_backward(&mut self, args: &PoolBackward) -> Result<(), Self::Error>;
     /// See [`LayerScale`].
     fn layer_scale(&mut self, args: &LayerScale) -> Result<(), Self::Error>;
     /// The norm of the gradient; the device remembers by how much it is to be clipped.
@@ -541,9 +596,13 @@ pub trait Device {
         gradient: Region,
         max_norm: Option<f64>,
     ) -> Result<f64, Self::Error>;
-    /// The groups of weights for [`Self::adamw`], in order and without gaps.
-    fn set_groups(&mut self, groups: &[Group]) -> Result<(), Self::Error>;
-    /// Clips and applies the gradient, and makes narrow copies of the new weights. Where the norm
-    /// is not finite, nothing is changed.
-    fn adamw(&mut self, arenas: &Arenas, rule: &AdamW) -> Result<(), Self::Error>;
+    /// Clips and applies the gradient by the rule of each group, and makes narrow copies of the new
+    /// weights. The groups are in order and without gaps. Where the norm is not finite, nothing is
+    /// changed.
+    fn adamw(
+        &mut self,
+        arenas: &Arenas,
+        groups: &[Group],
+        rule: &AdamW<'_>,
+    ) -> Result<(), Self::Error>;
 }

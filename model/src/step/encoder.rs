@@ -42,7 +42,6 @@ impl<D: Device> Step<D> {
     /// From the gradient of the stream behind the last block, which the objective has left with
     /// what its last branch needs, to all weights.
     pub(crate) fn backward(&mut self) -> Result<(), D::Error> {
-        self.progress.norm = None;
         for index in (0..self.shape.blocks).rev() {
             self.mlp_backward(index)?;
             self.attention_backward(index)?;
@@ -413,14 +412,16 @@ impl<D: Device> Step<D> {
         self.regions.partials
     }
 
-    /// The final norm, and the gradients of its weight and bias.
-    pub(crate) fn final_norm(&self) -> (Norm, [Region; 2]) {
+    /// The final norm.
+    pub(crate) fn final_norm(&self) -> Norm {
         let (place, regions) = (self.layout.norm, &self.regions);
-        let norm = self.norm_of(place, regions.normed_output, regions.output_statistics);
-        (
-            norm,
-            place.map(|place| self.gradient(place, self.shape.width)),
-        )
+        self.norm_of(place, regions.normed_output, regions.output_statistics)
+    }
+
+    /// The gradients of its weight and bias; there are none where nothing is trained.
+    pub(crate) fn final_norm_gradients(&self) -> [Region; 2] {
+        let places = self.layout.norm;
+        places.map(|place| self.gradient(place, self.shape.width))
     }
 
     pub(crate) fn rows(&self) -> Rows {

@@ -62,6 +62,9 @@ pub(super) struct Regions {
     pub(super) output_statistics: [Region; 2],
     /// The final norm of it, narrow, in memory that is free then.
     pub(super) normed_output: Region,
+    /// Of a classifier, `[B, D]` each: what its head gets, and the gradient of that.
+    pub(super) pooled: Region,
+    pub(super) d_pooled: Region,
     /// `[N, D]`, narrow: what a branch adds, or a gradient of that width.
     pub(super) product: Region,
     /// Gradient of an activation, `[N, mlp]`, or of queries, keys and values, `[N, 3 D]`; narrow.
@@ -187,6 +190,7 @@ impl Regions {
             ));
         let has_scale = trains && config.layerscale_value.is_some();
         let has_copy = trains && (D::HAS_NARROW || options.drop_path);
+        let pooled = layout.head.as_ref().map_or(0, |_| shape.images * width);
         let d_wide = shape.mlp.max(3 * width);
         let mut regions = Self {
             weights,
@@ -209,6 +213,8 @@ impl Regions {
             output: take("residual stream", rows * width, wide),
             output_statistics: [0; 2].map(|_| take("statistics", rows, wide)),
             normed_output: Region::default(),
+            pooled: take("pooled outputs", pooled, wide),
+            d_pooled: take("pooled outputs", in_training(pooled), wide),
             product: take("workspace", rows.max(embedded) * width, narrow),
             d_wide: take("workspace", in_training(rows * d_wide), narrow),
             d_up: take("workspace", in_training(rows * shape.up), narrow),

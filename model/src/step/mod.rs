@@ -3,6 +3,7 @@
 //! of the update (`adamw.rs`) and all that an update changes (`state.rs`). What the encoder's output
 //! is for is a [`crate::objective::Objective`].
 pub mod adamw;
+mod classifier;
 pub mod device;
 mod encoder;
 mod memory;
@@ -15,6 +16,7 @@ mod step;
 
 pub(crate) use options::Shape;
 pub use options::{Kept, Pass, StepOptions, tokens_of_patches};
+pub(crate) use places::HeadPlaces;
 pub use places::Layout;
 pub use plan::MemoryPlan;
 pub use state::FlatState;

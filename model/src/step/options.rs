@@ -63,6 +63,20 @@ impl StepOptions {
         }
     }
 
+    /// What the model is made for: all tokens of a classifier, else NEPA's pretraining; dropping
+    /// branches where the model does.
+    pub fn training(config: &NepaConfig, images: usize) -> Self {
+        let options = if config.is_classifier() {
+            Self::whole(config, images)
+        } else {
+            Self::pretraining(config, images)
+        };
+        Self {
+            drop_path: config.drop_path_prob > 0.0,
+            ..options
+        }
+    }
+
     /// All tokens, forward only.
     pub fn inference(config: &NepaConfig, images: usize, causal: bool) -> Self {
         Self {
@@ -76,6 +90,9 @@ impl StepOptions {
     pub(super) fn check(&self, config: &NepaConfig) -> Result<(), ModelError> {
         let refused = |reason| Err(ModelError::Step { reason });
         let shape = Shape::new(config, self);
+        if config.use_mask_token {
+            return refused("it masks no patches: the engine \"autograd\" does");
+        }
         if self.images == 0 || shape.patches == 0 {
             return refused("it is made for no image, or for images of no patch");
         }

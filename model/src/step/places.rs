@@ -42,6 +42,18 @@ pub(super) struct BlockPlaces {
     pub(super) mlp_scale: Option<usize>,
 }
 
+/// Where the head of a classifier is: `all` in the arenas, behind all else, and each weight in that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HeadPlaces {
+    pub(crate) all: Range<usize>,
+    /// Weight and bias of the norm of what is pooled, `[D]` each, if the model has it.
+    pub(crate) norm: Option<[Range<usize>; 2]>,
+    /// `[K, D]`.
+    pub(crate) weight: Range<usize>,
+    /// `[K]`.
+    pub(crate) bias: Range<usize>,
+}
+
 /// The order of the arenas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
@@ -51,9 +63,33 @@ pub struct Layout {
     pub(super) projection: [usize; 2],
     pub(super) blocks: Vec<BlockPlaces>,
     pub(super) norm: [usize; 2],
+    /// Of a classifier.
+    pub(super) head: Option<HeadPlaces>,
     /// Values of a row of patches, and of the patch embedding.
     pub(super) patch_columns: usize,
     len: usize,
+}
+
+impl HeadPlaces {
+    /// Of the offsets of the norm's weight and bias and the linear layer's.
+    fn new(offsets: [Option<usize>; 4], places: &[Place]) -> Option<Self> {
+        let start = offsets.into_iter().flatten().next()?;
+        let range = |offset: usize| {
+            let place = places.iter().find(|place| place.offset == offset)?;
+            let first = offset - start;
+            Some(first..first + place.source.len())
+        };
+        let [norm_weight, norm_bias, weight, bias] = offsets.map(|offset| range(offset?));
+        let bias = bias?;
+        Some(Self {
+            all: start..start + bias.end,
+            norm: norm_weight
+                .zip(norm_bias)
+                .map(|(weight, bias)| [weight, bias]),
+            weight: weight?,
+            bias,
+        })
+    }
 }
 
 impl Layout {
@@ -142,6 +178,15 @@ impl Layout {
             }
         });
         let blocks = blocks.collect();
+        let head = [
+            "fc_norm.weight",
+            "fc_norm.bias",
+            "classifier.weight",
+            "classifier.bias",
+        ]
+        .map(|name| put(name.to_owned(), false));
+        // Of an ablation, which no step computes.
+        put(format!("{embeddings}.mask_token"), false);
         let there = |offset: Option<usize>| offset.expect("every model has it");
         let patch_columns = places[1].stride;
         let layout = Self {
@@ -149,6 +194,7 @@ impl Layout {
             projection: projection.map(there),
             norm: norm.map(there),
             blocks,
+            head: HeadPlaces::new(head, &places),
             patch_columns,
             len: len.next_multiple_of(ALIGNMENT),
             places,

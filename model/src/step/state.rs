@@ -1,7 +1,7 @@
 //! All that training changes: its way to the device and back, the end of a gradient, the update.
-use super::adamw::{AdamW, AdamWSettings, Group};
+use super::adamw::{AdamW, AdamWSettings, Group, WeightGroup};
 use super::device::{Arenas, Device, LayerScale, Region};
-use super::step::{Progress, Step};
+use super::step::{Gradient, Progress, Step};
 use crate::ModelError;
 use crate::real::Real;
 
@@ -35,17 +35,14 @@ impl<T: Real> FlatState<T> {
 }
 
 impl<D: Device> Step<D> {
-    /// Weight decay and factor of the learning rate of each weight, by its name.
-    pub fn set_groups(&mut self, of: impl Fn(&str) -> (f64, f64)) -> Result<(), D::Error> {
+    /// What updates do with each weight, by its name. A gradient that [`Self::finish`] has ended
+    /// already is not of these groups and is forgotten.
+    pub fn set_groups(&mut self, of: impl Fn(&str) -> WeightGroup) {
         let runs = self.layout.runs(of).into_iter();
-        let groups = runs.map(|(range, (weight_decay, lr_factor))| Group {
-            range,
-            weight_decay,
-            lr_factor,
-        });
-        self.device.set_groups(&groups.collect::<Vec<_>>())?;
-        self.progress.has_groups = true;
-        Ok(())
+        self.groups = runs.map(|(range, of)| Group { range, of }).collect();
+        if let Gradient::Whole(_) = self.progress.gradient {
+            self.progress.gradient = Gradient::Old;
+        }
     }
 
     /// Takes over weights alone.
@@ -66,8 +63,7 @@ impl<D: Device> Step<D> {
         self.progress = Progress {
             updates: state.updates,
             has_average: !state.average.is_empty(),
-            norm: None,
-            ..self.progress
+            gradient: Gradient::Old,
         };
         Ok(())
     }
@@ -142,13 +138,25 @@ impl<D: Device> Step<D> {
 
     /// Forgets the gradient, so that the next one is not added to it.
     pub fn clear_gradient(&mut self) -> Result<(), D::Error> {
-        self.progress.norm = None;
+        self.progress.gradient = Gradient::Sum;
         self.device.zero(self.regions.gradient)
     }
 
-    /// After the last micro-batch: what was summed becomes the gradient of every weight. Returns
-    /// its norm; the update clips by `max_norm`.
+    /// Whether something may be added to the gradient.
+    pub(crate) fn check_sum(&self) -> Result<(), ModelError> {
+        if self.progress.gradient == Gradient::Sum {
+            return Ok(());
+        }
+        Err(ModelError::Step {
+            reason: "its gradient was ended, applied or never begun: clear it before a micro-batch",
+        })
+    }
+
+    /// After the last micro-batch, once: what was summed becomes the gradient of every weight, and
+    /// that of frozen ones zero. Returns its norm; the update clips by `max_norm`.
     pub fn finish(&mut self, max_norm: Option<f64>) -> Result<f64, D::Error> {
+        self.check_sum()?;
+        self.progress.gradient = Gradient::Old;
         let (width, mlp) = (self.shape.width, self.shape.mlp);
         for index in 0..self.shape.blocks {
             let places = self.layout.blocks[index];
@@ -168,30 +176,37 @@ impl<D: Device> Step<D> {
                 })?;
             }
         }
+        for group in self.groups.iter().filter(|group| group.of.frozen) {
+            let (first, len) = (group.range.start, group.range.len());
+            self.device.zero(self.regions.gradient.part(first, len))?;
+        }
         let norm = self.device.gradient_norm(self.regions.gradient, max_norm)?;
-        self.progress.norm = Some(norm);
+        self.progress.gradient = Gradient::Whole(norm);
         Ok(norm)
     }
 
-    /// Clips and applies the gradient; where its norm is not finite, nothing is changed. Without a
-    /// gradient that [`Self::finish`] has ended since the last update, it is refused.
-    pub fn update(&mut self, settings: &AdamWSettings, lr: f64) -> Result<(), D::Error> {
-        let norm = self.progress.norm.take();
-        let missing = match norm {
-            None => {
-                Some("it has no gradient: after an update, a gradient is summed and ended first")
-            }
-            Some(_) if !self.progress.has_groups => Some("its groups of weights are not set"),
-            Some(_) => None,
+    /// Clips and applies the gradient, at the learning rates to which the groups refer; where its
+    /// norm is not finite, nothing is changed. Without a gradient that [`Self::finish`] has ended
+    /// since the last update, it is refused.
+    pub fn update(&mut self, settings: &AdamWSettings, rates: &[f64]) -> Result<(), D::Error> {
+        let refused = |reason| Err(D::Error::from(ModelError::Step { reason }));
+        let Gradient::Whole(norm) = self.progress.gradient else {
+            return refused(
+                "it has no gradient: after an update, a gradient is summed and ended first",
+            );
         };
-        if let Some(reason) = missing {
-            return Err(D::Error::from(ModelError::Step { reason }));
+        if self.groups.is_empty() {
+            return refused("its groups of weights are not set");
         }
+        if rates.len() < Group::rates(&self.groups) {
+            return refused("its groups of weights have more learning rates than the update");
+        }
+        self.progress.gradient = Gradient::Old;
         self.progress.updates += 1;
         let rule = AdamW::new(
             settings,
             self.progress.updates,
-            lr,
+            rates,
             self.progress.has_average,
         );
         let arenas = Arenas {
@@ -202,8 +217,8 @@ impl<D: Device> Step<D> {
             average: self.regions.average,
             narrow: self.regions.narrow,
         };
-        self.device.adamw(&arenas, &rule)?;
-        if norm.is_some_and(f64::is_finite) {
+        self.device.adamw(&arenas, &self.groups, &rule)?;
+        if norm.is_finite() {
             self.progress.has_average = settings.average_decay.is_some();
         }
         Ok(())

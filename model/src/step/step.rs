@@ -1,4 +1,5 @@
 //! A model on a device.
+use super::adamw::Group;
 use super::device::{Device, Region};
 use super::memory::Regions;
 use super::options::{Shape, StepOptions};
@@ -11,9 +12,19 @@ use crate::{ModelError, NepaConfig};
 pub(super) struct Progress {
     pub(super) updates: u64,
     pub(super) has_average: bool,
-    pub(super) has_groups: bool,
-    /// Of the gradient that waits for its update.
-    pub(super) norm: Option<f64>,
+    pub(super) gradient: Gradient,
+}
+
+/// What the memory of the gradient holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) enum Gradient {
+    /// Nothing, or what an update has applied.
+    #[default]
+    Old,
+    /// Sums of some micro-batches, to which more may be added.
+    Sum,
+    /// The gradient of every weight, of this norm, which waits for its update.
+    Whole(f64),
 }
 
 /// A model on a device, with all memory for its steps.
@@ -28,6 +39,8 @@ pub struct Step<D> {
     /// Sizes of the last pass, which may have had fewer images than there is room for.
     pub(super) shape: Shape,
     pub(super) progress: Progress,
+    /// None until they are set.
+    pub(super) groups: Vec<Group>,
 }
 
 impl<D: Device> Step<D> {
@@ -51,6 +64,7 @@ impl<D: Device> Step<D> {
             plan,
             shape: Shape::new(config, options),
             progress: Progress::default(),
+            groups: Vec::new(),
         })
     }
 

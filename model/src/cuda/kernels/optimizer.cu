@@ -44,10 +44,14 @@ struct GradientNorm {
 };
 static_assert(sizeof(GradientNorm) == 40, "the mirror in Rust expects this size");
 
-// Mirrored in Rust. Consecutive weights with the same settings.
+// Mirrored in Rust. Consecutive weights with the same settings, of one update.
 struct Segment {
     uint64_t start, end;
-    double weight_decay, lr_factor;
+    // What a weight is multiplied by before its step (decoupled decay), and the size of the step.
+    float keep, step_size;
+    // Not 0 if weights and moments stay as they are.
+    uint32_t frozen;
+    uint32_t unused;
 };
 static_assert(sizeof(Segment) == 32, "the mirror in Rust expects this size");
 
@@ -65,9 +69,7 @@ struct AdamW {
     const Segment *segments;
     const NormResult *norm;
     uint64_t len;
-    double lr;
-    // 1 - beta1^step, and the root of 1 - beta2^step.
-    double correction1;
+    // The root of 1 - beta2^step.
     float correction2;
     float beta1, rest1;
     float beta2, rest2;
@@ -76,7 +78,7 @@ struct AdamW {
     float decay, rest;
     uint32_t num_segments;
 };
-static_assert(sizeof(AdamW) == 128, "the mirror in Rust expects this size");
+static_assert(sizeof(AdamW) == 112, "the mirror in Rust expects this size");
 
 // Mirrored in Rust.
 struct CopyToBf16 {
@@ -238,24 +240,21 @@ extern "C" __global__ void __launch_bounds__(STEP_THREADS) adamw_update(const __
     }
     // All threads of the block search for the same one, and then go on from there.
     uint32_t segment = find_segment(args.segments, args.num_segments, first);
-    uint64_t segment_end = 0;
-    float keep = 0.0f, step_size = 0.0f;
+    Segment own = {};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-        if (start + j >= segment_end && start + j < args.len) {
+        if (start + j >= own.end && start + j < args.len) {
             while (start + j >= args.segments[segment].end) {
                 ++segment;
             }
-            const Segment own = args.segments[segment];
-            segment_end = own.end;
-            const double lr = args.lr * own.lr_factor;
-            keep = static_cast<float>(1.0 - lr * own.weight_decay);
-            step_size = static_cast<float>(lr / args.correction1);
+            own = args.segments[segment];
         }
-        const float g = gradient.at[j] * clip;
-        m.at[j] = args.beta1 * m.at[j] + args.rest1 * g;
-        v.at[j] = args.beta2 * v.at[j] + args.rest2 * g * g;
-        weight.at[j] = weight.at[j] * keep - step_size * m.at[j] / (sqrtf(v.at[j]) / args.correction2 + args.eps);
+        if (own.frozen == 0) {
+            const float g = gradient.at[j] * clip;
+            m.at[j] = args.beta1 * m.at[j] + args.rest1 * g;
+            v.at[j] = args.beta2 * v.at[j] + args.rest2 * g * g;
+            weight.at[j] = weight.at[j] * own.keep - own.step_size * m.at[j] / (sqrtf(v.at[j]) / args.correction2 + args.eps);
+        }
         average.at[j] = args.decay * average.at[j] + args.rest * weight.at[j];
     }
     store_some(args.weights, weight, start, args.len);

@@ -1,12 +1,19 @@
 //! The model as a whole: shortened sequence, gradients everywhere, every key of the configuration,
 //! the golden tensors in f64.
+mod ablation;
+mod classification;
+
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::model::{FINAL_NORM, block_name};
+use super::pass::Graph;
 use super::*;
 use crate::init::{Purpose, stream, unit};
-use crate::{HiddenAct, init_weights, read_published};
+use crate::{
+    Classes, HiddenAct, ModelError, NepaConfig, RopeDraw, Weights, init_weights, read_published,
+};
 
 fn pixels(config: &NepaConfig, batch: usize) -> Tensor {
     let mut rng = stream(5, 6, 7, Purpose::Weights);
@@ -27,7 +34,8 @@ fn model(config: &NepaConfig, dtype: DType) -> Nepa {
     let mut weights = init_weights(config, 11);
     let mut rng = stream(12, 13, 14, Purpose::Weights);
     for spec in weights.specs.clone() {
-        let few = spec.shape.len() == 1;
+        // What starts at one value, and LayerScale; the head's matrix starts at 0.
+        let few = spec.shape.len() == 1 || spec.name == "classifier.weight";
         for value in &mut weights.flat[spec.range()] {
             *value = if few {
                 *value + (unit(&mut rng) as f32 - 0.5) * 0.5
@@ -37,6 +45,20 @@ fn model(config: &NepaConfig, dtype: DType) -> Nepa {
         }
     }
     Nepa::new(config, &weights, dtype, &Device::Cpu).expect("a model")
+}
+
+/// A classifier of five classes.
+fn classifier() -> NepaConfig {
+    NepaConfig {
+        is_causal: false,
+        drop_path_prob: 0.3,
+        ..NepaConfig::tiny().to_classifier(Classes::Count(5))
+    }
+}
+
+fn number(scalar: &Tensor) -> f64 {
+    let scalar = scalar.to_dtype(DType::F64).and_then(|one| one.to_scalar());
+    scalar.expect("a number")
 }
 
 fn relative(a: &Tensor, b: &Tensor) -> f64 {
@@ -322,7 +344,9 @@ fn hidden_states_and_attention_are_those_of_the_forward_pass() {
             }
             // What the block adds after attention, from the map and the values.
             let layer = block_name(block);
-            let pass = model.whole_pass(causal).expect("a pass");
+            let pass = model
+                .whole_pass(&RopeDraw::default(), causal, Graph::None)
+                .expect("a pass");
             let normed = pass
                 .norm(state, &format!("{layer}.layernorm_before"))
                 .expect("normed");
@@ -359,10 +383,18 @@ fn new_weights_reach_the_next_pass() {
     assert_eq!(values(&a), values(&b));
 }
 
+/// The folder of golden tensors; without it `test` is skipped out loud.
+fn golden(test: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("NEPA_GOLDEN").map(PathBuf::from);
+    if root.is_none() {
+        eprintln!("SKIPPED: {test}: NEPA_GOLDEN is not set");
+    }
+    root
+}
+
 #[test]
 fn golden_tensors_in_double_precision() {
-    let Some(root) = std::env::var_os("NEPA_GOLDEN").map(PathBuf::from) else {
-        eprintln!("SKIPPED: golden_tensors_in_double_precision: NEPA_GOLDEN is not set");
+    let Some(root) = golden("golden_tensors_in_double_precision") else {
         return;
     };
     for folder in ["gelu", "gated", "large_style"] {

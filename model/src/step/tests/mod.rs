@@ -1,5 +1,7 @@
 //! The step on the CPU against candle's autograd on many configurations, against finite differences,
 //! and against itself: other numbers of threads, other memory, parts of what it can do.
+mod classifier;
+
 use candle_core::{DType, Device, Tensor, Var};
 use rand_core::Rng;
 
@@ -603,18 +605,23 @@ fn what_does_not_fit_is_refused() {
         let error = result.expect_err("refused").to_string();
         assert!(error.contains(part), "{part} in {error}");
     };
-    refused(step.update(&settings, 1.0), "no gradient");
+    refused(step.update(&settings, &[1.0]), "no gradient");
     step.clear_gradient().expect("a gradient");
     let staged = step.stage(&images).expect("images");
     step.add_gradient(staged, 2, &Pass::default(), 1.0, &mut NextEmbedding)
         .expect("a step");
-    refused(step.update(&settings, 1.0), "no gradient");
+    refused(step.update(&settings, &[1.0]), "no gradient");
     step.finish(None).expect("an end");
-    refused(step.update(&settings, 1.0), "groups");
-    step.set_groups(|_| (0.0, 1.0)).expect("groups");
+    refused(step.update(&settings, &[1.0]), "groups");
+    step.set_groups(|_| adamw::WeightGroup {
+        weight_decay: 0.0,
+        rate: 0,
+        frozen: false,
+    });
+    step.clear_gradient().expect("a gradient");
     step.finish(None).expect("an end");
-    step.update(&settings, 1.0).expect("an update");
-    refused(step.update(&settings, 1.0), "no gradient");
+    step.update(&settings, &[1.0]).expect("an update");
+    refused(step.update(&settings, &[1.0]), "no gradient");
 
     let kept = StepOptions {
         kept_patches: Some(3),
