@@ -32,8 +32,10 @@ pub(crate) enum Command {
     Profile(commands::profile::Args),
     Recipes(commands::recipes::Args),
     Pretrain(commands::pretrain::Args),
+    Finetune(commands::finetune::Args),
     Report(commands::report::Args),
     Eval(commands::eval::Args),
+    Predict(commands::predict::Args),
     Export(commands::export::Args),
     Verify(commands::verify::Args),
     Completions(commands::completions::Args),
@@ -43,8 +45,8 @@ pub(crate) enum Command {
 /// The commands in the order in which one comes to them.
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Data", &["sample-data", "pack", "inspect", "profile"]),
-    ("Training", &["recipes", "pretrain", "report"]),
-    ("Weights", &["eval", "export", "verify"]),
+    ("Training", &["recipes", "pretrain", "finetune", "report"]),
+    ("Weights", &["eval", "predict", "export", "verify"]),
     ("Help", &["help", "completions", "man"]),
 ];
 
@@ -70,7 +72,7 @@ const EXIT_CODES: &str = "Exit codes:
   2          the command line is not understood
   130, 143   ended by Ctrl-C or SIGTERM, saved where there
              is something to save; the same command goes on
-             (pretrain: with --resume)
+             (pretrain, finetune: with --resume)
   141        nobody reads the output any more (| head)";
 
 /// The command line, with its commands in groups, which clap does not know.
@@ -118,6 +120,12 @@ impl Cli {
     }
 }
 
+/// Whether the command is one that takes a recipe to train by.
+fn is_training() -> bool {
+    let command = std::env::args().nth(1);
+    command.is_some_and(|command| ["pretrain", "finetune"].contains(&command.as_str()))
+}
+
 /// Says what an argument that is not known was probably meant to be: a value of the recipe
 /// (`--batch 64`), or one of the names that a shell has made of a glob.
 fn with_what_was_meant(mut error: clap::Error) -> clap::Error {
@@ -128,7 +136,7 @@ fn with_what_was_meant(mut error: clap::Error) -> clap::Error {
         return error;
     }
     let given = given.clone();
-    let is_flag = given.starts_with("--") && std::env::args().nth(1).as_deref() == Some("pretrain");
+    let is_flag = given.starts_with("--") && is_training();
     let tip = if given.ends_with(".parquet") {
         "the shell makes several names of a glob: put it in quotes".to_owned()
     } else if let Some(key) = key_like_flag(&given).filter(|_| is_flag) {

@@ -1,6 +1,7 @@
 //! Why a run cannot start or go on: the errors of its parts, and what only a run as a whole can
 //! find wrong.
-use nepa_pipeline::{DatasetError, LoaderError};
+use nepa_model::ModelError;
+use nepa_pipeline::{DatasetError, LoaderError, MixError, SampleId};
 
 use crate::checkpoint::CheckpointError;
 use crate::console::messages::quoted;
@@ -9,6 +10,7 @@ use crate::engine::EngineError;
 use crate::logs::LogError;
 use crate::output::OutputError;
 use crate::recipe::RecipeError;
+use crate::weights::WeightsError;
 
 /// A run cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +61,15 @@ pub(crate) enum RunError {
         current: String,
     },
     #[error(
+        "cannot resume {}: it holds a run of `{command}`\ntip: go on with that command, or give \
+         another --out",
+        quoted(place)
+    )]
+    OtherKind {
+        place: String,
+        command: &'static str,
+    },
+    #[error(
         "cannot resume {} with fewer steps: the run has train.steps = {saved}{}, \
          the recipe and command line now say {current}\
          \ntip: --set train.steps={saved} goes on with it; --max-steps STEP stops early",
@@ -77,6 +88,27 @@ pub(crate) enum RunError {
         quoted(place)
     )]
     OtherData { place: String, changes: String },
+    /// Pretraining would begin with a classifier.
+    #[error(
+        "{} holds a classifier; pretraining begins with weights of pretraining\
+         \ntip: give the run or folder that it was fine-tuned from",
+        quoted(place)
+    )]
+    InitClassifier { place: String },
+    /// Pretraining would begin with weights of another architecture.
+    #[error(
+        "the weights in {} are of another architecture than the recipe's: their {key} is {theirs}, \
+         model.{key} of the recipe is {ours}\
+         \ntip: --set model.{key}={theirs}, or begin with other weights",
+        quoted(place)
+    )]
+    InitArchitecture {
+        place: String,
+        /// The first key of `config.json` that differs.
+        key: String,
+        theirs: String,
+        ours: String,
+    },
     /// Resuming with shards of the same names and sizes, but other content.
     #[error(
         "cannot resume {place}: since its step {step} these shards have other content: {shards}. \
@@ -103,6 +135,42 @@ pub(crate) enum RunError {
         file: String,
         /// Some of them.
         first_ids: String,
+    },
+    #[error(
+        "there are no labels to fine-tune with: {why}\ntip: finetune.label_column names a column; \
+         `nepa inspect` shows those of the shards"
+    )]
+    NoLabels { why: String },
+    /// Labels and classes do not go together.
+    #[error("labels in {labels}: {problem}\ntip: {tip}")]
+    Classes {
+        labels: String,
+        problem: String,
+        tip: &'static str,
+    },
+    /// An image of a step has no class.
+    #[error(
+        "the image ({id}) of step {step} cannot be trained on: {problem}. The step before is \
+         saved\ntip: leave such rows out of the shards, or set finetune.classes, \
+         finetune.num_classes or finetune.label_column for what they hold"
+    )]
+    Label {
+        step: u64,
+        id: SampleId,
+        problem: String,
+    },
+    #[error(transparent)]
+    Mix(#[from] MixError),
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    #[error(
+        "the weights in {} cannot become the classifier of the recipe",
+        quoted(place)
+    )]
+    From { place: String, source: ModelError },
+    #[error("cannot evaluate")]
+    Evaluation {
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The loader had no batch, though it runs without end.
     #[error("the loader ended at step {step} of {steps}; this is a bug")]

@@ -34,6 +34,7 @@ pub mod device;
 pub mod engine;
 mod error;
 mod eval;
+pub mod finetune;
 pub mod golden;
 mod inspect;
 mod logs;
@@ -47,5 +48,7 @@ mod run;
 mod sample_data;
 pub mod schedule;
 mod signals;
+pub mod transform;
+mod weights;
 
 pub use program::main;

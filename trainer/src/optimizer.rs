@@ -3,10 +3,10 @@
 //! `nepa_model::step::adamw`'s.
 use nepa_model::ParamSpec;
 use nepa_model::cpu::{AdamWArrays, apply_adamw};
-use nepa_model::step::adamw::{AdamW, AdamWSettings, Group, clip_factor};
+use nepa_model::step::adamw::{AdamW, AdamWSettings, Group, WeightGroup, clip_factor};
 use serde::{Deserialize, Serialize};
 
-/// Settings of [`Optimizer`]; the defaults are the published ones.
+/// The optimiser of a recipe; the defaults are those published for pretraining.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
@@ -95,10 +95,19 @@ pub struct OptimizerState {
     pub ema: Vec<f32>,
 }
 
+/// What holds for all updates of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct UpdateSettings {
+    /// AdamW's numbers, and the moving average's.
+    pub adamw: AdamWSettings,
+    /// Global norm to which gradients are clipped; none does not clip.
+    pub max_grad_norm: Option<f64>,
+}
+
 /// AdamW over one flat buffer.
 #[derive(Debug, Clone)]
 pub struct Optimizer {
-    config: OptimizerConfig,
+    settings: UpdateSettings,
     groups: Vec<Group>,
     state: OptimizerState,
 }
@@ -130,26 +139,15 @@ pub enum OptimizerError {
     },
 }
 
-impl From<&OptimizerConfig> for AdamWSettings {
-    fn from(config: &OptimizerConfig) -> Self {
-        Self {
-            beta1: config.beta1,
-            beta2: config.beta2,
-            eps: config.eps,
-            average_decay: config.ema_decay,
-        }
-    }
-}
-
 /// Whether the settings are possible and a saved state fits the model.
 pub fn check_state(
-    config: &OptimizerConfig,
+    settings: &UpdateSettings,
     specs: &[ParamSpec],
     state: &OptimizerState,
 ) -> Result<(), OptimizerError> {
-    config.validate()?;
+    settings.validate()?;
     let expected = specs.iter().map(ParamSpec::len).sum();
-    let averaged = if config.ema_decay.is_some() && state.step > 0 {
+    let averaged = if settings.adamw.average_decay.is_some() && state.step > 0 {
         expected
     } else {
         0
@@ -173,30 +171,39 @@ pub fn check_state(
 impl Optimizer {
     /// Goes on from a saved state.
     pub fn from_state(
-        config: &OptimizerConfig,
+        settings: UpdateSettings,
+        group: impl Fn(&str) -> WeightGroup,
         specs: &[ParamSpec],
         state: OptimizerState,
     ) -> Result<Self, OptimizerError> {
-        check_state(config, specs, &state)?;
+        check_state(&settings, specs, &state)?;
         let mut groups: Vec<Group> = Vec::new();
         for spec in specs {
-            let (weight_decay, lr_factor) = config.group(&spec.name);
+            let of = group(&spec.name);
             match groups.last_mut() {
-                Some(last) if (last.weight_decay, last.lr_factor) == (weight_decay, lr_factor) => {
-                    last.range.end = spec.range().end;
-                }
+                Some(last) if last.of == of => last.range.end = spec.range().end,
                 _ => groups.push(Group {
                     range: spec.range(),
-                    weight_decay,
-                    lr_factor,
+                    of,
                 }),
             }
         }
         Ok(Self {
-            config: config.clone(),
+            settings,
             groups,
             state,
         })
+    }
+
+    /// Goes on from another state of the same model.
+    pub fn set_state(
+        &mut self,
+        specs: &[ParamSpec],
+        state: OptimizerState,
+    ) -> Result<(), OptimizerError> {
+        check_state(&self.settings, specs, &state)?;
+        self.state = state;
+        Ok(())
     }
 
     /// What it remembers.
@@ -204,14 +211,27 @@ impl Optimizer {
         &self.state
     }
 
-    /// Its settings.
-    pub fn config(&self) -> &OptimizerConfig {
-        &self.config
+    /// Learning rates that an update needs.
+    pub fn num_rates(&self) -> usize {
+        Group::rates(&self.groups)
     }
 
-    /// One update of `weights` by `gradients` of that norm, at learning rate `lr`. Where the norm is
-    /// not finite, nothing is changed.
-    pub fn step_with_norm(&mut self, weights: &mut [f32], gradients: &[f32], lr: f64, norm: f64) {
+    /// Forgets the gradient of what is frozen, so that it has no share in the norm.
+    pub fn forget_frozen(&self, gradients: &mut [f32]) {
+        for group in self.groups.iter().filter(|group| group.of.frozen) {
+            gradients[group.range.clone()].fill(0.0);
+        }
+    }
+
+    /// One update of `weights` by `gradients` of that norm, at the learning rates to which the
+    /// groups refer. Where the norm is not finite, nothing is changed.
+    pub fn step_with_norm(
+        &mut self,
+        weights: &mut [f32],
+        gradients: &[f32],
+        rates: &[f64],
+        norm: f64,
+    ) {
         let len = self.state.m.len();
         assert_eq!(
             (weights.len(), gradients.len()),
@@ -222,9 +242,8 @@ impl Optimizer {
         if !norm.is_finite() {
             return;
         }
-        let settings = AdamWSettings::from(&self.config);
         let has_average = !self.state.ema.is_empty();
-        let rule = AdamW::new(&settings, self.state.step, lr, has_average);
+        let rule = AdamW::new(&self.settings.adamw, self.state.step, rates, has_average);
         if rule.average_decay.is_some() {
             self.state.ema.resize(len, 0.0);
         }
@@ -235,71 +254,84 @@ impl Optimizer {
             v: &mut self.state.v,
             average: &mut self.state.ema,
         };
-        let clip = clip_factor(norm, self.config.max_grad_norm);
+        let clip = clip_factor(norm, self.settings.max_grad_norm);
         apply_adamw(arrays, &self.groups, &rule, clip);
     }
 }
 
 impl OptimizerConfig {
-    /// Weight decay, and factor of the learning rate, of the weight of that name.
-    pub fn group(&self, name: &str) -> (f64, f64) {
-        let decay = if decays(name) { self.weight_decay } else { 0.0 };
-        let lr_factor = if is_embedding(name) {
-            self.embedding_lr_factor
-        } else {
-            1.0
-        };
-        (decay, lr_factor)
+    /// What holds for all updates.
+    pub fn settings(&self) -> UpdateSettings {
+        UpdateSettings {
+            adamw: AdamWSettings {
+                beta1: self.beta1,
+                beta2: self.beta2,
+                eps: self.eps,
+                average_decay: self.ema_decay,
+            },
+            max_grad_norm: self.max_grad_norm,
+        }
+    }
+
+    /// What pretraining's updates do with the weight of that name, at one of [`Self::rates`].
+    pub fn group(&self, name: &str) -> WeightGroup {
+        WeightGroup {
+            weight_decay: if decays(name) { self.weight_decay } else { 0.0 },
+            rate: is_embedding(name).into(),
+            frozen: false,
+        }
+    }
+
+    /// The learning rates of one of pretraining's updates: of all weights, and of the embeddings.
+    pub fn rates(&self, lr: f64) -> [f64; 2] {
+        [lr, lr * self.embedding_lr_factor]
     }
 
     /// Checks the values.
     pub fn validate(&self) -> Result<(), OptimizerError> {
-        let fraction = "it must be at least 0 and less than 1";
-        let positive = "it must be finite and positive";
-        let not_negative = "it must be finite and not negative";
-        let is_positive = |value: f64| value.is_finite() && value > 0.0;
-        let is_not_negative = |value: f64| value.is_finite() && value >= 0.0;
-        let norm = self.max_grad_norm.unwrap_or(1.0);
-        let average = self.ema_decay.unwrap_or(0.0);
-        for (key, value, holds, rule) in [
-            (
-                "beta1",
-                self.beta1,
-                (0.0..1.0).contains(&self.beta1),
-                fraction,
-            ),
-            (
-                "beta2",
-                self.beta2,
-                (0.0..1.0).contains(&self.beta2),
-                fraction,
-            ),
-            ("eps", self.eps, is_positive(self.eps), positive),
-            (
-                "weight_decay",
-                self.weight_decay,
-                is_not_negative(self.weight_decay),
-                not_negative,
-            ),
-            ("max_grad_norm", norm, is_positive(norm), positive),
-            (
-                "embedding_lr_factor",
-                self.embedding_lr_factor,
-                is_not_negative(self.embedding_lr_factor),
-                not_negative,
-            ),
-            (
-                "ema_decay",
-                average,
-                (0.0..1.0).contains(&average),
-                fraction,
-            ),
+        self.settings().validate()?;
+        for (key, value) in [
+            ("weight_decay", self.weight_decay),
+            ("embedding_lr_factor", self.embedding_lr_factor),
         ] {
-            if !holds {
-                return Err(OptimizerError::Setting { key, value, rule });
-            }
+            let holds = value.is_finite() && value >= 0.0;
+            check(key, value, holds, "it must be finite and not negative")?;
         }
         Ok(())
+    }
+}
+
+impl UpdateSettings {
+    /// Checks the values.
+    pub fn validate(&self) -> Result<(), OptimizerError> {
+        let adamw = &self.adamw;
+        for (key, value) in [
+            ("beta1", adamw.beta1),
+            ("beta2", adamw.beta2),
+            ("ema_decay", adamw.average_decay.unwrap_or(0.0)),
+        ] {
+            let holds = (0.0..1.0).contains(&value);
+            check(key, value, holds, "it must be at least 0 and less than 1")?;
+        }
+        let norm = self.max_grad_norm.unwrap_or(1.0);
+        for (key, value) in [("eps", adamw.eps), ("max_grad_norm", norm)] {
+            let holds = value.is_finite() && value > 0.0;
+            check(key, value, holds, "it must be finite and positive")?;
+        }
+        Ok(())
+    }
+}
+
+fn check(
+    key: &'static str,
+    value: f64,
+    holds: bool,
+    rule: &'static str,
+) -> Result<(), OptimizerError> {
+    if holds {
+        Ok(())
+    } else {
+        Err(OptimizerError::Setting { key, value, rule })
     }
 }
 

@@ -12,13 +12,18 @@ fn fresh(config: &OptimizerConfig, specs: &[ParamSpec]) -> Result<Optimizer, Opt
         v: vec![0.0; len],
         ema: Vec::new(),
     };
-    Optimizer::from_state(config, specs, state)
+    Optimizer::from_state(config.settings(), |name| config.group(name), specs, state)
 }
 
-/// One update; the norm of the gradient.
-fn update(optimizer: &mut Optimizer, weights: &mut [f32], gradients: &[f32], lr: f64) -> f64 {
+/// One update of pretraining; the norm of the gradient.
+fn update(
+    optimizer: &mut Optimizer,
+    weights: &mut [f32],
+    gradients: &[f32],
+    rates: [f64; 2],
+) -> f64 {
     let norm = global_norm(gradients);
-    optimizer.step_with_norm(weights, gradients, lr, norm);
+    optimizer.step_with_norm(weights, gradients, &rates, norm);
     norm
 }
 
@@ -69,7 +74,7 @@ fn decay_goes_by_name() {
             .iter()
             .find(|group| group.range.start <= spec.offset && spec.range().end <= group.range.end);
         assert_eq!(
-            group.expect("covered").weight_decay > 0.0,
+            group.expect("covered").of.weight_decay > 0.0,
             decays(&spec.name),
             "{}",
             spec.name
@@ -101,7 +106,7 @@ fn steps_are_those_of_the_formulas() {
             .map(|i| (step * (i + 1)) as f32 * 0.3 - 1.0)
             .collect();
         let lr = 0.01 * f64::from(step);
-        let norm = update(&mut optimizer, &mut weights, &gradients, lr);
+        let norm = update(&mut optimizer, &mut weights, &gradients, config.rates(lr));
         let true_norm = gradients
             .iter()
             .map(|g| f64::from(*g).powi(2))
@@ -157,7 +162,7 @@ fn a_norm_that_is_not_finite_changes_nothing() {
     let specs = [spec("a.weight", 3, 0)];
     let mut optimizer = fresh(&OptimizerConfig::default(), &specs).expect("valid");
     let mut weights = [1.0f32, 2.0, 3.0];
-    optimizer.step_with_norm(&mut weights, &[1.0, f32::NAN, 0.0], 1.0, f64::NAN);
+    optimizer.step_with_norm(&mut weights, &[1.0, f32::NAN, 0.0], &[1.0], f64::NAN);
     assert_eq!(
         weights.map(f32::to_bits),
         [1.0f32, 2.0, 3.0].map(f32::to_bits)
@@ -172,22 +177,81 @@ fn a_restored_state_goes_on_bit_for_bit() {
     let gradients: Vec<f32> = (0..47).map(|i| (i as f32 * 0.7).sin()).collect();
     let mut straight = fresh(&config, &specs).expect("valid");
     let mut weights = vec![0.1f32; 47];
-    update(&mut straight, &mut weights, &gradients, 1e-2);
+    let rates = config.rates(1e-2);
+    update(&mut straight, &mut weights, &gradients, rates);
     let mut again = weights.clone();
+    let group = |name: &str| config.group(name);
+    let settings = config.settings();
     let mut restored =
-        Optimizer::from_state(&config, &specs, straight.state().clone()).expect("valid");
-    update(&mut straight, &mut weights, &gradients, 1e-2);
-    update(&mut restored, &mut again, &gradients, 1e-2);
+        Optimizer::from_state(settings, group, &specs, straight.state().clone()).expect("valid");
+    update(&mut straight, &mut weights, &gradients, rates);
+    update(&mut restored, &mut again, &gradients, rates);
     assert_eq!((weights, straight.state()), (again, restored.state()));
     let mut short = straight.state().clone();
     short.v.pop();
-    let error = Optimizer::from_state(&config, &specs, short)
+    let error = Optimizer::from_state(settings, group, &specs, short)
         .expect_err("another model")
         .to_string();
     assert!(
         error.contains("second moment") && error.contains("46"),
         "{error}"
     );
+}
+
+#[test]
+fn what_is_frozen_stays_bit_for_bit_but_is_in_the_average() {
+    let specs = [
+        spec("a.weight", 3, 0),
+        spec("b.weight", 2, 3),
+        spec("c.weight", 2, 5),
+    ];
+    let config = OptimizerConfig {
+        ema_decay: Some(0.5),
+        ..OptimizerConfig::default()
+    };
+    let group = |name: &str| WeightGroup {
+        weight_decay: 0.1,
+        // One that no update has.
+        rate: if name == "b.weight" { 9 } else { 0 },
+        frozen: name == "b.weight",
+    };
+    let state = OptimizerState {
+        step: 1,
+        m: vec![0.25; 7],
+        v: vec![0.125; 7],
+        ema: vec![0.0; 7],
+    };
+    let mut optimizer =
+        Optimizer::from_state(config.settings(), group, &specs, state).expect("valid");
+    assert_eq!(optimizer.num_rates(), 1);
+    let mut weights = [0.5f32; 7];
+    let mut gradients = [1.0f32, 2.0, 2.0, f32::NAN, 1e30, 0.0, 4.0];
+    optimizer.forget_frozen(&mut gradients);
+    let norm = global_norm(&gradients);
+    assert!((norm - 5.0).abs() < 1e-12, "{norm}");
+    optimizer.step_with_norm(&mut weights, &gradients, &[0.1], norm);
+    let state = optimizer.state();
+    for (number, frozen) in [false, false, false, true, true, false, false]
+        .into_iter()
+        .enumerate()
+    {
+        for (what, value, before) in [
+            ("weight", weights[number], 0.5f32),
+            ("m", state.m[number], 0.25),
+            ("v", state.v[number], 0.125),
+        ] {
+            assert_eq!(
+                value.to_bits() == before.to_bits(),
+                frozen,
+                "{what} {number}"
+            );
+        }
+        let average = 0.5 * weights[number];
+        assert!(
+            (state.ema[number] - average).abs() < 1e-7,
+            "average {number}"
+        );
+    }
 }
 
 #[test]

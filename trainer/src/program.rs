@@ -60,7 +60,11 @@ pub fn main() -> std::process::ExitCode {
         .init();
     if matches!(
         cli.command,
-        Command::Inspect(_) | Command::Verify(_) | Command::Profile(_) | Command::Recipes(_)
+        Command::Inspect(_)
+            | Command::Verify(_)
+            | Command::Profile(_)
+            | Command::Recipes(_)
+            | Command::Predict(_)
     ) {
         print::end_with_reader();
     }
@@ -72,7 +76,9 @@ pub fn main() -> std::process::ExitCode {
         Command::Pack(args) => commands::pack::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Pretrain(args) => commands::pretrain::run(args),
+        Command::Finetune(args) => commands::finetune::run(args),
         Command::Eval(args) => commands::eval::run(args),
+        Command::Predict(args) => commands::predict::run(&args),
         Command::Recipes(args) => commands::recipes::run(args),
         Command::Report(args) => commands::report::run(args),
         Command::Verify(args) => commands::verify::run(args),

@@ -15,9 +15,10 @@ pub(crate) const FILES: [&str; 5] = [
 ];
 /// Files that a checkpoint has beside them, where there is something to say: the shards of the data
 /// set, and the logs as they were, where the output is a store.
-pub(crate) const MORE_FILES: [&str; 4] = [
+pub(crate) const MORE_FILES: [&str; 5] = [
     "dataset.json",
     "metrics.jsonl.zst",
+    "evals.jsonl.zst",
     "events.zst",
     "bad_samples.jsonl.zst",
 ];

@@ -16,7 +16,7 @@ pub(crate) use files::{FILES, MANIFEST, MORE_FILES, MoreFiles};
 pub(crate) use manifest::{Manifest, read_manifest, verify_folder};
 pub use read::read_folder;
 pub(crate) use read::{read_more, read_state, read_weights};
-pub(crate) use state::{Checkpoint, FileLengths, RunState};
+pub(crate) use state::{BestEval, Checkpoint, EvalState, FileLengths, RunState};
 pub(crate) use write::{make_files, write_folder};
 
 #[cfg(test)]

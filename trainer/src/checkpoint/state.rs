@@ -21,6 +21,32 @@ pub struct FileLengths {
     pub events_bytes: Option<u64>,
     /// The sample trace, if written.
     pub trace_bytes: Option<u64>,
+    /// `evals.jsonl`, of a run that evaluates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evals_bytes: Option<u64>,
+}
+
+/// What a run that evaluates remembers of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalState {
+    /// The last step that was evaluated; 0 before there is one.
+    pub last_step: u64,
+    /// The best of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<BestEval>,
+}
+
+/// The best evaluation of a run so far.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BestEval {
+    /// Optimiser steps done.
+    pub step: u64,
+    /// Epochs done.
+    pub epoch: u64,
+    /// Share of images that were right, by the moving average where there is one.
+    pub top1: f64,
 }
 
 /// `state.json`: where the run stands.
@@ -42,6 +68,9 @@ pub struct RunState {
     /// ([`crate::engine::Engine::choices`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<serde_json::Value>,
+    /// What was evaluated, of a run that does so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluated: Option<EvalState>,
 }
 
 impl RunState {

@@ -12,7 +12,7 @@ use super::tensors::tensors;
 use super::write::json;
 use super::*;
 use crate::engine::TrainingState;
-use crate::output::Output;
+use crate::output::{Output, Retention};
 use crate::recipe::{CheckpointSection, Recipe};
 
 static RUNTIME: LazyLock<IoRuntime> = LazyLock::new(|| IoRuntime::new(1).unwrap());
@@ -49,6 +49,7 @@ fn sample(step: u64) -> Checkpoint {
         metrics_bytes: 10,
         events_bytes: None,
         trace_bytes: Some(3),
+        evals_bytes: None,
     };
     Checkpoint {
         state: RunState {
@@ -59,6 +60,7 @@ fn sample(step: u64) -> Checkpoint {
             files,
             recipe,
             engine: Some(serde_json::json!({"chosen": [1, 2]})),
+            evaluated: None,
         },
         training,
     }
@@ -73,9 +75,13 @@ fn output(folder: &Path) -> Output {
     open(folder).unwrap()
 }
 
-fn save(output: &Output, step: u64, keep: usize) {
+fn save(output: &Output, step: u64, newest: usize) {
+    let retention = Retention {
+        newest,
+        milestone_steps: None,
+    };
     output
-        .save(&sample(step), MoreFiles::new(), Vec::new(), keep)
+        .save(&sample(step), MoreFiles::new(), Vec::new(), retention)
         .unwrap();
 }
 

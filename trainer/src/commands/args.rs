@@ -1,13 +1,15 @@
 //! Arguments that several commands take, and what they make of them.
 use anyhow::ensure;
 use clap::ValueEnum;
-use nepa_pipeline::{DatasetConfig, IoRuntime, Normalize};
+use nepa_pipeline::{DatasetConfig, IoConfig, IoRuntime, Normalize};
 use nepa_schemas::SchemaOptions;
 
 use super::values::{at_least, device as device_of, whole};
-use crate::console::messages::nearest;
+use crate::console::messages::{nearest, quoted};
 use crate::device::DeviceChoice;
-use crate::eval::{ImageSet, Layer, Pool, Pretrained, ReadOptions};
+use crate::eval::{ImageSet, Layer, NO_CLASSIFIER, Pool, ReadOptions};
+use crate::transform::{NamedTransform, Transform};
+use crate::weights::WeightsFolder;
 
 /// Which of the shards are read.
 #[derive(Debug, Default, clap::Args)]
@@ -38,16 +40,6 @@ pub(super) struct ImageArgs {
     /// default names is there, what else is called like one.
     #[arg(long, value_name = "NAME")]
     label_column: Option<String>,
-    /// Read the training shards of one split alone.
-    ///
-    /// As their names or folders say it.
-    #[arg(long, value_name = "NAME", hide_short_help = true)]
-    pub(super) train_split: Option<String>,
-    /// Read the test shards of one split alone.
-    ///
-    /// As their names or folders say it.
-    #[arg(long, value_name = "NAME", hide_short_help = true)]
-    pub(super) test_split: Option<String>,
     /// End where something about the shards is doubtful.
     ///
     /// Several splits, copies, missing shards; without it they are warned of.
@@ -56,16 +48,7 @@ pub(super) struct ImageArgs {
     /// Most images taken of each set, from its beginning.
     #[arg(long, value_name = "N", value_parser = at_least::<usize>(1))]
     limit: Option<usize>,
-    /// Shorter side of an image before the centre is cut out.
-    ///
-    /// The model takes a square from the centre of the image. Where it is left out, 8/7 of the
-    /// model's size (256 for 224); for models of less than 64 pixels the model's own.
-    #[arg(
-        long, value_name = "PIXELS", value_parser = whole::<u32>(1..=16_384),
-        hide_short_help = true
-    )]
-    resize: Option<u32>,
-    /// Where features are computed: cpu, cuda or cuda:N.
+    /// Where the model is: cpu, cuda or cuda:N.
     ///
     /// CUDA needs a program built by `make cuda`.
     #[arg(
@@ -86,6 +69,64 @@ pub(super) struct ImageArgs {
         value_parser = whole::<u16>(1..=u16::MAX.into()), help_heading = "Speed"
     )]
     threads: Option<u16>,
+}
+
+/// How images are read for features of two sets.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Data")]
+pub(super) struct FeatureImageArgs {
+    /// Read the training shards of one split alone.
+    ///
+    /// As their names or folders say it.
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    pub(super) train_split: Option<String>,
+    /// Read the test shards of one split alone.
+    ///
+    /// As their names or folders say it.
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    pub(super) test_split: Option<String>,
+    /// Shorter side of an image before the centre is cut out.
+    ///
+    /// The model takes a square from the centre of the image. Where it is left out, 8/7 of the
+    /// model's size (256 for 224); for models of less than 64 pixels the model's own.
+    #[arg(
+        long, value_name = "PIXELS", value_parser = whole::<u32>(1..=16_384),
+        hide_short_help = true
+    )]
+    resize: Option<u32>,
+    #[command(flatten)]
+    pub(super) images: ImageArgs,
+}
+
+impl FeatureImageArgs {
+    /// Opens the training shards and the test shards.
+    pub(super) fn open_sets(
+        &self,
+        train: &[String],
+        test: &[String],
+        runtime: &IoRuntime,
+    ) -> anyhow::Result<(ImageSet, ImageSet)> {
+        Ok((
+            self.images
+                .open(train, self.train_split.as_ref(), runtime)?,
+            self.images.open(test, self.test_split.as_ref(), runtime)?,
+        ))
+    }
+
+    /// How images are prepared for a model's features; pixels are normalised as in its training.
+    pub(super) fn read_options(&self, folder: &WeightsFolder) -> anyhow::Result<ReadOptions> {
+        let size = folder.config().image_size as u32;
+        let usual = Transform::usual(size);
+        let transform = self
+            .resize
+            .map_or(usual, |resize| usual.from_shorter_side(resize));
+        ensure!(
+            self.resize.is_none_or(|resize| resize >= size),
+            "--resize {}: the model takes {size} pixels, which cannot be cut from less",
+            self.resize.unwrap_or_default()
+        );
+        Ok(self.images.read_options(folder, transform))
+    }
 }
 
 impl ImageArgs {
@@ -127,32 +168,67 @@ impl ImageArgs {
             strict: self.strict,
             ..DatasetConfig::default()
         };
-        ImageSet::open(&config, runtime)
+        ImageSet::open(&config, &IoConfig::default(), runtime)
     }
 
     /// How images are prepared for a model; pixels are normalised as in its training.
-    pub(super) fn read_options(&self, pretrained: &Pretrained) -> anyhow::Result<ReadOptions> {
-        let size = pretrained.config().image_size as u32;
-        let data = pretrained.recipe().map(|recipe| &recipe.data);
-        let usual = if size < 64 {
-            size
-        } else {
-            (size * 8).div_ceil(7)
-        };
-        let resize = self.resize.unwrap_or(usual);
-        ensure!(
-            resize >= size,
-            "--resize {resize}: the model takes {size} pixels, which cannot be cut from less"
-        );
+    pub(super) fn read_options(&self, folder: &WeightsFolder, transform: Transform) -> ReadOptions {
+        let data = folder.recipe().map(|recipe| &recipe.data);
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Ok(ReadOptions {
-            resize,
-            size,
+        ReadOptions {
+            transform,
             normalize: data.map_or_else(Normalize::default, |data| data.normalize),
             exif_orientation: data.is_none_or(|data| data.exif_orientation),
             batch: usize::from(self.batch),
             threads: self.threads.map_or_else(cores, usize::from),
             limit: self.limit.unwrap_or(usize::MAX),
+        }
+    }
+}
+
+/// Fails where the weights are no classifier's, and says what to do with them.
+pub(super) fn check_classifier(folder: &WeightsFolder) -> anyhow::Result<()> {
+    ensure!(
+        folder.config().is_classifier(),
+        "{}: {NO_CLASSIFIER}",
+        quoted(folder.place())
+    );
+    Ok(())
+}
+
+/// The pixels that a classifier sees.
+#[derive(Debug, clap::Args)]
+pub(super) struct TransformArgs {
+    /// How an image becomes the square that the model sees.
+    ///
+    /// Sizes are those of a model of 224 pixels, and in proportion of others. Where it is left
+    /// out: as the folder's preprocessor_config.json says; of a run, as its recipe does; else the
+    /// shorter side to 8/7 of the model's size and the centre.
+    #[arg(long, value_name = "NAME", value_enum)]
+    transform: Option<NamedTransform>,
+}
+
+impl TransformArgs {
+    /// The transform, the normalisation that goes with it, and where they come from, for people.
+    pub(super) fn pixels(
+        &self,
+        folder: &WeightsFolder,
+    ) -> anyhow::Result<(Transform, Normalize, &'static str)> {
+        let size = folder.config().image_size as u32;
+        let data = folder.recipe().map(|recipe| &recipe.data);
+        let normalize = data.map_or_else(Normalize::default, |data| data.normalize);
+        Ok(match (self.transform, folder.preprocessor()) {
+            // The normalisation of a folder whose pixels are otherwise not understood counts, too.
+            (Some(named), Some(own)) => (named.of(size), own.normalize()?, "as asked"),
+            (Some(named), None) => (named.of(size), normalize, "as asked"),
+            (None, Some(own)) => {
+                let (transform, normalize) = own.pixels(size)?;
+                (transform, normalize, "as its preprocessor_config.json says")
+            }
+            (None, None) => match folder.evaluated_by() {
+                Some(transform) => (transform, normalize, "as its recipe says"),
+                None => (Transform::usual(size), normalize, "as usual here"),
+            },
         })
     }
 }

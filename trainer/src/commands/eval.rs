@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use clap::Subcommand;
-use nepa_pipeline::IoRuntime;
+use nepa_pipeline::{IoConfig, IoRuntime};
 use serde_json::json;
 
-use super::args::{ImageArgs, LayerArgs};
+use super::args::{FeatureImageArgs, LayerArgs};
+use super::eval_top1;
 use super::help::with_exit_codes;
 use super::values::at_least;
 use crate::console::messages::quoted_path;
@@ -16,16 +17,18 @@ use crate::console::print::labelled;
 use crate::console::words;
 use crate::device;
 use crate::eval::{
-    Classes, Evaluation, FeaturePair, Measurement, Pretrained, ResultTable, Scores, Source, verdict,
+    Classes, Evaluation, FeaturePair, Measurement, ResultTable, Scores, Source, verdict,
 };
+use crate::weights::{self, Which};
 
-/// Measure how well a checkpoint's features classify.
+/// Measure how well weights classify.
 ///
-/// The weights stay frozen; classifiers learn from the features of --train and are tried on those
-/// of --test. Pixels and random weights stand beside the checkpoint, so that a figure says
-/// something. Labels must be there; classes are matched by name where the shards know names.
+/// `top1` asks a fine-tuned classifier. The others are for features, as of pretraining: the weights
+/// stay frozen; classifiers learn from the features of --train and are tried on those of --test.
+/// Pixels and random weights stand beside the checkpoint, so that a figure says something. Labels
+/// must be there; classes are matched by name where the shards know names.
 #[derive(Debug, clap::Args)]
-#[command(after_help = ALL_EXAMPLES, after_long_help = long_help(ALL_EXAMPLES))]
+#[command(after_help = EXAMPLES, after_long_help = long_help(EXAMPLES))]
 pub(crate) struct Args {
     #[command(subcommand)]
     how: How,
@@ -33,6 +36,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum How {
+    Top1(eval_top1::Args),
     /// Nearest neighbours in feature space; nothing is trained.
     ///
     /// The k training images of greatest cosine vote for their class, each with its cosine as
@@ -89,6 +93,13 @@ const ALL_EXAMPLES: &str = "Examples:
       --train 'scenes/train-*.parquet' \\
       --test 'scenes/val-*.parquet'";
 
+const EXAMPLES: &str = "Examples:
+  nepa eval all --checkpoint runs/quickstart \\
+      --train 'scenes/train-*.parquet' \\
+      --test 'scenes/val-*.parquet'
+  nepa eval top1 --checkpoint runs/finetuned \\
+      --test 'scenes/val-*.parquet'";
+
 fn long_help(examples: &str) -> String {
     let table = "Output, a row of the table for each model and layer:
   pixels           the images themselves, 32 x 32: what must
@@ -123,7 +134,7 @@ pub(crate) struct SetArgs {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     #[command(flatten)]
-    images: ImageArgs,
+    images: FeatureImageArgs,
     /// What features are computed from; several by commas.
     ///
     /// Pixels, random and the trained weights where it is left out; a published folder has no
@@ -149,6 +160,7 @@ pub(crate) struct SetArgs {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let none = Scores::default();
     let (set, scores) = match args.how {
+        How::Top1(args) => return eval_top1::run(&args),
         How::Knn { k, set } => (
             set,
             Scores {
@@ -185,16 +197,16 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    let device = device::open(args.images.device)?;
+    let device = device::open(args.images.images.device)?;
     let runtime = IoRuntime::new(2).context("cannot start the I/O threads")?;
-    let pretrained = Pretrained::open(&args.checkpoint, &runtime)?;
-    let config = pretrained.config();
+    let folder = weights::open(&args.checkpoint, &IoConfig::default(), &runtime)?;
+    let config = folder.config();
     ensure!(
         config.num_channels == 3,
         "the model takes {} channels, images have 3",
         config.num_channels
     );
-    let trained = if pretrained.step().is_some() {
+    let trained = if folder.kinds().contains(&Which::Ema) {
         Source::Ema
     } else {
         Source::Raw
@@ -204,20 +216,18 @@ fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
     let (mut models, mut of_models) = (Vec::new(), Vec::new());
     for source in sources.iter().filter(|source| **source != Source::Pixels) {
         of_models.push(*source);
-        let name = match (source, pretrained.step()) {
+        let name = match (source, folder.step()) {
             (Source::Raw | Source::Ema, Some(step)) => format!("{source}, step {step}"),
             _ => source.to_string(),
         };
-        models.push((name, pretrained.model(*source, args.seed, &device)?));
+        models.push((name, source.model(&folder, args.seed, &device)?));
     }
-    let images = &args.images;
-    let train = images.open(&args.train, images.train_split.as_ref(), &runtime)?;
-    let test = images.open(&args.test, images.test_split.as_ref(), &runtime)?;
+    let (train, test) = args.images.open_sets(&args.train, &args.test, &runtime)?;
     let layers = args.layers.of_blocks(config.num_hidden_layers)?;
     let evaluation = Evaluation {
         train: &train,
         test: &test,
-        read: args.images.read_options(&pretrained)?,
+        read: args.images.read_options(&folder)?,
         causal: args.layers.causal(),
         layers: &layers,
         pool: args.layers.pool,
@@ -252,7 +262,7 @@ fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
     });
     let table = ResultTable::narrow(&short.collect::<Vec<_>>(), scores);
     println!("{table}\n");
-    let step = pretrained.step().map_or(String::new(), |step| {
+    let step = folder.step().map_or(String::new(), |step| {
         format!("; trained for {}", words::counted(step, "step"))
     });
     let chance = 100.0 / known.max(1) as f64;
@@ -290,7 +300,7 @@ fn evaluate(args: &SetArgs, scores: Scores) -> anyhow::Result<ExitCode> {
     }
     if let Some(path) = &args.json {
         let value = json!({
-            "checkpoint": args.checkpoint, "step": pretrained.step(),
+            "checkpoint": args.checkpoint, "step": folder.step(),
             "train_images": num_train, "test_images": num_test, "classes": known,
             "train_images_without_label": first.unlabelled[0],
             "test_images_without_label": first.unlabelled[1],

@@ -19,7 +19,7 @@ use super::values::{device as device_of, number, whole};
 use crate::console::messages::quoted_path;
 use crate::data::show_warnings;
 use crate::device::{self, DeviceChoice};
-use crate::recipe::{DataConfig, JpegChoice, Precision, Recipe};
+use crate::recipe::{DataConfig, Draft, JpegChoice, Precision, Recipe};
 use crate::run::Batches;
 
 /// Run the loader alone and name the stage that limits it.
@@ -158,7 +158,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let recipe = args
         .recipe
         .as_deref()
-        .map(|path| Recipe::read(path, &[]))
+        .map(|path| Draft::read(path, &[])?.without_model())
         .transpose()?;
     let (io, config, io_threads) = settings(&args, recipe.as_ref());
     let precision = recipe
@@ -258,7 +258,8 @@ fn settings(args: &Args, recipe: Option<&Recipe>) -> (IoConfig, LoaderConfig, us
             | AugmentConfig::MultiCrop {
                 global_size: size, ..
             } => *size = new,
-            AugmentConfig::CenterCrop { size, resize, .. } => {
+            AugmentConfig::CenterCrop { size, resize, .. }
+            | AugmentConfig::Squash { size, resize, .. } => {
                 *resize = (u64::from(*resize) * u64::from(new)).div_ceil(u64::from((*size).max(1)))
                     as u32;
                 *size = new;

@@ -6,13 +6,14 @@ use anyhow::{Context, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use nepa_pipeline::{IoConfig, IoRuntime};
 
-use super::args::{ImageArgs, LayerArgs};
+use super::args::{FeatureImageArgs, LayerArgs};
 use super::help::with_exit_codes;
 use super::values::at_least;
 use crate::device;
-use crate::eval::{Evaluation, Pretrained, Scores, Source};
+use crate::eval::{Evaluation, Scores, Source};
 use crate::output::{Bring, fetch_run};
 use crate::report::{Newest, ReportOptions, Subject, write_report};
+use crate::weights;
 
 /// Draw a report of a run, or of several in comparison.
 ///
@@ -54,7 +55,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "URL", help_heading = "Data")]
     images: Vec<String>,
     #[command(flatten)]
-    read: ImageArgs,
+    read: FeatureImageArgs,
     /// Images that are drawn.
     #[arg(
         long, value_name = "N", default_value_t = 6, value_parser = at_least::<usize>(0),
@@ -97,7 +98,7 @@ fn trained() -> impl TypedValueParser<Value = Source> {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     ensure!(args.k > 0, "--k 0: at least one neighbour must vote");
-    let device = device::open(args.read.device)?;
+    let device = device::open(args.read.images.device)?;
     let runtime = IoRuntime::new(2).context("cannot start the I/O threads")?;
     let bring = match (&args.train[..], args.maps) {
         ([_, ..], _) => Bring::All,
@@ -108,13 +109,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     for place in &args.runs {
         let copy = fetch_run(place, bring, &IoConfig::default(), &runtime)?;
         let newest = copy.checkpoints.last().map(|(_, folder)| {
-            let pretrained = Pretrained::open(&folder.to_string_lossy(), &runtime)?;
+            let weights = weights::open(&folder.to_string_lossy(), &IoConfig::default(), &runtime)?;
             Ok::<_, anyhow::Error>(Newest {
-                read: args.read.read_options(&pretrained)?,
-                layers: args
-                    .layers
-                    .of_blocks(pretrained.config().num_hidden_layers)?,
-                pretrained,
+                read: args.read.read_options(&weights)?,
+                layers: args.layers.of_blocks(weights.config().num_hidden_layers)?,
+                weights,
             })
         });
         subjects.push(Subject {
@@ -123,21 +122,20 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             newest: newest.transpose()?,
         });
     }
-    let open = |urls: &[String], split: Option<&String>| {
-        (!urls.is_empty())
-            .then(|| args.read.open(urls, split, &runtime))
-            .transpose()
-    };
-    let train = open(&args.train, args.read.train_split.as_ref())?;
-    let test = open(&args.test, args.read.test_split.as_ref())?;
-    let images = (!args.images.is_empty())
-        .then(|| args.read.open_unlabelled(&args.images, &runtime))
+    let sets = (!args.train.is_empty())
+        .then(|| args.read.open_sets(&args.train, &args.test, &runtime))
         .transpose()?;
-    let sets = train.as_ref().zip(test.as_ref());
+    let images = (!args.images.is_empty())
+        .then(|| args.read.images.open_unlabelled(&args.images, &runtime))
+        .transpose()?;
+    let sets = sets.as_ref().map(|(train, test)| (train, test));
     if let Some((train, test)) = sets {
         println!("{}", Evaluation::labels_of(train, test)?);
     }
-    let drawn = images.as_ref().or(test.as_ref()).filter(|_| args.maps > 0);
+    let drawn = images
+        .as_ref()
+        .or(sets.map(|(_, test)| test))
+        .filter(|_| args.maps > 0);
     let options = ReportOptions {
         sets,
         causal: args.layers.causal(),

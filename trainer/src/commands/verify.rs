@@ -1,22 +1,29 @@
 //! `nepa verify`.
-use std::path::PathBuf;
 use std::process::ExitCode;
+
+use anyhow::Context;
+use nepa_pipeline::{IoConfig, IoRuntime};
 
 use super::help::with_exit_codes;
 use crate::console::messages::quoted_path;
 use crate::console::words;
 use crate::golden::{Comparison, Measure, compare, grouped};
 use crate::recipe::EngineChoice;
+use crate::weights;
 
 /// Check the model against tensors of the published code.
 ///
-/// Computes the reference of a folder again and compares: sequences, loss, every gradient, and the
-/// optimiser's trajectory. A loss may be off by 1e-6, anything else by 1e-5 relative to its length.
+/// Computes the reference of a folder again and compares: sequences (of a classifier, its logits),
+/// loss, every gradient, and the optimiser's trajectory. A loss may be off by 1e-6, anything else by
+/// 1e-5 relative to its length, and of a classifier all but gradients by 1e-6.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = long_help())]
 pub(crate) struct Args {
     /// Folder with weights and reference.
-    pub folder: PathBuf,
+    ///
+    /// A path or URL.
+    #[arg(value_name = "FOLDER")]
+    pub folder: String,
     /// What computes loss, gradients and trajectory.
     #[arg(long, value_name = "ENGINE", default_value = "cpu")]
     pub engine: EngineChoice,
@@ -41,6 +48,12 @@ fn long_help() -> String {
     loss
     grad.NAME              gradient, for every weight NAME
     rope_scale             rotary draw that was used
+  of a classifier, in place of the sequences:
+    labels, soft_targets   [B] and [B, K]
+    pooled, logits         what the head gets and says
+    eval_logits, eval_loss in evaluation, by the labels
+    drop_path.BLOCK.attention, drop_path.BLOCK.mlp
+                           [B], 1 is kept, 0 dropped
   trajectory.safetensors, info.json
                            optional: weights and losses
                            over steps of the optimiser, and
@@ -57,13 +70,24 @@ and what is allowed, below it the worst weights by name.";
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let reference = args.folder.join("reference.safetensors");
+    let runtime = IoRuntime::new(1).context("cannot start the I/O thread")?;
+    let (folder, _fetched) = weights::bring(
+        &args.folder,
+        &[
+            "reference.safetensors",
+            "trajectory.safetensors",
+            "info.json",
+        ],
+        &IoConfig::default(),
+        &runtime,
+    )?;
+    let reference = folder.join("reference.safetensors");
     anyhow::ensure!(
         reference.is_file(),
         "{} is not there\ntip: `nepa verify --help` says how the folder is laid out",
         quoted_path(&reference)
     );
-    let comparisons = compare(&args.folder, args.engine)?;
+    let comparisons = compare(&folder, args.engine)?;
     println!(
         "{:<34} {:>10} {:>10}",
         "greatest error of", "error", "allowed"

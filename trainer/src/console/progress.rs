@@ -93,6 +93,11 @@ impl Progress {
         self.work.done.store(done, Relaxed);
     }
 
+    /// So much more there is to do than was known.
+    pub(crate) fn add_total(&self, more: u64) {
+        self.work.total.fetch_add(more, Relaxed);
+    }
+
     /// So much there is to do.
     pub(crate) fn set_total(&self, total: u64) {
         self.work.total.store(total, Relaxed);

@@ -35,6 +35,13 @@ impl Rate {
         }
     }
 
+    /// So much time has passed with other work.
+    pub(crate) fn pause(&mut self, time: Duration) {
+        for (at, _) in &mut self.marks {
+            *at += time;
+        }
+    }
+
     /// Per second; `None` while nothing was done.
     pub(crate) fn per_second(&self) -> Option<f64> {
         let (first, newest) = (self.marks.front()?, self.marks.back()?);

@@ -5,12 +5,11 @@ use candle_core::{Device, Storage, Tensor};
 use cudarc::driver::{DevicePtr, result};
 use half::bf16;
 use nepa_model::cuda::{CudaLauncher, CudaStepError, KernelDevice, Pixels, check};
-use nepa_model::objective::NextEmbedding;
+use nepa_model::objective::Objective;
 use nepa_model::step::Kept;
-use nepa_model::{NepaConfig, Pass, PretrainReport, Step, StepOptions};
+use nepa_model::{Pass, Step, StepOptions};
 
-use crate::engine::{EngineDevice, EngineError, StepEngine, TrainingState};
-use crate::optimizer::OptimizerConfig;
+use crate::engine::{EngineDevice, EngineError, StepEngine, TrainingSetup, TrainingState};
 
 /// The step on one GPU.
 pub type CudaEngine = StepEngine<KernelDevice<CudaLauncher>>;
@@ -20,19 +19,17 @@ fn driver(error: cudarc::driver::DriverError) -> EngineError {
 }
 
 impl CudaEngine {
-    /// An engine for micro-batches of `micro_batch` images that goes on from `state`, on `device`
-    /// and in the order of its stream. Refused, before anything is taken, if its memory does not
-    /// fit beside `loader_bytes` that the loader will take. Where there is room, it keeps more of
-    /// the forward pass, which changes no result.
+    /// An engine that goes on from `state`, on `device` and in the order of its stream. Refused,
+    /// before anything is taken, if its memory does not fit beside `loader_bytes` that the loader
+    /// will take. Where there is room, it keeps more of the forward pass, which changes no result.
     pub fn new(
-        config: &NepaConfig,
-        optimizer: &OptimizerConfig,
+        setup: &TrainingSetup<'_>,
         state: TrainingState,
-        micro_batch: usize,
         device: &Device,
         loader_bytes: u64,
     ) -> Result<Self, EngineError> {
         let stream = device.as_cuda_device()?.cuda_stream();
+        let (config, micro_batch) = (setup.config, setup.micro_batch);
         check(config)?;
         stream.context().bind_to_thread().map_err(driver)?;
         let (free, _) = result::mem_get_info().map_err(driver)?;
@@ -41,7 +38,7 @@ impl CudaEngine {
                 norms: true,
                 activations,
             }),
-            ..StepOptions::pretraining(config, images)
+            ..StepOptions::training(config, images)
         };
         let plan_for = |images, activations| {
             let options = options(images, activations);
@@ -56,12 +53,11 @@ impl CudaEngine {
         let launcher = CudaLauncher::new(Arc::clone(&stream));
         let launcher = launcher.map_err(KernelDevice::<CudaLauncher>::failed)?;
         launcher
-            .check(config)
+            .check(config, &options(1, false))
             .map_err(KernelDevice::<CudaLauncher>::failed)?;
         Self::with_device(
-            config,
+            setup,
             &options(micro_batch, keeps_all),
-            optimizer,
             state,
             KernelDevice::new(launcher),
             plan,
@@ -102,14 +98,15 @@ impl EngineDevice for KernelDevice<CudaLauncher> {
         }
     }
 
-    fn add_gradient(
+    fn add_gradient<O: Objective<Self>>(
         step: &mut Step<Self>,
         images: &Tensor,
         pass: &Pass<'_>,
         share: f64,
-    ) -> Result<PretrainReport, EngineError> {
+        objective: &mut O,
+    ) -> Result<O::Report, EngineError> {
         let pixels = pixels(step.device().launcher(), images)?;
-        step.add_gradient(pixels, images.dim(0)?, pass, share, &mut NextEmbedding)
+        step.add_gradient(pixels, images.dim(0)?, pass, share, objective)
             .map_err(Self::failed)
     }
 

@@ -14,6 +14,8 @@ pub(crate) struct LabelFacts {
     pub names: Option<Vec<String>>,
     /// Whether labels are names, or indices of named classes; else they are bare numbers.
     pub by_name: bool,
+    /// Whether the labels themselves are numbers, named or not.
+    pub by_number: bool,
     /// Shards whose metadata names no classes, though that of others does, whose names are taken
     /// for them.
     pub unnamed_shards: usize,
@@ -55,6 +57,7 @@ impl LabelFacts {
         Ok(Self {
             line: format!("{label}, {classes}{}", label.type_name()),
             by_name: names.is_some() || !label.is_index(),
+            by_number: label.is_index(),
             names,
             unnamed_shards,
         })

@@ -1,18 +1,23 @@
 //! The engine of candle's operations and autograd, on any device: slower and hungrier than
 //! [`super::StepEngine`], and independent of it. For verification, and for models that a device's
 //! step cannot compute.
-use candle_core::{DType, Device};
+use candle_core::{D, DType, Device, Tensor};
 use nepa_model::cpu::global_norm;
-use nepa_model::{ModelError, Nepa, NepaConfig, RopeDraw, Weights};
+use nepa_model::objective::ClassificationReport;
+use nepa_model::{Ablation, ModelError, Nepa, PretrainDraw, Weights, soft_cross_entropy};
 
-use super::{Engine, EngineError, Images, StepReport, TrainingState};
-use crate::optimizer::{Optimizer, OptimizerConfig};
+use super::report::MicroReport;
+use super::{Engine, EngineError, StepInput, StepReport, Task, TrainingSetup, TrainingState};
+use crate::optimizer::Optimizer;
 
 /// The reference model, with flat f32 buffers in the host's memory for all that the optimiser
 /// touches.
 #[derive(Debug)]
 pub struct AutogradEngine {
     device: Device,
+    task: Task,
+    micro_batch: usize,
+    ablation: Ablation,
     model: Nepa,
     weights: Weights,
     optimizer: Optimizer,
@@ -24,62 +29,121 @@ pub struct AutogradEngine {
 impl AutogradEngine {
     /// An engine on `device` that goes on from `state`; operands of matmuls are of type `matmul`.
     pub fn new(
-        config: &NepaConfig,
-        optimizer: &OptimizerConfig,
+        setup: &TrainingSetup<'_>,
         state: TrainingState,
         device: &Device,
         matmul: DType,
     ) -> Result<Self, EngineError> {
-        let TrainingState {
-            weights,
-            optimizer: optimizer_state,
-        } = state;
-        let mut model = Nepa::new(config, &weights, DType::F32, device)?;
+        let TrainingState { weights, optimizer } = state;
+        let mut model = Nepa::new(setup.config, &weights, DType::F32, device)?;
         model.set_matmul_type(matmul);
+        let (update, groups) = (setup.update, setup.groups);
         Ok(Self {
             device: device.clone(),
+            task: Task::of(setup.config),
+            micro_batch: setup.micro_batch,
+            ablation: setup.ablation,
             model,
-            optimizer: Optimizer::from_state(optimizer, &weights.specs, optimizer_state)?,
+            optimizer: Optimizer::from_state(update, groups, &weights.specs, optimizer)?,
             gradient: vec![0.0; weights.flat.len()],
             grad_norm: None,
             weights,
         })
+    }
+
+    fn pretrain(&mut self, input: &StepInput<'_>, count: usize) -> Result<StepReport, EngineError> {
+        let ablation = self.ablation;
+        self.micro_batches(input, count, |model, pixels, number| {
+            let draw = &input.passes[number];
+            let draw = PretrainDraw {
+                rope: draw.rope,
+                drop_path: draw.drop_path.as_deref(),
+                masked: draw.masked.as_deref(),
+            };
+            let found = model.ablated_loss(pixels, &draw, &ablation)?;
+            Ok((found.report()?, found.loss))
+        })
+    }
+
+    fn classify(&mut self, input: &StepInput<'_>, count: usize) -> Result<StepReport, EngineError> {
+        self.micro_batches(input, count, |model, pixels, number| {
+            let draw = &input.passes[number];
+            let logits = model.classify(pixels, &draw.rope, draw.drop_path.as_deref())?;
+            let targets = input.targets_of(number, count);
+            let targets = Tensor::from_slice(targets, logits.shape(), pixels.device())?;
+            let loss = soft_cross_entropy(&logits, &targets)?;
+            // Both the first of equal ones.
+            let [found, expected] = [&logits, &targets].map(|all| all.argmax(D::Minus1));
+            let right = found?.eq(&expected?)?.to_dtype(DType::U32)?.sum_all()?;
+            let report = ClassificationReport {
+                loss: f64::from(loss.to_scalar::<f32>()?),
+                correct: right.to_scalar::<u32>()? as usize,
+                images: count,
+            };
+            Ok((report, loss))
+        })
+    }
+
+    /// The gradient over all micro-batches of `count` images; `loss` gives what is told of one, and
+    /// its loss.
+    fn micro_batches<R: MicroReport>(
+        &mut self,
+        input: &StepInput<'_>,
+        count: usize,
+        loss: impl Fn(&Nepa, &Tensor, usize) -> Result<(R, Tensor), EngineError>,
+    ) -> Result<StepReport, EngineError> {
+        let mut reports = Vec::with_capacity(input.passes.len());
+        let share = (1.0 / input.passes.len() as f64) as f32;
+        let side = self.model.config().image_size;
+        for number in 0..input.passes.len() {
+            let first = number * count;
+            let pixels = input.images.tensor(first, count, side, &self.device)?;
+            let (report, loss) = loss(&self.model, &pixels, number)?;
+            reports.push(report);
+            self.model.backward_into(&loss, share, &mut self.gradient)?;
+        }
+        Ok(R::mean(&reports, self.norm()))
+    }
+
+    /// The norm of the gradient of what is trained.
+    fn norm(&mut self) -> f64 {
+        self.optimizer.forget_frozen(&mut self.gradient);
+        global_norm(&self.gradient)
     }
 }
 
 impl Engine for AutogradEngine {
     fn load(&mut self, state: TrainingState) -> Result<(), EngineError> {
         let TrainingState { weights, optimizer } = state;
-        self.optimizer = Optimizer::from_state(self.optimizer.config(), &weights.specs, optimizer)?;
+        self.optimizer.set_state(&weights.specs, optimizer)?;
         self.model.set_weights(&weights.flat)?;
         self.weights = weights;
+        self.grad_norm = None;
         Ok(())
     }
 
-    fn step(&mut self, images: &Images<'_>, ropes: &[RopeDraw]) -> Result<StepReport, EngineError> {
+    fn step(&mut self, input: &StepInput<'_>) -> Result<StepReport, EngineError> {
+        let count = input.micro_batch(self.task, self.micro_batch)?;
+        self.grad_norm = None;
         self.gradient.fill(0.0);
-        let mut report = StepReport::default();
-        let share = 1.0 / ropes.len() as f64;
-        let side = self.model.config().image_size;
-        let micro_batch = images.len() / ropes.len();
-        for (i, rope) in ropes.iter().enumerate() {
-            let pixels = images.tensor(i * micro_batch, micro_batch, side, &self.device)?;
-            let found = self.model.pretrain_loss(&pixels, rope)?;
-            report.add(share, &found.report()?);
-            self.model
-                .backward_into(&found.loss, share as f32, &mut self.gradient)?;
-        }
-        report.grad_norm = global_norm(&self.gradient);
+        let report = match self.task {
+            Task::Pretraining => self.pretrain(input, count)?,
+            Task::Classification => self.classify(input, count)?,
+        };
         self.grad_norm = Some(report.grad_norm);
         Ok(report)
     }
 
-    fn update(&mut self, lr: f64) -> Result<(), EngineError> {
-        let norm = self.grad_norm.take().ok_or(ModelError::Step {
-            reason: "it has no gradient: after an update, a gradient is computed first",
-        })?;
+    fn update(&mut self, rates: &[f64]) -> Result<(), EngineError> {
+        let refused = |reason| Err(EngineError::Model(ModelError::Step { reason }));
+        if rates.len() < self.optimizer.num_rates() {
+            return refused("its groups of weights have more learning rates than the update");
+        }
+        let Some(norm) = self.grad_norm.take() else {
+            return refused("it has no gradient: after an update, a gradient is computed first");
+        };
         self.optimizer
-            .step_with_norm(&mut self.weights.flat, &self.gradient, lr, norm);
+            .step_with_norm(&mut self.weights.flat, &self.gradient, rates, norm);
         Ok(self.model.set_weights(&self.weights.flat)?)
     }
 

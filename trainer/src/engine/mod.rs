@@ -1,14 +1,17 @@
 //! What trains: a batch in, a loss out, then an update. The run does not know which engine it
 //! drives: the model's step on the processor or (`crate::cuda`) on a GPU, or candle's autograd.
 mod autograd;
+mod input;
+mod report;
 mod step;
 
-use candle_core::{Device, Tensor};
-use nepa_model::{MemoryPlan, ModelError, PretrainReport, RopeDraw, Weights};
+use nepa_model::{MemoryPlan, ModelError, Weights};
 
 use crate::optimizer::{OptimizerError, OptimizerState};
 
 pub use autograd::AutogradEngine;
+pub use input::{Images, PassDraw, StepInput, Task, TrainingSetup};
+pub use report::{Found, StepReport};
 pub use step::{CpuEngine, EngineDevice, StepEngine};
 
 /// All that training changes, of one step; flat buffers in the order of `weights.specs`.
@@ -31,31 +34,6 @@ impl TrainingState {
             ema: Vec::new(),
         };
         Self { weights, optimizer }
-    }
-}
-
-/// What one forward and backward pass over a whole batch found.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct StepReport {
-    /// Mean loss.
-    pub loss: f64,
-    /// Global norm of the gradient before clipping.
-    pub grad_norm: f64,
-    /// Mean cosine of the prediction with the next embedding.
-    pub cos_target: f64,
-    /// Mean cosine of the prediction with the current embedding.
-    pub cos_previous: f64,
-    /// Share of positions where the second is greater.
-    pub copy_win: f64,
-}
-
-impl StepReport {
-    /// Adds what one micro-batch found, weighted by its share of the batch.
-    pub(crate) fn add(&mut self, share: f64, found: &PretrainReport) {
-        self.loss += share * found.loss;
-        self.cos_target += share * found.cos_target;
-        self.cos_previous += share * found.cos_previous;
-        self.copy_win += share * found.copy_win;
     }
 }
 
@@ -91,6 +69,11 @@ pub enum EngineError {
         "the engine `cuda` computes on an NVIDIA GPU only: take device = \"cuda\", in a program built by `make cuda`"
     )]
     NeedsCuda,
+    /// An ablation that this engine does not compute.
+    #[error(
+        "this engine computes pretraining as published; ablations take train.engine = \"autograd\""
+    )]
+    Ablation,
     /// A tensor cannot be made.
     #[error("the batch cannot become a tensor")]
     Tensor(#[from] candle_core::Error),
@@ -137,63 +120,24 @@ fn advice(micro_batch: usize, fits: usize) -> String {
     }
 }
 
-/// The images of one batch, normalised, `[3, S, S]` each.
-#[derive(Debug, Clone, Copy)]
-pub enum Images<'a> {
-    /// One slice an image.
-    Host(&'a [&'a [f32]]),
-    /// `[B, 3, S, S]`, perhaps on a device, of any float type.
-    Device(&'a Tensor),
-}
-
-impl Images<'_> {
-    /// Number of images.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Host(images) => images.len(),
-            Self::Device(images) => images.dims()[0],
-        }
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// `count` images from `first` on, `[count, 3, side, side]` on `device`.
-    pub fn tensor(
-        &self,
-        first: usize,
-        count: usize,
-        side: usize,
-        device: &Device,
-    ) -> candle_core::Result<Tensor> {
-        match self {
-            Self::Host(images) => {
-                let values = images[first..first + count].concat();
-                Tensor::from_vec(values, (count, 3, side, side), device)
-            }
-            Self::Device(images) => images.narrow(0, first, count)?.to_device(device),
-        }
-    }
-}
-
 /// Turns batches into updates of one model's weights.
 pub trait Engine {
     /// Takes over weights, moments and average of one step.
     fn load(&mut self, state: TrainingState) -> Result<(), EngineError>;
 
-    /// Forward and backward over a batch, in as many equal micro-batches as there are `ropes`.
-    /// Keeps the gradient for [`Engine::update`]; changes no weight.
-    fn step(&mut self, images: &Images<'_>, ropes: &[RopeDraw]) -> Result<StepReport, EngineError>;
+    /// Forward and backward over a batch. Keeps the gradient for [`Engine::update`]; changes no
+    /// weight.
+    fn step(&mut self, input: &StepInput<'_>) -> Result<StepReport, EngineError>;
 
-    /// Clips the gradient of the last step and applies it to weights, moments and average.
-    fn update(&mut self, lr: f64) -> Result<(), EngineError>;
+    /// Clips the gradient of the last step and applies it to weights, moments and average, at the
+    /// learning rates to which the groups of weights refer.
+    fn update(&mut self, rates: &[f64]) -> Result<(), EngineError>;
 
     /// A copy of weights, moments and average.
     fn export(&mut self) -> Result<TrainingState, EngineError>;
 
-    /// A copy of the gradient of the last step, before clipping; for comparisons.
+    /// A copy of the gradient of the last step, before clipping, zero for what is frozen; for
+    /// comparisons.
     fn gradient(&mut self) -> Result<Vec<f32>, EngineError>;
 
     /// What a run's bits depend on beside its state, where there is such a thing: how the engine

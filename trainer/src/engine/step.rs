@@ -1,16 +1,14 @@
 //! The model's training step ([`nepa_model::Step`]) as an engine, on any of its devices.
 use candle_core::{DType, Tensor};
 use nepa_model::cpu::CpuDevice;
-use nepa_model::objective::NextEmbedding;
-use nepa_model::step::adamw::AdamWSettings;
+use nepa_model::objective::{Classification, NextEmbedding, Objective};
 use nepa_model::step::device::Device;
-use nepa_model::{
-    FlatState, MemoryPlan, NepaConfig, ParamSpec, Pass, PretrainReport, RopeDraw, Step,
-    StepOptions, Weights,
-};
+use nepa_model::{Ablation, FlatState, MemoryPlan, ParamSpec, Pass, Step, StepOptions, Weights};
 
-use super::{Engine, EngineError, Images, StepReport, TrainingState};
-use crate::optimizer::{OptimizerConfig, OptimizerState, check_state};
+use super::TrainingState;
+use super::report::MicroReport;
+use super::{Engine, EngineError, Images, StepInput, StepReport, Task, TrainingSetup};
+use crate::optimizer::{OptimizerState, UpdateSettings, check_state};
 
 /// What an engine wants of a device beside the operations of a step.
 pub trait EngineDevice: Device<Wide = f32> + Send + Sized {
@@ -18,12 +16,13 @@ pub trait EngineDevice: Device<Wide = f32> + Send + Sized {
     fn failed(error: Self::Error) -> EngineError;
 
     /// Adds the gradient of the images of a tensor `[B, 3, S, S]`.
-    fn add_gradient(
+    fn add_gradient<O: Objective<Self>>(
         step: &mut Step<Self>,
         images: &Tensor,
         pass: &Pass<'_>,
         share: f64,
-    ) -> Result<PretrainReport, EngineError>;
+        objective: &mut O,
+    ) -> Result<O::Report, EngineError>;
 
     /// Runs a step or an update where its operations are split.
     fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
@@ -41,13 +40,13 @@ pub trait EngineDevice: Device<Wide = f32> + Send + Sized {
     }
 }
 
-/// NEPA's pretraining step on one device.
+/// The model's training step on one device.
 #[derive(Debug)]
 pub struct StepEngine<D> {
     step: Step<D>,
     specs: Vec<ParamSpec>,
-    optimizer: OptimizerConfig,
-    micro_batch: usize,
+    task: Task,
+    update: UpdateSettings,
     plan: MemoryPlan,
 }
 
@@ -57,63 +56,80 @@ pub type CpuEngine = StepEngine<CpuDevice<f32>>;
 impl<D: EngineDevice> StepEngine<D> {
     /// An engine that goes on from `state`, with all memory of `plan`, which is known to fit.
     pub(crate) fn with_device(
-        config: &NepaConfig,
+        setup: &TrainingSetup<'_>,
         options: &StepOptions,
-        optimizer: &OptimizerConfig,
         state: TrainingState,
         device: D,
         plan: MemoryPlan,
     ) -> Result<Self, EngineError> {
-        let mut step = Step::new(config, options, device).map_err(D::failed)?;
-        step.set_groups(|name| optimizer.group(name))
-            .map_err(D::failed)?;
+        let Ablation {
+            shift,
+            stop_gradient,
+            mask_ratio,
+            rope: _,
+        } = setup.ablation;
+        if !shift || !stop_gradient || mask_ratio > 0.0 {
+            return Err(EngineError::Ablation);
+        }
+        let mut step = Step::new(setup.config, options, device).map_err(D::failed)?;
+        step.set_groups(setup.groups);
         let mut engine = Self {
             step,
             specs: state.weights.specs.clone(),
-            optimizer: optimizer.clone(),
-            micro_batch: options.images,
+            task: Task::of(setup.config),
+            update: setup.update,
             plan,
         };
         engine.load(state)?;
         Ok(engine)
     }
 
-    fn run_step(
+    fn run_step(&mut self, input: &StepInput<'_>) -> Result<StepReport, EngineError> {
+        let count = input.micro_batch(self.task, self.step.options().images)?;
+        match self.task {
+            Task::Pretraining => self.micro_batches(input, count, |_| NextEmbedding),
+            Task::Classification => self.micro_batches(input, count, |number| {
+                Classification::new(input.targets_of(number, count))
+            }),
+        }
+    }
+
+    /// The gradient over all micro-batches of `count` images, each of an objective of its own.
+    fn micro_batches<O: Objective<D, Report: MicroReport>>(
         &mut self,
-        images: &Images<'_>,
-        ropes: &[RopeDraw],
+        input: &StepInput<'_>,
+        count: usize,
+        objective: impl Fn(usize) -> O,
     ) -> Result<StepReport, EngineError> {
         self.step.clear_gradient().map_err(D::failed)?;
-        let mut report = StepReport::default();
-        let share = 1.0 / ropes.len() as f64;
-        for (number, rope) in ropes.iter().enumerate() {
-            let (first, count) = (number * self.micro_batch, self.micro_batch);
-            let pass = Pass::of(rope);
-            let found = match images {
+        let mut reports = Vec::with_capacity(input.passes.len());
+        let share = 1.0 / input.passes.len() as f64;
+        for (number, draw) in input.passes.iter().enumerate() {
+            let first = number * count;
+            let (pass, mut objective) = (draw.pass(), objective(number));
+            reports.push(match input.images {
                 Images::Host(images) => {
                     let staged = self.step.stage(&images[first..first + count]);
                     let staged = staged.map_err(D::failed)?;
                     self.step
-                        .add_gradient(staged, count, &pass, share, &mut NextEmbedding)
+                        .add_gradient(staged, count, &pass, share, &mut objective)
                         .map_err(D::failed)?
                 }
                 Images::Device(batch) => {
                     let part = batch.narrow(0, first, count)?;
-                    D::add_gradient(&mut self.step, &part, &pass, share)?
+                    D::add_gradient(&mut self.step, &part, &pass, share, &mut objective)?
                 }
-            };
-            report.add(share, &found);
+            });
         }
-        let norm = self.step.finish(self.optimizer.max_grad_norm);
-        report.grad_norm = norm.map_err(D::failed)?;
-        Ok(report)
+        let norm = self.step.finish(self.update.max_grad_norm);
+        Ok(O::Report::mean(&reports, norm.map_err(D::failed)?))
     }
 }
 
 impl<D: EngineDevice> Engine for StepEngine<D> {
     fn load(&mut self, state: TrainingState) -> Result<(), EngineError> {
         let TrainingState { weights, optimizer } = state;
-        check_state(&self.optimizer, &weights.specs, &optimizer)?;
+        check_state(&self.update, &weights.specs, &optimizer)?;
         let OptimizerState { step, m, v, ema } = optimizer;
         let state = FlatState {
             weights: weights.flat,
@@ -125,13 +141,13 @@ impl<D: EngineDevice> Engine for StepEngine<D> {
         self.step.load(&state).map_err(D::failed)
     }
 
-    fn step(&mut self, images: &Images<'_>, ropes: &[RopeDraw]) -> Result<StepReport, EngineError> {
-        D::run(|| self.run_step(images, ropes))
+    fn step(&mut self, input: &StepInput<'_>) -> Result<StepReport, EngineError> {
+        D::run(|| self.run_step(input))
     }
 
-    fn update(&mut self, lr: f64) -> Result<(), EngineError> {
-        let settings = AdamWSettings::from(&self.optimizer);
-        D::run(|| self.step.update(&settings, lr).map_err(D::failed))
+    fn update(&mut self, rates: &[f64]) -> Result<(), EngineError> {
+        let settings = self.update.adamw;
+        D::run(|| self.step.update(&settings, rates).map_err(D::failed))
     }
 
     fn export(&mut self) -> Result<TrainingState, EngineError> {
@@ -184,17 +200,18 @@ impl EngineDevice for CpuDevice<f32> {
         EngineError::Model(error)
     }
 
-    fn add_gradient(
+    fn add_gradient<O: Objective<Self>>(
         step: &mut Step<Self>,
         images: &Tensor,
         pass: &Pass<'_>,
         share: f64,
-    ) -> Result<PretrainReport, EngineError> {
+        objective: &mut O,
+    ) -> Result<O::Report, EngineError> {
         let values = images.to_dtype(DType::F32)?.flatten_from(1)?;
         let values = values.to_vec2::<f32>()?;
         let slices: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
         let staged = step.stage(&slices)?;
-        Ok(step.add_gradient(staged, slices.len(), pass, share, &mut NextEmbedding)?)
+        Ok(step.add_gradient(staged, slices.len(), pass, share, objective)?)
     }
 }
 
@@ -209,38 +226,40 @@ fn available_bytes() -> Option<u64> {
 }
 
 impl CpuEngine {
-    /// An engine for micro-batches of `micro_batch` images that goes on from `state`. Refused,
-    /// before anything is taken, if its memory does not fit.
-    pub fn new(
-        config: &NepaConfig,
-        optimizer: &OptimizerConfig,
-        state: TrainingState,
-        micro_batch: usize,
-    ) -> Result<Self, EngineError> {
-        let averages = u64::from(optimizer.ema_decay.is_some());
+    /// An engine that goes on from `state`. Refused, before anything is taken, if its memory does
+    /// not fit.
+    pub fn new(setup: &TrainingSetup<'_>, state: TrainingState) -> Result<Self, EngineError> {
+        let config = setup.config;
+        let averages = u64::from(setup.update.adamw.average_decay.is_some());
         let copy_bytes = (3 + averages) * 4 * state.weights.flat.len() as u64;
         let plan_for = |images| {
-            let options = StepOptions::pretraining(config, images);
+            let options = StepOptions::training(config, images);
             let mut plan = Step::<CpuDevice<f32>>::plan(config, &options);
+            let head = Step::<CpuDevice<f32>>::host_bytes(config, &options);
+            if head > 0 {
+                plan.add("classifier's head", head);
+            }
             plan.add("copy while saving", copy_bytes);
             plan
         };
         // Where the system does not say, nothing is refused.
         let available = available_bytes().unwrap_or(u64::MAX);
-        let plan = EngineError::check_memory(plan_for, micro_batch, available)?;
-        let options = StepOptions::pretraining(config, micro_batch);
+        let plan = EngineError::check_memory(plan_for, setup.micro_batch, available)?;
+        let options = StepOptions::training(config, setup.micro_batch);
         let device = CpuDevice::default();
-        Self::with_device(config, &options, optimizer, state, device, plan)
+        Self::with_device(setup, &options, state, device, plan)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Tensor};
-    use nepa_model::init_weights;
+    use nepa_model::step::adamw::WeightGroup;
+    use nepa_model::{Classes, DropPath, NepaConfig, RopeDraw, init_weights};
 
     use super::*;
-    use crate::engine::AutogradEngine;
+    use crate::engine::{AutogradEngine, Found, PassDraw};
+    use crate::optimizer::OptimizerConfig;
 
     fn state(config: &NepaConfig) -> TrainingState {
         TrainingState::new(init_weights(config, 5))
@@ -259,7 +278,18 @@ mod tests {
             layerscale_value: Some(0.3),
             ..NepaConfig::tiny()
         };
-        let optimizer = OptimizerConfig::default();
+        let optimizer = OptimizerConfig {
+            embedding_lr_factor: 0.3,
+            ..OptimizerConfig::default()
+        };
+        let groups = |name: &str| optimizer.group(name);
+        let setup = TrainingSetup {
+            config: &config,
+            update: optimizer.settings(),
+            groups: &groups,
+            micro_batch: 2,
+            ablation: Ablation::default(),
+        };
         let pixels = pixels(&config, 4);
         let images = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
         let tensor = Tensor::from_vec(
@@ -268,34 +298,39 @@ mod tests {
             &Device::Cpu,
         )
         .expect("a tensor");
-        let mut own = CpuEngine::new(&config, &optimizer, state(&config), 2).expect("an engine");
-        let mut autograd = AutogradEngine::new(
-            &config,
-            &optimizer,
-            state(&config),
-            &Device::Cpu,
-            DType::F32,
-        )
-        .expect("an engine");
+        let mut own = CpuEngine::new(&setup, state(&config)).expect("an engine");
+        let mut autograd = AutogradEngine::new(&setup, state(&config), &Device::Cpu, DType::F32)
+            .expect("an engine");
         for step in 0..5 {
-            let ropes = [0, 1].map(|micro| RopeDraw::draw(&config, 1, step, micro));
+            let passes = [0, 1].map(|micro| RopeDraw::draw(&config, 1, step, micro).into());
             // Both forms of a batch.
+            let input = |images| StepInput {
+                images,
+                targets: None,
+                passes: &passes,
+            };
             let forms = [Images::Host(&images), Images::Device(&tensor)];
-            let found = own.step(&forms[step as usize % 2], &ropes).expect("a step");
-            let expected = autograd.step(&forms[0], &ropes).expect("a step");
-            for (found, expected) in [
-                (found.loss, expected.loss),
-                (found.grad_norm, expected.grad_norm),
-                (found.cos_target, expected.cos_target),
-                (found.cos_previous, expected.cos_previous),
-            ] {
+            let found = own.step(&input(forms[step as usize % 2])).expect("a step");
+            let expected = autograd.step(&input(forms[0])).expect("a step");
+            let numbers = |report: StepReport| {
+                let Found::Pretraining {
+                    cos_target,
+                    cos_previous,
+                    ..
+                } = report.found
+                else {
+                    panic!("{report:?} of pretraining");
+                };
+                [report.loss, report.grad_norm, cos_target, cos_previous]
+            };
+            for (found, expected) in numbers(found).into_iter().zip(numbers(expected)) {
                 assert!(
                     (found - expected).abs() < 2e-5 * (1.0 + expected.abs()),
                     "{step}: {found} {expected}"
                 );
             }
-            own.update(1e-3).expect("an update");
-            autograd.update(1e-3).expect("an update");
+            own.update(&optimizer.rates(1e-3)).expect("an update");
+            autograd.update(&optimizer.rates(1e-3)).expect("an update");
         }
         let (found, expected) = (
             own.export().expect("a state"),
@@ -319,11 +354,188 @@ mod tests {
         }
     }
 
+    /// A small classifier of three classes, some of its blocks' branches dropped.
+    fn classifier() -> NepaConfig {
+        let config = NepaConfig {
+            layerscale_value: Some(0.3),
+            add_pooling_layer: true,
+            is_causal: false,
+            drop_path_prob: 0.4,
+            ..NepaConfig::tiny()
+        };
+        config.to_classifier(Classes::Count(3))
+    }
+
+    fn group(name: &str) -> WeightGroup {
+        WeightGroup {
+            weight_decay: 0.05,
+            rate: name.starts_with("classifier").into(),
+            frozen: name.contains("patch_embeddings"),
+        }
+    }
+
+    #[test]
+    fn a_classifier_trains_as_autograd_does() {
+        let config = classifier();
+        let setup = TrainingSetup {
+            config: &config,
+            update: OptimizerConfig::default().settings(),
+            groups: &group,
+            micro_batch: 2,
+            ablation: Ablation::default(),
+        };
+        let pixels = pixels(&config, 4);
+        let images = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
+        let targets = [
+            [0.9, 0.05, 0.05],
+            [0.2, 0.5, 0.3],
+            [0.05, 0.05, 0.9],
+            [0.6, 0.1, 0.3],
+        ];
+        let mut own = CpuEngine::new(&setup, state(&config)).expect("an engine");
+        let plan = own.memory().expect("a plan").to_string();
+        assert!(plan.contains("classifier's head"), "{plan}");
+        let mut autograd = AutogradEngine::new(&setup, state(&config), &Device::Cpu, DType::F32)
+            .expect("an engine");
+        let mut losses = Vec::new();
+        for step in 0..5 {
+            let passes = [0, 1].map(|micro| PassDraw {
+                rope: RopeDraw::draw(&config, 1, step, micro),
+                drop_path: DropPath::draw(&config, 1, step, micro, 2),
+                masked: None,
+            });
+            let input = StepInput {
+                images: Images::Host(&images),
+                targets: Some(targets.as_flattened()),
+                passes: &passes,
+            };
+            let found = own.step(&input).expect("a step");
+            let expected = autograd.step(&input).expect("a step");
+            for (found, expected) in [
+                (found.loss, expected.loss),
+                (found.grad_norm, expected.grad_norm),
+            ] {
+                assert!(
+                    (found - expected).abs() < 2e-5 * (1.0 + expected.abs()),
+                    "{step}: {found} {expected}"
+                );
+            }
+            assert_eq!(found.found, expected.found);
+            losses.push(found.loss);
+            for engine in [&mut own as &mut dyn Engine, &mut autograd] {
+                engine.update(&[1e-3, 1e-2]).expect("an update");
+            }
+        }
+        // Of a head that is zero.
+        assert!((losses[0] - 3f64.ln()).abs() < 1e-6, "{losses:?}");
+        assert!(losses[4] < losses[0] - 0.05, "{losses:?}");
+        let (found, expected) = (
+            own.export().expect("a state").weights,
+            autograd.export().expect("a state").weights,
+        );
+        let start = state(&config).weights;
+        for spec in &found.specs {
+            let [found, expected, start] =
+                [&found, &expected, &start].map(|weights| &weights.flat[spec.range()]);
+            let norm = |values: &mut dyn Iterator<Item = f32>| {
+                values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
+            };
+            let off = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b));
+            // Biases that stay are zero.
+            let size = norm(&mut expected.iter().copied());
+            assert!(off <= 1e-3 * size, "{}: {off} of {size}", spec.name);
+            let stays = found == start && expected == start;
+            assert_eq!(stays, group(&spec.name).frozen, "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_its_task_is_refused() {
+        let (pretrains, classifies) = (NepaConfig::tiny(), classifier());
+        let pixels = pixels(&classifies, 4);
+        let images = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
+        let targets = [0.25f32; 12];
+        let draws = |count: u64, drops: bool| -> Vec<PassDraw> {
+            let draw = |micro| PassDraw {
+                drop_path: drops
+                    .then(|| DropPath::draw(&classifies, 1, 1, micro, 2))
+                    .flatten(),
+                ..PassDraw::default()
+            };
+            (0..count).map(draw).collect()
+        };
+        let cases = [
+            (
+                &pretrains,
+                Some(&targets[..]),
+                draws(2, false),
+                "no targets",
+            ),
+            (&pretrains, None, draws(1, false), "equal micro-batches"),
+            (&pretrains, None, draws(3, false), "equal micro-batches"),
+            (&pretrains, None, draws(0, false), "equal micro-batches"),
+            (&classifies, None, draws(2, true), "a target of each image"),
+            (
+                &classifies,
+                Some(&targets[..11]),
+                draws(2, true),
+                "a target of each class",
+            ),
+            (&classifies, Some(&targets[..8]), draws(2, true), "target"),
+            (
+                &classifies,
+                Some(&targets[..]),
+                draws(2, false),
+                "a factor for each branch",
+            ),
+        ];
+        for (config, targets, passes, part) in cases {
+            let setup = TrainingSetup {
+                config,
+                update: OptimizerConfig::default().settings(),
+                groups: &group,
+                micro_batch: 2,
+                ablation: Ablation::default(),
+            };
+            let mut own = CpuEngine::new(&setup, state(config)).expect("an engine");
+            let input = StepInput {
+                images: Images::Host(&images),
+                targets,
+                passes: &passes,
+            };
+            let error = own.step(&input).expect_err(part);
+            let said = format!("{:#}", anyhow::Error::from(error));
+            assert!(said.contains(part), "{part} in {said}");
+            let error = own.update(&[1e-3, 1e-3]).expect_err("no gradient");
+            let said = format!("{:#}", anyhow::Error::from(error));
+            assert!(said.contains("no gradient"), "{said}");
+        }
+        let setup = TrainingSetup {
+            config: &pretrains,
+            update: OptimizerConfig::default().settings(),
+            groups: &group,
+            micro_batch: 2,
+            ablation: Ablation {
+                shift: false,
+                ..Ablation::default()
+            },
+        };
+        let error = CpuEngine::new(&setup, state(&pretrains)).expect_err("an ablation");
+        assert!(error.to_string().contains("autograd"), "{error}");
+    }
+
     #[test]
     fn what_does_not_fit_is_refused_with_what_does() {
         let (config, optimizer) = (NepaConfig::tiny(), OptimizerConfig::default());
-        let error = CpuEngine::new(&config, &optimizer, state(&config), 1 << 40)
-            .expect_err("no machine has that");
+        let groups = |name: &str| optimizer.group(name);
+        let setup = TrainingSetup {
+            config: &config,
+            update: optimizer.settings(),
+            groups: &groups,
+            micro_batch: 1 << 40,
+            ablation: Ablation::default(),
+        };
+        let error = CpuEngine::new(&setup, state(&config)).expect_err("no machine has that");
         let message = error.to_string();
         let EngineError::Memory {
             fits, micro_batch, ..

@@ -1,16 +1,21 @@
 //! Labelled images in order, as a model wants them.
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use candle_core::{Device, Tensor};
 use nepa_pipeline::{
-    AugmentConfig, Dataset, DatasetConfig, Filter, IoConfig, IoRuntime, Loader, LoaderConfig,
-    Normalize, shown_url,
+    Dataset, DatasetConfig, IoConfig, IoRuntime, Loader, LoaderConfig, Normalize, shown_url,
 };
 use nepa_schemas::Label;
+use serde::Serialize;
 
 use crate::data::{LabelFacts, open_data, show_warnings};
+use crate::transform::Transform;
+
+/// How often a reader that waits for a batch asks whether to go on.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Class numbers by label. The same index or name is the same class in every set.
 #[derive(Debug, Default)]
@@ -31,31 +36,18 @@ impl Classes {
             .map(|(label, _)| label)
     }
 
-    fn number(&mut self, label: &Label) -> usize {
+    /// The number of a label of that set, a new one if need be.
+    pub(super) fn number(&mut self, set: &ImageSet, label: Label) -> usize {
         let next = self.numbers.len();
-        *self.numbers.entry(label.clone()).or_insert(next)
-    }
-}
-
-/// Replaces an index by its class name where the data set knows it, so that sets with differing
-/// orders of classes agree.
-fn named(label: Label, names: Option<&[String]>) -> Label {
-    match (&label, names) {
-        (Label::Index(index), Some(names)) => usize::try_from(*index)
-            .ok()
-            .and_then(|index| names.get(index))
-            .map_or(label, |name| Label::Name(name.as_str().into())),
-        _ => label,
+        *self.numbers.entry(set.named(label)).or_insert(next)
     }
 }
 
 /// How images are prepared.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ReadOptions {
-    /// Shorter side after resizing, in pixels.
-    pub resize: u32,
-    /// Side of the square cut from the centre.
-    pub size: u32,
+    /// How an image becomes a square.
+    pub transform: Transform,
     /// Normalisation of pixels.
     pub normalize: Normalize,
     /// Whether EXIF orientation is applied.
@@ -77,8 +69,12 @@ pub(crate) struct ImageSet {
 
 impl ImageSet {
     /// Opens shards, and says what is doubtful about them.
-    pub(crate) fn open(config: &DatasetConfig, runtime: &IoRuntime) -> anyhow::Result<Self> {
-        let dataset = open_data(config, &IoConfig::default(), runtime)?;
+    pub(crate) fn open(
+        config: &DatasetConfig,
+        io: &IoConfig,
+        runtime: &IoRuntime,
+    ) -> anyhow::Result<Self> {
+        let dataset = open_data(config, io, runtime)?;
         show_warnings(&dataset);
         let place = config.urls.iter().map(|url| shown_url(url));
         let place = place.collect::<Vec<_>>().join(", ");
@@ -90,8 +86,30 @@ impl ImageSet {
         })
     }
 
+    /// What tells two data sets apart: names, rows and columns.
+    pub(crate) fn fingerprint(&self) -> String {
+        self.dataset.fingerprint()
+    }
+
     pub(crate) fn len(&self) -> u64 {
         self.dataset.num_samples()
+    }
+
+    /// Where it lies, for people.
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Replaces an index by its class name where the data set knows it, so that sets with differing
+    /// orders of classes agree.
+    pub(super) fn named(&self, label: Label) -> Label {
+        match (&label, &self.names) {
+            (Label::Index(index), Some(names)) => usize::try_from(*index)
+                .ok()
+                .and_then(|index| names.get(index))
+                .map_or(label, |name| Label::Name(name.as_str().into())),
+            _ => label,
+        }
     }
 
     /// Where the labels are, for people; an error that says why there are none.
@@ -107,7 +125,7 @@ impl ImageSet {
         Ok(format!("{}{more}", facts.line))
     }
 
-    fn label_facts(&self) -> anyhow::Result<LabelFacts> {
+    pub(super) fn label_facts(&self) -> anyhow::Result<LabelFacts> {
         let facts = LabelFacts::of(&self.dataset).map_err(|why| anyhow!("{why}"));
         facts.with_context(|| format!("{} has no labels to evaluate by", self.place))
     }
@@ -132,25 +150,34 @@ impl ImageSet {
     }
 
     /// Gives every image once, in the order of the shards: a batch of pixels, `[B, 3, size, size]`,
-    /// normalised, on the CPU, with the class of each, and returns how many were left out, as they
-    /// have no label. Without `classes` no label is needed, and every class is 0.
+    /// normalised, on the CPU, with the number that `number` gives each label, and returns what was
+    /// left out. Without `number` no label is needed, and every number is 0.
     pub(crate) fn read(
         &self,
         options: ReadOptions,
-        mut classes: Option<&mut Classes>,
+        number: Option<Number<'_>>,
+        each: impl FnMut(&Tensor, &[usize]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<LeftOut> {
+        let read = self.read_while(options, number, each, || true)?;
+        Ok(read.unwrap_or_default())
+    }
+
+    /// As [`Self::read`]; none as soon as `go_on`, which is asked between batches and, several times
+    /// a second, while one is waited for, says no.
+    pub(crate) fn read_while(
+        &self,
+        options: ReadOptions,
+        mut number: Option<Number<'_>>,
         mut each: impl FnMut(&Tensor, &[usize]) -> anyhow::Result<()>,
-    ) -> anyhow::Result<u64> {
-        let facts = classes.is_some().then(|| self.label_facts()).transpose()?;
+        go_on: impl Fn() -> bool,
+    ) -> anyhow::Result<Option<LeftOut>> {
+        let facts = number.is_some().then(|| self.label_facts()).transpose()?;
         let config = LoaderConfig {
             global_batch: options.batch,
             epochs: Some(1),
             shuffle: false,
             drop_last: false,
-            augment: AugmentConfig::CenterCrop {
-                size: options.size,
-                resize: options.resize,
-                filter: Filter::Bicubic,
-            },
+            augment: options.transform.augment(),
             normalize: options.normalize,
             exif_orientation: options.exif_orientation,
             decode_threads: options.threads,
@@ -158,30 +185,36 @@ impl ImageSet {
             ..LoaderConfig::default()
         };
         let mut loader = Loader::new(self.dataset.clone(), config, None)?;
-        let side = options.size as usize;
-        let (mut left, mut unlabelled) = (options.limit, 0);
+        let side = options.transform.size as usize;
+        let (mut left, mut out) = (options.limit, LeftOut::default());
         while left > 0 {
+            while go_on() && !loader.wait(LOOK_EVERY) {}
+            if !go_on() {
+                return Ok(None);
+            }
             let Some(batch) = loader.next_batch()? else {
                 break;
             };
             let (mut pixels, mut numbers) = (Vec::new(), Vec::new());
             for (index, sample) in batch.samples().iter().enumerate() {
+                if numbers.len() == left {
+                    break;
+                }
                 // A replacement is another sample a second time.
-                if sample.replaces.is_some() || numbers.len() == left {
+                if sample.replaces.is_some() {
+                    out.undecodable += 1;
                     continue;
                 }
-                let number = match (&mut classes, sample.label.clone()) {
+                let found = match (&mut number, sample.label.clone()) {
                     (None, _) => 0,
-                    (Some(classes), Some(label)) => {
-                        classes.number(&named(label, self.names.as_deref()))
-                    }
+                    (Some(number), Some(label)) => number(label)?,
                     (Some(_), None) => {
-                        unlabelled += 1;
+                        out.unlabelled += 1;
                         continue;
                     }
                 };
                 pixels.extend_from_slice(batch.pixels(index));
-                numbers.push(number);
+                numbers.push(found);
             }
             if numbers.is_empty() {
                 continue;
@@ -190,20 +223,48 @@ impl ImageSet {
             let shape = (numbers.len(), 3, side, side);
             each(&Tensor::from_vec(pixels, shape, &Device::Cpu)?, &numbers)?;
         }
-        if let Some(facts) = facts.filter(|_| left == options.limit && unlabelled > 0) {
+        if let Some(facts) = facts.filter(|_| left == options.limit && out.unlabelled > 0) {
             bail!(
-                "{}: none of its {unlabelled} images has a label: all are null or negative ({}); \
-                 choose another column with --label-column",
+                "{}: none of its {} images has a label: all are null or negative ({}); choose \
+                 another column with --label-column",
                 self.place,
+                out.unlabelled,
                 facts.line
             );
         }
-        Ok(unlabelled)
+        Ok(Some(out))
+    }
+}
+
+/// Gives a label its number.
+pub(crate) type Number<'a> = &'a mut dyn FnMut(Label) -> anyhow::Result<usize>;
+
+/// Images that were read past.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct LeftOut {
+    /// Their label is null or negative.
+    pub unlabelled: u64,
+    /// They cannot be decoded.
+    pub undecodable: u64,
+}
+
+impl LeftOut {
+    /// What is to be said of them, of so many images.
+    pub(crate) fn warnings(self, all: u64) -> Vec<String> {
+        let of = |count: u64, why: &str| {
+            (count > 0).then(|| format!("{count} of {all} test images {why} and are left out"))
+        };
+        let unlabelled = "have no label (null, or a negative index)";
+        let both = [
+            of(self.unlabelled, unlabelled),
+            of(self.undecodable, "cannot be decoded"),
+        ];
+        both.into_iter().flatten().collect()
     }
 }
 
 /// The first few, and how many more there are.
-fn quoted(labels: impl ExactSizeIterator<Item = String>) -> String {
+pub(super) fn quoted(labels: impl ExactSizeIterator<Item = String>) -> String {
     const SHOWN: usize = 5;
     let more = labels.len().saturating_sub(SHOWN);
     let shown = labels.take(SHOWN).collect::<Vec<_>>().join(", ");

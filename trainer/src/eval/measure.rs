@@ -89,11 +89,7 @@ impl ResultTable {
     /// As narrow as a terminal needs it, if each source has a short name; an interval is the
     /// greater of its two sides.
     pub(crate) fn narrow(measured: &[Measurement], scores: Scores) -> Self {
-        let cell = |accuracy: &Accuracy| {
-            let (share, (low, high)) = (accuracy.share(), accuracy.interval());
-            let side = (share - low).max(high - share);
-            format!("{:.1} \u{b1} {:.1}", 100.0 * share, 100.0 * side)
-        };
+        let cell = |accuracy: &Accuracy| accuracy.narrow();
         let mut table = Self::with_cells(measured, scores, &cell);
         if scores.logistic {
             table.header.pop();
@@ -252,7 +248,8 @@ impl Evaluation<'_> {
         let mut readers: Vec<_> = readers.collect();
         let progress = self.progress("computing features");
         for (set, side) in self.sides() {
-            let left_out = set.read(self.read, Some(&mut *classes), |pixels, numbers| {
+            let mut number = |label| Ok(classes.number(set, label));
+            let left_out = set.read(self.read, Some(&mut number), |pixels, numbers| {
                 progress.add(numbers.len() as u64);
                 let pixels = pixels.to_device(self.device)?;
                 let mut pairs = pairs.iter_mut();
@@ -264,7 +261,7 @@ impl Evaluation<'_> {
                 }
                 Ok(())
             })?;
-            unlabelled.push(left_out);
+            unlabelled.push(left_out.unlabelled);
         }
         for pair in &mut pairs {
             pair.unlabelled = [unlabelled[0], unlabelled[1]];
@@ -274,11 +271,9 @@ impl Evaluation<'_> {
 
     /// The pixels as features.
     pub(crate) fn of_pixels(&self, classes: &mut Classes) -> anyhow::Result<FeaturePair> {
-        let (size, resize) = (self.read.size, self.read.resize);
-        let small = size.min(PIXEL_SIDE);
+        let small = self.read.transform.size.min(PIXEL_SIDE);
         let read = ReadOptions {
-            size: small,
-            resize: (resize * small).div_ceil(size),
+            transform: self.read.transform.shrunk_to(small),
             ..self.read
         };
         let width = 3 * (small * small) as usize;
@@ -296,8 +291,9 @@ impl Evaluation<'_> {
                 push_all(side(&mut pair), &pixel_features(pixels)?, numbers);
                 Ok(())
             };
-            let left_out = set.read(read, Some(&mut *classes), push)?;
-            pair.unlabelled[index] = left_out;
+            let mut number = |label| Ok(classes.number(set, label));
+            let left_out = set.read(read, Some(&mut number), push)?;
+            pair.unlabelled[index] = left_out.unlabelled;
         }
         Ok(pair)
     }

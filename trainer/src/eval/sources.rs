@@ -1,16 +1,11 @@
 //! What is evaluated: pixels, and the weights of a checkpoint, trained or not.
 use std::fmt;
-use std::path::{Path, PathBuf};
 
-use crate::output::Scratch;
 use anyhow::ensure;
 use candle_core::{DType, Device};
-use nepa_model::{Nepa, NepaConfig, init_weights, read_config, read_published};
-use nepa_pipeline::{IoConfig, IoRuntime};
+use nepa_model::{Nepa, init_weights};
 
-use crate::checkpoint::{MANIFEST, RunState, read_state, read_weights, verify_folder};
-use crate::output::fetch_checkpoint;
-use crate::recipe::ResolvedRecipe;
+use crate::weights::{WeightsFolder, Which};
 
 /// Seed of random weights where no run gives one.
 const SEED: u64 = 1337;
@@ -40,82 +35,31 @@ impl fmt::Display for Source {
     }
 }
 
-/// A checkpoint, or a folder in the published layout (whose one kind of weights counts as raw), on
-/// the local disk.
-#[derive(Debug)]
-pub(crate) struct Pretrained {
-    folder: PathBuf,
-    /// Of a checkpoint.
-    state: Option<RunState>,
-    config: NepaConfig,
-    _downloaded: Option<Scratch>,
-}
-
-impl Pretrained {
-    /// Opens a checkpoint, a run's output (its newest checkpoint), or a published folder; a path or
-    /// URL.
-    pub(crate) fn open(url: &str, runtime: &IoRuntime) -> anyhow::Result<Self> {
-        let local = Path::new(url);
-        if local.join("model.safetensors").exists() && !local.join(MANIFEST).exists() {
-            return Ok(Self {
-                state: None,
-                config: read_config(&local.join("config.json"))?,
-                folder: local.to_owned(),
-                _downloaded: None,
-            });
+impl Source {
+    /// The weights of a folder that it is; none of pixels.
+    pub(crate) fn which(self) -> Option<Which> {
+        match self {
+            Self::Raw => Some(Which::Raw),
+            Self::Ema => Some(Which::Ema),
+            Self::Pixels | Self::Random => None,
         }
-        let (folder, downloaded) = fetch_checkpoint(url, &IoConfig::default(), runtime)?;
-        verify_folder(&folder)?;
-        Ok(Self {
-            state: Some(read_state(&folder)?),
-            config: read_config(&folder.join("config.json"))?,
-            folder,
-            _downloaded: downloaded,
-        })
     }
 
-    pub(crate) fn config(&self) -> &NepaConfig {
-        &self.config
-    }
-
-    /// Optimiser steps done, of a checkpoint.
-    pub(crate) fn step(&self) -> Option<u64> {
-        self.state.as_ref().map(|state| state.step)
-    }
-
-    /// The recipe that a checkpoint was trained by.
-    pub(crate) fn recipe(&self) -> Option<&ResolvedRecipe> {
-        self.state.as_ref().map(|state| &state.recipe)
-    }
-
-    /// The model with weights of that source. `seed` is that of random weights; left out: the run's
-    /// own.
+    /// The model of a folder with weights of this source. `seed` is that of random weights; left
+    /// out: the run's own.
     pub(crate) fn model(
-        &self,
-        source: Source,
+        self,
+        folder: &WeightsFolder,
         seed: Option<u64>,
         device: &Device,
     ) -> anyhow::Result<Nepa> {
-        let weights = match source {
-            Source::Pixels => anyhow::bail!("pixels are no model"),
-            Source::Random => {
-                let seed = seed.or(self.recipe().map(|recipe| recipe.seed));
-                let seed = seed.unwrap_or(SEED);
-                init_weights(&self.config, seed)
-            }
-            Source::Raw | Source::Ema if self.state.is_some() => {
-                read_weights(&self.folder, source == Source::Ema)?.1
-            }
-            Source::Raw | Source::Ema => {
-                ensure!(
-                    source == Source::Raw,
-                    "{} is a folder in the published layout, which has one kind of weights: take \
-                     'raw' for 'ema'",
-                    self.folder.display()
-                );
-                read_published(&self.folder)?.1
-            }
+        let weights = if let Some(which) = self.which() {
+            folder.weights(which)?
+        } else {
+            ensure!(self == Self::Random, "pixels are no model");
+            let seed = seed.or(folder.recipe().map(|recipe| recipe.seed));
+            init_weights(folder.config(), seed.unwrap_or(SEED))
         };
-        Ok(Nepa::new(&self.config, &weights, DType::F32, device)?)
+        Ok(Nepa::new(folder.config(), &weights, DType::F32, device)?)
     }
 }

@@ -20,6 +20,8 @@ pub(crate) fn draw_grid(images: &[SampledImage], size: u32, seed: u64) -> anyhow
         ratio: [3.0 / 4.0, 4.0 / 3.0],
         flip: 0.5,
         filter: Filter::Bilinear,
+        rand_augment: None,
+        erase: None,
     }
     .build()?;
     let images = &images[..images.len().min(SIDE * SIDE)];

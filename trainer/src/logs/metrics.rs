@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::LogError;
 use super::file::{LogFile, push_json_line};
+use crate::engine::Found;
 
 /// Who decoded images for a GPU since the line before. They are those of batches ahead, not of the
 /// step; the sum over all lines is what was decoded in all.
@@ -33,6 +34,44 @@ impl From<DecoderStats> for DecodedImages {
     }
 }
 
+/// What is told beside the loss: means over the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Measured {
+    /// In pretraining.
+    Pretraining {
+        /// Mean cosine of the prediction with the next embedding.
+        cos_target: f64,
+        /// Mean cosine of the prediction with the current embedding.
+        cos_previous: f64,
+        /// Share of positions where the second is greater.
+        copy_win: f64,
+    },
+    /// In fine-tuning.
+    Classification {
+        /// Share of images whose greatest logit is that of their greatest target. Where images are
+        /// mixed, it is not comparable with that of an evaluation.
+        accuracy: f64,
+    },
+}
+
+impl From<Found> for Measured {
+    fn from(found: Found) -> Self {
+        match found {
+            Found::Pretraining {
+                cos_target,
+                cos_previous,
+                copy_win,
+            } => Self::Pretraining {
+                cos_target,
+                cos_previous,
+                copy_win,
+            },
+            Found::Classification { accuracy } => Self::Classification { accuracy },
+        }
+    }
+}
+
 /// One line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StepMetrics {
@@ -44,7 +83,7 @@ pub(crate) struct StepMetrics {
     pub samples: u64,
     /// Mean loss of the batch.
     pub loss: f64,
-    /// Learning rate of this step.
+    /// Learning rate of this step; of several that of the last block.
     pub lr: f64,
     /// Global norm of the gradient before clipping.
     pub grad_norm: f64,
@@ -54,12 +93,9 @@ pub(crate) struct StepMetrics {
     pub data_wait_ms: f64,
     /// Time of forward, backward and update.
     pub step_ms: f64,
-    /// Mean cosine of the prediction with the next embedding.
-    pub cos_target: f64,
-    /// Mean cosine of the prediction with the current embedding.
-    pub cos_previous: f64,
-    /// Share of positions where the second is greater.
-    pub copy_win: f64,
+    /// What is told beside the loss.
+    #[serde(flatten)]
+    pub measured: Measured,
     /// Who decoded, on a GPU; absent on the processor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoders: Option<DecodedImages>,
@@ -67,18 +103,30 @@ pub(crate) struct StepMetrics {
 
 impl StepMetrics {
     /// The values that TensorBoard draws.
-    pub(super) fn scalars(&self) -> [(&'static str, f64); 9] {
-        [
+    pub(super) fn scalars(&self) -> Vec<(&'static str, f64)> {
+        let mut scalars = vec![
             ("train/loss", self.loss),
             ("train/lr", self.lr),
             ("train/grad_norm", self.grad_norm),
-            ("copy/cos_target", self.cos_target),
-            ("copy/cos_previous", self.cos_previous),
-            ("copy/copy_win", self.copy_win),
+        ];
+        match self.measured {
+            Measured::Pretraining {
+                cos_target,
+                cos_previous,
+                copy_win,
+            } => scalars.extend([
+                ("copy/cos_target", cos_target),
+                ("copy/cos_previous", cos_previous),
+                ("copy/copy_win", copy_win),
+            ]),
+            Measured::Classification { accuracy } => scalars.push(("train/accuracy", accuracy)),
+        }
+        scalars.extend([
             ("speed/images_per_second", self.images_per_second),
             ("speed/data_wait_ms", self.data_wait_ms),
             ("speed/step_ms", self.step_ms),
-        ]
+        ]);
+        scalars
     }
 }
 
@@ -124,9 +172,11 @@ pub(super) mod tests {
             images_per_second: 10.0,
             data_wait_ms: 1.0,
             step_ms: 2.0,
-            cos_target: 0.1,
-            cos_previous: 0.2,
-            copy_win: 0.75,
+            measured: Measured::Pretraining {
+                cos_target: 0.1,
+                cos_previous: 0.2,
+                copy_win: 0.75,
+            },
             decoders: None,
         }
     }
@@ -189,5 +239,20 @@ pub(super) mod tests {
         let line: serde_json::Value = serde_json::from_str(first.lines().next().unwrap()).unwrap();
         assert_eq!(line.as_object().unwrap().len(), keys.split(' ').count());
         assert!(keys.split(' ').all(|key| line.get(key).is_some()));
+    }
+
+    #[test]
+    fn a_line_of_fine_tuning_has_the_accuracy_instead() {
+        let tuned = StepMetrics {
+            measured: Measured::Classification { accuracy: 0.5 },
+            ..metrics(3)
+        };
+        let line = serde_json::to_string(&tuned).unwrap();
+        assert!(
+            line.contains("\"accuracy\":0.5") && !line.contains("copy_win"),
+            "{line}"
+        );
+        assert_eq!(serde_json::from_str::<StepMetrics>(&line).unwrap(), tuned);
+        assert_eq!(lines_up_to(&format!("{line}\n"), 3), line.len() + 1);
     }
 }

@@ -1,5 +1,6 @@
-//! What a run writes down: `metrics.jsonl`, TensorBoard events and the sample trace.
+//! What a run writes down: `metrics.jsonl`, `evals.jsonl`, TensorBoard events and the sample trace.
 mod error;
+mod evals;
 mod file;
 mod metrics;
 mod records;
@@ -7,7 +8,8 @@ mod tensorboard;
 mod trace;
 
 pub(crate) use error::LogError;
+pub(crate) use evals::{Accuracy, EvalRecord, EvalsFile};
 pub(crate) use file::LogFile;
-pub(crate) use metrics::{MetricsFile, StepMetrics, lines_up_to};
+pub(crate) use metrics::{Measured, MetricsFile, StepMetrics, lines_up_to};
 pub(crate) use tensorboard::EventFile;
 pub(crate) use trace::TraceFile;

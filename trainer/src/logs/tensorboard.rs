@@ -2,6 +2,7 @@
 use std::path::Path;
 
 use super::error::LogError;
+use super::evals::EvalRecord;
 use super::file::LogFile;
 use super::metrics::StepMetrics;
 use super::records;
@@ -26,9 +27,17 @@ impl EventFile {
     }
 
     pub(crate) fn write(&mut self, metrics: &StepMetrics) -> Result<(), LogError> {
+        self.push(metrics.step, &metrics.scalars())
+    }
+
+    pub(crate) fn write_eval(&mut self, record: &EvalRecord) -> Result<(), LogError> {
+        self.push(record.step, &record.scalars())
+    }
+
+    fn push(&mut self, step: u64, scalars: &[(&'static str, f64)]) -> Result<(), LogError> {
         let mut records = Vec::new();
-        for (tag, value) in metrics.scalars() {
-            records::push_scalar(&mut records, wall_time(), metrics.step, tag, value as f32);
+        for (tag, value) in scalars {
+            records::push_scalar(&mut records, wall_time(), step, tag, *value as f32);
         }
         self.0.append(&records)
     }

@@ -1,7 +1,7 @@
 //! The sample trace (`--trace-samples`): one JSON line for each sample that was trained on.
 use std::path::Path;
 
-use nepa_pipeline::{SampleId, SampleRecord, Shard};
+use nepa_pipeline::{EraseBox, ImageMix, MixPlan, Operation, SampleId, SampleRecord, Shard};
 use serde::Serialize;
 
 use super::error::LogError;
@@ -27,6 +27,15 @@ struct TraceLine<'a> {
     width: f64,
     height: f64,
     flip: bool,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    operations: &'a [Operation],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    erase: Option<EraseBox>,
+    /// How it was mixed, and with which sample, where that was so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mix: Option<ImageMix>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partner: Option<SampleId>,
     /// The bad sample that stood here, if this one replaces it.
     replaces: Option<SampleId>,
 }
@@ -61,10 +70,21 @@ impl TraceFile {
         Ok(())
     }
 
-    /// Appends the samples of one step.
-    pub(crate) fn write(&mut self, step: u64, samples: &[SampleRecord]) -> Result<(), LogError> {
+    /// Appends the samples of one step, which were mixed by the plans of its micro-batches, if any.
+    pub(crate) fn write(
+        &mut self,
+        step: u64,
+        samples: &[SampleRecord],
+        mixes: &[MixPlan],
+    ) -> Result<(), LogError> {
         let mut lines = Vec::new();
-        for sample in samples {
+        let of_plan = samples.len() / mixes.len().max(1);
+        for (index, sample) in samples.iter().enumerate() {
+            let mix = mixes.get(index / of_plan.max(1)).and_then(|plan| {
+                let (mix, partner) = (plan.images[index % of_plan], plan.partner(index % of_plan));
+                let partner = samples[index / of_plan * of_plan + partner].id;
+                (mix != ImageMix::Alone).then_some((mix, partner))
+            });
             let SampleId {
                 shard,
                 row_group,
@@ -72,7 +92,7 @@ impl TraceFile {
             } = sample.id;
             let file = &self.shard_names[shard as usize];
             // A recipe has one view: checked when it is read.
-            let plan = sample.views[0];
+            let plan = &sample.views[0];
             let rect = plan.rect;
             let (x, y, width, height) = (rect.x, rect.y, rect.width, rect.height);
             let (flip, replaces) = (plan.flip, sample.replaces);
@@ -89,6 +109,10 @@ impl TraceFile {
                     width,
                     height,
                     flip,
+                    operations: &plan.operations,
+                    erase: plan.erase,
+                    mix: mix.map(|(mix, _)| mix),
+                    partner: mix.map(|(_, partner)| partner),
                     replaces,
                 },
             );

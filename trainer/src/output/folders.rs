@@ -5,10 +5,15 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::contents::Loaded;
-use super::names::{CHECKPOINTS, CheckpointName, folder_name, parse_folder_name};
+use super::names::{BEST, CHECKPOINTS, CheckpointName, folder_name, parse_folder_name};
 use crate::checkpoint::{
     self, Checkpoint, CheckpointError, FILES, MANIFEST, MORE_FILES, MoreFiles, io,
 };
+
+/// What `best` is while it is written, and the one before it is removed; the names are those of what
+/// [`remove_half_written`] knows.
+const SAVING_BEST: &str = ".saving-step-best";
+const OLD_BEST: &str = ".saving-step-best-before";
 
 /// Reads and verifies a checkpoint in a local folder.
 pub(super) fn load_folder(folder: &Path) -> Result<Loaded, CheckpointError> {
@@ -43,6 +48,34 @@ pub(super) fn save_in_folder(
     };
     let written = write();
     remove_folder(&temporary);
+    written
+}
+
+/// Writes a checkpoint into the folder `best` of an output, in place of the one that is there.
+/// Between the two there is none for a moment.
+pub(super) fn save_best_in_folder(
+    live: &Path,
+    checkpoint: &Checkpoint,
+    more: &MoreFiles,
+) -> Result<(), CheckpointError> {
+    let (best, temporary) = (live.join(BEST), live.join(CHECKPOINTS).join(SAVING_BEST));
+    let old = temporary.with_file_name(OLD_BEST);
+    let write = || {
+        remove_folder(&temporary);
+        remove_folder(&old);
+        std::fs::create_dir_all(&temporary).map_err(io("create", &temporary))?;
+        checkpoint::write_folder(&temporary, checkpoint, more)?;
+        if best.exists() {
+            std::fs::rename(&best, &old).map_err(io("rename", &best))?;
+        }
+        std::fs::rename(&temporary, &best).map_err(io("rename", &temporary))?;
+        File::open(live)
+            .and_then(|file| file.sync_all())
+            .map_err(io("sync", live))
+    };
+    let written = write();
+    remove_folder(&temporary);
+    remove_folder(&old);
     written
 }
 

@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::contents::Loaded;
 use super::error::OutputError;
-use super::folders::{load_folder, local_checkpoints, remove_checkpoint_files, save_in_folder};
-use super::names::{CHECKPOINTS, CheckpointName, RUN_FILE};
+use super::folders::{
+    load_folder, local_checkpoints, remove_checkpoint_files, save_best_in_folder, save_in_folder,
+};
+use super::names::{CHECKPOINTS, CheckpointName, RUN_FILE, folder_name};
+use super::retention::Retention;
 use crate::checkpoint::{Checkpoint, CheckpointError, MoreFiles, io};
 
 /// Held by the process that writes into a local output.
@@ -83,12 +86,12 @@ impl LocalOutput {
         load_folder(&self.folder.join(CHECKPOINTS).join(&checkpoint.name))
     }
 
-    /// Saves a checkpoint whole or not at all, and then removes all but the newest `keep`.
+    /// Saves a checkpoint whole or not at all, and then removes those that `retention` lets go.
     pub(super) fn save(
         &self,
         checkpoint: &Checkpoint,
         more: &MoreFiles,
-        keep: usize,
+        retention: Retention,
     ) -> Result<(), CheckpointError> {
         let saved = save_in_folder(&self.folder, checkpoint, more);
         saved.map_err(|source| CheckpointError::Save {
@@ -96,11 +99,25 @@ impl LocalOutput {
             place: self.folder.display().to_string(),
             source: Box::new(source),
         })?;
-        self.remove_all_but(keep);
+        self.remove_old(retention);
         Ok(())
     }
 
-    fn remove_all_but(&self, keep: usize) {
+    /// Keeps a checkpoint as the best, whole or not at all.
+    pub(super) fn save_best(
+        &self,
+        checkpoint: &Checkpoint,
+        more: &MoreFiles,
+    ) -> Result<(), CheckpointError> {
+        let saved = save_best_in_folder(&self.folder, checkpoint, more);
+        saved.map_err(|source| CheckpointError::Save {
+            step: checkpoint.state.step,
+            place: self.folder.display().to_string(),
+            source: Box::new(source),
+        })
+    }
+
+    fn remove_old(&self, retention: Retention) {
         let checkpoints = match self.checkpoints() {
             Ok(checkpoints) => checkpoints,
             Err(error) => {
@@ -109,8 +126,9 @@ impl LocalOutput {
                 return tracing::warn!("cannot remove old checkpoints: {error:#}");
             }
         };
-        for old in &checkpoints[..checkpoints.len().saturating_sub(keep)] {
-            remove_checkpoint_files(&self.folder.join(CHECKPOINTS).join(&old.name));
+        let steps = checkpoints.iter().map(|checkpoint| checkpoint.step);
+        for old in retention.old(steps) {
+            remove_checkpoint_files(&self.folder.join(CHECKPOINTS).join(folder_name(old)));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Where a run writes: a local folder ([`local`]), or a prefix in an object store with a local
 //! spool for the live files and for checkpoints until they are sent ([`store`]).
 //!
-//! Checkpoints lie in `checkpoints/step-NNNNNNNN`. Locally a checkpoint is written beside its place
+//! Checkpoints lie in `checkpoints/step-NNNNNNNN`, the best of a run that evaluates in `best`. Locally a checkpoint is written beside its place
 //! and renamed; in a store its manifest is put last. Either way it is whole or absent. Nothing is
 //! deleted that a manifest of ours does not list.
 mod claim;
@@ -13,6 +13,7 @@ mod local;
 mod names;
 mod owner;
 mod remote;
+mod retention;
 mod scratch;
 mod sender;
 mod sending;
@@ -32,7 +33,8 @@ use crate::recipe::CheckpointSection;
 pub(crate) use contents::{Loaded, Log};
 pub(crate) use error::OutputError;
 pub(crate) use fetch::{Bring, RunCopy, fetch_checkpoint, fetch_run};
-pub(crate) use names::{CheckpointName, METRICS, is_local, local_path};
+pub(crate) use names::{CheckpointName, METRICS, RUN_FILE, is_local, local_path};
+pub(crate) use retention::Retention;
 pub(crate) use scratch::{Scratch, remove_leftovers};
 
 /// The place where one run writes; held by one process at a time.
@@ -186,17 +188,38 @@ impl Output {
     }
 
     /// Saves a checkpoint whole or not at all, with the logs as they are now. In a store it appears
-    /// later, and then all but the newest `keep` are removed.
+    /// later. Then those that `retention` lets go are removed.
     pub(crate) fn save(
         &self,
         checkpoint: &Checkpoint,
         more: MoreFiles,
         logs: Vec<Log>,
-        keep: usize,
+        retention: Retention,
     ) -> Result<(), CheckpointError> {
         match &self.kind {
-            Kind::Local(local) => local.save(checkpoint, &more, keep),
-            Kind::Store(store) => store.save(checkpoint, more, logs, keep),
+            Kind::Local(local) => local.save(checkpoint, &more, retention),
+            Kind::Store(store) => store.save(checkpoint, more, logs, retention),
+        }
+    }
+
+    /// Keeps a checkpoint as the best so far, in `best`, in place of the one before, whatever becomes
+    /// of the others. In a store it appears later, before any checkpoint that is saved after it.
+    pub(crate) fn save_best(
+        &self,
+        checkpoint: &Checkpoint,
+        more: MoreFiles,
+    ) -> Result<(), CheckpointError> {
+        match &self.kind {
+            Kind::Local(local) => local.save_best(checkpoint, &more),
+            Kind::Store(store) => store.save_best(checkpoint, &more),
+        }
+    }
+
+    /// Sends the best checkpoint of a run that goes on, where an earlier process could not.
+    pub(crate) fn send_best_again(&self, best_step: Option<u64>) -> Result<(), CheckpointError> {
+        match &self.kind {
+            Kind::Local(_) => Ok(()),
+            Kind::Store(store) => store.send_best_again(best_step),
         }
     }
 
@@ -206,11 +229,11 @@ impl Output {
         &self,
         checkpoint: &CheckpointName,
         logs: Vec<Log>,
-        keep: usize,
+        retention: Retention,
     ) -> Result<(), CheckpointError> {
         match &self.kind {
             Kind::Local(_) => Ok(()),
-            Kind::Store(store) => store.send_again(checkpoint, logs, keep),
+            Kind::Store(store) => store.send_again(checkpoint, logs, retention),
         }
     }
 

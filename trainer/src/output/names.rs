@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use crate::checkpoint::{FILES, MANIFEST, MORE_FILES};
 
 pub(super) const CHECKPOINTS: &str = "checkpoints";
+/// The best checkpoint of a run that evaluates.
+pub(super) const BEST: &str = "best";
 /// Marks an output that holds a run.
-pub(super) const RUN_FILE: &str = "recipe.toml";
+pub(crate) const RUN_FILE: &str = "recipe.toml";
 /// One line a step.
 pub(crate) const METRICS: &str = "metrics.jsonl";
 

@@ -21,7 +21,7 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn new() -> Result<Self, CheckpointError> {
+    pub(crate) fn new() -> Result<Self, CheckpointError> {
         let parent = std::env::temp_dir();
         let folder = tempfile::Builder::new()
             .prefix(PREFIX)
@@ -39,7 +39,7 @@ impl Scratch {
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 }

@@ -51,12 +51,12 @@ impl Sender {
     }
 
     /// Sends `job` when its turn comes. Where the store is away, or slower than checkpoints come,
-    /// older ones that wait are left out for it.
+    /// older ones that wait are left out for it, but for milestones.
     pub(super) fn push(&self, job: Job) {
         let shared = &*self.shared;
         let deadline = Instant::now() + ROOM_WITHIN;
         let mut state = shared.state();
-        if job.step.is_some() {
+        if job.checkpoint.is_some() {
             while state.num_checkpoints() >= MOST_WAITING
                 && state.failing.is_none()
                 && state.unsent.is_none()
@@ -66,11 +66,10 @@ impl Sender {
                 state = shared.wait(state, LOOK_EVERY);
             }
             while state.num_checkpoints() >= MOST_WAITING {
-                let is_checkpoint = |job: &Job| job.step.is_some();
                 let Some(old) = state
                     .waiting
                     .iter()
-                    .position(is_checkpoint)
+                    .position(Job::may_be_left_out)
                     .and_then(|oldest| state.waiting.remove(oldest))
                 else {
                     break;

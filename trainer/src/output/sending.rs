@@ -18,6 +18,7 @@ use super::folders::remove_folder;
 use super::names::{CHECKPOINTS, CheckpointName, objects_of, parse_folder_name};
 use super::owner::{Owner, OwnerError};
 use super::remote::Remote;
+use super::retention::Retention;
 use super::upload::{Body, Persistence, Upload, within};
 use crate::checkpoint::MANIFEST;
 
@@ -31,17 +32,34 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Time for giving up parts that were sent in vain.
 pub(super) const ABORT_WITHIN: Duration = Duration::from_millis(500);
 
+/// A checkpoint that is sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent {
+    pub step: u64,
+    /// Which stay when it is there.
+    pub retention: Retention,
+}
+
 /// What is sent together, in this order.
 pub(super) struct Job {
     /// For people: "the checkpoint of step 200".
     pub what: String,
-    /// The step, if it is a checkpoint; then all but the newest `keep` are removed after it.
-    pub step: Option<u64>,
-    pub keep: usize,
+    /// If it is a checkpoint.
+    pub checkpoint: Option<Sent>,
     /// Names below the output and their contents.
     pub files: VecDeque<(String, Body)>,
     /// Where it lies locally until it is sent.
     pub folder: Option<PathBuf>,
+}
+
+impl Job {
+    /// Whether it may be left out when a newer checkpoint comes.
+    pub(super) fn may_be_left_out(&self) -> bool {
+        let is_milestone = |sent: &Sent| sent.retention.is_milestone(sent.step);
+        self.checkpoint
+            .as_ref()
+            .is_some_and(|sent| !is_milestone(sent))
+    }
 }
 
 /// Why what waits will not be sent.
@@ -101,7 +119,7 @@ pub(super) fn drop_job(job: &Job) {
 
 impl State {
     pub(super) fn num_checkpoints(&self) -> usize {
-        let checkpoints = self.waiting.iter().filter(|job| job.step.is_some());
+        let checkpoints = self.waiting.iter().filter(|job| job.checkpoint.is_some());
         checkpoints.count()
     }
 }
@@ -183,8 +201,9 @@ impl Shared {
         self.arrived.store(0, Relaxed);
         let mut upload = None;
         let outcome = {
+            let may_be_left_out = job.may_be_left_out();
             let sending = std::pin::pin!(self.try_for_ever(&mut job, &mut upload));
-            let other = std::pin::pin!(self.is_in_vain());
+            let other = std::pin::pin!(self.is_in_vain(may_be_left_out));
             match select(sending, other).await {
                 Either::Left((outcome, _)) => Some(outcome),
                 Either::Right(((), _)) => None,
@@ -227,13 +246,14 @@ impl Shared {
         }
     }
 
-    /// Comes when the present job need not go on: a newer checkpoint waits while this fails, or
-    /// there is no time left.
-    async fn is_in_vain(&self) {
+    /// Comes when the present job need not go on: a newer checkpoint waits while this fails and
+    /// may be left out, or there is no time left.
+    async fn is_in_vain(&self, may_be_left_out: bool) {
         loop {
             {
                 let state = self.state();
-                if state.is_abandoned || (state.failing.is_some() && state.num_checkpoints() > 0) {
+                let is_newer = state.failing.is_some() && state.num_checkpoints() > 0;
+                if state.is_abandoned || (may_be_left_out && is_newer) {
                     return;
                 }
             }
@@ -283,8 +303,8 @@ impl Shared {
             *upload = None;
             job.files.pop_front();
         }
-        if job.step.is_some()
-            && let Err(error) = self.remove_old(job.keep).await
+        if let Some(sent) = &job.checkpoint
+            && let Err(error) = self.remove_old(sent.retention).await
         {
             // The new one is safe; another save may remove what is left now.
             tracing::warn!(
@@ -296,8 +316,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Removes all checkpoints but the newest `keep`.
-    async fn remove_old(&self, keep: usize) -> object_store::Result<()> {
+    /// Removes the checkpoints that do not stay.
+    async fn remove_old(&self, retention: Retention) -> object_store::Result<()> {
         let store = &self.remote.place.single;
         let prefix = self.remote.object(CHECKPOINTS);
         let limit = self.remote.pace.limit(0);
@@ -311,8 +331,7 @@ impl Shared {
             })
             .collect::<Vec<_>>();
         steps.sort_unstable();
-        steps.truncate(steps.len().saturating_sub(keep));
-        for step in steps {
+        for step in retention.old(steps) {
             for name in objects_of(&CheckpointName::new(step)) {
                 let object = self.remote.object(&name);
                 match within(limit, store.delete(&object)).await {

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::folders::{local_checkpoints, remove_folder};
-use super::names::{CHECKPOINTS, CheckpointName};
+use super::names::{CHECKPOINTS, CheckpointName, folder_name};
 use crate::checkpoint::{CheckpointError, io};
 
 /// Says whose a folder is.
 const ORIGIN: &str = "origin.json";
 const LOCK: &str = ".lock";
+/// What the folder of a best checkpoint is called, before its step.
+const BEST_OF: &str = "best-";
 /// Characters of the URL in a folder's name.
 const SHOWN: usize = 40;
 
@@ -93,15 +95,21 @@ impl Spool {
                     let to = self.folder.join(CHECKPOINTS).join(&checkpoint.name);
                     let _ = std::fs::rename(from, to);
                 }
+                for from in all_best(&folder) {
+                    let name = from.file_name().unwrap_or_default();
+                    let _ = std::fs::rename(&from, self.folder.join(name));
+                }
                 remove_folder(&folder);
-            } else if waiting.is_empty() {
+            } else if waiting.is_empty() && all_best(&folder).is_empty() {
                 remove_folder(&folder);
             } else if theirs.url == origin.url {
                 tracing::warn!(
                     "{} holds {} of an earlier run into {} that was never sent; remove the folder \
                      if nobody needs it",
                     folder.display(),
-                    waiting[0].name,
+                    waiting
+                        .first()
+                        .map_or("the best checkpoint", |first| &first.name),
                     origin.url
                 );
             }
@@ -118,15 +126,36 @@ impl Spool {
         }
         Ok(found)
     }
+
+    /// Where the best checkpoint waits, by its step.
+    pub(super) fn best(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("{BEST_OF}{}", folder_name(step)))
+    }
+
+    /// The best checkpoints that wait, whole or not.
+    pub(super) fn all_best(&self) -> Vec<PathBuf> {
+        all_best(&self.folder)
+    }
 }
 
 impl Drop for Spool {
     /// What holds no checkpoint is of no use.
     fn drop(&mut self) {
-        if self.waiting().is_ok_and(|waiting| waiting.is_empty()) {
+        if self.waiting().is_ok_and(|waiting| waiting.is_empty()) && self.all_best().is_empty() {
             remove_folder(&self.folder);
         }
     }
+}
+
+/// The best checkpoints in a spool's folder.
+fn all_best(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let paths = entries.flatten().map(|entry| entry.path());
+    let is_best = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(BEST_OF)
+    };
+    paths.filter(is_best).collect()
 }
 
 /// Makes a folder and takes its lock; `None` if another process holds it.

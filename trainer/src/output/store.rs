@@ -10,11 +10,12 @@ use nepa_pipeline::{Action, IoConfig, IoRuntime};
 use super::contents::{Loaded, Log};
 use super::error::OutputError;
 use super::folders::{load_folder, remove_folder, save_in_folder};
-use super::names::{CHECKPOINTS, CheckpointName, RUN_FILE, folder_name};
+use super::names::{BEST, CHECKPOINTS, CheckpointName, RUN_FILE, folder_name};
 use super::owner::{OWNER, Owner};
 use super::remote::Remote;
+use super::retention::Retention;
 use super::sender::Sender;
-use super::sending::{Job, Unsent};
+use super::sending::{Job, Sent, Unsent};
 use super::spool::Spool;
 use super::upload::{Body, within};
 use crate::checkpoint::{self, Checkpoint, CheckpointError, MANIFEST, MoreFiles, io};
@@ -156,8 +157,7 @@ impl StoreOutput {
     pub(super) fn write(&self, name: &str, content: Vec<u8>) {
         self.claimed().sender.push(Job {
             what: name.to_owned(),
-            step: None,
-            keep: 0,
+            checkpoint: None,
             files: VecDeque::from([(name.to_owned(), Body::Bytes(content.into()))]),
             folder: None,
         });
@@ -230,7 +230,7 @@ impl StoreOutput {
         checkpoint: &Checkpoint,
         mut more: MoreFiles,
         logs: Vec<Log>,
-        keep: usize,
+        retention: Retention,
     ) -> Result<(), CheckpointError> {
         let step = checkpoint.state.step;
         for log in &logs {
@@ -260,7 +260,7 @@ impl StoreOutput {
                 (None, files)
             }
         };
-        self.push(step, folder, files, logs, keep);
+        self.push(step, folder, files, logs, retention);
         Ok(())
     }
 
@@ -269,13 +269,80 @@ impl StoreOutput {
         &self,
         checkpoint: &CheckpointName,
         logs: Vec<Log>,
-        keep: usize,
+        retention: Retention,
     ) -> Result<(), CheckpointError> {
         if let Some(folder) = &checkpoint.spooled {
             let files = files_in(folder)?;
-            self.push(checkpoint.step, Some(folder.clone()), files, logs, keep);
+            self.push(
+                checkpoint.step,
+                Some(folder.clone()),
+                files,
+                logs,
+                retention,
+            );
         }
         Ok(())
+    }
+
+    /// Keeps a checkpoint in the spool and has it sent as the best one. It waits in a folder of its
+    /// own, so that the next one does not change what is being sent.
+    pub(super) fn save_best(
+        &self,
+        checkpoint: &Checkpoint,
+        more: &MoreFiles,
+    ) -> Result<(), CheckpointError> {
+        let step = checkpoint.state.step;
+        let folder = self.claimed().spool.best(step);
+        let write = || {
+            remove_folder(&folder);
+            std::fs::create_dir_all(&folder).map_err(io("create", &folder))?;
+            checkpoint::write_folder(&folder, checkpoint, more)?;
+            files_in(&folder)
+        };
+        let (folder, files) = match write() {
+            Ok(files) => (Some(folder), files),
+            Err(error) => {
+                tracing::warn!(
+                    "the best checkpoint, of step {step}, cannot be kept on the disk until it is \
+                     sent, so it is kept in memory ({:#})",
+                    anyhow::Error::from(error)
+                );
+                remove_folder(&folder);
+                let mut files = Vec::new();
+                checkpoint::make_files(checkpoint, more, self.folder(), |name, content| {
+                    files.push((name.to_owned(), Body::Bytes(content.into())));
+                    Ok(())
+                })?;
+                (None, files)
+            }
+        };
+        self.push_best(step, folder, files);
+        Ok(())
+    }
+
+    /// Sends the best checkpoint that an earlier process could not; one of a step that this run
+    /// has not evaluated is computed again.
+    pub(super) fn send_best_again(&self, best_step: Option<u64>) -> Result<(), CheckpointError> {
+        let spool = &self.claimed().spool;
+        for folder in spool.all_best() {
+            match best_step.filter(|step| spool.best(*step) == folder) {
+                Some(step) if checkpoint::verify_folder(&folder).is_ok() => {
+                    self.push_best(step, Some(folder.clone()), files_in(&folder)?);
+                }
+                _ => remove_folder(&folder),
+            }
+        }
+        Ok(())
+    }
+
+    fn push_best(&self, step: u64, folder: Option<PathBuf>, files: Vec<(String, Body)>) {
+        let object = |(file, body)| (format!("{BEST}/{file}"), body);
+        self.claimed().sender.push(Job {
+            what: format!("the best checkpoint, of step {step},"),
+            checkpoint: None,
+            files: files.into_iter().map(object).collect(),
+            folder,
+        });
     }
 
     /// Sends a checkpoint: its files, then the logs for people, and the manifest, which makes it
@@ -286,7 +353,7 @@ impl StoreOutput {
         folder: Option<PathBuf>,
         files: Vec<(String, Body)>,
         logs: Vec<Log>,
-        keep: usize,
+        retention: Retention,
     ) {
         let name = folder_name(step);
         let object = |(file, body)| (format!("{CHECKPOINTS}/{name}/{file}"), body);
@@ -299,8 +366,7 @@ impl StoreOutput {
         files.extend(manifest);
         self.claimed().sender.push(Job {
             what: format!("the checkpoint of step {step}"),
-            step: Some(step),
-            keep,
+            checkpoint: Some(Sent { step, retention }),
             files,
             folder,
         });

@@ -13,30 +13,70 @@ pub(crate) struct BuiltIn {
 }
 
 /// All of them, in the order in which one comes to them.
-pub(crate) const BUILT_IN: [BuiltIn; 6] = [
+pub(crate) const BUILT_IN: [BuiltIn; 16] = [
     BuiltIn {
         name: "quickstart",
         text: include_str!("../../recipes/quickstart.toml"),
+    },
+    BuiltIn {
+        name: "quickstart-finetune",
+        text: include_str!("../../recipes/quickstart-finetune.toml"),
     },
     BuiltIn {
         name: "cifar10",
         text: include_str!("../../recipes/cifar10.toml"),
     },
     BuiltIn {
+        name: "cifar10-finetune",
+        text: include_str!("../../recipes/cifar10-finetune.toml"),
+    },
+    BuiltIn {
         name: "imagenette-small",
         text: include_str!("../../recipes/imagenette-small.toml"),
+    },
+    BuiltIn {
+        name: "imagenette-small-finetune",
+        text: include_str!("../../recipes/imagenette-small-finetune.toml"),
     },
     BuiltIn {
         name: "nepa-b14-in1k",
         text: include_str!("../../recipes/nepa-b14-in1k.toml"),
     },
     BuiltIn {
+        name: "nepa-b14-in1k-finetune",
+        text: include_str!("../../recipes/nepa-b14-in1k-finetune.toml"),
+    },
+    BuiltIn {
         name: "nepa-l14-in1k",
         text: include_str!("../../recipes/nepa-l14-in1k.toml"),
     },
     BuiltIn {
+        name: "nepa-l14-in1k-finetune",
+        text: include_str!("../../recipes/nepa-l14-in1k-finetune.toml"),
+    },
+    BuiltIn {
+        name: "nepa-b14-in1k-paper",
+        text: include_str!("../../recipes/nepa-b14-in1k-paper.toml"),
+    },
+    BuiltIn {
+        name: "nepa-b14-in1k-paper-finetune",
+        text: include_str!("../../recipes/nepa-b14-in1k-paper-finetune.toml"),
+    },
+    BuiltIn {
+        name: "nepa-l14-in1k-paper",
+        text: include_str!("../../recipes/nepa-l14-in1k-paper.toml"),
+    },
+    BuiltIn {
+        name: "nepa-l14-in1k-paper-finetune",
+        text: include_str!("../../recipes/nepa-l14-in1k-paper-finetune.toml"),
+    },
+    BuiltIn {
         name: "tiny",
         text: include_str!("../../recipes/tiny.toml"),
+    },
+    BuiltIn {
+        name: "tiny-finetune",
+        text: include_str!("../../recipes/tiny-finetune.toml"),
     },
 ];
 
@@ -86,4 +126,11 @@ pub(crate) fn unknown(name: &str) -> RecipeError {
 /// The text of a recipe that is sound.
 pub(super) fn sound() -> &'static str {
     BUILT_IN[0].text
+}
+
+/// A section of it.
+pub(super) fn sound_section(name: &str) -> toml::Table {
+    let table: toml::Table = sound().parse().unwrap_or_default();
+    let section = table.get(name).and_then(toml::Value::as_table);
+    section.cloned().unwrap_or_default()
 }

@@ -20,8 +20,15 @@ impl Recipe {
         self.check_train(world_size)?;
         self.check_engine()?;
         self.check_optimizer()?;
+        self.check_finetune()?;
+        self.check_ablation()?;
         self.check_saving()?;
         self.check_loader()?;
+        self.check_data_given()
+    }
+
+    /// Whether there is anything to train on.
+    pub(crate) fn check_data_given(&self) -> Result<(), RecipeError> {
         if self.data.urls.is_empty() && self.data.mixture.is_empty() {
             Err(RecipeError::NoData)
         } else {
@@ -50,7 +57,7 @@ impl Recipe {
     }
 
     /// An error unless the value of a key is right; `rule` says what it must be.
-    fn require(
+    pub(super) fn require(
         &self,
         ok: bool,
         key: &str,
@@ -85,7 +92,7 @@ impl Recipe {
                 patch_size,
             });
         }
-        model.validate().map_err(|error| match error {
+        model.validate_for_training().map_err(|error| match error {
             ModelError::Config { key, value, rule } => {
                 self.wrong(&dotted("model", key), value, rule)
             }
@@ -205,6 +212,12 @@ impl Recipe {
         self.require(
             checkpoint.every_steps != Some(0),
             "checkpoint.every_steps",
+            &0,
+            "at least 1",
+        )?;
+        self.require(
+            checkpoint.milestone_steps != Some(0),
+            "checkpoint.milestone_steps",
             &0,
             "at least 1",
         )?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use nepa_model::ModelError;
-use nepa_pipeline::AugmentError;
+use nepa_pipeline::{AugmentError, MixError};
 
 use super::Precision;
 use crate::console::messages::{listed, quoted, quoted_path};
@@ -36,6 +36,18 @@ pub enum RecipeError {
         recipe: String,
         source: Box<toml::de::Error>,
     },
+    /// `nepa pretrain` of a recipe for fine-tuning.
+    #[error(
+        "the recipe {recipe} has [finetune]: it fine-tunes weights that there are\ntip: nepa \
+         finetune {recipe} --from CHECKPOINT"
+    )]
+    Finetunes { recipe: String },
+    /// The other way round.
+    #[error(
+        "the recipe {recipe} has no [finetune]: it pretrains\ntip: nepa pretrain {recipe}; `nepa \
+         recipes` says which recipes fine-tune"
+    )]
+    Pretrains { recipe: String },
     /// A key that there is not.
     #[error(
         "unknown key `{key}`{}{}{}",
@@ -176,10 +188,13 @@ pub enum RecipeError {
     /// An impossible crop.
     #[error("data.{source}{}", placed(place))]
     Augment { source: AugmentError, place: String },
+    /// Impossible mixing.
+    #[error("finetune.mix.{source}{}", placed(place))]
+    Mix { source: MixError, place: String },
     /// Several views of an image.
     #[error(
         "data.augment.kind = \"multi_crop\" gives several views of an image, \
-         but NEPA is trained on one\ntip: use \"random_resized_crop\""
+         but the model is trained on one\ntip: use \"random_resized_crop\""
     )]
     SeveralViews,
     /// No data given.

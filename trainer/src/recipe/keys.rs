@@ -8,7 +8,7 @@ use super::{Recipe, built_in};
 use crate::console::messages::nearest;
 
 /// Sections of a recipe, the top first.
-pub(super) const SECTIONS: [&str; 11] = [
+pub(super) const SECTIONS: [&str; 15] = [
     "",
     "model",
     "data",
@@ -16,13 +16,17 @@ pub(super) const SECTIONS: [&str; 11] = [
     "data.normalize",
     "train",
     "optimizer",
+    "finetune",
+    "finetune.mix",
+    "finetune.eval",
+    "ablation",
     "checkpoint",
     "log",
     "loader",
     "io",
 ];
 /// What other programs call things, and where they are here.
-const ELSEWHERE: [(&str, &str); 14] = [
+const ELSEWHERE: [(&str, &str); 16] = [
     ("accumulation", "train.micro_batch"),
     ("batch_size", "train.batch"),
     ("batchsize", "train.batch"),
@@ -36,6 +40,8 @@ const ELSEWHERE: [(&str, &str); 14] = [
     ("output_dir", "the flag --out"),
     ("resume", "the flag --resume"),
     ("total_steps", "train.steps"),
+    ("use_mask_token", "ablation.mask_ratio"),
+    ("use_rope", "ablation.rope"),
     ("workers", "loader.decode_threads"),
 ];
 /// A key that no section has.

@@ -1,11 +1,12 @@
-//! A recipe: one TOML file that is a whole pretraining run.
+//! A recipe: one TOML file that is a whole run, of pretraining or, with `[finetune]`, of fine-tuning.
 //!
 //! [`Recipe`] is what is read: some values may be left out or given by a rule. [`ResolvedRecipe`]
 //! is what is run: every value stands in it, and it is saved with each checkpoint. Unknown keys are
-//! refused. `read` reads with `overrides` over it, `check` checks, `resolved` applies the rules.
+//! refused. `read` reads with `overrides` over it ([`Draft`]), `check` checks, `resolved` applies the
+//! rules.
 use std::path::PathBuf;
 
-use nepa_model::NepaConfig;
+use nepa_model::{Ablation, NepaConfig};
 use nepa_pipeline::{AugmentConfig, EngineConfig, IoConfig, MixtureSource, Normalize};
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +14,14 @@ use self::origin::Origin;
 use crate::device::DeviceChoice;
 use crate::optimizer::OptimizerConfig;
 
+mod ablation;
+mod ablation_rules;
 pub(crate) mod built_in;
 mod check;
 mod dotted;
 mod error;
+mod finetune;
+mod finetune_rules;
 mod keys;
 mod model;
 mod origin;
@@ -25,8 +30,10 @@ mod read;
 mod resolved;
 
 pub(crate) use error::RecipeError;
+pub use finetune::{EvalSection, FinetuneSection, FromWeights, ResolvedEval, ResolvedFinetune};
 pub(crate) use keys::key_like_flag;
-pub use resolved::ResolvedRecipe;
+pub(crate) use read::Draft;
+pub use resolved::{InitWeights, ResolvedRecipe};
 pub(crate) use resolved::{Lengthened, ResolvedTrain};
 
 /// `[data]`: what is read and how a photo becomes pixels.
@@ -200,8 +207,11 @@ pub struct CheckpointSection {
     /// Saved after this many minutes; left out: 30. `None`, in a recipe 0: by steps only.
     #[serde(with = "crate::optimizer::zero_is_none")]
     pub every_minutes: Option<f64>,
-    /// Newest checkpoints that stay.
+    /// Newest checkpoints that stay, milestones not counted.
     pub keep: usize,
+    /// Saved at every multiple of so many steps, and never removed; left out: no such milestone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub milestone_steps: Option<u64>,
     /// Where checkpoints wait until an output in a store has them; left out: the user's state
     /// folder.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -218,6 +228,7 @@ impl Default for CheckpointSection {
             every_steps: None,
             every_minutes: Some(30.0),
             keep: 3,
+            milestone_steps: None,
             spool_dir: None,
             stop_s: 30.0,
             takeover_s: 180.0,
@@ -274,6 +285,12 @@ pub struct Recipe {
     /// AdamW, clipping, moving average.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
+    /// Classes, rates of layers, mixing and evaluation, of a run that fine-tunes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finetune: Option<FinetuneSection>,
+    /// What of pretraining is taken away.
+    #[serde(default, skip_serializing_if = "ablation::is_none")]
+    pub ablation: Ablation,
     /// When the run is saved.
     #[serde(default)]
     pub checkpoint: CheckpointSection,

@@ -31,6 +31,18 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
     serde_json::from_value(Value::Object(keys)).map_err(D::Error::custom)
 }
 
+/// Keys of a `[model]` as those of a `config.json`, without any defaults.
+pub(super) fn from_toml(keys: &toml::Table) -> Map<String, Value> {
+    let keys = keys.iter().map(|(key, value)| {
+        let value = match value.as_str() {
+            Some(NONE) if key == LAYERSCALE => Value::Null,
+            _ => serde_json::to_value(value).unwrap_or(Value::Null),
+        };
+        (key.clone(), value)
+    });
+    keys.collect()
+}
+
 pub(super) fn serialize<S: Serializer>(
     model: &NepaConfig,
     serializer: S,

@@ -8,11 +8,12 @@ use super::keys::unknown_key;
 use super::origin::Origin;
 
 /// Keys of which a recipe has one: they give the same thing.
-const ALTERNATIVES: [[&str; 2]; 4] = [
+const ALTERNATIVES: [[&str; 2]; 5] = [
     ["train.epochs", "train.steps"],
     ["train.base_lr", "train.lr"],
     ["train.warmup_fraction", "train.warmup_steps"],
     ["data.urls", "data.mixture"],
+    ["finetune.classes", "finetune.num_classes"],
 ];
 /// What unsets a key.
 const UNSET: &str = "none";

@@ -2,17 +2,32 @@
 //! the words of who wrote it. The one place that knows serde's messages.
 use std::path::Path;
 
+use nepa_model::NepaConfig;
+
 use super::dotted::{dotted, get};
 use super::error::RecipeError;
+use super::finetune_rules::{MAY_DIFFER, change_model};
 use super::keys::{listed_in, unknown_key};
 use super::origin::Origin;
-use super::{Recipe, built_in, overrides};
+use super::{Recipe, ablation, built_in, model, overrides};
 use crate::console::messages::nearest;
 
-impl Recipe {
+/// The section that makes a recipe one of fine-tuning.
+const FINETUNE: &str = "finetune";
+const MODEL: &str = "model";
+
+/// A recipe as it is written, with `--set` over it. Of one that fine-tunes, the model is not known
+/// before the weights are.
+#[derive(Debug, Clone)]
+pub(crate) struct Draft {
+    table: toml::Table,
+    origin: Origin,
+}
+
+impl Draft {
     /// Reads a recipe, built in or a file (`built_in::name_of` says which), and applies
     /// `--set key=value` arguments with dotted keys.
-    pub fn read(recipe: &Path, sets: &[String]) -> Result<Self, RecipeError> {
+    pub(crate) fn read(recipe: &Path, sets: &[String]) -> Result<Self, RecipeError> {
         if let Some(name) = built_in::name_of(recipe) {
             let text = built_in::find(name)
                 .ok_or_else(|| built_in::unknown(name))?
@@ -34,22 +49,148 @@ impl Recipe {
         Self::parse(&text, recipe, sets)
     }
 
-    /// As [`Recipe::read`], of `text`; `path` is for messages.
-    pub fn parse(text: &str, path: &Path, sets: &[String]) -> Result<Self, RecipeError> {
+    /// As [`Draft::read`], of `text`; `path` is for messages.
+    pub(crate) fn parse(text: &str, path: &Path, sets: &[String]) -> Result<Self, RecipeError> {
         let mut origin = Origin::new(path, text);
         let mut table: toml::Table = text.parse().map_err(|source| RecipeError::Syntax {
             recipe: origin.recipe.clone(),
             source: Box::new(source),
         })?;
         overrides::apply(&mut table, sets, &mut origin)?;
-        let read: Result<Self, _> = table.clone().try_into();
+        Ok(Self { table, origin })
+    }
+
+    /// Whether it fine-tunes a classifier.
+    pub(crate) fn is_finetuning(&self) -> bool {
+        self.table.contains_key(FINETUNE)
+    }
+
+    /// The recipe of a pretraining run; one that fine-tunes is refused.
+    pub(crate) fn pretraining(self) -> Result<Recipe, RecipeError> {
+        if self.is_finetuning() {
+            return Err(RecipeError::Finetunes {
+                recipe: self.origin.recipe,
+            });
+        }
+        self.convert()
+    }
+
+    /// The recipe of a fine-tuning run that begins with weights of that architecture; one that
+    /// pretrains is refused.
+    pub(crate) fn finetuning(self, base: &NepaConfig) -> Result<Recipe, RecipeError> {
+        let mut recipe = self.check_finetuning()?;
+        let changes = self.changes()?;
+        let changed = change_model(base, &changes, |key, value, own| {
+            let key = dotted(MODEL, key);
+            RecipeError::Value {
+                value: value.to_string(),
+                rule: format!(
+                    "the weights of --from have {own}, and only {} may differ from them",
+                    MAY_DIFFER.join(", ")
+                ),
+                place: self.origin.of(&key),
+                key,
+                tip: None,
+            }
+        })?;
+        let model = serde_json::from_value(changed.into());
+        recipe.model = model.map_err(|error: serde_json::Error| RecipeError::Wrong {
+            key: MODEL.to_owned(),
+            message: error.to_string(),
+            place: self.origin.of(MODEL),
+            tip: None,
+        })?;
+        Ok(recipe)
+    }
+
+    /// Whether it is one that fine-tunes, and all but the model can be read: before weights are
+    /// fetched that it does not suit.
+    pub(crate) fn check_finetuning(&self) -> Result<Recipe, RecipeError> {
+        self.check_finetunes()?;
+        self.clone().with_stand_in()
+    }
+
+    /// What a recipe of either kind says beside its model, such as its data.
+    pub(crate) fn without_model(self) -> Result<Recipe, RecipeError> {
+        if self.is_finetuning() {
+            return self.check_finetuning();
+        }
+        self.convert()
+    }
+
+    fn check_finetunes(&self) -> Result<(), RecipeError> {
+        if self.is_finetuning() {
+            return Ok(());
+        }
+        Err(RecipeError::Pretrains {
+            recipe: self.origin.recipe.clone(),
+        })
+    }
+
+    /// `[model]` of a recipe that fine-tunes.
+    fn changes(&self) -> Result<serde_json::Map<String, serde_json::Value>, RecipeError> {
+        let changes = match self.table.get(MODEL) {
+            None => return Ok(serde_json::Map::new()),
+            Some(toml::Value::Table(changes)) => changes,
+            Some(value) => {
+                return Err(RecipeError::Value {
+                    key: MODEL.to_owned(),
+                    value: value.to_string(),
+                    rule: "it must be a section with keys".to_owned(),
+                    place: self.origin.of(MODEL),
+                    tip: None,
+                });
+            }
+        };
+        for key in changes.keys() {
+            let key = dotted(MODEL, key);
+            unknown_key(&key, &self.table, &self.origin).map_or(Ok(()), Err)?;
+        }
+        Ok(model::from_toml(changes))
+    }
+
+    /// With another recipe's model where its own is not known yet, so that all else is read.
+    fn with_stand_in(mut self) -> Result<Recipe, RecipeError> {
+        let mut model = built_in::sound_section(MODEL);
+        for (key, value) in self.changes()? {
+            if let Ok(value) = toml::Value::try_from(&value) {
+                model.insert(key, value);
+            }
+        }
+        self.table.insert(MODEL.to_owned(), model.into());
+        self.convert()
+    }
+
+    fn convert(self) -> Result<Recipe, RecipeError> {
+        let Self { table, origin } = self;
+        let read: Result<Recipe, _> = table.clone().try_into();
         let mut recipe = read.map_err(|error| in_words(&error, &table, &origin))?;
         if let Some(key) = recipe.model.other.keys().next() {
-            let key = dotted("model", key);
+            let key = dotted(MODEL, key);
             unknown_key(&key, &table, &origin).map_or(Ok(()), Err)?;
         }
+        for key in ablation::OF_MODEL {
+            let key = dotted(MODEL, key);
+            if get(&table, &key).is_some() {
+                unknown_key(&key, &table, &origin).map_or(Ok(()), Err)?;
+            }
+        }
         recipe.origin = origin;
+        recipe.ablate_model();
         Ok(recipe)
+    }
+}
+
+impl Recipe {
+    /// Reads the recipe of a pretraining run, built in or a file, and applies `--set key=value`
+    /// arguments with dotted keys.
+    pub fn read(recipe: &Path, sets: &[String]) -> Result<Self, RecipeError> {
+        Draft::read(recipe, sets)?.pretraining()
+    }
+
+    /// As [`Recipe::read`], of `text`; `path` is for messages.
+    pub fn parse(text: &str, path: &Path, sets: &[String]) -> Result<Self, RecipeError> {
+        Draft::parse(text, path, sets)?.pretraining()
     }
 
     /// What overrides have replaced in the recipe, a line each.

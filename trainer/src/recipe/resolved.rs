@@ -1,12 +1,12 @@
 //! A recipe as it is run: every rule applied, nothing left out. It is saved with the run and with
 //! each checkpoint. Made by [`Recipe::resolve`].
-use nepa_model::NepaConfig;
+use nepa_model::{Ablation, NepaConfig};
 use nepa_pipeline::{EngineConfig, IoConfig, storable_url};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckpointSection, DataConfig, EngineChoice, JpegChoice, LogSection, Precision, Recipe,
-    RecipeError,
+    CheckpointSection, DataConfig, EngineChoice, FromWeights, JpegChoice, LogSection, Precision,
+    Recipe, RecipeError, ResolvedFinetune,
 };
 use crate::device::DeviceChoice;
 use crate::optimizer::OptimizerConfig;
@@ -54,6 +54,16 @@ pub struct ResolvedTrain {
     pub lengthened: Vec<Lengthened>,
 }
 
+/// Weights that a run of pretraining began with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitWeights {
+    /// Path or URL, without secrets.
+    pub from: String,
+    /// Which weights of it.
+    pub weights: FromWeights,
+}
+
 /// A recipe as it is run: nothing left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -82,6 +92,15 @@ pub struct ResolvedRecipe {
     pub train: ResolvedTrain,
     /// AdamW, clipping, moving average.
     pub optimizer: OptimizerConfig,
+    /// What fine-tuning has beside that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finetune: Option<ResolvedFinetune>,
+    /// What pretraining began with, if not with new weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitWeights>,
+    /// What of pretraining is taken away.
+    #[serde(default, skip_serializing_if = "super::ablation::is_none")]
+    pub ablation: Ablation,
     /// When the run is saved.
     pub checkpoint: CheckpointSection,
     /// What is shown.
@@ -99,6 +118,7 @@ impl Recipe {
     fn default_engine(&self) -> EngineChoice {
         let kernels_can = || nepa_model::cuda::check(&self.model).is_ok();
         match (self.device, self.train.precision) {
+            _ if self.ablation.changes_the_loss() => EngineChoice::Autograd,
             (DeviceChoice::Cpu, Precision::F32) => EngineChoice::Cpu,
             (DeviceChoice::Cuda(_), Precision::Bf16) if kernels_can() => EngineChoice::Cuda,
             _ => EngineChoice::Autograd,
@@ -159,6 +179,9 @@ impl Recipe {
                 lengthened: Vec::new(),
             },
             optimizer: self.optimizer,
+            finetune: None,
+            init: None,
+            ablation: self.ablation,
             checkpoint: self.checkpoint,
             log: self.log,
             model: self.model,

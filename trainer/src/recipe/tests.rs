@@ -31,20 +31,35 @@ fn message(sets: &[&str]) -> String {
 #[test]
 fn every_key_is_documented() {
     let page = include_str!("../../../docs/recipe.md");
-    let example = page
-        .split("```toml")
-        .nth(1)
-        .unwrap()
-        .split("```")
-        .next()
-        .unwrap();
-    Recipe::parse(example, Path::new("docs/recipe.md"), &[])
-        .unwrap()
-        .check(1)
-        .unwrap();
-    let table: toml::Table = example.parse().unwrap();
+    let examples = page.split("```toml").skip(1);
+    let examples = examples.map(|rest| rest.split("```").next().unwrap());
+    let [pretraining, finetuning] = examples.collect::<Vec<_>>()[..] else {
+        panic!("one example of each kind");
+    };
+    let path = Path::new("docs/recipe.md");
+    let recipe = Recipe::parse(pretraining, path, &[]).unwrap();
+    recipe.check(1).unwrap();
+    // The sections that fine-tuning has beside those.
+    let mut table: toml::Table = pretraining.parse().unwrap();
+    for (section, value) in finetuning.parse::<toml::Table>().unwrap() {
+        match (table.get_mut(&section), value) {
+            (Some(toml::Value::Table(there)), toml::Value::Table(more)) => {
+                merge(there, more);
+            }
+            (_, value) => drop(table.insert(section, value)),
+        }
+    }
+    let whole = toml::to_string(&table).unwrap();
+    let draft = Draft::parse(&whole, path, &[]).unwrap();
+    let weights = NepaConfig::base_14();
+    draft.finetuning(&weights).unwrap().check(1).unwrap();
     let mut num_keys = 0;
     for section in keys::SECTIONS {
+        let example = if section.starts_with("finetune") {
+            finetuning
+        } else {
+            pretraining
+        };
         let prefix = dotted(section, "");
         for key in keys::keys_of(section, &table) {
             num_keys += 1;
@@ -54,13 +69,23 @@ fn every_key_is_documented() {
                     || line.starts_with(&format!("[{prefix}{key}]"))
             };
             let inline = section == "data.normalize" && example.contains(&format!("{key} = ["));
+            let elsewhere = finetuning.lines().any(shown);
             assert!(
-                example.lines().any(shown) || inline,
+                example.lines().any(shown) || inline || elsewhere,
                 "{prefix}{key} is not in docs/recipe.md"
             );
         }
     }
     assert!(num_keys > 80, "only {num_keys} keys were looked for");
+}
+
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(there)), toml::Value::Table(more)) => merge(there, more),
+            (_, value) => drop(into.insert(key, value)),
+        }
+    }
 }
 
 #[test]
@@ -95,7 +120,18 @@ fn zero_switches_off_what_is_optional() {
 fn every_recipe_parses_and_is_sound() {
     for built_in in built_in::BUILT_IN {
         let name = built_in.name;
-        let mut recipe = Recipe::read(Path::new(name), &[]).unwrap_or_else(|e| panic!("{e}"));
+        let draft = Draft::read(Path::new(name), &[]).unwrap_or_else(|e| panic!("{e}"));
+        // What a recipe fine-tunes is another's model.
+        let finetunes = name.strip_suffix("-finetune");
+        let recipe = match finetunes {
+            Some(pretrained) => {
+                let pretrained = Recipe::read(Path::new(pretrained), &[]);
+                let pretrained = pretrained.unwrap_or_else(|e| panic!("{name}: {e}"));
+                draft.finetuning(&pretrained.model)
+            }
+            None => draft.pretraining(),
+        };
+        let mut recipe = recipe.unwrap_or_else(|e| panic!("{name}: {e}"));
         recipe.data.urls = vec!["/data".to_owned()];
         recipe.check(1).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(recipe.name, name);
@@ -108,7 +144,10 @@ fn every_recipe_parses_and_is_sound() {
             "{name}: {}",
             built_in.about()
         );
-        let command = format!("nepa pretrain {name} ");
+        let command = match finetunes {
+            Some(_) => format!("nepa finetune {name} "),
+            None => format!("nepa pretrain {name} "),
+        };
         let head = built_in.text;
         assert!(
             head.contains(&command) && head.contains("# Result:"),
@@ -168,6 +207,171 @@ fn the_published_recipe_resolves_as_published() {
     assert!((resolved.train.lr - 4.8e-3).abs() < 1e-12);
     let again: ResolvedRecipe = toml::from_str(&resolved.to_toml()).unwrap();
     assert_eq!(again, resolved);
+}
+
+/// FINETUNE's numbers as released and as in the paper, on the size of ImageNet-1k.
+#[test]
+fn published_fine_tunings_resolve_as_published() {
+    let resolve = |name: &str| {
+        let draft = Draft::read(Path::new(name), &[]).unwrap();
+        let recipe = draft.finetuning(&NepaConfig::base_14()).unwrap();
+        let finetune = recipe.finetune.clone().unwrap();
+        let model = recipe.model.clone();
+        let resolved = recipe.resolve(1_281_167, "digest".to_owned()).unwrap();
+        (resolved.train, finetune, model)
+    };
+    let rates = |train: &ResolvedTrain| (train.lr, train.warmup_steps, train.steps);
+    for (name, expected, decay, end) in [
+        (
+            "nepa-b14-in1k-finetune",
+            (6e-3, 25_020, 125_100),
+            0.65,
+            0.65,
+        ),
+        (
+            "nepa-b14-in1k-paper-finetune",
+            (4e-3, 6_255, 125_100),
+            0.35,
+            1.0,
+        ),
+        (
+            "nepa-l14-in1k-finetune",
+            (4e-3, 37_530, 125_100),
+            0.75,
+            0.75,
+        ),
+        (
+            "nepa-l14-in1k-paper-finetune",
+            (4e-3, 6_255, 62_550),
+            0.6,
+            1.0,
+        ),
+    ] {
+        let (train, finetune, model) = resolve(name);
+        assert_eq!(rates(&train), expected, "{name}");
+        assert_eq!(train.accumulation, 8);
+        let found = [
+            finetune.layer_decay,
+            finetune.layer_decay_end(),
+            finetune.head_lr,
+        ];
+        let expected: [f64; 3] = [decay, end, 1e-3];
+        assert_eq!(
+            found.map(f64::to_bits),
+            expected.map(f64::to_bits),
+            "{name}"
+        );
+        assert!(!model.is_causal && model.add_pooling_layer && model.qk_norm_affine);
+        let drop_path = if name.contains("b14") { 0.1 } else { 0.2 };
+        assert_eq!(model.drop_path_prob.to_bits(), f64::to_bits(drop_path));
+    }
+}
+
+#[test]
+fn a_recipe_is_for_one_command() {
+    let tune = |sets: &[&str]| {
+        let sets = sets.iter().map(ToString::to_string).collect::<Vec<_>>();
+        Draft::read(Path::new("tiny-finetune"), &sets)
+    };
+    let refused = text(Recipe::read(Path::new("tiny-finetune"), &[]).unwrap_err());
+    for part in ["tiny-finetune", "[finetune]", "nepa finetune", "--from"] {
+        assert!(refused.contains(part), "{part}: {refused}");
+    }
+    let tiny = parse(&[]).unwrap();
+    let draft = Draft::read(Path::new("tiny"), &[]).unwrap();
+    let refused = text(draft.finetuning(&tiny.model).unwrap_err());
+    assert!(
+        refused.contains("no [finetune]") && refused.contains("nepa pretrain"),
+        "{refused}"
+    );
+    // Its model is that of the weights, but for what it changes.
+    let recipe = tune(&[]).unwrap().finetuning(&tiny.model).unwrap();
+    assert_eq!(recipe.model.hidden_size, tiny.model.hidden_size);
+    assert!(tiny.model.is_causal && !recipe.model.is_causal);
+    let message = |sets: &[&str]| {
+        let recipe = tune(sets).unwrap().finetuning(&tiny.model);
+        let mut recipe = match recipe {
+            Ok(recipe) => recipe,
+            Err(error) => return text(error),
+        };
+        recipe.data.urls = vec!["/data".to_owned()];
+        text(recipe.check(1).expect_err("must be refused"))
+    };
+    for (set, parts) in [
+        (
+            "model.hidden_size=64",
+            &["model.hidden_size = 64", "--from have 32", "is_causal"][..],
+        ),
+        (
+            "model.is_causal=3",
+            &["model.is_causal = 3", "true or false"],
+        ),
+        ("model.is_casual=true", &["did you mean model.is_causal?"]),
+        (
+            "finetune.layer_decay=1.5",
+            &["finetune.layer_decay = 1.5", "at most 1"],
+        ),
+        (
+            "finetune.layer_decay=none",
+            &["`finetune.layer_decay`, which is required"],
+        ),
+        (
+            "finetune.layer_decay_end=1.0",
+            &["finetune.layer_decay_end = 1", "no effect", "rising_linear"],
+        ),
+        (
+            "finetune.schedule=cosine",
+            &["finetune.schedule", "layerwise_warmup"],
+        ),
+        ("finetune.freeze=3", &["finetune.freeze = 3", "at most 2"]),
+        (
+            "finetune.freeze=0",
+            &["finetune.freeze = 0", "number of blocks"],
+        ),
+        ("finetune.freeze=all", &["finetune.freeze", "\"backbone\""]),
+        (
+            "finetune.head_lr=-1",
+            &["finetune.head_lr = -1", "0 or more"],
+        ),
+        (
+            "finetune.mix.mixup_alpha=-1",
+            &["finetune.mix.mixup_alpha is -1"],
+        ),
+        (
+            "finetune.mix.label_smoothing=1",
+            &["label_smoothing is 1", "--set"],
+        ),
+        ("finetune.mixup=1", &["unknown key `finetune.mixup`"]),
+        (
+            "train.micro_batch=1",
+            &["train.micro_batch = 1", "even", "pairs"],
+        ),
+        (
+            "finetune.num_classes=1",
+            &["finetune.num_classes = 1", "at least 2"],
+        ),
+        (
+            "finetune.classes=[\"a\"]",
+            &["finetune.classes", "two classes"],
+        ),
+        (
+            "finetune.eval.every_steps=0",
+            &["finetune.eval.every_steps = 0"],
+        ),
+        ("finetune.eval.transform=centre", &["shorter-256-bicubic"]),
+        (
+            "optimizer.embedding_lr_factor=0.5",
+            &["embedding_lr_factor = 0.5", "no effect", "layer_decay"],
+        ),
+    ] {
+        let said = message(&[set]);
+        for part in parts {
+            assert!(said.contains(part), "{set}: {part:?} is not in: {said}");
+        }
+    }
+    // The same value is no difference, however it is written.
+    let same = tune(&["model.hidden_size=32", "model.rope_theta=100"]).unwrap();
+    same.finetuning(&tiny.model).unwrap();
 }
 
 #[test]
@@ -510,4 +714,63 @@ fn the_decoder_of_jpegs_is_chosen_on_a_gpu_only() {
     assert_eq!(jpeg(&["device=cuda"]), Some(JpegChoice::Auto));
     let fixed = jpeg(&["device=cuda:1", "loader.jpeg=fixed"]);
     assert_eq!(fixed, Some(JpegChoice::Fixed));
+}
+
+#[test]
+fn an_ablation_changes_the_model_and_takes_the_engine_that_can() {
+    let resolved = |sets: &[&str]| {
+        let recipe = checked(sets).expect("a recipe");
+        recipe.resolve(100_000, String::new()).expect("resolves")
+    };
+    let plain = resolved(&[]);
+    assert_eq!(plain.train.engine, EngineChoice::Cpu);
+    assert!(
+        !plain.to_toml().contains("ablation"),
+        "an older program reads it"
+    );
+    for set in [
+        "ablation.shift=false",
+        "ablation.stop_gradient=false",
+        "ablation.mask_ratio=0.4",
+    ] {
+        let ablated = resolved(&[set]);
+        assert_eq!(ablated.train.engine, EngineChoice::Autograd, "{set}");
+        let again: ResolvedRecipe = toml::from_str(&ablated.to_toml()).expect("parses");
+        assert_eq!(again, ablated);
+        assert_eq!(ablated.model.use_mask_token, set.contains("mask"));
+        let refused = message(&[set, "train.engine=cpu"]);
+        for part in [
+            "train.engine = \"cpu\"",
+            "\"autograd\"",
+            "train.engine=none",
+        ] {
+            assert!(refused.contains(part), "{part} in {refused}");
+        }
+    }
+    let unrotated = resolved(&["ablation.rope=false"]);
+    assert!(!unrotated.model.use_rope && plain.model.use_rope);
+    assert_eq!(
+        unrotated.train.engine,
+        EngineChoice::Cpu,
+        "it is a model like another"
+    );
+    let again: ResolvedRecipe = toml::from_str(&unrotated.to_toml()).expect("parses");
+    assert_eq!(again, unrotated);
+    assert!(checked(&["ablation.shift=true", "train.engine=cpu"]).is_ok());
+}
+
+#[test]
+fn ablations_that_cannot_be_are_refused() {
+    for (set, part) in [
+        ("ablation.mask_ratio=1.0", "from 0 to less than 1"),
+        ("ablation.mask_ratio=-0.1", "from 0 to less than 1"),
+        ("ablation.mask_ratio=nan", "from 0 to less than 1"),
+        ("ablation.mask_ratio=0.0001", "none, or all"),
+        ("ablation.masks=0.4", "mask_ratio"),
+        ("model.use_rope=false", "ablation.rope"),
+        ("model.use_mask_token=true", "ablation.mask_ratio"),
+    ] {
+        let refused = message(&[set]);
+        assert!(refused.contains(part), "{set}: {part} in {refused}");
+    }
 }

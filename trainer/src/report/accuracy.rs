@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use nepa_model::Nepa;
-use nepa_pipeline::IoRuntime;
+use nepa_pipeline::{IoConfig, IoRuntime};
 
 use super::curve::{Curve, Point, Style};
 use super::plots::Plot;
@@ -11,9 +11,9 @@ use super::subject::{ReportOptions, Run, Subject};
 use crate::checkpoint::MANIFEST;
 use crate::console::words;
 use crate::eval::{
-    Accuracy, Classes, Evaluation, FeaturePair, ImageSet, Measurement, Pretrained, ResultTable,
-    Source,
+    Accuracy, Classes, Evaluation, FeaturePair, ImageSet, Measurement, ResultTable, Source,
 };
+use crate::weights;
 
 /// What one classifier found.
 pub(super) type Score = fn(&Measurement) -> Option<Accuracy>;
@@ -134,14 +134,12 @@ impl Found {
                 let pairs = evaluation.of_models(&models, &mut classes)?;
                 FeaturePair::measure_all(&pairs, options.scores)
             };
-            let config = newest.pretrained.config();
+            let config = newest.weights.config();
             let random = format!("{read} {config:?} {} {:?}", run.recipe.seed, newest.layers);
             let random = if let Some(measured) = of_random.get(&random) {
                 Clone::clone(measured)
             } else {
-                let model = newest
-                    .pretrained
-                    .model(Source::Random, None, options.device)?;
+                let model = Source::Random.model(&newest.weights, None, options.device)?;
                 let name = Source::Random.to_string();
                 let measured = of_model(&name, &name, model)?;
                 of_random.insert(random, measured.clone());
@@ -149,8 +147,10 @@ impl Found {
             };
             let mut models = vec![(0, random)];
             for (step, checkpoint) in &subject.copy.checkpoints {
-                let model = Pretrained::open(&checkpoint.to_string_lossy(), runtime)
-                    .and_then(|opened| opened.model(options.weights, None, options.device));
+                let place = checkpoint.to_string_lossy();
+                let model = weights::open(&place, &IoConfig::default(), runtime)
+                    .map_err(anyhow::Error::from)
+                    .and_then(|opened| options.weights.model(&opened, None, options.device));
                 match model {
                     Ok(model) => {
                         let name = format!("{}, step {step}", options.weights);

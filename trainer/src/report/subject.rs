@@ -2,9 +2,10 @@
 use candle_core::Device;
 
 use super::history::History;
-use crate::eval::{ImageSet, Layer, Pool, Pretrained, ReadOptions, Scores, Source};
+use crate::eval::{ImageSet, Layer, Pool, ReadOptions, Scores, Source};
 use crate::output::RunCopy;
 use crate::recipe::ResolvedRecipe;
+use crate::weights::WeightsFolder;
 
 /// What a report shows besides its curves.
 #[derive(Debug)]
@@ -40,7 +41,7 @@ pub(crate) struct Subject {
 /// The newest checkpoint of a run.
 #[derive(Debug)]
 pub(crate) struct Newest {
-    pub pretrained: Pretrained,
+    pub weights: WeightsFolder,
     /// How images are prepared for it.
     pub read: ReadOptions,
     /// Where features are taken.

@@ -47,11 +47,7 @@ pub(crate) fn write_report(
     // Loaded now: a run that goes on may remove them meanwhile.
     let load = |subject: &Subject| {
         let newest = subject.newest.as_ref().filter(|_| options.maps.is_some());
-        let load = |newest: &Newest| {
-            newest
-                .pretrained
-                .model(options.weights, None, options.device)
-        };
+        let load = |newest: &Newest| options.weights.model(&newest.weights, None, options.device);
         newest.map(load).transpose()
     };
     let drawn = subjects.iter().map(load).collect::<Result<Vec<_>, _>>()?;

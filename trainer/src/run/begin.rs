@@ -1,11 +1,12 @@
 //! Where a run begins or goes on: its engine is made, and the recap is shown. Nothing is trained
 //! here, and nothing written, so that a dry run does the same.
 use candle_core::Device;
-use nepa_model::{MemoryPlan, init_weights};
+use nepa_model::MemoryPlan;
 use nepa_pipeline::{Dataset, LoaderConfig, MixingForecast};
 
 use super::data_list::DataList;
 use super::options::Options;
+use super::phase::Phase;
 use super::recap;
 use super::resume::continue_from;
 use super::setup::engine;
@@ -31,10 +32,15 @@ pub(super) struct Begun {
 
 /// Finds where the run stands, makes its engine and shows the recap. Where the memory does not
 /// suffice, the output stays as it was.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "all that a run begins with, once"
+)]
 pub(super) fn begin(
     output: &Output,
     options: &Options,
     recipe: &mut ResolvedRecipe,
+    phase: &mut dyn Phase,
     dataset: &Dataset,
     data_list: &DataList,
     device: &Device,
@@ -49,11 +55,14 @@ pub(super) fn begin(
     {
         (Some(state), training, Some(newest))
     } else {
-        let weights = init_weights(&recipe.model, recipe.seed);
+        let weights = phase.weights(recipe)?;
         (None, TrainingState::new(weights), None)
     };
+    if let Some(state) = &position {
+        phase.set_eval_state(state.evaluated);
+    }
     let parameters = training.weights.flat.len();
-    let mut engine = engine(recipe, training, device)?;
+    let mut engine = engine(recipe, phase, training, device)?;
     let choices = position.as_ref().and_then(|state| state.engine.as_ref());
     if choices.is_some_and(|choices| !engine.take_choices(choices)) {
         tracing::warn!(
@@ -64,6 +73,7 @@ pub(super) fn begin(
     }
     show_recap(
         recipe,
+        phase,
         dataset,
         (parameters, engine.memory()),
         output,
@@ -83,6 +93,7 @@ pub(super) fn begin(
 
 fn show_recap(
     recipe: &ResolvedRecipe,
+    phase: &dyn Phase,
     dataset: &Dataset,
     (parameters, memory): (usize, Option<&MemoryPlan>),
     output: &Output,
@@ -103,6 +114,9 @@ fn show_recap(
             .every_minutes
             .map(|minutes| format!("{minutes} min")),
     ];
+    let milestones = checkpoint
+        .milestone_steps
+        .map(|steps| format!(" and one every {} steps for good", words::count(steps)));
     let often = often.into_iter().flatten().collect::<Vec<_>>();
     let saved = match &often[..] {
         [] => "saved at the end".to_owned(),
@@ -110,11 +124,16 @@ fn show_recap(
     };
     recap::show(
         recipe,
+        phase,
         dataset,
         parameters,
         memory.map(MemoryPlan::total_bytes),
         output.place(),
-        &format!("{run}; {saved}, the newest {} kept", checkpoint.keep),
+        &format!(
+            "{run}; {saved}, the newest {} kept{}",
+            checkpoint.keep,
+            milestones.unwrap_or_default()
+        ),
     );
 }
 

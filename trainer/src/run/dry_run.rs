@@ -1,4 +1,4 @@
-//! `nepa pretrain --dry-run`: all that can be checked without training.
+//! `--dry-run`: all that can be checked without training.
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,8 @@ use super::batches::Batches;
 use super::begin::{Begun, begin, warn_of_mixing};
 use super::data_list::DataList;
 use super::options::Options;
-use super::setup::{loader_config, ropes};
+use super::phase::Phase;
+use super::setup::loader_config;
 use crate::console::words;
 use crate::error::RunError;
 use crate::logs::TraceFile;
@@ -25,6 +26,7 @@ pub(super) fn try_run(
     output: &Output,
     options: &Options,
     (mut recipe, dataset, device): (ResolvedRecipe, Arc<Dataset>, Device),
+    phase: &mut dyn Phase,
     holds_run: bool,
 ) -> Result<String, RunError> {
     let data_list = DataList::new(&dataset);
@@ -36,6 +38,7 @@ pub(super) fn try_run(
         output,
         options,
         &mut recipe,
+        phase,
         &dataset,
         &data_list,
         &device,
@@ -59,14 +62,15 @@ pub(super) fn try_run(
     )?;
     let step = position.map_or(0, |state| state.step);
     let steps = recipe.train.steps;
-    let mut times = Vec::new();
+    let (mut times, mut mixed) = (Vec::new(), Vec::new());
     // The first one is slower: memory is touched for the first time, kernels are chosen.
     while times.len() < 3 && times.iter().sum::<Duration>() < TRIED_FOR {
         let Some(batch) = loader.next_batch()? else {
             return Err(RunError::LoaderEnded { step, steps });
         };
         let started = Instant::now();
-        batch.with_images(|images| engine.step(images, &ropes(&recipe, step)))?;
+        let draws = phase.draws(&recipe, batch.samples(), step)?;
+        draws.step(engine.as_mut(), &batch, &mut mixed)?;
         times.push(started.elapsed());
     }
     let least = times.iter().min().copied().unwrap_or_default();

@@ -6,7 +6,7 @@ use nepa_pipeline::Dataset;
 
 use crate::checkpoint::{FileLengths, RunState};
 use crate::error::RunError;
-use crate::logs::{EventFile, LogError, LogFile, MetricsFile, TraceFile, lines_up_to};
+use crate::logs::{EvalsFile, EventFile, LogError, LogFile, MetricsFile, TraceFile, lines_up_to};
 use crate::output::{Log, METRICS, Output};
 use crate::recipe::ResolvedRecipe;
 
@@ -14,8 +14,9 @@ pub(super) const BAD_SAMPLES: &str = "bad_samples.jsonl";
 /// A checkpoint's list of the shards.
 pub(super) const DATA_LIST: &str = "dataset.json";
 /// The logs, by their names in the output and in a checkpoint in a store.
-pub(super) const LOGS: [(&str, &str); 3] = [
+pub(super) const LOGS: [(&str, &str); 4] = [
     (METRICS, "metrics.jsonl.zst"),
+    (EvalsFile::NAME, "evals.jsonl.zst"),
     (EventFile::NAME, "events.zst"),
     (BAD_SAMPLES, "bad_samples.jsonl.zst"),
 ];
@@ -24,6 +25,8 @@ pub(super) const LOGS: [(&str, &str); 3] = [
 #[derive(Debug)]
 pub(super) struct Logs {
     pub(super) metrics: MetricsFile,
+    /// Of a run that evaluates.
+    pub(super) evals: Option<EvalsFile>,
     pub(super) events: Option<EventFile>,
     pub(super) trace: Option<TraceFile>,
 }
@@ -70,8 +73,20 @@ impl Logs {
             .tensorboard
             .then(|| EventFile::open(&events_path, events_bytes));
         let mut events = events.transpose()?;
+        let evaluates = recipe
+            .finetune
+            .as_ref()
+            .is_some_and(|tune| tune.eval.is_some());
+        let evals_bytes = lengths.and_then(|lengths| lengths.evals_bytes).unwrap_or(0);
+        let evals = evaluates
+            .then(|| LogFile::open(&output.folder().join(EvalsFile::NAME), evals_bytes))
+            .transpose()?;
+        let mut evals = evals.map(EvalsFile);
         if output.is_in_store() {
             metrics.0.keep_what_does_not_fit();
+            if let Some(evals) = &mut evals {
+                evals.0.keep_what_does_not_fit();
+            }
             if let Some(events) = &mut events {
                 events.0.keep_what_does_not_fit();
             }
@@ -85,6 +100,7 @@ impl Logs {
         let trace = trace_path.map(|path| TraceFile::open(path, trace_bytes, dataset.shards()));
         Ok(Self {
             metrics,
+            evals,
             events,
             trace: trace.transpose()?,
         })
@@ -100,6 +116,11 @@ impl Logs {
                 .map(|events| events.0.sync())
                 .transpose()?,
             trace_bytes: self.trace.as_mut().map(TraceFile::sync).transpose()?,
+            evals_bytes: self
+                .evals
+                .as_mut()
+                .map(|evals| evals.0.sync())
+                .transpose()?,
         })
     }
 
@@ -113,6 +134,10 @@ impl Logs {
         for (name, kept_as) in LOGS {
             let (content, path) = match name {
                 METRICS => self.metrics.0.content()?,
+                EvalsFile::NAME => match &self.evals {
+                    Some(evals) => evals.0.content()?,
+                    None => continue,
+                },
                 EventFile::NAME => match &self.events {
                     Some(events) => events.0.content()?,
                     None => continue,

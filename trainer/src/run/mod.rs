@@ -1,23 +1,30 @@
-//! The pretraining run: data in, checkpoints and metrics out, stopped and continued at any step
-//! without a trace.
+//! A run, of pretraining or of fine-tuning: data in, checkpoints and metrics out, stopped and
+//! continued at any step without a trace.
 mod batches;
 mod begin;
 mod data_list;
+mod draws;
 mod dry_run;
 mod files;
+mod init;
 mod lengthen;
 mod options;
 mod overlap;
-mod pretrain;
+mod phase;
 mod recap;
 mod resume;
+mod set_up;
 mod setup;
 mod spans;
 mod steps;
 mod train;
+mod whole;
 
 pub(crate) use batches::Batches;
-pub(crate) use options::{Finish, Options};
+pub(crate) use draws::StepDraws;
+pub(crate) use options::{Finish, Init, Kind, Options, StartingPoint};
 pub(crate) use overlap::measure_overlap;
-pub(crate) use pretrain::pretrain;
-pub(crate) use setup::build_engine;
+pub(crate) use phase::{At, Line, Phase, passes};
+pub(crate) use setup::{Setup, build_engine, open_dataset, open_device, take_data};
+pub(crate) use steps::Summary;
+pub(crate) use whole::run;

@@ -1,7 +1,61 @@
 //! What the command line adds to a recipe, and how a run can end.
 use std::path::PathBuf;
 
-use crate::recipe::ResolvedRecipe;
+use crate::console::messages::quoted;
+use crate::recipe::{FromWeights, ResolvedRecipe};
+use crate::weights::Which;
+
+/// What a run is begun for.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Kind {
+    #[default]
+    Pretrain,
+    Finetune(StartingPoint),
+}
+
+/// Where a fine-tuning run begins, and what it is evaluated on.
+#[derive(Debug, Clone)]
+pub(crate) struct StartingPoint {
+    /// Path or URL of weights.
+    pub url: String,
+    /// Which of them.
+    pub weights: FromWeights,
+    /// Data in place of the recipe's to evaluate on.
+    pub eval_data: Vec<String>,
+}
+
+impl StartingPoint {
+    /// The flags that say so.
+    pub(super) fn flags(&self) -> Vec<String> {
+        let from = quoted(&nepa_pipeline::redact(&self.url));
+        let mut flags = vec![format!(" --from {from}")];
+        flags.extend(match self.weights {
+            FromWeights::Raw => None,
+            FromWeights::Ema => Some(" --weights ema".to_owned()),
+            FromWeights::Random => Some(" --random-weights".to_owned()),
+        });
+        flags
+    }
+}
+
+impl Kind {
+    /// The command as it is written.
+    pub(super) fn command(&self) -> &'static str {
+        match self {
+            Self::Pretrain => "nepa pretrain",
+            Self::Finetune(_) => "nepa finetune",
+        }
+    }
+}
+
+/// Weights that pretraining begins with, as the command line names them.
+#[derive(Debug, Clone)]
+pub(crate) struct Init {
+    /// Path or URL.
+    pub url: String,
+    /// Which weights of it.
+    pub which: Which,
+}
 
 /// What the command line adds to a recipe.
 #[derive(Debug, Clone, Default)]
@@ -10,6 +64,9 @@ use crate::recipe::ResolvedRecipe;
     reason = "each is a flag of the command line"
 )]
 pub(crate) struct Options {
+    pub kind: Kind,
+    /// What pretraining begins with, in place of new weights.
+    pub init: Option<Init>,
     pub recipe: PathBuf,
     /// `key=value` overrides.
     pub sets: Vec<String>,

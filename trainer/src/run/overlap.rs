@@ -5,12 +5,12 @@
 //! pretrain --synthetic`.
 use std::time::{Duration, Instant};
 
-use nepa_model::init_weights;
 use serde::Serialize;
 
 use super::batches::{Batches, TrainBatch};
 use super::options::Options;
-use super::setup::{Setup, engine, loader_config, ropes};
+use super::set_up::set_up;
+use super::setup::{Setup, engine, loader_config};
 use crate::engine::{Engine, TrainingState};
 use crate::error::RunError;
 
@@ -58,20 +58,23 @@ impl std::fmt::Display for Overlap {
 pub(crate) fn measure_overlap(options: &Options, steps: u64) -> Result<Overlap, RunError> {
     let Setup {
         recipe,
+        mut phase,
         dataset,
         device,
         runtime: _runtime,
-    } = Setup::new(options)?;
+    } = set_up(options)?;
     let config = loader_config(&recipe, None);
     let precision = recipe.train.precision;
     let mut batches = Batches::open(dataset, config, None, &device, precision, recipe.engines())?;
-    let training = TrainingState::new(init_weights(&recipe.model, recipe.seed));
-    let mut engine = engine(&recipe, training, &device)?;
-    let step = |engine: &mut dyn Engine, batch: &TrainBatch, step: u64| -> Result<(), RunError> {
-        let ropes = ropes(&recipe, step);
+    let training = TrainingState::new(phase.weights(&recipe)?);
+    let mut engine = engine(&recipe, phase.as_ref(), training, &device)?;
+    let mut mixed = Vec::new();
+    let peak = recipe.train.warmup_steps;
+    let mut step = |engine: &mut dyn Engine, batch: &TrainBatch, step: u64| {
+        let draws = phase.draws(&recipe, batch.samples(), step)?;
         // The report holds the loss, so the device has computed it when this returns.
-        batch.with_images(|images| engine.step(images, &ropes))?;
-        Ok(engine.update(recipe.train.lr)?)
+        draws.step(engine, batch, &mut mixed)?;
+        Ok::<_, RunError>(engine.update(&phase.rates(&recipe, peak))?)
     };
     let mut next = || {
         batches.next_batch()?.ok_or(RunError::LoaderEnded {

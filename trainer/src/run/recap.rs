@@ -1,9 +1,9 @@
 //! What a run says first and last: what is trained on what, how and where; then what was done,
 //! where it lies and what to do next. The whole recipe lies in the output.
-use std::path::Path;
-
 use nepa_pipeline::Dataset;
 
+use super::options::{Kind, Options};
+use super::phase::Phase;
 use super::steps::Summary;
 use crate::console::messages::quoted;
 use crate::console::print::labelled;
@@ -17,6 +17,7 @@ const SHOWN_URLS: usize = 2;
 /// engine takes, where it knows; `run` says what becomes of the output.
 pub(crate) fn show(
     recipe: &ResolvedRecipe,
+    phase: &dyn Phase,
     dataset: &Dataset,
     parameters: usize,
     memory_bytes: Option<u64>,
@@ -55,13 +56,15 @@ pub(crate) fn show(
     labelled(
         "train",
         &format!(
-            "{} steps of {} images, {epochs}; learning rate to {} in {} steps",
+            "{} steps of {} images, {epochs}; learning rate {}",
             words::count(train.steps),
             words::count(train.batch as u64),
-            words::small(train.lr),
-            words::count(train.warmup_steps),
+            phase.rate(recipe),
         ),
     );
+    for (label, text) in phase.recap(recipe) {
+        labelled(label, &text);
+    }
     let engine = match train.engine {
         EngineChoice::Cpu => "the model's own step",
         EngineChoice::Cuda => "CUDA kernels",
@@ -83,7 +86,7 @@ pub(crate) fn show(
 }
 
 /// Says what was done and how to go on from there.
-pub(crate) fn show_end(recipe: &ResolvedRecipe, summary: &Summary, place: &str) {
+pub(crate) fn show_end(recipe: &ResolvedRecipe, phase: &dyn Phase, summary: &Summary, place: &str) {
     let out = quoted(place);
     labelled(
         "done",
@@ -102,38 +105,32 @@ pub(crate) fn show_end(recipe: &ResolvedRecipe, summary: &Summary, place: &str) 
             &format!("{first:.4} to {last:.4} (means of the first and the last {of} steps)"),
         );
     }
-    // Of a few steps it says nothing.
-    if summary.losses.is_some() && summary.copies > 0.5 {
-        labelled(
-            "note",
-            &format!(
-                "at {} of the positions the prediction is still nearer to the current patch than \
-                 to the next",
-                words::percent(summary.copies)
-            ),
-        );
+    for (label, text) in phase.end(recipe, summary, &out) {
+        labelled(label, &text);
     }
-    labelled(
-        "saved",
-        &format!("{out}: checkpoints, metrics.jsonl, recipe.toml"),
-    );
-    let train = match &recipe.data.urls[..] {
-        [url] => quoted(url),
-        _ => "URL".to_owned(),
-    };
-    labelled(
-        "next",
-        &format!("nepa eval all --checkpoint {out} --train {train} --test URL"),
-    );
-    labelled("", &format!("nepa report {out}"));
-    labelled("", &format!("nepa export {out} FOLDER"));
 }
 
 /// The command that goes on, as far as it is known here.
-pub(crate) fn resume_command(recipe: &Path, data: &[String], sets: &[String], out: &str) -> String {
-    let mut command = format!("nepa pretrain {}", quoted(&recipe.to_string_lossy()));
-    for url in data {
-        command += &format!(" --data {}", quoted(&nepa_pipeline::redact(url)));
+pub(crate) fn resume_command(options: &Options) -> String {
+    let Options {
+        kind,
+        recipe,
+        data,
+        sets,
+        out,
+        ..
+    } = options;
+    let recipe = quoted(&recipe.to_string_lossy());
+    let mut command = format!("{} {recipe}", kind.command());
+    let url = |flag: &str, url: &str| format!(" {flag} {}", quoted(&nepa_pipeline::redact(url)));
+    if let Kind::Finetune(from) = kind {
+        command += &from.flags().concat();
+        for eval in &from.eval_data {
+            command += &url("--test", eval);
+        }
+    }
+    for data in data {
+        command += &url("--data", data);
     }
     for set in sets {
         command += &format!(" --set {}", quoted(set));

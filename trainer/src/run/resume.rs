@@ -2,6 +2,7 @@
 //! and everything that decides the run's numbers.
 use super::data_list::{DataList, shown};
 use super::files::{DATA_LIST, LOGS};
+use super::init;
 use super::lengthen::lengthen;
 use super::options::Options;
 use crate::checkpoint::{Checkpoint, RunState};
@@ -35,13 +36,16 @@ pub(super) fn continue_from(
                     place,
                     source: Box::new(source),
                 })?;
-            let longer = lengthen(output.place(), &saved.train, &mut recipe.train, 0)?;
+            init::adopt(options, &saved, recipe);
+            same_kind(output.place(), &saved, recipe)?;
+            let longer = lengthened(output.place(), &saved, recipe, 0)?;
             same_run(output.place(), &saved, recipe)?;
             return Ok((None, longer));
         }
         return Ok((None, None));
     };
     let Loaded { checkpoint, more } = output.load(&newest)?;
+    same_kind(output.place(), &checkpoint.state.recipe, recipe)?;
     // What an earlier program has saved has no list, and a damaged one says nothing.
     let saved_list = more.get(DATA_LIST).map(|text| serde_json::from_slice(text));
     if let Some(Ok(saved)) = saved_list {
@@ -56,12 +60,27 @@ pub(super) fn continue_from(
     }
     let saved = &checkpoint.state.recipe;
     let step = checkpoint.state.step;
-    let longer = lengthen(output.place(), &saved.train, &mut recipe.train, step)?;
+    init::adopt(options, saved, recipe);
+    let longer = lengthened(output.place(), saved, recipe, step)?;
     same_run(output.place(), saved, recipe)?;
     if !options.dry_run {
         output.restore_logs(&more, &LOGS)?;
     }
     Ok((Some((newest, checkpoint)), longer))
+}
+
+/// [`lengthen`]; a run that fine-tunes keeps its length, as the warm-up of each layer follows from
+/// it.
+fn lengthened(
+    place: &str,
+    saved: &ResolvedRecipe,
+    recipe: &mut ResolvedRecipe,
+    step: u64,
+) -> Result<Option<String>, RunError> {
+    if recipe.finetune.is_some() {
+        return Ok(None);
+    }
+    lengthen(place, &saved.train, &mut recipe.train, step)
 }
 
 /// Compares the shards of a checkpoint with those that are there.
@@ -96,10 +115,35 @@ fn same_data(
     Ok(())
 }
 
+/// A run goes on by the command that began it.
+fn same_kind(
+    place: &str,
+    saved: &ResolvedRecipe,
+    current: &ResolvedRecipe,
+) -> Result<(), RunError> {
+    if saved.finetune.is_some() != current.finetune.is_some() {
+        return Err(RunError::OtherKind {
+            place: place.to_owned(),
+            command: if saved.finetune.is_some() {
+                "nepa finetune"
+            } else {
+                "nepa pretrain"
+            },
+        });
+    }
+    Ok(())
+}
+
 /// Compares all that decides a run's numbers; what only decides its speed or its logs may differ.
 fn same_run(place: &str, saved: &ResolvedRecipe, current: &ResolvedRecipe) -> Result<(), RunError> {
+    let schedule = |recipe: &ResolvedRecipe| recipe.finetune.as_ref().map(|it| it.schedule);
+    let is_other_schedule = schedule(saved) != schedule(current);
     let numbers_only = |recipe: &ResolvedRecipe| {
         let mut recipe = recipe.clone();
+        // It follows from the schedule, which an error should name.
+        if let Some(finetune) = recipe.finetune.as_mut().filter(|_| is_other_schedule) {
+            finetune.layer_decay_end = 0.0;
+        }
         recipe.name = String::new();
         // A run may move between the processor and a GPU, and between engines.
         recipe.device = DeviceChoice::default();
@@ -110,8 +154,16 @@ fn same_run(place: &str, saved: &ResolvedRecipe, current: &ResolvedRecipe) -> Re
         recipe.checkpoint = CheckpointSection::default();
         recipe.log = LogSection::default();
         recipe.io = nepa_pipeline::IoConfig::default();
-        // A run may be lengthened.
-        (recipe.train.steps, recipe.train.lengthened) = (0, Vec::new());
+        match &mut recipe.finetune {
+            // A run of pretraining may be lengthened.
+            None => (recipe.train.steps, recipe.train.lengthened) = (0, Vec::new()),
+            Some(finetune) => {
+                // Where the same images lie may change.
+                if let Some(eval) = &mut finetune.eval {
+                    (eval.urls, eval.split) = (Vec::new(), None);
+                }
+            }
+        }
         // These follow from others, which an error should name.
         (recipe.train.accumulation, recipe.train.steps_per_epoch) = (0, 0);
         // Where the data lies may change; `dataset` tells whether it is the same.

@@ -1,106 +1,105 @@
-//! What a recipe and the command line become before the first step: resolved recipe, data set,
-//! device, engine. Called by the pretraining run and by the measurement of overlap.
+//! What a recipe and the command line become before the first step: resolved recipe, data sets,
+//! device, engine. Called by a run and by the measurement of overlap.
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
-use nepa_model::{NepaConfig, RopeDraw};
 use nepa_pipeline::{Dataset, DatasetConfig, IoRuntime, LoaderConfig};
+use nepa_schemas::SchemaOptions;
 
 use super::options::Options;
+use super::phase::Phase;
 use crate::data::show_warnings;
 use crate::device;
-use crate::engine::{AutogradEngine, CpuEngine, Engine, EngineError, TrainingState};
+use crate::engine::{AutogradEngine, CpuEngine, Engine, EngineError, TrainingSetup, TrainingState};
 use crate::error::RunError;
-use crate::optimizer::OptimizerConfig;
 use crate::recipe::{EngineChoice, Precision, Recipe, ResolvedRecipe};
 
 /// A run before its first step.
 pub(crate) struct Setup {
     pub recipe: ResolvedRecipe,
+    pub phase: Box<dyn Phase>,
     pub dataset: Arc<Dataset>,
     pub device: Device,
     pub runtime: IoRuntime,
 }
 
-impl Setup {
-    /// Reads and checks the recipe, then opens the device and the data set.
-    pub(crate) fn new(options: &Options) -> Result<Self, RunError> {
-        let mut recipe = Recipe::read(&options.recipe, &options.sets)?;
-        if !options.data.is_empty() {
-            recipe.data.urls.clone_from(&options.data);
-            recipe.data.mixture.clear();
-        }
-        recipe.check(1)?;
-        for line in recipe.replaced() {
-            eprintln!("{line}");
-        }
-        if let Some(warning) = recipe.slow_precision() {
-            crate::console::print::message("warning: ", warning);
-        }
-        let device = device::open(recipe.device)?;
-        let runtime =
-            IoRuntime::new(recipe.loader.io_threads.unwrap_or(2)).map_err(RunError::Start)?;
-        let schema = nepa_schemas::SchemaOptions {
-            image_column: recipe.data.image_column.clone(),
-            // Pretraining reads no labels.
-            label_column: Some(String::new()),
-            ..nepa_schemas::SchemaOptions::default()
-        };
-        let mut dataset_config = DatasetConfig {
-            urls: recipe.data.urls.clone(),
-            schema,
-            mixture: recipe.data.mixture.clone(),
-            split: recipe.data.split.clone(),
-            strict: recipe.data.strict,
-        };
-        for source in &mut dataset_config.mixture {
-            source.schema.label_column = Some(String::new());
-        }
-        let dataset = Dataset::open(&dataset_config, &recipe.io, &runtime)?;
-        show_warnings(&dataset);
-        let recipe = recipe.resolve(dataset.num_samples(), dataset.fingerprint())?;
-        Ok(Self {
-            recipe,
-            dataset,
-            device,
-            runtime,
-        })
+/// `--data` in place of the recipe's.
+pub(crate) fn take_data(recipe: &mut Recipe, options: &Options) {
+    if !options.data.is_empty() {
+        recipe.data.urls.clone_from(&options.data);
+        recipe.data.mixture.clear();
     }
+}
+
+/// Says what is to be said of a recipe, and opens its device and its threads for network and disk.
+pub(crate) fn open_device(recipe: &Recipe) -> Result<(Device, IoRuntime), RunError> {
+    for line in recipe.replaced() {
+        eprintln!("{line}");
+    }
+    if let Some(warning) = recipe.slow_precision() {
+        crate::console::print::message("warning: ", warning);
+    }
+    let device = device::open(recipe.device)?;
+    let threads = recipe.loader.io_threads.unwrap_or(2);
+    Ok((device, IoRuntime::new(threads).map_err(RunError::Start)?))
+}
+
+/// Opens the data set of a recipe, with labels of that column: an empty name reads none, and
+/// without one the column is found.
+pub(crate) fn open_dataset(
+    recipe: &Recipe,
+    label_column: Option<String>,
+    runtime: &IoRuntime,
+) -> Result<Arc<Dataset>, RunError> {
+    let mut config = DatasetConfig {
+        urls: recipe.data.urls.clone(),
+        schema: SchemaOptions {
+            image_column: recipe.data.image_column.clone(),
+            label_column: label_column.clone(),
+            ..SchemaOptions::default()
+        },
+        mixture: recipe.data.mixture.clone(),
+        split: recipe.data.split.clone(),
+        strict: recipe.data.strict,
+    };
+    for source in &mut config.mixture {
+        source.schema.label_column.clone_from(&label_column);
+    }
+    let dataset = Dataset::open(&config, &recipe.io, runtime)?;
+    show_warnings(&dataset);
+    Ok(dataset)
 }
 
 /// The engine that the recipe names.
 pub(crate) fn engine(
     recipe: &ResolvedRecipe,
+    phase: &dyn Phase,
     training: TrainingState,
     device: &Device,
 ) -> Result<Box<dyn Engine>, EngineError> {
     let train = &recipe.train;
+    let setup = TrainingSetup {
+        config: &recipe.model,
+        update: recipe.optimizer.settings(),
+        groups: &|name| phase.group(recipe, name),
+        micro_batch: train.micro_batch,
+        ablation: recipe.ablation,
+    };
     build_engine(
-        train.engine,
-        train.precision,
-        &recipe.model,
-        &recipe.optimizer,
+        (train.engine, train.precision),
+        &setup,
         training,
-        train.micro_batch,
         device,
         recipe.loader_device_bytes(),
     )
 }
 
-/// An engine for micro-batches of so many images, on a device where the loader will take so many
-/// bytes.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "all that decides which engine it is, once"
-)]
+/// An engine on a device where the loader will take so many bytes.
 pub(crate) fn build_engine(
-    choice: EngineChoice,
-    precision: Precision,
-    model: &NepaConfig,
-    optimizer: &OptimizerConfig,
+    choice: (EngineChoice, Precision),
+    setup: &TrainingSetup<'_>,
     training: TrainingState,
-    micro_batch: usize,
     device: &Device,
     #[cfg_attr(
         not(feature = "cuda"),
@@ -108,36 +107,19 @@ pub(crate) fn build_engine(
     )]
     loader_bytes: u64,
 ) -> Result<Box<dyn Engine>, EngineError> {
-    let matmul = match (choice, precision) {
-        (EngineChoice::Cpu, _) => {
-            let engine = CpuEngine::new(model, optimizer, training, micro_batch)?;
-            return Ok(Box::new(engine));
-        }
+    let matmul = match choice {
+        (EngineChoice::Cpu, _) => return Ok(Box::new(CpuEngine::new(setup, training)?)),
         #[cfg(feature = "cuda")]
         (EngineChoice::Cuda, _) if device.is_cuda() => {
-            let engine = crate::cuda::CudaEngine::new(
-                model,
-                optimizer,
-                training,
-                micro_batch,
-                device,
-                loader_bytes,
-            )?;
+            let engine = crate::cuda::CudaEngine::new(setup, training, device, loader_bytes)?;
             return Ok(Box::new(engine));
         }
         (EngineChoice::Cuda, _) => return Err(EngineError::NeedsCuda),
         (EngineChoice::Autograd, Precision::F32) => DType::F32,
         (EngineChoice::Autograd, Precision::Bf16) => DType::BF16,
     };
-    let engine = AutogradEngine::new(model, optimizer, training, device, matmul)?;
+    let engine = AutogradEngine::new(setup, training, device, matmul)?;
     Ok(Box::new(engine))
-}
-
-/// The rotary draws of one step, one a micro-batch.
-pub(crate) fn ropes(recipe: &ResolvedRecipe, step: u64) -> Vec<RopeDraw> {
-    (0..recipe.train.accumulation as u64)
-        .map(|micro_batch| RopeDraw::draw(&recipe.model, recipe.seed, step, micro_batch))
-        .collect()
 }
 
 /// The loader's configuration; bad samples are listed in a file, if one is given.

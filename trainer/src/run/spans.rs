@@ -93,6 +93,7 @@ impl EpochLine {
 pub(super) mod tests {
     use super::*;
     use crate::console::line::{WIDEST, fit};
+    use crate::logs::Measured;
 
     pub(in super::super) fn metrics(step: u64) -> StepMetrics {
         StepMetrics {
@@ -105,9 +106,11 @@ pub(super) mod tests {
             images_per_second: 320.0,
             data_wait_ms: 10.0,
             step_ms: 90.0,
-            cos_target: 0.1,
-            cos_previous: 0.2,
-            copy_win: 0.75,
+            measured: Measured::Pretraining {
+                cos_target: 0.1,
+                cos_previous: 0.2,
+                copy_win: 0.75,
+            },
             decoders: None,
         }
     }

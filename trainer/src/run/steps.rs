@@ -14,7 +14,7 @@ use crate::console::words;
 use crate::device::memory_in_use;
 #[cfg(feature = "cuda")]
 use crate::device::peak_tflops;
-use crate::logs::StepMetrics;
+use crate::logs::{Accuracy, EvalRecord, Measured, StepMetrics};
 use crate::recipe::{Precision, ResolvedRecipe};
 
 /// Steps between two lines, where the recipe does not say.
@@ -41,8 +41,8 @@ pub(crate) struct Summary {
     /// Mean losses of the first and of the last steps, and of how many.
     pub losses: Option<(f64, f64, usize)>,
     /// Share of positions whose prediction was nearer to the current patch than to the next one,
-    /// over the last steps.
-    pub copies: f64,
+    /// over the last steps, in pretraining.
+    pub copies: Option<f64>,
 }
 
 /// Rate of training at which every operation that a device can do is one of the model.
@@ -97,7 +97,7 @@ pub(crate) struct Steps {
     /// What does not change between two lines.
     fields: Vec<Field>,
     first_losses: Vec<f64>,
-    last: VecDeque<(f64, f64)>,
+    last: VecDeque<(f64, Measured)>,
 }
 
 impl Steps {
@@ -157,7 +157,7 @@ impl Steps {
         if self.first_losses.len() < ENDS {
             self.first_losses.push(metrics.loss);
         }
-        self.last.push_back((metrics.loss, metrics.copy_win));
+        self.last.push_back((metrics.loss, metrics.measured));
         if self.last.len() > ENDS {
             self.last.pop_front();
         }
@@ -213,6 +213,9 @@ impl Steps {
             fields.push(Field::new(5, bar(share)));
         }
         fields.push(Field::new(1, format!("loss {:.4}", metrics.loss)));
+        if let Measured::Classification { accuracy } = metrics.measured {
+            fields.push(Field::new(5, format!("right {}", words::percent(accuracy))));
+        }
         fields.push(Field::new(7, format!("lr {}", words::small(metrics.lr))));
         let norm = words::small(metrics.grad_norm);
         fields.push(Field::new(6, format!("grad {norm}")));
@@ -291,6 +294,38 @@ impl Steps {
         }
     }
 
+    fn copies(&self) -> Option<f64> {
+        let copies = self.last.iter().map(|(_, measured)| match measured {
+            Measured::Pretraining { copy_win, .. } => Some(*copy_win),
+            Measured::Classification { .. } => None,
+        });
+        let copies = copies.collect::<Option<Vec<_>>>()?;
+        (!copies.is_empty()).then(|| copies.iter().sum::<f64>() / copies.len() as f64)
+    }
+
+    /// So many images of an evaluation are done, of all.
+    pub(crate) fn evaluating(&self, step: u64, done: u64, images: u64) {
+        if let Some(bottom) = &self.bottom {
+            let (done, images) = (words::count(done), words::count(images));
+            bottom.set(&[
+                Field::new(1, self.step_of(step)),
+                Field::new(0, format!("evaluating, {done} of {images} images")),
+            ]);
+        }
+    }
+
+    /// An evaluation is done. Its time is none of training's.
+    pub(crate) fn tell_eval(&mut self, record: &EvalRecord, took: Duration) {
+        self.tell_epochs();
+        println!("{}", fit(&eval_fields(record, took), columns()));
+        for span in [&mut self.line, &mut self.epoch, &mut self.whole] {
+            span.started += took;
+        }
+        if let Some(rate) = &mut self.rate {
+            rate.pause(took);
+        }
+    }
+
     /// Of this process.
     pub(crate) fn summary(&self) -> Summary {
         let now = Instant::now();
@@ -308,12 +343,41 @@ impl Steps {
             time: now - self.whole.started,
             waiting: self.whole.waiting(now).min(1.0),
             losses,
-            copies: mean(
-                &mut self.last.iter().map(|(_, copies)| *copies),
-                ends.max(1),
-            ),
+            copies: self.copies(),
         }
     }
+}
+
+/// The line of an evaluation.
+fn eval_fields(record: &EvalRecord, took: Duration) -> Vec<Field> {
+    let mut fields = vec![Field::new(
+        0,
+        format!("evaluated after step {}", words::count(record.step)),
+    )];
+    let percent = |share: f64| format!("{:.2} %", 100.0 * share);
+    let mut add = |name: &str, of: Accuracy, rank: u8| {
+        fields.push(Field::new(
+            rank,
+            format!("{name}top-1 {}", percent(of.top1)),
+        ));
+        fields.push(Field::new(rank + 2, format!("{name}loss {:.4}", of.loss)));
+    };
+    if let Some(ema) = record.ema {
+        add("average ", ema, 0);
+    }
+    add("", record.raw, 1);
+    if record.best {
+        fields.push(Field::new(1, "the best so far".to_owned()));
+    }
+    fields.push(Field::new(
+        4,
+        format!(
+            "{} in {}",
+            words::counted(record.images, "image"),
+            words::duration(took)
+        ),
+    ));
+    fields
 }
 
 #[cfg(test)]

@@ -6,15 +6,14 @@ use nepa_pipeline::{DecoderStats, LoaderError, LoaderState, SampleId};
 
 use super::batches::{Batches, TrainBatch};
 use super::files::{BAD_SAMPLES, DATA_LIST, Logs};
-use super::setup::ropes;
+use super::phase::{At, Phase};
 use super::steps::Steps;
 use crate::checkpoint::{Checkpoint, MoreFiles, RunState};
 use crate::engine::{Engine, StepReport};
 use crate::error::RunError;
-use crate::logs::StepMetrics;
+use crate::logs::{EvalsFile, StepMetrics};
 use crate::output::Output;
 use crate::recipe::ResolvedRecipe;
-use crate::schedule::Schedule;
 use crate::signals::received;
 
 /// How often a run that waits for a batch looks for a signal.
@@ -30,7 +29,9 @@ pub(super) struct Run<'a> {
     pub(super) data_list: Vec<u8>,
     pub(super) loader: Batches,
     pub(super) engine: Box<dyn Engine>,
-    pub(super) schedule: Schedule,
+    pub(super) phase: &'a mut dyn Phase,
+    /// Memory for mixed images.
+    pub(super) mixed: Vec<f32>,
     pub(super) logs: Logs,
     pub(super) says: Steps,
     /// The epoch whose end was told.
@@ -46,6 +47,13 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     /// The loop; gives the signal that ended it, if one did. All is saved then.
     pub(super) fn train(&mut self, stop_at: u64) -> Result<Option<i32>, RunError> {
+        // Of a step whose evaluation was stopped the checkpoint is there already.
+        if self.phase.is_evaluation_due(&self.recipe, self.step) {
+            self.evaluate()?;
+            if let Some(signal) = received() {
+                return Ok(Some(signal));
+            }
+        }
         while self.step < stop_at {
             let position = self.loader.state();
             let started = Instant::now();
@@ -68,26 +76,35 @@ impl Run<'_> {
             let waited = started.elapsed();
             self.output.check()?;
 
-            let ropes = ropes(&self.recipe, self.step);
-            let report = batch.with_images(|images| self.engine.step(images, &ropes))?;
+            let draws = self.phase.draws(&self.recipe, batch.samples(), self.step);
+            let draws = match draws {
+                Ok(draws) => draws,
+                Err(error) => {
+                    self.save(position)?;
+                    return Err(error);
+                }
+            };
+            let report = draws.step(self.engine.as_mut(), &batch, &mut self.mixed)?;
             if !(report.loss.is_finite() && report.grad_norm.is_finite()) {
                 return Err(self.stop_before(&batch, position, &report)?);
             }
-            let lr = self.schedule.at(self.step);
-            self.engine.update(lr)?;
+            let rates = self.phase.rates(&self.recipe, self.step);
+            self.engine.update(&rates)?;
             self.step += 1;
             self.samples += batch.samples().len() as u64;
 
-            let metrics = self.metrics(&batch, &report, lr, started.elapsed(), waited);
+            let metrics = self.metrics(&batch, &report, rates[0], started.elapsed(), waited);
             self.logs.metrics.write(&metrics)?;
             if let Some(events) = &mut self.logs.events {
                 events.write(&metrics)?;
             }
             if let Some(trace) = &mut self.logs.trace {
-                trace.write(self.step, batch.samples())?;
+                trace.write(self.step, batch.samples(), &draws.mixes)?;
             }
             self.says.show(&metrics, batch.samples().len() as u64);
             self.tell_epoch();
+            drop(batch);
+            self.evaluate()?;
 
             if let Some(signal) = received() {
                 self.save(self.loader.state())?;
@@ -137,18 +154,69 @@ impl Run<'_> {
             images_per_second: batch.samples().len() as f64 / total.as_secs_f64(),
             data_wait_ms: milliseconds(waited),
             step_ms: milliseconds(total.saturating_sub(waited)),
-            cos_target: report.cos_target,
-            cos_previous: report.cos_previous,
-            copy_win: report.copy_win,
+            measured: report.found.into(),
             decoders,
         }
     }
 
+    /// Evaluates, where that is due, unless a signal comes: then the evaluation stays due. The best
+    /// weights are kept before anything else is done.
+    fn evaluate(&mut self) -> Result<(), RunError> {
+        if !self.phase.is_evaluation_due(&self.recipe, self.step) {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let at = At {
+            step: self.step,
+            epoch: self.step.div_ceil(self.recipe.train.steps_per_epoch.max(1)),
+        };
+        let training = self.engine.export()?;
+        let (output, says) = (self.output, &self.says);
+        let go_on = |done: u64, images: u64| {
+            says.evaluating(at.step, done, images);
+            received().is_none() && output.check().is_ok()
+        };
+        let found = self.phase.evaluate(&self.recipe, at, &training, &go_on);
+        self.output.check()?;
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                self.save(self.loader.state())?;
+                return Err(error);
+            }
+        };
+        let Some(record) = found else {
+            return Ok(());
+        };
+        if let Some(evals) = &mut self.logs.evals {
+            evals.write(&record)?;
+        }
+        if let Some(events) = &mut self.logs.events {
+            events.write_eval(&record)?;
+        }
+        self.says.tell_eval(&record, started.elapsed());
+        if record.best {
+            let state = self.state(self.loader.state())?;
+            let checkpoint = Checkpoint { state, training };
+            self.output.save_best(&checkpoint, self.more_files())?;
+        }
+        // The checkpoint of a step whose evaluation was stopped knows nothing of it.
+        if self.saved_step == Some(self.step)
+            && self.output.is_in_store()
+            && let Some(evals) = &self.logs.evals
+        {
+            self.output.write(EvalsFile::NAME, evals.0.content()?.0)?;
+        }
+        Ok(())
+    }
+
     fn save_is_due(&self) -> bool {
         let checkpoint = &self.recipe.checkpoint;
-        let by_steps = checkpoint
-            .every_steps
-            .is_some_and(|every| self.step.is_multiple_of(every));
+        let often = [checkpoint.every_steps, checkpoint.milestone_steps];
+        let by_steps = often
+            .into_iter()
+            .flatten()
+            .any(|every| self.step.is_multiple_of(every));
         let by_time = checkpoint
             .every_minutes
             .is_some_and(|minutes| self.saved_at.elapsed().as_secs_f64() >= 60.0 * minutes);
@@ -161,28 +229,35 @@ impl Run<'_> {
         if self.saved_step == Some(self.step) {
             return Ok(());
         }
-        let files = self.logs.sync()?;
-        let (recipe, version) = (self.recipe.clone(), RunState::VERSION);
-        let state = RunState {
-            version,
-            step: self.step,
-            samples: self.samples,
-            loader,
-            files,
-            recipe,
-            engine: self.engine.choices(),
-        };
         let checkpoint = Checkpoint {
-            state,
+            state: self.state(loader)?,
             training: self.engine.export()?,
         };
-        let more = MoreFiles::from([(DATA_LIST, self.data_list.clone())]);
+        let more = self.more_files();
         let logs = self.logs.snapshot(self.output)?;
         self.output
-            .save(&checkpoint, more, logs, self.recipe.checkpoint.keep)?;
+            .save(&checkpoint, more, logs, (&self.recipe.checkpoint).into())?;
         self.saved_step = Some(self.step);
         self.saved_at = Instant::now();
         Ok(())
+    }
+
+    /// Where the run stands, its log files being on the disk.
+    fn state(&mut self, loader: LoaderState) -> Result<RunState, RunError> {
+        Ok(RunState {
+            version: RunState::VERSION,
+            step: self.step,
+            samples: self.samples,
+            loader,
+            files: self.logs.sync()?,
+            recipe: self.recipe.clone(),
+            engine: self.engine.choices(),
+            evaluated: self.phase.eval_state(),
+        })
+    }
+
+    fn more_files(&self) -> MoreFiles {
+        MoreFiles::from([(DATA_LIST, self.data_list.clone())])
     }
 
     /// Saves the step before the batch that the loader could not give, and tells where bad samples

@@ -1,5 +1,5 @@
-//! A pretraining run from its setup to its last line: the output is claimed, the run begun or gone
-//! on with, trained, and what was saved is sent. `commands::pretrain` calls it.
+//! A run from its setup to its last line: the output is claimed, the run begun or gone on with,
+//! trained, and what was saved is sent. `commands::pretrain` and `commands::finetune` call it.
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,15 @@ use super::data_list::DataList;
 use super::dry_run::try_run;
 use super::files::{BAD_SAMPLES, Logs};
 use super::options::{Finish, Options};
+use super::phase::Phase;
 use super::recap;
+use super::set_up::set_up;
 use super::setup::{Setup, loader_config};
 use super::steps::{Peak, Steps, Summary};
 use super::train::Run;
 use crate::console::words;
 use crate::error::RunError;
-use crate::output::{Output, OutputError};
+use crate::output::{Output, OutputError, Retention};
 use crate::recipe::ResolvedRecipe;
 use crate::signals::{SaveFirst, end_after, received};
 
@@ -26,13 +28,14 @@ use crate::signals::{SaveFirst, end_after, received};
 const END_WITHIN: Duration = Duration::from_millis(500);
 
 /// Runs a recipe to its end, to `max_steps`, or to a signal.
-pub(crate) fn pretrain(options: &Options) -> Result<Finish, RunError> {
+pub(crate) fn run(options: &Options) -> Result<Finish, RunError> {
     let Setup {
         recipe,
+        mut phase,
         dataset,
         device,
         runtime,
-    } = Setup::new(options)?;
+    } = set_up(options)?;
 
     let mut output = Output::open(&options.out, &recipe.io, &recipe.checkpoint, &runtime)?;
     let holds_run = output.holds_run()?;
@@ -43,7 +46,7 @@ pub(crate) fn pretrain(options: &Options) -> Result<Finish, RunError> {
     }
     if options.dry_run {
         let setup = (recipe, dataset, device);
-        let tried = try_run(&output, options, setup, holds_run);
+        let tried = try_run(&output, options, setup, phase.as_mut(), holds_run);
         output.try_writing()?;
         println!("{}", tried?);
         return Ok(Finish::Done);
@@ -54,6 +57,7 @@ pub(crate) fn pretrain(options: &Options) -> Result<Finish, RunError> {
     let ended = Start {
         options,
         recipe,
+        phase: phase.as_mut(),
         dataset,
         device,
         holds_run,
@@ -103,14 +107,9 @@ pub(crate) fn pretrain(options: &Options) -> Result<Finish, RunError> {
         signal,
         summary,
     } = ended;
-    let go_on = || {
-        let Options {
-            recipe, data, sets, ..
-        } = options;
-        recap::resume_command(recipe, data, sets, &options.out)
-    };
+    let go_on = || recap::resume_command(options);
     let Some(signal) = signal else {
-        recap::show_end(&told, &summary, output.place());
+        recap::show_end(&told, phase.as_ref(), &summary, output.place());
         if step < told.train.steps {
             let (step, steps) = (words::count(step), words::count(told.train.steps));
             println!("stopped at step {step} of {steps}; go on with: {}", go_on());
@@ -131,6 +130,7 @@ pub(crate) fn pretrain(options: &Options) -> Result<Finish, RunError> {
 struct Start<'a> {
     options: &'a Options,
     recipe: ResolvedRecipe,
+    phase: &'a mut dyn Phase,
     dataset: Arc<Dataset>,
     device: Device,
     holds_run: bool,
@@ -150,6 +150,7 @@ impl Start<'_> {
         let Self {
             options,
             mut recipe,
+            phase,
             dataset,
             device,
             holds_run,
@@ -164,6 +165,7 @@ impl Start<'_> {
             output,
             options,
             &mut recipe,
+            phase,
             &dataset,
             &data_list,
             &device,
@@ -193,7 +195,6 @@ impl Start<'_> {
         )?;
         let (step, samples) = position.map_or((0, 0), |state| (state.step, state.samples));
         let mut run = Run {
-            schedule: recipe.train.schedule(),
             says: Steps::new(
                 recipe.train.steps,
                 options.stop_at(&recipe),
@@ -203,6 +204,8 @@ impl Start<'_> {
             ),
             told_epoch: None,
             engine,
+            phase,
+            mixed: Vec::new(),
             saved_step: (step > 0).then_some(step),
             saved_at: Instant::now(),
             data_list: data_list.to_json(),
@@ -214,9 +217,16 @@ impl Start<'_> {
             samples,
             decoded: DecoderStats::default(),
         };
+        let best = run.phase.eval_state().and_then(|state| state.best);
+        output.send_best_again(best.map(|best| best.step))?;
         if let Some(newest) = newest {
-            let logs = run.logs.snapshot(output)?;
-            output.send_again(&newest, logs, run.recipe.checkpoint.keep)?;
+            let retention = Retention::from(&run.recipe.checkpoint);
+            for waiting in output.checkpoints()? {
+                if waiting == newest || retention.is_milestone(waiting.step) {
+                    let logs = run.logs.snapshot(output)?;
+                    output.send_again(&waiting, logs, retention)?;
+                }
+            }
         }
         // Until here a signal ends the program at once, as there is nothing to save.
         let _saving = SaveFirst {

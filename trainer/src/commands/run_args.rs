@@ -1,0 +1,139 @@
+//! Arguments of every command that trains.
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::values::at_least;
+use crate::run::{Finish, Kind, Options, run};
+
+#[derive(Debug, clap::Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
+pub(crate) struct RunArgs {
+    /// Name of a built-in recipe, or a TOML file.
+    ///
+    /// What holds a `/` or ends in `.toml` is a file, all else a name.
+    pub recipe: PathBuf,
+    /// Change one value of the recipe; may be repeated.
+    ///
+    /// KEY is a dotted key such as train.batch, VALUE is written as in TOML; quotes around a text
+    /// may be left out. Of keys that give the same thing (train.epochs and train.steps, train.lr
+    /// and train.base_lr, train.warmup_fraction and train.warmup_steps) one takes the place of the
+    /// other. `KEY=none` unsets a key.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Shards to train on: a path, prefix or glob; may be repeated.
+    ///
+    /// In place of the recipe's data.urls and data.mixture.
+    #[arg(long, value_name = "URL", help_heading = "Data")]
+    pub data: Vec<String>,
+    /// Read the shards of one split alone.
+    ///
+    /// As their names or folders say it: train, validation, test, or any word of theirs (as --set
+    /// data.split=NAME).
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    pub split: Option<String>,
+    /// End where something about the shards is doubtful.
+    ///
+    /// Several splits, copies, missing shards; without it they are warned of (as --set
+    /// data.strict=true).
+    #[arg(long, help_heading = "Data")]
+    pub strict: bool,
+    /// Folder or object-store prefix for the run [default: runs/RECIPE].
+    #[arg(long, value_name = "URL", help_heading = "Output")]
+    pub out: Option<String>,
+    /// Write one JSON line for each sample trained on.
+    ///
+    /// Step, shard, row, crop, flip, replacement.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub trace_samples: Option<PathBuf>,
+    /// Stop after this step of the run, saved.
+    ///
+    /// The learning rate stays that of the whole run.
+    #[arg(long, value_name = "STEP", value_parser = at_least::<u64>(0), help_heading = "Output")]
+    pub max_steps: Option<u64>,
+    /// Go on from the newest checkpoint; at step 0 if there is none.
+    #[arg(long, help_heading = "Going on")]
+    pub resume: bool,
+    /// With --resume: take an output in a store from another run.
+    ///
+    /// One that still seems to have it; without this flag it is refused.
+    #[arg(
+        long,
+        requires = "resume",
+        help_heading = "Going on",
+        hide_short_help = true
+    )]
+    pub take_over: bool,
+    /// With --resume: go on although shards were replaced.
+    ///
+    /// By others of the same size since the checkpoint. The numbers are then not those that the run
+    /// would have had.
+    #[arg(long, requires = "resume", help_heading = "Going on")]
+    pub accept_data: bool,
+    /// Check all that can be checked, and train nothing.
+    ///
+    /// Recipe, device, data, output, memory; a batch is read and a step computed.
+    #[arg(long, help_heading = "Instead of training")]
+    pub dry_run: bool,
+}
+
+pub(super) const OUTPUT: &str = "Output:
+  recipe.toml          the recipe, every value filled in
+  metrics.jsonl        a JSON line a step: loss, learning
+                       rate, gradient norm, images a second
+  events.out.tfevents.nepa
+                       the same for TensorBoard:
+                       tensorboard --logdir OUT
+  bad_samples.jsonl    images that could not be decoded
+  checkpoints/step-NNNNNNNN
+                       what --resume, eval, report and
+                       export read";
+
+pub(super) const SIGNALS: &str = "Signals:
+  Ctrl-C, SIGTERM      finish the step (or stop waiting for
+                       data), save and end
+  a second one         end at once
+  A store is given checkpoint.stop_s (30 s) for the last
+  checkpoint; what it could not take is kept on this
+  machine, and --resume sends it.";
+
+impl RunArgs {
+    /// What a run is begun with.
+    pub(super) fn options(self, kind: Kind) -> Options {
+        let out = self.out.unwrap_or_else(|| {
+            let name = self
+                .recipe
+                .file_stem()
+                .map_or("run".into(), |stem| stem.to_string_lossy());
+            format!("runs/{name}")
+        });
+        let mut sets = self.sets;
+        let split = self.split.map(toml::Value::String);
+        sets.extend(split.map(|split| format!("data.split={split}")));
+        sets.extend(self.strict.then(|| "data.strict=true".to_owned()));
+        Options {
+            kind,
+            init: None,
+            recipe: self.recipe,
+            sets,
+            data: self.data,
+            out,
+            resume: self.resume,
+            trace_samples: self.trace_samples,
+            max_steps: self.max_steps,
+            take_over: self.take_over,
+            accept_data: self.accept_data,
+            dry_run: self.dry_run,
+        }
+    }
+}
+
+/// Runs, and says by the exit code how it ended.
+pub(super) fn run_to_end(options: &Options) -> anyhow::Result<ExitCode> {
+    Ok(match run(options)? {
+        Finish::Done => ExitCode::SUCCESS,
+        Finish::Signal(signal) => ExitCode::from(128 + signal as u8),
+    })
+}
