@@ -25,6 +25,8 @@ pub fn augment() -> AugmentConfig {
         ratio: [3.0 / 4.0, 4.0 / 3.0],
         flip: 0.5,
         filter: Filter::Bilinear,
+        rand_augment: None,
+        erase: None,
     }
 }
 
@@ -69,7 +71,7 @@ pub fn samples(dataset: &Arc<Dataset>, limit: usize) -> anyhow::Result<Vec<(Vec<
             batch
                 .samples()
                 .iter()
-                .map(|sample| (sample.id, sample.views[0])),
+                .map(|sample| (sample.id, sample.views[0].clone())),
         );
     }
     let mut found = Vec::new();
@@ -85,7 +87,7 @@ pub fn samples(dataset: &Arc<Dataset>, limit: usize) -> anyhow::Result<Vec<(Vec<
                     row_group: info.row_group,
                     row: info.first_row + row as u32,
                 }) {
-                    found.push((batch.image(row)?.to_vec(), *plan));
+                    found.push((batch.image(row)?.to_vec(), plan.clone()));
                 }
                 if found.len() == limit {
                     return Ok(found);

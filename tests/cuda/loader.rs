@@ -60,6 +60,8 @@ fn config(decode_threads: usize) -> LoaderConfig {
             ratio: [3.0 / 4.0, 4.0 / 3.0],
             flip: 0.5,
             filter: Filter::Bilinear,
+            rand_augment: None,
+            erase: None,
         },
         normalize: nepa_pipeline::Normalize::default(),
         exif_orientation: true,

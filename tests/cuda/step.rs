@@ -5,14 +5,19 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use nepa_model::cuda::{CudaLauncher, CudaStepError, KernelDevice};
 use nepa_model::step::device::Device as StepDevice;
-use nepa_model::{FlatState, NepaConfig, PretrainReport, RopeDraw, Weights, init_weights};
+use nepa_model::{
+    Ablation, Classes, DropPath, FlatState, NepaConfig, Pass, PretrainReport, RopeDraw,
+    StepOptions, Weights, init_weights,
+};
 use nepa_pipeline::cuda::cudarc::driver::CudaContext;
 use nepa_tests::emulated_device::emulated;
 use nepa_tests::standins;
 use nepa_tests::step_variants::{small, variants_of};
 use nepa_tests::stepping::{self, ADAMW, add};
 use nepa_trainer::cuda::CudaEngine;
-use nepa_trainer::engine::{Engine, EngineError, Images, StepReport, TrainingState};
+use nepa_trainer::engine::{
+    Engine, EngineError, Images, PassDraw, StepInput, StepReport, TrainingSetup, TrainingState,
+};
 use nepa_trainer::optimizer::OptimizerConfig;
 
 fn pixels(config: &NepaConfig, batch: usize) -> Vec<Vec<f32>> {
@@ -38,7 +43,7 @@ fn train<D: StepDevice<Wide = f32>>(
     }
     step.finish(Some(1.0)).unwrap();
     let gradient = step.read_gradient().unwrap();
-    step.update(&ADAMW, 1e-3).unwrap();
+    step.update(&ADAMW, &[1e-3]).unwrap();
     (reports, gradient, step.export().unwrap())
 }
 
@@ -66,6 +71,33 @@ fn it_is_the_emulated_step_bit_for_bit() {
     }
 }
 
+#[test]
+fn a_classifier_is_the_emulated_one_bit_for_bit() {
+    let standins = standins::load(140);
+    standins.set("equal_times", "1");
+    for add_pooling_layer in [true, false] {
+        let config = NepaConfig {
+            add_pooling_layer,
+            is_causal: false,
+            drop_path_prob: 0.5,
+            ..small().to_classifier(Classes::Count(5))
+        };
+        let (weights, pixels) = (init_weights(&config, 3), pixels(&config, 3));
+        let slices = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
+        let targets = [[0.6, 0.1, 0.1, 0.1, 0.1]; 3];
+        let factors = DropPath::draw(&config, 4, 1, 0, 3);
+        let pass = Pass {
+            drop_path: factors.as_deref(),
+            ..Pass::default()
+        };
+        let (weights, targets) = (&weights.flat, targets.as_flattened());
+        let device = KernelDevice::new(launcher().unwrap());
+        let found = stepping::classify(&config, weights, &slices, targets, &pass, device);
+        let expected = stepping::classify(&config, weights, &slices, targets, &pass, emulated(0));
+        assert!(found.unwrap() == expected.unwrap(), "{add_pooling_layer}");
+    }
+}
+
 /// The names of all kernels in a folder.
 fn kernels(folder: &str) -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
@@ -83,15 +115,33 @@ fn kernels(folder: &str) -> Vec<String> {
 
 /// One step of two micro-batches of a batch that lies on the device, and an update.
 fn step_on_device(engine: &mut CudaEngine, config: &NepaConfig, pixels: &Tensor) -> StepReport {
-    let ropes = [0, 1].map(|number| RopeDraw::draw(config, 1, 1, number));
-    let report = engine.step(&Images::Device(pixels), &ropes).unwrap();
-    engine.update(1e-3).unwrap();
-    report
+    let report = engine.step(&StepInput::unlabelled(
+        Images::Device(pixels),
+        &passes(config),
+    ));
+    engine.update(&RATES).unwrap();
+    report.unwrap()
+}
+
+/// Of the two groups of pretraining's weights.
+const RATES: [f64; 2] = [1e-3; 2];
+
+fn passes(config: &NepaConfig) -> [PassDraw; 2] {
+    [0, 1].map(|number| RopeDraw::draw(config, 1, 1, number).into())
 }
 
 fn engine(config: &NepaConfig, device: &Device) -> Result<CudaEngine, EngineError> {
     let state = TrainingState::new(init_weights(config, 3));
-    CudaEngine::new(config, &OptimizerConfig::default(), state, 2, device, 0)
+    let optimizer = OptimizerConfig::default();
+    let groups = |name: &str| optimizer.group(name);
+    let setup = TrainingSetup {
+        config,
+        update: optimizer.settings(),
+        groups: &groups,
+        micro_batch: 2,
+        ablation: Ablation::default(),
+    };
+    CudaEngine::new(&setup, state, device, 0)
 }
 
 fn tensor(config: &NepaConfig, batch: usize, dtype: DType) -> Tensor {
@@ -204,11 +254,14 @@ fn each_device_loads_what_it_can_run() {
         patch_size: 14,
         ..small()
     };
-    let error = launcher().unwrap().check(&large).unwrap_err().to_string();
+    let options = |config| StepOptions::pretraining(config, 1);
+    let error = launcher().unwrap().check(&large, &options(&large));
+    let error = error.unwrap_err().to_string();
     for part in ["400 tokens", "101376", "larger patches"] {
         assert!(error.contains(part), "{part} in {error}");
     }
-    launcher().unwrap().check(&small()).unwrap();
+    let small = small();
+    launcher().unwrap().check(&small, &options(&small)).unwrap();
 }
 
 #[test]
@@ -234,7 +287,7 @@ fn a_refusal_of_the_driver_is_an_error_that_says_what_was_done() {
     let standins = standins::load(5);
     let config = small();
     let pixels = tensor(&config, 4, DType::F32);
-    let ropes = [0, 1].map(|number| RopeDraw::draw(&config, 1, 1, number));
+    let passes = passes(&config);
     for (function, status) in [
         ("cuModuleLoadData", 209),
         ("cuModuleGetFunction", 500),
@@ -259,8 +312,8 @@ fn a_refusal_of_the_driver_is_an_error_that_says_what_was_done() {
             standins.set("fault", &format!("{function}:{status}:{when}"));
             let run = || {
                 let mut engine = engine(&config, pixels.device())?;
-                engine.step(&Images::Device(&pixels), &ropes)?;
-                engine.update(1e-3)
+                engine.step(&StepInput::unlabelled(Images::Device(&pixels), &passes))?;
+                engine.update(&RATES)
             };
             let result = run();
             // Of the products, the one that fails is a candidate; then the others serve.

@@ -9,11 +9,13 @@ use std::time::Duration;
 use nepa_pipeline::{
     Accelerator, BackendError, Batch, CpuCrops, CpuRenderer, Dataset, Decode, DecoderCounters,
     DeviceBackend, DeviceDecoders, ImageDecoder, ImageError, ImageHeader, JpegEngine, Loader,
-    LoaderConfig, LoaderState, PixelLayout, PixelType, PlannedImage, RefusalPhase, Target,
+    LoaderConfig, LoaderState, Normalize, PixelLayout, PixelType, PlannedImage, RefusalPhase,
+    Target,
 };
 use nepa_tests::fake_device::{FakeHandle, FakeStream};
 
 use crate::loader::{Kept, all, all_good, config, open, some_bad};
+use nepa_tests::loading::changed;
 
 const LAYOUT: PixelLayout = PixelLayout {
     pixel_type: PixelType::F32,
@@ -162,7 +164,7 @@ impl Twin {
             lanes: 2,
             decoder: Box::new(move |accelerator, layout| {
                 Ok(Box::new(TwinDecoder {
-                    one: CpuCrops::new(accelerator, layout, true)?,
+                    one: CpuCrops::new(accelerator, layout, Normalize::default(), true)?,
                     twin: threads.clone(),
                     asked: 0,
                 }))
@@ -223,7 +225,12 @@ fn rest_of(device: &FakeHandle, loader: &mut Loader<FakeBackend>) -> Vec<Kept> {
 /// Decoders on the CPU alone; the device converts their crops.
 fn crops() -> DeviceDecoders<FakeHandle> {
     DeviceDecoders::of_threads(|accelerator, layout| {
-        Ok(Box::new(CpuCrops::new(accelerator, layout, true)?))
+        Ok(Box::new(CpuCrops::new(
+            accelerator,
+            layout,
+            Normalize::default(),
+            true,
+        )?))
     })
 }
 
@@ -243,6 +250,32 @@ fn a_device_batch_holds_what_a_host_batch_holds() {
         assert!(rest_of(&device, &mut loader) == all(&dataset, config));
         assert_eq!(device.0.violations(), Vec::<String>::new());
     }
+}
+
+/// Operations and boxes are the processor's, whoever decodes the other images; the pixels are those
+/// of a host batch to the bit.
+#[test]
+fn changed_pixels_are_those_of_a_host_batch() {
+    let folder = some_bad();
+    let dataset = open(&folder);
+    let expected = all(&dataset, changed());
+    let samples = expected.iter().flat_map(|batch| &batch.samples);
+    let unchanged = samples
+        .filter(|sample| !sample.views[0].changes_pixels())
+        .count();
+    let twin = Twin::default();
+    for decoders in [crops(), twin.decoders()] {
+        let device = FakeHandle::new();
+        let mut loader = loader(&device, &dataset, changed(), None, decoders);
+        assert!(rest_of(&device, &mut loader) == expected);
+        assert_eq!(device.0.violations(), Vec::<String>::new());
+    }
+    // The batch decoders had some of the images that nothing changes, and no others.
+    let by_batch = twin.by_batch.load(Ordering::Relaxed);
+    assert!(
+        by_batch > 0 && by_batch <= unchanged,
+        "{by_batch} of {unchanged}"
+    );
 }
 
 /// A stream waits once a batch for the consumer, the consumer once for each stream; both, not once

@@ -128,6 +128,99 @@ fn without_layer_scale(folder: &Path) -> tempfile::TempDir {
 }
 
 #[test]
+fn classifiers_agree() {
+    let Some(root) = golden() else { return };
+    for folder in ["cls_gelu", "cls_gated"] {
+        for engine in [EngineChoice::Cpu, EngineChoice::Autograd] {
+            let comparisons = compare(&root.join(folder), engine).expect("compares");
+            let off: Vec<_> = comparisons.iter().filter(|one| !one.holds()).collect();
+            assert!(off.is_empty(), "{folder}, {engine:?}: {off:?}");
+            let counted = |what| comparisons.iter().filter(|one| one.what == what).count();
+            for what in [
+                "pooled output",
+                "logits",
+                "logits in evaluation",
+                "loss",
+                "loss in evaluation",
+                "trajectory: losses",
+                "trajectory: learning rates",
+                "trajectory: groups of weights",
+                "trajectory: weights that stay",
+                "rates of drop path",
+            ] {
+                assert_eq!(counted(what), 1, "{folder}: {what}");
+            }
+            for what in [
+                "gradients",
+                "trajectory: final weights",
+                "trajectory: moving average",
+            ] {
+                assert!(counted(what) > 40, "{folder}: {what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_changed_in_a_classifiers_folder_is_found() {
+    let Some(root) = golden() else { return };
+    let changed = |file: &str, change: &dyn Fn(&mut serde_json::Value)| {
+        let copy = copy(&root.join("cls_gelu"));
+        let path = copy.path().join(file);
+        let text = fs::read(&path).expect("reads");
+        let mut value: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        change(&mut value);
+        fs::write(&path, value.to_string()).expect("writes");
+        beyond(&compare(copy.path(), EngineChoice::Cpu).expect("compares"))
+    };
+    for (key, value, what) in [
+        ("is_causal", true.into(), "logits"),
+        ("rope_theta", 200.0.into(), "logits"),
+        ("drop_path_prob", 0.31.into(), "rates of drop path"),
+    ] {
+        let value: serde_json::Value = value;
+        let found = changed("config.json", &|config| config[key] = value.clone());
+        assert!(found.contains(&what), "{key}: {found:?}");
+    }
+    for (key, value, what) in [
+        ("llrd", 0.66, "trajectory: learning rates"),
+        ("head_lr", 0.002, "trajectory: learning rates"),
+        ("warmup_steps", 3.0, "trajectory: learning rates"),
+        ("ema_decay", 0.8, "trajectory: moving average"),
+        ("weight_decay", 0.04, "trajectory: groups of weights"),
+        ("beta2", 0.99, "trajectory: final weights"),
+        // Between the norms: AdamW does not see a factor of all gradients.
+        ("max_grad_norm", 4.0, "trajectory: final weights"),
+    ] {
+        let found = changed("info.json", &|info| {
+            let value = if key == "warmup_steps" {
+                3.into()
+            } else {
+                value.into()
+            };
+            info["trajectory"][key] = value;
+        });
+        assert!(found.contains(&what), "{key}: {found:?}");
+    }
+    let found = changed("info.json", &|info| info["frozen"] = serde_json::json!([]));
+    assert!(
+        found.contains(&"trajectory: groups of weights"),
+        "{found:?}"
+    );
+    // A pooling layer that is not there is a norm that is missing.
+    let copy = copy(&root.join("cls_gelu"));
+    let path = copy.path().join("config.json");
+    let text = fs::read_to_string(&path).expect("reads");
+    let text = text.replace(
+        "\"add_pooling_layer\": true",
+        "\"add_pooling_layer\": false",
+    );
+    fs::write(&path, text).expect("writes");
+    let error = compare(copy.path(), EngineChoice::Cpu).expect_err("surplus weights");
+    assert!(error.to_string().contains("fc_norm"), "{error}");
+}
+
+#[test]
 fn a_folder_without_layer_scale_agrees() {
     let Some(root) = golden() else { return };
     for folder in ["gelu", "gated", "large_style"] {
@@ -201,7 +294,7 @@ fn each_key_of_the_configuration_takes_effect() {
         (
             "architectures",
             serde_json::json!(["ViTNepaForImageClassification"]),
-            "ViTNepaForPreTraining",
+            "classifier.weight",
         ),
         ("hidden_act", "quick_gelu".into(), "quick_gelu"),
     ] {

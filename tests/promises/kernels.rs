@@ -131,7 +131,7 @@ impl Picture {
         let crops = [Crop {
             image: &image,
             orientation: self.orientation,
-            plan: *plan,
+            plan: plan.clone(),
             slot_start: 0,
         }];
         let mut output = vec![UNTOUCHED; slot_len(plan.output_size)];
@@ -314,6 +314,8 @@ fn crops_agree_for_every_orientation_filter_edge_and_flip() {
                     output_size: [29, 1, 16, 40, 17, 33, 48][worst.num_crops % 7],
                     filter: FILTERS[choice / 2 % 2],
                     edge: EDGES[choice / 4],
+                    operations: Vec::new(),
+                    erase: None,
                 };
                 worst.compare(&picture, &plan);
             }
@@ -344,6 +346,8 @@ fn crops_agree_at_every_scale() {
                 output_size: [31, 25, 50][choice % 3],
                 filter: FILTERS[choice % 2],
                 edge: EDGES[choice / 2 % 2],
+                operations: Vec::new(),
+                erase: None,
             };
             worst.compare(&picture, &plan);
         }
@@ -363,6 +367,8 @@ fn augmentations(size: u32) -> Vec<AugmentConfig> {
                     ratio: [0.75, 4.0 / 3.0],
                     flip: 0.5,
                     filter,
+                    rand_augment: None,
+                    erase: None,
                 },
                 AugmentConfig::CenterCrop {
                     size,
@@ -447,6 +453,8 @@ fn mixed_crops(side: u32) -> Vec<(Picture, CropPlan)> {
                 output_size: side,
                 filter: FILTERS[number / 2 % 2],
                 edge: EDGES[number % 2],
+                operations: Vec::new(),
+                erase: None,
             };
             (picture, plan)
         })
@@ -598,7 +606,7 @@ fn many_crops_in_one_launch_fill_their_slots_and_nothing_else() {
                 .map(|(((picture, plan), image), &slot_start)| Crop {
                     image,
                     orientation: picture.orientation,
-                    plan: *plan,
+                    plan: plan.clone(),
                     slot_start,
                 })
                 .collect();

@@ -95,8 +95,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("dataset", &["sample", "store", "sync"]),
     // Which part of an image; no pixel, no data set.
     ("augment", &["random"]),
+    // How the images of a micro-batch are mixed; floats alone.
+    ("mix", &["random"]),
     // Bytes to pixels; no data set.
-    ("image", &["augment"]),
+    ("image", &["augment", "random"]),
     ("stats", &["store"]),
     // Who decodes; no loader, no data set.
     ("backend", &["augment", "image", "stats"]),
@@ -185,7 +187,7 @@ fn no_files_of_the_trainer_import_each_other_in_a_circle() {
         });
         imports.arrows[&from].contains(&to)
     };
-    assert!(arrow(&["run", "pretrain"], &["run", "setup"]));
+    assert!(arrow(&["run", "set_up"], &["run", "setup"]));
     assert!(
         arrow(&["program"], &["commands", "pack"]),
         "through a module's name"

@@ -20,6 +20,7 @@ mod loss;
 mod matmul;
 mod mlp;
 mod norm;
+mod pool;
 mod update;
 
 use Kind::{Index, Narrow, Wide};
@@ -442,6 +443,8 @@ on_every_device! {
         attention::attention_backward,
         loss::cosine_loss,
         loss::where_vectors_have_no_length,
+        pool::pool,
+        pool::pool_backward,
         update::layer_scale,
         update::adamw,
         update::where_the_norm_is_not_finite_nothing_changes,

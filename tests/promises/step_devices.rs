@@ -6,11 +6,12 @@ use nepa_model::objective::{Autograd, HeadLoss, NextEmbedding};
 use nepa_model::step::Kept;
 use nepa_model::step::device::Device as StepDevice;
 use nepa_model::{
-    ModelError, NepaConfig, ParamSpec, Pass, RopeDraw, Step, StepOptions, Weights, init_weights,
+    Classes, DropPath, ModelError, NepaConfig, ParamSpec, Pass, RopeDraw, Step, StepOptions,
+    Weights, init_weights,
 };
 use nepa_tests::emulated_device::{EmulatedDevice, emulated};
 use nepa_tests::step_variants::{norm, off, small, variants_of};
-use nepa_tests::stepping::{self, ADAMW, add};
+use nepa_tests::stepping::{self, ADAMW, Classified, add};
 
 fn variants() -> [(&'static str, NepaConfig); 5] {
     let [gelu, gated, bidirectional] = variants_of(&small());
@@ -252,7 +253,7 @@ fn whole_step<D: StepDevice<Wide = f32>>(
     step.clear_gradient().unwrap();
     let report = add(step, images, rope, 1.0).unwrap();
     step.finish(Some(1.0)).unwrap();
-    step.update(&ADAMW, lr).unwrap();
+    step.update(&ADAMW, &[lr]).unwrap();
     report.loss
 }
 
@@ -311,6 +312,115 @@ fn what_drops_keeps_and_bends_is_one_on_all_devices() {
         );
         let off = off(&gradient, &reference);
         assert!(off < 3e-2, "{name}: {off}");
+    }
+}
+
+/// Classifiers with either kind of pooling, of as many classes as no vector divides.
+fn classifiers() -> Vec<(String, NepaConfig)> {
+    let mut all = Vec::new();
+    for (name, config) in variants() {
+        for add_pooling_layer in [true, false] {
+            let config = NepaConfig {
+                add_pooling_layer,
+                drop_path_prob: if config.qk_norm { 0.5 } else { 0.0 },
+                ..config.to_classifier(Classes::Count(5))
+            };
+            all.push((
+                format!("{name}, pooling layer: {add_pooling_layer}"),
+                config,
+            ));
+        }
+    }
+    all
+}
+
+/// A classifier's step of three images on a device.
+fn classified<D: StepDevice<Wide = f32>>(
+    config: &NepaConfig,
+    weights: &Weights,
+    device: D,
+) -> Classified {
+    let pixels = pixels(config, 3);
+    let slices = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
+    let targets = [
+        [0.9, 0.025, 0.025, 0.025, 0.025],
+        [0.1, 0.5, 0.2, 0.1, 0.1],
+        [0.0, 0.0, 0.3, 0.0, 0.7],
+    ];
+    let (targets, rope) = (targets.as_flattened(), RopeDraw::draw(config, 2, 1, 0));
+    // Some of both kinds.
+    let factors = DropPath::draw(config, 4, 1, 0, 3);
+    let pass = Pass {
+        drop_path: factors.as_deref(),
+        ..Pass::of(&rope)
+    };
+    stepping::classify(config, &weights.flat, &slices, targets, &pass, device).unwrap()
+}
+
+/// Weights of a classifier whose head is not zero.
+fn classifier_weights(config: &NepaConfig) -> Weights {
+    let mut weights = weights(config);
+    let spec = weights
+        .specs
+        .iter()
+        .find(|spec| spec.name == "classifier.weight");
+    let range = spec.expect("a head").range();
+    for (number, value) in weights.flat[range].iter_mut().enumerate() {
+        *value = (number as f32 * 0.77).sin() * 0.4;
+    }
+    weights
+}
+
+/// A classifier on a device, and on the CPU in f32, which `model/src/step/tests` holds to f64.
+fn classifiers_follow<D: StepDevice<Wide = f32>>(device: impl Fn() -> D, limits: &Limits) {
+    for (name, config) in classifiers() {
+        let weights = classifier_weights(&config);
+        let expected = classified(&config, &weights, CpuDevice::<f32>::default());
+        let found = classified(&config, &weights, device());
+        let loss = (found.report.loss - expected.report.loss).abs();
+        assert!(loss < 4.0 * limits.report, "{name}: loss {loss}");
+        assert!(
+            off(&found.logits, &expected.logits) < limits.gradient,
+            "{name}"
+        );
+        assert!(
+            (found.norm / expected.norm - 1.0).abs() < limits.gradient,
+            "{name}"
+        );
+        for spec in &weights.specs {
+            let range = spec.range();
+            let [gradient, reference] =
+                [&found.gradient, &expected.gradient].map(|all| &all[range.clone()]);
+            let frozen = spec.name.contains("patch_embeddings");
+            if frozen {
+                assert!(gradient.iter().all(|value| *value == 0.0), "{}", spec.name);
+            } else if !is_rounding_only(&config, spec) {
+                let off = off(gradient, reference);
+                println!("{name}: {} {off:.1e}", spec.name);
+                assert!(off < limits.weight, "{name}: {}: {off}", spec.name);
+            }
+            let [before, after] =
+                [&weights.flat, &found.state.weights].map(|all| &all[range.clone()]);
+            assert_eq!(before == after, frozen, "{name}: {}", spec.name);
+        }
+    }
+}
+
+#[test]
+fn classifiers_on_the_kernels_follow_the_cpu() {
+    classifiers_follow(|| emulated(0), &BF16);
+}
+
+#[test]
+fn other_orders_of_threads_change_no_bit_of_a_classifier() {
+    let (_, config) = &classifiers()[0];
+    let weights = classifier_weights(config);
+    let expected = classified(config, &weights, emulated(0));
+    for seed in [1_000, 7] {
+        assert!(
+            classified(config, &weights, emulated(seed)) == expected,
+            "{seed}"
+        );
     }
 }
 

@@ -24,6 +24,8 @@ fn random_crops(size: u32, filter: Filter) -> AugmentConfig {
         ratio: [0.75, 1.33],
         flip: 0.5,
         filter,
+        rand_augment: None,
+        erase: None,
     }
 }
 

@@ -286,6 +286,24 @@ impl Accelerator for FakeHandle {
         Ok(())
     }
 
+    fn place(&self, from: &FakePinned, target: &Target<'_, Self>) -> Result<(), BackendError> {
+        let length = from.bytes.len();
+        assert_eq!(length, target.layout.slot_bytes());
+        let stream = *target.stream;
+        let what = "a copy from pinned memory";
+        self.0.enqueue(stream, &from.memory, 0..length, false, what);
+        let slot = target.offset_bytes..target.offset_bytes + length;
+        self.0.enqueue(
+            stream,
+            target.memory,
+            slot.clone(),
+            true,
+            "a copy into a slot",
+        );
+        target.memory.bytes.lock().unwrap()[slot].copy_from_slice(&from.bytes);
+        Ok(())
+    }
+
     fn convert(&self, crop: &FakeMemory, target: &Target<'_, Self>) -> Result<(), BackendError> {
         let num_bytes = 3 * (target.layout.image_size as usize).pow(2);
         let (stream, range) = (*target.stream, 0..num_bytes);

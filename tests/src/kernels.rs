@@ -166,7 +166,7 @@ impl Drop for StoredImage {
 }
 
 /// One crop of a launch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Crop<'a> {
     /// The image as stored.
     pub image: &'a StoredImage,

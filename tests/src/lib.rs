@@ -1,5 +1,6 @@
 //! What the tests share: an S3 server that can misbehave, small data sets, the `nepa` program.
 
+pub mod classifiers;
 pub mod data;
 pub mod emulated_device;
 pub mod engine_kernels;

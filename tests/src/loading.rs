@@ -2,8 +2,8 @@
 use std::sync::Arc;
 
 use nepa_pipeline::{
-    AugmentConfig, Dataset, Filter, HostBatch, Loader, LoaderConfig, LoaderError, SampleId,
-    SampleRecord,
+    AugmentConfig, Dataset, Filter, HostBatch, Loader, LoaderConfig, LoaderError, RandAugment,
+    RandomErasing, SampleId, SampleRecord,
 };
 
 /// Three epochs of batches of 8 images of 8 x 8 pixels, about three small row groups a window,
@@ -19,11 +19,32 @@ pub fn config() -> LoaderConfig {
             ratio: [0.75, 1.33],
             flip: 0.5,
             filter: Filter::Bilinear,
+            rand_augment: None,
+            erase: None,
         },
         decode_threads: 2,
         shuffle_window_bytes: 10_000,
         max_bad_fraction: 1.0,
         ..LoaderConfig::default()
+    }
+}
+
+/// The same with operations on every view and a box on half of them.
+pub fn changed() -> LoaderConfig {
+    LoaderConfig {
+        augment: AugmentConfig::RandomResizedCrop {
+            size: 8,
+            scale: [0.2, 1.0],
+            ratio: [0.75, 1.33],
+            flip: 0.5,
+            filter: Filter::Bicubic,
+            rand_augment: Some(RandAugment::default()),
+            erase: Some(RandomErasing {
+                probability: 0.5,
+                ..RandomErasing::default()
+            }),
+        },
+        ..config()
     }
 }
 

@@ -14,8 +14,10 @@ use anyhow::{Context, bail};
 use candle_core::{DType, Device};
 use clap::Parser;
 use nepa_benchmarks::{median, peak_memory_mib, process_cpu_s};
-use nepa_model::{RopeDraw, init_weights, read_published, write_published};
-use nepa_trainer::engine::{AutogradEngine, CpuEngine, Engine, Images, TrainingState};
+use nepa_model::{Ablation, RopeDraw, init_weights, read_published, write_published};
+use nepa_trainer::engine::{
+    AutogradEngine, CpuEngine, Engine, Images, StepInput, TrainingSetup, TrainingState,
+};
 use nepa_trainer::optimizer::OptimizerConfig;
 use nepa_trainer::recipe::{EngineChoice, Recipe};
 use serde::{Deserialize, Serialize};
@@ -75,12 +77,19 @@ fn work(folder: &Path, engine: EngineChoice) -> anyhow::Result<()> {
         optimizer,
     } = serde_json::from_slice(&fs::read(folder.join("step.json"))?)?;
     let state = TrainingState::new(weights);
+    let groups = |name: &str| optimizer.group(name);
+    let setup = TrainingSetup {
+        config: &config,
+        update: optimizer.settings(),
+        groups: &groups,
+        micro_batch,
+        ablation: Ablation::default(),
+    };
     let mut engine: Box<dyn Engine> = match engine {
-        EngineChoice::Cpu => Box::new(CpuEngine::new(&config, &optimizer, state, micro_batch)?),
+        EngineChoice::Cpu => Box::new(CpuEngine::new(&setup, state)?),
         EngineChoice::Cuda => bail!("this benchmark is the processor's"),
         EngineChoice::Autograd => Box::new(AutogradEngine::new(
-            &config,
-            &optimizer,
+            &setup,
             state,
             &Device::Cpu,
             DType::F32,
@@ -103,8 +112,9 @@ fn work(folder: &Path, engine: EngineChoice) -> anyhow::Result<()> {
             ..RopeDraw::default()
         };
         let (wall, cpu) = (Instant::now(), process_cpu_s()?);
-        let report = engine.step(&Images::Host(&images), &vec![rope; batch / micro_batch])?;
-        engine.update(lr)?;
+        let passes = vec![rope.into(); batch / micro_batch];
+        let report = engine.step(&StepInput::unlabelled(Images::Host(&images), &passes))?;
+        engine.update(&optimizer.rates(lr))?;
         let answer = Answer {
             wall_ms: 1e3 * wall.elapsed().as_secs_f64(),
             cpu_ms: 1e3 * (process_cpu_s()? - cpu),

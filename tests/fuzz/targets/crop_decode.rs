@@ -54,6 +54,8 @@ fuzz_target!(|input: Input| {
         } else {
             EdgeSupport::Rect
         },
+        operations: Vec::new(),
+        erase: None,
     };
     let mut output = vec![0f32; 3 * (plan.output_size as usize).pow(2)];
     let rendered = CpuRenderer::default().render_plan(input.bytes, &plan, &mut output);

@@ -20,6 +20,8 @@ fn plan(x: f64, width: f64, height: f64, output_size: u32, flip: bool) -> CropPl
         output_size,
         filter: Filter::Bilinear,
         edge: EdgeSupport::Rect,
+        operations: Vec::new(),
+        erase: None,
     }
 }
 

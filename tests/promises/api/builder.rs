@@ -177,6 +177,8 @@ impl Augment for Whole {
             output_size: 8,
             filter: Filter::Bilinear,
             edge: EdgeSupport::Rect,
+            operations: Vec::new(),
+            erase: None,
         }]
     }
 }
@@ -198,7 +200,7 @@ fn an_augmentation_of_ones_own_wins_in_any_order() {
     }
     for sample in seen[0].iter().flat_map(|batch| &batch.samples) {
         assert_eq!(sample.views.len(), 1);
-        let view = sample.views[0];
+        let view = &sample.views[0];
         assert!(!view.flip && view.rect.width >= 24.0, "{view:?}");
     }
     assert!(seen.iter().all(|batches| *batches == seen[0]));

@@ -1,7 +1,7 @@
 //! LayerScale's gradients, the norm, and the update, which is the trainer's own, bit for bit.
 use nepa_model::ParamSpec;
 use nepa_model::cpu::global_norm;
-use nepa_model::step::adamw::clip_factor;
+use nepa_model::step::adamw::{AdamW, AdamWSettings, Group, WeightGroup, clip_factor};
 use nepa_tests::engine_kernels::optimizer::{
     AdamWNumbers, NormResult, ScaledLinear, Segment, Updated, adamw_update, copy_to_bf16,
     gradient_norm, layer_scale_finish,
@@ -58,25 +58,19 @@ fn the_update_is_the_trainers_bit_for_bit() {
             max_grad_norm: (number != 2).then_some(1.0),
             ..OptimizerConfig::default()
         };
-        let segments: Vec<Segment> = specs
-            .iter()
-            .map(|spec| {
-                let (weight_decay, lr_factor) = config.group(&spec.name);
-                Segment {
-                    start: spec.offset as u64,
-                    end: spec.range().end as u64,
-                    weight_decay,
-                    lr_factor,
-                }
-            })
-            .collect();
+        let settings = config.settings();
+        // The biases of the embedding and of a block stay as they are.
+        let group = |name: &str| WeightGroup {
+            frozen: name.ends_with("bias"),
+            ..config.group(name)
+        };
         let zeros = OptimizerState {
             step: 0,
             m: vec![0.0; len],
             v: vec![0.0; len],
             ema: Vec::new(),
         };
-        let mut optimizer = Optimizer::from_state(&config, &specs, zeros).unwrap();
+        let mut optimizer = Optimizer::from_state(settings, group, &specs, zeros).unwrap();
         let mut weights = random.f32s(len, 0.0, 0.1);
         let mut state = Updated {
             weights: weights.clone(),
@@ -88,13 +82,22 @@ fn the_update_is_the_trainers_bit_for_bit() {
         };
         for step in 1..=3 {
             let gradient = random.f32s(len, 0.0, if step == 2 { 1e-3 } else { 0.5 });
+            let rates = config.rates(1e-2 / step as f64);
+            let rule = AdamW::new(&settings.adamw, step, &rates, step > 1);
+            let segments: Vec<Segment> = specs
+                .iter()
+                .map(|spec| {
+                    let (range, of) = (spec.range(), group(&spec.name));
+                    Segment::new(&Group { range, of }, &rule)
+                })
+                .collect();
             let numbers = AdamWNumbers {
-                lr: 1e-2 / step as f64,
                 step,
                 betas: (config.beta1, config.beta2),
                 eps: config.eps,
                 decay: config.ema_decay.unwrap_or(0.0),
             };
+            let before = state.clone();
             let max_norm = config.max_grad_norm.unwrap_or(f64::INFINITY);
             let norm = launched(|launch| gradient_norm(launch, &gradient, max_norm));
             let expected = global_norm(&gradient);
@@ -108,7 +111,7 @@ fn the_update_is_the_trainers_bit_for_bit() {
             state = launched(|launch| {
                 adamw_update(launch, &state, &gradient, &segments, norm, numbers)
             });
-            optimizer.step_with_norm(&mut weights, &gradient, numbers.lr, norm.norm);
+            optimizer.step_with_norm(&mut weights, &gradient, &rates, norm.norm);
             let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&state.weights), bits(&weights));
             assert_eq!(bits(&state.m), bits(&optimizer.state().m));
@@ -117,6 +120,15 @@ fn the_update_is_the_trainers_bit_for_bit() {
                 bits(state.average.as_deref().unwrap_or_default()),
                 bits(&optimizer.state().ema)
             );
+            for spec in specs.iter().filter(|spec| group(&spec.name).frozen) {
+                for (before, after) in [
+                    (&before.weights, &state.weights),
+                    (&before.m, &state.m),
+                    (&before.v, &state.v),
+                ] {
+                    assert_eq!(bits(&before[spec.range()]), bits(&after[spec.range()]));
+                }
+            }
             let rounded: Vec<Bf16> = weights.iter().copied().map(bf16).collect();
             assert_eq!(state.copy.clone().unwrap_or(rounded.clone()), rounded);
             assert_eq!(launched(|launch| copy_to_bf16(launch, &weights)), rounded);
@@ -135,14 +147,23 @@ fn where_the_norm_is_not_finite_nothing_is_updated() {
         average: Some(random.f32s(len, 0.0, 1.0)),
         copy: Some(random.bf16s(len, 1.0)),
     };
-    let segments = [Segment {
-        start: 0,
-        end: len as u64,
-        weight_decay: 0.1,
-        lr_factor: 1.0,
-    }];
+    let settings = AdamWSettings {
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        average_decay: Some(0.99),
+    };
+    let group = Group {
+        range: 0..len,
+        of: WeightGroup {
+            weight_decay: 0.1,
+            rate: 0,
+            frozen: false,
+        },
+    };
+    let rule = AdamW::new(&settings, 5, &[1e-3], true);
+    let segments = [Segment::new(&group, &rule)];
     let numbers = AdamWNumbers {
-        lr: 1e-3,
         step: 5,
         betas: (0.9, 0.95),
         eps: 1e-8,

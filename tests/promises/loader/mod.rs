@@ -1,6 +1,7 @@
 //! The loader gives the same batches whatever the threads and the timing, every sample once,
 //! resumes from anywhere, replaces bad samples alike, and stops when told.
 mod bad_samples;
+mod changed_pixels;
 mod ends;
 mod order;
 mod resume;

@@ -1,6 +1,6 @@
 //! What comes after the backward pass: LayerScale's gradients, the gradient's norm, the update and
 //! the narrow copies.
-use nepa_model::step::adamw::{AdamW, AdamWSettings, Group};
+use nepa_model::step::adamw::{AdamW, AdamWSettings, Group, WeightGroup};
 use nepa_model::step::device::{Arenas, Device, LayerScale};
 
 use super::{Bench, Left, Narrow, Random, Size, Wide, numbers};
@@ -36,28 +36,31 @@ enum Average {
     GoesOn,
 }
 
-/// Groups of so many weights each, every one with settings of its own.
+/// Groups of so many weights each, every one with settings of its own; the fourth is frozen.
 fn groups(lens: &[usize]) -> Vec<Group> {
     let mut end = 0;
     let group = |(number, len): (usize, &usize)| {
         end += len;
         Group {
             range: end - len..end,
-            weight_decay: 0.5 * (number % 3) as f64,
-            lr_factor: [1.0, 0.3][number % 2],
+            of: WeightGroup {
+                weight_decay: 0.5 * (number % 3) as f64,
+                rate: number % 2,
+                frozen: number == 3,
+            },
         }
     };
     lens.iter().enumerate().map(group).collect()
 }
 
-fn rule(average: Average) -> AdamW {
+fn rule(average: Average) -> AdamW<'static> {
     let settings = AdamWSettings {
         beta1: 0.9,
         beta2: 0.95,
         eps: 1e-8,
         average_decay: (average != Average::None).then_some(0.7),
     };
-    AdamW::new(&settings, 3, 0.02, average == Average::GoesOn)
+    AdamW::new(&settings, 3, &[0.02, 0.006], average == Average::GoesOn)
 }
 
 /// Weights, first and second moments.
@@ -108,9 +111,9 @@ pub(super) fn adamw<D: Device>(device: impl Fn() -> D) -> Vec<Left> {
                     },
                 };
                 bench.start();
-                bench.device.set_groups(&groups(lens)).unwrap();
                 let norm = bench.device.gradient_norm(arenas.gradient, max_norm);
-                bench.device.adamw(&arenas, &rule(average)).unwrap();
+                let updated = bench.device.adamw(&arenas, &groups(lens), &rule(average));
+                updated.unwrap();
                 left.push(numbers(format!("{case}: norm"), vec![norm.unwrap()]));
                 bench.finish(&mut left);
             }
@@ -151,10 +154,13 @@ pub(super) fn where_the_norm_is_not_finite_nothing_changes<D: Device>(
                 },
             };
             bench.start();
-            bench.device.set_groups(&groups(&[len])).unwrap();
             let norm = bench.device.gradient_norm(arenas.gradient, Some(1.0));
             assert!(!norm.unwrap().is_finite(), "with {bad}");
-            bench.device.adamw(&arenas, &rule(average)).unwrap();
+            let groups = groups(&[len]);
+            bench
+                .device
+                .adamw(&arenas, &groups, &rule(average))
+                .unwrap();
             bench.finish(&mut left);
         }
     }

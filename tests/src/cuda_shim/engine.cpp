@@ -9,6 +9,7 @@
 #include "../../../model/src/cuda/kernels/loss.cu"
 #include "../../../model/src/cuda/kernels/norm.cu"
 #include "../../../model/src/cuda/kernels/optimizer.cu"
+#include "../../../model/src/cuda/kernels/pool.cu"
 
 namespace {
 

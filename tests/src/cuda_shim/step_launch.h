@@ -21,6 +21,8 @@ const cuda_cpu_shim::NamedKernel STEP_KERNELS[] = {
     NAMED_KERNEL(attention_forward),
     NAMED_KERNEL(attention_backward),
     NAMED_KERNEL(cosine_loss),
+    NAMED_KERNEL(pool_forward),
+    NAMED_KERNEL(pool_backward),
     NAMED_KERNEL(layer_scale_finish),
     NAMED_KERNEL(norm_partials),
     NAMED_KERNEL(norm_final),

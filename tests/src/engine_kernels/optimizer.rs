@@ -34,8 +34,10 @@ impl Plain for Segment {
     const UNWRITTEN: Self = Self {
         start: u64::MAX,
         end: 0,
-        weight_decay: 0.0,
-        lr_factor: 0.0,
+        keep: 0.0,
+        step_size: 0.0,
+        frozen: 0,
+        unused: 0,
     };
     fn is_unwritten(self) -> bool {
         self == Self::UNWRITTEN
@@ -106,8 +108,6 @@ pub fn gradient_norm(launch: Launch, gradient: &[f32], max_norm: f64) -> NormRes
 /// Numbers of an update that are the same for all weights.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamWNumbers {
-    /// Learning rate.
-    pub lr: f64,
     /// Updates so far, with this one.
     pub step: u64,
     /// Decays of the moments.
@@ -155,7 +155,6 @@ pub fn adamw_update(
         .map(|average| launch.changed(average));
     let mut copy = before.copy.as_ref().map(|copy| launch.changed(copy));
     let AdamWNumbers {
-        lr,
         step,
         betas: (beta1, beta2),
         eps,
@@ -172,8 +171,6 @@ pub fn adamw_update(
         segments: segments_memory.address(),
         norm: norm.address(),
         len: len as u64,
-        lr,
-        correction1: 1.0 - beta1.powf(step as f64),
         correction2: (1.0 - beta2.powf(step as f64)).sqrt() as f32,
         beta1: beta1 as f32,
         rest1: (1.0 - beta1) as f32,

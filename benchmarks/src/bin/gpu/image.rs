@@ -49,7 +49,7 @@ fn decode(bench: &Bench, images: usize) -> anyhow::Result<String> {
         let image = PlannedImage {
             bytes: &bytes,
             header: decoder.header(&bytes)?,
-            views: &[plan],
+            views: std::slice::from_ref(&plan),
         };
         let mut target = Target {
             memory: &memory,

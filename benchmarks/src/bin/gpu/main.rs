@@ -143,6 +143,8 @@ impl Bench {
                 ratio,
                 flip,
                 filter,
+                rand_augment: None,
+                erase: None,
             },
             decode_threads: self.common.decode_threads,
             shuffle_window_bytes: 1 << 30,

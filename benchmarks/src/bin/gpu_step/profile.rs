@@ -25,7 +25,7 @@ pub(crate) fn print(tiny: bool, batch: usize) -> anyhow::Result<bool> {
         step.clear_gradient()?;
         add(&mut step, &images, &RopeDraw::default(), 1.0)?;
         step.finish(Some(1.0))?;
-        step.update(&ADAMW, 1e-5)?;
+        step.update(&ADAMW, &[1e-5])?;
     }
     let mut spent = spent.borrow().clone().into_iter().collect::<Vec<_>>();
     spent.sort_by(|a, b| b.1.ms.total_cmp(&a.1.ms));

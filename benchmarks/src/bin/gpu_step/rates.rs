@@ -5,11 +5,11 @@ use anyhow::ensure;
 use candle_core::{DType, Device, Tensor};
 use nepa_benchmarks::device_report::{print_measured, print_verdict};
 use nepa_benchmarks::median;
-use nepa_model::{MemoryPlan, NepaConfig, RopeDraw, init_weights};
+use nepa_model::{Ablation, MemoryPlan, NepaConfig, RopeDraw, init_weights};
 use nepa_pipeline::cuda::check_device;
 use nepa_trainer::cuda::CudaEngine;
 use nepa_trainer::device::peak_tflops;
-use nepa_trainer::engine::{Engine, Images, TrainingState};
+use nepa_trainer::engine::{Engine, Images, StepInput, TrainingSetup, TrainingState};
 use nepa_trainer::optimizer::OptimizerConfig;
 
 use crate::models::{Model, device, pixels};
@@ -44,16 +44,27 @@ fn rate(
 ) -> anyhow::Result<Rated> {
     let device = device()?;
     let settings = OptimizerConfig::default();
-    let mut engine = CudaEngine::new(config, &settings, state, batch, &device, 0)?;
+    let groups = |name: &str| settings.group(name);
+    let setup = TrainingSetup {
+        config,
+        update: settings.settings(),
+        groups: &groups,
+        micro_batch: batch,
+        ablation: Ablation::default(),
+    };
+    let mut engine = CudaEngine::new(&setup, state, &device, 0)?;
     let images = on_device(config, batch, &device)?;
     let images = Images::Device(&images);
     let (mut times, mut loss) = (Vec::new(), 0.0);
     for number in 0..steps as u64 + WARM_UP {
         let started = Instant::now();
         loss = engine
-            .step(&images, &[RopeDraw::draw(config, 1, number, 0)])?
+            .step(&StepInput::unlabelled(
+                images,
+                &[RopeDraw::draw(config, 1, number, 0).into()],
+            ))?
             .loss;
-        engine.update(1e-5)?;
+        engine.update(&settings.rates(1e-5))?;
         if number >= WARM_UP {
             times.push(started.elapsed().as_secs_f64());
         }

@@ -3,11 +3,11 @@
 use anyhow::{Context, ensure};
 use nepa_benchmarks::device_report::{print_verdict, relative};
 use nepa_model::cpu::CpuDevice;
-use nepa_model::{ParamSpec, RopeDraw, init_weights};
+use nepa_model::{Ablation, ParamSpec, RopeDraw, init_weights};
 use nepa_tests::step_variants::norm;
 use nepa_tests::stepping::{self, add};
 use nepa_trainer::cuda::CudaEngine;
-use nepa_trainer::engine::{CpuEngine, Engine, Images, TrainingState};
+use nepa_trainer::engine::{CpuEngine, Engine, Images, StepInput, TrainingSetup, TrainingState};
 use nepa_trainer::optimizer::OptimizerConfig;
 
 use crate::models::{device, pixels, small, step, variants, weights};
@@ -38,16 +38,24 @@ fn twin(tiny: bool) -> anyhow::Result<String> {
     let slices = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
     let state = || TrainingState::new(weights(&config));
     let device = device()?;
-    let mut gpu = CudaEngine::new(&config, &settings, state(), 4, &device, 0)?;
-    let mut cpu = CpuEngine::new(&config, &settings, state(), 4)?;
-    let rope = [RopeDraw::draw(&config, 9, 1, 0)];
-    let images = Images::Host(&slices);
-    let (found, expected) = (gpu.step(&images, &rope)?, cpu.step(&images, &rope)?);
+    let groups = |name: &str| settings.group(name);
+    let setup = TrainingSetup {
+        config: &config,
+        update: settings.settings(),
+        groups: &groups,
+        micro_batch: 4,
+        ablation: Ablation::default(),
+    };
+    let mut gpu = CudaEngine::new(&setup, state(), &device, 0)?;
+    let mut cpu = CpuEngine::new(&setup, state())?;
+    let passes = [RopeDraw::draw(&config, 9, 1, 0).into()];
+    let input = StepInput::unlabelled(Images::Host(&slices), &passes);
+    let (found, expected) = (gpu.step(&input)?, cpu.step(&input)?);
     let loss = (found.loss - expected.loss).abs();
     let specs = state().weights.specs;
     let (whole, worst, name) = apart(&gpu.gradient()?, &cpu.gradient()?, &specs);
     for engine in [&mut gpu as &mut dyn Engine, &mut cpu] {
-        engine.update(1e-3)?;
+        engine.update(&settings.rates(1e-3))?;
     }
     let (gpu, cpu) = (gpu.export()?.weights.flat, cpu.export()?.weights.flat);
     let moved = norm(cpu.iter().zip(&state().weights.flat).map(|(a, b)| a - b));
@@ -126,16 +134,25 @@ fn trains(tiny: bool) -> anyhow::Result<String> {
     let slices = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
     let state = || TrainingState::new(init_weights(&config, 5));
     let device = device()?;
-    let mut gpu = CudaEngine::new(&config, &settings, state(), 8, &device, 0)?;
-    let mut cpu = CpuEngine::new(&config, &settings, state(), 8)?;
+    let groups = |name: &str| settings.group(name);
+    let setup = TrainingSetup {
+        config: &config,
+        update: settings.settings(),
+        groups: &groups,
+        micro_batch: 8,
+        ablation: Ablation::default(),
+    };
+    let mut gpu = CudaEngine::new(&setup, state(), &device, 0)?;
+    let mut cpu = CpuEngine::new(&setup, state())?;
     let (mut sums, mut worst, mut first, mut last) = ((0.0, 0.0), 0.0f64, None, 0.0);
     for number in 1..=steps {
-        let rope = [RopeDraw::draw(&config, 9, number, 0)];
-        let images = Images::Host(&slices);
-        sums.0 += gpu.step(&images, &rope)?.loss;
-        sums.1 += cpu.step(&images, &rope)?.loss;
+        let passes = [RopeDraw::draw(&config, 9, number, 0).into()];
+        let input = StepInput::unlabelled(Images::Host(&slices), &passes);
+        sums.0 += gpu.step(&input)?.loss;
+        sums.1 += cpu.step(&input)?.loss;
         for engine in [&mut gpu as &mut dyn Engine, &mut cpu] {
-            engine.update(lr * (number as f64 / mean_of as f64).min(1.0))?;
+            let lr = lr * (number as f64 / mean_of as f64).min(1.0);
+            engine.update(&settings.rates(lr))?;
         }
         // Means: where the loss jumps, it jumps a little earlier or later. The loss goes from 0 to
         // -1, so its own size is no measure.
