@@ -179,8 +179,26 @@ fn every_kernel_is_loaded_and_launched() {
             );
         }
     }
+    // A classifier, through its own engine.
+    let config = NepaConfig {
+        add_pooling_layer: true,
+        is_causal: false,
+        ..small().to_classifier(Classes::Count(5))
+    };
+    let pixels = tensor(&config, 4, DType::BF16);
+    let mut engine = engine(&config, pixels.device()).unwrap();
+    let report = engine.step(&StepInput {
+        images: Images::Device(&pixels),
+        targets: Some([[0.6, 0.1, 0.1, 0.1, 0.1]; 4].as_flattened()),
+        passes: &passes(&config),
+    });
+    let report = report.unwrap();
+    // Of a head that is zero.
+    assert!((report.loss - 5f64.ln()).abs() < 1e-5 && report.grad_norm > 0.0);
+    engine.update(&RATES).unwrap();
+
     let names = kernels("../model/src/cuda/kernels");
-    assert!(names.len() >= 19, "{names:?}");
+    assert!(names.len() >= 21, "{names:?}");
     for name in names {
         assert!(standins.count(&name) > 0, "{name} was not launched");
     }
@@ -235,7 +253,7 @@ fn what_is_not_clearly_faster_is_not_chosen() {
 #[test]
 fn each_device_loads_what_it_can_run() {
     let standins = standins::load(3);
-    for (capability, code, ptx) in [("80", 6, 0), ("86", 6, 0), ("90", 6, 0), ("100", 0, 6)] {
+    for (capability, code, ptx) in [("80", 7, 0), ("86", 7, 0), ("90", 7, 0), ("100", 0, 7)] {
         standins.restart(3);
         standins.set("capability", capability);
         let found = launcher();
