@@ -20,12 +20,14 @@ use crate::run::{
     At, Line, Options, Phase, Setup, StartingPoint, StepDraws, Summary, open_dataset, open_device,
     passes, take_data,
 };
-use crate::weights::{self, Which};
+use crate::weights::{self, WeightsFolder, Which};
 
 /// A fine-tuning run.
 #[derive(Debug)]
 pub(crate) struct Finetuning {
     from: StartingPoint,
+    /// The weights themselves, where they were opened for their architecture.
+    opened: Option<WeightsFolder>,
     io: IoConfig,
     runtime: IoRuntime,
     classes: LabelClasses,
@@ -54,7 +56,7 @@ impl Finetuning {
         take_data(&mut sketch, options);
         sketch.check_data_given()?;
         let (device, runtime) = open_device(&sketch)?;
-        let base = base(from, options, &sketch, &runtime)?;
+        let (base, opened) = base(from, options, &sketch, &runtime)?;
 
         let mut recipe = draft.finetuning(&base)?;
         take_data(&mut recipe, options);
@@ -99,6 +101,7 @@ impl Finetuning {
         }
         let phase = Self {
             from: from.clone(),
+            opened,
             io: resolved.io.clone(),
             runtime: runtime.clone(),
             classes,
@@ -117,22 +120,22 @@ impl Finetuning {
 }
 
 /// The configuration that the run's model follows from: that of the weights, or, of a run that goes
-/// on, its own, as the weights may be gone.
+/// on, its own, as the weights may be gone. With the weights, where they were opened.
 fn base(
     from: &StartingPoint,
     options: &Options,
     sketch: &Recipe,
     runtime: &IoRuntime,
-) -> Result<NepaConfig, RunError> {
+) -> Result<(NepaConfig, Option<WeightsFolder>), RunError> {
     if options.resume
         && let Ok(run) = fetch_run(&options.out, Bring::None, &sketch.io, runtime)
         && let Ok(saved) = toml::from_str::<ResolvedRecipe>(&run.recipe)
         && saved.finetune.is_some()
     {
-        return Ok(saved.model);
+        return Ok((saved.model, None));
     }
     let weights = weights::open(&from.url, &sketch.io, runtime)?;
-    Ok(weights.config().clone())
+    Ok((weights.config().clone(), Some(weights)))
 }
 
 impl Phase for Finetuning {
@@ -140,11 +143,11 @@ impl Phase for Finetuning {
         if self.from.weights == FromWeights::Random {
             return Ok(init_weights(&recipe.model, recipe.seed));
         }
-        let folder = weights::open(&self.from.url, &self.io, &self.runtime)?;
-        let which = match self.from.weights {
-            FromWeights::Ema => Which::Ema,
-            FromWeights::Raw | FromWeights::Random => Which::Raw,
+        let folder = match self.opened.take() {
+            Some(folder) => folder,
+            None => weights::open(&self.from.url, &self.io, &self.runtime)?,
         };
+        let which = Which::from(self.from.weights);
         let source = folder.weights(which)?;
         let pretrained = (folder.config(), &source);
         let converted = classifier_weights(pretrained, &recipe.model, recipe.seed);
@@ -152,11 +155,7 @@ impl Phase for Finetuning {
             place: folder.place().to_owned(),
             source,
         })?;
-        let step = folder
-            .step()
-            .map(|step| format!(" of step {}", words::count(step)));
-        let step = step.unwrap_or_default();
-        self.converted = Some(format!("{which}{step}; {conversion}"));
+        self.converted = Some(format!("{}; {conversion}", folder.describe(which)));
         Ok(weights)
     }
 

@@ -3,7 +3,6 @@ use nepa_model::{NepaConfig, Weights};
 use nepa_pipeline::{IoRuntime, storable_url};
 
 use super::options::{Init, Options};
-use crate::console::words;
 use crate::error::RunError;
 use crate::recipe::{FromWeights, InitWeights, ResolvedRecipe};
 use crate::weights::{self, Which};
@@ -49,14 +48,9 @@ pub(super) fn read(
             ours,
         });
     }
-    let which = match init.weights {
-        FromWeights::Ema => Which::Ema,
-        FromWeights::Raw | FromWeights::Random => Which::Raw,
-    };
-    let step = folder.step().map_or(String::new(), |step| {
-        format!(" of step {}", words::count(step))
-    });
-    Ok((folder.weights(which)?, format!("{which}{step} in {place}")))
+    let which = Which::from(init.weights);
+    let said = format!("{} in {place}", folder.describe(which));
+    Ok((folder.weights(which)?, said))
 }
 
 /// The first key in which two architectures differ, with both values. What decides only how new

@@ -17,8 +17,9 @@ use nepa_pipeline::{IoConfig, IoRuntime};
 use serde::Serialize;
 
 use crate::checkpoint::{RunState, read_state, read_weights, verify_folder};
+use crate::console::words;
 use crate::output::Scratch;
-use crate::recipe::ResolvedRecipe;
+use crate::recipe::{FromWeights, ResolvedRecipe};
 use crate::transform::Transform;
 
 pub(crate) use error::WeightsError;
@@ -45,6 +46,16 @@ impl std::fmt::Display for Which {
             Self::Raw => "raw weights",
             Self::Ema => "moving average",
         })
+    }
+}
+
+impl From<FromWeights> for Which {
+    /// Of those that are there; new ones begin in their place.
+    fn from(weights: FromWeights) -> Self {
+        match weights {
+            FromWeights::Ema => Self::Ema,
+            FromWeights::Raw | FromWeights::Random => Self::Raw,
+        }
     }
 }
 
@@ -108,6 +119,14 @@ impl WeightsFolder {
     /// Optimiser steps done, of a checkpoint.
     pub(crate) fn step(&self) -> Option<u64> {
         self.state.as_ref().map(|state| state.step)
+    }
+
+    /// Weights of one kind for people: "raw weights of step 1,000".
+    pub(crate) fn describe(&self, which: Which) -> String {
+        match self.step() {
+            Some(step) => format!("{which} of step {}", words::count(step)),
+            None => which.to_string(),
+        }
     }
 
     /// The recipe that a checkpoint was trained by.
