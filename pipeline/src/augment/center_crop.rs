@@ -3,7 +3,7 @@
 
 use crate::random::Stream;
 
-use super::error::check_side;
+use super::error::check_resize;
 use super::{Augment, AugmentError, CropPlan, CropRect, EdgeSupport, Filter};
 
 /// Resizes the shorter side and cuts the centre; draws nothing at random.
@@ -17,11 +17,7 @@ pub struct CenterCrop {
 impl CenterCrop {
     /// Checks the settings; see [`super::AugmentConfig::CenterCrop`].
     pub fn new(size: u32, resize: u32, filter: Filter) -> Result<Self, AugmentError> {
-        check_side("size", size)?;
-        check_side("resize", resize)?;
-        if size > resize {
-            return Err(AugmentError::CropExceedsResize { size, resize });
-        }
+        check_resize(size, resize)?;
         Ok(Self {
             size,
             resize,

@@ -112,5 +112,15 @@ pub(super) fn check_side(field: &'static str, value: u32) -> Result<u32, Augment
     }
 }
 
+/// Whether a crop of `size` can be cut from what was resized to `resize`.
+pub(super) fn check_resize(size: u32, resize: u32) -> Result<(), AugmentError> {
+    check_side("size", size)?;
+    check_side("resize", resize)?;
+    if size > resize {
+        return Err(AugmentError::CropExceedsResize { size, resize });
+    }
+    Ok(())
+}
+
 /// Most views of one image; more are surely mistaken.
 pub(super) const MAX_VIEWS: u32 = 64;

@@ -1,6 +1,6 @@
 //! Resizes to a square whatever the image's shape, then cuts the centre, for evaluation.
 use super::center_crop::central;
-use super::error::check_side;
+use super::error::check_resize;
 use super::{Augment, AugmentError, CropPlan, Filter};
 use crate::random::Stream;
 
@@ -16,11 +16,7 @@ pub struct Squash {
 impl Squash {
     /// Checks the settings; see [`super::AugmentConfig::Squash`].
     pub fn new(size: u32, resize: u32, filter: Filter) -> Result<Self, AugmentError> {
-        check_side("size", size)?;
-        check_side("resize", resize)?;
-        if size > resize {
-            return Err(AugmentError::CropExceedsResize { size, resize });
-        }
+        check_resize(size, resize)?;
         Ok(Self {
             size,
             resize,
