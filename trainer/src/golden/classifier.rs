@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::comparison::{
     Comparison, GoldenError, LOSS_TOLERANCE, Measure, Tensors, absolute, doubles, engine_for,
-    greatest_difference, number, read_info, relative, weight_of,
+    gradients, greatest_difference, number, read_info, relative, weight_of,
 };
 use crate::engine::{Images, PassDraw, StepInput, TrainingSetup, TrainingState};
 use crate::finetune::{Freeze, LayerGroups, LayerRates, LayerSchedule, rates};
@@ -203,14 +203,7 @@ fn compare_reference(
             number(reference.get("eval_loss"))?,
         ),
     ];
-    for spec in &weights.specs {
-        comparisons.push(relative(
-            "gradients",
-            &spec.name,
-            &weight_of(&gradient, spec)?,
-            reference.get(&format!("grad.{}", spec.name)),
-        )?);
-    }
+    comparisons.extend(gradients(&weights.specs, &gradient, &reference)?);
     Ok(comparisons)
 }
 

@@ -244,6 +244,20 @@ pub(super) fn relative(
     })
 }
 
+/// Each weight's part of a gradient beside the reference's.
+pub(super) fn gradients(
+    specs: &[ParamSpec],
+    gradient: &[f32],
+    reference: &Tensors,
+) -> Result<Vec<Comparison>, GoldenError> {
+    let compare = |spec: &ParamSpec| {
+        let ours = weight_of(gradient, spec)?;
+        let theirs = reference.get(&format!("grad.{}", spec.name));
+        Ok(relative("gradients", &spec.name, &ours, theirs)?)
+    };
+    specs.iter().map(compare).collect()
+}
+
 /// Groups by what is compared, in order of first appearance, each group's worst first.
 pub fn grouped(comparisons: &[Comparison]) -> Vec<Vec<&Comparison>> {
     let mut places: BTreeMap<&str, usize> = BTreeMap::new();

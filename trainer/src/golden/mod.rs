@@ -19,8 +19,8 @@ use nepa_model::{
 use serde::Deserialize;
 
 use self::comparison::{
-    LOSS_TOLERANCE, Tensors, absolute, engine_for, greatest_difference, number, read_info,
-    relative, weight_of,
+    LOSS_TOLERANCE, Tensors, absolute, engine_for, gradients, greatest_difference, number,
+    read_info, relative, weight_of,
 };
 use crate::engine::{Images, PassDraw, StepInput, TrainingSetup, TrainingState};
 use crate::optimizer::{OptimizerConfig, decays};
@@ -122,14 +122,7 @@ fn compare_reference(
         )?,
         absolute("loss", loss, number(reference.get("loss"))?),
     ];
-    for spec in model.specs() {
-        comparisons.push(relative(
-            "gradients",
-            &spec.name,
-            &weight_of(&gradient, spec)?,
-            reference.get(&format!("grad.{}", spec.name)),
-        )?);
-    }
+    comparisons.extend(gradients(model.specs(), &gradient, &reference)?);
     Ok(comparisons)
 }
 
