@@ -229,22 +229,13 @@ fn a_classifiers_gradients_are_those_of_its_loss() {
         let weights = labelled.case.flat::<f64>();
         let (_, gradient) = labelled.step(&weights, 2);
         for spec in &labelled.case.weights.specs {
-            let direction: Vec<f64> = spec.range().map(|_| unit(&mut rng) - 0.5).collect();
-            let step = 1e-5;
-            let loss = |sign: f64| {
-                let mut moved = weights.clone();
-                for (weight, direction) in moved[spec.range()].iter_mut().zip(&direction) {
-                    *weight += sign * step * direction;
-                }
-                labelled.step(&moved, 2).0.loss
-            };
-            let measured = (loss(1.0) - loss(-1.0)) / (2.0 * step);
-            let values = gradient[spec.range()].iter().zip(&direction);
-            let expected: f64 = values.map(|(g, d)| g * d).sum();
-            assert!(
-                (measured - expected).abs() < 1e-8 + 1e-6 * expected.abs(),
-                "{number}: {}: {measured}, gradient {expected}",
-                spec.name
+            let loss = |moved: &[f64]| labelled.step(moved, 2).0.loss;
+            assert_is_slope(
+                &number.to_string(),
+                spec,
+                (&weights, &gradient),
+                loss,
+                &mut rng,
             );
         }
     }

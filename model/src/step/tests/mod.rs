@@ -233,6 +233,34 @@ fn single_precision_stays_near() {
     }
 }
 
+/// Along a random direction of one weight, the slope of `loss` over all weights is what the gradient
+/// says.
+fn assert_is_slope(
+    what: &str,
+    spec: &ParamSpec,
+    (weights, gradient): (&[f64], &[f64]),
+    loss: impl Fn(&[f64]) -> f64,
+    rng: &mut impl Rng,
+) {
+    let direction: Vec<f64> = spec.range().map(|_| unit(rng) - 0.5).collect();
+    let step = 1e-5;
+    let moved = |sign: f64| {
+        let mut moved = weights.to_vec();
+        for (weight, direction) in moved[spec.range()].iter_mut().zip(&direction) {
+            *weight += sign * step * direction;
+        }
+        loss(&moved)
+    };
+    let measured = (moved(1.0) - moved(-1.0)) / (2.0 * step);
+    let values = gradient[spec.range()].iter().zip(&direction);
+    let expected: f64 = values.map(|(g, d)| g * d).sum();
+    assert!(
+        (measured - expected).abs() < 1e-8 + 1e-6 * expected.abs(),
+        "{what}: {}: {measured}, gradient {expected}",
+        spec.name
+    );
+}
+
 #[test]
 fn gradients_are_those_of_the_loss() {
     let mut rng = stream(20_261, 1, 2, Purpose::Weights);
@@ -246,22 +274,13 @@ fn gradients_are_those_of_the_loss() {
                 // the loss.
                 continue;
             }
-            let direction: Vec<f64> = spec.range().map(|_| unit(&mut rng) - 0.5).collect();
-            let step = 1e-5;
-            let loss = |sign: f64| {
-                let mut moved = weights.clone();
-                for (weight, direction) in moved[spec.range()].iter_mut().zip(&direction) {
-                    *weight += sign * step * direction;
-                }
-                case.step(&moved, 1).0.loss
-            };
-            let measured = (loss(1.0) - loss(-1.0)) / (2.0 * step);
-            let values = gradient[spec.range()].iter().zip(&direction);
-            let expected: f64 = values.map(|(g, d)| g * d).sum();
-            assert!(
-                (measured - expected).abs() < 1e-8 + 1e-6 * expected.abs(),
-                "{}: {measured}, gradient {expected}",
-                spec.name
+            let loss = |moved: &[f64]| case.step(moved, 1).0.loss;
+            assert_is_slope(
+                &number.to_string(),
+                spec,
+                (&weights, &gradient),
+                loss,
+                &mut rng,
             );
         }
     }
