@@ -565,3 +565,64 @@ fn a_run_into_a_bucket_keeps_its_best_there_and_goes_on() {
             .envs(server.env()),
     );
 }
+
+#[test]
+fn a_report_shows_what_evaluations_found() {
+    let place = Place::new();
+    let long = ["train.epochs=2"];
+    succeed(&mut place.finetune("tuned", &long));
+    succeed(place.finetune("scratch", &long).arg("--random-weights"));
+    let report = |runs: &[&str]| {
+        let mut command = nepa();
+        let runs = runs.iter().map(|run| place.path(run));
+        command.arg("report").args(runs).arg("--out");
+        succeed(command.arg(place.path("report")));
+        std::fs::read_to_string(place.path("report/report.md")).unwrap()
+    };
+    let best = |run: &str| {
+        let evals = place.evals(run);
+        let top1 = evals.iter().map(|eval| eval["ema"]["top1"].as_f64());
+        let top1 = top1.map(Option::unwrap).fold(0.0, f64::max);
+        format!("{:.1} % (", 100.0 * top1)
+    };
+
+    let markdown = report(&["tuned"]);
+    let found = format!(
+        "Of 36 test images the moving average names the right class at {}",
+        best("tuned")
+    );
+    assert_says(&markdown, &[&found, "(top1.svg)", "(eval-loss.svg)"]);
+    for wrong in ["perfect", "next embedding", "Copying", "repeat", "--train"] {
+        assert!(!markdown.contains(wrong), "{wrong:?} is in {markdown}");
+    }
+    let top1 = std::fs::read_to_string(place.path("report/top1.svg")).unwrap();
+    // Two evaluations of two kinds of weights.
+    assert_eq!(top1.matches("<circle").count(), 4);
+
+    let markdown = report(&["tuned", "scratch"]);
+    for run in ["tuned", "scratch"] {
+        assert_says(&markdown, &[&format!("{run} {}", best(run))]);
+    }
+    assert_says(
+        &markdown,
+        &["Best top-1 on the test images", "finetune.weights"],
+    );
+
+    // Of one that pretrained, its own pictures.
+    let mut pretrain = nepa();
+    pretrain.args(["pretrain", "tiny", "--data"]);
+    pretrain.arg(place.path("data")).arg("--out");
+    succeed(pretrain.arg(place.path("pretrained")));
+    let markdown = report(&["tuned", "pretrained"]);
+    let parts = ["not of one kind", "(loss.svg)", "(classifier-loss.svg)"];
+    assert_says(&markdown, &parts);
+
+    // Features and maps are those of models that predict patches.
+    let mut command = nepa();
+    command.arg("report").arg(place.path("tuned"));
+    for flag in ["--train", "--test"] {
+        command.arg(flag).arg(place.path("val"));
+    }
+    let said = fail(command.arg("--out").arg(place.path("features")));
+    assert_says(&said, &["tuned", "is a classifier", "nepa eval top1"]);
+}

@@ -25,6 +25,8 @@ use crate::weights;
 /// --images: what the newest checkpoint predicts and attends to. The runs may still go on; before
 /// the first checkpoint there are curves alone.
 ///
+/// Of a run of `nepa finetune` its evaluations, and the curves.
+///
 /// Of several runs the curves lie over each other, and a table shows the settings in which their
 /// recipes differ.
 #[derive(Debug, clap::Args)]
@@ -110,6 +112,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let copy = fetch_run(place, bring, &IoConfig::default(), &runtime)?;
         let newest = copy.checkpoints.last().map(|(_, folder)| {
             let weights = weights::open(&folder.to_string_lossy(), &IoConfig::default(), &runtime)?;
+            ensure!(
+                !weights.config().is_classifier(),
+                "{place} is a classifier, and --train, --test and --images are for models that \
+                 predict patches; its evaluations are drawn without them, and `nepa eval top1` \
+                 asks it about other images"
+            );
             Ok::<_, anyhow::Error>(Newest {
                 read: args.read.read_options(&weights)?,
                 layers: args.layers.of_blocks(weights.config().num_hidden_layers)?,

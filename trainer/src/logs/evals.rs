@@ -64,9 +64,6 @@ impl EvalRecord {
 pub(crate) struct EvalsFile(pub LogFile);
 
 impl EvalsFile {
-    /// Its name in the output.
-    pub(crate) const NAME: &str = "evals.jsonl";
-
     pub(crate) fn write(&mut self, record: &EvalRecord) -> Result<(), LogError> {
         let mut line = Vec::new();
         push_json_line(&mut line, record);

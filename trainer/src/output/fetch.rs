@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use nepa_pipeline::{IoConfig, IoRuntime};
 
 use super::folders::local_checkpoints;
-use super::names::{CHECKPOINTS, METRICS, RUN_FILE, is_local, local_path};
+use super::names::{CHECKPOINTS, EVALS, METRICS, RUN_FILE, is_local, local_path};
 use super::remote::Remote;
 use super::scratch::Scratch;
 use crate::checkpoint::{CheckpointError, MANIFEST, io};
@@ -59,6 +59,8 @@ pub(crate) struct RunCopy {
     /// Content of `metrics.jsonl`; empty before the first step, and of a run in a store before its
     /// first checkpoint.
     pub metrics: String,
+    /// Content of `evals.jsonl`, in the same way; empty of a run that evaluates nothing.
+    pub evals: String,
     /// Steps of all whole checkpoints, the newest last.
     pub steps: Vec<u64>,
     /// Steps and folders of those that were asked for, the newest last.
@@ -91,18 +93,20 @@ pub(crate) fn fetch_run(
         place: url.to_owned(),
     };
     let mut checkpoints;
-    let (recipe, metrics, folder);
+    let (recipe, metrics, evals, folder);
     let mut from_store = None;
     if is_local(url) {
         let run = local_path(url);
         recipe = if_there(run.join(RUN_FILE))?.ok_or_else(no_run)?;
         metrics = if_there(run.join(METRICS))?;
+        evals = if_there(run.join(EVALS))?;
         folder = run.join(CHECKPOINTS);
         checkpoints = local_checkpoints(&folder)?;
     } else {
         let (remote, temporary) = (Remote::open(url, io_config, runtime)?, Scratch::new()?);
         recipe = remote.get_if_there(RUN_FILE)?.ok_or_else(no_run)?;
         metrics = remote.get_if_there(METRICS)?;
+        evals = remote.get_if_there(EVALS)?;
         folder = temporary.path().to_owned();
         checkpoints = remote.checkpoints()?;
         from_store = Some((remote, temporary));
@@ -128,6 +132,7 @@ pub(crate) fn fetch_run(
     Ok(RunCopy {
         recipe: text(recipe),
         metrics: text(metrics.unwrap_or_default()),
+        evals: text(evals.unwrap_or_default()),
         steps,
         checkpoints: brought.collect(),
         _scratch: from_store.map(|(_, scratch)| scratch),

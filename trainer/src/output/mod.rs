@@ -33,7 +33,7 @@ use crate::recipe::CheckpointSection;
 pub(crate) use contents::{Loaded, Log};
 pub(crate) use error::OutputError;
 pub(crate) use fetch::{Bring, RunCopy, fetch_checkpoint, fetch_run};
-pub(crate) use names::{CheckpointName, METRICS, RUN_FILE, is_local, local_path};
+pub(crate) use names::{CheckpointName, EVALS, METRICS, RUN_FILE, is_local, local_path};
 pub(crate) use retention::Retention;
 pub(crate) use scratch::{Scratch, remove_leftovers};
 

@@ -10,6 +10,8 @@ pub(super) const BEST: &str = "best";
 pub(crate) const RUN_FILE: &str = "recipe.toml";
 /// One line a step.
 pub(crate) const METRICS: &str = "metrics.jsonl";
+/// One line an evaluation.
+pub(crate) const EVALS: &str = "evals.jsonl";
 
 /// A whole checkpoint in an output.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! Which curves a report has, and how those of several runs lie over each other.
 use super::curve::{Curve, piece_of};
+use super::evaluations;
 use super::history::Step;
 use super::plots::Plot;
 use super::subject::Run;
@@ -57,13 +58,16 @@ pub(super) fn curves(runs: &[Run]) -> Vec<Plot> {
     if over_images {
         drawn += " Over images, as the runs have different batches.";
     }
-    let of_runs = |value: fn(&Step) -> f64| {
-        let curves = runs.iter().enumerate().map(|(number, run)| {
+    let of_some = |is_shown: fn(&Run) -> bool, value: fn(&Step) -> f64| {
+        let shown = runs.iter().enumerate().filter(|(_, run)| is_shown(run));
+        let curves = shown.map(|(number, run)| {
             let values = run.history.0.iter().map(|step| (x(step), value(step)));
             Curve::line(&run.name, number, piece, values)
         });
         curves.collect::<Vec<_>>()
     };
+    let of_runs = |value| of_some(|_| true, value);
+    let of_pretraining = |value| of_some(|run| !run.is_classifier(), value);
     let plot = |name: &str, title: &str, caption: &str, logarithmic, curves| Plot {
         name: name.to_owned(),
         title: title.to_owned(),
@@ -79,14 +83,27 @@ pub(super) fn curves(runs: &[Run]) -> Vec<Plot> {
         curves,
     };
     let share: fn(&Step) -> f64 = |step| 100.0 * step.copy_win;
-    let mut plots = vec![plot(
-        "loss",
-        "Loss",
-        "Minus the mean cosine of the predicted with the next embedding; −1 is perfect.",
-        false,
-        of_runs(|step| step.loss),
-    )];
-    if let [run] = runs {
+    let mut plots = evaluations::plots(runs);
+    plots.extend([
+        plot(
+            "loss",
+            "Loss",
+            "Minus the mean cosine of the predicted with the next embedding; −1 is perfect.",
+            false,
+            of_pretraining(|step| step.loss),
+        ),
+        plot(
+            "classifier-loss",
+            "Loss of the classifier",
+            "Mean cross-entropy with the labels of the batch, mixed and smoothed as the recipe has \
+             it.",
+            false,
+            of_some(Run::is_classifier, |step| step.loss),
+        ),
+    ]);
+    if let [run] = runs
+        && !run.is_classifier()
+    {
         let steps = &run.history.0;
         let curve = |name, colour, value: fn(&Step) -> f64| {
             let values = steps.iter().map(|step| (x(step), value(step)));
@@ -110,7 +127,7 @@ pub(super) fn curves(runs: &[Run]) -> Vec<Plot> {
             "Share of positions whose prediction is nearer to the current embedding than to the \
              next one.",
             false,
-            of_runs(share),
+            of_pretraining(share),
         ),
         plot(
             "gradient-norm",
@@ -141,5 +158,6 @@ pub(super) fn curves(runs: &[Run]) -> Vec<Plot> {
             of_runs(|step| 100.0 * step.data_wait_ms / (step.data_wait_ms + step.step_ms)),
         ),
     ]);
+    plots.retain(|plot| !plot.curves.is_empty());
     plots
 }

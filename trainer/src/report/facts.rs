@@ -1,4 +1,5 @@
 //! What happened in a run, in words and numbers that a person reads.
+use super::evaluations;
 use super::history::{Ends, Step};
 use super::sentence::Sentence;
 use super::subject::Run;
@@ -45,6 +46,7 @@ pub(super) fn sentences(run: &Run) -> Vec<Sentence> {
         )));
     }
     said.extend(copy_sentence(run));
+    said.extend(run.evaluations.sentence());
     said
 }
 
@@ -56,10 +58,12 @@ fn loss_sentence(run: &Run) -> Option<Sentence> {
         window,
     } = run.history.ends(|step| step.loss)?;
     if run.history.0.len() == 1 {
-        let text = format!(
-            "The loss of its one step was {}; −1 is perfect.",
-            loss(first)
-        );
+        let perfect = if run.is_classifier() {
+            ""
+        } else {
+            "; −1 is perfect"
+        };
+        let text = format!("The loss of its one step was {}{perfect}.", loss(first));
         return Some(Sentence::plain(text));
     }
     let means = match window {
@@ -69,11 +73,15 @@ fn loss_sentence(run: &Run) -> Option<Sentence> {
     let (from, to) = (loss(first), loss(last));
     let fall = first - last;
     Some(if fall > noise.max(5e-4) {
+        let of_the_way = if run.is_classifier() {
+            // How far it can fall depends on the mixing and smoothing of labels.
+            String::new()
+        } else {
+            let share = words::percent(fall / (1.0 + first));
+            format!(", {share} of the way to −1, which is perfect")
+        };
         Sentence::plain(format!(
-            "The loss fell from {from} to {to} ({means}): by {:.3}, {} of the way to −1, which is \
-             perfect.",
-            fall,
-            words::percent(fall / (1.0 + first))
+            "The loss fell from {from} to {to} ({means}): by {fall:.3}{of_the_way}."
         ))
     } else {
         Sentence::caution(format!(
@@ -85,6 +93,9 @@ fn loss_sentence(run: &Run) -> Option<Sentence> {
 
 /// The mean share of positions at the end that are nearer to the current embedding.
 pub(super) fn copy_share(run: &Run) -> Option<f64> {
+    if run.is_classifier() {
+        return None;
+    }
     run.history.ends(|step| step.copy_win).map(|ends| ends.last)
 }
 
@@ -135,9 +146,16 @@ pub(super) fn facts(run: &Run) -> Vec<(&'static str, String)> {
             of_steps("first and last", ends.window)
         )
     });
-    let copies = copy_share(run).map_or_else(none, |share| {
-        format!("nearer to the current patch at {}", words::percent(share))
-    });
+    let copies = match copy_share(run) {
+        Some(share) => format!("nearer to the current patch at {}", words::percent(share)),
+        None if run.is_classifier() => "–".to_owned(),
+        None => none(),
+    };
+    let top1 = match run.evaluations.fact() {
+        Some(fact) => fact,
+        None if run.is_classifier() => none(),
+        None => "–".to_owned(),
+    };
     let rate = history.median_rate().map_or_else(none, |rate| {
         format!(
             "{} images/s on {} (median)",
@@ -173,6 +191,7 @@ pub(super) fn facts(run: &Run) -> Vec<(&'static str, String)> {
         ("Images seen", seen),
         ("Loss", loss),
         ("Copying", copies),
+        ("Best top-1", top1),
         ("Speed", rate),
         ("Time", time),
         ("Checkpoints", checkpoints),
@@ -210,7 +229,8 @@ pub(super) fn facts(run: &Run) -> Vec<(&'static str, String)> {
 /// What is to be known when runs are compared.
 pub(super) fn comparison(runs: &[Run]) -> Vec<Sentence> {
     let mut said = Vec::new();
-    let ends = runs.iter().filter_map(|run| {
+    let pretraining = runs.iter().filter(|run| !run.is_classifier());
+    let ends = pretraining.clone().filter_map(|run| {
         let ends = run.history.ends(|step| step.loss)?;
         Some((run, ends.last))
     });
@@ -230,6 +250,14 @@ pub(super) fn comparison(runs: &[Run]) -> Vec<Sentence> {
             run.name,
             loss(lowest)
         )));
+    }
+    said.extend(evaluations::comparison(runs));
+    let pretraining = pretraining.count();
+    if (1..runs.len()).contains(&pretraining) {
+        said.push(Sentence::caution(
+            "Some of the runs pretrain and some fine-tune: their losses are not of one kind, and \
+             stand in two pictures.",
+        ));
     }
     for run in runs {
         let all = sentences(run);
@@ -265,6 +293,8 @@ pub(super) fn fact_table(runs: &[Run]) -> Vec<Vec<String>> {
         match all[0][*row].0 {
             "Model" => runs.len() == 1 || !same,
             "Training" => runs.len() == 1,
+            "Copying" => !runs.iter().all(Run::is_classifier),
+            "Best top-1" => runs.iter().any(Run::is_classifier),
             _ => true,
         }
     };

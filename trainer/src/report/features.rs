@@ -101,6 +101,9 @@ pub(super) fn missing(runs: &[Run], has_sets: bool, has_maps: bool) -> Vec<Sente
     if runs.iter().all(|run| run.checkpoints.is_empty()) {
         return said;
     }
+    if runs.iter().all(Run::is_classifier) {
+        return said;
+    }
     match (has_sets, has_maps) {
         (false, false) => said.push(Sentence::plain(
             "Curves alone are drawn. For the accuracy of its features and maps of what it \

@@ -3,6 +3,7 @@
 mod accuracy;
 mod curve;
 mod curves;
+mod evaluations;
 mod facts;
 mod features;
 mod history;

@@ -1,6 +1,7 @@
 //! What is reported on: runs as they were fetched and as they are shown, and what is asked for.
 use candle_core::Device;
 
+use super::evaluations::Evaluations;
 use super::history::History;
 use crate::eval::{ImageSet, Layer, Pool, ReadOptions, Scores, Source};
 use crate::output::RunCopy;
@@ -56,6 +57,15 @@ pub(super) struct Run {
     pub(super) recipe: ResolvedRecipe,
     pub(super) recipe_text: String,
     pub(super) history: History,
+    /// Of a run that fine-tunes, and evaluates.
+    pub(super) evaluations: Evaluations,
     /// Steps of all checkpoints.
     pub(super) checkpoints: Vec<u64>,
+}
+
+impl Run {
+    /// Whether it fine-tunes a classifier: its loss is a cross-entropy, and it predicts no patches.
+    pub(super) fn is_classifier(&self) -> bool {
+        self.recipe.finetune.is_some()
+    }
 }

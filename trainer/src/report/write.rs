@@ -7,6 +7,7 @@ use nepa_pipeline::{IoRuntime, redact, shown_url};
 
 use super::accuracy::Found;
 use super::curves::curves;
+use super::evaluations::Evaluations;
 use super::facts;
 use super::features;
 use super::history::History;
@@ -39,6 +40,7 @@ pub(crate) fn write_report(
             recipe: recipe.with_context(|| format!("the recipe.toml of {place} cannot be read"))?,
             recipe_text: copy.recipe.clone(),
             history: History::parse(&copy.metrics, &place)?,
+            evaluations: Evaluations::parse(&copy.evals, &place)?,
             checkpoints: copy.steps.clone(),
             place,
         })

@@ -7,7 +7,7 @@ use nepa_pipeline::Dataset;
 use crate::checkpoint::{FileLengths, RunState};
 use crate::error::RunError;
 use crate::logs::{EvalsFile, EventFile, LogError, LogFile, MetricsFile, TraceFile, lines_up_to};
-use crate::output::{Log, METRICS, Output};
+use crate::output::{EVALS, Log, METRICS, Output};
 use crate::recipe::ResolvedRecipe;
 
 pub(super) const BAD_SAMPLES: &str = "bad_samples.jsonl";
@@ -16,7 +16,7 @@ pub(super) const DATA_LIST: &str = "dataset.json";
 /// The logs, by their names in the output and in a checkpoint in a store.
 pub(super) const LOGS: [(&str, &str); 4] = [
     (METRICS, "metrics.jsonl.zst"),
-    (EvalsFile::NAME, "evals.jsonl.zst"),
+    (EVALS, "evals.jsonl.zst"),
     (EventFile::NAME, "events.zst"),
     (BAD_SAMPLES, "bad_samples.jsonl.zst"),
 ];
@@ -79,7 +79,7 @@ impl Logs {
             .is_some_and(|tune| tune.eval.is_some());
         let evals_bytes = lengths.and_then(|lengths| lengths.evals_bytes).unwrap_or(0);
         let evals = evaluates
-            .then(|| LogFile::open(&output.folder().join(EvalsFile::NAME), evals_bytes))
+            .then(|| LogFile::open(&output.folder().join(EVALS), evals_bytes))
             .transpose()?;
         let mut evals = evals.map(EvalsFile);
         if output.is_in_store() {
@@ -134,7 +134,7 @@ impl Logs {
         for (name, kept_as) in LOGS {
             let (content, path) = match name {
                 METRICS => self.metrics.0.content()?,
-                EvalsFile::NAME => match &self.evals {
+                EVALS => match &self.evals {
                     Some(evals) => evals.0.content()?,
                     None => continue,
                 },

@@ -11,8 +11,8 @@ use super::steps::Steps;
 use crate::checkpoint::{Checkpoint, MoreFiles, RunState};
 use crate::engine::{Engine, StepReport};
 use crate::error::RunError;
-use crate::logs::{EvalsFile, StepMetrics};
-use crate::output::Output;
+use crate::logs::StepMetrics;
+use crate::output::{EVALS, Output};
 use crate::recipe::ResolvedRecipe;
 use crate::signals::received;
 
@@ -205,7 +205,7 @@ impl Run<'_> {
             && self.output.is_in_store()
             && let Some(evals) = &self.logs.evals
         {
-            self.output.write(EvalsFile::NAME, evals.0.content()?.0)?;
+            self.output.write(EVALS, evals.0.content()?.0)?;
         }
         Ok(())
     }
