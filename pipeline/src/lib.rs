@@ -38,8 +38,8 @@ mod sync;
 // Stores: bytes of objects.
 pub use store::{
     Action, CredentialError, DeltaProblem, Denial, Found, InParts, IoConfig, IoCounters, IoRuntime,
-    Location, OddKeys, Patience, Provider, StoreCause, StoreError, StoreOptions, StoreUrl,
-    TableFormat, TableProblem, classify, full_text, open_url, plain, redact, shown_url,
+    Latencies, Location, OddKeys, Patience, Provider, StoreCause, StoreError, StoreOptions,
+    StoreUrl, TableFormat, TableProblem, classify, full_text, open_url, plain, redact, shown_url,
     storable_url,
 };
 

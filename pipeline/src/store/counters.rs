@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::latencies::{CountedLatencies, Latencies};
+
 /// What the I/O did so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct IoCounters {
@@ -28,6 +30,8 @@ pub struct IoCounters {
     pub cache_hit_bytes: u64,
     /// Entries of the cache that were damaged, and fetched again.
     pub cache_damaged: u64,
+    /// Times from a request to its answer's first byte, of all that were answered.
+    pub first_byte: Latencies,
     /// Requests in flight now.
     pub in_flight: u64,
     /// Sum over requests of the time in flight, in nanoseconds.
@@ -36,6 +40,31 @@ pub struct IoCounters {
     pub budget_wait_ns: u64,
     /// Bytes held now: in flight, fetched and not yet dropped.
     pub held_bytes: u64,
+}
+
+impl IoCounters {
+    /// What was done since `earlier` was read; what is in flight and held stays that of now.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let since = |of: fn(&Self) -> u64| of(self).saturating_sub(of(earlier));
+        Self {
+            requests: since(|io| io.requests),
+            bytes: since(|io| io.bytes),
+            retries: since(|io| io.retries),
+            hedges: since(|io| io.hedges),
+            hedges_won: since(|io| io.hedges_won),
+            resumed: since(|io| io.resumed),
+            throttled: since(|io| io.throttled),
+            cache_hits: since(|io| io.cache_hits),
+            cache_hit_bytes: since(|io| io.cache_hit_bytes),
+            cache_damaged: since(|io| io.cache_damaged),
+            first_byte: self.first_byte.since(&earlier.first_byte),
+            in_flight: self.in_flight,
+            busy_ns: since(|io| io.busy_ns),
+            budget_wait_ns: since(|io| io.budget_wait_ns),
+            held_bytes: self.held_bytes,
+        }
+    }
 }
 
 /// The counters behind [`IoCounters`].
@@ -47,6 +76,7 @@ pub(super) struct Counting {
     busy_ns: AtomicU64,
     budget_wait_ns: AtomicU64,
     held_bytes: AtomicU64,
+    first_byte: CountedLatencies,
 }
 
 impl Counting {
@@ -62,8 +92,14 @@ impl Counting {
             busy_ns: self.busy_ns.load(Relaxed),
             budget_wait_ns: self.budget_wait_ns.load(Relaxed),
             held_bytes: self.held_bytes.load(Relaxed),
+            first_byte: self.first_byte.read(),
             ..IoCounters::default()
         }
+    }
+
+    /// Counts the time from a request to its answer's first byte.
+    pub(super) fn first_byte(&self, after: std::time::Duration) {
+        self.first_byte.add(after);
     }
 
     /// Counts a request until the guard is dropped, however it ends.

@@ -344,7 +344,9 @@ impl Requests {
             },
         };
         let answer = answer.map_err(|_| Failure::Silence(deadline))??;
-        self.pace.first_byte(started.elapsed());
+        let first_byte = started.elapsed();
+        self.pace.first_byte(first_byte);
+        self.counting.first_byte(first_byte);
         Ok(answer)
     }
 
