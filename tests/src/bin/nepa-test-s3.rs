@@ -32,6 +32,9 @@ struct Args {
     /// Most megabytes a second of one answer.
     #[arg(long)]
     mbps: Option<f64>,
+    /// Most megabytes a second of all answers together.
+    #[arg(long)]
+    line_mbps: Option<f64>,
     /// File to append a line to for each request: method, key, bytes asked for, status.
     #[arg(long)]
     log: Option<PathBuf>,
@@ -44,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         latency: Duration::from_millis(args.latency_ms),
         max_connections: args.max_connections,
         bytes_per_s: args.mbps.map(|rate| rate * 1e6),
+        line_bytes_per_s: args.line_mbps.map(|rate| rate * 1e6),
         ..Options::default()
     })?;
     server.create_bucket(&args.bucket);

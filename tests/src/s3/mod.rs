@@ -32,6 +32,8 @@ pub struct Options {
     pub max_connections: Option<usize>,
     /// Most bytes a second of one answer.
     pub bytes_per_s: Option<f64>,
+    /// Most bytes a second of all answers together, as of a slow line.
+    pub line_bytes_per_s: Option<f64>,
     /// Access key id.
     pub access_key: String,
     /// Secret access key.
@@ -45,6 +47,7 @@ impl Default for Options {
             latency: Duration::ZERO,
             max_connections: None,
             bytes_per_s: None,
+            line_bytes_per_s: None,
             access_key: "test-key".to_owned(),
             secret_key: "test-secret".to_owned(),
         }
@@ -77,6 +80,8 @@ struct Shared {
     plan: Mutex<Plan>,
     log: Mutex<Vec<LoggedRequest>>,
     gate: watch::Sender<Gate>,
+    /// When the line that all answers share is free.
+    line_free: Mutex<tokio::time::Instant>,
     connections: AtomicU64,
     begun: AtomicU64,
     in_flight: AtomicUsize,
@@ -125,6 +130,7 @@ impl S3Server {
             plan: Mutex::default(),
             log: Mutex::default(),
             gate: watch::Sender::new(Gate::Open),
+            line_free: Mutex::new(tokio::time::Instant::now()),
             connections: AtomicU64::new(0),
             begun: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::faults::{BodyFaults, Fault};
-use super::{Gate, LoggedRequest, Shared, lock};
+use super::{Gate, LoggedRequest, Options, Shared, lock};
 
 /// The connection is to be closed without an answer.
 #[derive(Debug)]
@@ -190,19 +190,27 @@ async fn answer(
                 let _until_sent = &slot;
                 part.map_err(|error| std::io::Error::other(error.to_string()))
             });
-            match (length, shared.options.bytes_per_s) {
-                (Some(0), _) => Body::empty(),
-                (_, None) => Body::from(StreamingBlob::wrap(stream)),
-                (_, Some(rate)) => Body::from(StreamingBlob::wrap(Box::pin(paced(stream, rate)))),
+            let Options {
+                bytes_per_s,
+                line_bytes_per_s,
+                ..
+            } = shared.options;
+            match (length, bytes_per_s, line_bytes_per_s) {
+                (Some(0), ..) => Body::empty(),
+                (_, None, None) => Body::from(StreamingBlob::wrap(stream)),
+                _ => {
+                    let shared = Arc::clone(&shared);
+                    Body::from(StreamingBlob::wrap(Box::pin(paced(stream, shared))))
+                }
             }
         })
     })
 }
 
-/// Pieces of a body, none earlier than `rate` bytes a second allow.
+/// Pieces of a body, none earlier than the bytes a second of one answer and of all allow.
 fn paced(
     stream: impl Stream<Item = std::io::Result<Bytes>> + Send + Sync,
-    rate: f64,
+    shared: Arc<Shared>,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send + Sync {
     let start = tokio::time::Instant::now();
     let pieces = stream.flat_map(|part| {
@@ -219,14 +227,27 @@ fn paced(
         *sent += piece.as_ref().map_or(0, Bytes::len);
         std::future::ready(Some((*sent, piece)))
     });
-    timed.then(move |(sent, piece)| async move {
-        tokio::time::sleep_until(start + Duration::from_secs_f64(sent as f64 / rate)).await;
-        piece
+    timed.then(move |(sent, piece)| {
+        let after = |bytes: usize, rate: f64| Duration::from_secs_f64(bytes as f64 / rate);
+        let mut due = start;
+        if let Some(rate) = shared.options.bytes_per_s {
+            due += after(sent, rate);
+        }
+        if let Some(rate) = shared.options.line_bytes_per_s {
+            let mut free = lock(&shared.line_free);
+            let bytes = piece.as_ref().map_or(0, Bytes::len);
+            *free = (*free).max(tokio::time::Instant::now()) + after(bytes, rate);
+            due = due.max(*free);
+        }
+        async move {
+            tokio::time::sleep_until(due).await;
+            piece
+        }
     })
 }
 
 /// Bytes that a paced answer sends at once.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 64 << 10;
 
 /// What S3 says of an error.
 fn error_body(code: &str, message: &str) -> String {
