@@ -174,7 +174,7 @@ fn long_help_holds_what_the_readme_says_of_it() {
             "trajectory.safetensors",
         ],
     );
-    assert_says(&long("profile"), &["wait in s", "queue fill"]);
+    assert_says(&long("profile"), &["ceiling of each stage", "(computed)"]);
     assert_says(&long("inspect"), &["row groups", "with --strict"]);
     assert_says(&long("pack"), &["the same command goes on"]);
     let eval = help(&["eval".to_owned(), "all".to_owned()], "--help", 80);
@@ -286,7 +286,7 @@ fn a_recipe_is_taken_by_its_name_and_a_file_by_its_path() {
     assert_says(&said("other"), &["no recipe is called other", "./other"]);
     let profile = ["profile", "data", "--recipe", "tiny", "--seconds", "0.1"];
     let profile = text(&succeed(nepa().current_dir(folder.path()).args(profile)));
-    assert_says(&profile, &["images of 28 px"]);
+    assert_says(&profile, &["28 px, batch 8"]);
 }
 
 #[test]

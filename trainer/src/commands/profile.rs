@@ -1,39 +1,42 @@
-//! `nepa profile`: runs the loader alone and names the stage that limits it.
-use std::fmt::Write as _;
+//! `nepa profile`: where the loader's time goes, proved by running it again with a stage removed.
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use cpu_time::ProcessTime;
 use nepa_pipeline::{
-    AugmentConfig, Dataset, DatasetConfig, DecoderStats, IoConfig, IoRuntime, LoaderConfig,
-    LoaderError, MixingForecast, PipelineStats, Stage, StageStats, shown_url,
+    AugmentConfig, Dataset, DatasetConfig, IoConfig, IoRuntime, LoaderConfig, MixingForecast,
 };
 use nepa_schemas::SchemaOptions;
-use serde::Serialize;
 
 use super::help::with_exit_codes;
 use super::values::{device as device_of, number, whole};
 use crate::console::messages::quoted_path;
 use crate::data::show_warnings;
 use crate::device::{self, DeviceChoice};
-use crate::recipe::{DataConfig, Draft, JpegChoice, Precision, Recipe};
-use crate::run::Batches;
+use crate::profile::{Report, Subject, measure};
+use crate::recipe::{Draft, JpegChoice, Precision, Recipe};
+use crate::signals::{SaveFirst, received};
 
-/// Run the loader alone and name the stage that limits it.
+/// Find what limits the loader, and prove it by running it again without each stage.
 ///
-/// No model is computed. The clock starts with the first batch; each batch is dropped as it comes.
+/// No model is computed. Short trials take turns: the loader as it is, the store without decoding,
+/// decoding without the store, and each with a setting changed. Their rates are ceilings; the
+/// lowest one limits. Ctrl-C ends it with what was measured so far.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = long_help())]
 pub(crate) struct Args {
-    /// Shards: paths, prefixes or globs.
-    #[arg(required = true, value_name = "URL")]
+    /// Shards: paths, prefixes or globs [default: the recipe's].
+    #[arg(value_name = "URL", required_unless_present = "recipe")]
     pub urls: Vec<String>,
-    /// Time to measure after the first batch, in seconds.
-    #[arg(long, default_value_t = 10.0, value_name = "SECONDS", value_parser = number)]
+    /// Time to measure, over all trials, in seconds.
+    #[arg(long, default_value_t = 30.0, value_name = "SECONDS", value_parser = number)]
     pub seconds: f64,
+    /// Whether a consumer of so many images a second would be fed.
+    ///
+    /// A GPU's training step, for example.
+    #[arg(long, value_name = "IMAGES", value_parser = number)]
+    pub consumer: Option<f64>,
     /// Also write the report to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -43,11 +46,19 @@ pub(crate) struct Args {
     /// Which of the shards.
     #[command(flatten)]
     pub shards: super::args::ShardArgs,
-    /// Take the loader's settings from this recipe.
+    /// Take data and settings from this recipe.
     ///
     /// Name of a built-in recipe, or a TOML file. The flags below replace single values.
     #[arg(long, value_name = "RECIPE", help_heading = "Loader")]
     pub recipe: Option<PathBuf>,
+    /// Change one value of the recipe; may be repeated.
+    #[arg(
+        long = "set",
+        value_name = "KEY=VALUE",
+        requires = "recipe",
+        help_heading = "Loader"
+    )]
+    pub sets: Vec<String>,
     /// Images in a batch [default: the recipe's, else 64].
     #[arg(
         long, value_name = "N", value_parser = whole::<u32>(1..=u32::MAX.into()),
@@ -98,56 +109,35 @@ pub(crate) struct Args {
 const EXAMPLES: &str = "Examples:
   nepa profile scenes
   nepa profile 's3://bucket/in1k/train-*.parquet' \\
-      --recipe nepa-b14-in1k --seconds 60
+      --recipe nepa-b14-in1k --consumer 3200
   nepa profile s3://bucket/in1k --decode-threads 4 \\
       --max-requests 64 --json profile.json
   nepa profile scenes --device cuda --jpeg hybrid";
 
 fn long_help() -> String {
-    let table = "Output, a row of the table for each stage:
-  workers      threads or requests of the stage
-  items, MiB   what it did
-  busy s       time at work, of all its workers
-  wait in s    time without input: the stage before limits
-  wait out s   time without room: the stage behind limits
-  queue fill   how full its input queue was on average
-On a GPU a line below says who decoded, and what was
-refused. The last lines name the limiting stage and say what
-to do.";
+    let table = "Output: the rate of the loader as it is, the least and the
+greatest of three rounds; the ceiling of each stage by
+itself; what limits, why, and what to do; what changes would
+give, each made and measured unless it says (computed); what
+images of each format cost, and the slowest ones. Every key
+of the JSON is explained in docs/profile.md.";
     with_exit_codes(
         &format!("{EXAMPLES}\n\n{table}"),
         "  0          measured\n  1          the data cannot be read",
     )
 }
 
-/// What was measured; also the JSON.
-#[derive(Debug, Serialize)]
-struct Report {
-    urls: Vec<String>,
-    batch: usize,
-    image_size: u32,
-    decode_threads: usize,
-    max_requests: usize,
-    shuffle_window_bytes: u64,
-    cores: usize,
-    first_batch_s: f64,
-    wall_s: f64,
-    images: u64,
-    images_per_second: f64,
-    fetched_bytes_per_second: f64,
-    cpu_ms_per_image: f64,
-    cpu_cores_used: f64,
-    limiting_stage: Stage,
-    limiting_share: f64,
-    advice: String,
-    stages: Vec<StageStats>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    decoders: Option<DecoderStats>,
-}
+/// The longest that a loader may take to end after a signal.
+const END_WITHIN: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if !(args.seconds > 0.0 && args.seconds < 1e9) {
-        bail!("--seconds {} must be a positive number", args.seconds);
+    for (flag, value) in [
+        ("--seconds", Some(args.seconds)),
+        ("--consumer", args.consumer),
+    ] {
+        if let Some(value) = value.filter(|value| !(*value > 0.0 && *value < 1e9)) {
+            bail!("{flag} {value} must be a positive number");
+        }
     }
     if let (DeviceChoice::Cpu, Some(jpeg)) = (args.device, args.jpeg) {
         bail!(
@@ -158,12 +148,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let recipe = args
         .recipe
         .as_deref()
-        .map(|path| Draft::read(path, &[])?.without_model())
+        .map(|path| Draft::read(path, &args.sets)?.without_model())
         .transpose()?;
     let (io, config, io_threads) = settings(&args, recipe.as_ref());
-    let precision = recipe
-        .as_ref()
-        .map_or(Precision::F32, |recipe| recipe.train.precision);
     let of_recipe = recipe
         .as_ref()
         .map(|recipe| recipe.loader.clone())
@@ -171,48 +158,96 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut engines = args.jpeg.or(of_recipe.jpeg).unwrap_or_default().engines();
     engines.largest = of_recipe.jpeg_largest.unwrap_or(engines.largest);
     let runtime = IoRuntime::new(io_threads).context("cannot start the I/O threads")?;
-    let data = recipe.map(|recipe| recipe.data);
-    let of_recipe = |value: fn(&DataConfig) -> &Option<String>| {
-        data.as_ref().and_then(|data| value(data).clone())
-    };
-    let image_column = args
-        .image_column
-        .clone()
-        .or_else(|| of_recipe(|data| &data.image_column));
-    let split = args
-        .shards
-        .split
-        .clone()
-        .or_else(|| of_recipe(|data| &data.split));
-    // As in pretraining, labels are not read.
-    let schema = SchemaOptions {
-        image_column,
-        label_column: Some(String::new()),
-        ..SchemaOptions::default()
-    };
-    let dataset = Dataset::open(
-        &DatasetConfig {
-            urls: args.urls.clone(),
-            schema,
-            split,
-            strict: args.shards.strict,
-            ..DatasetConfig::default()
-        },
-        &io,
-        &runtime,
-    )?;
+    let data = data(&args, recipe.as_ref())?;
+    let reopen = |io: &IoConfig| Ok(Dataset::open(&data, io, &runtime)?);
+    let dataset = reopen(&io)?;
     show_warnings(&dataset);
-    let device = device::open(args.device)?;
-    let open = |dataset, config| Batches::open(dataset, config, None, &device, precision, engines);
-    let report = measure(&args, &io, config, dataset, open)?;
-    print!("{}", table(&report));
+    if let Some(forecast) = MixingForecast::new(&dataset, &config) {
+        eprintln!("{forecast}");
+    }
+    let image_size = config.augment.build()?.view_sides()[0];
+    let subject = Subject {
+        urls: if args.urls.is_empty() {
+            let sources = data.mixture.iter().flat_map(|source| source.urls.clone());
+            data.urls.iter().cloned().chain(sources).collect()
+        } else {
+            args.urls.clone()
+        },
+        dataset,
+        reopen: &reopen,
+        config,
+        io,
+        runtime: &runtime,
+        device: &device::open(args.device)?,
+        precision: recipe
+            .as_ref()
+            .map_or(Precision::F32, |recipe| recipe.train.precision),
+        engines,
+        consumer: args.consumer,
+        time: Duration::from_secs_f64(args.seconds),
+        cores: cores(),
+        image_size,
+    };
+    let saving = SaveFirst {
+        says: "showing what was measured so far",
+        most: Some(END_WITHIN),
+    };
+    let saving = saving.begin();
+    let found = measure(&subject)?;
+    drop(saving);
+    let report = Report::new(&subject, &found);
+    let ended = received().and_then(|signal| u8::try_from(128 + signal).ok());
+    let code = ended.map_or(ExitCode::SUCCESS, ExitCode::from);
+    let Some(report) = report else {
+        eprintln!("nothing was measured yet");
+        return Ok(code);
+    };
+    print!("{}", report.table());
     if let Some(path) = &args.json {
         let mut json = serde_json::to_vec_pretty(&report)?;
         json.push(b'\n');
         std::fs::write(path, json)
             .with_context(|| format!("cannot write the report to {}", quoted_path(path)))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
+}
+
+/// What is read: the URLs that are given, or all of the recipe's data.
+fn data(args: &Args, recipe: Option<&Recipe>) -> anyhow::Result<DatasetConfig> {
+    let of_recipe = recipe.map(|recipe| recipe.data.clone());
+    let image_column = args
+        .image_column
+        .clone()
+        .or_else(|| of_recipe.as_ref()?.image_column.clone());
+    let split = args
+        .shards
+        .split
+        .clone()
+        .or_else(|| of_recipe.as_ref()?.split.clone());
+    // As in pretraining, labels are not read.
+    let schema = SchemaOptions {
+        image_column,
+        label_column: Some(String::new()),
+        ..SchemaOptions::default()
+    };
+    let mut data = DatasetConfig {
+        urls: args.urls.clone(),
+        schema: schema.clone(),
+        split,
+        strict: args.shards.strict,
+        ..DatasetConfig::default()
+    };
+    if let Some(of_recipe) = of_recipe.filter(|_| args.urls.is_empty()) {
+        data.urls = of_recipe.urls;
+        data.mixture = of_recipe.mixture;
+        for source in &mut data.mixture {
+            source.schema.label_column.clone_from(&schema.label_column);
+        }
+        if data.urls.is_empty() && data.mixture.is_empty() {
+            bail!("the recipe names no data (data.urls is empty): give the shards' URL");
+        }
+    }
+    Ok(data)
 }
 
 /// The recipe's settings, or the defaults, with the flags over them; and the number of I/O threads.
@@ -271,157 +306,4 @@ fn settings(args: &Args, recipe: Option<&Recipe>) -> (IoConfig, LoaderConfig, us
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-fn measure(
-    args: &Args,
-    io: &IoConfig,
-    config: LoaderConfig,
-    dataset: Arc<Dataset>,
-    open: impl FnOnce(Arc<Dataset>, LoaderConfig) -> Result<Batches, LoaderError>,
-) -> anyhow::Result<Report> {
-    let image_size = config.augment.build()?.view_sides()[0];
-    let (batch, decode_threads) = (config.global_batch, config.decode_threads);
-    let shuffle_window_bytes = config.shuffle_window_bytes;
-    if let Some(forecast) = MixingForecast::new(&dataset, &config) {
-        eprintln!("{forecast}");
-    }
-    let started = Instant::now();
-    let mut loader = open(dataset, config)?;
-    loader
-        .next_batch()?
-        .context("the loader ended before its first batch")?;
-    let first_batch_s = started.elapsed().as_secs_f64();
-    let before = loader.stats();
-    let (since, cpu) = (
-        Instant::now(),
-        ProcessTime::try_now().context("cannot read the processor time")?,
-    );
-    let mut images = 0;
-    while since.elapsed().as_secs_f64() < args.seconds {
-        let batch = loader.next_batch()?.context("the loader ended")?;
-        images += batch.samples().len() as u64;
-    }
-    let cpu = cpu
-        .try_elapsed()
-        .context("cannot read the processor time")?
-        .as_secs_f64();
-    let stats = loader.stats().since(&before);
-    let (limiting_stage, limiting_share) = stats.limiting_stage();
-    let wall = stats.wall_s.max(1e-9);
-    Ok(Report {
-        urls: args.urls.iter().map(|url| shown_url(url)).collect(),
-        batch,
-        image_size,
-        decode_threads,
-        max_requests: io.max_requests,
-        shuffle_window_bytes,
-        cores: cores(),
-        first_batch_s,
-        wall_s: stats.wall_s,
-        images,
-        images_per_second: images as f64 / wall,
-        fetched_bytes_per_second: stats.stage(Stage::Fetch).bytes as f64 / wall,
-        cpu_ms_per_image: 1e3 * cpu / images.max(1) as f64,
-        cpu_cores_used: cpu / wall,
-        limiting_stage,
-        limiting_share,
-        advice: advice(&stats, limiting_stage, limiting_share, cores()),
-        stages: stats.stages,
-        decoders: stats.decoders,
-    })
-}
-
-fn advice(stats: &PipelineStats, stage: Stage, share: f64, cores: usize) -> String {
-    let (requests, threads) = (
-        stats.stage(Stage::Fetch).workers,
-        stats.stage(Stage::Decode).workers,
-    );
-    if share < 0.4 {
-        return "No stage stands out: they are balanced, or another program takes the processor."
-            .to_owned();
-    }
-    match stage {
-        Stage::Fetch => format!(
-            "The decode threads wait for the store: raise --max-requests (now {requests}), read \
-             from a nearer bucket, or pack larger row groups; more decode threads will not help."
-        ),
-        Stage::Unpack => "The threads decompress row groups: JPEGs do not shrink any more, so \
-            write the shards without compression (nepa pack does)."
-            .to_owned(),
-        Stage::Decode if threads < cores => {
-            format!(
-                "The decode threads are busy: raise --decode-threads (now {threads} on {cores} \
-                 cores)."
-            )
-        }
-        Stage::Decode => format!(
-            "The decode threads are busy on all {cores} cores: store smaller images or use more \
-             cores; a faster store will not help."
-        ),
-        Stage::Dispatch | Stage::Consume => {
-            "Batches are taken more slowly than they come: the loader is not what limits."
-                .to_owned()
-        }
-    }
-}
-
-fn table(report: &Report) -> String {
-    const MIB: f64 = (1 << 20) as f64;
-    let mut text = format!(
-        "{:.0} images/s, {:.1} MiB/s fetched, {:.2} CPU-ms an image ({:.2} of {} cores)\n",
-        report.images_per_second,
-        report.fetched_bytes_per_second / MIB,
-        report.cpu_ms_per_image,
-        report.cpu_cores_used,
-        report.cores,
-    );
-    let _ = writeln!(
-        text,
-        "{} images of {} px in {:.1} s, first batch after {:.2} s; batch {}, {} decode threads, {} \
-         requests, window {:.0} MiB\n",
-        report.images,
-        report.image_size,
-        report.wall_s,
-        report.first_batch_s,
-        report.batch,
-        report.decode_threads,
-        report.max_requests,
-        report.shuffle_window_bytes as f64 / MIB,
-    );
-    let _ = writeln!(
-        text,
-        "{:<9}{:>8}{:>10}{:>10}{:>10}{:>12}{:>12}{:>13}",
-        "stage", "workers", "items", "MiB", "busy s", "wait in s", "wait out s", "queue fill"
-    );
-    for stage in &report.stages {
-        let fill = if stage.queue_capacity == 0 {
-            "-".to_owned()
-        } else {
-            format!("{:.1} of {}", stage.queue_fill, stage.queue_capacity)
-        };
-        let _ = writeln!(
-            text,
-            "{:<9}{:>8}{:>10}{:>10.1}{:>10.2}{:>12.2}{:>12.2}{:>13}",
-            stage.stage.to_string(),
-            stage.workers,
-            stage.items,
-            stage.bytes as f64 / MIB,
-            stage.busy_s,
-            stage.blocked_in_s,
-            stage.blocked_out_s,
-            fill,
-        );
-    }
-    if let Some(decoders) = &report.decoders {
-        let _ = writeln!(text, "\n{decoders}");
-    }
-    let _ = writeln!(
-        text,
-        "\nlimiting stage: {} ({:.0} % of the time)\n{}",
-        report.limiting_stage,
-        100.0 * report.limiting_share,
-        report.advice
-    );
-    text
 }

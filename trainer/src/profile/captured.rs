@@ -1,0 +1,258 @@
+//! Images as they came from the store, kept in memory: what each costs to decode, and a shard of
+//! them on the local disk, so that a loader can run without the store.
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bytes::Bytes;
+use nepa_pipeline::random::{Purpose, sample_stream};
+use nepa_pipeline::{
+    CpuBackend, Dataset, Decode, ImageBackend, IoConfig, IoRuntime, LoaderConfig, PlannedImage,
+    SampleId, decode_rgb, open_url,
+};
+use serde::Serialize;
+
+use crate::pack::{PackedImage, ShardWriter};
+use crate::signals::received;
+
+/// Bytes that are kept.
+const MOST_BYTES: usize = 64 << 20;
+/// Images that are kept.
+const MOST_IMAGES: usize = 4096;
+/// Bytes of a row group of the local shard.
+const ROW_GROUP: u64 = 4 << 20;
+/// Time to measure single images.
+const SURVEY: Duration = Duration::from_secs(2);
+/// Slowest images that are named.
+const SLOWEST: usize = 3;
+/// Images that are stored anew, to see what that gives.
+const STORED_ANEW: usize = 256;
+/// Quality of a JPEG that is stored anew.
+const QUALITY: i32 = 90;
+
+/// Images that are kept.
+#[derive(Debug, Default)]
+pub(super) struct Captured {
+    images: Vec<(SampleId, Bytes)>,
+    bytes: usize,
+    known: HashSet<SampleId>,
+}
+
+/// What images of one format cost.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct FormatCost {
+    /// Name of the format.
+    pub format: String,
+    /// Images that were measured.
+    pub images: usize,
+    /// Time to decode, crop, resize and normalise one, on one thread by itself, in milliseconds.
+    pub ms: f64,
+    /// Bytes of one, on average.
+    pub bytes: f64,
+    /// Pixels of one, on average, in millions.
+    pub megapixels: f64,
+}
+
+/// An image that costs much.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct SlowImage {
+    /// Where it lies.
+    pub place: String,
+    /// Time that it takes, in milliseconds.
+    pub ms: f64,
+    /// Its form: format, size and bytes.
+    pub form: String,
+}
+
+/// What single images cost.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(super) struct Survey {
+    /// By format, the most frequent first.
+    pub formats: Vec<FormatCost>,
+    /// Those that take longest, the slowest first.
+    pub slowest: Vec<SlowImage>,
+    /// Shorter side of an image, the middle of all, in pixels.
+    pub shorter_side: u32,
+}
+
+impl Captured {
+    /// Keeps what there is room for. The bytes are copied: a slice would hold its whole page.
+    pub(super) fn keep(&mut self, images: &[(SampleId, Bytes)]) {
+        for (id, bytes) in images {
+            let is_full = self.bytes >= MOST_BYTES || self.images.len() >= MOST_IMAGES;
+            if is_full || !self.known.insert(*id) {
+                continue;
+            }
+            self.bytes += bytes.len();
+            self.images.push((*id, Bytes::copy_from_slice(bytes)));
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    /// Measures what single images cost, one after the other on this thread.
+    pub(super) fn survey(
+        &self,
+        dataset: &Dataset,
+        config: &LoaderConfig,
+    ) -> anyhow::Result<Survey> {
+        let augment = config.augment.build()?;
+        let backend = CpuBackend::<f32>::new(config.normalize, config.exif_orientation, None);
+        let mut slots = backend.slots(backend.memory(1, &augment.view_sides())?);
+        let slot = slots.first_mut().context("a batch of one has one slot")?;
+        let mut decoder = backend.decoder()?;
+        let (mut costs, mut sides) = (BTreeMap::<String, [f64; 4]>::new(), Vec::new());
+        let mut slow = Vec::<SlowImage>::new();
+        let begun = Instant::now();
+        // The first one warms up, and is measured again.
+        let images = self.images.first().into_iter().chain(&self.images);
+        for (number, (id, bytes)) in images.enumerate() {
+            let since = Instant::now();
+            let Ok(header) = decoder.header(bytes) else {
+                continue;
+            };
+            let mut stream = sample_stream(config.seed, 0, *id, Purpose::Augment);
+            let views = augment.draw(header.width, header.height, &mut stream);
+            let image = PlannedImage {
+                bytes,
+                header,
+                views: &views,
+            };
+            let mut decode = [Decode::new(image, slot)];
+            decoder.decode(&mut decode)?;
+            if decode[0].result.is_err() || number == 0 {
+                continue;
+            }
+            let ms = since.elapsed().as_secs_f64() * 1e3;
+            let format = format!("{:?}", header.format).to_uppercase();
+            let megapixels = f64::from(header.width) * f64::from(header.height) / 1e6;
+            let cost = costs.entry(format.clone()).or_default();
+            let values = [1.0, ms, bytes.len() as f64, megapixels];
+            for (sum, value) in cost.iter_mut().zip(values) {
+                *sum += value;
+            }
+            sides.push(header.width.min(header.height));
+            if slow.len() < SLOWEST || slow.last().is_some_and(|last| last.ms < ms) {
+                let size = crate::console::words::bytes(bytes.len() as u64);
+                slow.push(SlowImage {
+                    place: place(dataset, *id),
+                    ms,
+                    form: format!("{format}, {} x {}, {size}", header.width, header.height),
+                });
+                slow.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+                slow.truncate(SLOWEST);
+            }
+            if begun.elapsed() > SURVEY || received().is_some() {
+                break;
+            }
+        }
+        sides.sort_unstable();
+        let formats = costs
+            .into_iter()
+            .map(|(format, [count, ms, bytes, pixels])| FormatCost {
+                format,
+                images: count as usize,
+                ms: ms / count,
+                bytes: bytes / count,
+                megapixels: pixels / count,
+            });
+        let mut formats = formats.collect::<Vec<_>>();
+        formats.sort_by_key(|cost| std::cmp::Reverse(cost.images));
+        Ok(Survey {
+            formats,
+            slowest: slow,
+            shorter_side: sides.get(sides.len() / 2).copied().unwrap_or(0),
+        })
+    }
+
+    /// The images in a shard in `folder`, as a data set.
+    pub(super) fn stored(
+        &self,
+        folder: &Path,
+        io: &IoConfig,
+        runtime: &IoRuntime,
+    ) -> anyhow::Result<std::sync::Arc<Dataset>> {
+        store(
+            self.images.iter().map(|(_, bytes)| bytes.clone()),
+            folder,
+            io,
+            runtime,
+        )
+    }
+
+    /// Some of the images stored anew as JPEG, the shorter side no longer than `side`, as a data
+    /// set; none where no image can be decoded.
+    pub(super) fn stored_anew(
+        &self,
+        side: u32,
+        folder: &Path,
+        io: &IoConfig,
+        runtime: &IoRuntime,
+    ) -> anyhow::Result<Option<std::sync::Arc<Dataset>>> {
+        let anew = self.images.iter().take(STORED_ANEW);
+        let anew = anew
+            .filter_map(|(_, bytes)| as_jpeg(bytes, side))
+            .collect::<Vec<_>>();
+        if anew.is_empty() {
+            return Ok(None);
+        }
+        store(anew.into_iter(), folder, io, runtime).map(Some)
+    }
+}
+
+fn place(dataset: &Dataset, id: SampleId) -> String {
+    let shard = &dataset.shards()[id.shard as usize];
+    format!("{}, row group {}, row {}", shard.url, id.row_group, id.row)
+}
+
+/// An image as a JPEG whose shorter side is no longer than `side`; none of a broken one.
+fn as_jpeg(bytes: &Bytes, side: u32) -> Option<Bytes> {
+    let rgb = decode_rgb(bytes, true).ok()?;
+    let (width, height) = (rgb.width, rgb.height);
+    let mut image = image::RgbImage::from_raw(width, height, rgb.data)?;
+    let shorter = width.min(height);
+    if shorter > side {
+        let scaled =
+            |length: u32| (u64::from(length) * u64::from(side) / u64::from(shorter)).max(1) as u32;
+        let filter = image::imageops::FilterType::Triangle;
+        image = image::imageops::resize(&image, scaled(width), scaled(height), filter);
+    }
+    let width = image.width() as usize;
+    let pixels = turbojpeg::Image {
+        pixels: image.as_raw().as_slice(),
+        width,
+        pitch: 3 * width,
+        height: image.height() as usize,
+        format: turbojpeg::PixelFormat::RGB,
+    };
+    let jpeg = turbojpeg::compress(pixels, QUALITY, turbojpeg::Subsamp::Sub2x2).ok()?;
+    Some(Bytes::copy_from_slice(&jpeg))
+}
+
+fn store(
+    images: impl Iterator<Item = Bytes>,
+    folder: &Path,
+    io: &IoConfig,
+    runtime: &IoRuntime,
+) -> anyhow::Result<std::sync::Arc<Dataset>> {
+    std::fs::create_dir_all(folder).context("cannot make a folder for the images")?;
+    let folder = folder.to_string_lossy().into_owned();
+    let url = open_url(&folder, io)?;
+    let mut writer = ShardWriter::new(runtime, &url, "images.parquet", None, &[], ROW_GROUP)?;
+    for (number, bytes) in images.enumerate() {
+        writer.push(PackedImage {
+            bytes,
+            path: number.to_string(),
+            label: None,
+        })?;
+    }
+    writer.finish()?;
+    let config = nepa_pipeline::DatasetConfig {
+        urls: vec![folder],
+        ..nepa_pipeline::DatasetConfig::default()
+    };
+    Ok(Dataset::open(&config, io, runtime)?)
+}

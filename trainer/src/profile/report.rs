@@ -1,0 +1,341 @@
+//! What a profile found, as a table for people and as JSON.
+use std::fmt::Write as _;
+
+use nepa_pipeline::{DecoderStats, StageStats, shown_url};
+use serde::Serialize;
+
+use super::captured::Survey;
+use super::ladder::{Ladder, Limit, Rate, bytes_an_image, middle};
+use super::plan::{Found, Kind, Subject};
+use super::trial::Trial;
+use super::verdict::{Evidence, Verdict, judge, signed};
+use crate::console::words::{self, counted, digits};
+use crate::device::memory_in_use;
+
+/// Version of the JSON; it is raised where a key changes its meaning or goes.
+const VERSION: u32 = 2;
+
+/// What was found; also the JSON (`docs/profile.md`).
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    version: u32,
+    urls: Vec<String>,
+    batch: usize,
+    image_size: u32,
+    decode_threads: usize,
+    max_requests: usize,
+    cores: usize,
+    /// Whether a signal ended it early.
+    cut_off: bool,
+    /// Rounds that were measured.
+    rounds: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_batch_s: Option<f64>,
+    images_per_second: Rate,
+    /// What the ceilings say that it should be.
+    expected_images_per_second: f64,
+    cpu_ms_per_image: f64,
+    /// Cores that this process had, and that others had.
+    cpu_cores_used: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_cores_of_others: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_bytes: Option<u64>,
+    bytes_per_image: f64,
+    ladder: Ladder,
+    verdict: Verdict,
+    store: Store,
+    survey: Survey,
+    bad_images: u64,
+    /// Stages of the last trial of the loader as it is.
+    stages: Vec<StageStats>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decoders: Option<DecoderStats>,
+}
+
+/// What the store did in the trials without decoding.
+#[derive(Debug, Serialize)]
+struct Store {
+    bytes_per_second: f64,
+    bytes_per_request: f64,
+    in_flight: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_byte_p50_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_byte_p99_s: Option<f64>,
+    retries: u64,
+    hedges: u64,
+    resumed: u64,
+    throttled: u64,
+    cache_hits: u64,
+}
+
+impl Store {
+    fn new(found: &Found) -> Self {
+        let of = |value: fn(&Trial) -> f64| {
+            middle(found.of(Kind::Store), |trial| Some(value(trial))).unwrap_or(0.0)
+        };
+        let quantile = |share| {
+            middle(found.of(Kind::Store), |trial| {
+                let time = trial.io.first_byte.quantile(share)?;
+                Some(time.as_secs_f64())
+            })
+        };
+        let all =
+            |count: fn(&Trial) -> u64| found.trials.iter().map(|(_, trial)| count(trial)).sum();
+        Self {
+            bytes_per_second: of(Trial::bytes_a_second),
+            bytes_per_request: of(|trial| trial.io.bytes as f64 / trial.io.requests.max(1) as f64),
+            in_flight: of(Trial::in_flight),
+            first_byte_p50_s: quantile(0.5),
+            first_byte_p99_s: quantile(0.99),
+            retries: all(|trial| trial.io.retries),
+            hedges: all(|trial| trial.io.hedges),
+            resumed: all(|trial| trial.io.resumed),
+            throttled: all(|trial| trial.io.throttled),
+            cache_hits: all(|trial| trial.io.cache_hits),
+        }
+    }
+}
+
+impl Report {
+    /// `None` where a signal came before there was anything to tell.
+    pub(crate) fn new(subject: &Subject<'_>, found: &Found) -> Option<Self> {
+        let (dataset, config) = (&subject.dataset, &subject.config);
+        let bytes_per_image = bytes_an_image(dataset);
+        let ladder = Ladder::new(
+            found,
+            bytes_per_image,
+            config.decode_threads,
+            subject.consumer,
+        )?;
+        let store = Store::new(found);
+        let as_is = || found.of(Kind::AsIs);
+        let (images, bad) = as_is().fold((0, 0), |(images, bad), trial| {
+            (images + trial.images, bad + trial.bad)
+        });
+        let own = middle(as_is(), |trial| Some(trial.kernel.own)).unwrap_or(0.0);
+        let parts = dataset.shards().iter().flat_map(|shard| &shard.parts);
+        // Decoding alone loads the processor whatever the store does.
+        let busiest = found.of(Kind::Decode).chain(as_is()).last()?;
+        let evidence = Evidence {
+            in_flight: store.in_flight,
+            max_requests: subject.io.max_requests,
+            request_bytes: store.bytes_per_request,
+            bytes_a_second: store.bytes_per_second,
+            first_byte: store
+                .first_byte_p50_s
+                .zip(store.first_byte_p99_s)
+                .map(<[f64; 2]>::from),
+            throttled: store.throttled,
+            is_remote: subject.is_remote(),
+            has_cache: subject.io.cache_dir.is_some(),
+            threads: config.decode_threads,
+            cores: subject.cores,
+            kernel: busiest.kernel,
+            survey: found.survey.clone(),
+            codecs: codecs(subject),
+            anew_side: found.anew_side,
+            images,
+            bad,
+            max_bad_fraction: config.max_bad_fraction,
+            largest_part: parts.map(|part| part.memory_bytes).max().unwrap_or(0),
+        };
+        let last = as_is().last()?;
+        Some(Self {
+            version: VERSION,
+            urls: subject.urls.iter().map(|url| shown_url(url)).collect(),
+            batch: config.global_batch,
+            image_size: subject.image_size,
+            decode_threads: config.decode_threads,
+            max_requests: subject.io.max_requests,
+            cores: subject.cores,
+            cut_off: found.cut_off,
+            rounds: as_is().count(),
+            first_batch_s: as_is().next()?.first_batch_s,
+            images_per_second: ladder.as_is,
+            expected_images_per_second: ladder.expected(),
+            cpu_ms_per_image: middle(as_is(), |trial| {
+                let rate = trial.images as f64 / trial.seconds;
+                (rate > 0.0).then(|| 1e3 * trial.kernel.own / rate)
+            })
+            .unwrap_or(0.0),
+            cpu_cores_used: own,
+            cpu_cores_of_others: middle(as_is(), |trial| trial.kernel.others),
+            memory_bytes: memory_in_use(subject.device),
+            bytes_per_image,
+            verdict: judge(&ladder, &evidence),
+            ladder,
+            store,
+            survey: found.survey.clone(),
+            bad_images: bad,
+            stages: last.stats.stages.clone(),
+            decoders: last.decoders().cloned(),
+        })
+    }
+
+    /// The table.
+    pub(crate) fn table(&self) -> String {
+        let mut text = String::new();
+        self.write_head(&mut text);
+        self.write_ladder(&mut text);
+        self.write_what_if(&mut text);
+        self.write_costs(&mut text);
+        if let Some(decoders) = &self.decoders {
+            let _ = writeln!(text, "\n{decoders}");
+        }
+        text
+    }
+
+    fn write_head(&self, text: &mut String) {
+        let Rate {
+            median,
+            least,
+            most,
+        } = self.images_per_second;
+        let _ = writeln!(
+            text,
+            "{} images/s ({} to {} in {}), {} CPU-ms an image, {:.2} of {} cores",
+            digits(median),
+            digits(least),
+            digits(most),
+            counted(self.rounds as u64, "round"),
+            digits(self.cpu_ms_per_image),
+            self.cpu_cores_used,
+            self.cores
+        );
+        let first = self.first_batch_s.map_or_else(String::new, |first| {
+            format!("; first batch after {first:.2} s")
+        });
+        let memory = self.memory_bytes.map_or_else(String::new, |bytes| {
+            format!("; {} of memory", words::bytes(bytes))
+        });
+        let _ = writeln!(
+            text,
+            "{} px, batch {}, {}, {} requests{first}{memory}",
+            self.image_size,
+            words::count(self.batch as u64),
+            counted(self.decode_threads as u64, "decode thread"),
+            self.max_requests
+        );
+        if self.cut_off {
+            let _ = writeln!(text, "Ended by a signal: what was measured until then.");
+        }
+    }
+
+    fn write_ladder(&self, text: &mut String) {
+        let ladder = &self.ladder;
+        let head = "ceilings, each stage by itself";
+        let _ = writeln!(text, "\n{head:<45}images/s");
+        let mut row = |name: &str, rate: Option<Rate>| {
+            let shown = rate.map_or_else(
+                || "not measured".to_owned(),
+                |rate| {
+                    format!(
+                        "{:>9}  {} to {}",
+                        digits(rate.median),
+                        digits(rate.least),
+                        digits(rate.most)
+                    )
+                },
+            );
+            let _ = writeln!(text, "  {name:<42}{shown}");
+        };
+        row("as it is", Some(ladder.as_is));
+        row("store, without decoding", Some(ladder.store));
+        row("decoding, without the store", ladder.decode);
+        row(
+            "unpacking and decoding",
+            ladder.decode.map(|_| ladder.processor()),
+        );
+        if let Some(consumer) = ladder.consumer {
+            let _ = writeln!(text, "  {:<42}{:>9}", "the consumer", digits(consumer));
+        }
+        let verdict = &self.verdict;
+        let limit = match verdict.limit {
+            Limit::Store => "the store",
+            Limit::Processor => "decoding",
+            Limit::Consumer => "the consumer",
+        };
+        for (number, cause) in verdict.causes.iter().enumerate() {
+            let label = if number == 0 { "limit" } else { "also" };
+            let _ = writeln!(text, "\n{label:<8}{limit}: {}", cause.name);
+            for (label, said) in [("because", &cause.because), ("do", &cause.advice)] {
+                let _ = writeln!(text, "{}", hanging(label, said));
+            }
+            if let Some(set) = &cause.set {
+                let _ = writeln!(text, "        --set {set}");
+            }
+        }
+        for note in &verdict.notes {
+            let _ = writeln!(text, "{}", hanging("note", note));
+        }
+    }
+
+    fn write_what_if(&self, text: &mut String) {
+        if self.verdict.what_if.is_empty() {
+            return;
+        }
+        let head = "what if";
+        let _ = writeln!(text, "\n{head:<53}images/s    gain");
+        for what in &self.verdict.what_if {
+            let how = if what.measured { "" } else { "  (computed)" };
+            let rate = digits(what.rate);
+            let gain = signed(what.gain);
+            let _ = writeln!(text, "  {:<50}{rate:>9}{gain:>8}{how}", what.change);
+        }
+    }
+
+    fn write_costs(&self, text: &mut String) {
+        if self.survey.formats.is_empty() {
+            return;
+        }
+        let head = "format, one thread by itself";
+        let _ = writeln!(text, "\n{head:<32}images      ms     KiB    Mpx");
+        for cost in &self.survey.formats {
+            let _ = writeln!(
+                text,
+                "  {:<30}{:>6}{:>8.2}{:>8.0}{:>7.2}",
+                cost.format,
+                cost.images,
+                cost.ms,
+                cost.bytes / 1024.0,
+                cost.megapixels
+            );
+        }
+        let _ = writeln!(text, "slowest");
+        for slow in &self.survey.slowest {
+            let _ = writeln!(text, "  {} ms  {}", digits(slow.ms), slow.form);
+            let _ = writeln!(text, "    {}", slow.place);
+        }
+    }
+}
+
+/// `label   said`, in lines of at most 79 columns, the later ones below the first.
+fn hanging(label: &str, said: &str) -> String {
+    const WIDTH: usize = 71;
+    let mut lines = vec![String::new()];
+    // A flag stays on one line.
+    let said = said.replace("--set ", "--set\u{a0}");
+    for word in said.split([' ', '\n']).filter(|word| !word.is_empty()) {
+        let last = lines.last_mut().expect("there is always a line");
+        let length = last.chars().count();
+        if length > 0 && length + 1 + word.chars().count() > WIDTH {
+            lines.push(word.to_owned());
+        } else {
+            if length > 0 {
+                last.push(' ');
+            }
+            last.push_str(word);
+        }
+    }
+    let said = lines.join("\n        ").replace('\u{a0}', " ");
+    format!("{label:<8}{said}")
+}
+
+/// Codecs of the column that has most bytes: that of the images.
+fn codecs(subject: &Subject<'_>) -> Vec<String> {
+    let columns = subject.dataset.columns();
+    let largest = columns.into_iter().max_by_key(|column| column.stored_bytes);
+    largest.map_or_else(Vec::new, |column| column.codecs)
+}

@@ -1,0 +1,722 @@
+//! What limits, why, how that is known, and what would change it: a function of what was measured.
+use serde::Serialize;
+
+use super::captured::{FormatCost, Survey};
+use super::kernel::Use;
+use super::ladder::{Ladder, Limit};
+use crate::console::words::{self, counted, digits, percent};
+
+/// A smaller gain is not worth a change, and may be noise.
+const WORTH: f64 = 0.05;
+/// A larger gain by more requests means that latency binds.
+const BY_LATENCY: f64 = 0.10;
+/// Share of the time that threads wait for a core from which on others are in the way.
+const CROWDED: f64 = 0.15;
+/// Cores that others must take for that.
+const OTHERS: f64 = 0.2;
+/// Share of the time that a control group is held back for that.
+const HELD_BACK: f64 = 0.05;
+/// Share of thread time from which on unpacking is a cause.
+const UNPACKING: f64 = 0.15;
+/// Times that an image of another format costs as much, from which on it is a cause.
+const DEAR: f64 = 1.3;
+/// Row groups above this make the first batch late and take memory.
+const LARGE_PART: u64 = 256 << 20;
+/// Requests below this cost more for their number than for their bytes.
+const SMALL_REQUEST: f64 = 512.0 * 1024.0;
+
+/// What is known beside the ceilings.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Evidence {
+    /// Requests in flight on average, and the most that are allowed.
+    pub in_flight: f64,
+    pub max_requests: usize,
+    /// Bytes of a request, on average.
+    pub request_bytes: f64,
+    /// Bytes a second in all.
+    pub bytes_a_second: f64,
+    /// First byte: the middle and the 99th percentile, in seconds.
+    pub first_byte: Option<[f64; 2]>,
+    /// Answers by which the store asked to be asked less.
+    pub throttled: u64,
+    pub is_remote: bool,
+    pub has_cache: bool,
+    pub threads: usize,
+    pub cores: usize,
+    /// Of the trials that decode.
+    pub kernel: Use,
+    pub survey: Survey,
+    /// How the image column is compressed: names of codecs.
+    pub codecs: Vec<String>,
+    /// Shorter side of images stored anew; 0: as it was.
+    pub anew_side: u32,
+    /// Images taken, and bad ones among them.
+    pub images: u64,
+    pub bad: u64,
+    /// Share of bad ones at which a run ends.
+    pub max_bad_fraction: f64,
+    /// Bytes of the largest part that is read at once.
+    pub largest_part: u64,
+}
+
+/// A change, and what it would give.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct WhatIf {
+    /// What is changed.
+    pub change: String,
+    /// Images a second then.
+    pub rate: f64,
+    /// More than now, as a share of now.
+    pub gain: f64,
+    /// Whether the change itself was made and measured; computed of measured costs otherwise.
+    pub measured: bool,
+    /// A flag that makes it, where one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set: Option<String>,
+}
+
+/// Why it limits, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Cause {
+    /// A word or two: `latency`, `bandwidth`, `another program`, ...
+    pub name: &'static str,
+    /// The cause and its proof, in a sentence.
+    pub because: String,
+    /// What to do, in a sentence.
+    pub advice: String,
+    /// The flag that does it, where one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set: Option<String>,
+    /// What it would give, as a share of now; 0 where that is not known.
+    pub gain: f64,
+}
+
+/// The result.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Verdict {
+    pub limit: Limit,
+    /// At least one; that with the greatest gain first.
+    pub causes: Vec<Cause>,
+    /// All changes that were looked at, the greatest gain first.
+    pub what_if: Vec<WhatIf>,
+    /// What else a reader should know.
+    pub notes: Vec<String>,
+}
+
+/// A gain for people: `+12 %`.
+pub(super) fn signed(gain: f64) -> String {
+    format!("{:+.0} %", 100.0 * gain)
+}
+
+fn milliseconds(ms: f64) -> String {
+    format!("{} ms", digits(ms))
+}
+
+fn megabytes(bytes_a_second: f64) -> String {
+    format!("{} MB/s", digits(bytes_a_second / 1e6))
+}
+
+/// What changes are looked at.
+struct Looks<'a> {
+    ladder: &'a Ladder,
+    evidence: &'a Evidence,
+    list: Vec<WhatIf>,
+}
+
+impl Looks<'_> {
+    fn add(
+        &mut self,
+        change: String,
+        store: f64,
+        processor: f64,
+        measured: bool,
+        set: Option<String>,
+    ) {
+        let rate = self.ladder.with(store, processor);
+        self.list.push(WhatIf {
+            change,
+            rate,
+            gain: more(rate, self.ladder.expected()),
+            measured,
+            set,
+        });
+    }
+
+    fn all(mut self) -> Vec<WhatIf> {
+        let (ladder, evidence) = (self.ladder, self.evidence);
+        let (store, processor) = (ladder.store.median, ladder.processor().median);
+        if let Some(more) = ladder.more_requests {
+            let requests = 2 * evidence.max_requests;
+            self.add(
+                format!("twice as many requests ({requests})"),
+                more.median,
+                processor,
+                true,
+                Some(format!("io.max_requests={requests}")),
+            );
+        }
+        if evidence.is_remote {
+            self.add(
+                "no store: a local disk, or a cache that is warm".to_owned(),
+                f64::INFINITY,
+                processor,
+                true,
+                (!evidence.has_cache).then(|| "io.cache_dir=FOLDER".to_owned()),
+            );
+        }
+        if let Some(more) = ladder.more_threads {
+            let threads = evidence.threads + 1;
+            self.add(
+                format!("a decode thread more ({threads})"),
+                store,
+                ladder.processor_with(more).median,
+                true,
+                Some(format!("loader.decode_threads={threads}")),
+            );
+        }
+        if let Some(decode) = ladder.decode {
+            if decode.median / processor - 1.0 > WORTH {
+                self.add(
+                    "columns without compression".to_owned(),
+                    store,
+                    decode.median,
+                    true,
+                    None,
+                );
+            }
+            self.add(
+                "decoding that costs nothing".to_owned(),
+                store,
+                f64::INFINITY,
+                true,
+                None,
+            );
+        }
+        if let Some(anew) = ladder.stored_anew {
+            let form = match evidence.anew_side {
+                0 => "every image stored as JPEG".to_owned(),
+                side => format!("images stored as JPEG, the shorter side {side} px"),
+            };
+            self.add(form, store, ladder.processor_with(anew).median, true, None);
+        }
+        if let Some(others) = crowd(evidence) {
+            let own = evidence.kernel.own.max(1e-9);
+            // As much faster as they need not wait, and no more than there are cores for.
+            let waited = evidence.kernel.wait_share.unwrap_or(0.0).min(0.99);
+            let could = (own + others).min(own / (1.0 - waited));
+            self.add(
+                "no other program on the machine".to_owned(),
+                store,
+                processor * could / own,
+                false,
+                None,
+            );
+        }
+        // What was set otherwise is shown even where it gave nothing.
+        self.list
+            .retain(|what| what.gain > WORTH || what.set.is_some());
+        self.list.sort_by(|a, b| b.gain.total_cmp(&a.gain));
+        self.list
+    }
+}
+
+/// How much more `rate` is than `now`, as a share; 0 where that is nothing.
+fn more(rate: f64, now: f64) -> f64 {
+    if now > 0.0 { rate / now - 1.0 } else { 0.0 }
+}
+
+/// Cores that others take, where they are in the way.
+fn crowd(evidence: &Evidence) -> Option<f64> {
+    let waits = evidence
+        .kernel
+        .wait_share
+        .is_some_and(|share| share > CROWDED);
+    evidence
+        .kernel
+        .others
+        .filter(|others| waits && *others > OTHERS)
+}
+
+/// The format that is dearer than the others, with the share of the images and how much dearer.
+fn dear(formats: &[FormatCost]) -> Option<(&FormatCost, f64, f64)> {
+    let jpeg = formats.iter().find(|cost| cost.format == "JPEG");
+    let all = formats.iter().map(|cost| cost.images).sum::<usize>();
+    let others = formats.iter().filter(|cost| cost.format != "JPEG");
+    let dearest = others.max_by(|a, b| {
+        let time = |cost: &FormatCost| cost.ms * cost.images as f64;
+        time(a).total_cmp(&time(b))
+    })?;
+    let times = jpeg.map_or(f64::INFINITY, |jpeg| dearest.ms / jpeg.ms);
+    Some((dearest, dearest.images as f64 / all.max(1) as f64, times))
+}
+
+/// What limits, and what to do.
+pub(super) fn judge(ladder: &Ladder, evidence: &Evidence) -> Verdict {
+    let looks = Looks {
+        ladder,
+        evidence,
+        list: Vec::new(),
+    };
+    let what_if = looks.all();
+    let limit = ladder.limit();
+    let causes = match limit {
+        Limit::Consumer => vec![consumer(ladder)],
+        Limit::Store => vec![store(ladder, evidence, &what_if)],
+        Limit::Processor => processor(ladder, evidence, &what_if),
+    };
+    Verdict {
+        limit,
+        causes,
+        what_if,
+        notes: notes(evidence),
+    }
+}
+
+impl Cause {
+    fn new(name: &'static str, because: String, advice: String) -> Self {
+        Self {
+            name,
+            because,
+            advice,
+            set: None,
+            gain: 0.0,
+        }
+    }
+
+    fn with(self, gain: f64, set: Option<String>) -> Self {
+        Self { set, gain, ..self }
+    }
+}
+
+fn consumer(ladder: &Ladder) -> Cause {
+    let (next, rate) = ladder.next();
+    let room = rate / ladder.expected() - 1.0;
+    let because = format!(
+        "batches are taken at {} images/s, and the loader could give {}, {} more; then {} would \
+         limit",
+        digits(ladder.expected()),
+        digits(rate),
+        percent(room),
+        name(next)
+    );
+    let advice = "Nothing in the loader is to be changed: it feeds this consumer.".to_owned();
+    Cause::new("consumer", because, advice)
+}
+
+fn name(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Store => "the store",
+        Limit::Processor => "decoding",
+        Limit::Consumer => "the consumer",
+    }
+}
+
+/// What the gain of a change is, and of which.
+fn gain<'a>(what_if: &'a [WhatIf], begins: &str) -> Option<&'a WhatIf> {
+    what_if.iter().find(|what| what.change.starts_with(begins))
+}
+
+fn store(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Cause {
+    if evidence.bytes_a_second <= 0.0 {
+        let because = "nothing came from the store in any trial".to_owned();
+        let advice = "Wait until it answers, or give more --seconds.".to_owned();
+        return Cause::new("silence", because, advice);
+    }
+    let more = ladder
+        .more_requests
+        .map(|requests| more(requests.median, ladder.store.median));
+    let flight = format!(
+        "{:.0} of {} requests in flight, {} each",
+        evidence.in_flight,
+        evidence.max_requests,
+        words::bytes(evidence.request_bytes as u64)
+    );
+    let first_byte = evidence
+        .first_byte
+        .map_or_else(String::new, |[middle, late]| {
+            format!(
+                ", the first byte after {} (99 %: {})",
+                milliseconds(1e3 * middle),
+                milliseconds(1e3 * late)
+            )
+        });
+    let tried = more.map_or_else(String::new, |more| {
+        format!("; twice as many requests gave {}", signed(more))
+    });
+    let elsewhere = gain(what_if, "no store").map_or_else(String::new, |what| {
+        format!(
+            " Without the store {} images/s ({}) are possible: a nearer bucket, a local disk, or, \
+             from the second epoch on and where the set fits a disk, a cache.",
+            digits(what.rate),
+            signed(what.gain)
+        )
+    });
+    if more.is_some_and(|more| more > BY_LATENCY) {
+        let because = format!("the store answers late: {flight}{first_byte}{tried}");
+        let mut advice = match gain(what_if, "twice as many requests") {
+            Some(what) => format!("Ask for more at once: {}.", signed(what.gain)),
+            None => String::new(),
+        };
+        if evidence.request_bytes < SMALL_REQUEST {
+            advice += " The requests are small; larger row groups (nepa pack) need fewer.";
+        }
+        let set = format!("io.max_requests={}", 2 * evidence.max_requests);
+        let gain = gain(what_if, "twice as many requests").map_or(0.0, |what| what.gain);
+        return Cause::new("latency", because, advice).with(gain, Some(set));
+    }
+    if evidence.throttled > 0 {
+        let because = format!(
+            "the store asks to be asked less: {} answers of 503 or 429; {flight}{tried}",
+            words::count(evidence.throttled)
+        );
+        let advice = format!("Spread the shards over more prefixes.{elsewhere}");
+        return Cause::new("throttling", because, advice);
+    }
+    if !evidence.is_remote {
+        let because = format!(
+            "the disk gives {}; {flight}",
+            megabytes(evidence.bytes_a_second)
+        );
+        let advice = "Read from a faster disk, or store fewer bytes.".to_owned();
+        return Cause::new("disk", because, advice);
+    }
+    let because = format!(
+        "the line gives {} in all: {flight}{first_byte}{tried}",
+        megabytes(evidence.bytes_a_second)
+    );
+    let advice = format!("More requests do not help; fewer bytes an image would.{elsewhere}");
+    let cause = Cause::new("bandwidth", because, advice);
+    match gain(what_if, "no store") {
+        Some(what) => cause.with(what.gain, what.set.clone()),
+        None => cause,
+    }
+}
+
+fn processor(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Vec<Cause> {
+    let threads = match evidence.threads {
+        1 => "the one decode thread is".to_owned(),
+        many => format!("all {many} decode threads are"),
+    };
+    let mut causes = Vec::new();
+    if let Some(held) = evidence.kernel.throttled.filter(|share| *share > HELD_BACK) {
+        let because = format!(
+            "the control group's limit of processor time held this program back for {} of the time",
+            percent(held.min(1.0))
+        );
+        let advice = "Raise the limit of the container (cpu.max).".to_owned();
+        // All that is measured is as fast as it lets it be.
+        causes.push(Cause::new("control group", because, advice).with(f64::INFINITY, None));
+    }
+    if let Some(others) = crowd(evidence)
+        && let Some(what) = gain(what_if, "no other program")
+    {
+        let waited = evidence.kernel.wait_share.unwrap_or(0.0);
+        let because = format!(
+            "other programs take {others:.1} of {} cores: our threads waited for a core for {} of \
+             the time that they could run",
+            evidence.cores,
+            percent(waited)
+        );
+        let advice = format!(
+            "End them, or give the loader cores of its own: {}, as computed.",
+            signed(what.gain)
+        );
+        causes.push(Cause::new("another program", because, advice).with(what.gain, None));
+    }
+    let decoding = ladder.decode.map_or(f64::INFINITY, |decode| decode.median);
+    let unpacking = ladder.processor().median / ladder.unpack;
+    let anew = gain(what_if, "every image").or_else(|| gain(what_if, "images stored"));
+    let anew = anew.filter(|what| what.gain > WORTH);
+    let more = gain(what_if, "a decode thread more").filter(|what| what.gain > WORTH);
+    if unpacking > UNPACKING {
+        let gain = decoding / ladder.processor().median - 1.0;
+        let because = format!(
+            "unpacking ({}) takes {} of the time of the decode threads",
+            evidence.codecs.join(", "),
+            percent(unpacking)
+        );
+        let advice = format!(
+            "Encoded images do not get smaller: write the shards without compression (nepa pack \
+             does): {}.",
+            signed(gain)
+        );
+        causes.push(Cause::new("unpacking", because, advice).with(gain, None));
+    }
+    if let Some(what) = anew {
+        let cost = dear(&evidence.survey.formats).filter(|(_, _, times)| *times > DEAR);
+        let found = if let Some((cost, share, times)) = cost {
+            let costs = if times.is_finite() {
+                format!("cost {times:.1} times a JPEG ({})", milliseconds(cost.ms))
+            } else {
+                format!("cost {}", milliseconds(cost.ms))
+            };
+            let because = format!(
+                "{} of the images are {} and {costs}",
+                percent(share),
+                cost.format
+            );
+            ("format", because)
+        } else {
+            let pixels = evidence
+                .survey
+                .formats
+                .iter()
+                .map(|c| c.megapixels * c.images as f64);
+            let images = evidence
+                .survey
+                .formats
+                .iter()
+                .map(|c| c.images)
+                .sum::<usize>();
+            let because = format!(
+                "images of {} million pixels, of which the model sees few, keep the decode threads busy",
+                digits(pixels.sum::<f64>() / images.max(1) as f64)
+            );
+            ("large images", because)
+        };
+        let advice = format!(
+            "With {}: {} images/s ({}).",
+            what.change,
+            digits(what.rate),
+            signed(what.gain)
+        );
+        causes.push(Cause::new(found.0, found.1, advice).with(what.gain, None));
+    }
+    if let Some(what) = more {
+        let because = format!(
+            "{threads} busy all the time on {}, and one more gave {}",
+            counted(evidence.cores as u64, "core"),
+            signed(what.gain)
+        );
+        let advice = "Use more decode threads.".to_owned();
+        causes
+            .push(Cause::new("decode threads", because, advice).with(what.gain, what.set.clone()));
+    }
+    causes.sort_by(|a, b| b.gain.total_cmp(&a.gain));
+    for cause in &mut causes {
+        if !cause.gain.is_finite() {
+            cause.gain = 0.0;
+        }
+    }
+    if !causes.is_empty() {
+        return causes;
+    }
+    let because = format!(
+        "{threads} busy all the time on {}, {} ms an image",
+        counted(evidence.cores as u64, "core"),
+        digits(1e3 * evidence.threads as f64 / decoding)
+    );
+    let advice = "Only more or faster cores, or a GPU's JPEG engines, help.".to_owned();
+    vec![Cause::new("cores", because, advice)]
+}
+
+fn notes(evidence: &Evidence) -> Vec<String> {
+    let mut notes = Vec::new();
+    if evidence.bad > 0 {
+        let share = evidence.bad as f64 / evidence.images.max(1) as f64;
+        let mut note = format!(
+            "{} of {} images could not be decoded ({}); others were taken in their place.",
+            words::count(evidence.bad),
+            words::count(evidence.images),
+            percent(share)
+        );
+        if share >= evidence.max_bad_fraction {
+            let allowed = (1.5 * share * 1000.0).ceil() / 1000.0;
+            note += &format!(
+                " A run ends at {}: mend the data, or --set data.max_bad_fraction={allowed}.",
+                percent(evidence.max_bad_fraction)
+            );
+        }
+        notes.push(note);
+    }
+    if evidence.largest_part > LARGE_PART {
+        notes.push(format!(
+            "The largest row group has {} that are read at once: the first batch waits for it, and \
+             memory holds several. Write smaller row groups (nepa pack: 32 MiB).",
+            words::bytes(evidence.largest_part)
+        ));
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ladder::Rate;
+    use super::*;
+
+    fn rate(median: f64) -> Rate {
+        Rate {
+            median,
+            least: median,
+            most: median,
+        }
+    }
+
+    fn ladder() -> Ladder {
+        Ladder {
+            as_is: rate(900.0),
+            store: rate(20_000.0),
+            more_requests: Some(rate(20_000.0)),
+            unpack: 1e6,
+            decode: Some(rate(1000.0)),
+            more_threads: None,
+            stored_anew: None,
+            consumer: None,
+        }
+    }
+
+    fn evidence() -> Evidence {
+        Evidence {
+            in_flight: 13.0,
+            max_requests: 32,
+            request_bytes: 1e6,
+            bytes_a_second: 5e6,
+            is_remote: true,
+            threads: 2,
+            cores: 2,
+            max_bad_fraction: 0.01,
+            images: 1000,
+            ..Evidence::default()
+        }
+    }
+
+    #[test]
+    fn each_cause_is_named() {
+        let (base, known) = (ladder(), evidence());
+        let cause = |ladder: &Ladder, evidence: &Evidence| judge(ladder, evidence).causes.remove(0);
+        assert_eq!(cause(&base, &known).name, "cores");
+
+        let slow = |store, more| Ladder {
+            store: rate(store),
+            more_requests: Some(rate(more)),
+            ..ladder()
+        };
+        let bound = cause(&slow(70.0, 71.0), &known);
+        assert_eq!(bound.name, "bandwidth");
+        assert!(
+            bound.because.contains("13 of 32 requests in flight"),
+            "{bound:?}"
+        );
+        let late = judge(&slow(400.0, 780.0), &known);
+        assert_eq!((late.limit, late.causes[0].name), (Limit::Store, "latency"));
+        assert_eq!(late.causes[0].set.as_deref(), Some("io.max_requests=64"));
+        let gains = late
+            .what_if
+            .iter()
+            .map(|what| what.gain)
+            .collect::<Vec<_>>();
+        assert!(gains.is_sorted_by(|a, b| a >= b), "{gains:?}");
+        // Decoding limits then: 1,000 images a second.
+        assert!((gain(&late.what_if, "no store").unwrap().rate - 999.0).abs() < 1.0);
+
+        let kernel = Use {
+            own: 1.0,
+            others: Some(1.0),
+            wait_share: Some(0.4),
+            throttled: Some(0.0),
+        };
+        let crowded = cause(
+            &base,
+            &Evidence {
+                kernel,
+                ..evidence()
+            },
+        );
+        assert_eq!(crowded.name, "another program");
+        assert!((crowded.gain - 1.0).abs() < 0.01, "{crowded:?}");
+        // Others who take idle cores are in nobody's way.
+        let idle = Use {
+            wait_share: Some(0.01),
+            ..kernel
+        };
+        assert_eq!(
+            cause(
+                &base,
+                &Evidence {
+                    kernel: idle,
+                    ..evidence()
+                }
+            )
+            .name,
+            "cores"
+        );
+        let held = Use {
+            throttled: Some(0.3),
+            ..idle
+        };
+        assert_eq!(
+            cause(
+                &base,
+                &Evidence {
+                    kernel: held,
+                    ..evidence()
+                }
+            )
+            .name,
+            "control group"
+        );
+
+        let packed = Ladder {
+            unpack: 2000.0,
+            ..ladder()
+        };
+        assert_eq!(cause(&packed, &known).name, "unpacking");
+        let anew = Ladder {
+            stored_anew: Some(rate(2000.0)),
+            ..ladder()
+        };
+        assert_eq!(cause(&anew, &known).name, "large images");
+        let cost = |format: &str, images, ms| FormatCost {
+            format: format.to_owned(),
+            images,
+            ms,
+            bytes: 1.0,
+            megapixels: 0.2,
+        };
+        let survey = Survey {
+            formats: vec![cost("JPEG", 75, 1.4), cost("PNG", 25, 3.2)],
+            ..Survey::default()
+        };
+        let mixed = cause(
+            &anew,
+            &Evidence {
+                survey,
+                ..evidence()
+            },
+        );
+        assert_eq!(mixed.name, "format");
+        assert!(
+            mixed.because.contains("25 %") && mixed.because.contains("2.3 times"),
+            "{mixed:?}"
+        );
+        let threads = Ladder {
+            more_threads: Some(rate(1900.0)),
+            ..ladder()
+        };
+        assert_eq!(
+            cause(&threads, &known).set.as_deref(),
+            Some("loader.decode_threads=3")
+        );
+        let fed = Ladder {
+            consumer: Some(500.0),
+            ..ladder()
+        };
+        assert_eq!(cause(&fed, &known).name, "consumer");
+    }
+
+    #[test]
+    fn bad_images_and_large_row_groups_are_noted() {
+        let odd = Evidence {
+            bad: 20,
+            largest_part: 1 << 30,
+            ..evidence()
+        };
+        let notes = judge(&ladder(), &odd).notes;
+        assert!(
+            notes[0].contains("--set data.max_bad_fraction=0.03"),
+            "{notes:?}"
+        );
+        assert!(notes[1].contains("1.00 GiB"), "{notes:?}");
+        assert!(judge(&ladder(), &evidence()).notes.is_empty());
+    }
+}
