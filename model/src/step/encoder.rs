@@ -40,11 +40,14 @@ impl<D: Device> Step<D> {
     }
 
     /// From the gradient of the stream behind the last block, which the objective has left with
-    /// what its last branch needs, to all weights.
+    /// what its last branch needs, to all weights that are trained.
     pub(crate) fn backward(&mut self) -> Result<(), D::Error> {
-        for index in (0..self.shape.blocks).rev() {
+        for index in (self.depth.saturating_sub(1)..self.shape.blocks).rev() {
             self.mlp_backward(index)?;
             self.attention_backward(index)?;
+        }
+        if self.depth > 0 {
+            return Ok(());
         }
         self.embedding_backward()
     }

@@ -249,6 +249,23 @@ impl Layout {
         flat
     }
 
+    /// How deep a gradient must go for all weights that are trained: 0 to the embeddings, n + 1 to
+    /// block n, and no further than the final norm where all below is frozen.
+    pub(super) fn depth(&self, is_trained: impl Fn(&str) -> bool) -> usize {
+        let depth = |name: &String| {
+            if name.contains(".embeddings.") {
+                return 0;
+            }
+            let block = name.split_once(".layer.").and_then(|(_, rest)| {
+                let number = rest.split('.').next()?;
+                number.parse::<usize>().ok()
+            });
+            block.map_or(self.blocks.len() + 1, |block| block + 1)
+        };
+        let trained = self.names.iter().filter(|name| is_trained(name));
+        trained.map(depth).min().unwrap_or(self.blocks.len() + 1)
+    }
+
     /// Consecutive parts of an arena whose weights `of` puts into the same class, with it: start,
     /// end, class. What lies between two weights belongs to the first.
     pub fn runs<C: PartialEq>(&self, of: impl Fn(&str) -> C) -> Vec<(Range<usize>, C)> {
@@ -328,6 +345,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_gradient_goes_no_deeper_than_what_is_trained() {
+        let layout = Layout::new(&NepaConfig::tiny());
+        let blocks = layout.blocks.len();
+        assert_eq!(layout.depth(|_| true), 0);
+        assert_eq!(layout.depth(|name| name.ends_with("cls_token")), 0);
+        assert_eq!(layout.depth(|name| !name.contains(".embeddings.")), 1);
+        assert_eq!(layout.depth(|name| name.contains(".layer.1.output")), 2);
+        assert_eq!(
+            layout.depth(|name| name == "vit_nepa.layernorm.bias"),
+            blocks + 1
+        );
+        assert_eq!(layout.depth(|_| false), blocks + 1);
     }
 
     #[test]

@@ -38,6 +38,7 @@ impl<D: Device> Step<D> {
     /// What updates do with each weight, by its name. A gradient that [`Self::finish`] has ended
     /// already is not of these groups and is forgotten.
     pub fn set_groups(&mut self, of: impl Fn(&str) -> WeightGroup) {
+        self.depth = self.layout.depth(|name| !of(name).frozen);
         let runs = self.layout.runs(of).into_iter();
         self.groups = runs.map(|(range, of)| Group { range, of }).collect();
         if let Gradient::Whole(_) = self.progress.gradient {
@@ -88,8 +89,14 @@ impl<D: Device> Step<D> {
         self.read_arena(self.regions.gradient)
     }
 
-    /// The gradient of the sequence that went into the first block, `[B, T, D]`.
+    /// The gradient of the sequence that went into the first block, `[B, T, D]`. Refused where the
+    /// embeddings are frozen: no gradient goes so deep then.
     pub fn read_input_gradient(&mut self) -> Result<Vec<D::Wide>, D::Error> {
+        if self.depth > 0 {
+            return Err(D::Error::from(ModelError::Step {
+                reason: "its embeddings are frozen, and so its input has no gradient",
+            }));
+        }
         self.read_rows(self.regions.dx)
     }
 

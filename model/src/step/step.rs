@@ -41,6 +41,8 @@ pub struct Step<D> {
     pub(super) progress: Progress,
     /// None until they are set.
     pub(super) groups: Vec<Group>,
+    /// [`Layout::depth`] of what these train.
+    pub(super) depth: usize,
 }
 
 impl<D: Device> Step<D> {
@@ -65,6 +67,7 @@ impl<D: Device> Step<D> {
             shape: Shape::new(config, options),
             progress: Progress::default(),
             groups: Vec::new(),
+            depth: 0,
         })
     }
 

@@ -450,6 +450,50 @@ fn frozen_weights_have_no_part_in_a_step() {
 }
 
 #[test]
+fn a_gradient_that_stops_early_is_the_same_above() {
+    let config = NepaConfig {
+        add_pooling_layer: true,
+        layerscale_value: Some(0.4),
+        ..NepaConfig::tiny()
+    };
+    let labelled = Labelled::new(&config, 4, 2, 9);
+    let (case, specs) = (&labelled.case, &labelled.case.weights.specs);
+    let (_, whole) = labelled.step::<f64>(&case.flat(), 2);
+    let slices = case.images.iter().map(Vec::as_slice).collect::<Vec<_>>();
+    let options = StepOptions::training(&case.config, 2);
+    let device = CpuDevice::<f64>::default();
+    let mut step = Step::new(&case.config, &options, device).expect("a step");
+    step.load_weights(&case.flat()).expect("weights");
+    let backbone = ["embeddings", "layer.0.", "layer.1.", "vit_nepa"];
+    for (number, _) in backbone.iter().enumerate() {
+        let frozen = |name: &str| backbone[..=number].iter().any(|part| name.contains(part));
+        step.set_groups(|name| WeightGroup {
+            frozen: frozen(name),
+            ..group("")
+        });
+        step.clear_gradient().expect("a gradient");
+        let staged = step.stage(&slices).expect("images");
+        let mut objective = Classification::new(&labelled.targets);
+        step.add_gradient(staged, 2, &Pass::of(&case.rope), 1.0, &mut objective)
+            .expect("a step");
+        refused(
+            step.read_input_gradient().map(drop),
+            "embeddings are frozen",
+        );
+        step.finish(None).expect("an end");
+        let found = step.read_gradient().expect("a gradient");
+        for spec in specs {
+            let (found, whole) = (&found[spec.range()], &whole[spec.range()]);
+            if frozen(&spec.name) {
+                assert!(found.iter().all(|value| *value == 0.0), "{}", spec.name);
+            } else {
+                assert!(found == whole, "{number}: {}", spec.name);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_gradient_is_ended_once() {
     let labelled = Labelled::new(&NepaConfig::tiny(), 3, 2, 8);
     let case = &labelled.case;
