@@ -132,7 +132,7 @@ Done in $((SECONDS / 60)) min $((SECONDS % 60)) s. Everything lies in ./$out:
   scenes/  shards, train and val      model/  config.json, model.safetensors
   run/     checkpoints and logs; tensorboard --logdir $out/run
   classifier/, scratch/               the two classifiers, likewise
-  images as the model sees them, a picture:   $out/grid.png
   the classifiers beside each other, curves:  $out/classifiers/index.html
+  images as the model sees them, a picture:   $out/grid.png
   curves, predictions, attention, accuracies: $out/report/index.html
 MESSAGE

@@ -18,7 +18,7 @@ use crate::profile::{Report, Subject, measure};
 use crate::recipe::{Draft, JpegChoice, Precision, Recipe};
 use crate::signals::{SaveFirst, received};
 
-/// Find what limits the loader, and prove it by running it again without each stage.
+/// Find what limits the loader, and prove it.
 ///
 /// No model is computed. Short trials take turns: the loader as it is, the store without decoding,
 /// decoding without the store, and each with a setting changed. Their rates are ceilings; the
