@@ -623,7 +623,8 @@ mod tests {
             },
         );
         assert_eq!(crowded.name, "another program");
-        assert!((crowded.gain - 1.0).abs() < 0.01, "{crowded:?}");
+        // 1 / (1 - 0.4): they need not wait then.
+        assert!((crowded.gain - 2.0 / 3.0).abs() < 0.01, "{crowded:?}");
         // Others who take idle cores are in nobody's way.
         let idle = Use {
             wait_share: Some(0.01),

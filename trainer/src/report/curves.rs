@@ -1,9 +1,9 @@
 //! Which curves a report has, and how those of several runs lie over each other.
 use super::curve::{Curve, piece_of};
-use super::evaluations;
 use super::history::Step;
 use super::plots::Plot;
 use super::subject::Run;
+use super::top1;
 use crate::console::words;
 
 /// The curves of all runs, each over the others.
@@ -83,7 +83,7 @@ pub(super) fn curves(runs: &[Run]) -> Vec<Plot> {
         curves,
     };
     let share: fn(&Step) -> f64 = |step| 100.0 * step.copy_win;
-    let mut plots = evaluations::plots(runs);
+    let mut plots = top1::plots(runs);
     plots.extend([
         plot(
             "loss",

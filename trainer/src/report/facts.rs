@@ -1,8 +1,8 @@
 //! What happened in a run, in words and numbers that a person reads.
-use super::evaluations;
 use super::history::{Ends, Step};
 use super::sentence::Sentence;
 use super::subject::Run;
+use super::top1;
 use crate::console::words;
 
 /// With a true minus and as many decimals as a loss deserves.
@@ -251,7 +251,7 @@ pub(super) fn comparison(runs: &[Run]) -> Vec<Sentence> {
             loss(lowest)
         )));
     }
-    said.extend(evaluations::comparison(runs));
+    said.extend(top1::comparison(runs));
     let pretraining = pretraining.count();
     if (1..runs.len()).contains(&pretraining) {
         said.push(Sentence::caution(

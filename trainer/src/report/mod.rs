@@ -15,6 +15,7 @@ mod sentence;
 mod settings;
 mod subject;
 mod ticks;
+mod top1;
 mod write;
 
 pub(crate) use subject::{Newest, ReportOptions, Subject};
