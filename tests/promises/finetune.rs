@@ -586,6 +586,15 @@ fn a_report_shows_what_evaluations_found() {
         format!("{:.1} % (", 100.0 * top1)
     };
 
+    // The best so far are those with more than all before.
+    for run in ["tuned", "scratch"] {
+        let mut most = f64::NEG_INFINITY;
+        for eval in place.evals(run) {
+            let top1 = eval["ema"]["top1"].as_f64().unwrap();
+            assert_eq!(eval["best"], top1 > most, "{eval}");
+            most = most.max(top1);
+        }
+    }
     let markdown = report(&["tuned"]);
     let found = format!(
         "Of 36 test images the moving average names the right class at {}",
