@@ -1,6 +1,5 @@
 //! The evaluations of a run that fine-tunes a classifier: `evals.jsonl`, and what is said of it.
-use anyhow::Context;
-
+use super::history::whole_lines;
 use super::sentence::Sentence;
 use crate::console::words;
 use crate::eval::Accuracy;
@@ -38,18 +37,7 @@ pub(super) fn shown(accuracy: Accuracy) -> String {
 impl Evaluations {
     /// Reads the lines of an `evals.jsonl`; a last line without its end is left out.
     pub(super) fn parse(text: &str, place: &str) -> anyhow::Result<Self> {
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let record = |(number, line): (usize, &str)| {
-            serde_json::from_str(line).with_context(|| {
-                format!(
-                    "line {} of {EVALS} in {place} cannot be read; without that line the report \
-                     can be drawn",
-                    number + 1
-                )
-            })
-        };
-        let records = whole.lines().enumerate().map(record);
-        Ok(Self(records.collect::<anyhow::Result<_>>()?))
+        Ok(Self(whole_lines(text, EVALS, place)?))
     }
 
     /// The one with the greatest top-1, the first of several.

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::output::METRICS;
 
@@ -67,6 +68,25 @@ impl From<Line> for Step {
     }
 }
 
+/// The lines of a run's log, each one value; a last line without its end is left out.
+pub(super) fn whole_lines<T: DeserializeOwned>(
+    text: &str,
+    file: &str,
+    place: &str,
+) -> anyhow::Result<Vec<T>> {
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let read = |(number, line): (usize, &str)| {
+        serde_json::from_str(line).with_context(|| {
+            format!(
+                "line {} of {file} in {place} cannot be read; without that line the report can be \
+                 drawn",
+                number + 1
+            )
+        })
+    };
+    whole.lines().enumerate().map(read).collect()
+}
+
 /// All steps so far.
 #[derive(Debug, Clone, Default)]
 pub(super) struct History(pub(super) Vec<Step>);
@@ -75,19 +95,8 @@ impl History {
     /// Reads the lines of a `metrics.jsonl`. A last line without its end, as in a run that is
     /// writing it, is left out.
     pub(super) fn parse(text: &str, place: &str) -> anyhow::Result<Self> {
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let step = |(number, line): (usize, &str)| {
-            let line = serde_json::from_str::<Line>(line);
-            line.map(Step::from).with_context(|| {
-                format!(
-                    "line {} of {METRICS} in {place} cannot be read; without that line the report \
-                     can be drawn",
-                    number + 1
-                )
-            })
-        };
-        let steps = whole.lines().enumerate().map(step);
-        Ok(Self(steps.collect::<anyhow::Result<_>>()?))
+        let lines = whole_lines::<Line>(text, METRICS, place)?;
+        Ok(Self(lines.into_iter().map(Step::from).collect()))
     }
 
     pub(super) fn last(&self) -> Option<&Step> {
