@@ -176,6 +176,11 @@ pub fn peak_tflops(device: &str) -> Option<f64> {
     }
 }
 
+/// Processor cores that this process may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// Bytes in use: of the GPU's memory, by all; of the machine's, by this process. `None` where the
 /// system does not say.
 pub(crate) fn memory_in_use(device: &Device) -> Option<u64> {

@@ -174,13 +174,12 @@ impl ImageArgs {
     /// How images are prepared for a model; pixels are normalised as in its training.
     pub(super) fn read_options(&self, folder: &WeightsFolder, transform: Transform) -> ReadOptions {
         let data = folder.recipe().map(|recipe| &recipe.data);
-        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         ReadOptions {
             transform,
             normalize: data.map_or_else(Normalize::default, |data| data.normalize),
             exif_orientation: data.is_none_or(|data| data.exif_orientation),
             batch: usize::from(self.batch),
-            threads: self.threads.map_or_else(cores, usize::from),
+            threads: self.threads.map_or_else(crate::device::cores, usize::from),
             limit: self.limit.unwrap_or(usize::MAX),
         }
     }

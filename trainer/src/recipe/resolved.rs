@@ -155,7 +155,7 @@ impl Recipe {
         for url in of_mixture.chain([&mut data.urls]).flatten() {
             *url = storable_url(url);
         }
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores = crate::device::cores();
         Ok(ResolvedRecipe {
             name: self.name,
             seed: self.seed,
