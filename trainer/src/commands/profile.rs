@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use nepa_pipeline::{
     AugmentConfig, Dataset, DatasetConfig, IoConfig, IoRuntime, LoaderConfig, MixingForecast,
 };
@@ -16,6 +16,7 @@ use crate::data::show_warnings;
 use crate::device::{self, DeviceChoice};
 use crate::profile::{Report, Subject, measure};
 use crate::recipe::{Draft, JpegChoice, Precision, Recipe};
+use crate::run::dataset_config;
 use crate::signals::{SaveFirst, received};
 
 /// Find what limits the loader, and prove it.
@@ -167,11 +168,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let image_size = config.augment.build()?.view_sides()[0];
     let subject = Subject {
-        urls: if args.urls.is_empty() {
-            let sources = data.mixture.iter().flat_map(|source| source.urls.clone());
-            data.urls.iter().cloned().chain(sources).collect()
-        } else {
-            args.urls.clone()
+        urls: {
+            let sources = data.mixture.iter().flat_map(|source| &source.urls);
+            data.urls.iter().chain(sources).cloned().collect()
         },
         dataset,
         reopen: &reopen,
@@ -185,7 +184,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         engines,
         consumer: args.consumer,
         time: Duration::from_secs_f64(args.seconds),
-        cores: cores(),
+        cores: device::cores(),
         image_size,
     };
     let saving = SaveFirst {
@@ -202,7 +201,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         eprintln!("nothing was measured yet");
         return Ok(code);
     };
-    print!("{}", report.table());
+    report.show();
     if let Some(path) = &args.json {
         let mut json = serde_json::to_vec_pretty(&report)?;
         json.push(b'\n');
@@ -212,41 +211,35 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// What is read: the URLs that are given, or all of the recipe's data.
+/// What is read: all of the recipe's data, with the flags over it.
 fn data(args: &Args, recipe: Option<&Recipe>) -> anyhow::Result<DatasetConfig> {
-    let of_recipe = recipe.map(|recipe| recipe.data.clone());
-    let image_column = args
-        .image_column
-        .clone()
-        .or_else(|| of_recipe.as_ref()?.image_column.clone());
-    let split = args
-        .shards
-        .split
-        .clone()
-        .or_else(|| of_recipe.as_ref()?.split.clone());
     // As in pretraining, labels are not read.
-    let schema = SchemaOptions {
-        image_column,
-        label_column: Some(String::new()),
-        ..SchemaOptions::default()
+    let unlabelled = Some(String::new());
+    let mut data = match recipe {
+        Some(recipe) => dataset_config(recipe, unlabelled),
+        None => DatasetConfig {
+            schema: SchemaOptions {
+                label_column: unlabelled,
+                ..SchemaOptions::default()
+            },
+            ..DatasetConfig::default()
+        },
     };
-    let mut data = DatasetConfig {
-        urls: args.urls.clone(),
-        schema: schema.clone(),
-        split,
-        strict: args.shards.strict,
-        ..DatasetConfig::default()
-    };
-    if let Some(of_recipe) = of_recipe.filter(|_| args.urls.is_empty()) {
-        data.urls = of_recipe.urls;
-        data.mixture = of_recipe.mixture;
-        for source in &mut data.mixture {
-            source.schema.label_column.clone_from(&schema.label_column);
-        }
-        if data.urls.is_empty() && data.mixture.is_empty() {
-            bail!("the recipe names no data (data.urls is empty): give the shards' URL");
-        }
+    if !args.urls.is_empty() {
+        data.urls.clone_from(&args.urls);
+        data.mixture.clear();
     }
+    if args.image_column.is_some() {
+        data.schema.image_column.clone_from(&args.image_column);
+    }
+    if args.shards.split.is_some() {
+        data.split.clone_from(&args.shards.split);
+    }
+    data.strict |= args.shards.strict;
+    ensure!(
+        !(data.urls.is_empty() && data.mixture.is_empty()),
+        "the recipe names no data (data.urls is empty): give the shards' URL"
+    );
     Ok(data)
 }
 
@@ -302,8 +295,4 @@ fn settings(args: &Args, recipe: Option<&Recipe>) -> (IoConfig, LoaderConfig, us
         }
     }
     (io, config, io_threads)
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }

@@ -10,7 +10,7 @@ use nepa_pipeline::{Dataset, EngineConfig, IoConfig, IoRuntime, Loader, LoaderCo
 use super::captured::{Captured, Survey};
 use super::trial::{Rules, Source, Trial, run};
 use crate::console::progress::{Progress, Unit};
-use crate::output::Scratch;
+use crate::output::{Scratch, is_local};
 use crate::recipe::Precision;
 use crate::run::Batches;
 use crate::signals::received;
@@ -91,7 +91,7 @@ impl Subject<'_> {
     /// Whether any of it lies in a store.
     pub(super) fn is_remote(&self) -> bool {
         let mut shards = self.dataset.shards().iter();
-        shards.any(|shard| shard.url.contains("://") && !shard.url.starts_with("file://"))
+        shards.any(|shard| !is_local(&shard.url))
     }
 }
 
@@ -101,8 +101,6 @@ pub(crate) struct Found {
     /// In the order in which they were run.
     pub(super) trials: Vec<(Kind, Trial)>,
     pub(super) survey: Survey,
-    /// Images that were kept.
-    pub(super) captured: usize,
     /// Shorter side of images stored anew; 0 where they kept their size.
     pub(super) anew_side: u32,
     /// Whether a signal ended it early.
@@ -258,16 +256,11 @@ impl Bench<'_> {
 
     /// Measures single images and stores what was kept.
     fn store_locally(&mut self) -> anyhow::Result<Local> {
-        let Subject {
-            dataset,
-            config,
-            runtime,
-            ..
-        } = self.subject;
+        let subject = self.subject;
         let folder = Scratch::new().context("cannot make a folder for images")?;
         let io = IoConfig::default();
-        let survey = self.captured.survey(dataset, config)?;
-        let crop = config.augment.build()?.view_sides()[0];
+        let survey = self.captured.survey(&subject.dataset, &subject.config)?;
+        let crop = subject.image_size;
         let is_large = f64::from(survey.shorter_side) > LARGE * f64::from(crop);
         let is_odd = survey.formats.iter().any(|cost| cost.format != "JPEG");
         let mut anew = None;
@@ -275,13 +268,14 @@ impl Bench<'_> {
             let small = (f64::from(crop) * SMALL).ceil() as u32;
             let side = if is_large { small } else { u32::MAX };
             let place = folder.path().join("anew");
-            anew = self.captured.stored_anew(side, &place, &io, runtime)?;
+            anew = self
+                .captured
+                .stored_anew(side, &place, &io, subject.runtime)?;
             self.found.anew_side = if is_large { side } else { 0 };
         }
         let place = folder.path().join("as-they-are");
-        let as_they_are = self.captured.stored(&place, &io, runtime)?;
+        let as_they_are = self.captured.stored(&place, &io, subject.runtime)?;
         self.found.survey = survey;
-        self.found.captured = self.captured.len();
         Ok(Local {
             _folder: folder,
             as_they_are,

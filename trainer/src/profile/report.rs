@@ -1,6 +1,4 @@
-//! What a profile found, as a table for people and as JSON.
-use std::fmt::Write as _;
-
+//! What a profile found, for people and as JSON.
 use nepa_pipeline::{DecoderStats, StageStats, shown_url};
 use serde::Serialize;
 
@@ -9,6 +7,7 @@ use super::ladder::{Ladder, Limit, Rate, bytes_an_image, middle};
 use super::plan::{Found, Kind, Subject};
 use super::trial::Trial;
 use super::verdict::{Evidence, Verdict, judge, signed};
+use crate::console::print::labelled;
 use crate::console::words::{self, counted, digits};
 use crate::device::memory_in_use;
 
@@ -174,27 +173,25 @@ impl Report {
         })
     }
 
-    /// The table.
-    pub(crate) fn table(&self) -> String {
-        let mut text = String::new();
-        self.write_head(&mut text);
-        self.write_ladder(&mut text);
-        self.write_what_if(&mut text);
-        self.write_costs(&mut text);
+    /// Prints it for people.
+    pub(crate) fn show(&self) {
+        self.show_head();
+        self.show_ladder();
+        self.show_verdict();
+        self.show_what_if();
+        self.show_costs();
         if let Some(decoders) = &self.decoders {
-            let _ = writeln!(text, "\n{decoders}");
+            println!("\n{decoders}");
         }
-        text
     }
 
-    fn write_head(&self, text: &mut String) {
+    fn show_head(&self) {
         let Rate {
             median,
             least,
             most,
         } = self.images_per_second;
-        let _ = writeln!(
-            text,
+        println!(
             "{} images/s ({} to {} in {}), {} CPU-ms an image, {:.2} of {} cores",
             digits(median),
             digits(least),
@@ -210,8 +207,7 @@ impl Report {
         let memory = self.memory_bytes.map_or_else(String::new, |bytes| {
             format!("; {} of memory", words::bytes(bytes))
         });
-        let _ = writeln!(
-            text,
+        println!(
             "{} px, batch {}, {}, {} requests{first}{memory}",
             self.image_size,
             words::count(self.batch as u64),
@@ -219,15 +215,15 @@ impl Report {
             self.max_requests
         );
         if self.cut_off {
-            let _ = writeln!(text, "Ended by a signal: what was measured until then.");
+            println!("Ended by a signal: what was measured until then.");
         }
     }
 
-    fn write_ladder(&self, text: &mut String) {
+    fn show_ladder(&self) {
         let ladder = &self.ladder;
         let head = "ceilings, each stage by itself";
-        let _ = writeln!(text, "\n{head:<45}images/s");
-        let mut row = |name: &str, rate: Option<Rate>| {
+        println!("\n{head:<45}images/s");
+        let row = |name: &str, rate: Option<Rate>| {
             let shown = rate.map_or_else(
                 || "not measured".to_owned(),
                 |rate| {
@@ -239,7 +235,7 @@ impl Report {
                     )
                 },
             );
-            let _ = writeln!(text, "  {name:<42}{shown}");
+            println!("  {name:<42}{shown}");
         };
         row("as it is", Some(ladder.as_is));
         row("store, without decoding", Some(ladder.store));
@@ -249,8 +245,11 @@ impl Report {
             ladder.decode.map(|_| ladder.processor()),
         );
         if let Some(consumer) = ladder.consumer {
-            let _ = writeln!(text, "  {:<42}{:>9}", "the consumer", digits(consumer));
+            println!("  {:<42}{:>9}", "the consumer", digits(consumer));
         }
+    }
+
+    fn show_verdict(&self) {
         let verdict = &self.verdict;
         let limit = match verdict.limit {
             Limit::Store => "the store",
@@ -259,42 +258,41 @@ impl Report {
         };
         for (number, cause) in verdict.causes.iter().enumerate() {
             let label = if number == 0 { "limit" } else { "also" };
-            let _ = writeln!(text, "\n{label:<8}{limit}: {}", cause.name);
-            for (label, said) in [("because", &cause.because), ("do", &cause.advice)] {
-                let _ = writeln!(text, "{}", hanging(label, said));
-            }
+            print!("\n");
+            labelled(label, &format!("{limit}: {}", cause.name));
+            labelled("because", &cause.because);
+            labelled("do", &cause.advice);
             if let Some(set) = &cause.set {
-                let _ = writeln!(text, "        --set {set}");
+                labelled("", &format!("--set {set}"));
             }
         }
         for note in &verdict.notes {
-            let _ = writeln!(text, "{}", hanging("note", note));
+            labelled("note", note);
         }
     }
 
-    fn write_what_if(&self, text: &mut String) {
+    fn show_what_if(&self) {
         if self.verdict.what_if.is_empty() {
             return;
         }
         let head = "what if";
-        let _ = writeln!(text, "\n{head:<53}images/s    gain");
+        println!("\n{head:<53}images/s    gain");
         for what in &self.verdict.what_if {
             let how = if what.measured { "" } else { "  (computed)" };
             let rate = digits(what.rate);
             let gain = signed(what.gain);
-            let _ = writeln!(text, "  {:<50}{rate:>9}{gain:>8}{how}", what.change);
+            println!("  {:<50}{rate:>9}{gain:>8}{how}", what.change);
         }
     }
 
-    fn write_costs(&self, text: &mut String) {
+    fn show_costs(&self) {
         if self.survey.formats.is_empty() {
             return;
         }
         let head = "format, one thread by itself";
-        let _ = writeln!(text, "\n{head:<32}images      ms     KiB    Mpx");
+        println!("\n{head:<32}images      ms     KiB    Mpx");
         for cost in &self.survey.formats {
-            let _ = writeln!(
-                text,
+            println!(
                 "  {:<30}{:>6}{:>8.2}{:>8.0}{:>7.2}",
                 cost.format,
                 cost.images,
@@ -303,34 +301,12 @@ impl Report {
                 cost.megapixels
             );
         }
-        let _ = writeln!(text, "slowest");
+        println!("slowest");
         for slow in &self.survey.slowest {
-            let _ = writeln!(text, "  {} ms  {}", digits(slow.ms), slow.form);
-            let _ = writeln!(text, "    {}", slow.place);
+            println!("  {} ms  {}", digits(slow.ms), slow.form);
+            println!("    {}", slow.place);
         }
     }
-}
-
-/// `label   said`, in lines of at most 79 columns, the later ones below the first.
-fn hanging(label: &str, said: &str) -> String {
-    const WIDTH: usize = 71;
-    let mut lines = vec![String::new()];
-    // A flag stays on one line.
-    let said = said.replace("--set ", "--set\u{a0}");
-    for word in said.split([' ', '\n']).filter(|word| !word.is_empty()) {
-        let last = lines.last_mut().expect("there is always a line");
-        let length = last.chars().count();
-        if length > 0 && length + 1 + word.chars().count() > WIDTH {
-            lines.push(word.to_owned());
-        } else {
-            if length > 0 {
-                last.push(' ');
-            }
-            last.push_str(word);
-        }
-    }
-    let said = lines.join("\n        ").replace('\u{a0}', " ");
-    format!("{label:<8}{said}")
 }
 
 /// Codecs of the column that has most bytes: that of the images.

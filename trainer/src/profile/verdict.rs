@@ -59,9 +59,23 @@ pub(super) struct Evidence {
     pub largest_part: u64,
 }
 
+/// What may be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    MoreRequests,
+    NoStore,
+    MoreThreads,
+    NoCompression,
+    NoDecoding,
+    StoredAnew,
+    NoOthers,
+}
+
 /// A change, and what it would give.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct WhatIf {
+    #[serde(skip)]
+    kind: Change,
     /// What is changed.
     pub change: String,
     /// Images a second then.
@@ -126,6 +140,7 @@ struct Looks<'a> {
 impl Looks<'_> {
     fn add(
         &mut self,
+        kind: Change,
         change: String,
         store: f64,
         processor: f64,
@@ -134,6 +149,7 @@ impl Looks<'_> {
     ) {
         let rate = self.ladder.with(store, processor);
         self.list.push(WhatIf {
+            kind,
             change,
             rate,
             gain: more(rate, self.ladder.expected()),
@@ -148,6 +164,7 @@ impl Looks<'_> {
         if let Some(more) = ladder.more_requests {
             let requests = 2 * evidence.max_requests;
             self.add(
+                Change::MoreRequests,
                 format!("twice as many requests ({requests})"),
                 more.median,
                 processor,
@@ -157,6 +174,7 @@ impl Looks<'_> {
         }
         if evidence.is_remote {
             self.add(
+                Change::NoStore,
                 "no store: a local disk, or a cache that is warm".to_owned(),
                 f64::INFINITY,
                 processor,
@@ -167,6 +185,7 @@ impl Looks<'_> {
         if let Some(more) = ladder.more_threads {
             let threads = evidence.threads + 1;
             self.add(
+                Change::MoreThreads,
                 format!("a decode thread more ({threads})"),
                 store,
                 ladder.processor_with(more).median,
@@ -177,6 +196,7 @@ impl Looks<'_> {
         if let Some(decode) = ladder.decode {
             if decode.median / processor - 1.0 > WORTH {
                 self.add(
+                    Change::NoCompression,
                     "columns without compression".to_owned(),
                     store,
                     decode.median,
@@ -185,6 +205,7 @@ impl Looks<'_> {
                 );
             }
             self.add(
+                Change::NoDecoding,
                 "decoding that costs nothing".to_owned(),
                 store,
                 f64::INFINITY,
@@ -197,7 +218,14 @@ impl Looks<'_> {
                 0 => "every image stored as JPEG".to_owned(),
                 side => format!("images stored as JPEG, the shorter side {side} px"),
             };
-            self.add(form, store, ladder.processor_with(anew).median, true, None);
+            self.add(
+                Change::StoredAnew,
+                form,
+                store,
+                ladder.processor_with(anew).median,
+                true,
+                None,
+            );
         }
         if let Some(others) = crowd(evidence) {
             let own = evidence.kernel.own.max(1e-9);
@@ -205,6 +233,7 @@ impl Looks<'_> {
             let waited = evidence.kernel.wait_share.unwrap_or(0.0).min(0.99);
             let could = (own + others).min(own / (1.0 - waited));
             self.add(
+                Change::NoOthers,
                 "no other program on the machine".to_owned(),
                 store,
                 processor * could / own,
@@ -311,9 +340,9 @@ fn name(limit: Limit) -> &'static str {
     }
 }
 
-/// What the gain of a change is, and of which.
-fn gain<'a>(what_if: &'a [WhatIf], begins: &str) -> Option<&'a WhatIf> {
-    what_if.iter().find(|what| what.change.starts_with(begins))
+/// What a change would give, if it was looked at.
+fn of(what_if: &[WhatIf], kind: Change) -> Option<&WhatIf> {
+    what_if.iter().find(|what| what.kind == kind)
 }
 
 fn store(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Cause {
@@ -343,7 +372,7 @@ fn store(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Cause {
     let tried = more.map_or_else(String::new, |more| {
         format!("; twice as many requests gave {}", signed(more))
     });
-    let elsewhere = gain(what_if, "no store").map_or_else(String::new, |what| {
+    let elsewhere = of(what_if, Change::NoStore).map_or_else(String::new, |what| {
         format!(
             " Without the store {} images/s ({}) are possible: a nearer bucket, a local disk, or, \
              from the second epoch on and where the set fits a disk, a cache.",
@@ -353,7 +382,7 @@ fn store(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Cause {
     });
     if more.is_some_and(|more| more > BY_LATENCY) {
         let because = format!("the store answers late: {flight}{first_byte}{tried}");
-        let mut advice = match gain(what_if, "twice as many requests") {
+        let mut advice = match of(what_if, Change::MoreRequests) {
             Some(what) => format!("Ask for more at once: {}.", signed(what.gain)),
             None => String::new(),
         };
@@ -361,7 +390,7 @@ fn store(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Cause {
             advice += " The requests are small; larger row groups (nepa pack) need fewer.";
         }
         let set = format!("io.max_requests={}", 2 * evidence.max_requests);
-        let gain = gain(what_if, "twice as many requests").map_or(0.0, |what| what.gain);
+        let gain = of(what_if, Change::MoreRequests).map_or(0.0, |what| what.gain);
         return Cause::new("latency", because, advice).with(gain, Some(set));
     }
     if evidence.throttled > 0 {
@@ -386,7 +415,7 @@ fn store(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Cause {
     );
     let advice = format!("More requests do not help; fewer bytes an image would.{elsewhere}");
     let cause = Cause::new("bandwidth", because, advice);
-    match gain(what_if, "no store") {
+    match of(what_if, Change::NoStore) {
         Some(what) => cause.with(what.gain, what.set.clone()),
         None => cause,
     }
@@ -408,7 +437,7 @@ fn processor(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Vec<Ca
         causes.push(Cause::new("control group", because, advice).with(f64::INFINITY, None));
     }
     if let Some(others) = crowd(evidence)
-        && let Some(what) = gain(what_if, "no other program")
+        && let Some(what) = of(what_if, Change::NoOthers)
     {
         let waited = evidence.kernel.wait_share.unwrap_or(0.0);
         let because = format!(
@@ -425,9 +454,8 @@ fn processor(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Vec<Ca
     }
     let decoding = ladder.decode.map_or(f64::INFINITY, |decode| decode.median);
     let unpacking = ladder.processor().median / ladder.unpack;
-    let anew = gain(what_if, "every image").or_else(|| gain(what_if, "images stored"));
-    let anew = anew.filter(|what| what.gain > WORTH);
-    let more = gain(what_if, "a decode thread more").filter(|what| what.gain > WORTH);
+    let anew = of(what_if, Change::StoredAnew).filter(|what| what.gain > WORTH);
+    let more = of(what_if, Change::MoreThreads).filter(|what| what.gain > WORTH);
     if unpacking > UNPACKING {
         let gain = decoding / ladder.processor().median - 1.0;
         let because = format!(
@@ -523,7 +551,7 @@ fn notes(evidence: &Evidence) -> Vec<String> {
         if share >= evidence.max_bad_fraction {
             let allowed = (1.5 * share * 1000.0).ceil() / 1000.0;
             note += &format!(
-                " A run ends at {}: mend the data, or --set data.max_bad_fraction={allowed}.",
+                " A run ends at {}: mend the data, or allow more:\n--set data.max_bad_fraction={allowed}",
                 percent(evidence.max_bad_fraction)
             );
         }
@@ -607,7 +635,7 @@ mod tests {
             .collect::<Vec<_>>();
         assert!(gains.is_sorted_by(|a, b| a >= b), "{gains:?}");
         // Decoding limits then: 1,000 images a second.
-        assert!((gain(&late.what_if, "no store").unwrap().rate - 999.0).abs() < 1.0);
+        assert!((of(&late.what_if, Change::NoStore).unwrap().rate - 999.0).abs() < 1.0);
 
         let kernel = Use {
             own: 1.0,

@@ -25,6 +25,6 @@ pub(crate) use draws::StepDraws;
 pub(crate) use options::{Finish, Init, Kind, Options, StartingPoint};
 pub(crate) use overlap::measure_overlap;
 pub(crate) use phase::{At, Line, Phase, passes};
-pub(crate) use setup::{Setup, build_engine, open_dataset, open_device, take_data};
+pub(crate) use setup::{Setup, build_engine, dataset_config, open_dataset, open_device, take_data};
 pub(crate) use steps::Summary;
 pub(crate) use whole::run;

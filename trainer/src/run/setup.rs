@@ -45,13 +45,9 @@ pub(crate) fn open_device(recipe: &Recipe) -> Result<(Device, IoRuntime), RunErr
     Ok((device, IoRuntime::new(threads).map_err(RunError::Start)?))
 }
 
-/// Opens the data set of a recipe, with labels of that column: an empty name reads none, and
-/// without one the column is found.
-pub(crate) fn open_dataset(
-    recipe: &Recipe,
-    label_column: Option<String>,
-    runtime: &IoRuntime,
-) -> Result<Arc<Dataset>, RunError> {
+/// The data set of a recipe, with labels of that column: an empty name reads none, and without one
+/// the column is found.
+pub(crate) fn dataset_config(recipe: &Recipe, label_column: Option<String>) -> DatasetConfig {
     let mut config = DatasetConfig {
         urls: recipe.data.urls.clone(),
         schema: SchemaOptions {
@@ -66,6 +62,16 @@ pub(crate) fn open_dataset(
     for source in &mut config.mixture {
         source.schema.label_column.clone_from(&label_column);
     }
+    config
+}
+
+/// Opens it.
+pub(crate) fn open_dataset(
+    recipe: &Recipe,
+    label_column: Option<String>,
+    runtime: &IoRuntime,
+) -> Result<Arc<Dataset>, RunError> {
+    let config = dataset_config(recipe, label_column);
     let dataset = Dataset::open(&config, &recipe.io, runtime)?;
     show_warnings(&dataset);
     Ok(dataset)
