@@ -49,6 +49,18 @@ pub struct BestEval {
     pub top1: f64,
 }
 
+impl EvalState {
+    /// Remembers an evaluation; whether it is the best so far. Of equal ones the first stays.
+    pub(crate) fn note(&mut self, eval: BestEval) -> bool {
+        self.last_step = eval.step;
+        let is_best = self.best.is_none_or(|best| eval.top1 > best.top1);
+        if is_best {
+            self.best = Some(eval);
+        }
+        is_best
+    }
+}
+
 /// `state.json`: where the run stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -85,4 +97,25 @@ pub struct Checkpoint {
     pub state: RunState,
     /// Weights, moments and moving average.
     pub training: TrainingState,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_evaluation_is_the_first_of_the_greatest() {
+        let mut state = EvalState::default();
+        let noted = [0.3, 0.2, 0.5, 0.5, 0.4].into_iter().zip(1..);
+        let noted = noted.map(|(top1, step)| {
+            state.note(BestEval {
+                step,
+                epoch: step,
+                top1,
+            })
+        });
+        let noted = noted.collect::<Vec<_>>();
+        assert_eq!(noted, [true, false, true, false, false]);
+        assert_eq!((state.last_step, state.best.unwrap().step), (5, 3));
+    }
 }

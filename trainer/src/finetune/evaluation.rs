@@ -144,17 +144,11 @@ impl Evaluation {
             best: false,
             seconds: started.elapsed().as_secs_f64(),
         };
-        let top1 = record.top1();
-        // Of equal ones the first stays.
-        record.best = self.state.best.is_none_or(|best| top1 > best.top1);
-        if record.best {
-            self.state.best = Some(BestEval {
-                step: at.step,
-                epoch: at.epoch,
-                top1,
-            });
-        }
-        self.state.last_step = at.step;
+        record.best = self.state.note(BestEval {
+            step: at.step,
+            epoch: at.epoch,
+            top1: record.top1(),
+        });
         Ok(Some(record))
     }
 }
