@@ -1,6 +1,6 @@
 # All commands of the project. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build cuda test stores gpu-test lint kernels bench versus fuzz quickstart
+.PHONY: help setup build cuda test stores gpu-test lint kernels bench versus profile-plants fuzz quickstart
 SHELL := /bin/bash
 report = "$${CARGO_TARGET_DIR:-target}/release/report"
 
@@ -41,6 +41,10 @@ versus: setup ## Race the loader against its peers from PyPI (7 GB in ~/.cache),
 	cargo build --locked --release --package nepa-pipeline --example render_dump
 	$(report) versus
 	$(report) loader
+
+profile-plants: setup ## Does nepa profile name what was made slow, and foretell the gain? 25 minutes; writes a report
+	cargo build --locked --release --workspace --bins
+	$(report) plants
 
 fuzz: setup ## Fuzz the decoders and the shard reader for 20 minutes each; needs a nightly Rust
 	@scripts/fuzz.sh

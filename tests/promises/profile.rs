@@ -10,6 +10,7 @@ use nepa_tests::program::{
 use nepa_tests::s3::{Fault, Options, Rule, S3Server};
 use nepa_tests::shards::{labelled_shard_with, properties};
 use nepa_tests::{data, loading};
+use parquet::basic::{Compression, GzipLevel};
 use parquet::file::properties::WriterProperties;
 use serde_json::{Value, json};
 
@@ -154,6 +155,7 @@ fn a_late_store_is_told_from_a_slow_line() {
     let found = profile("s3://bucket", Some(&late), &flags);
     assert_cause(&found, "store", "latency");
     assert_eq!(found.0["verdict"]["causes"][0]["set"], "io.max_requests=4");
+    assert_eq!(found.0["verdict"]["next"], "processor");
     assert_says(
         &found.1,
         &["the store answers late", "--set io.max_requests=4"],
@@ -265,6 +267,142 @@ fn what_makes_decoding_slow_is_named() {
 }
 
 #[test]
+fn a_store_that_asks_to_be_asked_less_and_a_small_window_are_named() {
+    let busy = served(Options {
+        latency: Duration::from_millis(50),
+        ..Options::default()
+    });
+    busy.add_fault(Rule::randomly(3, 0.3, Fault::Unavailable));
+    let found = profile("s3://bucket", Some(&busy), &SHORT);
+    assert_cause(&found, "store", "throttling");
+    assert_says(&found.1, &["answers were 503 or 429"]);
+
+    // Two row groups are all that a window of one holds ahead.
+    let late = served(Options {
+        latency: Duration::from_millis(100),
+        ..Options::default()
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = std::fs::read_to_string(tiny_recipe()).unwrap();
+    let file = folder.path().join("small-window.toml");
+    std::fs::write(&file, recipe).unwrap();
+    let file = file.to_str().unwrap();
+    let set = "data.shuffle_window_bytes=1";
+    let flags = [&SHORT[..], &["--recipe", file, "--set", set]].concat();
+    let found = profile("s3://bucket", Some(&late), &flags);
+    assert_cause(&found, "store", "read-ahead");
+    assert!(
+        median(&found.0, "more_ahead") > 1.3 * median(&found.0, "store"),
+        "{}",
+        found.1
+    );
+}
+
+#[test]
+fn unpacking_is_named_with_its_codec() {
+    // Noise does not get smaller, and is unpacked all the same.
+    let gzip = Compression::GZIP(GzipLevel::try_new(9).unwrap());
+    let packed = shards_of(
+        |n| picture(n, 160, 97, ImageFormat::Bmp),
+        properties().set_compression(gzip).build(),
+    );
+    let found = profile(packed.path().to_str().unwrap(), None, &SHORT);
+    let causes = found.0["verdict"]["causes"].to_string();
+    assert!(causes.contains("unpacking (GZIP)"), "{}", found.1);
+}
+
+#[test]
+fn training_steps_can_be_the_consumer() {
+    let folder = tempfile::tempdir().unwrap();
+    photos(folder.path());
+    let recipe = tiny_recipe();
+    let path = folder.path().to_str().unwrap();
+    let flags = [
+        "--recipe",
+        recipe.to_str().unwrap(),
+        "--consumer",
+        "step",
+        "--seconds",
+        "6",
+    ];
+    let (found, table) = profile(path, None, &flags);
+    assert_eq!(found["ladder"]["consumer_shares_cores"], true, "{table}");
+    let (step, expected) = (
+        median(&found, "consumer"),
+        &found["expected_images_per_second"],
+    );
+    assert!(step > 0.0 && expected.as_f64().unwrap() < step, "{table}");
+    // Steps were computed: the loader alone is faster.
+    assert!(
+        median(&found, "as_is") < median(&found, "decode"),
+        "{table}"
+    );
+    let output = nepa()
+        .args(["profile", path, "--consumer", "step"])
+        .output();
+    assert_says(
+        &text(&output.unwrap()),
+        &["--consumer step needs the --recipe"],
+    );
+}
+
+#[test]
+fn scenarios_are_computed_from_what_was_measured() {
+    let late = served(Options {
+        latency: Duration::from_millis(100),
+        ..Options::default()
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("measured.json");
+    let flags = [
+        &SHORT[..],
+        &["--max-requests", "2", "--simulate", "requests=4"],
+    ]
+    .concat();
+    let (found, table) = profile("s3://bucket", Some(&late), &flags);
+    let simulated = &found["simulated"][0];
+    let computed = simulated["images_per_second"].as_f64().unwrap();
+    // The same was measured, as twice as many requests.
+    let really = median(&found, "more_requests").min(median(&found, "decode"));
+    assert!(
+        (0.7..1.4).contains(&(computed / really)),
+        "{computed} {really}\n{table}"
+    );
+
+    std::fs::write(&json, found.to_string()).unwrap();
+    let mut command = nepa();
+    command.args(["profile", "--simulate", "consumer=3", "--measured"]);
+    let said = text(&succeed(command.arg(&json)));
+    assert_says(
+        &said,
+        &["3 images/s, limited by the consumer", "(computed)"],
+    );
+    let mut command = nepa();
+    command.args(["profile", "--simulate", "disks=3", "--measured"]);
+    let output = command.arg(&json).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_says(&text(&output), &["\"disks\" cannot be changed"]);
+}
+
+#[test]
+fn settings_that_make_it_faster_are_found_and_written() {
+    let late = served(Options {
+        latency: Duration::from_millis(100),
+        ..Options::default()
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("faster.toml");
+    let tune = ["--max-requests", "1", "--tune", file.to_str().unwrap()];
+    let flags = [&SHORT[..], &tune].concat();
+    let (_, table) = profile("s3://bucket", Some(&late), &flags);
+    let written = std::fs::read_to_string(&file).unwrap();
+    let parsed = written.parse::<toml::Table>().expect(&written);
+    let requests = parsed["io"]["max_requests"].as_integer().unwrap();
+    assert!(requests > 1, "{written}\n{table}");
+    assert_says(&table, &["Faster by", "--set io.max_requests="]);
+}
+
+#[test]
 fn a_consumer_and_another_program_are_seen() {
     let folder = tempfile::tempdir().unwrap();
     photos(folder.path());
@@ -330,7 +468,7 @@ fn a_recipe_gives_data_and_settings() {
     command.args(["--set", "train.batch=4", "--set", "train.micro_batch=4"]);
     succeed(command.args(["--seconds", "3", "--json"]).arg(&json));
     let found: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
-    assert_eq!((&found["batch"], &found["version"]), (&json!(4), &json!(2)));
+    assert_eq!((&found["batch"], &found["version"]), (&json!(4), &json!(3)));
 
     // None has any.
     let output = nepa()

@@ -1,7 +1,7 @@
 //! `nepa profile`: where the loader's time goes, proved by running it again with a stage removed.
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use nepa_pipeline::{
@@ -14,9 +14,9 @@ use super::values::{device as device_of, number, whole};
 use crate::console::messages::quoted_path;
 use crate::data::show_warnings;
 use crate::device::{self, DeviceChoice};
-use crate::profile::{Report, Subject, measure};
+use crate::profile::{Costs, Report, Scenario, Subject, Tuned, measure, tune};
 use crate::recipe::{Draft, JpegChoice, Precision, Recipe};
-use crate::run::dataset_config;
+use crate::run::{Stepper, dataset_config};
 use crate::signals::{SaveFirst, received};
 
 /// Find what limits the loader, and prove it.
@@ -28,16 +28,34 @@ use crate::signals::{SaveFirst, received};
 #[command(after_help = EXAMPLES, after_long_help = long_help())]
 pub(crate) struct Args {
     /// Shards: paths, prefixes or globs [default: the recipe's].
-    #[arg(value_name = "URL", required_unless_present = "recipe")]
+    #[arg(value_name = "URL", required_unless_present_any = ["recipe", "measured"])]
     pub urls: Vec<String>,
     /// Time to measure, over all trials, in seconds.
     #[arg(long, default_value_t = 30.0, value_name = "SECONDS", value_parser = number)]
     pub seconds: f64,
-    /// Whether a consumer of so many images a second would be fed.
+    /// Whether this consumer would be fed: so many images a second, or `step`.
     ///
-    /// A GPU's training step, for example.
-    #[arg(long, value_name = "IMAGES", value_parser = number)]
-    pub consumer: Option<f64>,
+    /// A number is the rate of a GPU's training step, for example. `step` runs the training steps
+    /// of the recipe on every batch, on its device.
+    #[arg(long, value_name = "IMAGES", value_parser = consumer)]
+    pub consumer: Option<ConsumerChoice>,
+    /// Compute what another store or machine would give; may be repeated.
+    ///
+    /// Of requests, latency (ms to the first byte), bandwidth (MB/s), cores, threads and consumer
+    /// (images/s) any may be given, as in `requests=64,latency=30,cores=16`.
+    #[arg(long, value_name = "WHAT=NUMBER,...")]
+    pub simulate: Vec<Scenario>,
+    /// Measure nothing: take the costs of --simulate from this report (--json).
+    #[arg(
+        long, value_name = "FILE", requires = "simulate",
+        conflicts_with_all = ["urls", "recipe", "tune"]
+    )]
+    pub measured: Option<PathBuf>,
+    /// Search the settings of speed, and write what is faster to this file.
+    ///
+    /// Profiles with each change that should help, five times at most; each takes --seconds.
+    #[arg(long, value_name = "FILE", conflicts_with = "consumer")]
+    pub tune: Option<PathBuf>,
     /// Also write the report to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -90,21 +108,36 @@ pub(crate) struct Args {
         value_parser = whole::<u32>(1..=u32::MAX.into()), help_heading = "Loader"
     )]
     pub shuffle_window: Option<u32>,
-    /// Where the batches are filled: cpu, cuda or cuda:N.
+    /// Where the batches are filled: cpu, cuda or cuda:N [default: cpu].
     ///
-    /// The processor's memory where it is left out, whatever the recipe says. CUDA needs a program
-    /// built by `make cuda`.
-    #[arg(
-        long,
-        default_value = "cpu",
-        value_name = "DEVICE",
-        value_parser = device_of,
-        help_heading = "Loader"
-    )]
-    pub device: DeviceChoice,
+    /// With `--consumer step` the recipe's device where it is left out. CUDA needs a program built
+    /// by `make cuda`.
+    #[arg(long, value_name = "DEVICE", value_parser = device_of, help_heading = "Loader")]
+    pub device: Option<DeviceChoice>,
     /// Who decodes JPEGs on a GPU [default: the recipe's, else auto].
     #[arg(long, value_name = "WHO", help_heading = "Loader")]
     pub jpeg: Option<JpegChoice>,
+}
+
+/// Whoever takes the batches.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum ConsumerChoice {
+    /// So many images a second.
+    Rate(f64),
+    /// The recipe's training steps.
+    Step,
+}
+
+fn consumer(text: &str) -> Result<ConsumerChoice, String> {
+    if text == "step" {
+        return Ok(ConsumerChoice::Step);
+    }
+    let rate = number(text).map_err(|error| format!("{error}, or `step`"))?;
+    if rate > 0.0 && rate < 1e9 {
+        Ok(ConsumerChoice::Rate(rate))
+    } else {
+        Err("it must be a positive number of images a second, or `step`".to_owned())
+    }
 }
 
 const EXAMPLES: &str = "Examples:
@@ -113,6 +146,10 @@ const EXAMPLES: &str = "Examples:
       --recipe nepa-b14-in1k --consumer 3200
   nepa profile s3://bucket/in1k --decode-threads 4 \\
       --max-requests 64 --json profile.json
+  nepa profile --recipe my.toml --consumer step
+  nepa profile s3://bucket/in1k --tune faster.toml
+  nepa profile --measured profile.json \\
+      --simulate cores=16,bandwidth=1200,consumer=3200
   nepa profile scenes --device cuda --jpeg hybrid";
 
 fn long_help() -> String {
@@ -132,25 +169,37 @@ of the JSON is explained in docs/profile.md.";
 const END_WITHIN: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    for (flag, value) in [
-        ("--seconds", Some(args.seconds)),
-        ("--consumer", args.consumer),
-    ] {
-        if let Some(value) = value.filter(|value| !(*value > 0.0 && *value < 1e9)) {
-            bail!("{flag} {value} must be a positive number");
-        }
+    if let Some(path) = &args.measured {
+        return simulate(&args, path);
     }
-    if let (DeviceChoice::Cpu, Some(jpeg)) = (args.device, args.jpeg) {
+    let seconds = args.seconds;
+    ensure!(
+        seconds > 0.0 && seconds < 1e9,
+        "--seconds {seconds} must be a positive number"
+    );
+    let is_stepping = args.consumer == Some(ConsumerChoice::Step);
+    let draft = || {
+        args.recipe
+            .as_deref()
+            .map(|path| Draft::read(path, &args.sets))
+    };
+    let recipe = match draft().transpose()? {
+        Some(draft) if is_stepping => Some(draft.pretraining()?),
+        Some(draft) => Some(draft.without_model()?),
+        None if is_stepping => bail!("--consumer step needs the --recipe whose steps are computed"),
+        None => None,
+    };
+    let of_recipe = recipe.as_ref().filter(|_| is_stepping);
+    let device = args
+        .device
+        .or_else(|| of_recipe.map(|recipe| recipe.device))
+        .unwrap_or_default();
+    if let (DeviceChoice::Cpu, Some(jpeg)) = (device, args.jpeg) {
         bail!(
-            "--jpeg {jpeg} chooses who decodes JPEGs on a GPU, and --device is cpu, where the \
+            "--jpeg {jpeg} chooses who decodes JPEGs on a GPU, and the device is cpu, where the \
              processor does; leave it out, or give --device cuda"
         );
     }
-    let recipe = args
-        .recipe
-        .as_deref()
-        .map(|path| Draft::read(path, &args.sets)?.without_model())
-        .transpose()?;
     let (io, config, io_threads) = settings(&args, recipe.as_ref());
     let of_recipe = recipe
         .as_ref()
@@ -161,13 +210,21 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = IoRuntime::new(io_threads).context("cannot start the I/O threads")?;
     let data = data(&args, recipe.as_ref())?;
     let reopen = |io: &IoConfig| Ok(Dataset::open(&data, io, &runtime)?);
+    let opening = Instant::now();
     let dataset = reopen(&io)?;
+    let open_s = opening.elapsed().as_secs_f64();
     show_warnings(&dataset);
-    if let Some(forecast) = MixingForecast::new(&dataset, &config) {
-        eprintln!("{forecast}");
-    }
+    let mixing = MixingForecast::new(&dataset, &config);
+    let device = device::open(device)?;
+    let mut stepper = match &recipe {
+        Some(recipe) if is_stepping => {
+            let recipe = stepping(recipe.clone(), &args, &data);
+            Some(Stepper::pretraining(recipe, &dataset, &device, &runtime)?)
+        }
+        _ => None,
+    };
     let image_size = config.augment.build()?.view_sides()[0];
-    let subject = Subject {
+    let mut subject = Subject {
         urls: {
             let sources = data.mixture.iter().flat_map(|source| &source.urls);
             data.urls.iter().chain(sources).cloned().collect()
@@ -177,13 +234,18 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         config,
         io,
         runtime: &runtime,
-        device: &device::open(args.device)?,
+        device: &device,
         precision: recipe
             .as_ref()
             .map_or(Precision::F32, |recipe| recipe.train.precision),
         engines,
-        consumer: args.consumer,
-        time: Duration::from_secs_f64(args.seconds),
+        consumer: match args.consumer {
+            Some(ConsumerChoice::Rate(rate)) => Some(rate),
+            _ => None,
+        },
+        open_s,
+        mixing,
+        time: Duration::from_secs_f64(seconds),
         cores: device::cores(),
         image_size,
     };
@@ -192,9 +254,19 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         most: Some(END_WITHIN),
     };
     let saving = saving.begin();
-    let found = measure(&subject)?;
+    let mut tuned = Tuned::new();
+    let found = if args.tune.is_some() {
+        let (found, kept) = tune(&mut subject)?;
+        tuned = kept;
+        found
+    } else {
+        measure(&subject, stepper.as_mut())?
+    };
     drop(saving);
-    let report = Report::new(&subject, &found);
+    let mut report = Report::new(&subject, &found);
+    if let Some(report) = &mut report {
+        report.simulate(&args.simulate)?;
+    }
     let ended = received().and_then(|signal| u8::try_from(128 + signal).ok());
     let code = ended.map_or(ExitCode::SUCCESS, ExitCode::from);
     let Some(report) = report else {
@@ -202,13 +274,55 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(code);
     };
     report.show();
+    if let Some(path) = &args.tune {
+        let lines = tuned
+            .iter()
+            .map(|(key, value)| format!("{key} = {value}\n"));
+        let text = lines.collect::<String>();
+        std::fs::write(path, text)
+            .with_context(|| format!("cannot write the settings to {}", quoted_path(path)))?;
+    }
     if let Some(path) = &args.json {
-        let mut json = serde_json::to_vec_pretty(&report)?;
-        json.push(b'\n');
-        std::fs::write(path, json)
-            .with_context(|| format!("cannot write the report to {}", quoted_path(path)))?;
+        write_json(path, &report)?;
     }
     Ok(code)
+}
+
+/// What scenarios would give by the costs of a report.
+fn simulate(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
+    let read = std::fs::read(path);
+    let costs = read.map_err(Into::into).and_then(|json| Costs::read(&json));
+    let costs = costs.with_context(|| format!("cannot read {}", quoted_path(path)))?;
+    let simulated = args
+        .simulate
+        .iter()
+        .map(|scenario| costs.simulate(*scenario));
+    let simulated = simulated.collect::<Vec<_>>();
+    for simulated in &simulated {
+        simulated.show();
+    }
+    if let Some(path) = &args.json {
+        write_json(path, &simulated)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_json(path: &Path, report: &impl serde::Serialize) -> anyhow::Result<()> {
+    let mut json = serde_json::to_vec_pretty(report)?;
+    json.push(b'\n');
+    std::fs::write(path, json)
+        .with_context(|| format!("cannot write the report to {}", quoted_path(path)))
+}
+
+/// The recipe whose steps are computed, on the data and in batches of the profile.
+fn stepping(mut recipe: Recipe, args: &Args, data: &DatasetConfig) -> Recipe {
+    recipe.data.urls.clone_from(&data.urls);
+    recipe.data.mixture.clone_from(&data.mixture);
+    if let Some(batch) = args.batch {
+        recipe.train.batch = batch as usize;
+        recipe.train.micro_batch = recipe.train.micro_batch.min(batch as usize);
+    }
+    recipe
 }
 
 /// What is read: all of the recipe's data, with the flags over it.

@@ -39,10 +39,10 @@ pub(super) struct Captured {
     known: HashSet<SampleId>,
 }
 
-/// What images of one format cost.
+/// What images of one kind cost.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct FormatCost {
-    /// Name of the format.
+    /// Name of the format, and of the size class in a table of those.
     pub format: String,
     /// Images that were measured.
     pub images: usize,
@@ -70,10 +70,51 @@ pub(super) struct SlowImage {
 pub(super) struct Survey {
     /// By format, the most frequent first.
     pub formats: Vec<FormatCost>,
+    /// By format and size class, the most frequent first.
+    pub sizes: Vec<FormatCost>,
     /// Those that take longest, the slowest first.
     pub slowest: Vec<SlowImage>,
     /// Shorter side of an image, the middle of all, in pixels.
     pub shorter_side: u32,
+}
+
+/// Sums of images, milliseconds, bytes and megapixels by what images have in common.
+#[derive(Debug, Default)]
+struct Costs(BTreeMap<String, [f64; 4]>);
+
+impl Costs {
+    fn add(&mut self, of: String, values: [f64; 4]) {
+        let sums = self.0.entry(of).or_default();
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum += value;
+        }
+    }
+
+    /// Their means, the most frequent first.
+    fn by_frequency(self) -> Vec<FormatCost> {
+        let costs = self.0.into_iter();
+        let costs = costs.map(|(format, [count, ms, bytes, pixels])| FormatCost {
+            format,
+            images: count as usize,
+            ms: ms / count,
+            bytes: bytes / count,
+            megapixels: pixels / count,
+        });
+        let mut costs = costs.collect::<Vec<_>>();
+        costs.sort_by_key(|cost| std::cmp::Reverse(cost.images));
+        costs
+    }
+}
+
+/// Images of about one size, in words.
+fn size_class(megapixels: f64) -> &'static str {
+    match megapixels {
+        ..0.1 => "below 0.1 Mpx",
+        0.1..0.5 => "0.1 to 0.5 Mpx",
+        0.5..2.0 => "0.5 to 2 Mpx",
+        2.0..8.0 => "2 to 8 Mpx",
+        _ => "from 8 Mpx on",
+    }
 }
 
 impl Captured {
@@ -104,7 +145,8 @@ impl Captured {
         let mut slots = backend.slots(backend.memory(1, &augment.view_sides())?);
         let slot = slots.first_mut().context("a batch of one has one slot")?;
         let mut decoder = backend.decoder()?;
-        let (mut costs, mut sides) = (BTreeMap::<String, [f64; 4]>::new(), Vec::new());
+        let (mut formats, mut sizes) = (Costs::default(), Costs::default());
+        let mut sides = Vec::new();
         let mut slow = Vec::<SlowImage>::new();
         let begun = Instant::now();
         // The first one warms up, and is measured again.
@@ -129,11 +171,9 @@ impl Captured {
             let ms = since.elapsed().as_secs_f64() * 1e3;
             let format = format!("{:?}", header.format).to_uppercase();
             let megapixels = f64::from(header.width) * f64::from(header.height) / 1e6;
-            let cost = costs.entry(format.clone()).or_default();
             let values = [1.0, ms, bytes.len() as f64, megapixels];
-            for (sum, value) in cost.iter_mut().zip(values) {
-                *sum += value;
-            }
+            formats.add(format.clone(), values);
+            sizes.add(format!("{format}, {}", size_class(megapixels)), values);
             sides.push(header.width.min(header.height));
             if slow.len() < SLOWEST || slow.last().is_some_and(|last| last.ms < ms) {
                 let size = crate::console::words::bytes(bytes.len() as u64);
@@ -150,19 +190,9 @@ impl Captured {
             }
         }
         sides.sort_unstable();
-        let formats = costs
-            .into_iter()
-            .map(|(format, [count, ms, bytes, pixels])| FormatCost {
-                format,
-                images: count as usize,
-                ms: ms / count,
-                bytes: bytes / count,
-                megapixels: pixels / count,
-            });
-        let mut formats = formats.collect::<Vec<_>>();
-        formats.sort_by_key(|cost| std::cmp::Reverse(cost.images));
         Ok(Survey {
-            formats,
+            formats: formats.by_frequency(),
+            sizes: sizes.by_frequency(),
             slowest: slow,
             shorter_side: sides.get(sides.len() / 2).copied().unwrap_or(0),
         })

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
+use serde::Serialize;
+
 /// Ticks of `/proc/stat` in a second, on every architecture that Linux runs a trainer on.
 const TICKS: f64 = 100.0;
 
@@ -11,8 +13,8 @@ const TICKS: f64 = 100.0;
 #[derive(Debug, Clone)]
 pub(super) struct Reading {
     at: Instant,
-    /// Time at work and time waiting for a core of each thread, in seconds.
-    threads: BTreeMap<String, [f64; 2]>,
+    /// Of each thread by its id: its name, time at work and time waiting for a core, in seconds.
+    threads: BTreeMap<String, (String, [f64; 2])>,
     /// Time at work of all cores of the machine, in seconds.
     machine: Option<f64>,
     /// Time at work of this process, in seconds.
@@ -32,6 +34,26 @@ pub(super) struct Use {
     pub(super) wait_share: Option<f64>,
     /// Share of the time in which the control group was held back.
     pub(super) throttled: Option<f64>,
+}
+
+/// What the threads of one kind did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Threads {
+    /// Their name, without a number.
+    pub name: String,
+    /// How many there are.
+    pub threads: usize,
+    /// Cores that they had.
+    pub cores: f64,
+    /// Cores that they waited for.
+    pub waited_cores: f64,
+}
+
+/// Name of a thread without what counts it: `decode-3` and `decode-4` are of one kind.
+fn kind(name: &str) -> &str {
+    let name = name.trim();
+    let kind = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == ' ');
+    if kind.is_empty() { name } else { kind }
 }
 
 /// Time at work of this process so far, in seconds.
@@ -76,7 +98,10 @@ impl Reading {
             // A thread that has just ended has none.
             let times = std::fs::read_to_string(task.path().join("schedstat"));
             if let Some(times) = times.ok().and_then(|text| schedstat(&text)) {
-                threads.insert(task.file_name().to_string_lossy().into_owned(), times);
+                let name = std::fs::read_to_string(task.path().join("comm"));
+                let name = kind(&name.unwrap_or_default()).to_owned();
+                let id = task.file_name().to_string_lossy().into_owned();
+                threads.insert(id, (name, times));
             }
         }
         Self {
@@ -88,16 +113,37 @@ impl Reading {
         }
     }
 
+    /// What each kind of thread did since `self`, the busiest first.
+    pub(super) fn threads_until(&self, later: &Self) -> Vec<Threads> {
+        let seconds = later.at.duration_since(self.at).as_secs_f64().max(1e-9);
+        let mut kinds = BTreeMap::<&str, Threads>::new();
+        for (id, (name, [work, wait])) in &later.threads {
+            let before = self.threads.get(id).map_or([0.0; 2], |(_, times)| *times);
+            let kind = kinds.entry(name).or_insert_with(|| Threads {
+                name: name.clone(),
+                threads: 0,
+                cores: 0.0,
+                waited_cores: 0.0,
+            });
+            kind.threads += 1;
+            kind.cores += (work - before[0]).max(0.0) / seconds;
+            kind.waited_cores += (wait - before[1]).max(0.0) / seconds;
+        }
+        let mut kinds = kinds.into_values().collect::<Vec<_>>();
+        kinds.sort_by(|a, b| b.cores.total_cmp(&a.cores));
+        kinds
+    }
+
     /// What happened since `self`.
     pub(super) fn until(&self, later: &Self) -> Use {
         let seconds = later.at.duration_since(self.at).as_secs_f64().max(1e-9);
         let own = (later.process - self.process) / seconds;
-        let (mut ran, mut waited) = (0.0, 0.0);
-        for (thread, [work, wait]) in &later.threads {
-            let before = self.threads.get(thread).copied().unwrap_or_default();
-            ran += (work - before[0]).max(0.0);
-            waited += (wait - before[1]).max(0.0);
-        }
+        let (ran, waited) = self
+            .threads_until(later)
+            .iter()
+            .fold((0.0, 0.0), |(ran, waited), kind| {
+                (ran + kind.cores, waited + kind.waited_cores)
+            });
         let others = later.machine.zip(self.machine);
         let throttled = later.throttled.zip(self.throttled);
         Use {

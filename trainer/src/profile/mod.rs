@@ -4,14 +4,19 @@
 //! Short trials (`plan.rs`, `trial.rs`) take turns: the loader as it is; the store without
 //! decoding; decoding without the store, on images kept from before (`captured.rs`). Their rates
 //! are ceilings (`ladder.rs`); the lowest limits. Why it does, and what a change would give, is
-//! judged from the trials and from what the kernel says (`kernel.rs`, `verdict.rs`).
+//! judged from the trials and from what the kernel says (`kernel.rs`, `verdict.rs`). What other
+//! hardware would give is computed (`simulate.rs`); settings are searched (`tune.rs`).
 mod captured;
 mod kernel;
 mod ladder;
 mod plan;
 mod report;
+mod simulate;
 mod trial;
+mod tune;
 mod verdict;
 
 pub(crate) use plan::{Subject, measure};
 pub(crate) use report::Report;
+pub(crate) use simulate::{Costs, Scenario};
+pub(crate) use tune::{Tuned, tune};

@@ -1,18 +1,21 @@
 //! The trials of a profile, in turn: the loader as it is, the store without decoding, decoding
 //! without the store, and each with one setting changed.
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use candle_core::Device;
-use nepa_pipeline::{Dataset, EngineConfig, IoConfig, IoRuntime, Loader, LoaderConfig, RawBackend};
+use nepa_pipeline::{
+    Dataset, EngineConfig, IoConfig, IoRuntime, Loader, LoaderConfig, MixingForecast, RawBackend,
+};
 
 use super::captured::{Captured, Survey};
-use super::trial::{Rules, Source, Trial, run};
+use super::trial::{Rules, Source, Trial, run, step_alone};
 use crate::console::progress::{Progress, Unit};
 use crate::output::{Scratch, is_local};
 use crate::recipe::Precision;
-use crate::run::Batches;
+use crate::run::{Batches, Stepper};
 use crate::signals::received;
 
 /// How often all trials are run, turn by turn, so that what changes on the machine meets each.
@@ -26,8 +29,14 @@ const LONGEST: Duration = Duration::from_secs(5);
 const LEAST_WARM_UP: Duration = Duration::from_secs(10);
 /// Images that are enough to measure decoding.
 const ENOUGH: usize = 16;
-/// The window of a trial: small, so that it is filled soon. It decides the order, not the rate.
+/// Window of a trial, unless requests need a larger one: small, so that it is filled soon.
 const WINDOW: u64 = 64 << 20;
+/// Windows that the loader holds: one that is decoded, one that is fetched.
+const WINDOWS: u64 = 2;
+/// Images in a batch of a trial that does not decode, at most, so that batches come soon.
+const STORE_BATCH: usize = 16;
+/// How much further ahead the loader may read in the trial of that.
+pub(super) const AHEAD: u64 = 4;
 /// An image is stored anew where its shorter side is so many times that of the crop, with this
 /// factor of it.
 const LARGE: f64 = 2.5;
@@ -38,29 +47,64 @@ const SMALL: f64 = 1.5;
 pub(super) enum Kind {
     /// The loader as it is.
     AsIs,
+    /// Training steps on one batch, without a loader.
+    Step,
     /// Without decoding: the store, unpacking, the order.
     Store,
     /// The same with twice as many requests.
     MoreRequests,
+    /// The same with half as many.
+    FewerRequests,
+    /// The same with more memory to read ahead.
+    MoreAhead,
+    /// The order and the batches alone: images from the local disk, not decoded.
+    Assembly,
     /// Decoding alone, of images from the local disk.
     Decode,
     /// The same with a thread more.
     MoreThreads,
+    /// The same with a thread less.
+    FewerThreads,
     /// Decoding alone, of images stored anew as smaller JPEGs.
     StoredAnew,
 }
 
 impl Kind {
     /// For people, while it is run.
-    fn says(self) -> &'static str {
+    pub(super) fn says(self) -> &'static str {
         match self {
             Self::AsIs => "the loader as it is",
+            Self::Step => "training steps without the loader",
             Self::Store => "the store without decoding",
             Self::MoreRequests => "the store with twice as many requests",
+            Self::FewerRequests => "the store with half as many requests",
+            Self::MoreAhead => "the store with more memory to read ahead",
+            Self::Assembly => "batches without store and decoding",
             Self::Decode => "decoding without the store",
             Self::MoreThreads => "decoding with a thread more",
+            Self::FewerThreads => "decoding with a thread less",
             Self::StoredAnew => "decoding of smaller JPEGs",
         }
+    }
+
+    /// Its share of the time: the ceilings are measured for longer than what is compared with them.
+    fn weight(self) -> u32 {
+        match self {
+            Self::AsIs | Self::Store | Self::Decode => 2,
+            _ => 1,
+        }
+    }
+
+    /// Whether nothing is decoded.
+    fn is_encoded(self) -> bool {
+        matches!(
+            self,
+            Self::Store
+                | Self::MoreRequests
+                | Self::FewerRequests
+                | Self::MoreAhead
+                | Self::Assembly
+        )
     }
 }
 
@@ -77,8 +121,12 @@ pub(crate) struct Subject<'a> {
     pub(crate) device: &'a Device,
     pub(crate) precision: Precision,
     pub(crate) engines: EngineConfig,
-    /// Images a second that are taken at most.
+    /// Images a second that are taken at most; none where training steps take them, or nothing.
     pub(crate) consumer: Option<f64>,
+    /// Time to open the data set, in seconds.
+    pub(crate) open_s: f64,
+    /// How batches are mixed, where that can be foretold.
+    pub(crate) mixing: Option<MixingForecast>,
     /// Time of all trials.
     pub(crate) time: Duration,
     /// Processor cores.
@@ -93,6 +141,30 @@ impl Subject<'_> {
         let mut shards = self.dataset.shards().iter();
         shards.any(|shard| !is_local(&shard.url))
     }
+
+    /// Bytes of a window of a trial, no more than the configured ones: small, and large enough that
+    /// all requests find something to fetch.
+    fn window(&self) -> u64 {
+        let parts = self.dataset.shards().iter().flat_map(|shard| &shard.parts);
+        let largest = parts.map(|part| part.fetch_bytes).max().unwrap_or(0);
+        let request = largest.min(self.io.request_bytes);
+        let flight = request.saturating_mul(2 * self.io.max_requests as u64);
+        self.config.shuffle_window_bytes.min(flight.max(WINDOW))
+    }
+
+    /// Whether memory may keep requests from being sent: that of the windows, or of all bytes.
+    fn may_lack_memory(&self) -> bool {
+        let parts = self.dataset.shards().iter().flat_map(|shard| &shard.parts);
+        let (count, bytes) = parts.fold((0u64, 0u64), |(count, bytes), part| {
+            (
+                count + 1,
+                bytes + part.fetch_bytes.min(self.io.request_bytes),
+            )
+        });
+        let flight = bytes / count.max(1) * self.io.max_requests as u64;
+        let window = WINDOWS.saturating_mul(self.config.shuffle_window_bytes);
+        window.min(self.io.max_bytes) < WINDOWS.saturating_mul(flight)
+    }
 }
 
 /// What all trials found.
@@ -100,6 +172,8 @@ impl Subject<'_> {
 pub(crate) struct Found {
     /// In the order in which they were run.
     pub(super) trials: Vec<(Kind, Trial)>,
+    /// Rates of training steps without the loader, in images a second.
+    pub(super) steps: Vec<f64>,
     pub(super) survey: Survey,
     /// Shorter side of images stored anew; 0 where they kept their size.
     pub(super) anew_side: u32,
@@ -115,32 +189,52 @@ impl Found {
     }
 }
 
-/// Runs all trials; as far as they come before a signal.
-pub(crate) fn measure(subject: &Subject<'_>) -> anyhow::Result<Found> {
-    let mut kinds = vec![Kind::AsIs, Kind::Store];
+/// The trials that can tell something of a subject.
+fn kinds(subject: &Subject<'_>, is_stepping: bool) -> Vec<Kind> {
     // A local disk has no requests that wait.
-    if subject.is_remote() {
-        kinds.push(Kind::MoreRequests);
-    }
-    kinds.push(Kind::Decode);
-    if subject.config.decode_threads < subject.cores {
-        kinds.push(Kind::MoreThreads);
-    }
-    kinds.push(Kind::StoredAnew);
-    let trials = kinds.len() * ROUNDS;
+    let is_remote = subject.is_remote();
+    let threads = subject.config.decode_threads;
+    let all = [
+        (Kind::AsIs, true),
+        (Kind::Step, is_stepping),
+        (Kind::Store, true),
+        (Kind::MoreRequests, is_remote),
+        (
+            Kind::FewerRequests,
+            is_remote && subject.io.max_requests > 1,
+        ),
+        (Kind::MoreAhead, is_remote && subject.may_lack_memory()),
+        (Kind::Assembly, true),
+        (Kind::Decode, true),
+        (Kind::MoreThreads, threads < subject.cores),
+        (Kind::FewerThreads, threads > 1),
+        (Kind::StoredAnew, true),
+    ];
+    let runs = all.into_iter().filter(|(_, is_run)| *is_run);
+    runs.map(|(kind, _)| kind).collect()
+}
+
+/// Runs all trials; as far as they come before a signal. With a `stepper`, batches are trained on.
+pub(crate) fn measure(
+    subject: &Subject<'_>,
+    mut stepper: Option<&mut Stepper>,
+) -> anyhow::Result<Found> {
+    let kinds = kinds(subject, stepper.is_some());
+    let weights = kinds.iter().map(|kind| kind.weight()).sum::<u32>() * ROUNDS as u32;
     let mut bench = Bench {
         subject,
-        length: (subject.time / trials as u32).max(LEAST),
+        unit: (subject.time / weights).max(LEAST),
         captured: Captured::default(),
-        more_requests: None,
+        opened: BTreeMap::new(),
         local: None,
         found: Found::default(),
     };
-    let progress = Progress::new("profiling", Some(trials as u64), Unit::Count("trials"));
+    let trials = (kinds.len() * ROUNDS) as u64;
+    let progress = Progress::new("profiling", Some(trials), Unit::Count("trials"));
     for round in 0..ROUNDS {
         for &kind in &kinds {
             tracing::debug!("round {round}: {}", kind.says());
-            if !bench.trial(kind, round)? {
+            if !bench.trial(kind, round, stepper.as_deref_mut())? {
                 bench.found.cut_off = true;
                 return Ok(bench.found);
             }
@@ -159,36 +253,37 @@ struct Local {
 
 struct Bench<'a> {
     subject: &'a Subject<'a>,
-    /// Time of a trial.
-    length: Duration,
+    /// Time of a trial, by its weight.
+    unit: Duration,
     captured: Captured,
-    more_requests: Option<Arc<Dataset>>,
+    /// The data set with other settings of the store.
+    opened: BTreeMap<Kind, Arc<Dataset>>,
     local: Option<Local>,
     found: Found,
 }
 
 impl Bench<'_> {
     /// Runs one trial, if there is anything to run it on; false where a signal came.
-    fn trial(&mut self, kind: Kind, round: usize) -> anyhow::Result<bool> {
+    fn trial(
+        &mut self,
+        kind: Kind,
+        round: usize,
+        stepper: Option<&mut Stepper>,
+    ) -> anyhow::Result<bool> {
         let Some(dataset) = self.dataset(kind)? else {
             return Ok(received().is_none());
         };
         let subject = self.subject;
-        let mut config = LoaderConfig {
-            // Another order in each round, so that what is cached by then does not make it faster.
-            seed: subject.config.seed.wrapping_add(round as u64),
-            shuffle_window_bytes: subject.config.shuffle_window_bytes.min(WINDOW),
-            // Bad samples are counted, and end nothing here.
-            max_bad_fraction: 1.0,
-            bad_samples_path: None,
-            epochs: None,
-            ..subject.config.clone()
-        };
-        if kind == Kind::MoreThreads {
-            config.decode_threads += 1;
+        let config = self.config(kind, round);
+        let length = self.unit * kind.weight();
+        let is_as_is = kind == Kind::AsIs;
+        let mut stepper = stepper.filter(|_| is_as_is || kind == Kind::Step);
+        if let (Kind::Step, Some(stepper)) = (kind, &mut stepper) {
+            let rate = step_alone(self.decoded(dataset, config)?, length, stepper)?;
+            self.found.steps.extend(rate);
+            return Ok(rate.is_some());
         }
-        let encoded = matches!(kind, Kind::Store | Kind::MoreRequests);
-        let source = if encoded {
+        let source = if kind.is_encoded() {
             let exif_orientation = config.exif_orientation;
             let backend = Arc::new(RawBackend { exif_orientation });
             let builder = Loader::builder("")
@@ -196,18 +291,14 @@ impl Bench<'_> {
                 .config(config);
             Source::Encoded(Box::new(builder.open_with(backend)?))
         } else {
-            let (device, precision) = (subject.device, subject.precision);
-            let engines = subject.engines;
-            let dataset = Arc::clone(&dataset);
-            Source::Decoded(Batches::open(
-                dataset, config, None, device, precision, engines,
-            )?)
+            Source::Decoded(self.decoded(Arc::clone(&dataset), config)?)
         };
         let captured = &mut self.captured;
         let rules = Rules {
-            length: self.length,
-            warm_up: self.length.max(LEAST_WARM_UP),
-            consumer: subject.consumer.filter(|_| kind == Kind::AsIs),
+            length,
+            warm_up: length.max(LEAST_WARM_UP),
+            most: subject.consumer.filter(|_| is_as_is),
+            stepper,
             keep: &mut |images| {
                 if kind == Kind::Store {
                     captured.keep(images);
@@ -221,37 +312,77 @@ impl Bench<'_> {
             .as_ref()
             .and_then(|trial| trial.io.first_byte.quantile(0.5));
         let waves = first_byte.map_or(Duration::ZERO, |first_byte| WAVES * first_byte);
-        self.length = self.length.max(waves.min(LONGEST));
+        self.unit = self.unit.max(waves.min(LONGEST));
         self.found.trials.extend(trial.map(|trial| (kind, trial)));
         Ok(went_on)
     }
 
+    /// The loader's settings in a trial.
+    fn config(&self, kind: Kind, round: usize) -> LoaderConfig {
+        let subject = self.subject;
+        let mut config = LoaderConfig {
+            // Another order in each round, so that what is cached by then does not make it faster.
+            seed: subject.config.seed.wrapping_add(round as u64),
+            shuffle_window_bytes: subject.window(),
+            // Bad samples are counted, and end nothing here.
+            max_bad_fraction: 1.0,
+            bad_samples_path: None,
+            epochs: None,
+            ..subject.config.clone()
+        };
+        if kind.is_encoded() {
+            config.global_batch = config.global_batch.min(STORE_BATCH);
+        }
+        match kind {
+            Kind::MoreThreads => config.decode_threads += 1,
+            Kind::FewerThreads => config.decode_threads -= 1,
+            Kind::MoreAhead => {
+                config.shuffle_window_bytes = config.shuffle_window_bytes.saturating_mul(AHEAD);
+            }
+            _ => {}
+        }
+        config
+    }
+
+    fn decoded(&self, dataset: Arc<Dataset>, config: LoaderConfig) -> anyhow::Result<Batches> {
+        let Subject {
+            device,
+            precision,
+            engines,
+            ..
+        } = *self.subject;
+        let batches = Batches::open(dataset, config, None, device, precision, engines)?;
+        Ok(batches)
+    }
+
     /// What a trial reads; none where there is nothing of the kind.
     fn dataset(&mut self, kind: Kind) -> anyhow::Result<Option<Arc<Dataset>>> {
-        Ok(match kind {
-            Kind::AsIs | Kind::Store => Some(Arc::clone(&self.subject.dataset)),
-            Kind::MoreRequests => {
-                if self.more_requests.is_none() {
-                    let io = IoConfig {
-                        max_requests: self.subject.io.max_requests.saturating_mul(2),
-                        ..self.subject.io.clone()
-                    };
-                    self.more_requests = Some((self.subject.reopen)(&io)?);
-                }
-                self.more_requests.clone()
-            }
-            Kind::Decode | Kind::MoreThreads | Kind::StoredAnew => {
+        let subject = self.subject;
+        let mut io = subject.io.clone();
+        match kind {
+            Kind::AsIs | Kind::Step | Kind::Store => return Ok(Some(Arc::clone(&subject.dataset))),
+            Kind::MoreRequests => io.max_requests = io.max_requests.saturating_mul(2),
+            Kind::FewerRequests => io.max_requests /= 2,
+            Kind::MoreAhead => io.max_bytes = io.max_bytes.saturating_mul(AHEAD),
+            Kind::Assembly
+            | Kind::Decode
+            | Kind::MoreThreads
+            | Kind::FewerThreads
+            | Kind::StoredAnew => {
                 // The store may not have given enough in the first round.
                 if self.local.is_none() && self.captured.len() >= ENOUGH {
                     self.local = Some(self.store_locally()?);
                 }
-                let local = self.local.as_ref();
-                local.and_then(|local| match kind {
+                return Ok(self.local.as_ref().and_then(|local| match kind {
                     Kind::StoredAnew => local.anew.clone(),
                     _ => Some(Arc::clone(&local.as_they_are)),
-                })
+                }));
             }
-        })
+        }
+        if !self.opened.contains_key(&kind) {
+            self.opened.insert(kind, (subject.reopen)(&io)?);
+        }
+        Ok(self.opened.get(&kind).cloned())
     }
 
     /// Measures single images and stores what was kept.

@@ -1,18 +1,23 @@
 //! What a profile found, for people and as JSON.
-use nepa_pipeline::{DecoderStats, StageStats, shown_url};
+use nepa_pipeline::{DecoderStats, MixingForecast, StageStats, shown_url};
 use serde::Serialize;
 
 use super::captured::Survey;
-use super::ladder::{Ladder, Limit, Rate, bytes_an_image, middle};
+use super::kernel::Threads;
+use super::ladder::{Known, Ladder, Limit, Rate, bytes_an_image, middle};
 use super::plan::{Found, Kind, Subject};
-use super::trial::Trial;
+use super::simulate::{Costs, Scenario, Simulated};
+use super::trial::{FirstBatch, Trial};
 use super::verdict::{Evidence, Verdict, judge, signed};
 use crate::console::print::labelled;
 use crate::console::words::{self, counted, digits};
 use crate::device::memory_in_use;
 
 /// Version of the JSON; it is raised where a key changes its meaning or goes.
-const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
+
+/// Times the divergence of batches from a permutation's from which on they are badly mixed.
+const BADLY_MIXED: f64 = 1.5;
 
 /// What was found; also the JSON (`docs/profile.md`).
 #[derive(Debug, Serialize)]
@@ -28,8 +33,10 @@ pub(crate) struct Report {
     cut_off: bool,
     /// Rounds that were measured.
     rounds: usize,
+    /// Time to list the shards and to read their footers, in seconds.
+    open_s: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    first_batch_s: Option<f64>,
+    first_batch: Option<FirstBatch>,
     images_per_second: Rate,
     /// What the ceilings say that it should be.
     expected_images_per_second: f64,
@@ -46,6 +53,11 @@ pub(crate) struct Report {
     store: Store,
     survey: Survey,
     bad_images: u64,
+    /// What other stores and machines would give.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    simulated: Vec<Simulated>,
+    /// Threads by kind in the last trial of the loader as it is, the busiest first.
+    threads: Vec<Threads>,
     /// Stages of the last trial of the loader as it is.
     stages: Vec<StageStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,6 +70,10 @@ struct Store {
     bytes_per_second: f64,
     bytes_per_request: f64,
     in_flight: f64,
+    requests: u64,
+    /// From sending a request to its last byte, on average.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_byte_p50_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,6 +102,8 @@ impl Store {
             bytes_per_second: of(Trial::bytes_a_second),
             bytes_per_request: of(|trial| trial.io.bytes as f64 / trial.io.requests.max(1) as f64),
             in_flight: of(Trial::in_flight),
+            requests: all(|trial| trial.io.requests),
+            request_s: middle(found.of(Kind::Store), Trial::request_s),
             first_byte_p50_s: quantile(0.5),
             first_byte_p99_s: quantile(0.99),
             retries: all(|trial| trial.io.retries),
@@ -102,12 +120,13 @@ impl Report {
     pub(crate) fn new(subject: &Subject<'_>, found: &Found) -> Option<Self> {
         let (dataset, config) = (&subject.dataset, &subject.config);
         let bytes_per_image = bytes_an_image(dataset);
-        let ladder = Ladder::new(
-            found,
-            bytes_per_image,
-            config.decode_threads,
-            subject.consumer,
-        )?;
+        let known = Known {
+            bytes_an_image: bytes_per_image,
+            decode_threads: config.decode_threads,
+            consumer: subject.consumer,
+            consumer_shares_cores: subject.consumer.is_none() && subject.device.is_cpu(),
+        };
+        let ladder = Ladder::new(found, known)?;
         let store = Store::new(found);
         let as_is = || found.of(Kind::AsIs);
         let (images, bad) = as_is().fold((0, 0), |(images, bad), trial| {
@@ -120,7 +139,11 @@ impl Report {
         let evidence = Evidence {
             in_flight: store.in_flight,
             max_requests: subject.io.max_requests,
+            requests: store.requests,
+            retries: store.retries,
+            resumed: store.resumed,
             request_bytes: store.bytes_per_request,
+            request_s: store.request_s,
             bytes_a_second: store.bytes_per_second,
             first_byte: store
                 .first_byte_p50_s
@@ -129,6 +152,10 @@ impl Report {
             throttled: store.throttled,
             is_remote: subject.is_remote(),
             has_cache: subject.io.cache_dir.is_some(),
+            cached: cached(found),
+            window_bytes: config.shuffle_window_bytes,
+            max_bytes: subject.io.max_bytes,
+            mixing: subject.mixing.as_ref().and_then(badly_mixed),
             threads: config.decode_threads,
             cores: subject.cores,
             kernel: busiest.kernel,
@@ -151,7 +178,8 @@ impl Report {
             cores: subject.cores,
             cut_off: found.cut_off,
             rounds: as_is().count(),
-            first_batch_s: as_is().next()?.first_batch_s,
+            open_s: subject.open_s,
+            first_batch: as_is().next()?.first_batch,
             images_per_second: ladder.as_is,
             expected_images_per_second: ladder.expected(),
             cpu_ms_per_image: middle(as_is(), |trial| {
@@ -168,9 +196,24 @@ impl Report {
             store,
             survey: found.survey.clone(),
             bad_images: bad,
+            simulated: Vec::new(),
+            threads: last.threads.clone(),
             stages: last.stats.stages.clone(),
             decoders: last.decoders().cloned(),
         })
+    }
+
+    /// Computes what scenarios would give.
+    pub(crate) fn simulate(&mut self, scenarios: &[Scenario]) -> anyhow::Result<()> {
+        let costs = Costs::read(&serde_json::to_vec(self)?)?;
+        let simulated = scenarios.iter().map(|scenario| costs.simulate(*scenario));
+        self.simulated = simulated.collect();
+        Ok(())
+    }
+
+    /// The change of a setting that gives most, with what it gives as a share.
+    pub(crate) fn best_setting(&self) -> Option<(&str, f64)> {
+        self.verdict.best_setting()
     }
 
     /// Prints it for people.
@@ -180,6 +223,11 @@ impl Report {
         self.show_verdict();
         self.show_what_if();
         self.show_costs();
+        self.show_threads();
+        for simulated in &self.simulated {
+            print!("\n");
+            simulated.show();
+        }
         if let Some(decoders) = &self.decoders {
             println!("\n{decoders}");
         }
@@ -201,8 +249,8 @@ impl Report {
             self.cpu_cores_used,
             self.cores
         );
-        let first = self.first_batch_s.map_or_else(String::new, |first| {
-            format!("; first batch after {first:.2} s")
+        let first = self.first_batch.map_or_else(String::new, |first| {
+            format!("; first batch after {:.2} s", self.open_s + first.seconds)
         });
         let memory = self.memory_bytes.map_or_else(String::new, |bytes| {
             format!("; {} of memory", words::bytes(bytes))
@@ -214,6 +262,13 @@ impl Report {
             counted(self.decode_threads as u64, "decode thread"),
             self.max_requests
         );
+        if let Some(first) = self.first_batch {
+            let rest = (first.seconds - first.fetch_s).max(0.0);
+            println!(
+                "first batch: listing and footers {:.2} s, row groups {:.2} s, images {rest:.2} s",
+                self.open_s, first.fetch_s
+            );
+        }
         if self.cut_off {
             println!("Ended by a signal: what was measured until then.");
         }
@@ -227,35 +282,33 @@ impl Report {
             let shown = rate.map_or_else(
                 || "not measured".to_owned(),
                 |rate| {
-                    format!(
-                        "{:>9}  {} to {}",
-                        digits(rate.median),
-                        digits(rate.least),
-                        digits(rate.most)
-                    )
+                    let [median, least, most] = [rate.median, rate.least, rate.most].map(digits);
+                    if least == most {
+                        format!("{median:>9}")
+                    } else {
+                        format!("{median:>9}  {least} to {most}")
+                    }
                 },
             );
             println!("  {name:<42}{shown}");
         };
         row("as it is", Some(ladder.as_is));
         row("store, without decoding", Some(ladder.store));
+        row("unpacking alone", ladder.unpack.map(Rate::known));
         row("decoding, without the store", ladder.decode);
         row(
             "unpacking and decoding",
             ladder.decode.map(|_| ladder.processor()),
         );
-        if let Some(consumer) = ladder.consumer {
-            println!("  {:<42}{:>9}", "the consumer", digits(consumer));
+        row("order and batches alone", ladder.assembly);
+        if ladder.consumer.is_some() {
+            row("the consumer", ladder.consumer);
         }
     }
 
     fn show_verdict(&self) {
         let verdict = &self.verdict;
-        let limit = match verdict.limit {
-            Limit::Store => "the store",
-            Limit::Processor => "decoding",
-            Limit::Consumer => "the consumer",
-        };
+        let limit = verdict.limit.says();
         for (number, cause) in verdict.causes.iter().enumerate() {
             let label = if number == 0 { "limit" } else { "also" };
             print!("\n");
@@ -265,6 +318,17 @@ impl Report {
             if let Some(set) = &cause.set {
                 labelled("", &format!("--set {set}"));
             }
+        }
+        if verdict.limit != Limit::Consumer {
+            let next = format!(
+                "{} limits next, at {} images/s",
+                verdict.next.says(),
+                digits(verdict.next_rate)
+            );
+            labelled("then", &next);
+        }
+        if verdict.causes.iter().all(|cause| cause.set.is_none()) {
+            labelled("", "No setting of the loader helps here.");
         }
         for note in &verdict.notes {
             labelled("note", note);
@@ -276,12 +340,34 @@ impl Report {
             return;
         }
         let head = "what if";
-        println!("\n{head:<53}images/s    gain");
+        println!("\n{head:<49}images/s    gain");
         for what in &self.verdict.what_if {
             let how = if what.measured { "" } else { "  (computed)" };
-            let rate = digits(what.rate);
+            let rate = digits(what.rate.median);
             let gain = signed(what.gain);
-            println!("  {:<50}{rate:>9}{gain:>8}{how}", what.change);
+            let [least, most] = what.gain_interval.map(signed);
+            let interval = if least == most {
+                String::new()
+            } else {
+                format!("  {least} to {most}")
+            };
+            println!("  {:<46}{rate:>9}{gain:>8}{interval}{how}", what.change);
+        }
+    }
+
+    fn show_threads(&self) {
+        let busy = self.threads.iter().filter(|kind| kind.cores >= 0.005);
+        let busy = busy.collect::<Vec<_>>();
+        if busy.is_empty() {
+            return;
+        }
+        let head = "threads";
+        println!("\n{head:<32}number   cores  waited for one");
+        for kind in busy {
+            println!(
+                "  {:<30}{:>6}{:>8.2}{:>10.2}",
+                kind.name, kind.threads, kind.cores, kind.waited_cores
+            );
         }
     }
 
@@ -301,6 +387,12 @@ impl Report {
                 cost.megapixels
             );
         }
+        if self.survey.sizes.len() > 1 {
+            println!("  by size");
+            for cost in &self.survey.sizes {
+                println!("  {:<30}{:>6}{:>8.2}", cost.format, cost.images, cost.ms);
+            }
+        }
         println!("slowest");
         for slow in &self.survey.slowest {
             println!("  {} ms  {}", digits(slow.ms), slow.form);
@@ -314,4 +406,33 @@ fn codecs(subject: &Subject<'_>) -> Vec<String> {
     let columns = subject.dataset.columns();
     let largest = columns.into_iter().max_by_key(|column| column.stored_bytes);
     largest.map_or_else(Vec::new, |column| column.codecs)
+}
+
+/// Share of all bytes that came from the cache.
+fn cached(found: &Found) -> f64 {
+    let (cached, all) = found
+        .trials
+        .iter()
+        .fold((0, 0), |(cached, all), (_, trial)| {
+            let hit = trial.io.cache_hit_bytes;
+            (cached + hit, all + hit + trial.io.bytes)
+        });
+    cached as f64 / all.max(1) as f64
+}
+
+/// A sentence where batches are not mixed well.
+fn badly_mixed(forecast: &MixingForecast) -> Option<String> {
+    let groups = if forecast.by_class { "class" } else { "shard" };
+    let ratio = forecast.ratio();
+    if ratio <= BADLY_MIXED {
+        return None;
+    }
+    let mut sentence = format!(
+        "The shuffle window is small: if the rows are sorted by {groups}, the classes of a batch \
+         are {ratio:.1} times as uneven as by chance."
+    );
+    if let [_, .., (bytes, _)] = forecast.windows[..] {
+        sentence += &format!(" Even ones need\n--set data.shuffle_window_bytes={bytes}");
+    }
+    Some(sentence)
 }

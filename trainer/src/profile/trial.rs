@@ -3,15 +3,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nepa_pipeline::{
-    Dataset, DecoderStats, IoCounters, Loader, LoaderError, PipelineStats, RawBackend, SampleId,
+    Dataset, DecoderStats, IoCounters, Loader, PipelineStats, RawBackend, SampleId, Stage,
 };
 
-use super::kernel::{Reading, Use};
-use crate::run::Batches;
+use super::kernel::{Reading, Threads, Use};
+use crate::run::{Batches, Stepper};
 use crate::signals::received;
 
 /// Between two looks for a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Share of a trial for which batches are taken before it is measured: queues are full by then.
+const SETTLE: f64 = 0.2;
+/// So many batches tell a rate.
+const ENOUGH_BATCHES: u64 = 5;
 
 /// Whose batches are taken.
 pub(super) enum Source {
@@ -37,13 +41,22 @@ impl Source {
         }
     }
 
-    fn take(&mut self) -> Result<Option<Taken>, LoaderError> {
+    /// Takes the next batch; one that is decoded is given to `stepper`.
+    fn take(&mut self, stepper: Option<&mut Stepper>) -> anyhow::Result<Option<Taken>> {
         Ok(match self {
-            Self::Decoded(batches) => batches.next_batch()?.map(|batch| Taken {
-                images: batch.samples().len() as u64,
-                bad: bad(batch.samples()),
-                encoded: Vec::new(),
-            }),
+            Self::Decoded(batches) => {
+                let Some(batch) = batches.next_batch()? else {
+                    return Ok(None);
+                };
+                if let Some(stepper) = stepper {
+                    stepper.step(&batch)?;
+                }
+                Some(Taken {
+                    images: batch.samples().len() as u64,
+                    bad: bad(batch.samples()),
+                    encoded: Vec::new(),
+                })
+            }
             Self::Encoded(loader) => loader.next_batch()?.map(|batch| {
                 let ids = batch.samples().iter().map(|sample| sample.id);
                 Taken {
@@ -68,13 +81,22 @@ fn bad(samples: &[nepa_pipeline::SampleRecord]) -> u64 {
     replaced.count() as u64
 }
 
+/// How long the first batch took.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub(super) struct FirstBatch {
+    /// From the start of the loader, in seconds.
+    pub(super) seconds: f64,
+    /// For so long of it row groups were waited for, in seconds: fetched and unpacked.
+    pub(super) fetch_s: f64,
+}
+
 /// What was measured.
 #[derive(Debug, Clone)]
 pub(super) struct Trial {
-    /// Time that was measured, after the first batch, in seconds.
+    /// Time that was measured, in seconds.
     pub(super) seconds: f64,
-    /// Time to the first batch; none where it did not come in time.
-    pub(super) first_batch_s: Option<f64>,
+    /// None where it did not come in time.
+    pub(super) first_batch: Option<FirstBatch>,
     /// Images that were taken, in so many batches.
     pub(super) images: u64,
     pub(super) batches: u64,
@@ -88,16 +110,19 @@ pub(super) struct Trial {
     pub(super) stats: PipelineStats,
     /// What the processor did.
     pub(super) kernel: Use,
+    /// What each kind of thread did, the busiest first.
+    pub(super) threads: Vec<Threads>,
 }
 
 impl Trial {
-    /// Images taken a second. Where batches come steadily, the time after the last of them is left
-    /// out: a trial is short, and a batch may be large.
+    /// Images a second: those that were taken until the last batch where there were several, else
+    /// those that were decoded for the next one, as a batch may be large.
     pub(super) fn rate(&self) -> f64 {
-        let between = self.last_s / self.batches.max(1) as f64;
-        let is_steady = self.batches > 0 && self.seconds - self.last_s < 2.0 * between;
-        let seconds = if is_steady { self.last_s } else { self.seconds };
-        self.images as f64 / seconds
+        if self.batches >= ENOUGH_BATCHES {
+            self.images as f64 / self.last_s
+        } else {
+            self.stats.stage(Stage::Decode).items as f64 / self.seconds
+        }
     }
 
     /// Bytes that came a second, from the store or its cache.
@@ -108,6 +133,12 @@ impl Trial {
     /// Requests in flight, on average.
     pub(super) fn in_flight(&self) -> f64 {
         self.io.busy_ns as f64 / 1e9 / self.seconds
+    }
+
+    /// From sending a request to its last byte, on average, in seconds; none without a request.
+    pub(super) fn request_s(&self) -> Option<f64> {
+        let requests = (self.io.requests > 0).then_some(self.io.requests as f64)?;
+        Some(self.io.busy_ns as f64 / 1e9 / requests)
     }
 
     /// Who decoded on a GPU.
@@ -126,7 +157,9 @@ pub(super) struct Rules<'a> {
     /// Longest wait for the first batch; then measuring begins without it.
     pub(super) warm_up: Duration,
     /// Images a second that are taken at most.
-    pub(super) consumer: Option<f64>,
+    pub(super) most: Option<f64>,
+    /// Trains on each decoded batch.
+    pub(super) stepper: Option<&'a mut Stepper>,
     /// Is given the images of each batch, of a source that does not decode.
     pub(super) keep: &'a mut Keep<'a>,
 }
@@ -135,54 +168,105 @@ pub(super) struct Rules<'a> {
 pub(super) fn run(
     mut source: Source,
     dataset: &Dataset,
-    rules: Rules<'_>,
-) -> Result<Option<Trial>, LoaderError> {
+    mut rules: Rules<'_>,
+) -> anyhow::Result<Option<Trial>> {
     let begun = Instant::now();
-    let mut first_batch_s = None;
+    let mut first_batch = None;
     while begun.elapsed() < rules.warm_up {
         if received().is_some() {
             return Ok(None);
         }
         if source.wait(LOOK_EVERY) {
-            first_batch_s = Some(begun.elapsed().as_secs_f64());
-            if let Some(taken) = source.take()? {
-                (rules.keep)(&taken.encoded);
-            }
+            first_batch = Some(FirstBatch {
+                seconds: begun.elapsed().as_secs_f64(),
+                fetch_s: source.stats().stage(Stage::Dispatch).blocked_in_s,
+            });
             break;
         }
     }
+    // What came ahead is taken before time is measured.
+    take_for(&mut source, rules.length.mul_f64(SETTLE), &mut rules)?;
     let (before_io, before) = (dataset.io_counters(), source.stats());
-    let (kernel, since) = (Reading::now(), Instant::now());
-    let (mut images, mut bad, mut batches, mut last_s) = (0, 0, 0, 0.0);
-    while since.elapsed() < rules.length && received().is_none() {
-        let left = rules.length.saturating_sub(since.elapsed());
-        if !source.wait(left.min(LOOK_EVERY)) {
-            continue;
-        }
-        let Some(taken) = source.take()? else { break };
-        (images, bad, batches) = (images + taken.images, bad + taken.bad, batches + 1);
-        last_s = since.elapsed().as_secs_f64();
-        (rules.keep)(&taken.encoded);
-        if let Some(rate) = rules.consumer {
-            let due = Duration::from_secs_f64(images as f64 / rate);
-            let end = rules.length.saturating_sub(since.elapsed());
-            std::thread::sleep(due.saturating_sub(since.elapsed()).min(end));
-            last_s = since.elapsed().as_secs_f64();
-        }
-    }
-    let seconds = since.elapsed().as_secs_f64();
-    if seconds < rules.length.as_secs_f64() / 4.0 {
+    let kernel = Reading::now();
+    let length = rules.length.mul_f64(1.0 - SETTLE);
+    let taken = take_for(&mut source, length, &mut rules)?;
+    let kernel_now = Reading::now();
+    if taken.seconds < length.as_secs_f64() / 4.0 {
         return Ok(None);
     }
     Ok(Some(Trial {
-        seconds,
-        first_batch_s,
-        images,
-        batches,
-        last_s,
-        bad,
+        seconds: taken.seconds,
+        first_batch,
+        images: taken.images,
+        batches: taken.batches,
+        last_s: taken.last_s,
+        bad: taken.bad,
         io: dataset.io_counters().since(&before_io),
         stats: source.stats().since(&before),
-        kernel: kernel.until(&Reading::now()),
+        kernel: kernel.until(&kernel_now),
+        threads: kernel.threads_until(&kernel_now),
     }))
+}
+
+/// What was taken in a while.
+#[derive(Debug, Default)]
+struct Sum {
+    seconds: f64,
+    images: u64,
+    bad: u64,
+    batches: u64,
+    last_s: f64,
+}
+
+/// Takes batches for so long, or until a signal comes.
+fn take_for(source: &mut Source, length: Duration, rules: &mut Rules<'_>) -> anyhow::Result<Sum> {
+    let (since, mut sum) = (Instant::now(), Sum::default());
+    while since.elapsed() < length && received().is_none() {
+        let left = length.saturating_sub(since.elapsed());
+        if !source.wait(left.min(LOOK_EVERY)) {
+            continue;
+        }
+        let Some(taken) = source.take(rules.stepper.as_deref_mut())? else {
+            break;
+        };
+        sum.images += taken.images;
+        sum.bad += taken.bad;
+        sum.batches += 1;
+        (rules.keep)(&taken.encoded);
+        if let Some(rate) = rules.most {
+            let due = Duration::from_secs_f64(sum.images as f64 / rate);
+            let end = length.saturating_sub(since.elapsed());
+            std::thread::sleep(due.saturating_sub(since.elapsed()).min(end));
+        }
+        sum.last_s = since.elapsed().as_secs_f64();
+    }
+    sum.seconds = since.elapsed().as_secs_f64();
+    Ok(sum)
+}
+
+/// Gives one batch to a step again and again: its rate without a loader, in images a second. `None`
+/// where a signal came before there was enough to tell.
+pub(super) fn step_alone(
+    mut batches: Batches,
+    length: Duration,
+    stepper: &mut Stepper,
+) -> anyhow::Result<Option<f64>> {
+    while !batches.wait(LOOK_EVERY) {
+        if received().is_some() {
+            return Ok(None);
+        }
+    }
+    let Some(batch) = batches.next_batch()? else {
+        return Ok(None);
+    };
+    drop(batches);
+    // The first step makes its memory.
+    stepper.step(&batch)?;
+    let (since, mut steps) = (Instant::now(), 0);
+    while since.elapsed() < length && received().is_none() {
+        stepper.step(&batch)?;
+        steps += 1;
+    }
+    let images = f64::from(steps) * batch.samples().len() as f64;
+    Ok((steps > 0).then(|| images / since.elapsed().as_secs_f64()))
 }

@@ -3,7 +3,8 @@ use serde::Serialize;
 
 use super::captured::{FormatCost, Survey};
 use super::kernel::Use;
-use super::ladder::{Ladder, Limit};
+use super::ladder::{Ladder, Limit, Rate};
+use super::plan::AHEAD;
 use crate::console::words::{self, counted, digits, percent};
 
 /// A smaller gain is not worth a change, and may be noise.
@@ -24,6 +25,13 @@ const DEAR: f64 = 1.3;
 const LARGE_PART: u64 = 256 << 20;
 /// Requests below this cost more for their number than for their bytes.
 const SMALL_REQUEST: f64 = 512.0 * 1024.0;
+/// Share of requests that the store asks not to send, from which on that is a cause.
+const THROTTLED: f64 = 0.02;
+/// Share of requests that are sent again, from which on it is worth a note.
+const SENT_AGAIN: f64 = 0.05;
+/// Share of the time of a request that passes before its first byte, below which the rate of its
+/// connection makes it long.
+const FIRST_BYTE: f64 = 0.3;
 
 /// What is known beside the ceilings.
 #[derive(Debug, Clone, Default)]
@@ -31,8 +39,15 @@ pub(super) struct Evidence {
     /// Requests in flight on average, and the most that are allowed.
     pub in_flight: f64,
     pub max_requests: usize,
+    /// Requests that were sent for the first time, and again.
+    pub requests: u64,
+    pub retries: u64,
+    /// Answers that broke off, and were gone on with.
+    pub resumed: u64,
     /// Bytes of a request, on average.
     pub request_bytes: f64,
+    /// From sending one to its last byte, on average, in seconds.
+    pub request_s: Option<f64>,
     /// Bytes a second in all.
     pub bytes_a_second: f64,
     /// First byte: the middle and the 99th percentile, in seconds.
@@ -41,6 +56,11 @@ pub(super) struct Evidence {
     pub throttled: u64,
     pub is_remote: bool,
     pub has_cache: bool,
+    /// Share of bytes that came from the cache.
+    pub cached: f64,
+    /// Bytes of a shuffle window, and the most that are held, as they are set.
+    pub window_bytes: u64,
+    pub max_bytes: u64,
     pub threads: usize,
     pub cores: usize,
     /// Of the trials that decode.
@@ -57,14 +77,19 @@ pub(super) struct Evidence {
     pub max_bad_fraction: f64,
     /// Bytes of the largest part that is read at once.
     pub largest_part: u64,
+    /// How batches are mixed, where that is not well.
+    pub mixing: Option<String>,
 }
 
 /// What may be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
     MoreRequests,
+    FewerRequests,
+    MoreAhead,
     NoStore,
     MoreThreads,
+    FewerThreads,
     NoCompression,
     NoDecoding,
     StoredAnew,
@@ -79,9 +104,11 @@ pub(super) struct WhatIf {
     /// What is changed.
     pub change: String,
     /// Images a second then.
-    pub rate: f64,
+    pub rate: Rate,
     /// More than now, as a share of now.
     pub gain: f64,
+    /// The same of the slowest and of the fastest round.
+    pub gain_interval: [f64; 2],
     /// Whether the change itself was made and measured; computed of measured costs otherwise.
     pub measured: bool,
     /// A flag that makes it, where one does.
@@ -109,12 +136,32 @@ pub(super) struct Cause {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Verdict {
     pub limit: Limit,
+    /// What limits where that does not, at so many images a second.
+    pub next: Limit,
+    pub next_rate: f64,
     /// At least one; that with the greatest gain first.
     pub causes: Vec<Cause>,
     /// All changes that were looked at, the greatest gain first.
     pub what_if: Vec<WhatIf>,
     /// What else a reader should know.
     pub notes: Vec<String>,
+}
+
+impl Verdict {
+    /// The change of a setting that can be made as it stands and that is worth it, with its gain.
+    pub(super) fn best_setting(&self) -> Option<(&str, f64)> {
+        let settings = self.what_if.iter().filter(|what| {
+            let speed = [
+                Change::MoreRequests,
+                Change::FewerRequests,
+                Change::MoreThreads,
+                Change::FewerThreads,
+            ];
+            what.gain > WORTH && speed.contains(&what.kind)
+        });
+        let best = settings.max_by(|a, b| a.gain.total_cmp(&b.gain))?;
+        Some((best.set.as_deref()?, best.gain))
+    }
 }
 
 /// A gain for people: `+12 %`.
@@ -142,110 +189,139 @@ impl Looks<'_> {
         &mut self,
         kind: Change,
         change: String,
-        store: f64,
-        processor: f64,
-        measured: bool,
+        store: Rate,
+        processor: Rate,
         set: Option<String>,
     ) {
         let rate = self.ladder.with(store, processor);
+        let now = self.ladder.expected();
         self.list.push(WhatIf {
             kind,
             change,
             rate,
-            gain: more(rate, self.ladder.expected()),
-            measured,
+            gain: more(rate.median, now),
+            gain_interval: [more(rate.least, now), more(rate.most, now)],
+            measured: kind != Change::NoOthers,
             set,
         });
     }
 
-    fn all(mut self) -> Vec<WhatIf> {
+    /// Changes of the store's settings.
+    fn requests(&mut self) {
         let (ladder, evidence) = (self.ladder, self.evidence);
-        let (store, processor) = (ladder.store.median, ladder.processor().median);
-        if let Some(more) = ladder.more_requests {
-            let requests = 2 * evidence.max_requests;
-            self.add(
+        let processor = ladder.processor();
+        for (kind, rate, requests, how) in [
+            (
                 Change::MoreRequests,
-                format!("twice as many requests ({requests})"),
-                more.median,
-                processor,
-                true,
-                Some(format!("io.max_requests={requests}")),
-            );
+                ladder.more_requests,
+                2 * evidence.max_requests,
+                "twice",
+            ),
+            (
+                Change::FewerRequests,
+                ladder.fewer_requests,
+                evidence.max_requests / 2,
+                "half",
+            ),
+        ] {
+            if let Some(rate) = rate {
+                let change = format!("{how} as many requests ({requests})");
+                let set = format!("io.max_requests={requests}");
+                self.add(kind, change, rate, processor, Some(set));
+            }
+        }
+        if let Some(rate) = ladder.more_ahead {
+            let (what, set) = ahead(evidence);
+            let change = format!("{AHEAD} times the {what}");
+            self.add(Change::MoreAhead, change, rate, processor, Some(set));
         }
         if evidence.is_remote {
             self.add(
                 Change::NoStore,
                 "no store: a local disk, or a cache that is warm".to_owned(),
-                f64::INFINITY,
+                Rate::FREE,
                 processor,
-                true,
                 (!evidence.has_cache).then(|| "io.cache_dir=FOLDER".to_owned()),
             );
         }
-        if let Some(more) = ladder.more_threads {
-            let threads = evidence.threads + 1;
-            self.add(
+    }
+
+    /// Changes of decoding.
+    fn decoding(&mut self) {
+        let (ladder, evidence) = (self.ladder, self.evidence);
+        let (store, processor) = (ladder.store, ladder.processor());
+        for (kind, rate, threads, how) in [
+            (
                 Change::MoreThreads,
-                format!("a decode thread more ({threads})"),
-                store,
-                ladder.processor_with(more).median,
-                true,
-                Some(format!("loader.decode_threads={threads}")),
-            );
+                ladder.more_threads,
+                evidence.threads + 1,
+                "more",
+            ),
+            (
+                Change::FewerThreads,
+                ladder.fewer_threads,
+                evidence.threads - 1,
+                "less",
+            ),
+        ] {
+            if let Some(rate) = rate {
+                let change = format!("a decode thread {how} ({threads})");
+                // As many threads unpack as decode.
+                let factor = threads as f64 / evidence.threads as f64;
+                let unpack = ladder.unpack.map_or(Rate::FREE, Rate::known);
+                let processor = rate.together(unpack.times(factor));
+                let set = format!("loader.decode_threads={threads}");
+                self.add(kind, change, store, processor, Some(set));
+            }
         }
         if let Some(decode) = ladder.decode {
-            if decode.median / processor - 1.0 > WORTH {
-                self.add(
-                    Change::NoCompression,
-                    "columns without compression".to_owned(),
-                    store,
-                    decode.median,
-                    true,
-                    None,
-                );
+            if more(decode.median, processor.median) > WORTH {
+                let change = "columns without compression".to_owned();
+                self.add(Change::NoCompression, change, store, decode, None);
             }
-            self.add(
-                Change::NoDecoding,
-                "decoding that costs nothing".to_owned(),
-                store,
-                f64::INFINITY,
-                true,
-                None,
-            );
+            let change = "decoding that costs nothing".to_owned();
+            self.add(Change::NoDecoding, change, store, Rate::FREE, None);
         }
         if let Some(anew) = ladder.stored_anew {
             let form = match evidence.anew_side {
                 0 => "every image stored as JPEG".to_owned(),
                 side => format!("images stored as JPEG, the shorter side {side} px"),
             };
-            self.add(
-                Change::StoredAnew,
-                form,
-                store,
-                ladder.processor_with(anew).median,
-                true,
-                None,
-            );
+            let processor = ladder.processor_with(anew);
+            self.add(Change::StoredAnew, form, store, processor, None);
         }
         if let Some(others) = crowd(evidence) {
             let own = evidence.kernel.own.max(1e-9);
             // As much faster as they need not wait, and no more than there are cores for.
             let waited = evidence.kernel.wait_share.unwrap_or(0.0).min(0.99);
             let could = (own + others).min(own / (1.0 - waited));
-            self.add(
-                Change::NoOthers,
-                "no other program on the machine".to_owned(),
-                store,
-                processor * could / own,
-                false,
-                None,
-            );
+            let alone = processor.times(could / own);
+            let change = "no other program on the machine".to_owned();
+            self.add(Change::NoOthers, change, store, alone, None);
         }
+    }
+
+    fn all(mut self) -> Vec<WhatIf> {
+        self.requests();
+        self.decoding();
         // What was set otherwise is shown even where it gave nothing.
         self.list
             .retain(|what| what.gain > WORTH || what.set.is_some());
         self.list.sort_by(|a, b| b.gain.total_cmp(&a.gain));
         self.list
+    }
+}
+
+/// What keeps the loader from reading further ahead, and the setting that lets it.
+fn ahead(evidence: &Evidence) -> (&'static str, String) {
+    let [window, held] = [evidence.window_bytes, evidence.max_bytes].map(|b| b * AHEAD);
+    if evidence.max_bytes < 2 * evidence.window_bytes {
+        ("bytes held (io.max_bytes)", format!("io.max_bytes={held}"))
+    } else {
+        (
+            "shuffle window",
+            format!("data.shuffle_window_bytes={window}"),
+        )
     }
 }
 
@@ -290,11 +366,15 @@ pub(super) fn judge(ladder: &Ladder, evidence: &Evidence) -> Verdict {
     let limit = ladder.limit();
     let causes = match limit {
         Limit::Consumer => vec![consumer(ladder)],
+        Limit::Assembly => vec![assembly(ladder)],
         Limit::Store => vec![store(ladder, evidence, &what_if)],
         Limit::Processor => processor(ladder, evidence, &what_if),
     };
+    let (next, next_rate) = ladder.next();
     Verdict {
         limit,
+        next,
+        next_rate,
         causes,
         what_if,
         notes: notes(evidence),
@@ -319,25 +399,35 @@ impl Cause {
 
 fn consumer(ladder: &Ladder) -> Cause {
     let (next, rate) = ladder.next();
-    let room = rate / ladder.expected() - 1.0;
-    let because = format!(
-        "batches are taken at {} images/s, and the loader could give {}, {} more; then {} would \
-         limit",
-        digits(ladder.expected()),
-        digits(rate),
-        percent(room),
-        name(next)
-    );
+    let taken = ladder.consumer.map_or(0.0, |consumer| consumer.median);
+    let because = if ladder.consumer_shares_cores {
+        format!(
+            "training steps alone give {} images/s, and decoding takes its time on the same cores: \
+             {} together",
+            digits(taken),
+            digits(ladder.expected())
+        )
+    } else {
+        format!(
+            "batches are taken at {} images/s, and the loader could give {}, {} more; then {} \
+             would limit",
+            digits(taken),
+            digits(rate),
+            percent(more(rate, taken)),
+            next.says()
+        )
+    };
     let advice = "Nothing in the loader is to be changed: it feeds this consumer.".to_owned();
     Cause::new("consumer", because, advice)
 }
 
-fn name(limit: Limit) -> &'static str {
-    match limit {
-        Limit::Store => "the store",
-        Limit::Processor => "decoding",
-        Limit::Consumer => "the consumer",
-    }
+fn assembly(ladder: &Ladder) -> Cause {
+    let because = format!(
+        "one thread walks the order and hands images out, {} a second",
+        digits(ladder.expected())
+    );
+    let advice = "No setting helps; several processes (ranks) would share that work.".to_owned();
+    Cause::new("one thread", because, advice)
 }
 
 /// What a change would give, if it was looked at.
@@ -376,12 +466,50 @@ fn store(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Cause {
         format!(
             " Without the store {} images/s ({}) are possible: a nearer bucket, a local disk, or, \
              from the second epoch on and where the set fits a disk, a cache.",
-            digits(what.rate),
+            digits(what.rate.median),
             signed(what.gain)
         )
     });
+    let ahead = of(what_if, Change::MoreAhead).filter(|what| {
+        let more_requests = of(what_if, Change::MoreRequests).map_or(0.0, |more| more.gain);
+        what.gain > BY_LATENCY && what.gain > more_requests
+    });
+    if let Some(what) = ahead {
+        let because = format!(
+            "too little is read ahead to keep requests busy: {flight}; {} gave {}",
+            what.change,
+            signed(what.gain)
+        );
+        let advice = "Let it read further ahead; it takes that much more memory. A larger window \
+                      changes the order of samples, too."
+            .to_owned();
+        return Cause::new("read-ahead", because, advice).with(what.gain, what.set.clone());
+    }
+    let asked = evidence.requests + evidence.retries;
+    if evidence.throttled as f64 > THROTTLED * asked as f64 {
+        let because = format!(
+            "the store asks to be asked less: {} of {} answers were 503 or 429; {flight}{tried}",
+            words::count(evidence.throttled),
+            words::count(asked)
+        );
+        let advice = format!("Spread the shards over more prefixes.{elsewhere}");
+        return Cause::new("throttling", because, advice);
+    }
     if more.is_some_and(|more| more > BY_LATENCY) {
-        let because = format!("the store answers late: {flight}{first_byte}{tried}");
+        let late = evidence.first_byte.zip(evidence.request_s);
+        let by_connection = late
+            .filter(|([first_byte, _], request_s)| *first_byte < FIRST_BYTE * request_s)
+            .map(|([first_byte, _], request_s)| {
+                evidence.request_bytes / (request_s - first_byte).max(1e-9)
+            });
+        let (name, why) = match by_connection {
+            Some(rate) => (
+                "connections",
+                format!("each connection gives {} only", megabytes(rate)),
+            ),
+            None => ("latency", "the store answers late".to_owned()),
+        };
+        let because = format!("{why}: {flight}{first_byte}{tried}");
         let mut advice = match of(what_if, Change::MoreRequests) {
             Some(what) => format!("Ask for more at once: {}.", signed(what.gain)),
             None => String::new(),
@@ -391,15 +519,7 @@ fn store(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Cause {
         }
         let set = format!("io.max_requests={}", 2 * evidence.max_requests);
         let gain = of(what_if, Change::MoreRequests).map_or(0.0, |what| what.gain);
-        return Cause::new("latency", because, advice).with(gain, Some(set));
-    }
-    if evidence.throttled > 0 {
-        let because = format!(
-            "the store asks to be asked less: {} answers of 503 or 429; {flight}{tried}",
-            words::count(evidence.throttled)
-        );
-        let advice = format!("Spread the shards over more prefixes.{elsewhere}");
-        return Cause::new("throttling", because, advice);
+        return Cause::new(name, because, advice).with(gain, Some(set));
     }
     if !evidence.is_remote {
         let because = format!(
@@ -453,7 +573,9 @@ fn processor(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Vec<Ca
         causes.push(Cause::new("another program", because, advice).with(what.gain, None));
     }
     let decoding = ladder.decode.map_or(f64::INFINITY, |decode| decode.median);
-    let unpacking = ladder.processor().median / ladder.unpack;
+    let unpacking = ladder
+        .unpack
+        .map_or(0.0, |unpack| ladder.processor().median / unpack);
     let anew = of(what_if, Change::StoredAnew).filter(|what| what.gain > WORTH);
     let more = of(what_if, Change::MoreThreads).filter(|what| what.gain > WORTH);
     if unpacking > UNPACKING {
@@ -505,7 +627,7 @@ fn processor(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Vec<Ca
         let advice = format!(
             "With {}: {} images/s ({}).",
             what.change,
-            digits(what.rate),
+            digits(what.rate.median),
             signed(what.gain)
         );
         causes.push(Cause::new(found.0, found.1, advice).with(what.gain, None));
@@ -557,6 +679,23 @@ fn notes(evidence: &Evidence) -> Vec<String> {
         }
         notes.push(note);
     }
+    if evidence.requests > 0 && evidence.retries as f64 > SENT_AGAIN * evidence.requests as f64 {
+        notes.push(format!(
+            "{} of {} requests were sent again ({} answers broke off): the store or the line to it \
+             is unsteady.",
+            words::count(evidence.retries),
+            words::count(evidence.requests),
+            words::count(evidence.resumed)
+        ));
+    }
+    if evidence.cached > 0.0 {
+        notes.push(format!(
+            "{} of the bytes came from the cache: the first epoch, which fills it, is slower, and \
+             one that finds all there is faster.",
+            percent(evidence.cached)
+        ));
+    }
+    notes.extend(evidence.mixing.clone());
     if evidence.largest_part > LARGE_PART {
         notes.push(format!(
             "The largest row group has {} that are read at once: the first batch waits for it, and \
@@ -569,28 +708,14 @@ fn notes(evidence: &Evidence) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ladder::Rate;
     use super::*;
 
     fn rate(median: f64) -> Rate {
-        Rate {
-            median,
-            least: median,
-            most: median,
-        }
+        Rate::known(median)
     }
 
     fn ladder() -> Ladder {
-        Ladder {
-            as_is: rate(900.0),
-            store: rate(20_000.0),
-            more_requests: Some(rate(20_000.0)),
-            unpack: 1e6,
-            decode: Some(rate(1000.0)),
-            more_threads: None,
-            stored_anew: None,
-            consumer: None,
-        }
+        Ladder::of_decoding(1000.0)
     }
 
     fn evidence() -> Evidence {
@@ -628,6 +753,51 @@ mod tests {
         let late = judge(&slow(400.0, 780.0), &known);
         assert_eq!((late.limit, late.causes[0].name), (Limit::Store, "latency"));
         assert_eq!(late.causes[0].set.as_deref(), Some("io.max_requests=64"));
+        // The same where a connection is slow: its first byte comes soon.
+        let slow_connections = Evidence {
+            first_byte: Some([0.01, 0.02]),
+            request_s: Some(0.5),
+            ..evidence()
+        };
+        let by_connection = cause(&slow(400.0, 780.0), &slow_connections);
+        assert_eq!(by_connection.name, "connections");
+        assert!(
+            by_connection.because.contains("2.04 MB/s"),
+            "{by_connection:?}"
+        );
+        // The store may say itself that it is asked too often, whatever more requests give.
+        let throttling = Evidence {
+            requests: 100,
+            throttled: 30,
+            ..evidence()
+        };
+        assert_eq!(cause(&slow(400.0, 780.0), &throttling).name, "throttling");
+        let short = Ladder {
+            more_ahead: Some(rate(900.0)),
+            ..slow(400.0, 410.0)
+        };
+        let windows = Evidence {
+            window_bytes: 1 << 20,
+            max_bytes: 1 << 30,
+            ..evidence()
+        };
+        let ahead = cause(&short, &windows);
+        assert_eq!(ahead.name, "read-ahead");
+        assert_eq!(
+            ahead.set.as_deref(),
+            Some("data.shuffle_window_bytes=4194304")
+        );
+        let held = Evidence {
+            max_bytes: 1 << 20,
+            ..windows
+        };
+        let held = cause(&short, &held).set;
+        assert_eq!(held.as_deref(), Some("io.max_bytes=4194304"));
+        let one_thread = Ladder {
+            assembly: Some(rate(500.0)),
+            ..ladder()
+        };
+        assert_eq!(cause(&one_thread, &known).name, "one thread");
         let gains = late
             .what_if
             .iter()
@@ -635,7 +805,8 @@ mod tests {
             .collect::<Vec<_>>();
         assert!(gains.is_sorted_by(|a, b| a >= b), "{gains:?}");
         // Decoding limits then: 1,000 images a second.
-        assert!((of(&late.what_if, Change::NoStore).unwrap().rate - 999.0).abs() < 1.0);
+        let rate = of(&late.what_if, Change::NoStore).unwrap().rate;
+        assert!((rate.median - 1000.0).abs() < 1e-6);
 
         let kernel = Use {
             own: 1.0,
@@ -686,7 +857,7 @@ mod tests {
         );
 
         let packed = Ladder {
-            unpack: 2000.0,
+            unpack: Some(2000.0),
             ..ladder()
         };
         assert_eq!(cause(&packed, &known).name, "unpacking");
@@ -727,10 +898,34 @@ mod tests {
             Some("loader.decode_threads=3")
         );
         let fed = Ladder {
-            consumer: Some(500.0),
+            consumer: Some(rate(500.0)),
             ..ladder()
         };
         assert_eq!(cause(&fed, &known).name, "consumer");
+    }
+
+    #[test]
+    fn gains_have_the_interval_of_their_rounds() {
+        let more = Rate {
+            median: 780.0,
+            least: 600.0,
+            most: 1600.0,
+        };
+        let ladder = Ladder {
+            store: rate(400.0),
+            more_requests: Some(more),
+            fewer_requests: Some(rate(200.0)),
+            ..ladder()
+        };
+        let verdict = judge(&ladder, &evidence());
+        let what = of(&verdict.what_if, Change::MoreRequests).unwrap();
+        assert!((what.gain - 0.95).abs() < 1e-9);
+        // No faster than decoding, at 1,000.
+        let [least, most] = what.gain_interval;
+        assert!((least - 0.5).abs() < 1e-9 && (most - 1.5).abs() < 1e-9);
+        assert_eq!(verdict.best_setting().unwrap().0, "io.max_requests=64");
+        let fewer = of(&verdict.what_if, Change::FewerRequests).unwrap();
+        assert!((fewer.gain + 0.5).abs() < 1e-9, "{fewer:?}");
     }
 
     #[test]

@@ -1,17 +1,16 @@
 //! How well loading hides behind training: the same steps on batches that are there already, then
 //! with the loader.
 //!
-//! Nothing is written. The weights move as in a run, which changes no time. Called by `nepa
-//! pretrain --synthetic`.
+//! Nothing is written. Called by `nepa pretrain --synthetic`.
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::batches::{Batches, TrainBatch};
+use super::batches::Batches;
 use super::options::Options;
 use super::set_up::set_up;
-use super::setup::{Setup, engine, loader_config};
-use crate::engine::{Engine, TrainingState};
+use super::setup::{Setup, loader_config};
+use super::stepper::Stepper;
 use crate::error::RunError;
 
 /// Steps before each measurement: kernels are compiled, memory pools grow, queues fill.
@@ -58,7 +57,7 @@ impl std::fmt::Display for Overlap {
 pub(crate) fn measure_overlap(options: &Options, steps: u64) -> Result<Overlap, RunError> {
     let Setup {
         recipe,
-        mut phase,
+        phase,
         dataset,
         device,
         runtime: _runtime,
@@ -66,31 +65,21 @@ pub(crate) fn measure_overlap(options: &Options, steps: u64) -> Result<Overlap, 
     let config = loader_config(&recipe, None);
     let precision = recipe.train.precision;
     let mut batches = Batches::open(dataset, config, None, &device, precision, recipe.engines())?;
-    let training = TrainingState::new(phase.weights(&recipe)?);
-    let mut engine = engine(&recipe, phase.as_ref(), training, &device)?;
-    let mut mixed = Vec::new();
-    let peak = recipe.train.warmup_steps;
-    let mut step = |engine: &mut dyn Engine, batch: &TrainBatch, step: u64| {
-        let draws = phase.draws(&recipe, batch.samples(), step)?;
-        // The report holds the loss, so the device has computed it when this returns.
-        draws.step(engine, batch, &mut mixed)?;
-        Ok::<_, RunError>(engine.update(&phase.rates(&recipe, peak))?)
-    };
+    let (batch, of) = (recipe.train.batch, recipe.train.steps);
+    let mut stepper = Stepper::new(recipe, phase, &device)?;
     let mut next = || {
-        batches.next_batch()?.ok_or(RunError::LoaderEnded {
-            step: 0,
-            steps: recipe.train.steps,
-        })
+        let batch = batches.next_batch()?;
+        batch.ok_or(RunError::LoaderEnded { step: 0, steps: of })
     };
 
     let first = next()?;
-    for number in 0..WARM_UP {
-        step(engine.as_mut(), &first, number)?;
+    for _ in 0..WARM_UP {
+        stepper.step(&first)?;
     }
     // The loader's queues are full by now, or fill up during the first of these.
     let started = Instant::now();
-    for number in 0..steps {
-        step(engine.as_mut(), &first, number)?;
+    for _ in 0..steps {
+        stepper.step(&first)?;
     }
     let synthetic = started.elapsed();
     drop(first);
@@ -106,11 +95,10 @@ pub(crate) fn measure_overlap(options: &Options, steps: u64) -> Result<Overlap, 
         if number >= WARM_UP {
             waits.push(waiting.elapsed());
         }
-        step(engine.as_mut(), &batch, number)?;
+        stepper.step(&batch)?;
     }
     let loaded = started.elapsed();
 
-    let batch = recipe.train.batch;
     let rate = |time: Duration| steps as f64 * batch as f64 / time.as_secs_f64();
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
     Ok(Overlap {

@@ -9,6 +9,7 @@ mod gpu;
 mod inputs;
 mod loader;
 mod machine;
+mod plants;
 mod sheet;
 mod table;
 mod utilisation;
@@ -41,6 +42,8 @@ enum Wanted {
     },
     /// A slow store, start-up by the number of shards, memory over many samples
     Loader(To),
+    /// What `nepa profile` says of what was made slow, and of changes that are really made
+    Plants(To),
     /// Tests and measurements on a GPU; scripts/gpu-check says what each part is
     Gpu {
         part: gpu::Part,
@@ -86,6 +89,7 @@ fn write(wanted: Wanted) -> anyhow::Result<bool> {
         Wanted::Cpu(to) => cpu::write(programs, &to.path("cpu"))?,
         Wanted::Versus { rounds, to } => versus::write(programs, &to.path("versus"), rounds)?,
         Wanted::Loader(to) => loader::write(programs, &to.path("loader"))?,
+        Wanted::Plants(to) => plants::write(programs, &to.path("profile"))?,
         Wanted::Gpu { part, report } => match gpu::run(part, programs, report)? {
             gpu::Done::Written(report) => report,
             gpu::Done::Passed(passed) => return Ok(passed),

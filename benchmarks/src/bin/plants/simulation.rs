@@ -1,0 +1,113 @@
+//! What `nepa profile --simulate` says beside what a profile of the real thing finds.
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use nepa_benchmarks::median;
+use serde_json::Value;
+
+use crate::data::{Folders, Shape};
+use crate::plant::{Setup, Store, rate};
+
+/// What is profiled, then scenarios of it, each with the setup that makes it real.
+fn cases() -> Vec<(&'static str, Setup, Vec<(&'static str, Setup)>)> {
+    let with = Setup::new;
+    let one_core = |setup| Setup {
+        one_core: true,
+        ..setup
+    };
+    let small = Shape::SmallGroups;
+    vec![
+        (
+            "5-row groups, 100 ms, 8 requests",
+            with(small, Store::Server(100, 0.0), "--max-requests 8"),
+            vec![
+                (
+                    "requests=4",
+                    with(small, Store::Server(100, 0.0), "--max-requests 4"),
+                ),
+                (
+                    "requests=16",
+                    with(small, Store::Server(100, 0.0), "--max-requests 16"),
+                ),
+                (
+                    "latency=200",
+                    with(small, Store::Server(200, 0.0), "--max-requests 8"),
+                ),
+                (
+                    "latency=200,requests=16",
+                    with(small, Store::Server(200, 0.0), "--max-requests 16"),
+                ),
+                (
+                    "bandwidth=5",
+                    with(small, Store::Server(100, 5.0), "--max-requests 8"),
+                ),
+                (
+                    "consumer=100",
+                    with(
+                        small,
+                        Store::Server(100, 0.0),
+                        "--max-requests 8 --consumer 100",
+                    ),
+                ),
+            ],
+        ),
+        (
+            "photos on the disk",
+            with(Shape::Plain, Store::Disk, ""),
+            vec![
+                ("cores=1", one_core(with(Shape::Plain, Store::Disk, ""))),
+                (
+                    "threads=1",
+                    with(Shape::Plain, Store::Disk, "--decode-threads 1"),
+                ),
+                (
+                    "consumer=300",
+                    with(Shape::Plain, Store::Disk, "--consumer 300"),
+                ),
+            ],
+        ),
+    ]
+}
+
+/// Measures all cases and prints the table.
+pub(crate) fn run(folders: &Folders, repeats: usize, seconds: f64) -> anyhow::Result<()> {
+    println!("| measured | changed | computed, images/s | really, images/s | error |");
+    println!("|---|---|---|---|---|");
+    for (name, setup, scenarios) in cases() {
+        let mut rows = vec![[Vec::new(), Vec::new()]; scenarios.len()];
+        for repeat in 0..repeats {
+            eprintln!("{} of {repeats}: {name}", repeat + 1);
+            let costs = setup.profile(folders, seconds)?;
+            for ((scenario, real), [computed, really]) in scenarios.iter().zip(&mut rows) {
+                computed.push(simulate(&costs, scenario)?);
+                really.push(rate(&real.profile(folders, seconds)?));
+            }
+        }
+        for ((scenario, _), [computed, really]) in scenarios.iter().zip(&rows) {
+            let (computed, really) = (median(computed), median(really));
+            println!(
+                "| {name} | {scenario} | {computed:.0} | {really:.0} | {:+.0} % |",
+                100.0 * (computed / really - 1.0)
+            );
+        }
+    }
+    println!();
+    Ok(())
+}
+
+fn simulate(costs: &Value, scenario: &str) -> anyhow::Result<f64> {
+    let work = tempfile::tempdir()?;
+    let [measured, json] = ["measured.json", "simulated.json"].map(|name| work.path().join(name));
+    std::fs::write(&measured, costs.to_string())?;
+    let mut command = Command::new(std::env::current_exe()?.with_file_name("nepa"));
+    command.args(["profile", "--simulate", scenario, "--measured"]);
+    let output = command.arg(&measured).arg("--json").arg(&json).output()?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let found: Value = serde_json::from_slice(&std::fs::read(&json)?)?;
+    let rate = found[0]["images_per_second"].as_f64();
+    rate.context("it computed no rate")
+}

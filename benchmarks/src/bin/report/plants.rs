@@ -1,0 +1,36 @@
+//! The report of what `nepa profile` says of bottlenecks that were planted. `make profile-plants`
+//! writes it.
+use std::path::Path;
+
+use crate::child::command;
+use crate::inputs::Shards;
+use crate::machine::{Head, program};
+use crate::sheet::{Measurement, Report};
+
+const PLANTS: &str = "\
+Each plant is profiled, the change is really made, and it is profiled again; three times each, the
+repeats one after the other, medians. `right`: limit, cause and note are as planted. The rate after
+the change over the rate before it, foretold and measured; within 15 %, or in the interval that the
+profile gave. The server is in the planting program, on the same cores.
+
+The second table: what `--simulate` computes from a profile, and a profile of the real thing.
+";
+
+/// Runs all plants and writes the report.
+pub(crate) fn write(programs: &Path, path: &Path) -> anyhow::Result<Report> {
+    let work = tempfile::tempdir()?;
+    let photos = Shards::photos(programs, work.path())?;
+    let head = Head {
+        title: "What nepa profile says of planted bottlenecks",
+        program: &program(programs),
+        command: "report plants",
+        data: &photos.title,
+        ..Head::default()
+    };
+    let mut report = Report::create(path, &head.text())?;
+    report.section("Plants and scenarios", PLANTS, "")?;
+    let mut plants = command(programs.join("plants"), "");
+    plants.arg(&photos.folder);
+    report.measure(Measurement::new(3600, "plants", plants))?;
+    Ok(report)
+}
