@@ -375,7 +375,7 @@ fn scenarios_are_computed_from_what_was_measured() {
     let said = text(&succeed(command.arg(&json)));
     assert_says(
         &said,
-        &["3 images/s, limited by the consumer", "(computed)"],
+        &["3.00 images/s, limited by the consumer", "(computed)"],
     );
     let mut command = nepa();
     command.args(["profile", "--simulate", "disks=3", "--measured"]);

@@ -23,7 +23,7 @@ pub(super) const ROUNDS: usize = 3;
 /// A shorter trial says nothing.
 const LEAST: Duration = Duration::from_millis(100);
 /// Times the usual first byte that a trial lasts at least, and the longest that this makes it.
-const WAVES: u32 = 8;
+const WAVES: u32 = 5;
 const LONGEST: Duration = Duration::from_secs(5);
 /// A first batch is waited for at least so long; a store may be slow.
 const LEAST_WARM_UP: Duration = Duration::from_secs(10);
@@ -35,8 +35,8 @@ const WINDOW: u64 = 64 << 20;
 const WINDOWS: u64 = 2;
 /// Images in a batch of a trial that does not decode, at most, so that batches come soon.
 const STORE_BATCH: usize = 16;
-/// How much further ahead the loader may read in the trial of that.
-pub(super) const AHEAD: u64 = 4;
+/// How much further ahead the loader may read in the trial of that, at least.
+const AHEAD: u64 = 4;
 /// An image is stored anew where its shorter side is so many times that of the crop, with this
 /// factor of it.
 const LARGE: f64 = 2.5;
@@ -152,8 +152,8 @@ impl Subject<'_> {
         self.config.shuffle_window_bytes.min(flight.max(WINDOW))
     }
 
-    /// Whether memory may keep requests from being sent: that of the windows, or of all bytes.
-    fn may_lack_memory(&self) -> bool {
+    /// Bytes of all requests that may be in flight.
+    fn flight(&self) -> u64 {
         let parts = self.dataset.shards().iter().flat_map(|shard| &shard.parts);
         let (count, bytes) = parts.fold((0u64, 0u64), |(count, bytes), part| {
             (
@@ -161,9 +161,22 @@ impl Subject<'_> {
                 bytes + part.fetch_bytes.min(self.io.request_bytes),
             )
         });
-        let flight = bytes / count.max(1) * self.io.max_requests as u64;
-        let window = WINDOWS.saturating_mul(self.config.shuffle_window_bytes);
-        window.min(self.io.max_bytes) < WINDOWS.saturating_mul(flight)
+        bytes / count.max(1) * self.io.max_requests as u64
+    }
+
+    /// Bytes of a window and bytes held that let the loader read further ahead, where memory may
+    /// keep requests from being sent.
+    pub(super) fn further_ahead(&self) -> Option<[u64; 2]> {
+        let (window, held) = (self.config.shuffle_window_bytes, self.io.max_bytes);
+        let flight = WINDOWS.saturating_mul(self.flight());
+        let lacks = WINDOWS.saturating_mul(window).min(held) < flight;
+        lacks.then(|| {
+            let window = window.saturating_mul(AHEAD).max(flight);
+            let held = held
+                .saturating_mul(AHEAD)
+                .max(WINDOWS.saturating_mul(window));
+            [window, held]
+        })
     }
 }
 
@@ -203,7 +216,10 @@ fn kinds(subject: &Subject<'_>, is_stepping: bool) -> Vec<Kind> {
             Kind::FewerRequests,
             is_remote && subject.io.max_requests > 1,
         ),
-        (Kind::MoreAhead, is_remote && subject.may_lack_memory()),
+        (
+            Kind::MoreAhead,
+            is_remote && subject.further_ahead().is_some(),
+        ),
         (Kind::Assembly, true),
         (Kind::Decode, true),
         (Kind::MoreThreads, threads < subject.cores),
@@ -337,7 +353,8 @@ impl Bench<'_> {
             Kind::MoreThreads => config.decode_threads += 1,
             Kind::FewerThreads => config.decode_threads -= 1,
             Kind::MoreAhead => {
-                config.shuffle_window_bytes = config.shuffle_window_bytes.saturating_mul(AHEAD);
+                let ahead = subject.further_ahead();
+                config.shuffle_window_bytes = ahead.map_or(config.shuffle_window_bytes, |a| a[0]);
             }
             _ => {}
         }
@@ -363,7 +380,11 @@ impl Bench<'_> {
             Kind::AsIs | Kind::Step | Kind::Store => return Ok(Some(Arc::clone(&subject.dataset))),
             Kind::MoreRequests => io.max_requests = io.max_requests.saturating_mul(2),
             Kind::FewerRequests => io.max_requests /= 2,
-            Kind::MoreAhead => io.max_bytes = io.max_bytes.saturating_mul(AHEAD),
+            Kind::MoreAhead => {
+                io.max_bytes = subject
+                    .further_ahead()
+                    .map_or(io.max_bytes, |ahead| ahead[1]);
+            }
             Kind::Assembly
             | Kind::Decode
             | Kind::MoreThreads

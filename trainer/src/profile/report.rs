@@ -6,15 +6,12 @@ use super::captured::Survey;
 use super::kernel::Threads;
 use super::ladder::{Known, Ladder, Limit, Rate, bytes_an_image, middle};
 use super::plan::{Found, Kind, Subject};
-use super::simulate::{Costs, Scenario, Simulated};
+use super::simulate::{Costs, Scenario, Simulated, VERSION};
 use super::trial::{FirstBatch, Trial};
 use super::verdict::{Evidence, Verdict, judge, signed};
 use crate::console::print::labelled;
 use crate::console::words::{self, counted, digits};
 use crate::device::memory_in_use;
-
-/// Version of the JSON; it is raised where a key changes its meaning or goes.
-pub(super) const VERSION: u32 = 3;
 
 /// Times the divergence of batches from a permutation's from which on they are badly mixed.
 const BADLY_MIXED: f64 = 1.5;
@@ -155,6 +152,7 @@ impl Report {
             cached: cached(found),
             window_bytes: config.shuffle_window_bytes,
             max_bytes: subject.io.max_bytes,
+            further_ahead: subject.further_ahead(),
             mixing: subject.mixing.as_ref().and_then(badly_mixed),
             threads: config.decode_threads,
             cores: subject.cores,
@@ -212,8 +210,13 @@ impl Report {
     }
 
     /// The change of a setting that gives most, with what it gives as a share.
-    pub(crate) fn best_setting(&self) -> Option<(&str, f64)> {
+    pub(super) fn best_setting(&self) -> Option<(&str, f64)> {
         self.verdict.best_setting()
+    }
+
+    /// Images a second of the loader as it is.
+    pub(super) fn rate(&self) -> f64 {
+        self.images_per_second.median
     }
 
     /// Prints it for people.

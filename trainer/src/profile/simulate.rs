@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::ladder::{Limit, Rate};
 use crate::console::words::digits;
 
+/// Version of the JSON of a profile; it is raised where a key changes its meaning or goes.
+pub(super) const VERSION: u32 = 3;
 /// A larger gain by more requests means that no line was full.
 const LINE_IS_FULL: f64 = 0.10;
 
@@ -153,11 +155,11 @@ impl Costs {
             .context("this is no JSON; it must be a report of nepa profile --json")?;
         let version = value.get("version").and_then(serde_json::Value::as_u64);
         ensure!(
-            version == Some(u64::from(super::report::VERSION)),
+            version == Some(u64::from(VERSION)),
             "this is no report of this version of nepa profile (its version is {}, not {}): \
              measure again with --json",
             version.map_or_else(|| "missing".to_owned(), |version| version.to_string()),
-            super::report::VERSION
+            VERSION
         );
         serde_json::from_value(value).context("this is no report of nepa profile")
     }
@@ -276,7 +278,7 @@ mod tests {
     fn costs() -> Costs {
         let rate = |rate| Some(Rate::known(rate));
         Costs {
-            version: super::super::report::VERSION,
+            version: VERSION,
             decode_threads: 2,
             max_requests: 8,
             cores: 2,

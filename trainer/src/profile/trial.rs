@@ -100,8 +100,10 @@ pub(super) struct Trial {
     /// Images that were taken, in so many batches.
     pub(super) images: u64,
     pub(super) batches: u64,
-    /// From the beginning of measuring to the last batch, in seconds.
+    /// From the beginning of measuring until the last batch was done with, in seconds.
     pub(super) last_s: f64,
+    /// Whether a consumer was done with it, and not the trial.
+    pub(super) is_consumed: bool,
     /// Bad ones among them.
     pub(super) bad: u64,
     /// What the store did.
@@ -115,10 +117,11 @@ pub(super) struct Trial {
 }
 
 impl Trial {
-    /// Images a second: those that were taken until the last batch where there were several, else
-    /// those that were decoded for the next one, as a batch may be large.
+    /// Images a second: those that were taken until the last batch where there were several or a
+    /// consumer took them, else those that were decoded for the next one, as a batch may be large.
     pub(super) fn rate(&self) -> f64 {
-        if self.batches >= ENOUGH_BATCHES {
+        let enough = if self.is_consumed { 1 } else { ENOUGH_BATCHES };
+        if self.batches >= enough {
             self.images as f64 / self.last_s
         } else {
             self.stats.stage(Stage::Decode).items as f64 / self.seconds
@@ -200,6 +203,7 @@ pub(super) fn run(
         images: taken.images,
         batches: taken.batches,
         last_s: taken.last_s,
+        is_consumed: rules.most.is_some() || rules.stepper.is_some(),
         bad: taken.bad,
         io: dataset.io_counters().since(&before_io),
         stats: source.stats().since(&before),
@@ -233,12 +237,14 @@ fn take_for(source: &mut Source, length: Duration, rules: &mut Rules<'_>) -> any
         sum.bad += taken.bad;
         sum.batches += 1;
         (rules.keep)(&taken.encoded);
+        sum.last_s = since.elapsed().as_secs_f64();
         if let Some(rate) = rules.most {
             let due = Duration::from_secs_f64(sum.images as f64 / rate);
             let end = length.saturating_sub(since.elapsed());
             std::thread::sleep(due.saturating_sub(since.elapsed()).min(end));
+            // The consumer may be done with it after the trial.
+            sum.last_s = sum.last_s.max(due.as_secs_f64());
         }
-        sum.last_s = since.elapsed().as_secs_f64();
     }
     sum.seconds = since.elapsed().as_secs_f64();
     Ok(sum)

@@ -2,10 +2,8 @@
 //! loader is really faster with it; then the next one.
 use std::collections::BTreeMap;
 
-use super::ladder::Rate;
-use super::plan::{Found, Kind, Subject, measure};
+use super::plan::{Found, Subject, measure};
 use super::report::Report;
-use super::trial::Trial;
 use super::verdict::signed;
 use crate::console::words::digits;
 
@@ -21,28 +19,29 @@ pub(crate) type Tuned = BTreeMap<String, String>;
 /// last ones, and the changes that were kept.
 pub(crate) fn tune(subject: &mut Subject<'_>) -> anyhow::Result<(Found, Tuned)> {
     let mut found = measure(subject, None)?;
-    let first = rate(&found);
+    let mut report = Report::new(subject, &found);
+    let first = report.as_ref().map_or(0.0, Report::rate);
+    let mut last = first;
     let mut kept = Tuned::new();
     for _ in 1..PROFILES {
-        let Some(report) = Report::new(subject, &found).filter(|_| !found.cut_off) else {
+        let before = report.filter(|_| !found.cut_off);
+        let Some((set, foretold)) = before.as_ref().and_then(Report::best_setting) else {
             break;
         };
-        let Some((set, foretold)) = report.best_setting() else {
-            break;
-        };
-        let before = rate(&found);
         let (io, config) = (subject.io.clone(), subject.config.clone());
         let dataset = subject.dataset.clone();
         apply(subject, set)?;
         let changed = measure(subject, None)?;
-        let gain = rate(&changed) / before.max(1e-9) - 1.0;
+        report = Report::new(subject, &changed).filter(|_| !changed.cut_off);
+        let rate = report.as_ref().map_or(0.0, Report::rate);
+        let gain = rate / last.max(1e-9) - 1.0;
         println!(
             "{set}: {} images/s, {} ({} foretold)",
-            digits(rate(&changed)),
+            digits(rate),
             signed(gain),
             signed(foretold)
         );
-        if gain < KEPT || changed.cut_off {
+        if gain < KEPT {
             (subject.io, subject.config, subject.dataset) = (io, config, dataset);
             break;
         }
@@ -50,7 +49,7 @@ pub(crate) fn tune(subject: &mut Subject<'_>) -> anyhow::Result<(Found, Tuned)> 
             set.split_once('=')
                 .map(|(key, value)| (key.to_owned(), value.to_owned())),
         );
-        found = changed;
+        (found, last) = (changed, rate);
     }
     if kept.is_empty() {
         println!("No setting makes it faster.\n");
@@ -58,16 +57,10 @@ pub(crate) fn tune(subject: &mut Subject<'_>) -> anyhow::Result<(Found, Tuned)> 
         let sets = kept
             .iter()
             .map(|(key, value)| format!(" --set {key}={value}"));
-        let gain = signed(rate(&found) / first.max(1e-9) - 1.0);
+        let gain = signed(last / first.max(1e-9) - 1.0);
         println!("Faster by {gain} with{}\n", sets.collect::<String>());
     }
     Ok((found, kept))
-}
-
-/// Images a second of the loader as it is.
-fn rate(found: &Found) -> f64 {
-    let rates = found.of(Kind::AsIs).map(Trial::rate);
-    Rate::of(rates).map_or(0.0, |rate| rate.median)
 }
 
 fn apply(subject: &mut Subject<'_>, set: &str) -> anyhow::Result<()> {

@@ -4,7 +4,6 @@ use serde::Serialize;
 use super::captured::{FormatCost, Survey};
 use super::kernel::Use;
 use super::ladder::{Ladder, Limit, Rate};
-use super::plan::AHEAD;
 use crate::console::words::{self, counted, digits, percent};
 
 /// A smaller gain is not worth a change, and may be noise.
@@ -61,6 +60,8 @@ pub(super) struct Evidence {
     /// Bytes of a shuffle window, and the most that are held, as they are set.
     pub window_bytes: u64,
     pub max_bytes: u64,
+    /// The same as they were set to read further ahead, where that was tried.
+    pub further_ahead: Option<[u64; 2]>,
     pub threads: usize,
     pub cores: usize,
     /// Of the trials that decode.
@@ -231,8 +232,7 @@ impl Looks<'_> {
             }
         }
         if let Some(rate) = ladder.more_ahead {
-            let (what, set) = ahead(evidence);
-            let change = format!("{AHEAD} times the {what}");
+            let (change, set) = ahead(evidence);
             self.add(Change::MoreAhead, change, rate, processor, Some(set));
         }
         if evidence.is_remote {
@@ -312,16 +312,15 @@ impl Looks<'_> {
     }
 }
 
-/// What keeps the loader from reading further ahead, and the setting that lets it.
-fn ahead(evidence: &Evidence) -> (&'static str, String) {
-    let [window, held] = [evidence.window_bytes, evidence.max_bytes].map(|b| b * AHEAD);
+/// What lets the loader read further ahead, and the setting of it.
+fn ahead(evidence: &Evidence) -> (String, String) {
+    let [window, held] = evidence.further_ahead.unwrap_or_default();
     if evidence.max_bytes < 2 * evidence.window_bytes {
-        ("bytes held (io.max_bytes)", format!("io.max_bytes={held}"))
+        let change = format!("bytes held of {}", words::bytes(held));
+        (change, format!("io.max_bytes={held}"))
     } else {
-        (
-            "shuffle window",
-            format!("data.shuffle_window_bytes={window}"),
-        )
+        let change = format!("a shuffle window of {}", words::bytes(window));
+        (change, format!("data.shuffle_window_bytes={window}"))
     }
 }
 
@@ -779,6 +778,7 @@ mod tests {
         let windows = Evidence {
             window_bytes: 1 << 20,
             max_bytes: 1 << 30,
+            further_ahead: Some([1 << 22, 1 << 32]),
             ..evidence()
         };
         let ahead = cause(&short, &windows);
@@ -792,7 +792,7 @@ mod tests {
             ..windows
         };
         let held = cause(&short, &held).set;
-        assert_eq!(held.as_deref(), Some("io.max_bytes=4194304"));
+        assert_eq!(held.as_deref(), Some("io.max_bytes=4294967296"));
         let one_thread = Ladder {
             assembly: Some(rate(500.0)),
             ..ladder()
@@ -805,8 +805,8 @@ mod tests {
             .collect::<Vec<_>>();
         assert!(gains.is_sorted_by(|a, b| a >= b), "{gains:?}");
         // Decoding limits then: 1,000 images a second.
-        let rate = of(&late.what_if, Change::NoStore).unwrap().rate;
-        assert!((rate.median - 1000.0).abs() < 1e-6);
+        let without = of(&late.what_if, Change::NoStore).unwrap().rate;
+        assert!((without.median - 1000.0).abs() < 1e-6);
 
         let kernel = Use {
             own: 1.0,

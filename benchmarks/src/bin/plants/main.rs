@@ -20,7 +20,7 @@ struct Args {
     #[arg(long, default_value_t = 3)]
     repeats: usize,
     /// Time of a profile, in seconds.
-    #[arg(long, default_value_t = 12.0)]
+    #[arg(long, default_value_t = 6.0)]
     seconds: f64,
     /// Only plants whose names contain this.
     #[arg(long, default_value = "")]
@@ -32,7 +32,7 @@ fn main() -> anyhow::Result<()> {
     let folders = data::Folders::new(&args.photos)?;
     plant::run_all(&folders, args.repeats, args.seconds, &args.only)?;
     if "simulation".contains(&args.only) {
-        simulation::run(&folders, args.repeats, args.seconds)?;
+        simulation::run(&folders, args.seconds)?;
     }
     Ok(())
 }

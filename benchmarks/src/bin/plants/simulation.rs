@@ -2,7 +2,6 @@
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use nepa_benchmarks::median;
 use serde_json::Value;
 
 use crate::data::{Folders, Shape};
@@ -70,25 +69,17 @@ fn cases() -> Vec<(&'static str, Setup, Vec<(&'static str, Setup)>)> {
 }
 
 /// Measures all cases and prints the table.
-pub(crate) fn run(folders: &Folders, repeats: usize, seconds: f64) -> anyhow::Result<()> {
+pub(crate) fn run(folders: &Folders, seconds: f64) -> anyhow::Result<()> {
     println!("| measured | changed | computed, images/s | really, images/s | error |");
     println!("|---|---|---|---|---|");
     for (name, setup, scenarios) in cases() {
-        let mut rows = vec![[Vec::new(), Vec::new()]; scenarios.len()];
-        for repeat in 0..repeats {
-            eprintln!("{} of {repeats}: {name}", repeat + 1);
-            let costs = setup.profile(folders, seconds)?;
-            for ((scenario, real), [computed, really]) in scenarios.iter().zip(&mut rows) {
-                computed.push(simulate(&costs, scenario)?);
-                really.push(rate(&real.profile(folders, seconds)?));
-            }
-        }
-        for ((scenario, _), [computed, really]) in scenarios.iter().zip(&rows) {
-            let (computed, really) = (median(computed), median(really));
-            println!(
-                "| {name} | {scenario} | {computed:.0} | {really:.0} | {:+.0} % |",
-                100.0 * (computed / really - 1.0)
-            );
+        eprintln!("simulation: {name}");
+        let costs = setup.profile(folders, seconds)?;
+        for (scenario, real) in scenarios {
+            let computed = simulate(&costs, scenario)?;
+            let really = rate(&real.profile(folders, seconds)?);
+            let error = 100.0 * (computed / really - 1.0);
+            println!("| {name} | {scenario} | {computed:.0} | {really:.0} | {error:+.0} % |");
         }
     }
     println!();
