@@ -38,6 +38,7 @@ mod resume;
 mod secrets;
 mod shell;
 mod signals;
+mod spans;
 mod step_devices;
 mod store;
 mod top1;

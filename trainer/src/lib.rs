@@ -49,6 +49,7 @@ mod run;
 mod sample_data;
 pub mod schedule;
 mod signals;
+mod trace;
 pub mod transform;
 mod weights;
 

@@ -152,6 +152,8 @@ pub(super) struct PendingBatch<S> {
     pub done: Receiver<Done<S>>,
     /// Slots that a short batch leaves unused.
     pub spare: Vec<S>,
+    /// From its beginning until it is handed out.
+    pub span: tracing::Span,
 }
 
 /// A batch on its way, and its samples that are rendered.

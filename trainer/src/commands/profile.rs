@@ -18,6 +18,7 @@ use crate::profile::{Report, Subject, measure};
 use crate::recipe::{Draft, JpegChoice, Precision, Recipe};
 use crate::run::dataset_config;
 use crate::signals::{SaveFirst, received};
+use crate::trace::Trace;
 
 /// Find what limits the loader, and prove it.
 ///
@@ -41,6 +42,11 @@ pub(crate) struct Args {
     /// Also write the report to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Also write when each request, image and batch began and ended.
+    ///
+    /// Of the last trial of the loader as it is: JSON that https://ui.perfetto.dev opens.
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Column with the images: its name, or `struct.field`.
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     pub image_column: Option<String>,
@@ -167,6 +173,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         eprintln!("{forecast}");
     }
     let image_size = config.augment.build()?.view_sides()[0];
+    let trace = args.trace.as_deref().map(Trace::create).transpose()?;
     let subject = Subject {
         urls: {
             let sources = data.mixture.iter().flat_map(|source| &source.urls);
@@ -186,6 +193,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         time: Duration::from_secs_f64(args.seconds),
         cores: device::cores(),
         image_size,
+        trace: trace.as_ref(),
     };
     let saving = SaveFirst {
         says: "showing what was measured so far",
@@ -194,6 +202,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let saving = saving.begin();
     let found = measure(&subject)?;
     drop(saving);
+    if let Some(trace) = &trace {
+        trace.finish()?;
+    }
     let report = Report::new(&subject, &found);
     let ended = received().and_then(|signal| u8::try_from(128 + signal).ok());
     let code = ended.map_or(ExitCode::SUCCESS, ExitCode::from);

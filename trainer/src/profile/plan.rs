@@ -14,6 +14,7 @@ use crate::output::{Scratch, is_local};
 use crate::recipe::Precision;
 use crate::run::Batches;
 use crate::signals::received;
+use crate::trace::Trace;
 
 /// How often all trials are run, turn by turn, so that what changes on the machine meets each.
 pub(super) const ROUNDS: usize = 3;
@@ -85,6 +86,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) cores: usize,
     /// Side of the square images.
     pub(crate) image_size: u32,
+    /// Gets the last trial of the loader as it is.
+    pub(crate) trace: Option<&'a Trace>,
 }
 
 impl Subject<'_> {
@@ -187,6 +190,8 @@ impl Bench<'_> {
         if kind == Kind::MoreThreads {
             config.decode_threads += 1;
         }
+        let is_traced = kind == Kind::AsIs && round == ROUNDS - 1;
+        let recording = subject.trace.filter(|_| is_traced).map(Trace::begin);
         let encoded = matches!(kind, Kind::Store | Kind::MoreRequests);
         let source = if encoded {
             let exif_orientation = config.exif_orientation;
@@ -215,6 +220,7 @@ impl Bench<'_> {
             },
         };
         let trial = run(source, &dataset, rules)?;
+        drop(recording);
         let went_on = trial.is_some();
         // Answers come in waves of so many requests; fewer waves say little.
         let first_byte = trial
