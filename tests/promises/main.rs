@@ -32,6 +32,7 @@ mod pack;
 mod parts;
 mod pretrain;
 mod profile;
+mod profile_forms;
 mod quickstart;
 mod report;
 mod resume;

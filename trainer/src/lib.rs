@@ -41,6 +41,7 @@ mod logs;
 pub mod optimizer;
 mod output;
 mod pack;
+mod page;
 mod profile;
 mod program;
 pub mod recipe;

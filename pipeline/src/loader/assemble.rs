@@ -36,6 +36,8 @@ impl<B: ImageBackend> Loader<B> {
                 Err(_) => Err(LoaderError::ThreadDied),
             };
         };
+        // It ends when the batch is handed out.
+        let _batch = pending.span;
         let _span = tracing::trace_span!(
             target: SPANS_ON_A_THREAD,
             "assemble",

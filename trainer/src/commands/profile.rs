@@ -1,5 +1,5 @@
 //! `nepa profile`: where the loader's time goes, proved by running it again with a stage removed.
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::values::{device as device_of, number, whole};
 use crate::console::messages::quoted_path;
 use crate::data::show_warnings;
 use crate::device::{self, DeviceChoice};
-use crate::profile::{Report, Subject, measure};
+use crate::profile::{Report, Subject, compare, measure};
 use crate::recipe::{Draft, JpegChoice, Precision, Recipe};
 use crate::run::dataset_config;
 use crate::signals::{SaveFirst, received};
@@ -29,7 +29,7 @@ use crate::trace::Trace;
 #[command(after_help = EXAMPLES, after_long_help = long_help())]
 pub(crate) struct Args {
     /// Shards: paths, prefixes or globs [default: the recipe's].
-    #[arg(value_name = "URL", required_unless_present = "recipe")]
+    #[arg(value_name = "URL", required_unless_present_any = ["recipe", "compare"])]
     pub urls: Vec<String>,
     /// Time to measure, over all trials, in seconds.
     #[arg(long, default_value_t = 30.0, value_name = "SECONDS", value_parser = number)]
@@ -42,6 +42,12 @@ pub(crate) struct Args {
     /// Also write the report to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Also write the report to this file, as an HTML page.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Measure nothing: compare two reports that --json wrote.
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], exclusive = true)]
+    pub compare: Vec<PathBuf>,
     /// Also write when each request, image and batch began and ended.
     ///
     /// Of the last trial of the loader as it is: JSON that https://ui.perfetto.dev opens.
@@ -119,6 +125,8 @@ const EXAMPLES: &str = "Examples:
       --recipe nepa-b14-in1k --consumer 3200
   nepa profile s3://bucket/in1k --decode-threads 4 \\
       --max-requests 64 --json profile.json
+  nepa profile scenes --html profile.html --trace trace.json
+  nepa profile --compare before.json after.json
   nepa profile scenes --device cuda --jpeg hybrid";
 
 fn long_help() -> String {
@@ -138,6 +146,10 @@ of the JSON is explained in docs/profile.md.";
 const END_WITHIN: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let [before, after] = &args.compare[..] {
+        print!("{}", compare(before, after)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     for (flag, value) in [
         ("--seconds", Some(args.seconds)),
         ("--consumer", args.consumer),
@@ -216,10 +228,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.json {
         let mut json = serde_json::to_vec_pretty(&report)?;
         json.push(b'\n');
-        std::fs::write(path, json)
-            .with_context(|| format!("cannot write the report to {}", quoted_path(path)))?;
+        write(path, &json)?;
+    }
+    if let Some(path) = &args.html {
+        write(path, report.html()?.as_bytes())?;
     }
     Ok(code)
+}
+
+fn write(path: &Path, report: &[u8]) -> anyhow::Result<()> {
+    std::fs::write(path, report)
+        .with_context(|| format!("cannot write the report to {}", quoted_path(path)))
 }
 
 /// What is read: all of the recipe's data, with the flags over it.

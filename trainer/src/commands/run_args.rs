@@ -53,7 +53,12 @@ pub(crate) struct RunArgs {
     ///
     /// Requests, unpacking, decoding, batches, steps, evaluations, checkpoints: JSON that
     /// https://ui.perfetto.dev opens; 64 MiB at most.
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "dry_run",
+        help_heading = "Output"
+    )]
     pub trace: Option<PathBuf>,
     /// With --trace: these steps of the run, as in 100-110.
     ///

@@ -5,13 +5,20 @@
 //! decoding; decoding without the store, on images kept from before (`captured.rs`). Their rates
 //! are ceilings (`ladder.rs`); the lowest limits. Why it does, and what a change would give, is
 //! judged from the trials and from what the kernel says (`kernel.rs`, `verdict.rs`).
+mod board;
 mod captured;
+mod compare;
+mod histogram;
 mod kernel;
 mod ladder;
+mod moments;
+mod page;
 mod plan;
 mod report;
+mod rungs;
 mod trial;
 mod verdict;
 
+pub(crate) use compare::compare;
 pub(crate) use plan::{Subject, measure};
 pub(crate) use report::Report;

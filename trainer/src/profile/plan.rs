@@ -7,9 +7,10 @@ use anyhow::Context;
 use candle_core::Device;
 use nepa_pipeline::{Dataset, EngineConfig, IoConfig, IoRuntime, Loader, LoaderConfig, RawBackend};
 
+use super::board::Board;
 use super::captured::{Captured, Survey};
+use super::moments::{Moment, Watch};
 use super::trial::{Rules, Source, Trial, run};
-use crate::console::progress::{Progress, Unit};
 use crate::output::{Scratch, is_local};
 use crate::recipe::Precision;
 use crate::run::Batches;
@@ -138,8 +139,8 @@ pub(crate) fn measure(subject: &Subject<'_>) -> anyhow::Result<Found> {
         more_requests: None,
         local: None,
         found: Found::default(),
+        board: Board::new(trials as u64),
     };
-    let progress = Progress::new("profiling", Some(trials as u64), Unit::Count("trials"));
     for round in 0..ROUNDS {
         for &kind in &kinds {
             tracing::debug!("round {round}: {}", kind.says());
@@ -147,7 +148,7 @@ pub(crate) fn measure(subject: &Subject<'_>) -> anyhow::Result<Found> {
                 bench.found.cut_off = true;
                 return Ok(bench.found);
             }
-            progress.add(1);
+            bench.board.done();
         }
     }
     Ok(bench.found)
@@ -168,6 +169,7 @@ struct Bench<'a> {
     more_requests: Option<Arc<Dataset>>,
     local: Option<Local>,
     found: Found,
+    board: Board,
 }
 
 impl Bench<'_> {
@@ -176,6 +178,7 @@ impl Bench<'_> {
         let Some(dataset) = self.dataset(kind)? else {
             return Ok(received().is_none());
         };
+        self.board.tell(kind.says());
         let subject = self.subject;
         let mut config = LoaderConfig {
             // Another order in each round, so that what is cached by then does not make it faster.
@@ -208,7 +211,8 @@ impl Bench<'_> {
                 dataset, config, None, device, precision, engines,
             )?)
         };
-        let captured = &mut self.captured;
+        let (captured, board) = (&mut self.captured, &self.board);
+        let show = |moment: &Moment| board.show(moment);
         let rules = Rules {
             length: self.length,
             warm_up: self.length.max(LEAST_WARM_UP),
@@ -218,6 +222,7 @@ impl Bench<'_> {
                     captured.keep(images);
                 }
             },
+            watch: Watch::new(self.length, &show),
         };
         let trial = run(source, &dataset, rules)?;
         drop(recording);
@@ -263,6 +268,7 @@ impl Bench<'_> {
     /// Measures single images and stores what was kept.
     fn store_locally(&mut self) -> anyhow::Result<Local> {
         let subject = self.subject;
+        self.board.tell("single images");
         let folder = Scratch::new().context("cannot make a folder for images")?;
         let io = IoConfig::default();
         let survey = self.captured.survey(&subject.dataset, &subject.config)?;

@@ -3,7 +3,9 @@ use nepa_pipeline::{DecoderStats, StageStats, shown_url};
 use serde::Serialize;
 
 use super::captured::Survey;
+use super::histogram::Histogram;
 use super::ladder::{Ladder, Limit, Rate, bytes_an_image, middle};
+use super::moments::Moment;
 use super::plan::{Found, Kind, Subject};
 use super::trial::Trial;
 use super::verdict::{Evidence, Verdict, judge, signed};
@@ -12,49 +14,52 @@ use crate::console::words::{self, counted, digits};
 use crate::device::memory_in_use;
 
 /// Version of the JSON; it is raised where a key changes its meaning or goes.
-const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 2;
 
 /// What was found; also the JSON (`docs/profile.md`).
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     version: u32,
-    urls: Vec<String>,
-    batch: usize,
-    image_size: u32,
-    decode_threads: usize,
-    max_requests: usize,
-    cores: usize,
+    pub(super) urls: Vec<String>,
+    pub(super) batch: usize,
+    pub(super) image_size: u32,
+    pub(super) decode_threads: usize,
+    pub(super) max_requests: usize,
+    pub(super) cores: usize,
     /// Whether a signal ended it early.
-    cut_off: bool,
+    pub(super) cut_off: bool,
     /// Rounds that were measured.
-    rounds: usize,
+    pub(super) rounds: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    first_batch_s: Option<f64>,
-    images_per_second: Rate,
+    pub(super) first_batch_s: Option<f64>,
+    pub(super) images_per_second: Rate,
     /// What the ceilings say that it should be.
-    expected_images_per_second: f64,
-    cpu_ms_per_image: f64,
+    pub(super) expected_images_per_second: f64,
+    pub(super) cpu_ms_per_image: f64,
     /// Cores that this process had, and that others had.
-    cpu_cores_used: f64,
+    pub(super) cpu_cores_used: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu_cores_of_others: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    memory_bytes: Option<u64>,
+    pub(super) memory_bytes: Option<u64>,
     bytes_per_image: f64,
-    ladder: Ladder,
-    verdict: Verdict,
-    store: Store,
-    survey: Survey,
+    pub(super) ladder: Ladder,
+    pub(super) verdict: Verdict,
+    pub(super) store: Store,
+    pub(super) survey: Survey,
     bad_images: u64,
     /// Stages of the last trial of the loader as it is.
     stages: Vec<StageStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
     decoders: Option<DecoderStats>,
+    /// Of that trial, for the page.
+    #[serde(skip)]
+    pub(super) moments: Vec<Moment>,
 }
 
 /// What the store did in the trials without decoding.
 #[derive(Debug, Serialize)]
-struct Store {
+pub(super) struct Store {
     bytes_per_second: f64,
     bytes_per_request: f64,
     in_flight: f64,
@@ -67,6 +72,8 @@ struct Store {
     resumed: u64,
     throttled: u64,
     cache_hits: u64,
+    /// Times to the first byte.
+    pub(super) first_byte: Histogram,
 }
 
 impl Store {
@@ -93,6 +100,7 @@ impl Store {
             resumed: all(|trial| trial.io.resumed),
             throttled: all(|trial| trial.io.throttled),
             cache_hits: all(|trial| trial.io.cache_hits),
+            first_byte: Histogram::of(found.of(Kind::Store).map(|trial| &trial.io.first_byte)),
         }
     }
 }
@@ -170,6 +178,7 @@ impl Report {
             bad_images: bad,
             stages: last.stats.stages.clone(),
             decoders: last.decoders().cloned(),
+            moments: last.moments.clone(),
         })
     }
 

@@ -7,6 +7,7 @@ use nepa_pipeline::{
 };
 
 use super::kernel::{Reading, Use};
+use super::moments::{Moment, Watch};
 use crate::run::Batches;
 use crate::signals::received;
 
@@ -88,6 +89,8 @@ pub(super) struct Trial {
     pub(super) stats: PipelineStats,
     /// What the processor did.
     pub(super) kernel: Use,
+    /// What the stages did from moment to moment.
+    pub(super) moments: Vec<Moment>,
 }
 
 impl Trial {
@@ -129,13 +132,15 @@ pub(super) struct Rules<'a> {
     pub(super) consumer: Option<f64>,
     /// Is given the images of each batch, of a source that does not decode.
     pub(super) keep: &'a mut Keep<'a>,
+    /// Looks at it now and then.
+    pub(super) watch: Watch<'a>,
 }
 
 /// Runs a loader for a while; `None` where a signal came before there was enough to tell.
 pub(super) fn run(
     mut source: Source,
     dataset: &Dataset,
-    rules: Rules<'_>,
+    mut rules: Rules<'_>,
 ) -> Result<Option<Trial>, LoaderError> {
     let begun = Instant::now();
     let mut first_batch_s = None;
@@ -143,6 +148,7 @@ pub(super) fn run(
         if received().is_some() {
             return Ok(None);
         }
+        rules.watch.look(|| source.stats());
         if source.wait(LOOK_EVERY) {
             first_batch_s = Some(begun.elapsed().as_secs_f64());
             if let Some(taken) = source.take()? {
@@ -152,9 +158,11 @@ pub(super) fn run(
         }
     }
     let (before_io, before) = (dataset.io_counters(), source.stats());
+    rules.watch.begin();
     let (kernel, since) = (Reading::now(), Instant::now());
     let (mut images, mut bad, mut batches, mut last_s) = (0, 0, 0, 0.0);
     while since.elapsed() < rules.length && received().is_none() {
+        rules.watch.look(|| source.stats());
         let left = rules.length.saturating_sub(since.elapsed());
         if !source.wait(left.min(LOOK_EVERY)) {
             continue;
@@ -184,5 +192,6 @@ pub(super) fn run(
         io: dataset.io_counters().since(&before_io),
         stats: source.stats().since(&before),
         kernel: kernel.until(&Reading::now()),
+        moments: rules.watch.into_moments(),
     }))
 }

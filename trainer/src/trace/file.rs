@@ -2,7 +2,7 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::console::messages::quoted_path;
@@ -16,6 +16,23 @@ const MOST_SPANS: u64 = 500_000;
 const BUFFER: usize = 256 << 10;
 /// The end of the file; what comes next is written over it.
 const TAIL: &[u8] = b"\n]}\n";
+
+/// The file that is written; one a process.
+static FILE: Mutex<Option<TraceFile>> = Mutex::new(None);
+
+fn file() -> MutexGuard<'static, Option<TraceFile>> {
+    FILE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on this file is written, or none.
+pub(super) fn set_file(new: Option<TraceFile>) {
+    *file() = new;
+}
+
+/// Does something with the file, where there is one.
+pub(super) fn with_file<T>(act: impl FnOnce(&mut TraceFile) -> T) -> Option<T> {
+    file().as_mut().map(act)
+}
 
 /// A span that has ended.
 #[derive(Debug)]

@@ -14,8 +14,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::file::{Line, Span};
-use super::with_file;
+use super::file::{Line, Span, with_file};
 
 /// Whether spans are recorded.
 static RECORDS: AtomicBool = AtomicBool::new(false);

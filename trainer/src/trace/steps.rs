@@ -2,7 +2,8 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use super::{Recording, Trace, TraceError};
+use super::file::TraceError;
+use super::recording::{Recording, Trace};
 
 /// Where it is not said: so many steps, after so many of this process, in which queues fill.
 const USUAL: u64 = 10;
@@ -60,10 +61,10 @@ impl Steps {
     /// This step comes next, its waiting for data included.
     pub(crate) fn next(&mut self, step: u64) {
         let is_in = self.steps.contains(&step);
-        if is_in && self.recording.is_none() {
-            self.recording = Some(self.trace.begin());
-        } else if !is_in {
+        if !is_in || self.trace.is_full() {
             self.recording = None;
+        } else if self.recording.is_none() {
+            self.recording = Some(self.trace.begin());
         }
         if is_in {
             self.reached = Some(step);
