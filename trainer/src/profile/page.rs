@@ -177,7 +177,6 @@ impl Report {
                                 th scope="col" { "Change" }
                                 th.number scope="col" { "images/s" }
                                 th.number scope="col" { "gain" }
-                                th scope="col" { "" }
                             }
                         }
                         tbody {
@@ -185,11 +184,11 @@ impl Report {
                                 tr {
                                     td.change {
                                         (row.change)
+                                        @if !row.measured { " (computed)" }
                                         @if let Some(set) = &row.set { br; code { "--set " (set) } }
                                     }
                                     td.number { (digits(row.rate)) }
                                     td.number { (signed(row.gain)) }
-                                    td { @if row.measured { "measured" } @else { "computed" } }
                                 }
                             }
                         }
