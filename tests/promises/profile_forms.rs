@@ -199,7 +199,7 @@ fn a_terminal_shows_each_stage_and_is_left_clean() {
         .map(|argument| argument.to_str().unwrap());
     let arguments = arguments.collect::<Vec<_>>().join(" ");
     let line = format!(
-        "stty cols 80 rows 24; {} {arguments}",
+        "stty cols {COLUMNS} rows 24; {} {arguments}",
         program.get_program().to_str().unwrap()
     );
     let mut script = Command::new("script");
@@ -223,7 +223,7 @@ fn a_terminal_shows_each_stage_and_is_left_clean() {
     );
     let screen = Screen::of(&shown);
     let (widest, lines) = (screen.widest, screen.lines);
-    assert!(widest < 80, "a line of {widest} columns tears");
+    assert!(widest < COLUMNS, "a line of {widest} columns tears");
     let left = lines
         .iter()
         .filter(|line| line.contains("profiling") || line.trim_start().starts_with("consumer  ["));
@@ -233,6 +233,9 @@ fn a_terminal_shows_each_stage_and_is_left_clean() {
         "{lines:#?}"
     );
 }
+
+/// Columns of the terminal.
+const COLUMNS: usize = 80;
 
 /// What a terminal shows in the end.
 struct Screen {
@@ -255,8 +258,8 @@ impl Screen {
                 '\r' => column = 0,
                 '\n' => {
                     row += 1;
-                    if row == screen.lines.len() {
-                        screen.lines.push(String::new());
+                    if row >= screen.lines.len() {
+                        screen.lines.resize(row + 1, String::new());
                     }
                 }
                 '\x1b' => {
@@ -271,12 +274,19 @@ impl Screen {
                     match sequence.chars().last() {
                         Some('A') => row = row.saturating_sub(number.unwrap_or(1)),
                         Some('B') => row += number.unwrap_or(1),
-                        Some('K') => screen.lines[row].clear(),
+                        Some('K') if row < screen.lines.len() => screen.lines[row].clear(),
                         Some('J') => screen.lines.truncate(row + 1),
                         _ => {}
                     }
                 }
                 letter => {
+                    // A line that is full goes on in the next one.
+                    if column == COLUMNS {
+                        (row, column) = (row + 1, 0);
+                    }
+                    if row >= screen.lines.len() {
+                        screen.lines.resize(row + 1, String::new());
+                    }
                     let line = &mut screen.lines[row];
                     let mut shown = line.chars().collect::<Vec<_>>();
                     shown.resize(shown.len().max(column + 1), ' ');

@@ -26,7 +26,7 @@ impl Events {
             let (phase, ts) = (event["ph"].as_str().unwrap(), number("ts"));
             assert_eq!(event["pid"], 1);
             let thread = event["tid"].as_u64().unwrap();
-            let row = || (event["id"].as_u64().unwrap(), name.to_owned());
+            let row = || (event["id"].as_str().unwrap().to_owned(), name.to_owned());
             match phase {
                 "M" => {
                     assert!(!event["args"]["name"].as_str().unwrap().is_empty());
@@ -121,13 +121,13 @@ fn a_profile_traces_requests_and_images_of_its_last_trial() {
     let first_byte = events.of("first byte");
     let ids = |of: &[&Value]| {
         of.iter()
-            .map(|event| event["id"].as_u64())
+            .map(|event| event["id"].as_str())
             .collect::<BTreeSet<_>>()
     };
     assert!(ids(&first_byte).is_superset(&ids(&requests)));
-    let (begin, end) = (first_byte[0], first_byte[0]["id"].as_u64());
+    let (begin, end) = (first_byte[0], first_byte[0]["id"].as_str());
     let end = events.0.iter().find(|event| {
-        event["ph"] == "e" && event["name"] == "first byte" && event["id"].as_u64() == end
+        event["ph"] == "e" && event["name"] == "first byte" && event["id"].as_str() == end
     });
     let waited = end.unwrap()["ts"].as_f64().unwrap() - begin["ts"].as_f64().unwrap();
     assert!(waited >= 0.9 * late.as_secs_f64() * 1e6, "{waited} us");

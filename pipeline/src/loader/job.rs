@@ -163,6 +163,13 @@ pub(super) struct ComingBatch<S> {
     pub done: Vec<Done<S>>,
 }
 
+impl<S> ComingBatch<S> {
+    /// Whether all its samples are rendered.
+    pub(super) fn is_complete(&self) -> bool {
+        self.done.len() == self.pending.num_samples
+    }
+}
+
 /// A job on its way to the batch decoder.
 #[derive(Debug)]
 pub(super) struct BatchJob<S> {

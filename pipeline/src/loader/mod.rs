@@ -124,10 +124,15 @@ impl<B: ImageBackend> Loader<B> {
             self.counters.consume.fill(self.pending.len());
         }
         let waiting = Instant::now();
+        let is_collected = self.coming.as_ref().is_some_and(ComingBatch::is_complete);
         let state = self.waiting.get_or_insert_with(|| Waiting {
             since: waiting,
             reports: 0,
-            _span: tracing::trace_span!(target: SPANS_ON_A_THREAD, "wait for batch"),
+            _span: if is_collected {
+                tracing::Span::none()
+            } else {
+                tracing::trace_span!(target: SPANS_ON_A_THREAD, "wait for batch")
+            },
         });
         let (since, reports) = (state.since, state.reports);
         let is_there = self.collect(timeout);
@@ -173,7 +178,7 @@ impl<B: ImageBackend> Loader<B> {
                 Err(RecvTimeoutError::Timeout) => return false,
             },
         };
-        while coming.done.len() < coming.pending.num_samples {
+        while !coming.is_complete() {
             match coming.pending.done.recv_timeout(left()) {
                 Ok(done) => coming.done.push(done),
                 Err(RecvTimeoutError::Disconnected) => return true,

@@ -126,6 +126,9 @@ fn conclusion(a: &Value, b: &Value) -> String {
     let [Some(a), Some(b)] = rates else {
         return "Nothing was measured in one of them.".to_owned();
     };
+    if a.median <= 0.0 || b.median <= 0.0 {
+        return "As it is: in one of them no batch came in time; give more --seconds.".to_owned();
+    }
     if overlap(a, b) {
         return format!("As it is: {SAME}, the rates of the rounds overlap.");
     }

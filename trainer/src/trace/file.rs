@@ -89,7 +89,7 @@ impl Line {
                 )
             }
             Some(id) => {
-                let row = format!("\"cat\":\"across\",\"id\":{id}");
+                let row = format!("\"cat\":\"across\",\"id\":\"{id:x}\"");
                 let first = event("b", begin, &format!("{row},\"args\":{{{fields}}}"));
                 format!("{first},\n{}", event("e", end, &row))
             }
