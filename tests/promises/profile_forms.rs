@@ -176,7 +176,7 @@ fn two_profiles_are_compared() {
 #[test]
 fn a_pipe_is_told_every_ten_seconds_what_is_measured() {
     let folder = photos();
-    let output = succeed(&mut profile(folder.path().to_str().unwrap(), "12"));
+    let output = succeed(&mut profile(folder.path().to_str().unwrap(), "15"));
     let said = String::from_utf8(output.stderr).unwrap();
     let line = said
         .lines()

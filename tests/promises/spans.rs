@@ -119,11 +119,6 @@ fn a_profile_traces_requests_and_images_of_its_last_trial() {
     assert_eq!(args["attempt"], 1);
     // Sent to first byte, and within its request.
     let first_byte = events.of("first byte");
-    let ids = |of: &[&Value]| {
-        of.iter()
-            .map(|event| event["id"].as_str())
-            .collect::<BTreeSet<_>>()
-    };
     assert!(ids(&first_byte).is_superset(&ids(&requests)));
     let (begin, end) = (first_byte[0], first_byte[0]["id"].as_str());
     let end = events.0.iter().find(|event| {
@@ -210,4 +205,9 @@ fn a_trace_is_whole_whatever_ends_the_run() {
         let events = Events::read(&path);
         assert!(events.of("step").len() > 1, "{signal}");
     }
+}
+
+/// The rows of spans.
+fn ids<'a>(spans: &[&'a Value]) -> BTreeSet<Option<&'a str>> {
+    spans.iter().map(|event| event["id"].as_str()).collect()
 }
