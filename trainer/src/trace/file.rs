@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::console::messages::quoted_path;
 use crate::console::print::message;
 use crate::console::words;
 
@@ -32,6 +31,11 @@ pub(super) fn set_file(new: Option<TraceFile>) {
 /// Does something with the file, where there is one.
 pub(super) fn with_file<T>(act: impl FnOnce(&mut TraceFile) -> T) -> Option<T> {
     file().as_mut().map(act)
+}
+
+/// Whether no more is taken, or there is no file.
+pub(super) fn is_full() -> bool {
+    with_file(|file| file.is_full).unwrap_or(true)
 }
 
 /// A span that has ended.
@@ -130,14 +134,13 @@ impl Line {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the trace to {place}")]
 pub(crate) struct TraceError {
-    place: String,
-    source: io::Error,
+    pub(super) place: String,
+    pub(super) source: io::Error,
 }
 
 /// The file that is written.
 #[derive(Debug)]
 pub(super) struct TraceFile {
-    place: String,
     file: File,
     /// Bytes in the file, without its tail.
     written: u64,
@@ -149,19 +152,14 @@ pub(super) struct TraceFile {
 }
 
 impl TraceFile {
-    pub(super) fn create(path: &Path) -> Result<Self, TraceError> {
-        let made = Self::with_most(path, (MOST_BYTES, MOST_SPANS));
-        made.map_err(|source| TraceError {
-            place: quoted_path(path),
-            source,
-        })
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        Self::with_most(path, (MOST_BYTES, MOST_SPANS))
     }
 
     /// Of at most so many bytes and spans.
     fn with_most(path: &Path, most: (u64, u64)) -> io::Result<Self> {
         LazyLock::force(&START);
         let mut trace = Self {
-            place: quoted_path(path),
             file: File::create(path)?,
             written: 0,
             buffer: Vec::with_capacity(BUFFER),
@@ -179,19 +177,9 @@ impl TraceFile {
         Ok(trace)
     }
 
-    /// Its path, as a shell takes it.
-    pub(super) fn place(&self) -> &str {
-        &self.place
-    }
-
     /// Spans so far.
     pub(super) fn spans(&self) -> u64 {
         self.spans
-    }
-
-    /// Whether nothing more is taken.
-    pub(super) fn is_full(&self) -> bool {
-        self.is_full
     }
 
     /// Adds a line, unless the file is full.
@@ -248,14 +236,9 @@ impl TraceFile {
     }
 
     /// Writes what was kept back; an error of now or before.
-    pub(super) fn finish(&mut self) -> Result<(), TraceError> {
+    pub(super) fn finish(&mut self) -> io::Result<()> {
         self.flush();
-        self.failure.take().map_or(Ok(()), |source| {
-            Err(TraceError {
-                place: self.place.clone(),
-                source,
-            })
-        })
+        self.failure.take().map_or(Ok(()), Err)
     }
 }
 
@@ -316,7 +299,7 @@ mod tests {
             for _ in 0..100 {
                 file.add(&line(Some(5)));
             }
-            assert!(file.is_full());
+            assert!(file.is_full);
             file.finish().unwrap();
             let events = read(&path);
             let last = events.last().unwrap()["name"].as_str().unwrap();

@@ -2,7 +2,7 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use super::file::TraceError;
+use super::file::{TraceError, is_full};
 use super::recording::{Recording, Trace};
 
 /// Where it is not said: so many steps, after so many of this process, in which queues fill.
@@ -40,7 +40,8 @@ pub(crate) struct TraceSteps {
 #[derive(Debug)]
 pub(crate) struct Steps {
     trace: Trace,
-    steps: RangeInclusive<u64>,
+    /// Those that are asked for.
+    asked: RangeInclusive<u64>,
     recording: Option<Recording>,
     /// The last step that was in it.
     reached: Option<u64>,
@@ -52,7 +53,7 @@ impl Steps {
         let first = step + AFTER + 1;
         Ok(Self {
             trace: Trace::create(&asked.path)?,
-            steps: asked.steps.clone().unwrap_or(first..=first + USUAL - 1),
+            asked: asked.steps.clone().unwrap_or(first..=first + USUAL - 1),
             recording: None,
             reached: None,
         })
@@ -60,8 +61,8 @@ impl Steps {
 
     /// This step comes next, its waiting for data included.
     pub(crate) fn next(&mut self, step: u64) {
-        let is_in = self.steps.contains(&step);
-        if !is_in || self.trace.is_full() {
+        let is_in = self.asked.contains(&step);
+        if !is_in || is_full() {
             self.recording = None;
         } else if self.recording.is_none() {
             self.recording = Some(self.trace.begin());
@@ -74,7 +75,7 @@ impl Steps {
     /// Ends the file, after `step`; says which steps are not in it.
     pub(crate) fn finish(self, step: u64) {
         drop(self.recording);
-        let (first, last) = self.steps.into_inner();
+        let (first, last) = self.asked.into_inner();
         let reached = self.reached.map(|reached| reached.min(step));
         match reached.filter(|reached| *reached >= first) {
             Some(reached) if reached >= last => {}
