@@ -57,7 +57,8 @@ pub(crate) struct RunArgs {
         long,
         value_name = "FILE",
         conflicts_with = "dry_run",
-        help_heading = "Output"
+        help_heading = "Output",
+        hide_short_help = true
     )]
     pub trace: Option<PathBuf>,
     /// With --trace: these steps of the run, as in 100-110.
