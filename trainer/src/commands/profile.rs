@@ -51,7 +51,7 @@ pub(crate) struct Args {
     /// Also write when each request, image and batch began and ended.
     ///
     /// Of the last trial of the loader as it is: JSON that https://ui.perfetto.dev opens.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub trace: Option<PathBuf>,
     /// Column with the images: its name, or `struct.field`.
     #[arg(long, value_name = "NAME", help_heading = "Data")]
@@ -99,7 +99,8 @@ pub(crate) struct Args {
     /// Size of the shuffle window [default: the recipe's, else 1024].
     #[arg(
         long = "shuffle-window-mib", alias = "shuffle-window", value_name = "MIB",
-        value_parser = whole::<u32>(1..=u32::MAX.into()), help_heading = "Loader"
+        value_parser = whole::<u32>(1..=u32::MAX.into()), help_heading = "Loader",
+        hide_short_help = true
     )]
     pub shuffle_window: Option<u32>,
     /// Where the batches are filled: cpu, cuda or cuda:N.
@@ -115,7 +116,12 @@ pub(crate) struct Args {
     )]
     pub device: DeviceChoice,
     /// Who decodes JPEGs on a GPU [default: the recipe's, else auto].
-    #[arg(long, value_name = "WHO", help_heading = "Loader")]
+    #[arg(
+        long,
+        value_name = "WHO",
+        help_heading = "Loader",
+        hide_short_help = true
+    )]
     pub jpeg: Option<JpegChoice>,
 }
 
@@ -123,9 +129,8 @@ const EXAMPLES: &str = "Examples:
   nepa profile scenes
   nepa profile 's3://bucket/in1k/train-*.parquet' \\
       --recipe nepa-b14-in1k --consumer 3200
-  nepa profile s3://bucket/in1k --decode-threads 4 \\
-      --max-requests 64 --json profile.json
-  nepa profile scenes --html profile.html --trace trace.json
+  nepa profile s3://bucket/in1k --max-requests 64 \\
+      --json after.json --html after.html
   nepa profile --compare before.json after.json
   nepa profile scenes --device cuda --jpeg hybrid";
 
