@@ -28,6 +28,7 @@ mod loader;
 mod mix;
 pub mod random;
 mod sample;
+mod spans;
 mod stats;
 mod store;
 mod sync;
@@ -79,6 +80,9 @@ pub use backend::{
     BackendError, CpuBackend, CpuMemory, CpuSlot, Decode, ImageBackend, ImageDecoder, PlannedImage,
     RawBackend,
 };
+
+// What is traced.
+pub use spans::{SPANS_ACROSS_THREADS, SPANS_ON_A_THREAD};
 
 // The loader: samples in order, as batches.
 pub use batch::{Batch, HostBatch, NoClassIndex, RawBatch, SampleRecord};

@@ -89,8 +89,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("sample", &[]),
     ("random", &["sample"]),
     ("sync", &[]),
+    // Names of what is traced.
+    ("spans", &[]),
     // Bytes of objects; no Parquet.
-    ("store", &["sample"]),
+    ("store", &["sample", "spans"]),
     // Rows of shards; no order.
     ("dataset", &["sample", "store", "sync"]),
     // Which part of an image; no pixel, no data set.
@@ -106,8 +108,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "loader",
         &[
-            "augment", "backend", "batch", "dataset", "image", "random", "sample", "stats",
-            "store", "sync",
+            "augment", "backend", "batch", "dataset", "image", "random", "sample", "spans",
+            "stats", "store", "sync",
         ],
     ),
 ];

@@ -10,6 +10,7 @@ use crate::engine::EngineError;
 use crate::logs::LogError;
 use crate::output::OutputError;
 use crate::recipe::RecipeError;
+use crate::trace::TraceError;
 use crate::weights::WeightsError;
 
 /// A run cannot start or go on.
@@ -29,6 +30,8 @@ pub(crate) enum RunError {
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]
     Log(#[from] LogError),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// A thread or signal handler cannot be set up.

@@ -41,6 +41,7 @@ mod logs;
 pub mod optimizer;
 mod output;
 mod pack;
+mod page;
 mod profile;
 mod program;
 pub mod recipe;
@@ -49,6 +50,7 @@ mod run;
 mod sample_data;
 pub mod schedule;
 mod signals;
+mod trace;
 pub mod transform;
 mod weights;
 

@@ -3,11 +3,13 @@
 use std::io::Write;
 
 use nepa_pipeline::redact;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::{Cli, Command, command};
 use crate::console::messages::with_causes;
 use crate::console::print;
-use crate::{commands, output, signals};
+use crate::{commands, output, signals, trace};
 
 /// Standard error for what libraries log: without secrets.
 struct StandardError;
@@ -48,15 +50,17 @@ pub fn main() -> std::process::ExitCode {
         print::err(format_args!("this is a bug: {panic}\n{backtrace}\n"));
     }));
     let cli = parse_arguments();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| "warn,nepa=info".into()),
-        )
+    let logged = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| "warn,nepa=info".into());
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(|| StandardError)
         .log_internal_errors(false)
         .with_ansi(false)
         .event_format(print::LogLines::new())
+        .with_filter(logged);
+    tracing_subscriber::registry()
+        .with(trace::layer())
+        .with(log)
         .init();
     if matches!(
         cli.command,

@@ -6,6 +6,7 @@ use super::rows::{self, ExtraRow};
 use super::{Loader, LoaderError, has_classes};
 use crate::backend::ImageBackend;
 use crate::batch::{Batch, SampleRecord};
+use crate::spans::SPANS_ON_A_THREAD;
 use crate::{Place, SampleId};
 
 /// What became of the samples of a batch.
@@ -35,6 +36,14 @@ impl<B: ImageBackend> Loader<B> {
                 Err(_) => Err(LoaderError::ThreadDied),
             };
         };
+        // It ends when the batch is handed out.
+        let _batch = pending.span;
+        let _span = tracing::trace_span!(
+            target: SPANS_ON_A_THREAD,
+            "assemble",
+            epoch = pending.epoch,
+            batch = pending.batch_in_epoch,
+        );
         if done.len() < pending.num_samples {
             // Either the walk failed within this batch, and says why, or a thread died, and the
             // walk may not have noticed.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::decode::Shared;
 use super::job::{BatchJob, Job, Outcome};
 use crate::backend::{BatchOutcome, Decode, ImageBackend, ImageDecoder};
+use crate::spans::SPANS_ON_A_THREAD;
 use crate::store::full_text;
 use crate::sync::{Receiver, RecvTimeoutError, Sender, select_biased};
 
@@ -86,6 +87,11 @@ fn call<B: ImageBackend>(
     returned: &Sender<Job<B::Slot>>,
 ) {
     let started = Instant::now();
+    let span = tracing::trace_span!(
+        target: SPANS_ON_A_THREAD,
+        "decode together",
+        images = jobs.len(),
+    );
     let mut images = jobs
         .iter_mut()
         .map(|BatchJob { job, planned }| Decode::new(planned.image(), &mut job.slot))
@@ -93,6 +99,7 @@ fn call<B: ImageBackend>(
     // Whatever goes wrong here, the decode threads have the last word on each image.
     let called = catch_unwind(AssertUnwindSafe(|| decoder.decode(&mut images)));
     let ended = Instant::now();
+    drop(span);
     let results: Vec<_> = images.into_iter().map(|image| image.result).collect();
     let failure = match called {
         Ok(Ok(())) => None,

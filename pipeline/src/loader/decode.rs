@@ -7,6 +7,7 @@ use super::LoaderError;
 use super::job::{BatchJob, Fetched, Flaw, Job, Outcome, Planned, Unpacked};
 use crate::backend::{BackendError, Decode, ImageBackend, ImageDecoder, Router};
 use crate::random::{Purpose, sample_stream};
+use crate::spans::SPANS_ON_A_THREAD;
 use crate::stats::PipelineCounters;
 use crate::store::full_text;
 use crate::sync::{Receiver, Sender, never, select_biased};
@@ -104,6 +105,14 @@ pub(super) fn unpack<B>(shared: &Shared<B>, fetched: Fetched) -> Unpacked {
         part,
         bytes,
     } = fetched;
+    let fetch_bytes = shared.dataset.part(part).fetch_bytes;
+    let span = tracing::trace_span!(
+        target: SPANS_ON_A_THREAD,
+        "unpack",
+        object = &*shared.dataset.shards()[part.shard as usize].url,
+        row_group = shared.dataset.part(part).row_group,
+        bytes = fetch_bytes,
+    );
     let batch = bytes.and_then(|bytes| {
         // A panic here would leave the walk waiting for a part that never comes.
         let unpacked = catch_unwind(AssertUnwindSafe(|| bytes.unpack())).unwrap_or_else(|_| {
@@ -114,8 +123,8 @@ pub(super) fn unpack<B>(shared: &Shared<B>, fetched: Fetched) -> Unpacked {
         });
         unpacked.map_err(Arc::new)
     });
+    drop(span);
     shared.counters.unpack.busy(started);
-    let fetch_bytes = shared.dataset.part(part).fetch_bytes;
     shared.counters.unpack.item(fetch_bytes as usize);
     Unpacked {
         window,
@@ -165,7 +174,25 @@ impl<'a, B: ImageBackend> DecodeThread<'a, B> {
     ) {
         let shared = self.shared;
         let started = Instant::now();
+        let span = tracing::trace_span!(
+            target: SPANS_ON_A_THREAD,
+            "decode",
+            object = &*shared.dataset.shards()[job.id.shard as usize].url,
+            row_group = job.id.row_group,
+            row = job.id.row,
+            format = tracing::field::Empty,
+            width = tracing::field::Empty,
+            height = tracing::field::Empty,
+            bytes = tracing::field::Empty,
+            bad = tracing::field::Empty,
+        );
         let planned = self.plan(&job, job.id);
+        if let Ok(planned) = &planned {
+            span.record("format", tracing::field::debug(planned.header.format));
+            span.record("width", planned.header.width);
+            span.record("height", planned.header.height);
+            span.record("bytes", planned.bytes.len());
+        }
         if let (Ok(planned), Some((queue, max_images))) = (&planned, batch)
             && shared.backend.batch_accepts(&planned.image())
             && shared.router.to_batch(max_images)
@@ -185,9 +212,13 @@ impl<'a, B: ImageBackend> DecodeThread<'a, B> {
         });
         let outcome = match rendered {
             Ok(rendered) => Outcome::Good(rendered),
-            Err(Fault::Sample(flaw)) => self.replace(&mut job, flaw),
+            Err(Fault::Sample(flaw)) => {
+                span.record("bad", &*flaw.reason);
+                self.replace(&mut job, flaw)
+            }
             Err(Fault::Run(error)) => Outcome::Failed(error),
         };
+        drop(span);
         shared.counters.decode.busy(started);
         job.finish(outcome);
     }

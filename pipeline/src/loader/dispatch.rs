@@ -10,6 +10,7 @@ use super::walk::{Step, Walk};
 use crate::backend::ImageBackend;
 use crate::batch::BatchPool;
 use crate::dataset::FetchTask;
+use crate::spans::SPANS_ACROSS_THREADS;
 use crate::stats::PipelineCounters;
 use crate::sync::{Receiver, Sender, bounded, select};
 use crate::{Dataset, PartId};
@@ -131,6 +132,13 @@ impl<B: ImageBackend> Dispatcher<B> {
             num_samples,
             done,
             spare,
+            span: tracing::trace_span!(
+                target: SPANS_ACROSS_THREADS,
+                "batch",
+                epoch,
+                batch = batch_in_epoch,
+                images = num_samples,
+            ),
         };
         select! {
             send(self.pending, pending) -> sent => sent.map_err(|_| Ended::Stopped)?,

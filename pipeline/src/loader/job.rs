@@ -152,6 +152,8 @@ pub(super) struct PendingBatch<S> {
     pub done: Receiver<Done<S>>,
     /// Slots that a short batch leaves unused.
     pub spare: Vec<S>,
+    /// From its beginning until it is handed out.
+    pub span: tracing::Span,
 }
 
 /// A batch on its way, and its samples that are rendered.
@@ -159,6 +161,13 @@ pub(super) struct PendingBatch<S> {
 pub(super) struct ComingBatch<S> {
     pub pending: PendingBatch<S>,
     pub done: Vec<Done<S>>,
+}
+
+impl<S> ComingBatch<S> {
+    /// Whether all its samples are rendered.
+    pub(super) fn is_complete(&self) -> bool {
+        self.done.len() == self.pending.num_samples
+    }
 }
 
 /// A job on its way to the batch decoder.

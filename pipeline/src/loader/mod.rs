@@ -11,6 +11,7 @@ use futures::Stream;
 use crate::Dataset;
 use crate::backend::{CpuBackend, ImageBackend};
 use crate::batch::{Batch, BatchPool};
+use crate::spans::SPANS_ON_A_THREAD;
 use crate::stats::{DecoderStats, PipelineCounters, PipelineStats, Sizes};
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Receiver, RecvTimeoutError, Sender};
@@ -60,8 +61,7 @@ pub struct Loader<B: ImageBackend = CpuBackend> {
     pending: Receiver<PendingBatch<B::Slot>>,
     /// The batch that comes next, as far as it is there.
     coming: Option<ComingBatch<B::Slot>>,
-    /// Since when the next batch is waited for, and how often that was reported.
-    waiting_since: Option<(Instant, u32)>,
+    waiting: Option<Waiting>,
     failure: Receiver<LoaderError>,
     bad_samples: BadSamples,
     /// Epoch and batch that come next.
@@ -75,6 +75,15 @@ pub struct Loader<B: ImageBackend = CpuBackend> {
     returned: Option<Instant>,
     stop: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// The next batch is waited for.
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    /// How often that was reported.
+    reports: u32,
+    _span: tracing::Span,
 }
 
 impl<B: ImageBackend> Loader<B> {
@@ -115,13 +124,25 @@ impl<B: ImageBackend> Loader<B> {
             self.counters.consume.fill(self.pending.len());
         }
         let waiting = Instant::now();
-        let (since, reports) = *self.waiting_since.get_or_insert((waiting, 0));
+        let is_collected = self.coming.as_ref().is_some_and(ComingBatch::is_complete);
+        let state = self.waiting.get_or_insert_with(|| Waiting {
+            since: waiting,
+            reports: 0,
+            _span: if is_collected {
+                tracing::Span::none()
+            } else {
+                tracing::trace_span!(target: SPANS_ON_A_THREAD, "wait for batch")
+            },
+        });
+        let (since, reports) = (state.since, state.reports);
         let is_there = self.collect(timeout);
         self.counters.consume.blocked_in(waiting);
         if is_there {
-            self.waiting_since = None;
-        } else if since.elapsed() >= self.stall_report_after() * (reports + 1) {
-            self.waiting_since = Some((since, reports + 1));
+            self.waiting = None;
+        } else if since.elapsed() >= self.stall_report_after() * (reports + 1)
+            && let Some(state) = &mut self.waiting
+        {
+            state.reports += 1;
             // A store that is silent has been told of already.
             if !self.dataset.is_waited_for() {
                 let waits_for = match self.dataset.oldest_request() {
@@ -157,7 +178,7 @@ impl<B: ImageBackend> Loader<B> {
                 Err(RecvTimeoutError::Timeout) => return false,
             },
         };
-        while coming.done.len() < coming.pending.num_samples {
+        while !coming.is_complete() {
             match coming.pending.done.recv_timeout(left()) {
                 Ok(done) => coming.done.push(done),
                 Err(RecvTimeoutError::Disconnected) => return true,

@@ -121,7 +121,7 @@ impl<B: ImageBackend> Start<B> {
             pool,
             pending: stages.pending,
             coming: None,
-            waiting_since: None,
+            waiting: None,
             failure: stages.failure,
             bad_samples,
             next,

@@ -30,6 +30,7 @@ use super::{
     is_throttle, seconds,
 };
 use crate::Place;
+use crate::spans::SPANS_ACROSS_THREADS;
 
 mod limiter;
 mod pace;
@@ -136,6 +137,18 @@ enum Failure {
     Silence(Duration),
 }
 
+impl Failure {
+    /// For the trace, in a word.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Fatal(_) => "fatal",
+            Self::Store(error) if is_throttle(error) => "throttled",
+            Self::Store(_) => "refused",
+            Self::Silence(_) => "silence",
+        }
+    }
+}
+
 impl Requests {
     pub(super) fn new(io: &IoConfig, most_at_once: usize, counting: Arc<Counting>) -> Self {
         Self {
@@ -218,13 +231,28 @@ impl Requests {
                 // Counted from when it is first sent.
                 let guard = counted.get_or_insert_with(|| self.counting.request());
                 let failures = attempts.failures() as usize;
-                let attempt = self.attempt(object, &mut body, failures, number, guard);
-                match attempts.run(attempt).await {
+                let span = tracing::trace_span!(
+                    target: SPANS_ACROSS_THREADS,
+                    "request",
+                    object = &*object.listed.url,
+                    from = body.rest.start,
+                    to = body.rest.end,
+                    attempt = failures + 1,
+                    bytes = tracing::field::Empty,
+                    failure = tracing::field::Empty,
+                );
+                let attempt = self.attempt(object, &mut body, failures, number, guard, &span);
+                let ended = attempts.run(attempt).await;
+                span.record("bytes", body.rest.start - before);
+                match ended {
                     Ok(()) => {
                         limiter.went_well();
                         return Ok(body);
                     }
-                    Err(failure) => failure,
+                    Err(failure) => {
+                        span.record("failure", failure.name());
+                        failure
+                    }
                 }
             };
             if body.rest.start > before {
@@ -270,12 +298,16 @@ impl Requests {
         failures: usize,
         number: u64,
         guard: &counters::InFlight,
+        span: &tracing::Span,
     ) -> Result<(), Failure> {
         let deadline = self.pace.deadline(failures, self.timeout);
         let patience: &Patience = &object.listed.patience;
+        let until_first_byte =
+            tracing::trace_span!(target: SPANS_ACROSS_THREADS, parent: span, "first byte");
         let (version, mut stream) = self
             .open_hedged(object, body.version.as_ref(), body.rest.clone(), deadline)
             .await?;
+        drop(until_first_byte);
         body.version = Some(version);
         while !body.rest.is_empty() {
             let chunk = match timeout(deadline, stream.next()).await {
@@ -328,11 +360,20 @@ impl Requests {
                 Ok(answer) => answer,
                 Err(_) if self.pace.take_hedge() => {
                     self.hedges.fetch_add(1, Relaxed);
+                    let span = tracing::trace_span!(
+                        target: SPANS_ACROSS_THREADS,
+                        "second request",
+                        object = &*object.listed.url,
+                        from = range.start,
+                        to = range.end,
+                        won = tracing::field::Empty,
+                    );
                     let (answer, other, second_won) = match select(first, open()).await {
                         Either::Left((answer, other)) => (answer, other, false),
                         Either::Right((answer, other)) => (answer, other, true),
                     };
                     if matches!(answer, Ok(Ok(_))) {
+                        span.record("won", second_won);
                         self.hedges_won.fetch_add(u64::from(second_won), Relaxed);
                         answer
                     } else {

@@ -14,10 +14,11 @@ use super::values::{device as device_of, number, whole};
 use crate::console::messages::quoted_path;
 use crate::data::show_warnings;
 use crate::device::{self, DeviceChoice};
-use crate::profile::{Costs, Report, Scenario, Subject, Tuned, measure, tune};
+use crate::profile::{Costs, Report, Scenario, Subject, Tuned, compare, measure, tune};
 use crate::recipe::{Draft, JpegChoice, Precision, Recipe};
 use crate::run::{Stepper, dataset_config};
 use crate::signals::{SaveFirst, received};
+use crate::trace::Trace;
 
 /// Find what limits the loader, and prove it.
 ///
@@ -28,7 +29,7 @@ use crate::signals::{SaveFirst, received};
 #[command(after_help = EXAMPLES, after_long_help = long_help())]
 pub(crate) struct Args {
     /// Shards: paths, prefixes or globs [default: the recipe's].
-    #[arg(value_name = "URL", required_unless_present_any = ["recipe", "measured"])]
+    #[arg(value_name = "URL", required_unless_present_any = ["recipe", "measured", "compare"])]
     pub urls: Vec<String>,
     /// Time to measure, over all trials, in seconds.
     #[arg(long, default_value_t = 30.0, value_name = "SECONDS", value_parser = number)]
@@ -59,6 +60,17 @@ pub(crate) struct Args {
     /// Also write the report to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Also write the report to this file, as an HTML page.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Measure nothing: compare two reports that --json wrote.
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], exclusive = true)]
+    pub compare: Vec<PathBuf>,
+    /// Also write when each request, image and batch began and ended.
+    ///
+    /// Of the last trial of the loader as it is: JSON that https://ui.perfetto.dev opens.
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    pub trace: Option<PathBuf>,
     /// Column with the images: its name, or `struct.field`.
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     pub image_column: Option<String>,
@@ -105,7 +117,8 @@ pub(crate) struct Args {
     /// Size of the shuffle window [default: the recipe's, else 1024].
     #[arg(
         long = "shuffle-window-mib", alias = "shuffle-window", value_name = "MIB",
-        value_parser = whole::<u32>(1..=u32::MAX.into()), help_heading = "Loader"
+        value_parser = whole::<u32>(1..=u32::MAX.into()), help_heading = "Loader",
+        hide_short_help = true
     )]
     pub shuffle_window: Option<u32>,
     /// Where the batches are filled: cpu, cuda or cuda:N [default: cpu].
@@ -115,7 +128,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DEVICE", value_parser = device_of, help_heading = "Loader")]
     pub device: Option<DeviceChoice>,
     /// Who decodes JPEGs on a GPU [default: the recipe's, else auto].
-    #[arg(long, value_name = "WHO", help_heading = "Loader")]
+    #[arg(
+        long,
+        value_name = "WHO",
+        help_heading = "Loader",
+        hide_short_help = true
+    )]
     pub jpeg: Option<JpegChoice>,
 }
 
@@ -144,12 +162,13 @@ const EXAMPLES: &str = "Examples:
   nepa profile scenes
   nepa profile 's3://bucket/in1k/train-*.parquet' \\
       --recipe nepa-b14-in1k --consumer 3200
-  nepa profile s3://bucket/in1k --decode-threads 4 \\
-      --max-requests 64 --json profile.json
   nepa profile --recipe my.toml --consumer step
   nepa profile s3://bucket/in1k --tune faster.toml
   nepa profile --measured profile.json \\
       --simulate cores=16,bandwidth=1200,consumer=3200
+  nepa profile s3://bucket/in1k --max-requests 64 \\
+      --json after.json --html after.html
+  nepa profile --compare before.json after.json
   nepa profile scenes --device cuda --jpeg hybrid";
 
 fn long_help() -> String {
@@ -171,6 +190,10 @@ const END_WITHIN: Duration = Duration::from_secs(20);
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.measured {
         return simulate(&args, path);
+    }
+    if let [before, after] = &args.compare[..] {
+        print!("{}", compare(before, after)?);
+        return Ok(ExitCode::SUCCESS);
     }
     let seconds = args.seconds;
     ensure!(
@@ -224,6 +247,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         _ => None,
     };
     let image_size = config.augment.build()?.view_sides()[0];
+    let trace = args.trace.as_deref().map(Trace::create).transpose()?;
     let mut subject = Subject {
         urls: {
             let sources = data.mixture.iter().flat_map(|source| &source.urls);
@@ -248,6 +272,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         time: Duration::from_secs_f64(seconds),
         cores: device::cores(),
         image_size,
+        trace: trace.as_ref(),
     };
     let saving = SaveFirst {
         says: "showing what was measured so far",
@@ -263,6 +288,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         measure(&subject, stepper.as_mut())?
     };
     drop(saving);
+    if let Some(trace) = &trace {
+        trace.finish()?;
+    }
     let mut report = Report::new(&subject, &found);
     if let Some(report) = &mut report {
         report.simulate(&args.simulate)?;
@@ -285,14 +313,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.json {
         write_json(path, &report)?;
     }
+    if let Some(path) = &args.html {
+        write(path, report.html()?.as_bytes())?;
+    }
     Ok(code)
 }
 
 /// What scenarios would give by the costs of a report.
 fn simulate(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
-    let read = std::fs::read(path);
-    let costs = read.map_err(Into::into).and_then(|json| Costs::read(&json));
-    let costs = costs.with_context(|| format!("cannot read {}", quoted_path(path)))?;
+    let costs = Costs::read(path)?;
     let simulated = args
         .simulate
         .iter()
@@ -310,8 +339,7 @@ fn simulate(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
 fn write_json(path: &Path, report: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut json = serde_json::to_vec_pretty(report)?;
     json.push(b'\n');
-    std::fs::write(path, json)
-        .with_context(|| format!("cannot write the report to {}", quoted_path(path)))
+    write(path, &json)
 }
 
 /// The recipe whose steps are computed, on the data and in batches of the profile.
@@ -323,6 +351,12 @@ fn stepping(mut recipe: Recipe, args: &Args, data: &DatasetConfig) -> Recipe {
         recipe.train.micro_batch = recipe.train.micro_batch.min(batch as usize);
     }
     recipe
+}
+
+
+fn write(path: &Path, report: &[u8]) -> anyhow::Result<()> {
+    std::fs::write(path, report)
+        .with_context(|| format!("cannot write the report to {}", quoted_path(path)))
 }
 
 /// What is read: all of the recipe's data, with the flags over it.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::values::at_least;
 use crate::run::{Finish, Kind, Options, run};
+use crate::trace::{StepsArg, TraceSteps};
 
 #[derive(Debug, clap::Args)]
 #[expect(
@@ -48,6 +49,29 @@ pub(crate) struct RunArgs {
     /// Step, shard, row, crop, flip, replacement.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub trace_samples: Option<PathBuf>,
+    /// Write when what began and ended in some steps, for Perfetto.
+    ///
+    /// Requests, unpacking, decoding, batches, steps, evaluations, checkpoints: JSON that
+    /// https://ui.perfetto.dev opens; 64 MiB at most.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "dry_run",
+        help_heading = "Output",
+        hide_short_help = true
+    )]
+    pub trace: Option<PathBuf>,
+    /// With --trace: these steps of the run, as in 100-110.
+    ///
+    /// Without it, ten steps after the first ten of this process.
+    #[arg(
+        long,
+        value_name = "FIRST-LAST",
+        requires = "trace",
+        help_heading = "Output",
+        hide_short_help = true
+    )]
+    pub trace_steps: Option<StepsArg>,
     /// Stop after this step of the run, saved.
     ///
     /// The learning rate stays that of the whole run.
@@ -122,6 +146,10 @@ impl RunArgs {
             out,
             resume: self.resume,
             trace_samples: self.trace_samples,
+            trace: self.trace.map(|path| TraceSteps {
+                path,
+                steps: self.trace_steps.map(|StepsArg(steps)| steps),
+            }),
             max_steps: self.max_steps,
             take_over: self.take_over,
             accept_data: self.accept_data,

@@ -1,7 +1,7 @@
-//! The one line at the bottom of a terminal that is drawn over, and the fields that lines are made
-//! of. What else is written to the console while the line stands (see [`super::print`]) goes above
-//! it.
-use std::cell::Cell;
+//! The line at the bottom of a terminal that is drawn over, where wanted with more below it, and the
+//! fields that lines are made of. What else is written to the console while it stands (see
+//! [`super::print`]) goes above it.
+use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 
@@ -37,8 +37,8 @@ pub(crate) fn columns() -> usize {
 #[derive(Debug)]
 pub(crate) struct BottomLine {
     bar: ProgressBar,
-    /// Characters and columns when it was drawn last.
-    drawn: Cell<(usize, usize)>,
+    /// Characters of each line, and the terminal's columns, when it was drawn last.
+    drawn: RefCell<(Vec<usize>, usize)>,
 }
 
 impl BottomLine {
@@ -48,26 +48,41 @@ impl BottomLine {
         if dumb || !std::io::stderr().is_terminal() {
             return None;
         }
-        let style = ProgressStyle::with_template("{wide_msg}").expect("the template is sound");
+        let style = ProgressStyle::with_template("{msg}").expect("the template is sound");
         let bar = ProgressBar::new_spinner().with_style(style);
         *BOTTOM.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
-        let drawn = Cell::new((0, usize::MAX));
+        let drawn = RefCell::new((Vec::new(), usize::MAX));
         Some(Self { bar, drawn })
     }
 
     /// Draws the line anew, with as many of `fields` as fit.
     pub(crate) fn set(&self, fields: &[Field]) {
+        self.set_with(fields, &[]);
+    }
+
+    /// The same, with more lines below it, as much of each as fits.
+    pub(crate) fn set_with(&self, fields: &[Field], below: &[String]) {
         let columns = columns();
-        let (length, before) = self.drawn.get();
-        if columns < before {
-            // A terminal that has become narrower has broken the line into several.
-            let above = length.saturating_sub(1) / columns;
+        let mut drawn = self.drawn.borrow_mut();
+        if columns < drawn.1 {
+            // A terminal that has become narrower has broken lines into several.
+            let broken = drawn.0.iter();
+            let above = broken
+                .map(|length| length.saturating_sub(1) / columns)
+                .sum();
             self.bar.suspend(|| clear_above(above));
         }
         // The last column stays free: some terminals wrap there.
-        let line = fit(fields, columns - 1);
-        self.drawn.set((line.chars().count(), columns));
-        self.bar.set_message(line);
+        let first = fit(fields, columns - 1);
+        let below = below
+            .iter()
+            .map(|line| line.chars().take(columns - 1).collect());
+        let lines = std::iter::once(first).chain(below).collect::<Vec<String>>();
+        *drawn = (
+            lines.iter().map(|line| line.chars().count()).collect(),
+            columns,
+        );
+        self.bar.set_message(lines.join("\n"));
     }
 }
 

@@ -1,7 +1,7 @@
-//! How far long work is: one line at the bottom of a terminal, plain lines every ten seconds
-//! elsewhere. Nothing is shown of work that is done within a second.
-use std::sync::Arc;
+//! How far long work is: a line at the bottom of a terminal, where wanted with more below it, and
+//! plain lines every ten seconds elsewhere. Nothing is shown of work that is done within a second.
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -54,9 +54,17 @@ pub(crate) struct Progress {
     watcher: Option<JoinHandle<()>>,
 }
 
+/// What is shown beside numbers.
+#[derive(Debug, Default)]
+struct Shown {
+    what: String,
+    /// Lines below, on a terminal alone.
+    below: Vec<String>,
+}
+
 #[derive(Debug)]
 struct Work {
-    what: String,
+    shown: Mutex<Shown>,
     unit: Unit,
     /// 0 as long as it is not known.
     total: AtomicU64,
@@ -68,7 +76,10 @@ impl Progress {
     /// Begins: `what` is done, as in `reading features`; `total` may become known later.
     pub(crate) fn new(what: impl Into<String>, total: Option<u64>, unit: Unit) -> Self {
         let work = Arc::new(Work {
-            what: what.into(),
+            shown: Mutex::new(Shown {
+                what: what.into(),
+                below: Vec::new(),
+            }),
             unit,
             total: AtomicU64::new(total.unwrap_or(0)),
             done: AtomicU64::new(0),
@@ -81,6 +92,16 @@ impl Progress {
             // Work is done without being shown, too.
             .ok();
         Self { work, watcher }
+    }
+
+    /// Something else is done from now on, with these lines below.
+    pub(crate) fn tell(&self, what: String, below: Vec<String>) {
+        *self.work.shown() = Shown { what, below };
+    }
+
+    /// Shows these lines below, on a terminal.
+    pub(crate) fn show_below(&self, lines: Vec<String>) {
+        self.work.shown().below = lines;
     }
 
     /// So much more is done.
@@ -115,6 +136,10 @@ impl Drop for Progress {
 }
 
 impl Work {
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn watch(&self) {
         let started = Instant::now();
         let (mut rate, mut line, mut said) = (Rate::new(started, 0), None, started);
@@ -130,7 +155,10 @@ impl Work {
                 line = Some(BottomLine::new());
             }
             match line.as_ref().expect("it was just made") {
-                Some(bottom) => bottom.set(&self.fields(done, &rate, true)),
+                Some(bottom) => {
+                    let below = self.shown().below.clone();
+                    bottom.set_with(&self.fields(done, &rate, true), &below);
+                }
                 None if now - said >= LINE_EVERY => {
                     said = now;
                     let line = fit(&self.fields(done, &rate, false), WIDEST);
@@ -143,7 +171,7 @@ impl Work {
 
     fn fields(&self, done: u64, rate: &Rate, with_bar: bool) -> Vec<Field> {
         let total = Some(self.total.load(Relaxed)).filter(|&total| total > 0);
-        let mut fields = vec![Field::new(2, self.what.clone())];
+        let mut fields = vec![Field::new(2, self.shown().what.clone())];
         if let (true, Some(total)) = (with_bar, total) {
             fields.push(Field::new(5, bar(done as f64 / total as f64)));
         }
@@ -169,7 +197,10 @@ mod tests {
     #[test]
     fn work_is_told_in_its_own_units() {
         let work = Work {
-            what: "reading features".to_owned(),
+            shown: Mutex::new(Shown {
+                what: "reading features".to_owned(),
+                below: Vec::new(),
+            }),
             unit: Unit::Count("images"),
             total: AtomicU64::new(5000),
             done: AtomicU64::new(0),

@@ -8,11 +8,12 @@ use anyhow::Context;
 use bytes::Bytes;
 use nepa_pipeline::random::{Purpose, sample_stream};
 use nepa_pipeline::{
-    CpuBackend, Dataset, Decode, ImageBackend, IoConfig, IoRuntime, LoaderConfig, PlannedImage,
-    SampleId, decode_rgb, open_url,
+    CpuBackend, Dataset, Decode, ImageBackend, IoConfig, IoRuntime, Latencies, LoaderConfig,
+    PlannedImage, SampleId, decode_rgb, open_url,
 };
 use serde::Serialize;
 
+use super::histogram::Histogram;
 use crate::pack::{PackedImage, ShardWriter};
 use crate::signals::received;
 
@@ -63,6 +64,9 @@ pub(super) struct SlowImage {
     pub ms: f64,
     /// Its form: format, size and bytes.
     pub form: String,
+    /// As it is stored.
+    #[serde(skip)]
+    pub bytes: Bytes,
 }
 
 /// What single images cost.
@@ -76,6 +80,8 @@ pub(super) struct Survey {
     pub slowest: Vec<SlowImage>,
     /// Shorter side of an image, the middle of all, in pixels.
     pub shorter_side: u32,
+    /// How many take how long.
+    pub costs: Histogram,
 }
 
 /// Sums of images, milliseconds, bytes and megapixels by what images have in common.
@@ -148,6 +154,7 @@ impl Captured {
         let (mut formats, mut sizes) = (Costs::default(), Costs::default());
         let mut sides = Vec::new();
         let mut slow = Vec::<SlowImage>::new();
+        let mut times = Latencies::default();
         let begun = Instant::now();
         // The first one warms up, and is measured again.
         let images = self.images.first().into_iter().chain(&self.images);
@@ -168,7 +175,9 @@ impl Captured {
             if decode[0].result.is_err() || number == 0 {
                 continue;
             }
-            let ms = since.elapsed().as_secs_f64() * 1e3;
+            let time = since.elapsed();
+            times.add(time);
+            let ms = time.as_secs_f64() * 1e3;
             let format = format!("{:?}", header.format).to_uppercase();
             let megapixels = f64::from(header.width) * f64::from(header.height) / 1e6;
             let values = [1.0, ms, bytes.len() as f64, megapixels];
@@ -181,6 +190,7 @@ impl Captured {
                     place: place(dataset, *id),
                     ms,
                     form: format!("{format}, {} x {}, {size}", header.width, header.height),
+                    bytes: bytes.clone(),
                 });
                 slow.sort_by(|a, b| b.ms.total_cmp(&a.ms));
                 slow.truncate(SLOWEST);
@@ -195,6 +205,7 @@ impl Captured {
             sizes: sizes.by_frequency(),
             slowest: slow,
             shorter_side: sides.get(sides.len() / 2).copied().unwrap_or(0),
+            costs: Histogram::of(std::iter::once(&times)),
         })
     }
 

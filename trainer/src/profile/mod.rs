@@ -6,16 +6,24 @@
 //! are ceilings (`ladder.rs`); the lowest limits. Why it does, and what a change would give, is
 //! judged from the trials and from what the kernel says (`kernel.rs`, `verdict.rs`). What other
 //! hardware would give is computed (`simulate.rs`); settings are searched (`tune.rs`).
+mod board;
 mod captured;
+mod compare;
+mod histogram;
 mod kernel;
 mod ladder;
+mod moments;
+mod page;
 mod plan;
 mod report;
+mod rungs;
+mod saved;
 mod simulate;
 mod trial;
 mod tune;
 mod verdict;
 
+pub(crate) use compare::compare;
 pub(crate) use plan::{Subject, measure};
 pub(crate) use report::Report;
 pub(crate) use simulate::{Costs, Scenario};

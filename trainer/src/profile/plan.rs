@@ -10,13 +10,15 @@ use nepa_pipeline::{
     Dataset, EngineConfig, IoConfig, IoRuntime, Loader, LoaderConfig, MixingForecast, RawBackend,
 };
 
+use super::board::Board;
 use super::captured::{Captured, Survey};
+use super::moments::{Moment, Watch};
 use super::trial::{Rules, Source, Trial, run, step_alone};
-use crate::console::progress::{Progress, Unit};
 use crate::output::{Scratch, is_local};
 use crate::recipe::Precision;
 use crate::run::{Batches, Stepper};
 use crate::signals::received;
+use crate::trace::Trace;
 
 /// How often all trials are run, turn by turn, so that what changes on the machine meets each.
 pub(super) const ROUNDS: usize = 3;
@@ -133,6 +135,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) cores: usize,
     /// Side of the square images.
     pub(crate) image_size: u32,
+    /// Gets the last trial of the loader as it is.
+    pub(crate) trace: Option<&'a Trace>,
 }
 
 impl Subject<'_> {
@@ -244,9 +248,8 @@ pub(crate) fn measure(
         opened: BTreeMap::new(),
         local: None,
         found: Found::default(),
+        board: Board::new((kinds.len() * ROUNDS) as u64),
     };
-    let trials = (kinds.len() * ROUNDS) as u64;
-    let progress = Progress::new("profiling", Some(trials), Unit::Count("trials"));
     for round in 0..ROUNDS {
         for &kind in &kinds {
             tracing::debug!("round {round}: {}", kind.says());
@@ -254,7 +257,7 @@ pub(crate) fn measure(
                 bench.found.cut_off = true;
                 return Ok(bench.found);
             }
-            progress.add(1);
+            bench.board.done();
         }
     }
     Ok(bench.found)
@@ -276,6 +279,7 @@ struct Bench<'a> {
     opened: BTreeMap<Kind, Arc<Dataset>>,
     local: Option<Local>,
     found: Found,
+    board: Board,
 }
 
 impl Bench<'_> {
@@ -289,6 +293,7 @@ impl Bench<'_> {
         let Some(dataset) = self.dataset(kind)? else {
             return Ok(received().is_none());
         };
+        self.board.tell(kind.says());
         let subject = self.subject;
         let config = self.config(kind, round);
         let length = self.unit * kind.weight();
@@ -299,6 +304,8 @@ impl Bench<'_> {
             self.found.steps.extend(rate);
             return Ok(rate.is_some());
         }
+        let is_traced = kind == Kind::AsIs && round == ROUNDS - 1;
+        let recording = subject.trace.filter(|_| is_traced).map(Trace::begin);
         let source = if kind.is_encoded() {
             let exif_orientation = config.exif_orientation;
             let backend = Arc::new(RawBackend { exif_orientation });
@@ -309,7 +316,8 @@ impl Bench<'_> {
         } else {
             Source::Decoded(self.decoded(Arc::clone(&dataset), config)?)
         };
-        let captured = &mut self.captured;
+        let (captured, board) = (&mut self.captured, &self.board);
+        let show = |moment: &Moment| board.show(moment);
         let rules = Rules {
             length,
             warm_up: length.max(LEAST_WARM_UP),
@@ -320,8 +328,10 @@ impl Bench<'_> {
                     captured.keep(images);
                 }
             },
+            watch: Watch::new(self.length, &show),
         };
         let trial = run(source, &dataset, rules)?;
+        drop(recording);
         let went_on = trial.is_some();
         // Answers come in waves of so many requests; fewer waves say little.
         let first_byte = trial
@@ -409,6 +419,7 @@ impl Bench<'_> {
     /// Measures single images and stores what was kept.
     fn store_locally(&mut self) -> anyhow::Result<Local> {
         let subject = self.subject;
+        self.board.tell("single images");
         let folder = Scratch::new().context("cannot make a folder for images")?;
         let io = IoConfig::default();
         let survey = self.captured.survey(&subject.dataset, &subject.config)?;

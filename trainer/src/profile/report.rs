@@ -3,10 +3,13 @@ use nepa_pipeline::{DecoderStats, MixingForecast, StageStats, shown_url};
 use serde::Serialize;
 
 use super::captured::Survey;
+use super::histogram::Histogram;
 use super::kernel::Threads;
 use super::ladder::{Known, Ladder, Limit, Rate, bytes_an_image, middle};
+use super::moments::Moment;
 use super::plan::{Found, Kind, Subject};
-use super::simulate::{Costs, Scenario, Simulated, VERSION};
+use super::saved::VERSION;
+use super::simulate::{Costs, Scenario, Simulated};
 use super::trial::{FirstBatch, Trial};
 use super::verdict::{Evidence, Verdict, judge, signed};
 use crate::console::print::labelled;
@@ -20,35 +23,35 @@ const BADLY_MIXED: f64 = 1.5;
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     version: u32,
-    urls: Vec<String>,
-    batch: usize,
-    image_size: u32,
-    decode_threads: usize,
-    max_requests: usize,
-    cores: usize,
+    pub(super) urls: Vec<String>,
+    pub(super) batch: usize,
+    pub(super) image_size: u32,
+    pub(super) decode_threads: usize,
+    pub(super) max_requests: usize,
+    pub(super) cores: usize,
     /// Whether a signal ended it early.
-    cut_off: bool,
+    pub(super) cut_off: bool,
     /// Rounds that were measured.
-    rounds: usize,
+    pub(super) rounds: usize,
     /// Time to list the shards and to read their footers, in seconds.
-    open_s: f64,
+    pub(super) open_s: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    first_batch: Option<FirstBatch>,
-    images_per_second: Rate,
+    pub(super) first_batch: Option<FirstBatch>,
+    pub(super) images_per_second: Rate,
     /// What the ceilings say that it should be.
-    expected_images_per_second: f64,
-    cpu_ms_per_image: f64,
+    pub(super) expected_images_per_second: f64,
+    pub(super) cpu_ms_per_image: f64,
     /// Cores that this process had, and that others had.
-    cpu_cores_used: f64,
+    pub(super) cpu_cores_used: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu_cores_of_others: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    memory_bytes: Option<u64>,
+    pub(super) memory_bytes: Option<u64>,
     bytes_per_image: f64,
-    ladder: Ladder,
-    verdict: Verdict,
-    store: Store,
-    survey: Survey,
+    pub(super) ladder: Ladder,
+    pub(super) verdict: Verdict,
+    pub(super) store: Store,
+    pub(super) survey: Survey,
     bad_images: u64,
     /// What other stores and machines would give.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -59,11 +62,14 @@ pub(crate) struct Report {
     stages: Vec<StageStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
     decoders: Option<DecoderStats>,
+    /// Of that trial, for the page.
+    #[serde(skip)]
+    pub(super) moments: Vec<Moment>,
 }
 
 /// What the store did in the trials without decoding.
 #[derive(Debug, Serialize)]
-struct Store {
+pub(super) struct Store {
     bytes_per_second: f64,
     bytes_per_request: f64,
     in_flight: f64,
@@ -80,6 +86,8 @@ struct Store {
     resumed: u64,
     throttled: u64,
     cache_hits: u64,
+    /// Times to the first byte.
+    pub(super) first_byte: Histogram,
 }
 
 impl Store {
@@ -108,6 +116,7 @@ impl Store {
             resumed: all(|trial| trial.io.resumed),
             throttled: all(|trial| trial.io.throttled),
             cache_hits: all(|trial| trial.io.cache_hits),
+            first_byte: Histogram::of(found.of(Kind::Store).map(|trial| &trial.io.first_byte)),
         }
     }
 }
@@ -198,12 +207,13 @@ impl Report {
             threads: last.threads.clone(),
             stages: last.stats.stages.clone(),
             decoders: last.decoders().cloned(),
+            moments: last.moments.clone(),
         })
     }
 
     /// Computes what scenarios would give.
     pub(crate) fn simulate(&mut self, scenarios: &[Scenario]) -> anyhow::Result<()> {
-        let costs = Costs::read(&serde_json::to_vec(self)?)?;
+        let costs = Costs::of(serde_json::to_value(&*self)?)?;
         let simulated = scenarios.iter().map(|scenario| costs.simulate(*scenario));
         self.simulated = simulated.collect();
         Ok(())

@@ -6,16 +6,18 @@
 //! - Decoding: the thread time of an image, shared by as many threads as there are cores for.
 //! - The rest as it was measured: the order, the consumer.
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::ladder::{Limit, Rate};
+use super::saved::read;
+use crate::console::messages::quoted_path;
 use crate::console::words::digits;
 
-/// Version of the JSON of a profile; it is raised where a key changes its meaning or goes.
-pub(super) const VERSION: u32 = 3;
 /// A larger gain by more requests means that no line was full.
 const LINE_IS_FULL: f64 = 0.10;
 
@@ -96,7 +98,6 @@ impl fmt::Display for Scenario {
 /// What is needed of a profile, as its JSON has it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct Costs {
-    version: u32,
     decode_threads: usize,
     max_requests: usize,
     cores: usize,
@@ -149,19 +150,15 @@ pub(crate) struct Simulated {
 }
 
 impl Costs {
-    /// Reads the costs of a profile's JSON.
-    pub(crate) fn read(json: &[u8]) -> anyhow::Result<Self> {
-        let value = serde_json::from_slice::<serde_json::Value>(json)
-            .context("this is no JSON; it must be a report of nepa profile --json")?;
-        let version = value.get("version").and_then(serde_json::Value::as_u64);
-        ensure!(
-            version == Some(u64::from(VERSION)),
-            "this is no report of this version of nepa profile (its version is {}, not {}): \
-             measure again with --json",
-            version.map_or_else(|| "missing".to_owned(), |version| version.to_string()),
-            VERSION
-        );
-        serde_json::from_value(value).context("this is no report of nepa profile")
+    /// The costs of a profile that was written as JSON.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let place = || format!("{} lacks what is computed with", quoted_path(path));
+        Self::of(read(path)?).with_context(place)
+    }
+
+    /// The costs of a profile's JSON.
+    pub(super) fn of(profile: Value) -> anyhow::Result<Self> {
+        Ok(serde_json::from_value(profile)?)
     }
 
     /// Images a second that the store would give, and whether its line is unknown.
@@ -278,7 +275,6 @@ mod tests {
     fn costs() -> Costs {
         let rate = |rate| Some(Rate::known(rate));
         Costs {
-            version: VERSION,
             decode_threads: 2,
             max_requests: 8,
             cores: 2,
@@ -360,7 +356,5 @@ mod tests {
             let error = text.parse::<Scenario>().unwrap_err();
             assert!(error.contains(says), "{error}");
         }
-        let error = Costs::read(br#"{"version": 2}"#).unwrap_err().to_string();
-        assert!(error.contains("its version is 2"), "{error}");
     }
 }

@@ -7,6 +7,7 @@ use nepa_pipeline::{
 };
 
 use super::kernel::{Reading, Threads, Use};
+use super::moments::{Moment, Watch};
 use crate::run::{Batches, Stepper};
 use crate::signals::received;
 
@@ -114,6 +115,8 @@ pub(super) struct Trial {
     pub(super) kernel: Use,
     /// What each kind of thread did, the busiest first.
     pub(super) threads: Vec<Threads>,
+    /// What the stages did from moment to moment.
+    pub(super) moments: Vec<Moment>,
 }
 
 impl Trial {
@@ -165,6 +168,8 @@ pub(super) struct Rules<'a> {
     pub(super) stepper: Option<&'a mut Stepper>,
     /// Is given the images of each batch, of a source that does not decode.
     pub(super) keep: &'a mut Keep<'a>,
+    /// Looks at it now and then.
+    pub(super) watch: Watch<'a>,
 }
 
 /// Runs a loader for a while; `None` where a signal came before there was enough to tell.
@@ -179,6 +184,7 @@ pub(super) fn run(
         if received().is_some() {
             return Ok(None);
         }
+        rules.watch.look(|| source.stats());
         if source.wait(LOOK_EVERY) {
             first_batch = Some(FirstBatch {
                 seconds: begun.elapsed().as_secs_f64(),
@@ -190,6 +196,7 @@ pub(super) fn run(
     // What came ahead is taken before time is measured.
     take_for(&mut source, rules.length.mul_f64(SETTLE), &mut rules)?;
     let (before_io, before) = (dataset.io_counters(), source.stats());
+    rules.watch.begin();
     let kernel = Reading::now();
     let length = rules.length.mul_f64(1.0 - SETTLE);
     let taken = take_for(&mut source, length, &mut rules)?;
@@ -203,12 +210,13 @@ pub(super) fn run(
         images: taken.images,
         batches: taken.batches,
         last_s: taken.last_s,
-        is_consumed: rules.most.is_some() || rules.stepper.is_some(),
         bad: taken.bad,
         io: dataset.io_counters().since(&before_io),
         stats: source.stats().since(&before),
         kernel: kernel.until(&kernel_now),
         threads: kernel.threads_until(&kernel_now),
+        is_consumed: rules.most.is_some() || rules.stepper.is_some(),
+        moments: rules.watch.into_moments(),
     }))
 }
 
@@ -226,6 +234,7 @@ struct Sum {
 fn take_for(source: &mut Source, length: Duration, rules: &mut Rules<'_>) -> anyhow::Result<Sum> {
     let (since, mut sum) = (Instant::now(), Sum::default());
     while since.elapsed() < length && received().is_none() {
+        rules.watch.look(|| source.stats());
         let left = length.saturating_sub(since.elapsed());
         if !source.wait(left.min(LOOK_EVERY)) {
             continue;

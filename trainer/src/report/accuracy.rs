@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use nepa_model::Nepa;
 use nepa_pipeline::{IoConfig, IoRuntime};
 
-use super::curve::{Curve, Point, Style};
-use super::plots::Plot;
 use super::subject::{ReportOptions, Run, Subject};
 use crate::checkpoint::MANIFEST;
 use crate::console::words;
 use crate::eval::{
     Accuracy, Classes, Evaluation, FeaturePair, ImageSet, Measurement, ResultTable, Source,
 };
+use crate::page::Plot;
+use crate::page::{Curve, Point, Style};
 use crate::weights;
 
 /// What one classifier found.

@@ -1,10 +1,10 @@
 //! Which curves a report has, and how those of several runs lie over each other.
-use super::curve::{Curve, piece_of};
 use super::history::Step;
-use super::plots::Plot;
 use super::subject::Run;
 use super::top1;
 use crate::console::words;
+use crate::page::Plot;
+use crate::page::{Curve, piece_of};
 
 /// The curves of all runs, each over the others.
 pub(super) fn curves(runs: &[Run]) -> Vec<Plot> {

@@ -1,7 +1,6 @@
 //! The learning report of runs: curves, accuracy of their features over time, and pictures of what
 //! they predict and attend to. Called by `nepa report`.
 mod accuracy;
-mod curve;
 mod curves;
 mod evaluations;
 mod facts;
@@ -10,11 +9,9 @@ mod history;
 mod maps;
 mod names;
 mod page;
-mod plots;
 mod sentence;
 mod settings;
 mod subject;
-mod ticks;
 mod top1;
 mod write;
 

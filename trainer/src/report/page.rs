@@ -1,28 +1,17 @@
 //! The report as a page: one HTML file that holds its pictures, style and script, for small and
 //! large, light and dark screens and for paper; and Markdown beside it.
 use std::fmt::Write as _;
-use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::Context;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use comfy_table::{Table, presets};
-use image::{ImageFormat, RgbImage};
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
-use super::curve::{COLOURS, Style};
 use super::maps::{INK, MapRow, MapSheet};
-use super::plots::{Drawing, Plot};
 use super::sentence::Sentence;
 use crate::console::words;
 use crate::eval::ResultTable;
-
-const PAGE_STYLE: &str = include_str!("page.css");
-const PLOT_STYLE: &str = include_str!("plot.css");
-/// For a picture by itself, without the page's colours.
-const PICTURE_STYLE: &str = include_str!("picture.css");
-const SCRIPT: &str = include_str!("hover.js");
+use crate::page::{Drawing, Plot, data_url, document, figure, picture_style, png};
 
 #[derive(Debug)]
 pub(super) struct Page {
@@ -63,34 +52,6 @@ const MAPS: &str = "Each row looks at one patch (white frame). Prediction: the c
     block, mean over heads, the greatest brightest; as in pretraining it sees itself and what came \
     before.";
 
-fn png(picture: &RgbImage) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, ImageFormat::Png)?;
-    Ok(bytes.into_inner())
-}
-
-/// A picture within the page.
-fn data_url(picture: &RgbImage) -> anyhow::Result<String> {
-    /// Photographs of a larger side are compressed, so that the page stays small.
-    const SHARP: u32 = 128;
-    if picture.width() <= SHARP {
-        let bytes = STANDARD.encode(png(picture)?);
-        return Ok(format!("data:image/png;base64,{bytes}"));
-    }
-    let pixels = turbojpeg::Image {
-        pixels: &picture.as_raw()[..],
-        width: picture.width() as usize,
-        pitch: 3 * picture.width() as usize,
-        height: picture.height() as usize,
-        format: turbojpeg::PixelFormat::RGB,
-    };
-    let bytes = turbojpeg::compress(pixels, 88, turbojpeg::Subsamp::None)?;
-    Ok(format!(
-        "data:image/jpeg;base64,{}",
-        STANDARD.encode(&bytes)
-    ))
-}
-
 /// For each row of a sheet: how good its prediction is.
 fn predictions(sheet: &MapSheet) -> String {
     let each = sheet.rows.iter().map(|MapRow { cosine, rank, .. }| {
@@ -113,7 +74,7 @@ impl Page {
         for plot in &self.plots {
             if let Some(drawing) = plot.draw()? {
                 plots.push((plot, drawing));
-                let picture = plot.svg(&format!("{PICTURE_STYLE}{PLOT_STYLE}"))?;
+                let picture = plot.svg(&picture_style())?;
                 write(&picture_name(plot), picture.unwrap_or_default().as_bytes())?;
             }
         }
@@ -147,71 +108,59 @@ impl Page {
                 .filter(|(plot, _)| of_accuracy(plot) == accuracy);
             html! { div.plots { @for (plot, drawing) in chosen { (figure(plot, drawing)) } } }
         };
-        Ok(html! {
-            (DOCTYPE)
-            html lang="en" {
-                head {
-                    meta charset="utf-8";
-                    meta name="viewport" content="width=device-width, initial-scale=1";
-                    meta name="color-scheme" content="light dark";
-                    title { (self.title) }
-                    style { (PreEscaped(PAGE_STYLE)) (PreEscaped(PLOT_STYLE)) }
-                }
-                body {
-                    h1 { (self.title) }
-                    p.lead { (self.lead) }
-                    ul.said {
-                        @for sentence in &self.said {
-                            @if sentence.caution { li.caution { b { "Note: " } (sentence.text) } }
-                            @else { li { (sentence.text) } }
-                        }
-                    }
-                    (self.side_table("What was done", &self.facts))
-                    @if self.is_comparison() {
-                        h2 { "Settings that differ" }
-                        @if self.settings.is_empty() { p { "The recipes are the same." } }
-                        @else { (self.side_table("Settings that differ", &self.settings)) }
-                    }
-                    @if !self.scores.rows.is_empty() {
-                        h2 { "Accuracy of frozen features" }
-                        (plots(true))
-                        div style="height: 1.2rem" {}
-                        (score_table(&self.scores))
-                        p.note { (self.scores_caption) }
-                    }
-                    h2 { "Curves" }
-                    @if self.facts_only() { p { "There is no step to draw yet." } }
-                    (plots(false))
-                    @if maps.iter().any(|(_, sheets)| !sheets.is_empty()) {
-                        h2 { "What it predicts and attends to" }
-                        p { (MAPS) }
-                    }
-                    @for (of_run, sheets) in &maps {
-                        @if self.is_comparison() { h3 { (of_run.run) } }
-                        @for (number, sheet, svg) in sheets {
-                            figure.maps style=(max_width(&of_run.columns)) {
-                                div.heads aria-hidden="true" {
-                                    @for name in &of_run.columns { span { (name) } }
-                                }
-                                (svg)
-                                figcaption { "Image " (number) ". " (predictions(sheet)) }
-                            }
-                        }
-                    }
-                    h2 { "Recipe as run" }
-                    @for (name, recipe) in &self.recipes {
-                        details {
-                            summary {
-                                @if self.recipes.len() > 1 { (name) ": " }
-                                (words::counted(recipe.lines().count() as u64, "line")) " of TOML"
-                            }
-                            pre tabindex="0" { (recipe) }
-                        }
-                    }
-                    script { (PreEscaped(SCRIPT)) }
+        let body = html! {
+            h1 { (self.title) }
+            p.lead { (self.lead) }
+            ul.said {
+                @for sentence in &self.said {
+                    @if sentence.caution { li.caution { b { "Note: " } (sentence.text) } }
+                    @else { li { (sentence.text) } }
                 }
             }
-        })
+            (self.side_table("What was done", &self.facts))
+            @if self.is_comparison() {
+                h2 { "Settings that differ" }
+                @if self.settings.is_empty() { p { "The recipes are the same." } }
+                @else { (self.side_table("Settings that differ", &self.settings)) }
+            }
+            @if !self.scores.rows.is_empty() {
+                h2 { "Accuracy of frozen features" }
+                (plots(true))
+                div style="height: 1.2rem" {}
+                (score_table(&self.scores))
+                p.note { (self.scores_caption) }
+            }
+            h2 { "Curves" }
+            @if self.facts_only() { p { "There is no step to draw yet." } }
+            (plots(false))
+            @if maps.iter().any(|(_, sheets)| !sheets.is_empty()) {
+                h2 { "What it predicts and attends to" }
+                p { (MAPS) }
+            }
+            @for (of_run, sheets) in &maps {
+                @if self.is_comparison() { h3 { (of_run.run) } }
+                @for (number, sheet, svg) in sheets {
+                    figure.maps style=(max_width(&of_run.columns)) {
+                        div.heads aria-hidden="true" {
+                            @for name in &of_run.columns { span { (name) } }
+                        }
+                        (svg)
+                        figcaption { "Image " (number) ". " (predictions(sheet)) }
+                    }
+                }
+            }
+            h2 { "Recipe as run" }
+            @for (name, recipe) in &self.recipes {
+                details {
+                    summary {
+                        @if self.recipes.len() > 1 { (name) ": " }
+                        (words::counted(recipe.lines().count() as u64, "line")) " of TOML"
+                    }
+                    pre tabindex="0" { (recipe) }
+                }
+            }
+        };
+        Ok(document(&self.title, "", &body))
     }
 
     /// Whether no run has done a step.
@@ -335,56 +284,6 @@ fn score_table(scores: &ResultTable) -> Markup {
     }
 }
 
-/// A plot in the page, with what the script needs to know.
-fn figure(plot: &Plot, drawing: &Drawing) -> Markup {
-    let axes = &drawing.axes;
-    let ends = |values: &std::ops::Range<f64>, pixels: &std::ops::Range<i32>| {
-        format!(
-            "{:e} {:e} {} {}",
-            values.start, values.end, pixels.start, pixels.end
-        )
-    };
-    let (width, height) = drawing.size;
-    let one = plot.curves.len() == 1;
-    html! {
-        figure data-x=(ends(&axes.x, &axes.across)) data-y=(ends(&axes.y, &axes.down))
-            data-log[axes.logarithmic] data-axis=(plot.x_axis) {
-            h3 { (plot.title) }
-            ul.key {
-                @for curve in &plot.curves {
-                    li.level[curve.style == Style::Level] data-colour=(curve.colour_name()) {
-                        @if !one {
-                            i style={ "color: var(--s" (curve.colour % COLOURS.len()) ")" } {}
-                            (curve.name)
-                        }
-                        output {}
-                    }
-                }
-                li.note.at {}
-            }
-            svg.plot viewBox={ "0 0 " (width) " " (height) } role="img"
-                aria-label=(described(plot)) {
-                (PreEscaped(&drawing.content))
-            }
-            figcaption { (plot.caption) }
-        }
-    }
-}
-
-/// A plot for those who do not see it: where each curve begins and ends.
-fn described(plot: &Plot) -> String {
-    let each = plot.curves.iter().filter_map(|curve| {
-        let (first, last) = (curve.points.first()?, curve.points.last()?);
-        let (from, to) = (words::small(first.y), words::small(last.y));
-        Some(match curve.style {
-            Style::Level => format!("{}: {from}", curve.name),
-            _ => format!("{}: from {from} to {to}", curve.name),
-        })
-    });
-    let each = each.collect::<Vec<_>>().join("; ");
-    format!("{} over {}. {each}.", plot.title, plot.x_axis)
-}
-
 /// Side of a tile, and the gap between two, in a sheet.
 const TILE: usize = 100;
 const GAP: usize = 4;
@@ -455,22 +354,4 @@ fn picture_name(plot: &Plot) -> String {
 
 fn map_name(number: usize) -> String {
     format!("maps-{}.png", number + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_colour_has_a_rule_and_a_dark_form() {
-        for (number, colour) in COLOURS.into_iter().enumerate() {
-            let name = format!("#{:02X}{:02X}{:02X}", colour.0, colour.1, colour.2);
-            let rule = format!("[stroke=\"{name}\"] {{ stroke: var(--s{number}); }}");
-            assert!(PLOT_STYLE.contains(&rule), "{rule}");
-            for style in [PAGE_STYLE, PICTURE_STYLE] {
-                assert_eq!(style.matches(&format!("--s{number}: ")).count(), 2);
-                assert!(style.contains(&format!("--s{number}: {};", name.to_lowercase())));
-            }
-        }
-    }
 }

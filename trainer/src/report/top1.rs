@@ -1,10 +1,10 @@
 //! Top-1 of several runs beside each other, and over their steps.
-use super::curve::{Curve, Point, Style};
 use super::evaluations::{of_images, shown, top1};
-use super::plots::Plot;
 use super::sentence::Sentence;
 use super::subject::Run;
 use crate::logs::{self, EvalRecord};
+use crate::page::Plot;
+use crate::page::{Curve, Point, Style};
 
 /// One kind of weights of an evaluation.
 type Kind = fn(&EvalRecord) -> Option<logs::Accuracy>;

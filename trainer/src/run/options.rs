@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use crate::console::messages::quoted;
 use crate::recipe::{FromWeights, ResolvedRecipe};
+use crate::trace::TraceSteps;
 use crate::weights::Which;
 
 /// What a run is begun for.
@@ -78,6 +79,8 @@ pub(crate) struct Options {
     pub resume: bool,
     /// Where every sample is listed.
     pub trace_samples: Option<PathBuf>,
+    /// What is traced, and where to.
+    pub trace: Option<TraceSteps>,
     /// Step at which to stop early; the schedule stays that of the whole run.
     pub max_steps: Option<u64>,
     /// Whether to take an output in a store from a run that still has it.

@@ -2,7 +2,7 @@
 //! any step without a trace.
 use std::time::{Duration, Instant};
 
-use nepa_pipeline::{DecoderStats, LoaderError, LoaderState, SampleId};
+use nepa_pipeline::{DecoderStats, LoaderError, LoaderState, SPANS_ON_A_THREAD, SampleId};
 
 use super::batches::{Batches, TrainBatch};
 use super::files::{BAD_SAMPLES, DATA_LIST, Logs};
@@ -15,6 +15,7 @@ use crate::logs::StepMetrics;
 use crate::output::{EVALS, Output};
 use crate::recipe::ResolvedRecipe;
 use crate::signals::received;
+use crate::trace;
 
 /// How often a run that waits for a batch looks for a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -40,6 +41,7 @@ pub(super) struct Run<'a> {
     pub(super) samples: u64,
     /// As in the last line of the metrics.
     pub(super) decoded: DecoderStats,
+    pub(super) trace: Option<trace::Steps>,
     pub(super) saved_step: Option<u64>,
     pub(super) saved_at: Instant,
 }
@@ -55,6 +57,9 @@ impl Run<'_> {
             }
         }
         while self.step < stop_at {
+            if let Some(trace) = &mut self.trace {
+                trace.next(self.step + 1);
+            }
             let position = self.loader.state();
             let started = Instant::now();
             while !self.loader.wait(LOOK_EVERY) {
@@ -76,6 +81,8 @@ impl Run<'_> {
             let waited = started.elapsed();
             self.output.check()?;
 
+            let span =
+                tracing::trace_span!(target: SPANS_ON_A_THREAD, "step", step = self.step + 1);
             let draws = self.phase.draws(&self.recipe, batch.samples(), self.step);
             let draws = match draws {
                 Ok(draws) => draws,
@@ -90,6 +97,7 @@ impl Run<'_> {
             }
             let rates = self.phase.rates(&self.recipe, self.step);
             self.engine.update(&rates)?;
+            drop(span);
             self.step += 1;
             self.samples += batch.samples().len() as u64;
 
@@ -166,6 +174,7 @@ impl Run<'_> {
             return Ok(());
         }
         let started = Instant::now();
+        let _span = tracing::trace_span!(target: SPANS_ON_A_THREAD, "evaluation", step = self.step);
         let at = At {
             step: self.step,
             epoch: self.step.div_ceil(self.recipe.train.steps_per_epoch.max(1)),
@@ -229,6 +238,7 @@ impl Run<'_> {
         if self.saved_step == Some(self.step) {
             return Ok(());
         }
+        let _span = tracing::trace_span!(target: SPANS_ON_A_THREAD, "checkpoint", step = self.step);
         let checkpoint = Checkpoint {
             state: self.state(loader)?,
             training: self.engine.export()?,

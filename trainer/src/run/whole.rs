@@ -23,6 +23,7 @@ use crate::error::RunError;
 use crate::output::{Output, OutputError, Retention};
 use crate::recipe::ResolvedRecipe;
 use crate::signals::{SaveFirst, end_after, received};
+use crate::trace;
 
 /// Time for putting everything away after a signal.
 const END_WITHIN: Duration = Duration::from_millis(500);
@@ -216,6 +217,10 @@ impl Start<'_> {
             step,
             samples,
             decoded: DecoderStats::default(),
+            trace: match &options.trace {
+                Some(asked) => Some(trace::Steps::new(asked, step)?),
+                None => None,
+            },
         };
         let best = run.phase.eval_state().and_then(|state| state.best);
         output.send_best_again(best.map(|best| best.step))?;
@@ -234,7 +239,11 @@ impl Start<'_> {
             most: None,
         }
         .begin();
-        let signal = run.train(options.stop_at(&run.recipe))?;
+        let signal = run.train(options.stop_at(&run.recipe));
+        if let Some(trace) = run.trace.take() {
+            trace.finish(run.step);
+        }
+        let signal = signal?;
         run.says.tell_epochs();
         Ok(Ended {
             step: run.step,

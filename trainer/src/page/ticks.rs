@@ -4,7 +4,7 @@ use std::ops::Range;
 use crate::console::words;
 
 /// The powers of ten within a range, or with their doubles and quintuples where these are few.
-pub(super) fn powers(range: &Range<f64>) -> Vec<f64> {
+pub(crate) fn powers(range: &Range<f64>) -> Vec<f64> {
     let first = range.start.log10().floor() as i32;
     let last = range.end.log10().ceil() as i32;
     let ticks = |of: &[f64]| {
@@ -21,7 +21,7 @@ pub(super) fn powers(range: &Range<f64>) -> Vec<f64> {
 }
 
 /// Least and greatest.
-pub(super) fn bounds(values: impl Iterator<Item = f64>) -> Option<Range<f64>> {
+pub(crate) fn bounds(values: impl Iterator<Item = f64>) -> Option<Range<f64>> {
     values
         .filter(|value| value.is_finite())
         .fold(None, |range, value| {
@@ -31,7 +31,7 @@ pub(super) fn bounds(values: impl Iterator<Item = f64>) -> Option<Range<f64>> {
 }
 
 /// A count at an axis: `0`, `1,500`, `25 k`, `3.2 M`.
-pub(super) fn large(value: f64) -> String {
+pub(crate) fn large(value: f64) -> String {
     let (value, unit) = match value {
         _ if value >= 1e9 => (value / 1e9, " G"),
         _ if value >= 1e6 => (value / 1e6, " M"),
@@ -43,7 +43,7 @@ pub(super) fn large(value: f64) -> String {
 }
 
 /// A value at an axis.
-pub(super) fn tick(value: f64) -> String {
+pub(crate) fn tick(value: f64) -> String {
     // A sum of steps that should be 0 is nearly so.
     if value.abs() < 1e-12 {
         "0".to_owned()

@@ -4,11 +4,11 @@ use std::ops::Range;
 use plotters::style::RGBColor;
 
 /// A curve is drawn by means of at most this many pieces.
-pub(super) const PIECES: usize = 150;
+pub(crate) const PIECES: usize = 150;
 /// Told apart with any kind of colour vision: with Machado's model (2009) of each, any two of the
 /// first four are at least 26 apart in CIE Lab, and of all 19. `page.css` and `picture.css` have
 /// those that take their place on a dark screen.
-pub(super) const COLOURS: [RGBColor; 7] = [
+pub(crate) const COLOURS: [RGBColor; 7] = [
     RGBColor(3, 95, 193),
     RGBColor(224, 117, 0),
     RGBColor(47, 118, 72),
@@ -20,7 +20,7 @@ pub(super) const COLOURS: [RGBColor; 7] = [
 
 /// How a curve is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Style {
+pub(crate) enum Style {
     /// A line through means, in a band from the least to the greatest value.
     Line,
     /// A line with a mark and an interval at each point.
@@ -31,27 +31,27 @@ pub(super) enum Style {
 
 /// A place on a curve.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Point {
-    pub(super) x: f64,
-    pub(super) y: f64,
+pub(crate) struct Point {
+    pub(crate) x: f64,
+    pub(crate) y: f64,
     /// The least and the greatest of what `y` is the mean of, or its interval.
-    pub(super) range: Range<f64>,
+    pub(crate) range: Range<f64>,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Curve {
+pub(crate) struct Curve {
     /// Name in the legend.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Number of its colour.
-    pub(super) colour: usize,
-    pub(super) style: Style,
+    pub(crate) colour: usize,
+    pub(crate) style: Style,
     /// In the order of x.
-    pub(super) points: Vec<Point>,
+    pub(crate) points: Vec<Point>,
 }
 
 impl Curve {
     /// A line through the means of `piece` values each; what is not finite is left out.
-    pub(super) fn line(
+    pub(crate) fn line(
         name: &str,
         colour: usize,
         piece: usize,
@@ -81,7 +81,7 @@ impl Curve {
     }
 
     /// A dashed line at one height.
-    pub(super) fn level(name: String, colour: usize, y: f64) -> Self {
+    pub(crate) fn level(name: String, colour: usize, y: f64) -> Self {
         let points = vec![Point {
             x: f64::NAN,
             y,
@@ -95,19 +95,19 @@ impl Curve {
         }
     }
 
-    pub(super) fn colour(&self) -> RGBColor {
+    pub(crate) fn colour(&self) -> RGBColor {
         COLOURS[self.colour % COLOURS.len()]
     }
 
     /// As it is written in a picture: `#0072B2`.
-    pub(super) fn colour_name(&self) -> String {
+    pub(crate) fn colour_name(&self) -> String {
         let RGBColor(r, g, b) = self.colour();
         format!("#{r:02X}{g:02X}{b:02X}")
     }
 }
 
 /// How many of so many values are drawn as one.
-pub(super) fn piece_of(values: usize) -> usize {
+pub(crate) fn piece_of(values: usize) -> usize {
     values.div_ceil(PIECES).max(1)
 }
 

@@ -25,51 +25,51 @@ const EPOCH: RGBColor = RGBColor(190, 190, 190);
 
 /// Curves over optimiser steps, or over images.
 #[derive(Debug, Clone)]
-pub(super) struct Plot {
+pub(crate) struct Plot {
     /// File name without extension.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// What is drawn, with its unit.
-    pub(super) title: String,
+    pub(crate) title: String,
     /// What it means, in a sentence.
-    pub(super) caption: String,
+    pub(crate) caption: String,
     /// What the x axis counts.
-    pub(super) x_axis: &'static str,
+    pub(crate) x_axis: &'static str,
     /// Whether the y axis is logarithmic where values differ by much.
-    pub(super) logarithmic: bool,
+    pub(crate) logarithmic: bool,
     /// Whether the band of each curve is drawn.
-    pub(super) bands: bool,
+    pub(crate) bands: bool,
     /// Places of faint vertical lines.
-    pub(super) epochs: Vec<f64>,
-    pub(super) curves: Vec<Curve>,
+    pub(crate) epochs: Vec<f64>,
+    pub(crate) curves: Vec<Curve>,
 }
 
 /// Where the axes of a picture lie: the values at its ends, and their places in the picture.
 #[derive(Debug, Clone)]
-pub(super) struct Axes {
-    pub(super) x: Range<f64>,
-    pub(super) y: Range<f64>,
-    pub(super) across: Range<i32>,
-    pub(super) down: Range<i32>,
-    pub(super) logarithmic: bool,
+pub(crate) struct Axes {
+    pub(crate) x: Range<f64>,
+    pub(crate) y: Range<f64>,
+    pub(crate) across: Range<i32>,
+    pub(crate) down: Range<i32>,
+    pub(crate) logarithmic: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct Drawing {
+pub(crate) struct Drawing {
     /// What is within the `svg` element.
-    pub(super) content: String,
+    pub(crate) content: String,
     /// Width and height, for `viewBox`.
-    pub(super) size: (u32, u32),
-    pub(super) axes: Axes,
+    pub(crate) size: (u32, u32),
+    pub(crate) axes: Axes,
 }
 
 impl Plot {
     /// The axes and curves; none if there is nothing to draw.
-    pub(super) fn draw(&self) -> anyhow::Result<Option<Drawing>> {
+    pub(crate) fn draw(&self) -> anyhow::Result<Option<Drawing>> {
         self.draw_at(0, 0)
     }
 
     /// A picture that stands for itself, with title and legend, for light and dark screens.
-    pub(super) fn svg(&self, style: &str) -> anyhow::Result<Option<String>> {
+    pub(crate) fn svg(&self, style: &str) -> anyhow::Result<Option<String>> {
         let rows = legend_rows(&self.curves);
         let below = if self.curves.len() > 1 { rows.len() } else { 0 };
         let Some(drawing) = self.draw_at(ROW + 4, ROW * below as u32)? else {
