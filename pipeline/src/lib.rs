@@ -84,7 +84,7 @@ pub use backend::{
 pub use batch::{Batch, HostBatch, NoClassIndex, RawBatch, SampleRecord};
 pub use loader::{
     EpochReport, Loader, LoaderBuilder, LoaderConfig, LoaderError, LoaderState, Mixing,
-    MixingForecast,
+    MixingForecast, StatsReader,
 };
 pub use stats::{
     DecoderCounters, DecoderStats, JpegEngine, PipelineStats, RefusalPhase, Refusals, Stage,
