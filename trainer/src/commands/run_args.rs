@@ -1,8 +1,9 @@
 //! Arguments of every command that trains.
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::values::at_least;
+use super::values::{address, at_least};
 use crate::run::{Finish, Kind, Options, run};
 
 #[derive(Debug, clap::Args)]
@@ -48,6 +49,20 @@ pub(crate) struct RunArgs {
     /// Step, shard, row, crop, flip, replacement.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub trace_samples: Option<PathBuf>,
+    /// Serve the run's numbers to Prometheus at this address.
+    ///
+    /// At http://IP:PORT/metrics, while the run lasts: step, loss, rates, what the loader does and
+    /// what it waits for. 127.0.0.1:9400 for this machine alone, 0.0.0.0:9400 for others too; port
+    /// 0 is any free one, and the address is printed. Anyone who reaches it can read it. Off
+    /// without this flag; docs/profile.md lists what is served.
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        value_parser = address,
+        help_heading = "Output",
+        hide_short_help = true
+    )]
+    pub metrics_addr: Option<SocketAddr>,
     /// Stop after this step of the run, saved.
     ///
     /// The learning rate stays that of the whole run.
@@ -82,7 +97,8 @@ pub(crate) struct RunArgs {
 pub(super) const OUTPUT: &str = "Output:
   recipe.toml          the recipe, every value filled in
   metrics.jsonl        a JSON line a step: loss, learning
-                       rate, gradient norm, images a second
+                       rate, gradient norm, images a second,
+                       what the loader did
   events.out.tfevents.nepa
                        the same for TensorBoard:
                        tensorboard --logdir OUT
@@ -123,6 +139,7 @@ impl RunArgs {
             resume: self.resume,
             trace_samples: self.trace_samples,
             max_steps: self.max_steps,
+            metrics_addr: self.metrics_addr,
             take_over: self.take_over,
             accept_data: self.accept_data,
             dry_run: self.dry_run,

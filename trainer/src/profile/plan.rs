@@ -10,9 +10,9 @@ use nepa_pipeline::{Dataset, EngineConfig, IoConfig, IoRuntime, Loader, LoaderCo
 use super::captured::{Captured, Survey};
 use super::trial::{Rules, Source, Trial, run};
 use crate::console::progress::{Progress, Unit};
-use crate::output::{Scratch, is_local};
+use crate::output::Scratch;
 use crate::recipe::Precision;
-use crate::run::Batches;
+use crate::run::{Batches, is_remote};
 use crate::signals::received;
 
 /// How often all trials are run, turn by turn, so that what changes on the machine meets each.
@@ -90,8 +90,7 @@ pub(crate) struct Subject<'a> {
 impl Subject<'_> {
     /// Whether any of it lies in a store.
     pub(super) fn is_remote(&self) -> bool {
-        let mut shards = self.dataset.shards().iter();
-        shards.any(|shard| !is_local(&shard.url))
+        is_remote(&self.dataset)
     }
 }
 
