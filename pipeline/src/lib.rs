@@ -88,7 +88,7 @@ pub use spans::{SPANS_ACROSS_THREADS, SPANS_ON_A_THREAD};
 pub use batch::{Batch, HostBatch, NoClassIndex, RawBatch, SampleRecord};
 pub use loader::{
     EpochReport, Loader, LoaderBuilder, LoaderConfig, LoaderError, LoaderState, Mixing,
-    MixingForecast,
+    MixingForecast, StatsReader,
 };
 pub use stats::{
     DecoderCounters, DecoderStats, JpegEngine, PipelineStats, RefusalPhase, Refusals, Stage,

@@ -1,5 +1,6 @@
 //! What each stage did: items, bytes, busy and blocked time, queue fill; and which stage limits.
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -15,6 +16,8 @@ pub(crate) struct StageCounters {
     pub bytes: AtomicU64,
     busy_ns: AtomicU64,
     blocked_in_ns: AtomicU64,
+    /// The wait for input that lasts, where one thread waits and [`Self::waits`] counts it.
+    waits_since: Mutex<Option<Instant>>,
     blocked_out_ns: AtomicU64,
     fill_sum: AtomicU64,
     fill_samples: AtomicU64,
@@ -29,6 +32,17 @@ impl StageCounters {
     pub(crate) fn blocked_in(&self, since: Instant) {
         self.blocked_in_ns
             .fetch_add(nanos(since.elapsed()), Relaxed);
+    }
+
+    /// Waits for input until the guard is dropped; the wait counts while it lasts. For one thread.
+    pub(crate) fn waits(&self) -> Waiting<'_> {
+        *self.waits_since() = Some(Instant::now());
+        Waiting(self)
+    }
+
+    fn waits_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        let since = self.waits_since.lock();
+        since.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waited for room in its output.
@@ -50,13 +64,18 @@ impl StageCounters {
 
     fn read(&self, stage: Stage, workers: usize, queue_capacity: usize) -> StageStats {
         let samples = self.fill_samples.load(Relaxed);
+        let blocked_in_ns = {
+            let since = self.waits_since();
+            let lasting = since.map_or(0, |since| nanos(since.elapsed()));
+            self.blocked_in_ns.load(Relaxed) + lasting
+        };
         StageStats {
             stage,
             workers,
             items: self.items.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
             busy_s: seconds(self.busy_ns.load(Relaxed)),
-            blocked_in_s: seconds(self.blocked_in_ns.load(Relaxed)),
+            blocked_in_s: seconds(blocked_in_ns),
             blocked_out_s: seconds(self.blocked_out_ns.load(Relaxed)),
             queue_capacity,
             queue_fill: if samples == 0 {
@@ -64,6 +83,20 @@ impl StageCounters {
             } else {
                 self.fill_sum.load(Relaxed) as f64 / samples as f64
             },
+        }
+    }
+}
+
+/// A wait that lasts.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a>(&'a StageCounters);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // Under the lock, so that no reading counts it twice or not at all.
+        let mut since = self.0.waits_since();
+        if let Some(since) = since.take() {
+            self.0.blocked_in(since);
         }
     }
 }
@@ -220,28 +253,34 @@ impl PipelineStats {
         }
     }
 
-    /// The stage that limits, and the share of the time in which it did.
-    ///
-    /// The fetch limits while the walk along the order waits for row groups and the decode threads
-    /// are idle; the decode threads limit while they are busy; the consumer limits while it is not
-    /// waiting for a batch.
-    pub fn limiting_stage(&self) -> (Stage, f64) {
+    /// The share of the time in which the others waited for a stage, from 0 to 1: for the fetch,
+    /// while the walk along the order waits for row groups and the decode threads are idle; for
+    /// unpacking and decoding, the mean share of the decode threads that are at it; for the
+    /// consumer, while it does not wait for a batch; for the walk, which computes next to nothing,
+    /// 0.
+    pub fn share(&self, stage: Stage) -> f64 {
         let wall = self.wall_s.max(1e-9);
         let share = |seconds: f64| (seconds / wall).clamp(0.0, 1.0);
         let threads = self.stage(Stage::Decode).workers.max(1) as f64;
-        let unpack = share(self.stage(Stage::Unpack).busy_s / threads);
-        let decode = share(self.stage(Stage::Decode).busy_s / threads);
-        let fetch = (share(self.stage(Stage::Dispatch).blocked_in_s) - unpack).max(0.0);
-        let consume = share(self.stage(Stage::Consume).busy_s);
-        [
-            (Stage::Fetch, fetch),
-            (Stage::Unpack, unpack),
-            (Stage::Decode, decode),
-            (Stage::Consume, consume),
-        ]
-        .into_iter()
-        .max_by(|a, b| a.1.total_cmp(&b.1))
-        .expect("the list is not empty")
+        let busy = |stage| share(self.stage(stage).busy_s / threads);
+        match stage {
+            Stage::Fetch => {
+                let idle = 1.0 - busy(Stage::Unpack) - busy(Stage::Decode);
+                share(self.stage(Stage::Dispatch).blocked_in_s).min(idle.max(0.0))
+            }
+            Stage::Unpack | Stage::Decode => busy(stage),
+            Stage::Dispatch => 0.0,
+            Stage::Consume => share(self.stage(stage).busy_s),
+        }
+    }
+
+    /// The stage with the greatest [`Self::share`], and that share.
+    pub fn limiting_stage(&self) -> (Stage, f64) {
+        [Stage::Fetch, Stage::Unpack, Stage::Decode, Stage::Consume]
+            .map(|stage| (stage, self.share(stage)))
+            .into_iter()
+            .max_by(|a, b| a.1.total_cmp(&b.1))
+            .expect("the list is not empty")
     }
 }
 
@@ -291,5 +330,20 @@ mod tests {
         assert_eq!(stats(9.0, 2.0, 0.1), Stage::Fetch);
         assert_eq!(stats(0.5, 19.0, 0.1), Stage::Decode);
         assert_eq!(stats(0.5, 4.0, 9.5), Stage::Consume);
+    }
+
+    #[test]
+    fn a_wait_counts_while_it_lasts_and_once() {
+        let counters = StageCounters::default();
+        let read = || counters.read(Stage::Dispatch, 1, 0).blocked_in_s;
+        let begun = Instant::now();
+        let waiting = counters.waits();
+        std::thread::sleep(Duration::from_millis(20));
+        let during = read();
+        assert!((0.02..=begun.elapsed().as_secs_f64()).contains(&during));
+        drop(waiting);
+        let after = read();
+        assert!((during..=begun.elapsed().as_secs_f64()).contains(&after));
+        assert!((read() - after).abs() < 1e-12);
     }
 }

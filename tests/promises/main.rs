@@ -23,6 +23,7 @@ mod labels;
 mod layering;
 mod lengthen;
 mod loader;
+mod measured;
 mod memory;
 mod milestones;
 mod operations;

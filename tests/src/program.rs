@@ -274,7 +274,7 @@ pub fn timeless_metrics(path: &Path) -> Vec<String> {
     let timeless = |line: &str| {
         let mut value: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
         let fields = value.as_object_mut().expect("an object");
-        for name in ["images_per_second", "data_wait_ms", "step_ms"] {
+        for name in ["images_per_second", "data_wait_ms", "step_ms", "loader"] {
             fields
                 .remove(name)
                 .unwrap_or_else(|| panic!("{line} lacks {name}"));

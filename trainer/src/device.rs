@@ -190,6 +190,11 @@ pub(crate) fn memory_in_use(device: &Device) -> Option<u64> {
         return Some(total.saturating_sub(free) as u64);
     }
     let _ = device;
+    resident_bytes()
+}
+
+/// Bytes of the machine's memory that this process holds. `None` where the system does not say.
+pub(crate) fn resident_bytes() -> Option<u64> {
     let this = sysinfo::get_current_pid().ok()?;
     let mut system = sysinfo::System::new().ok()?;
     system.refresh_processes_specifics(

@@ -7,6 +7,7 @@ use crate::checkpoint::CheckpointError;
 use crate::console::messages::quoted;
 use crate::device::DeviceError;
 use crate::engine::EngineError;
+use crate::exporter::ExporterError;
 use crate::logs::LogError;
 use crate::output::OutputError;
 use crate::recipe::RecipeError;
@@ -34,6 +35,8 @@ pub(crate) enum RunError {
     Trace(#[from] TraceError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error(transparent)]
+    Exporter(#[from] ExporterError),
     /// A thread or signal handler cannot be set up.
     #[error("cannot start the threads or signal handlers of the run")]
     Start(#[source] std::io::Error),

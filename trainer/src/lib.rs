@@ -34,6 +34,7 @@ pub mod device;
 pub mod engine;
 mod error;
 mod eval;
+mod exporter;
 pub mod finetune;
 pub mod golden;
 mod inspect;

@@ -55,12 +55,13 @@ impl<B: ImageBackend> Dispatcher<B> {
                     fetches.insert(id, self.fetch(id, &parts));
                 }
                 Step::Await => {
-                    let waiting = Instant::now();
-                    walk.arrive(select! {
+                    let waiting = self.counters.dispatch.waits();
+                    let unpacked = select! {
                         recv(self.unpacked) -> unpacked => unpacked.map_err(|_| Ended::Stopped)?,
                         recv(self.stop) -> _ => return Err(Ended::Stopped),
-                    });
-                    self.counters.dispatch.blocked_in(waiting);
+                    };
+                    drop(waiting);
+                    walk.arrive(unpacked);
                 }
                 Step::Batch {
                     epoch,

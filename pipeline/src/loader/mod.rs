@@ -32,6 +32,7 @@ mod rows;
 #[cfg(all(test, not(nepa_interleavings)))]
 mod simulation;
 mod start;
+mod stats_reader;
 mod walk;
 mod window;
 
@@ -39,6 +40,7 @@ pub use builder::LoaderBuilder;
 pub use config::{LoaderConfig, LoaderState};
 pub use error::LoaderError;
 pub use mixing::{EpochReport, Mixing, MixingForecast};
+pub use stats_reader::StatsReader;
 
 use bad_samples::BadSamples;
 use config::STATE_VERSION;
@@ -212,11 +214,19 @@ impl<B: ImageBackend> Loader<B> {
 
     /// What each stage did since the loader started, and who decoded.
     pub fn stats(&self) -> PipelineStats {
-        let wall = self.started.elapsed();
-        let io = self.dataset.io_counters();
         PipelineStats {
             decoders: self.decoder_stats(),
-            ..self.counters.read(wall, self.sizes, &io)
+            ..self.stats_reader().read().0
+        }
+    }
+
+    /// Reads what the stages did, for other threads than the one that takes the batches.
+    pub fn stats_reader(&self) -> StatsReader {
+        StatsReader {
+            dataset: Arc::clone(&self.dataset),
+            counters: Arc::clone(&self.counters),
+            sizes: self.sizes,
+            started: self.started,
         }
     }
 

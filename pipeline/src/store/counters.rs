@@ -1,6 +1,6 @@
 //! What the I/O did, counted while it does it, and the budget of bytes held.
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -34,7 +34,8 @@ pub struct IoCounters {
     pub first_byte: Latencies,
     /// Requests in flight now.
     pub in_flight: u64,
-    /// Sum over requests of the time in flight, in nanoseconds.
+    /// Sum over requests of the time in flight so far, in nanoseconds; over a time, it gives how
+    /// many were in flight on average.
     pub busy_ns: u64,
     /// Time row groups waited for the byte budget, in nanoseconds.
     pub budget_wait_ns: u64,
@@ -70,26 +71,62 @@ impl IoCounters {
 /// The counters behind [`IoCounters`].
 #[derive(Debug, Default)]
 pub(super) struct Counting {
-    started: AtomicU64,
-    finished: AtomicU64,
+    requests: Mutex<Flights>,
     bytes: AtomicU64,
-    busy_ns: AtomicU64,
     budget_wait_ns: AtomicU64,
     held_bytes: AtomicU64,
     first_byte: CountedLatencies,
 }
 
+/// How many requests began and ended, and how long they were in flight until `at`.
+#[derive(Debug)]
+struct Flights {
+    started: u64,
+    finished: u64,
+    busy_ns: u64,
+    at: Instant,
+}
+
+impl Default for Flights {
+    fn default() -> Self {
+        Self {
+            started: 0,
+            finished: 0,
+            busy_ns: 0,
+            at: Instant::now(),
+        }
+    }
+}
+
+impl Flights {
+    /// Counts the time up to `now`, in which as many were in flight as are.
+    fn until(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.at).as_nanos() as u64;
+        self.busy_ns += (self.started - self.finished) * passed;
+        self.at = self.at.max(now);
+    }
+}
+
 impl Counting {
+    /// The requests, counted until now.
+    fn flights(&self) -> MutexGuard<'_, Flights> {
+        let mut flights = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.until(Instant::now());
+        flights
+    }
+
     /// A reading; `range_attempts` counts requests on the wire (0 for local files).
     pub(super) fn read(&self, range_attempts: u64) -> IoCounters {
-        let finished = self.finished.load(Relaxed);
-        let started = self.started.load(Relaxed);
+        let (started, finished, busy_ns) = {
+            let flights = self.flights();
+            (flights.started, flights.finished, flights.busy_ns)
+        };
         IoCounters {
             requests: finished,
             bytes: self.bytes.load(Relaxed),
             retries: range_attempts.saturating_sub(started),
-            in_flight: started.saturating_sub(finished),
-            busy_ns: self.busy_ns.load(Relaxed),
+            in_flight: started - finished,
+            busy_ns,
             budget_wait_ns: self.budget_wait_ns.load(Relaxed),
             held_bytes: self.held_bytes.load(Relaxed),
             first_byte: self.first_byte.read(),
@@ -104,10 +141,9 @@ impl Counting {
 
     /// Counts a request until the guard is dropped, however it ends.
     pub(super) fn request(self: &Arc<Self>) -> InFlight {
-        self.started.fetch_add(1, Relaxed);
+        self.flights().started += 1;
         InFlight {
             counting: Arc::clone(self),
-            since: Instant::now(),
         }
     }
 }
@@ -116,7 +152,6 @@ impl Counting {
 #[derive(Debug)]
 pub(super) struct InFlight {
     counting: Arc<Counting>,
-    since: Instant,
 }
 
 impl InFlight {
@@ -127,10 +162,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.counting
-            .busy_ns
-            .fetch_add(self.since.elapsed().as_nanos() as u64, Relaxed);
-        self.counting.finished.fetch_add(1, Relaxed);
+        self.counting.flights().finished += 1;
     }
 }
 
@@ -187,5 +219,32 @@ pub(crate) struct HeldBytes {
 impl Drop for HeldBytes {
     fn drop(&mut self) {
         self.counting.held_bytes.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn requests_count_while_they_are_in_flight() {
+        let counting = Arc::new(Counting::default());
+        let begun = Instant::now();
+        let requests = [counting.request(), counting.request()];
+        std::thread::sleep(Duration::from_millis(20));
+        let during = counting.read(2);
+        assert_eq!((during.requests, during.in_flight), (0, 2));
+        let most = 2 * begun.elapsed().as_nanos() as u64;
+        assert!(
+            (40_000_000..=most).contains(&during.busy_ns),
+            "{} of {most}",
+            during.busy_ns
+        );
+        drop(requests);
+        let after = counting.read(2);
+        assert_eq!((after.requests, after.in_flight), (2, 0));
+        assert_eq!(counting.read(2).busy_ns, after.busy_ns);
     }
 }

@@ -47,7 +47,9 @@ pub(crate) struct Args {
         long,
         value_name = "STEPS",
         value_parser = at_least::<std::num::NonZeroU64>(1),
-        conflicts_with_all = ["out", "resume", "trace_samples", "trace", "max_steps", "dry_run"],
+        conflicts_with_all = [
+            "out", "resume", "trace_samples", "trace", "max_steps", "metrics_addr", "dry_run"
+        ],
         help_heading = "Instead of training"
     )]
     pub synthetic: Option<std::num::NonZeroU64>,

@@ -1,8 +1,9 @@
 //! Arguments of every command that trains.
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::values::at_least;
+use super::values::{address, at_least};
 use crate::run::{Finish, Kind, Options, run};
 use crate::trace::{StepsArg, TraceSteps};
 
@@ -72,6 +73,20 @@ pub(crate) struct RunArgs {
         hide_short_help = true
     )]
     pub trace_steps: Option<StepsArg>,
+    /// Serve the run's numbers to Prometheus at this address.
+    ///
+    /// At http://IP:PORT/metrics, while the run lasts: step, loss, rates, what the loader does and
+    /// what it waits for. 127.0.0.1:9400 for this machine alone, 0.0.0.0:9400 for others too; port
+    /// 0 is any free one, and the address is printed. Anyone who reaches it can read it. Off
+    /// without this flag; docs/profile.md lists what is served.
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        value_parser = address,
+        help_heading = "Output",
+        hide_short_help = true
+    )]
+    pub metrics_addr: Option<SocketAddr>,
     /// Stop after this step of the run, saved.
     ///
     /// The learning rate stays that of the whole run.
@@ -106,7 +121,8 @@ pub(crate) struct RunArgs {
 pub(super) const OUTPUT: &str = "Output:
   recipe.toml          the recipe, every value filled in
   metrics.jsonl        a JSON line a step: loss, learning
-                       rate, gradient norm, images a second
+                       rate, gradient norm, images a second,
+                       what the loader did
   events.out.tfevents.nepa
                        the same for TensorBoard:
                        tensorboard --logdir OUT
@@ -151,6 +167,7 @@ impl RunArgs {
                 steps: self.trace_steps.map(|StepsArg(steps)| steps),
             }),
             max_steps: self.max_steps,
+            metrics_addr: self.metrics_addr,
             take_over: self.take_over,
             accept_data: self.accept_data,
             dry_run: self.dry_run,

@@ -1,4 +1,5 @@
 //! Numbers on the command line, refused in words.
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use crate::device::DeviceChoice;
@@ -33,6 +34,13 @@ where
 pub(crate) fn device(text: &str) -> Result<DeviceChoice, String> {
     let read = text.parse::<DeviceChoice>();
     read.map_err(|error| error.to_string().replace("\ntip:", "\n\n  tip:"))
+}
+
+/// An address to listen at.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "it must be an IP address and a port, as 127.0.0.1:9400 or [::1]:9400".to_owned()
+    })
 }
 
 /// A number.

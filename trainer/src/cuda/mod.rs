@@ -15,8 +15,8 @@ use candle_core::{CudaDevice, CudaStorage, Storage, Tensor};
 use half::bf16;
 use nepa_pipeline::{
     BackendError, Batch, Dataset, DecoderStats, EpochReport, Loader, LoaderConfig, LoaderError,
-    LoaderState, PipelineStats, PixelLayout, PixelType, SampleRecord, cuda::CudaBackend,
-    cuda::EngineConfig, cuda::cuda_backend,
+    LoaderState, PipelineStats, PixelLayout, PixelType, SampleRecord, StatsReader,
+    cuda::CudaBackend, cuda::EngineConfig, cuda::cuda_backend,
 };
 
 use crate::recipe::Precision;
@@ -151,6 +151,11 @@ impl CudaBatches {
     /// What each stage did since the loader started, and who decoded.
     pub fn stats(&self) -> PipelineStats {
         self.loader.stats()
+    }
+
+    /// Reads what the stages did, from any thread.
+    pub fn stats_reader(&self) -> StatsReader {
+        self.loader.stats_reader()
     }
 
     /// What became of the samples of the last epoch that ended.

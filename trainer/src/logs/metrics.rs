@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::LogError;
 use super::file::{LogFile, push_json_line};
+use super::loader::LoaderMetrics;
 use crate::engine::Found;
 
 /// Who decoded images for a GPU since the line before. They are those of batches ahead, not of the
@@ -99,6 +100,9 @@ pub(crate) struct StepMetrics {
     /// Who decoded, on a GPU; absent on the processor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoders: Option<DecodedImages>,
+    /// What the loader did; absent in lines of older programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loader: Option<LoaderMetrics>,
 }
 
 impl StepMetrics {
@@ -126,6 +130,8 @@ impl StepMetrics {
             ("speed/data_wait_ms", self.data_wait_ms),
             ("speed/step_ms", self.step_ms),
         ]);
+        let loader = self.loader.as_ref().map(LoaderMetrics::scalars);
+        scalars.extend(loader.into_iter().flatten());
         scalars
     }
 }
@@ -178,6 +184,10 @@ pub(super) mod tests {
                 copy_win: 0.75,
             },
             decoders: None,
+            loader: Some(LoaderMetrics {
+                fetch: 0.25,
+                ..LoaderMetrics::default()
+            }),
         }
     }
 
@@ -235,10 +245,20 @@ pub(super) mod tests {
         assert!(error.contains("lines are missing"), "{error}");
         let first = String::from_utf8(whole).unwrap();
         let keys = "step epoch samples loss lr grad_norm images_per_second data_wait_ms step_ms \
-            cos_target cos_previous copy_win";
+            cos_target cos_previous copy_win loader";
         let line: serde_json::Value = serde_json::from_str(first.lines().next().unwrap()).unwrap();
         assert_eq!(line.as_object().unwrap().len(), keys.split(' ').count());
         assert!(keys.split(' ').all(|key| line.get(key).is_some()));
+    }
+
+    #[test]
+    fn a_line_of_an_older_program_has_no_loader() {
+        let mut line = serde_json::to_value(metrics(1)).unwrap();
+        assert_eq!(line["loader"]["fetch"], 0.25);
+        line.as_object_mut().unwrap().remove("loader");
+        let older = serde_json::from_value::<StepMetrics>(line).unwrap();
+        assert_eq!(older.loader, None);
+        assert_eq!(older.scalars().len() + 11, metrics(1).scalars().len());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 mod error;
 mod evals;
 mod file;
+mod loader;
 mod metrics;
 mod records;
 mod tensorboard;
@@ -10,6 +11,7 @@ mod trace;
 pub(crate) use error::LogError;
 pub(crate) use evals::{Accuracy, EvalRecord, EvalsFile};
 pub(crate) use file::LogFile;
-pub(crate) use metrics::{Measured, MetricsFile, StepMetrics, lines_up_to};
+pub(crate) use loader::LoaderMetrics;
+pub(crate) use metrics::{DecodedImages, Measured, MetricsFile, StepMetrics, lines_up_to};
 pub(crate) use tensorboard::EventFile;
 pub(crate) use trace::TraceFile;

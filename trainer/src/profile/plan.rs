@@ -14,9 +14,9 @@ use super::board::Board;
 use super::captured::{Captured, Survey};
 use super::moments::{Moment, Watch};
 use super::trial::{Rules, Source, Trial, run, step_alone};
-use crate::output::{Scratch, is_local};
+use crate::output::Scratch;
 use crate::recipe::Precision;
-use crate::run::{Batches, Stepper};
+use crate::run::{Batches, Stepper, is_remote};
 use crate::signals::received;
 use crate::trace::Trace;
 
@@ -142,8 +142,7 @@ pub(crate) struct Subject<'a> {
 impl Subject<'_> {
     /// Whether any of it lies in a store.
     pub(super) fn is_remote(&self) -> bool {
-        let mut shards = self.dataset.shards().iter();
-        shards.any(|shard| !is_local(&shard.url))
+        is_remote(&self.dataset)
     }
 
     /// Bytes of a window of a trial, no more than the configured ones: small, and large enough that
@@ -328,7 +327,7 @@ impl Bench<'_> {
                     captured.keep(images);
                 }
             },
-            watch: Watch::new(self.length, &show),
+            watch: Watch::new(length, &show),
         };
         let trial = run(source, &dataset, rules)?;
         drop(recording);

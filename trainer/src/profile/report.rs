@@ -78,6 +78,8 @@ pub(super) struct Store {
     #[serde(skip_serializing_if = "Option::is_none")]
     request_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    first_byte_mean_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     first_byte_p50_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_byte_p99_s: Option<f64>,
@@ -109,6 +111,11 @@ impl Store {
             in_flight: of(Trial::in_flight),
             requests: all(|trial| trial.io.requests),
             request_s: middle(found.of(Kind::Store), Trial::request_s),
+            first_byte_mean_s: middle(found.of(Kind::Store), |trial| {
+                let first_byte = &trial.io.first_byte;
+                let answers = (first_byte.count() > 0).then_some(first_byte.count() as f64)?;
+                Some(first_byte.sum().as_secs_f64() / answers)
+            }),
             first_byte_p50_s: quantile(0.5),
             first_byte_p99_s: quantile(0.99),
             retries: all(|trial| trial.io.retries),

@@ -126,7 +126,7 @@ struct StoreCosts {
     bytes_per_request: f64,
     in_flight: f64,
     request_s: Option<f64>,
-    first_byte_p50_s: Option<f64>,
+    first_byte_mean_s: Option<f64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -172,7 +172,7 @@ impl Costs {
             // Local files, or all from a cache.
             return (self.ladder.store.median, false);
         };
-        let first_byte = store.first_byte_p50_s.unwrap_or(0.0).min(request_s);
+        let first_byte = store.first_byte_mean_s.unwrap_or(0.0).min(request_s);
         let is_full = gain < LINE_IS_FULL;
         // A full line makes every request longer; without it, only the first byte is waited for.
         let alone = if is_full { first_byte } else { request_s };
@@ -295,7 +295,7 @@ mod tests {
                 bytes_per_request: 1e6,
                 in_flight: 8.0,
                 request_s: Some(0.1),
-                first_byte_p50_s: Some(0.08),
+                first_byte_mean_s: Some(0.08),
             },
             verdict: Limited {
                 limit: Limit::Store,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use candle_core::Device;
 use nepa_pipeline::{
     Dataset, DecoderStats, EngineConfig, EpochReport, HostBatch, Loader, LoaderConfig, LoaderError,
-    LoaderState, PipelineStats, SampleRecord,
+    LoaderState, PipelineStats, SampleRecord, StatsReader,
 };
 
 #[cfg(feature = "cuda")]
@@ -90,6 +90,15 @@ impl Batches {
             Self::Host(loader) => loader.stats(),
             #[cfg(feature = "cuda")]
             Self::Cuda(batches) => batches.stats(),
+        }
+    }
+
+    /// Reads what the stages did, from any thread.
+    pub(crate) fn stats_reader(&self) -> StatsReader {
+        match self {
+            Self::Host(loader) => loader.stats_reader(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(batches) => batches.stats_reader(),
         }
     }
 

@@ -8,6 +8,7 @@ mod dry_run;
 mod files;
 mod init;
 mod lengthen;
+mod meter;
 mod options;
 mod overlap;
 mod phase;
@@ -19,6 +20,7 @@ mod spans;
 mod stepper;
 mod steps;
 mod train;
+mod waiting;
 mod whole;
 
 pub(crate) use batches::Batches;
@@ -26,7 +28,9 @@ pub(crate) use draws::StepDraws;
 pub(crate) use options::{Finish, Init, Kind, Options, StartingPoint};
 pub(crate) use overlap::measure_overlap;
 pub(crate) use phase::{At, Line, Phase, passes};
-pub(crate) use setup::{Setup, build_engine, dataset_config, open_dataset, open_device, take_data};
+pub(crate) use setup::{
+    Setup, build_engine, dataset_config, is_remote, open_dataset, open_device, take_data,
+};
 pub(crate) use stepper::Stepper;
 pub(crate) use steps::Summary;
 pub(crate) use whole::run;

@@ -1,4 +1,5 @@
 //! What the command line adds to a recipe, and how a run can end.
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::console::messages::quoted;
@@ -87,6 +88,8 @@ pub(crate) struct Options {
     pub take_over: bool,
     /// Whether to go on with shards that were replaced.
     pub accept_data: bool,
+    /// Where the run's numbers can be scraped.
+    pub metrics_addr: Option<SocketAddr>,
     /// Whether to check all that can be checked, and to train nothing.
     pub dry_run: bool,
 }

@@ -5,6 +5,7 @@ use nepa_pipeline::Dataset;
 use super::options::{Kind, Options};
 use super::phase::Phase;
 use super::steps::Summary;
+use super::waiting::Verdict;
 use crate::console::messages::quoted;
 use crate::console::print::labelled;
 use crate::console::words;
@@ -85,20 +86,32 @@ pub(crate) fn show(
     labelled("output", &format!("{}: {run}", quoted(place)));
 }
 
-/// Says what was done and how to go on from there.
-pub(crate) fn show_end(recipe: &ResolvedRecipe, phase: &dyn Phase, summary: &Summary, place: &str) {
+/// Says what was done, what was waited for, and how to go on from there.
+pub(crate) fn show_end(
+    options: &Options,
+    recipe: &ResolvedRecipe,
+    phase: &dyn Phase,
+    (summary, waited): (&Summary, Option<&Verdict>),
+    place: &str,
+) {
     let out = quoted(place);
     labelled(
         "done",
         &format!(
-            "{} in {}: {}, {} images/s, {} of the time waiting for data",
+            "{} in {}: {}, {} images/s",
             words::counted(summary.steps, "step"),
             words::duration(summary.time),
             words::counted(summary.images, "image"),
             words::digits(summary.images as f64 / summary.time.as_secs_f64().max(1e-9)),
-            words::percent(summary.waiting),
         ),
     );
+    if let Some(waited) = waited {
+        labelled("waited", &waited.text);
+        if waited.is_loader {
+            let profile = profile_command(options);
+            labelled("", &format!("what would help: {profile}"));
+        }
+    }
     if let Some((first, last, of)) = summary.losses {
         labelled(
             "loss",
@@ -118,6 +131,7 @@ pub(crate) fn resume_command(options: &Options) -> String {
         data,
         sets,
         out,
+        metrics_addr,
         ..
     } = options;
     let recipe = quoted(&recipe.to_string_lossy());
@@ -135,7 +149,25 @@ pub(crate) fn resume_command(options: &Options) -> String {
     for set in sets {
         command += &format!(" --set {}", quoted(set));
     }
+    if let Some(address) = metrics_addr {
+        command += &format!(" --metrics-addr {address}");
+    }
     command + &format!(" --out {} --resume", quoted(out))
+}
+
+/// The command that finds out why the loader is as fast as it is, as far as it is known here.
+fn profile_command(options: &Options) -> String {
+    let mut command = format!(
+        "nepa profile --recipe {}",
+        quoted(&options.recipe.to_string_lossy())
+    );
+    for set in &options.sets {
+        command += &format!(" --set {}", quoted(set));
+    }
+    for data in &options.data {
+        command += &format!(" {}", quoted(&nepa_pipeline::redact(data)));
+    }
+    command
 }
 
 fn urls(recipe: &ResolvedRecipe) -> String {

@@ -13,6 +13,7 @@ use crate::data::show_warnings;
 use crate::device;
 use crate::engine::{AutogradEngine, CpuEngine, Engine, EngineError, TrainingSetup, TrainingState};
 use crate::error::RunError;
+use crate::output::is_local;
 use crate::recipe::{EngineChoice, Precision, Recipe, ResolvedRecipe};
 
 /// A run before its first step.
@@ -75,6 +76,12 @@ pub(crate) fn open_dataset(
     let dataset = Dataset::open(&config, &recipe.io, runtime)?;
     show_warnings(&dataset);
     Ok(dataset)
+}
+
+/// Whether any of it lies in a store.
+pub(crate) fn is_remote(dataset: &Dataset) -> bool {
+    let mut shards = dataset.shards().iter();
+    shards.any(|shard| !is_local(&shard.url))
 }
 
 /// The engine that the recipe names.

@@ -112,6 +112,7 @@ pub(super) mod tests {
                 copy_win: 0.75,
             },
             decoders: None,
+            loader: None,
         }
     }
 

@@ -36,8 +36,6 @@ pub(crate) struct Summary {
     /// Images it trained on.
     pub images: u64,
     pub time: Duration,
-    /// Share of it that it waited for data.
-    pub waiting: f64,
     /// Mean losses of the first and of the last steps, and of how many.
     pub losses: Option<(f64, f64, usize)>,
     /// Share of positions whose prediction was nearer to the current patch than to the next one,
@@ -341,7 +339,6 @@ impl Steps {
             steps: self.whole.steps,
             images: self.whole.images,
             time: now - self.whole.started,
-            waiting: self.whole.waiting(now).min(1.0),
             losses,
             copies: self.copies(),
         }

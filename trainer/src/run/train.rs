@@ -6,11 +6,13 @@ use nepa_pipeline::{DecoderStats, LoaderError, LoaderState, SPANS_ON_A_THREAD, S
 
 use super::batches::{Batches, TrainBatch};
 use super::files::{BAD_SAMPLES, DATA_LIST, Logs};
+use super::meter::Meter;
 use super::phase::{At, Phase};
 use super::steps::Steps;
 use crate::checkpoint::{Checkpoint, MoreFiles, RunState};
 use crate::engine::{Engine, StepReport};
 use crate::error::RunError;
+use crate::exporter::Live;
 use crate::logs::StepMetrics;
 use crate::output::{EVALS, Output};
 use crate::recipe::ResolvedRecipe;
@@ -35,6 +37,9 @@ pub(super) struct Run<'a> {
     pub(super) mixed: Vec<f32>,
     pub(super) logs: Logs,
     pub(super) says: Steps,
+    pub(super) meter: Meter,
+    /// For whoever scrapes the run.
+    pub(super) live: Live,
     /// The epoch whose end was told.
     pub(super) told_epoch: Option<u64>,
     pub(super) step: u64,
@@ -62,13 +67,18 @@ impl Run<'_> {
             }
             let position = self.loader.state();
             let started = Instant::now();
-            while !self.loader.wait(LOOK_EVERY) {
-                self.output.check()?;
-                self.says.wait(self.step, started);
-                if let Some(signal) = received() {
-                    self.save(position)?;
-                    return Ok(Some(signal));
+            if !self.loader.wait(Duration::ZERO) {
+                self.live.waits(started);
+                let reading = self.meter.read();
+                while !self.loader.wait(LOOK_EVERY) {
+                    self.output.check()?;
+                    self.says.wait(self.step, started);
+                    if let Some(signal) = received() {
+                        self.save(position)?;
+                        return Ok(Some(signal));
+                    }
                 }
+                self.meter.end_wait(&reading);
             }
             let batch = match self.loader.next_batch() {
                 Ok(batch) => batch,
@@ -79,6 +89,7 @@ impl Run<'_> {
                 steps: self.recipe.train.steps,
             })?;
             let waited = started.elapsed();
+            self.took(&batch, waited);
             self.output.check()?;
 
             let span =
@@ -109,6 +120,7 @@ impl Run<'_> {
             if let Some(trace) = &mut self.logs.trace {
                 trace.write(self.step, batch.samples(), &draws.mixes)?;
             }
+            self.live.step(&metrics);
             self.says.show(&metrics, batch.samples().len() as u64);
             self.tell_epoch();
             drop(batch);
@@ -124,6 +136,18 @@ impl Run<'_> {
         }
         self.save(self.loader.state())?;
         Ok(None)
+    }
+
+    /// Counts a batch that was waited for.
+    fn took(&mut self, batch: &TrainBatch, waited: Duration) {
+        let samples = batch.samples();
+        let replaced = samples.iter().filter(|sample| sample.replaces.is_some());
+        let replaced = match replaced.count() {
+            0 => None,
+            some => Some((some, self.loader.state().samples_bad)),
+        };
+        self.live.takes(samples.len(), replaced, waited);
+        self.meter.took_batch(waited);
     }
 
     /// Says that an epoch has ended, once all of its batches are trained on.
@@ -164,6 +188,7 @@ impl Run<'_> {
             step_ms: milliseconds(total.saturating_sub(waited)),
             measured: report.found.into(),
             decoders,
+            loader: Some(self.meter.line(|decoded| self.live.batches_ready(decoded))),
         }
     }
 
@@ -203,6 +228,7 @@ impl Run<'_> {
         if let Some(events) = &mut self.logs.events {
             events.write_eval(&record)?;
         }
+        self.live.evaluated();
         self.says.tell_eval(&record, started.elapsed());
         if record.best {
             let state = self.state(self.loader.state())?;
@@ -247,6 +273,7 @@ impl Run<'_> {
         let logs = self.logs.snapshot(self.output)?;
         self.output
             .save(&checkpoint, more, logs, (&self.recipe.checkpoint).into())?;
+        self.live.saved();
         self.saved_step = Some(self.step);
         self.saved_at = Instant::now();
         Ok(())

@@ -11,15 +11,19 @@ use super::begin::{Begun, begin, warn_of_mixing};
 use super::data_list::DataList;
 use super::dry_run::try_run;
 use super::files::{BAD_SAMPLES, Logs};
+use super::meter::Meter;
 use super::options::{Finish, Options};
 use super::phase::Phase;
 use super::recap;
 use super::set_up::set_up;
-use super::setup::{Setup, loader_config};
+use super::setup::{Setup, is_remote, loader_config};
 use super::steps::{Peak, Steps, Summary};
 use super::train::Run;
+use super::waiting::Verdict;
+use crate::console::print::labelled;
 use crate::console::words;
 use crate::error::RunError;
+use crate::exporter::{Exporter, Live};
 use crate::output::{Output, OutputError, Retention};
 use crate::recipe::ResolvedRecipe;
 use crate::signals::{SaveFirst, end_after, received};
@@ -30,6 +34,15 @@ const END_WITHIN: Duration = Duration::from_millis(500);
 
 /// Runs a recipe to its end, to `max_steps`, or to a signal.
 pub(crate) fn run(options: &Options) -> Result<Finish, RunError> {
+    let live = Live::default();
+    // First, so that an address that cannot be had is told at once. It serves until the end.
+    let exporter = options
+        .metrics_addr
+        .map(|address| Exporter::start(address, live.clone()))
+        .transpose()?;
+    if let Some(exporter) = exporter.as_ref().filter(|_| !options.dry_run) {
+        labelled("metrics", &format!("at {}", exporter.url()));
+    }
     let Setup {
         recipe,
         mut phase,
@@ -62,6 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<Finish, RunError> {
         dataset,
         device,
         holds_run,
+        live,
     }
     .run(&output);
 
@@ -107,10 +121,12 @@ pub(crate) fn run(options: &Options) -> Result<Finish, RunError> {
         step,
         signal,
         summary,
+        waited,
     } = ended;
     let go_on = || recap::resume_command(options);
     let Some(signal) = signal else {
-        recap::show_end(&told, phase.as_ref(), &summary, output.place());
+        let done = (&summary, waited.as_ref());
+        recap::show_end(options, &told, phase.as_ref(), done, output.place());
         if step < told.train.steps {
             let (step, steps) = (words::count(step), words::count(told.train.steps));
             println!("stopped at step {step} of {steps}; go on with: {}", go_on());
@@ -135,12 +151,15 @@ struct Start<'a> {
     dataset: Arc<Dataset>,
     device: Device,
     holds_run: bool,
+    live: Live,
 }
 
 /// How training ended, all being saved.
 struct Ended {
     step: u64,
     summary: Summary,
+    /// What it waited for; `None` where it had no batch.
+    waited: Option<Verdict>,
     /// The signal that ended it.
     signal: Option<i32>,
 }
@@ -155,7 +174,9 @@ impl Start<'_> {
             dataset,
             device,
             holds_run,
+            live,
         } = self;
+        let is_remote = is_remote(&dataset);
         let data_list = DataList::new(&dataset);
         let Begun {
             newest,
@@ -195,7 +216,13 @@ impl Start<'_> {
             recipe.engines(),
         )?;
         let (step, samples) = position.map_or((0, 0), |state| (state.step, state.samples));
+        let reader = loader.stats_reader();
+        let images = (samples, loader.state().samples_bad);
+        let train = &recipe.train;
+        live.begin(step, train.steps, images, train.batch, reader.clone());
         let mut run = Run {
+            meter: Meter::new(reader),
+            live,
             says: Steps::new(
                 recipe.train.steps,
                 options.stop_at(&recipe),
@@ -245,10 +272,13 @@ impl Start<'_> {
         }
         let signal = signal?;
         run.says.tell_epochs();
+        let summary = run.says.summary();
+        let has_gpu_decoder = run.loader.decoder_stats().is_some();
         Ok(Ended {
             step: run.step,
             signal,
-            summary: run.says.summary(),
+            waited: run.meter.verdict(summary.time, is_remote, has_gpu_decoder),
+            summary,
         })
     }
 }
