@@ -44,11 +44,11 @@ pub(crate) struct Args {
     ///
     /// Of requests, latency (ms to the first byte), bandwidth (MB/s), cores, threads and consumer
     /// (images/s) any may be given, as in `requests=64,latency=30,cores=16`.
-    #[arg(long, value_name = "WHAT=NUMBER,...")]
+    #[arg(long, value_name = "CHANGES")]
     pub simulate: Vec<Scenario>,
     /// Measure nothing: take the costs of --simulate from this report (--json).
     #[arg(
-        long, value_name = "FILE", requires = "simulate",
+        long, value_name = "FILE", requires = "simulate", hide_short_help = true,
         conflicts_with_all = ["urls", "recipe", "tune"]
     )]
     pub measured: Option<PathBuf>,
@@ -64,7 +64,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
     /// Measure nothing: compare two reports that --json wrote.
-    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], exclusive = true)]
+    #[arg(long, num_args = 2, value_names = ["A", "B"], exclusive = true)]
     pub compare: Vec<PathBuf>,
     /// Also write when each request, image and batch began and ended.
     ///
@@ -352,7 +352,6 @@ fn stepping(mut recipe: Recipe, args: &Args, data: &DatasetConfig) -> Recipe {
     }
     recipe
 }
-
 
 fn write(path: &Path, report: &[u8]) -> anyhow::Result<()> {
     std::fs::write(path, report)

@@ -360,18 +360,17 @@ impl Report {
             return;
         }
         let head = "what if";
-        println!("\n{head:<49}images/s    gain");
+        println!("\n{head:<45}images/s    gain");
         for what in &self.verdict.what_if {
-            let how = if what.measured { "" } else { "  (computed)" };
             let rate = digits(what.rate.median);
             let gain = signed(what.gain);
             let [least, most] = what.gain_interval.map(signed);
-            let interval = if least == most {
-                String::new()
-            } else {
-                format!("  {least} to {most}")
+            let interval = match what.measured {
+                false => "  (computed)".to_owned(),
+                true if least == most => String::new(),
+                true => format!("  {least} to {most}"),
             };
-            println!("  {:<46}{rate:>9}{gain:>8}{interval}{how}", what.change);
+            println!("  {:<42}{rate:>9}{gain:>8}{interval}", what.change);
         }
     }
 

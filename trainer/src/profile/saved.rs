@@ -27,4 +27,3 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Value> {
     }
     Ok(json)
 }
-

@@ -17,7 +17,7 @@ const OTHERS: f64 = 0.2;
 /// Share of the time that a control group is held back for that.
 const HELD_BACK: f64 = 0.05;
 /// Share of thread time from which on unpacking is a cause.
-const UNPACKING: f64 = 0.15;
+const UNPACKING: f64 = 0.10;
 /// Times that an image of another format costs as much, from which on it is a cause.
 const DEAR: f64 = 1.3;
 /// Row groups above this make the first batch late and take memory.
@@ -165,9 +165,13 @@ impl Verdict {
     }
 }
 
-/// A gain for people: `+12 %`.
+/// A gain for people: `+12 %`, or `x 12` where there are ten times as many.
 pub(super) fn signed(gain: f64) -> String {
-    format!("{:+.0} %", 100.0 * gain)
+    if gain < 9.0 {
+        format!("{:+.0} %", 100.0 * gain)
+    } else {
+        format!("x {}", digits(1.0 + gain))
+    }
 }
 
 fn milliseconds(ms: f64) -> String {
@@ -238,7 +242,7 @@ impl Looks<'_> {
         if evidence.is_remote {
             self.add(
                 Change::NoStore,
-                "no store: a local disk, or a cache that is warm".to_owned(),
+                "no store: a local disk, or a warm cache".to_owned(),
                 Rate::FREE,
                 processor,
                 (!evidence.has_cache).then(|| "io.cache_dir=FOLDER".to_owned()),
@@ -285,7 +289,7 @@ impl Looks<'_> {
         if let Some(anew) = ladder.stored_anew {
             let form = match evidence.anew_side {
                 0 => "every image stored as JPEG".to_owned(),
-                side => format!("images stored as JPEG, the shorter side {side} px"),
+                side => format!("images stored as JPEG, shorter side {side} px"),
             };
             let processor = ladder.processor_with(anew);
             self.add(Change::StoredAnew, form, store, processor, None);
@@ -708,6 +712,15 @@ fn notes(evidence: &Evidence) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gains_are_short() {
+        let said = [-0.5, 0.0, 0.123, 8.9, 15.76, 214.57].map(signed);
+        assert_eq!(
+            said,
+            ["-50 %", "+0 %", "+12 %", "+890 %", "x 16.8", "x 216"]
+        );
+    }
 
     fn rate(median: f64) -> Rate {
         Rate::known(median)
