@@ -163,11 +163,9 @@ const EXAMPLES: &str = "Examples:
   nepa profile 's3://bucket/in1k/train-*.parquet' \\
       --recipe nepa-b14-in1k --consumer 3200
   nepa profile --recipe my.toml --consumer step
-  nepa profile s3://bucket/in1k --tune faster.toml
+  nepa profile scenes --json after.json --html after.html
   nepa profile --measured profile.json \\
       --simulate cores=16,bandwidth=1200,consumer=3200
-  nepa profile s3://bucket/in1k --max-requests 64 \\
-      --json after.json --html after.html
   nepa profile --compare before.json after.json
   nepa profile scenes --device cuda --jpeg hybrid";
 

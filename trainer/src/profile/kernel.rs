@@ -42,7 +42,7 @@ pub(super) struct Threads {
     /// Their name, without a number.
     pub name: String,
     /// How many there are.
-    pub threads: usize,
+    pub number: usize,
     /// Cores that they had.
     pub cores: f64,
     /// Cores that they waited for.
@@ -121,11 +121,11 @@ impl Reading {
             let before = self.threads.get(id).map_or([0.0; 2], |(_, times)| *times);
             let kind = kinds.entry(name).or_insert_with(|| Threads {
                 name: name.clone(),
-                threads: 0,
+                number: 0,
                 cores: 0.0,
                 waited_cores: 0.0,
             });
-            kind.threads += 1;
+            kind.number += 1;
             kind.cores += (work - before[0]).max(0.0) / seconds;
             kind.waited_cores += (wait - before[1]).max(0.0) / seconds;
         }

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::plan::{Found, Kind};
 use super::trial::Trial;
 
+/// Share of a trial that the order waits for row groups, from which on the store limits it.
+const WAITED: f64 = 0.3;
+
 /// A rate in images a second: the middle of all rounds, the least and the greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Rate {
@@ -188,7 +191,17 @@ impl Ladder {
             decode_threads,
             ..
         } = known;
-        let store = |trial: &Trial| trial.bytes_a_second() / bytes_an_image;
+        // Where the order does not wait for row groups, bytes come now and then, a window at a time,
+        // and the store gives at least what is taken.
+        let store = |trial: &Trial| {
+            let by_bytes = trial.bytes_a_second() / bytes_an_image;
+            let waited = trial.stats.stage(Stage::Dispatch).blocked_in_s / trial.seconds;
+            if waited < WAITED {
+                by_bytes.max(trial.rate())
+            } else {
+                by_bytes
+            }
+        };
         let stores = |kind| Rate::of(found.of(kind).map(store));
         let rates = |kind| Rate::of(found.of(kind).map(Trial::rate));
         let unpack = middle(found.of(Kind::Store), |trial| {

@@ -1,6 +1,7 @@
 //! The trials of a profile, in turn: the loader as it is, the store without decoding, decoding
 //! without the store, and each with one setting changed.
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -409,10 +410,11 @@ impl Bench<'_> {
                 }));
             }
         }
-        if !self.opened.contains_key(&kind) {
-            self.opened.insert(kind, (subject.reopen)(&io)?);
-        }
-        Ok(self.opened.get(&kind).cloned())
+        let opened = match self.opened.entry(kind) {
+            Entry::Occupied(opened) => opened.into_mut(),
+            Entry::Vacant(place) => place.insert((subject.reopen)(&io)?),
+        };
+        Ok(Some(Arc::clone(opened)))
     }
 
     /// Measures single images and stores what was kept.

@@ -269,14 +269,11 @@ impl Report {
             self.cpu_cores_used,
             self.cores
         );
-        let first = self.first_batch.map_or_else(String::new, |first| {
-            format!("; first batch after {:.2} s", self.open_s + first.seconds)
-        });
         let memory = self.memory_bytes.map_or_else(String::new, |bytes| {
             format!("; {} of memory", words::bytes(bytes))
         });
         println!(
-            "{} px, batch {}, {}, {} requests{first}{memory}",
+            "{} px, batch {}, {}, {} requests{memory}",
             self.image_size,
             words::count(self.batch as u64),
             counted(self.decode_threads as u64, "decode thread"),
@@ -385,7 +382,7 @@ impl Report {
         for kind in busy {
             println!(
                 "  {:<30}{:>6}{:>8.2}{:>10.2}",
-                kind.name, kind.threads, kind.cores, kind.waited_cores
+                kind.name, kind.number, kind.cores, kind.waited_cores
             );
         }
     }

@@ -1,5 +1,4 @@
 //! The plants: what is made slow, what should be said of it, and the change that is really made.
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -52,14 +51,20 @@ impl Setup {
 
     /// What `nepa profile` finds.
     pub(crate) fn profile(&self, folders: &Folders, seconds: f64) -> anyhow::Result<Value> {
+        if let Some(cache) = self.cache.as_ref().filter(|cache| cache.exists()) {
+            std::fs::remove_dir_all(cache)?;
+        }
         if self.is_warm {
             let fast = Self {
                 store: Store::Server(0, 0.0),
-                is_warm: false,
                 ..self.clone()
             };
-            fast.profile(folders, seconds / 2.0)?;
+            fast.run(folders, seconds / 2.0)?;
         }
+        self.run(folders, seconds)
+    }
+
+    fn run(&self, folders: &Folders, seconds: f64) -> anyhow::Result<Value> {
         let folder = folders.of(self.shape)?;
         let work = tempfile::tempdir()?;
         let json = work.path().join("profile.json");
@@ -90,7 +95,7 @@ impl Setup {
             }
         };
         if let Some(cache) = &self.cache {
-            let set = format!("io.cache_dir={cache:?}");
+            let set = format!("io.cache_dir={}", cache.display());
             command.args(["--recipe", "nepa-b14-in1k", "--set", &set]);
         }
         command.args(self.flags.split_whitespace());
@@ -168,8 +173,8 @@ impl Plant {
 
 /// All of them. The cache is in a folder that outlives them.
 fn plants(cache: &std::path::Path) -> Vec<Plant> {
-    use Shape::*;
-    use Store::*;
+    use Shape::{Broken, Gzip, Large, OneGroup, Plain, Png, Shrunk, SmallGroups, Zstd};
+    use Store::{Disk, Server};
     let on = |shape| Setup::new(shape, Disk, "");
     let with = Setup::new;
     let far = Server(200, 0.0);
@@ -270,63 +275,60 @@ struct Row {
     close: usize,
 }
 
-/// Profiles all plants, repeat by repeat, and prints the table.
+/// Profiles all plants and prints the table, each row when it is known.
 pub(crate) fn run_all(
     folders: &Folders,
     repeats: usize,
     seconds: f64,
     only: &str,
 ) -> anyhow::Result<()> {
-    let mut rows = BTreeMap::<usize, Row>::new();
-    let mut names = Vec::new();
-    for repeat in 0..repeats {
-        let cache = tempfile::tempdir()?;
-        let plants = plants(cache.path());
-        let wanted = |plant: &&Plant| plant.name.contains(only);
-        names = plants
-            .iter()
-            .filter(wanted)
-            .map(|plant| plant.name)
-            .collect();
-        for (number, plant) in plants.iter().filter(wanted).enumerate() {
-            eprintln!("{} of {repeats}: {}", repeat + 1, plant.name);
-            let row = rows.entry(number).or_default();
-            measure(plant, folders, seconds, row).with_context(|| plant.name)?;
-        }
-    }
-    if rows.is_empty() {
+    let cache = tempfile::tempdir()?;
+    let plants = plants(cache.path());
+    let wanted = plants.iter().filter(|plant| plant.name.contains(only));
+    let wanted = wanted.collect::<Vec<_>>();
+    if wanted.is_empty() {
         return Ok(());
     }
     println!(
         "| plant | named | right | images/s | after the change | foretold | measured | within 15 % |"
     );
     println!("|---|---|---|---|---|---|---|---|");
-    for (number, row) in rows {
-        let right = format!("{} of {repeats}", row.right);
-        let middle = |values: &[f64], digits| format!("{:.*}", digits, median(values));
-        let change = if row.after.is_empty() {
-            "| | | |".to_owned()
-        } else {
-            format!(
-                "{} | x {} | x {} | {} of {repeats}",
-                middle(&row.after, 0),
-                middle(&row.foretold, 2),
-                middle(&row.measured, 2),
-                row.close
-            )
-        };
-        let mut said = row.said.clone();
-        said.sort();
-        said.dedup();
-        println!(
-            "| {} | {} | {right} | {} | {change} |",
-            names[number],
-            said.join("; "),
-            middle(&row.before, 0),
-        );
+    for plant in wanted {
+        let mut row = Row::default();
+        for repeat in 1..=repeats {
+            eprintln!("{}: {repeat} of {repeats}", plant.name);
+            measure(plant, folders, seconds, &mut row).with_context(|| plant.name)?;
+        }
+        println!("| {} | {} |", plant.name, row.cells(repeats));
     }
     println!();
     Ok(())
+}
+
+impl Row {
+    fn cells(&self, repeats: usize) -> String {
+        let middle = |values: &[f64], digits| format!("{:.*}", digits, median(values));
+        let change = if self.after.is_empty() {
+            " | | | ".to_owned()
+        } else {
+            format!(
+                "{} | x {} | x {} | {} of {repeats}",
+                middle(&self.after, 0),
+                middle(&self.foretold, 2),
+                middle(&self.measured, 2),
+                self.close
+            )
+        };
+        let mut said = self.said.clone();
+        said.sort();
+        said.dedup();
+        format!(
+            "{} | {} of {repeats} | {} | {change}",
+            said.join("; "),
+            self.right,
+            middle(&self.before, 0),
+        )
+    }
 }
 
 /// Images a second of the loader as it is.

@@ -7,19 +7,25 @@ use serde_json::Value;
 use crate::data::{Folders, Shape};
 use crate::plant::{Setup, Store, rate};
 
-/// What is profiled, then scenarios of it, each with the setup that makes it real.
-fn cases() -> Vec<(&'static str, Setup, Vec<(&'static str, Setup)>)> {
+/// What is profiled, and scenarios of it, each with the setup that makes it real.
+struct Case {
+    name: &'static str,
+    setup: Setup,
+    scenarios: Vec<(&'static str, Setup)>,
+}
+
+fn cases() -> [Case; 2] {
     let with = Setup::new;
     let one_core = |setup| Setup {
         one_core: true,
         ..setup
     };
     let small = Shape::SmallGroups;
-    vec![
-        (
-            "5-row groups, 100 ms, 8 requests",
-            with(small, Store::Server(100, 0.0), "--max-requests 8"),
-            vec![
+    [
+        Case {
+            name: "5-row groups, 100 ms, 8 requests",
+            setup: with(small, Store::Server(100, 0.0), "--max-requests 8"),
+            scenarios: vec![
                 (
                     "requests=4",
                     with(small, Store::Server(100, 0.0), "--max-requests 4"),
@@ -49,11 +55,11 @@ fn cases() -> Vec<(&'static str, Setup, Vec<(&'static str, Setup)>)> {
                     ),
                 ),
             ],
-        ),
-        (
-            "photos on the disk",
-            with(Shape::Plain, Store::Disk, ""),
-            vec![
+        },
+        Case {
+            name: "photos on the disk",
+            setup: with(Shape::Plain, Store::Disk, ""),
+            scenarios: vec![
                 ("cores=1", one_core(with(Shape::Plain, Store::Disk, ""))),
                 (
                     "threads=1",
@@ -64,7 +70,7 @@ fn cases() -> Vec<(&'static str, Setup, Vec<(&'static str, Setup)>)> {
                     with(Shape::Plain, Store::Disk, "--consumer 300"),
                 ),
             ],
-        ),
+        },
     ]
 }
 
@@ -72,7 +78,12 @@ fn cases() -> Vec<(&'static str, Setup, Vec<(&'static str, Setup)>)> {
 pub(crate) fn run(folders: &Folders, seconds: f64) -> anyhow::Result<()> {
     println!("| measured | changed | computed, images/s | really, images/s | error |");
     println!("|---|---|---|---|---|");
-    for (name, setup, scenarios) in cases() {
+    for Case {
+        name,
+        setup,
+        scenarios,
+    } in cases()
+    {
         eprintln!("simulation: {name}");
         let costs = setup.profile(folders, seconds)?;
         for (scenario, real) in scenarios {
