@@ -16,8 +16,6 @@ const CROWDED: f64 = 0.15;
 const OTHERS: f64 = 0.2;
 /// Share of the time that a control group is held back for that.
 const HELD_BACK: f64 = 0.05;
-/// Share of thread time from which on unpacking is a cause.
-const UNPACKING: f64 = 0.10;
 /// Times that an image of another format costs as much, from which on it is a cause.
 const DEAR: f64 = 1.3;
 /// Row groups above this make the first batch late and take memory.
@@ -581,8 +579,8 @@ fn processor(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Vec<Ca
         .map_or(0.0, |unpack| ladder.processor().median / unpack);
     let anew = of(what_if, Change::StoredAnew).filter(|what| what.gain > WORTH);
     let more = of(what_if, Change::MoreThreads).filter(|what| what.gain > WORTH);
-    if unpacking > UNPACKING {
-        let gain = decoding / ladder.processor().median - 1.0;
+    let gain = decoding / ladder.processor().median - 1.0;
+    if ladder.decode.is_some() && gain > WORTH {
         let because = format!(
             "unpacking ({}) takes {} of the time of the decode threads",
             evidence.codecs.join(", "),
