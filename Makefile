@@ -42,7 +42,7 @@ versus: setup ## Race the loader against its peers from PyPI (7 GB in ~/.cache),
 	$(report) versus
 	$(report) loader
 
-profile-plants: setup ## Does nepa profile name what was made slow, and foretell the gain? 25 minutes; writes a report
+profile-plants: setup ## Does nepa profile name what was made slow, and foretell the gain? About an hour; writes a report
 	cargo build --locked --release --workspace --bins
 	$(report) plants
 
