@@ -82,7 +82,7 @@ impl Kind {
             Self::MoreRequests => "the store with twice the requests",
             Self::FewerRequests => "the store with half the requests",
             Self::MoreAhead => "the store, reading further ahead",
-            Self::Assembly => "batches without store and decoding",
+            Self::Assembly => "order and batches alone",
             Self::Decode => "decoding without the store",
             Self::MoreThreads => "decoding with a thread more",
             Self::FewerThreads => "decoding with a thread less",
