@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nepa_model::{Weights, init_weights, read_published, write_published};
 use nepa_pipeline::random::{Purpose, below, epoch_stream};
+use nepa_tests::photos::encode_jpeg;
 use nepa_tests::program::{
     assert_says, count_lines, joined, nepa, newest_checkpoint, send_signal, succeed, test_seed,
     text, timeless_metrics, wait_until,
@@ -47,15 +48,7 @@ fn coloured(number: u32, class: u32) -> Vec<u8> {
             }
         }
     }
-    let image = turbojpeg::Image {
-        pixels: pixels.as_slice(),
-        width: side,
-        pitch: 3 * side,
-        height: side,
-        format: turbojpeg::PixelFormat::RGB,
-    };
-    let jpeg = turbojpeg::compress(image, 90, turbojpeg::Subsamp::Sub2x2);
-    jpeg.expect("a sound image").to_vec()
+    encode_jpeg(&pixels, side, side, turbojpeg::Subsamp::Sub2x2)
 }
 
 fn rows(first: u32, count: u32) -> Vec<LabelledRow> {

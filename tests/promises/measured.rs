@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use nepa_tests::photos::encode_jpeg;
 use nepa_tests::program::{
     RunFolder, ServedRun, assert_says, count_lines, joined, jpeg, nepa, send_signal, start,
     succeed, text, wait_until,
@@ -104,15 +105,7 @@ fn large_photo(number: u32) -> Vec<u8> {
         ((x * 7 + y * 13 + number as usize * 31) * (1 + x * y % 5)) as u8
     });
     let pixels = pixels.collect::<Vec<_>>();
-    let image = turbojpeg::Image {
-        pixels: &pixels[..],
-        width: side,
-        pitch: 3 * side,
-        height: side,
-        format: turbojpeg::PixelFormat::RGB,
-    };
-    let jpeg = turbojpeg::compress(image, 90, turbojpeg::Subsamp::None);
-    jpeg.expect("a sound image").to_vec()
+    encode_jpeg(&pixels, side, side, turbojpeg::Subsamp::None)
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use image::ImageFormat;
 use nepa_pipeline::{AugmentConfig, Filter, IoConfig, Loader, LoaderConfig, PipelineStats, Stage};
+use nepa_tests::photos::encode_jpeg;
 use nepa_tests::program::{
     assert_says, nepa, send_signal, start, succeed, text, tiny_recipe, write_photo_shards,
 };
@@ -124,7 +125,7 @@ fn median(report: &Value, key: &str) -> f64 {
 }
 
 /// Flags of a short profile of small crops.
-const SHORT: [&str; 8] = [
+pub(super) const SHORT: [&str; 8] = [
     "--seconds",
     "6",
     "--batch",
@@ -217,15 +218,8 @@ fn picture(number: u32, side: u32, noise: u32, format: ImageFormat) -> Vec<u8> {
         picture.write_to(&mut bytes, format).unwrap();
         return bytes.into_inner();
     }
-    let pixels = turbojpeg::Image {
-        pixels: picture.as_raw().as_slice(),
-        width: side as usize,
-        pitch: 3 * side as usize,
-        height: side as usize,
-        format: turbojpeg::PixelFormat::RGB,
-    };
-    let jpeg = turbojpeg::compress(pixels, 90, turbojpeg::Subsamp::Sub2x2);
-    jpeg.unwrap().to_vec()
+    let side = side as usize;
+    encode_jpeg(&picture, side, side, turbojpeg::Subsamp::Sub2x2)
 }
 
 #[test]

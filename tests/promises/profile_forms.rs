@@ -7,6 +7,8 @@ use nepa_tests::program::{assert_says, nepa, succeed, text, write_photo_shards};
 use nepa_tests::s3::{Options, S3Server};
 use serde_json::Value;
 
+use super::profile::SHORT;
+
 fn photos() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     write_photo_shards(folder.path(), 2, 4, 8);
@@ -17,14 +19,7 @@ fn photos() -> tempfile::TempDir {
 fn profile(place: &str, seconds: &str) -> Command {
     let mut command = nepa();
     command.args(["profile", place, "--seconds", seconds]);
-    command.args([
-        "--batch",
-        "8",
-        "--image-size",
-        "28",
-        "--decode-threads",
-        "1",
-    ]);
+    command.args(&SHORT[2..]);
     command
 }
 

@@ -10,6 +10,8 @@ use nepa_tests::program::{
 use nepa_tests::s3::{Options, S3Server};
 use serde_json::Value;
 
+use super::profile::SHORT;
+
 /// Events of a trace, each proved to be one that Perfetto reads.
 struct Events(Vec<Value>);
 
@@ -92,14 +94,7 @@ fn a_profile_traces_requests_and_images_of_its_last_trial() {
     let path = folder.path().join("trace.json");
     let mut command = nepa();
     command.args(["profile", "s3://bucket", "--seconds", "4"]);
-    command.args([
-        "--batch",
-        "8",
-        "--image-size",
-        "28",
-        "--decode-threads",
-        "1",
-    ]);
+    command.args(&SHORT[2..]);
     let output = succeed(command.arg("--trace").arg(&path).envs(server.env()));
     assert_says(
         &text(&output),

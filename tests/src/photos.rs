@@ -18,11 +18,29 @@ pub enum Row {
     Garbage,
 }
 
-/// A small JPEG, different for every number.
+/// RGB pixels, row by row, as a JPEG of quality 90.
 ///
 /// # Panics
 ///
-/// If the encoder refuses, which it has no reason to.
+/// If the pixels are not `width * height`.
+pub fn encode_jpeg(
+    pixels: &[u8],
+    width: usize,
+    height: usize,
+    chroma: turbojpeg::Subsamp,
+) -> Vec<u8> {
+    let image = turbojpeg::Image {
+        pixels,
+        width,
+        pitch: 3 * width,
+        height,
+        format: turbojpeg::PixelFormat::RGB,
+    };
+    let encoded = turbojpeg::compress(image, 90, chroma);
+    encoded.expect("encoding to memory").to_vec()
+}
+
+/// A small JPEG, different for every number.
 pub fn photo(number: u32) -> Vec<u8> {
     let (width, height) = (24 + number as usize % 7, 20 + number as usize % 5);
     let value = |x: usize, y: usize, step: usize| (x * 9 + y * 5 + number as usize * step) as u8;
@@ -30,16 +48,7 @@ pub fn photo(number: u32) -> Vec<u8> {
         .flat_map(|y| (0..width).map(move |x| (x, y)))
         .flat_map(|(x, y)| [37, 11, 71].map(|step| value(x, y, step)))
         .collect();
-    let image = turbojpeg::Image {
-        pixels: &pixels[..],
-        width,
-        pitch: width * 3,
-        height,
-        format: turbojpeg::PixelFormat::RGB,
-    };
-    turbojpeg::compress(image, 90, turbojpeg::Subsamp::Sub2x2)
-        .expect("encoding to memory")
-        .to_vec()
+    encode_jpeg(&pixels, width, height, turbojpeg::Subsamp::Sub2x2)
 }
 
 /// A Hugging Face shard of row groups of such rows; the label is the row's number in the shard.

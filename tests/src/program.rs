@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tempfile::TempDir;
 
+use crate::photos::encode_jpeg;
 use crate::s3::S3Server;
 use crate::shards::labelled_shard;
 
@@ -145,16 +146,7 @@ pub fn jpeg(number: u32) -> Vec<u8> {
             }
         }
     }
-    let image = turbojpeg::Image {
-        pixels: pixels.as_slice(),
-        width,
-        pitch: 3 * width,
-        height,
-        format: turbojpeg::PixelFormat::RGB,
-    };
-    turbojpeg::compress(image, 90, turbojpeg::Subsamp::Sub2x2)
-        .expect("a sound image")
-        .to_vec()
+    encode_jpeg(&pixels, width, height, turbojpeg::Subsamp::Sub2x2)
 }
 
 /// Writes `shards` Hugging Face shards of `row_groups` x `rows` JPEGs into `folder`, as

@@ -49,7 +49,7 @@ pub(crate) struct Args {
     /// Measure nothing: take the costs of --simulate from this report (--json).
     #[arg(
         long, value_name = "FILE", requires = "simulate", hide_short_help = true,
-        conflicts_with_all = ["urls", "recipe", "tune"]
+        conflicts_with_all = ["urls", "recipe", "tune", "consumer", "html", "trace"]
     )]
     pub measured: Option<PathBuf>,
     /// Search the settings of speed, and write what is faster to this file.
@@ -199,22 +199,19 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         "--seconds {seconds} must be a positive number"
     );
     let is_stepping = args.consumer == Some(ConsumerChoice::Step);
-    let draft = || {
-        args.recipe
-            .as_deref()
-            .map(|path| Draft::read(path, &args.sets))
-    };
-    let recipe = match draft().transpose()? {
+    let path = args.recipe.as_deref();
+    let draft = path.map(|path| Draft::read(path, &args.sets));
+    let recipe = match draft.transpose()? {
         Some(draft) if is_stepping => Some(draft.pretraining()?),
         Some(draft) => Some(draft.without_model()?),
         None if is_stepping => bail!("--consumer step needs the --recipe whose steps are computed"),
         None => None,
     };
-    let of_recipe = recipe.as_ref().filter(|_| is_stepping);
-    let device = args
-        .device
-        .or_else(|| of_recipe.map(|recipe| recipe.device))
-        .unwrap_or_default();
+    let device = match &recipe {
+        Some(recipe) if is_stepping => recipe.device,
+        _ => DeviceChoice::default(),
+    };
+    let device = args.device.unwrap_or(device);
     if let (DeviceChoice::Cpu, Some(jpeg)) = (device, args.jpeg) {
         bail!(
             "--jpeg {jpeg} chooses who decodes JPEGs on a GPU, and the device is cpu, where the \

@@ -94,8 +94,9 @@ impl Progress {
         Self { work, watcher }
     }
 
-    /// Something else is done from now on, with these lines below.
-    pub(crate) fn tell(&self, what: String, below: Vec<String>) {
+    /// Something else is done from now on, with no lines below.
+    pub(crate) fn tell(&self, what: String) {
+        let below = Vec::new();
         *self.work.shown() = Shown { what, below };
     }
 

@@ -30,7 +30,7 @@ impl Board {
     /// This is done now.
     pub(super) fn tell(&self, what: &str) {
         self.recent.borrow_mut().clear();
-        self.progress.tell(format!("profiling: {what}"), Vec::new());
+        self.progress.tell(format!("profiling: {what}"));
     }
 
     /// A trial is done.

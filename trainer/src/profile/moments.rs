@@ -27,23 +27,16 @@ pub(super) const STAGES: [&str; 4] = ["store", "unpacking", "decoding", "consume
 impl Moment {
     fn new(since: &PipelineStats, at_s: f64) -> Self {
         let seconds = since.wall_s.max(1e-9);
-        let [fetch, unpack, decode, consume] =
-            [Stage::Fetch, Stage::Unpack, Stage::Decode, Stage::Consume]
-                .map(|stage| since.stage(stage));
-        let share = |stage: &nepa_pipeline::StageStats| {
-            (stage.busy_s / seconds / stage.workers.max(1) as f64).min(1.0)
-        };
-        // A request is counted when it ends; how many there are is known at each moment.
-        let in_flight = fetch.queue_fill / fetch.workers.max(1) as f64;
+        let fetch = since.stage(Stage::Fetch);
         Self {
             at_s,
-            images_a_second: decode.items as f64 / seconds,
+            images_a_second: since.stage(Stage::Decode).items as f64 / seconds,
             bytes_a_second: fetch.bytes as f64 / seconds,
             busy: [
-                in_flight.min(1.0),
-                share(unpack),
-                share(decode),
-                share(consume),
+                (fetch.busy_s / seconds / fetch.workers.max(1) as f64).min(1.0),
+                since.share(Stage::Unpack),
+                since.share(Stage::Decode),
+                since.share(Stage::Consume),
             ],
         }
     }

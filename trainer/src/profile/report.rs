@@ -8,6 +8,7 @@ use super::kernel::Threads;
 use super::ladder::{Known, Ladder, Limit, Rate, bytes_an_image, middle};
 use super::moments::Moment;
 use super::plan::{Found, Kind, Subject};
+use super::rungs::name;
 use super::saved::VERSION;
 use super::simulate::{Costs, Scenario, Simulated};
 use super::trial::{FirstBatch, Trial};
@@ -295,7 +296,8 @@ impl Report {
         let ladder = &self.ladder;
         let head = "ceilings, each stage by itself";
         println!("\n{head:<45}images/s");
-        let row = |name: &str, rate: Option<Rate>| {
+        let row = |key: &str, rate: Option<Rate>| {
+            let name = name(key);
             let shown = rate.map_or_else(
                 || "not measured".to_owned(),
                 |rate| {
@@ -309,17 +311,17 @@ impl Report {
             );
             println!("  {name:<42}{shown}");
         };
-        row("as it is", Some(ladder.as_is));
-        row("store, without decoding", Some(ladder.store));
-        row("unpacking alone", ladder.unpack.map(Rate::known));
-        row("decoding, without the store", ladder.decode);
+        row("as_is", Some(ladder.as_is));
+        row("store", Some(ladder.store));
+        row("unpack", ladder.unpack.map(Rate::known));
+        row("decode", ladder.decode);
         row(
             "unpacking and decoding",
             ladder.decode.map(|_| ladder.processor()),
         );
-        row("order and batches alone", ladder.assembly);
+        row("assembly", ladder.assembly);
         if ladder.consumer.is_some() {
-            row("the consumer", ladder.consumer);
+            row("consumer", ladder.consumer);
         }
     }
 

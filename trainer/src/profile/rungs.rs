@@ -1,5 +1,6 @@
 //! The rungs of a ladder by the keys of its JSON, for pages and comparisons: one that is new there
 //! is shown without a change here.
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::ladder::Rate;
@@ -39,19 +40,8 @@ pub(super) fn name(key: &str) -> String {
 
 /// A rate of the JSON: a number, or the middle, the least and the greatest of several.
 pub(super) fn rate(value: &Value) -> Option<Rate> {
-    let of = |key: &str| value.get(key).and_then(Value::as_f64);
-    match value.as_f64() {
-        Some(rate) => Some(Rate {
-            median: rate,
-            least: rate,
-            most: rate,
-        }),
-        None => Some(Rate {
-            median: of("median")?,
-            least: of("least")?,
-            most: of("most")?,
-        }),
-    }
+    let several = || Rate::deserialize(value).ok();
+    value.as_f64().map(Rate::known).or_else(several)
 }
 
 /// Keys in the order in which they are shown; others come behind.

@@ -193,7 +193,6 @@ impl Costs {
     fn processor(&self, scenario: &Scenario) -> Option<f64> {
         let unpack = self.ladder.unpack.map_or(Rate::FREE, Rate::known);
         let rate = self.ladder.decode?.together(unpack).median;
-        let at_work = |threads: f64, cores: f64| threads.min(cores);
         let (threads, cores) = (self.decode_threads as f64, self.cores as f64);
         // What the network takes of the cores.
         let alone = match self.verdict.limit {
@@ -204,7 +203,7 @@ impl Costs {
         };
         let more_cores = scenario.cores.unwrap_or(cores);
         let more_threads = scenario.threads.or(scenario.cores).unwrap_or(threads);
-        Some(rate * alone * at_work(more_threads, more_cores) / at_work(threads, cores))
+        Some(rate * alone * more_threads.min(more_cores) / threads.min(cores))
     }
 
     /// What a scenario would give.

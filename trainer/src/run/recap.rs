@@ -146,13 +146,16 @@ pub(crate) fn resume_command(options: &Options) -> String {
     for data in data {
         command += &url("--data", data);
     }
-    for set in sets {
-        command += &format!(" --set {}", quoted(set));
-    }
+    command += &set_flags(sets);
     if let Some(address) = metrics_addr {
         command += &format!(" --metrics-addr {address}");
     }
     command + &format!(" --out {} --resume", quoted(out))
+}
+
+fn set_flags(sets: &[String]) -> String {
+    let flags = sets.iter().map(|set| format!(" --set {}", quoted(set)));
+    flags.collect()
 }
 
 /// The command that finds out why the loader is as fast as it is, as far as it is known here.
@@ -161,9 +164,7 @@ fn profile_command(options: &Options) -> String {
         "nepa profile --recipe {}",
         quoted(&options.recipe.to_string_lossy())
     );
-    for set in &options.sets {
-        command += &format!(" --set {}", quoted(set));
-    }
+    command += &set_flags(&options.sets);
     for data in &options.data {
         command += &format!(" {}", quoted(&nepa_pipeline::redact(data)));
     }

@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use image::imageops::FilterType;
 use nepa_benchmarks::{open, samples};
 use nepa_pipeline::{IoRuntime, decode_rgb};
+use nepa_tests::photos::encode_jpeg;
 use nepa_tests::shards::{labelled_shard_with, properties};
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use tempfile::TempDir;
@@ -147,15 +148,13 @@ fn resized(photo: &[u8], width: u32, height: u32) -> Option<Vec<u8>> {
     let rgb = decode_rgb(photo, true).ok()?;
     let image = image::RgbImage::from_raw(rgb.width, rgb.height, rgb.data)?;
     let image = image::imageops::resize(&image, width, height, FilterType::Triangle);
-    let pixels = turbojpeg::Image {
-        pixels: image.as_raw().as_slice(),
-        width: width as usize,
-        pitch: 3 * width as usize,
-        height: height as usize,
-        format: turbojpeg::PixelFormat::RGB,
-    };
-    let jpeg = turbojpeg::compress(pixels, 90, turbojpeg::Subsamp::Sub2x2).ok()?;
-    Some(jpeg.to_vec())
+    let (width, height) = (width as usize, height as usize);
+    Some(encode_jpeg(
+        &image,
+        width,
+        height,
+        turbojpeg::Subsamp::Sub2x2,
+    ))
 }
 
 fn png(photo: &[u8]) -> anyhow::Result<Vec<u8>> {
