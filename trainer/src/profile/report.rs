@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::captured::Survey;
 use super::histogram::Histogram;
-use super::kernel::Threads;
+use super::kernel::{Threads, Use};
 use super::ladder::{Known, Ladder, Limit, Rate, bytes_an_image, middle};
 use super::moments::Moment;
 use super::plan::{Found, Kind, Subject};
@@ -148,8 +148,6 @@ impl Report {
         });
         let own = middle(as_is(), |trial| Some(trial.kernel.own)).unwrap_or(0.0);
         let parts = dataset.shards().iter().flat_map(|shard| &shard.parts);
-        // Decoding alone loads the processor whatever the store does.
-        let busiest = found.of(Kind::Decode).chain(as_is()).last()?;
         let evidence = Evidence {
             in_flight: store.in_flight,
             max_requests: subject.io.max_requests,
@@ -173,7 +171,7 @@ impl Report {
             mixing: subject.mixing.as_ref().and_then(badly_mixed),
             threads: config.decode_threads,
             cores: subject.cores,
-            kernel: busiest.kernel,
+            kernel: kernel(found),
             survey: found.survey.clone(),
             codecs: codecs(subject),
             anew_side: found.anew_side,
@@ -416,6 +414,22 @@ impl Report {
             println!("  {} ms  {}", digits(slow.ms), slow.form);
             println!("    {}", slow.place);
         }
+    }
+}
+
+/// What the processor did in the trials that load it whatever the store does: decoding alone, or
+/// where there are none, the loader as it is.
+fn kernel(found: &Found) -> Use {
+    let kinds = [Kind::Decode, Kind::AsIs];
+    let kind = kinds
+        .into_iter()
+        .find(|kind| found.of(*kind).next().is_some());
+    let of = |value: fn(&Use) -> Option<f64>| middle(found.of(kind?), |trial| value(&trial.kernel));
+    Use {
+        own: of(|kernel| Some(kernel.own)).unwrap_or(0.0),
+        others: of(|kernel| kernel.others),
+        wait_share: of(|kernel| kernel.wait_share),
+        throttled: of(|kernel| kernel.throttled),
     }
 }
 

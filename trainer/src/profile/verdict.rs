@@ -358,6 +358,13 @@ fn dear(formats: &[FormatCost]) -> Option<(&FormatCost, f64, f64)> {
 
 /// What limits, and what to do.
 pub(super) fn judge(ladder: &Ladder, evidence: &Evidence) -> Verdict {
+    // Where others take the cores, the one thread that hands images out waits for one, too: its
+    // rate is then none of its own.
+    let is_crowded = crowd(evidence).is_some();
+    let ladder = &Ladder {
+        assembly: ladder.assembly.filter(|_| !is_crowded),
+        ..ladder.clone()
+    };
     let looks = Looks {
         ladder,
         evidence,
@@ -835,6 +842,18 @@ mod tests {
         assert_eq!(crowded.name, "another program");
         // 1 / (1 - 0.4): they need not wait then.
         assert!((crowded.gain - 2.0 / 3.0).abs() < 0.01, "{crowded:?}");
+        // They slow the thread that hands images out as well.
+        let slow_hand = Ladder {
+            assembly: Some(rate(950.0)),
+            ..ladder()
+        };
+        let crowd = Evidence {
+            kernel,
+            ..evidence()
+        };
+        let both = judge(&slow_hand, &crowd);
+        assert_eq!((both.limit, both.next), (Limit::Processor, Limit::Store));
+        assert_eq!(both.causes[0], crowded);
         // Others who take idle cores are in nobody's way.
         let idle = Use {
             wait_share: Some(0.01),
