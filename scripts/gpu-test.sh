@@ -19,6 +19,6 @@ cuda=(env -u CUDA_PATH -u CUDA_ROOT -u CUDA_TOOLKIT_ROOT_DIR NEPA_NVCC="$NVCC" N
     CUDA_HOME="$stubs" NEPA_CUDA_STUBS="$stubs/lib" CUDA_COMPUTE_CAP=90)
 options=(--locked --workspace --features "nepa-trainer/cuda,nepa-benchmarks/cuda,nepa-tests/cuda"
     --config 'profile.dev.package.candle-kernels.codegen-units=1')
-# With the test, as tests choose features of dependencies.
-"${cuda[@]}" cargo build "${options[@]}" --bins --test cuda
+# With the test, as tests choose features of dependencies; of the programs the one that it runs.
+"${cuda[@]}" cargo build "${options[@]}" --bin nepa --test cuda
 "${cuda[@]}" cargo test "${options[@]}" --test cuda -- --show-output "$@"

@@ -68,7 +68,7 @@ pub(crate) struct Args {
     pub compare: Vec<PathBuf>,
     /// Also write when each request, image and batch began and ended.
     ///
-    /// Of the last trial of the loader as it is: JSON that https://ui.perfetto.dev opens.
+    /// Of the second trial of the loader as it is: JSON that https://ui.perfetto.dev opens.
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub trace: Option<PathBuf>,
     /// Column with the images: its name, or `struct.field`.

@@ -8,8 +8,8 @@ use anyhow::Context;
 use bytes::Bytes;
 use nepa_pipeline::random::{Purpose, sample_stream};
 use nepa_pipeline::{
-    CpuBackend, Dataset, Decode, ImageBackend, IoConfig, IoRuntime, Latencies, LoaderConfig,
-    PlannedImage, SampleId, decode_rgb, open_url,
+    CpuBackend, Dataset, Decode, ImageBackend, ImageFormat, IoConfig, IoRuntime, JpegFacts,
+    JpegProcess, Latencies, LoaderConfig, PlannedImage, SampleId, decode_rgb, open_url,
 };
 use serde::Serialize;
 
@@ -23,6 +23,8 @@ const MOST_BYTES: usize = 64 << 20;
 const MOST_IMAGES: usize = 4096;
 /// Bytes of a row group of the local shard.
 const ROW_GROUP: u64 = 4 << 20;
+/// Images of the local shard at least, as far as [`MOST_BYTES`] goes.
+const LEAST_STORED: usize = 512;
 /// Time to measure single images.
 const SURVEY: Duration = Duration::from_secs(2);
 /// Slowest images that are named.
@@ -31,6 +33,11 @@ const SLOWEST: usize = 3;
 const STORED_ANEW: usize = 256;
 /// Quality of a JPEG that is stored anew.
 const QUALITY: i32 = 90;
+
+/// JPEGs of several scans: each has to be decoded whole.
+pub(super) const PROGRESSIVE: &str = "progressive JPEG";
+/// JPEGs of one scan.
+pub(super) const BASELINE: &str = "JPEG";
 
 /// Images that are kept.
 #[derive(Debug, Default)]
@@ -178,7 +185,7 @@ impl Captured {
             let time = since.elapsed();
             times.add(time);
             let ms = time.as_secs_f64() * 1e3;
-            let format = format!("{:?}", header.format).to_uppercase();
+            let format = format_name(header.format, bytes);
             let megapixels = f64::from(header.width) * f64::from(header.height) / 1e6;
             let values = [1.0, ms, bytes.len() as f64, megapixels];
             formats.add(format.clone(), values);
@@ -216,16 +223,12 @@ impl Captured {
         io: &IoConfig,
         runtime: &IoRuntime,
     ) -> anyhow::Result<std::sync::Arc<Dataset>> {
-        store(
-            self.images.iter().map(|(_, bytes)| bytes.clone()),
-            folder,
-            io,
-            runtime,
-        )
+        let images = self.images.iter().map(|(_, bytes)| bytes.clone());
+        store(&images.collect::<Vec<_>>(), folder, io, runtime)
     }
 
-    /// Some of the images stored anew as JPEG, the shorter side no longer than `side`, as a data
-    /// set; none where no image can be decoded.
+    /// Some of the images, those that are no baseline JPEG or whose shorter side is longer than
+    /// `side` stored anew, as a data set; none where no image can be decoded.
     pub(super) fn stored_anew(
         &self,
         side: u32,
@@ -240,7 +243,17 @@ impl Captured {
         if anew.is_empty() {
             return Ok(None);
         }
-        store(anew.into_iter(), folder, io, runtime).map(Some)
+        store(&anew, folder, io, runtime).map(Some)
+    }
+}
+
+/// Name of a format; one whose decoding costs another multiple of the rest is one of its own.
+fn format_name(format: ImageFormat, bytes: &[u8]) -> String {
+    let facts = (format == ImageFormat::Jpeg).then(|| JpegFacts::of(bytes));
+    let process = facts.flatten().map(|facts| facts.process);
+    match process {
+        Some(JpegProcess::Progressive) => PROGRESSIVE.to_owned(),
+        _ => format!("{format:?}").to_uppercase(),
     }
 }
 
@@ -249,12 +262,16 @@ fn place(dataset: &Dataset, id: SampleId) -> String {
     format!("{}, row group {}, row {}", shard.url, id.row_group, id.row)
 }
 
-/// An image as a JPEG whose shorter side is no longer than `side`; none of a broken one.
+/// An image as a baseline JPEG whose shorter side is no longer than `side`; none of a broken one.
 fn as_jpeg(bytes: &Bytes, side: u32) -> Option<Bytes> {
     let rgb = decode_rgb(bytes, true).ok()?;
     let (width, height) = (rgb.width, rgb.height);
     let mut image = image::RgbImage::from_raw(width, height, rgb.data)?;
     let shorter = width.min(height);
+    let format = ImageFormat::of(bytes).map(|format| format_name(format, bytes));
+    if shorter <= side && format.as_deref() == Some(BASELINE) {
+        return Some(bytes.clone());
+    }
     if shorter > side {
         let scaled =
             |length: u32| (u64::from(length) * u64::from(side) / u64::from(shorter)).max(1) as u32;
@@ -273,8 +290,9 @@ fn as_jpeg(bytes: &Bytes, side: u32) -> Option<Bytes> {
     Some(Bytes::copy_from_slice(&jpeg))
 }
 
+/// Few images are stored several times: an epoch of fewer than a batch is slow by itself.
 fn store(
-    images: impl Iterator<Item = Bytes>,
+    images: &[Bytes],
     folder: &Path,
     io: &IoConfig,
     runtime: &IoRuntime,
@@ -283,9 +301,12 @@ fn store(
     let folder = folder.to_string_lossy().into_owned();
     let url = open_url(&folder, io)?;
     let mut writer = ShardWriter::new(runtime, &url, "images.parquet", None, &[], ROW_GROUP)?;
+    let bytes = images.iter().map(Bytes::len).sum::<usize>().max(1);
+    let times = LEAST_STORED.div_ceil(images.len()).min(MOST_BYTES / bytes);
+    let images = std::iter::repeat_n(images, times.max(1)).flatten();
     for (number, bytes) in images.enumerate() {
         writer.push(PackedImage {
-            bytes,
+            bytes: bytes.clone(),
             path: number.to_string(),
             label: None,
         })?;
@@ -296,4 +317,28 @@ fn store(
         ..nepa_pipeline::DatasetConfig::default()
     };
     Ok(Dataset::open(&config, io, runtime)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progressive_jpegs_are_a_format_of_their_own() {
+        let named = |is_progressive| {
+            let mut compressor = turbojpeg::Compressor::new().unwrap();
+            compressor.set_progressive(is_progressive).unwrap();
+            let image = turbojpeg::Image {
+                pixels: [90; 3 * 16 * 16].as_slice(),
+                width: 16,
+                pitch: 3 * 16,
+                height: 16,
+                format: turbojpeg::PixelFormat::RGB,
+            };
+            let bytes = compressor.compress_to_vec(image).unwrap();
+            format_name(ImageFormat::Jpeg, &bytes)
+        };
+        assert_eq!([named(false), named(true)], ["JPEG", PROGRESSIVE]);
+        assert_eq!(format_name(ImageFormat::Png, b"\x89PNG"), "PNG");
+    }
 }

@@ -11,8 +11,8 @@ use super::moments::{Moment, Watch};
 use crate::run::{Batches, Stepper};
 use crate::signals::received;
 
-/// Between two looks for a signal.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Between two looks for a signal and for bytes that have come.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Share of a trial for which batches are taken before it is measured: queues are full by then.
 const SETTLE: f64 = 0.2;
 /// So many batches tell a rate.
@@ -109,6 +109,8 @@ pub(super) struct Trial {
     pub(super) bad: u64,
     /// What the store did.
     pub(super) io: IoCounters,
+    /// When its bytes came.
+    pub(super) arrivals: Arrivals,
     /// What the stages did.
     pub(super) stats: PipelineStats,
     /// What the processor did.
@@ -133,7 +135,8 @@ impl Trial {
 
     /// Bytes that came a second, from the store or its cache.
     pub(super) fn bytes_a_second(&self) -> f64 {
-        (self.io.bytes + self.io.cache_hit_bytes) as f64 / self.seconds
+        let all = all_bytes(&self.io) as f64 / self.seconds;
+        self.arrivals.rate(self.seconds).unwrap_or(all)
     }
 
     /// Requests in flight, on average.
@@ -150,6 +153,39 @@ impl Trial {
     /// Who decoded on a GPU.
     pub(super) fn decoders(&self) -> Option<&DecoderStats> {
         self.stats.decoders.as_ref()
+    }
+}
+
+/// Bytes from the store or its cache.
+fn all_bytes(io: &IoCounters) -> u64 {
+    io.bytes + io.cache_hit_bytes
+}
+
+/// When bytes came: answers to requests that were sent together come together, a wave in each time
+/// to the first byte. From one wave to another they make a rate; a trial that holds four waves or
+/// five does not.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Arrivals {
+    /// Bytes when it was looked at last.
+    seen: u64,
+    /// The first and the last time at which more were seen, in seconds, and how many there were.
+    ends: Option<[(f64, u64); 2]>,
+}
+
+impl Arrivals {
+    fn look(&mut self, at_s: f64, bytes: u64) {
+        if bytes > self.seen {
+            let now = (at_s, bytes);
+            self.ends = Some([self.ends.map_or(now, |ends| ends[0]), now]);
+        }
+        self.seen = bytes;
+    }
+
+    /// Bytes a second; none where they came in less than half of the time.
+    fn rate(&self, seconds: f64) -> Option<f64> {
+        let [first, last] = self.ends?;
+        let passed = last.0 - first.0;
+        (passed > seconds / 2.0).then(|| (last.1 - first.1) as f64 / passed)
     }
 }
 
@@ -194,12 +230,17 @@ pub(super) fn run(
         }
     }
     // What came ahead is taken before time is measured.
-    take_for(&mut source, rules.length.mul_f64(SETTLE), &mut rules)?;
+    take_for(
+        &mut source,
+        dataset,
+        rules.length.mul_f64(SETTLE),
+        &mut rules,
+    )?;
     let (before_io, before) = (dataset.io_counters(), source.stats());
     rules.watch.begin();
     let kernel = Reading::now();
     let length = rules.length.mul_f64(1.0 - SETTLE);
-    let taken = take_for(&mut source, length, &mut rules)?;
+    let taken = take_for(&mut source, dataset, length, &mut rules)?;
     let kernel_now = Reading::now();
     if taken.seconds < length.as_secs_f64() / 4.0 {
         return Ok(None);
@@ -212,6 +253,7 @@ pub(super) fn run(
         last_s: taken.last_s,
         bad: taken.bad,
         io: dataset.io_counters().since(&before_io),
+        arrivals: taken.arrivals,
         stats: source.stats().since(&before),
         kernel: kernel.until(&kernel_now),
         threads: kernel.threads_until(&kernel_now),
@@ -228,13 +270,26 @@ struct Sum {
     bad: u64,
     batches: u64,
     last_s: f64,
+    arrivals: Arrivals,
 }
 
 /// Takes batches for so long, or until a signal comes.
-fn take_for(source: &mut Source, length: Duration, rules: &mut Rules<'_>) -> anyhow::Result<Sum> {
+fn take_for(
+    source: &mut Source,
+    dataset: &Dataset,
+    length: Duration,
+    rules: &mut Rules<'_>,
+) -> anyhow::Result<Sum> {
     let (since, mut sum) = (Instant::now(), Sum::default());
+    sum.arrivals.seen = all_bytes(&dataset.io_counters());
+    let mut look_at = Duration::ZERO;
     while since.elapsed() < length && received().is_none() {
         rules.watch.look(|| source.stats());
+        if since.elapsed() >= look_at {
+            let bytes = all_bytes(&dataset.io_counters());
+            sum.arrivals.look(since.elapsed().as_secs_f64(), bytes);
+            look_at = since.elapsed() + LOOK_EVERY;
+        }
         let left = length.saturating_sub(since.elapsed());
         if !source.wait(left.min(LOOK_EVERY)) {
             continue;
@@ -284,4 +339,28 @@ pub(super) fn step_alone(
     }
     let images = f64::from(steps) * batch.samples().len() as f64;
     Ok((steps > 0).then(|| images / since.elapsed().as_secs_f64()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wave_more_or_less_changes_no_rate() {
+        // Ten bytes every 200 ms, from two moments on; the trial takes a second.
+        for first_ms in [10, 190] {
+            let mut arrivals = Arrivals::default();
+            for ms in (0..1000_u32).step_by(10) {
+                let waves = (ms + 200 - first_ms) / 200;
+                arrivals.look(f64::from(ms) / 1e3, 10 * u64::from(waves));
+            }
+            let rate = arrivals.rate(1.0).unwrap();
+            assert!((rate - 50.0).abs() < 1.0, "{first_ms} ms: {rate}");
+        }
+        // One wave tells no rate.
+        let mut arrivals = Arrivals::default();
+        arrivals.look(0.5, 10);
+        arrivals.look(0.9, 10);
+        assert_eq!(arrivals.rate(1.0), None);
+    }
 }

@@ -1,7 +1,7 @@
 //! What limits, why, how that is known, and what would change it: a function of what was measured.
 use serde::Serialize;
 
-use super::captured::{FormatCost, Survey};
+use super::captured::{BASELINE, FormatCost, PROGRESSIVE, Survey};
 use super::kernel::Use;
 use super::ladder::{Ladder, Limit, Rate};
 use crate::console::words::{self, counted, digits, percent};
@@ -286,7 +286,7 @@ impl Looks<'_> {
         }
         if let Some(anew) = ladder.stored_anew {
             let form = match evidence.anew_side {
-                0 => "every image stored as JPEG".to_owned(),
+                0 => "every image stored as baseline JPEG".to_owned(),
                 side => format!("images stored as JPEG, shorter side {side} px"),
             };
             let processor = ladder.processor_with(anew);
@@ -343,17 +343,50 @@ fn crowd(evidence: &Evidence) -> Option<f64> {
         .filter(|others| waits && *others > OTHERS)
 }
 
-/// The format that is dearer than the others, with the share of the images and how much dearer.
+/// The format that is dearer than the others, with the share of the images and how much dearer;
+/// none where that makes little of the whole.
 fn dear(formats: &[FormatCost]) -> Option<(&FormatCost, f64, f64)> {
-    let jpeg = formats.iter().find(|cost| cost.format == "JPEG");
+    let is_baseline = |cost: &&FormatCost| cost.format == BASELINE;
+    let jpeg = formats.iter().find(is_baseline);
     let all = formats.iter().map(|cost| cost.images).sum::<usize>();
-    let others = formats.iter().filter(|cost| cost.format != "JPEG");
+    let others = formats.iter().filter(|cost| !is_baseline(cost));
     let dearest = others.max_by(|a, b| {
         let time = |cost: &FormatCost| cost.ms * cost.images as f64;
         time(a).total_cmp(&time(b))
     })?;
     let times = jpeg.map_or(f64::INFINITY, |jpeg| dearest.ms / jpeg.ms);
-    Some((dearest, dearest.images as f64 / all.max(1) as f64, times))
+    let share = dearest.images as f64 / all.max(1) as f64;
+    (times > DEAR && share * (times - 1.0) > WORTH).then_some((dearest, share, times))
+}
+
+/// Why images are dear that are cheaper if they are stored anew: the cause, and what shows it.
+fn dear_images(evidence: &Evidence) -> Option<(&'static str, String)> {
+    let formats = &evidence.survey.formats;
+    if let Some((cost, share, times)) = dear(formats) {
+        let than = if cost.format == PROGRESSIVE {
+            "a baseline one"
+        } else {
+            "a JPEG"
+        };
+        let costs = if times.is_finite() {
+            format!("cost {times:.1} times {than} ({})", milliseconds(cost.ms))
+        } else {
+            format!("cost {}", milliseconds(cost.ms))
+        };
+        let share = percent(share);
+        let because = format!("{share} of the images are {} and {costs}", cost.format);
+        return Some(("format", because));
+    }
+    // Else they kept their size.
+    (evidence.anew_side > 0).then(|| {
+        let pixels = formats.iter().map(|c| c.megapixels * c.images as f64);
+        let images = formats.iter().map(|c| c.images).sum::<usize>();
+        let because = format!(
+            "images of {} million pixels, of which the model sees few, keep the decode threads busy",
+            digits(pixels.sum::<f64>() / images.max(1) as f64)
+        );
+        ("large images", because)
+    })
 }
 
 /// What limits, and what to do.
@@ -600,45 +633,16 @@ fn processor(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Vec<Ca
         );
         causes.push(Cause::new("unpacking", because, advice).with(gain, None));
     }
-    if let Some(what) = anew {
-        let cost = dear(&evidence.survey.formats).filter(|(_, _, times)| *times > DEAR);
-        let found = if let Some((cost, share, times)) = cost {
-            let costs = if times.is_finite() {
-                format!("cost {times:.1} times a JPEG ({})", milliseconds(cost.ms))
-            } else {
-                format!("cost {}", milliseconds(cost.ms))
-            };
-            let because = format!(
-                "{} of the images are {} and {costs}",
-                percent(share),
-                cost.format
-            );
-            ("format", because)
-        } else {
-            let pixels = evidence
-                .survey
-                .formats
-                .iter()
-                .map(|c| c.megapixels * c.images as f64);
-            let images = evidence
-                .survey
-                .formats
-                .iter()
-                .map(|c| c.images)
-                .sum::<usize>();
-            let because = format!(
-                "images of {} million pixels, of which the model sees few, keep the decode threads busy",
-                digits(pixels.sum::<f64>() / images.max(1) as f64)
-            );
-            ("large images", because)
-        };
+    if let Some(what) = anew
+        && let Some((cause, because)) = dear_images(evidence)
+    {
         let advice = format!(
             "With {}: {} images/s ({}).",
             what.change,
             digits(what.rate.median),
             signed(what.gain)
         );
-        causes.push(Cause::new(found.0, found.1, advice).with(what.gain, None));
+        causes.push(Cause::new(cause, because, advice).with(what.gain, None));
     }
     if let Some(what) = more {
         let because = format!(
@@ -895,7 +899,11 @@ mod tests {
             stored_anew: Some(rate(2000.0)),
             ..ladder()
         };
-        assert_eq!(cause(&anew, &known).name, "large images");
+        let smaller = Evidence {
+            anew_side: 336,
+            ..evidence()
+        };
+        assert_eq!(cause(&anew, &smaller).name, "large images");
         let cost = |format: &str, images, ms| FormatCost {
             format: format.to_owned(),
             images,
@@ -919,6 +927,17 @@ mod tests {
             mixed.because.contains("25 %") && mixed.because.contains("2.3 times"),
             "{mixed:?}"
         );
+        // A few odd ones explain no gain.
+        let survey = Survey {
+            formats: vec![cost("JPEG", 98, 1.4), cost("PNG", 2, 3.2)],
+            ..Survey::default()
+        };
+        let few = Evidence {
+            survey,
+            anew_side: 0,
+            ..evidence()
+        };
+        assert_eq!(cause(&anew, &few).name, "cores");
         let threads = Ladder {
             more_threads: Some(rate(1900.0)),
             ..ladder()

@@ -107,7 +107,7 @@ pub(crate) fn show_end(
     );
     if let Some(waited) = waited {
         labelled("waited", &waited.text);
-        if waited.is_loader {
+        if waited.is_much {
             let profile = profile_command(options);
             labelled("", &format!("what would help: {profile}"));
         }

@@ -8,6 +8,8 @@ use crate::console::words::{self, digits, percent};
 
 /// A smaller share of waiting is none.
 const NOTHING: f64 = 0.01;
+/// From this share on the loader is worth a closer look.
+const MUCH: f64 = 0.05;
 /// A first batch that comes later is told of.
 const LATE: Duration = Duration::from_secs(5);
 /// A stage is named from this share of the waiting on.
@@ -71,8 +73,8 @@ pub(super) struct Known {
 pub(super) struct Verdict {
     /// As in `3 % of the time for data: the store (...)`.
     pub(super) text: String,
-    /// Whether the loader was waited for, so that it is worth a closer look.
-    pub(super) is_loader: bool,
+    /// Whether the loader was waited for so long that it is worth a closer look.
+    pub(super) is_much: bool,
 }
 
 impl Waits {
@@ -81,8 +83,7 @@ impl Waits {
         let first = self.first?;
         let share = self.waited.as_secs_f64() / known.time.as_secs_f64().max(1e-9);
         let share = share.min(1.0);
-        let is_loader = share >= NOTHING;
-        let what = if is_loader {
+        let what = if share >= NOTHING {
             self.cause(known)
         } else {
             "the step limits".to_owned()
@@ -93,7 +94,8 @@ impl Waits {
             String::new()
         };
         let text = format!("{late}{} of the time for data: {what}", percent(share));
-        Some(Verdict { text, is_loader })
+        let is_much = share >= MUCH;
+        Some(Verdict { text, is_much })
     }
 
     fn cause(&self, known: &Known) -> String {
@@ -207,7 +209,7 @@ mod tests {
         let waits = waits(3.0, 0.9, 0.02, 0.1);
         let verdict = waits.verdict(&known()).unwrap();
         assert_eq!(verdict.text, remote);
-        assert!(verdict.is_loader);
+        assert!(!verdict.is_much, "3 % is little");
         let throttled = Known {
             throttled: 1200,
             ..known()
@@ -275,7 +277,7 @@ mod tests {
     fn a_run_that_does_not_wait_is_limited_by_its_step() {
         let verdict = waits(0.2, 0.9, 0.0, 0.1).verdict(&known()).unwrap();
         assert_eq!(verdict.text, "0.2 % of the time for data: the step limits");
-        assert!(!verdict.is_loader);
+        assert!(!verdict.is_much);
         let late = Waits {
             first: Some(Duration::from_secs(12)),
             ..waits(0.2, 0.9, 0.0, 0.1)

@@ -12,11 +12,12 @@ use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use tempfile::TempDir;
 
 /// Photos that are taken.
-const PHOTOS: usize = 400;
+const PHOTOS: usize = 240;
+const FEW: usize = 80;
 /// Rows of a row group, unless it is said otherwise.
 const ROWS: usize = 40;
 /// Photos of twelve million pixels; they are large, so there are few.
-const LARGE: usize = 24;
+const LARGE: usize = 16;
 const LARGE_SIZE: (u32, u32) = (4000, 3000);
 
 /// A data set in a folder of its own.
@@ -24,6 +25,8 @@ const LARGE_SIZE: (u32, u32) = (4000, 3000);
 pub(crate) enum Shape {
     /// As they are.
     Plain,
+    /// The first of them, as many as a slow line brings in a few seconds.
+    Few,
     /// Five rows in a row group.
     SmallGroups,
     /// Twelve million pixels.
@@ -32,6 +35,10 @@ pub(crate) enum Shape {
     Shrunk(u32),
     /// One in so many is a PNG, the others are as they are.
     Png(usize),
+    /// One in so many is encoded anew as a progressive JPEG.
+    Progressive(usize),
+    /// The same as a baseline JPEG.
+    Anew(usize),
     Gzip,
     Zstd,
     /// All in one row group of a gigabyte, without an index of its pages.
@@ -83,11 +90,26 @@ impl Folders {
         Ok(folder)
     }
 
+    /// The photos, one in so many changed.
+    fn some(
+        &self,
+        every: usize,
+        change: impl Fn(&[u8]) -> anyhow::Result<Vec<u8>>,
+    ) -> anyhow::Result<Vec<Vec<u8>>> {
+        let photos = self.photos.iter().enumerate();
+        let changed = photos.map(|(n, photo)| match n % every {
+            0 => change(photo),
+            _ => Ok(photo.clone()),
+        });
+        changed.collect()
+    }
+
     fn shard(&self, shape: Shape) -> anyhow::Result<Vec<u8>> {
         let photos = || self.photos.iter().cloned();
         let plain = properties();
         let (images, rows, properties): (Vec<_>, _, _) = match shape {
             Shape::Plain => (photos().collect(), ROWS, plain),
+            Shape::Few => (photos().take(FEW).collect(), ROWS, plain),
             Shape::SmallGroups => (photos().collect(), 5, plain),
             Shape::Large => (self.large().to_vec(), 4, plain),
             Shape::Shrunk(side) => {
@@ -97,13 +119,14 @@ impl Folders {
                 });
                 (shrunk.collect(), ROWS, plain)
             }
-            Shape::Png(every) => {
-                let mixed = self.photos.iter().enumerate();
-                let mixed = mixed.map(|(n, photo)| match n % every {
-                    0 => png(photo),
-                    _ => Ok(photo.clone()),
-                });
-                (mixed.collect::<anyhow::Result<_>>()?, ROWS, plain)
+            Shape::Png(every) => (self.some(every, png)?, ROWS, plain),
+            Shape::Progressive(every) => {
+                let progressive = |photo: &[u8]| jpeg(photo, true);
+                (self.some(every, progressive)?, ROWS, plain)
+            }
+            Shape::Anew(every) => {
+                let baseline = |photo: &[u8]| jpeg(photo, false);
+                (self.some(every, baseline)?, ROWS, plain)
             }
             Shape::Gzip => {
                 let gzip = Compression::GZIP(GzipLevel::default());
@@ -155,6 +178,22 @@ fn resized(photo: &[u8], width: u32, height: u32) -> Option<Vec<u8>> {
         height,
         turbojpeg::Subsamp::Sub2x2,
     ))
+}
+
+fn jpeg(photo: &[u8], is_progressive: bool) -> anyhow::Result<Vec<u8>> {
+    let rgb = decode_rgb(photo, true)?;
+    let mut compressor = turbojpeg::Compressor::new()?;
+    compressor.set_quality(90)?;
+    compressor.set_subsamp(turbojpeg::Subsamp::Sub2x2)?;
+    compressor.set_progressive(is_progressive)?;
+    let width = rgb.width as usize;
+    Ok(compressor.compress_to_vec(turbojpeg::Image {
+        pixels: rgb.data.as_slice(),
+        width,
+        pitch: 3 * width,
+        height: rgb.height as usize,
+        format: turbojpeg::PixelFormat::RGB,
+    })?)
 }
 
 fn png(photo: &[u8]) -> anyhow::Result<Vec<u8>> {

@@ -1,138 +1,14 @@
 //! The plants: what is made slow, what should be said of it, and the change that is really made.
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
-
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use nepa_benchmarks::median;
-use nepa_tests::s3::{Options, S3Server};
 use serde_json::Value;
 
 use crate::data::{Folders, Shape};
+use crate::setup::{Setup, Store};
 
-/// Where the shards are.
-#[derive(Clone, Copy)]
-pub(crate) enum Store {
-    Disk,
-    /// A server with so many milliseconds to the first byte, and so many MB/s of its line (0: as
-    /// fast as it goes).
-    Server(u64, f64),
-}
-
-/// What is profiled.
-#[derive(Clone)]
-pub(crate) struct Setup {
-    pub(crate) shape: Shape,
-    pub(crate) store: Store,
-    pub(crate) flags: &'static str,
-    /// Two threads a core that do nothing but turn.
-    pub(crate) crowded: bool,
-    /// Only one core for the program.
-    pub(crate) one_core: bool,
-    /// A cache in this folder, through a recipe.
-    pub(crate) cache: Option<PathBuf>,
-    /// Whether it is filled before.
-    pub(crate) is_warm: bool,
-}
-
-impl Setup {
-    pub(crate) fn new(shape: Shape, store: Store, flags: &'static str) -> Self {
-        Self {
-            shape,
-            store,
-            flags,
-            crowded: false,
-            one_core: false,
-            cache: None,
-            is_warm: false,
-        }
-    }
-
-    /// What `nepa profile` finds.
-    pub(crate) fn profile(&self, folders: &Folders, seconds: f64) -> anyhow::Result<Value> {
-        if let Some(cache) = self.cache.as_ref().filter(|cache| cache.exists()) {
-            std::fs::remove_dir_all(cache)?;
-        }
-        if self.is_warm {
-            let fast = Self {
-                store: Store::Server(0, 0.0),
-                ..self.clone()
-            };
-            fast.run(folders, seconds / 2.0)?;
-        }
-        self.run(folders, seconds)
-    }
-
-    fn run(&self, folders: &Folders, seconds: f64) -> anyhow::Result<Value> {
-        let folder = folders.of(self.shape)?;
-        let work = tempfile::tempdir()?;
-        let json = work.path().join("profile.json");
-        let nepa = std::env::current_exe()?.with_file_name("nepa");
-        ensure!(nepa.exists(), "{} is not built", nepa.display());
-        let mut command = if self.one_core {
-            let mut pinned = Command::new("taskset");
-            pinned.args(["-c", "0"]).arg(nepa);
-            pinned
-        } else {
-            Command::new(nepa)
-        };
-        let server = match self.store {
-            Store::Disk => {
-                command.arg("profile").arg(&folder);
-                None
-            }
-            Store::Server(ms, mb) => {
-                let server = S3Server::start_with(Options {
-                    latency: Duration::from_millis(ms),
-                    line_bytes_per_s: (mb > 0.0).then_some(mb * 1e6),
-                    ..Options::default()
-                })?;
-                server.load_folder("plants", "", &folder)?;
-                command.args(["profile", "s3://plants"]);
-                command.envs(server.env());
-                Some(server)
-            }
-        };
-        if let Some(cache) = &self.cache {
-            let set = format!("io.cache_dir={}", cache.display());
-            command.args(["--recipe", "nepa-b14-in1k", "--set", &set]);
-        }
-        command.args(self.flags.split_whitespace());
-        command.args(["--seconds", &seconds.to_string(), "--json"]);
-        command.arg(&json);
-        let output = crowded(self.crowded, || command.output())?;
-        drop(server);
-        ensure!(
-            output.status.success(),
-            "{command:?} failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let found = std::fs::read(&json).context("it wrote no report")?;
-        Ok(serde_json::from_slice(&found)?)
-    }
-}
-
-/// Calls `body`, with other threads on every core if it is to be `crowded`.
-fn crowded<T>(crowded: bool, body: impl FnOnce() -> T) -> T {
-    let threads = match std::thread::available_parallelism() {
-        Ok(cores) if crowded => 2 * cores.get(),
-        _ => 0,
-    };
-    let turning = AtomicBool::new(true);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while turning.load(Relaxed) {
-                    std::hint::spin_loop();
-                }
-            });
-        }
-        let found = body();
-        turning.store(false, Relaxed);
-        found
-    })
-}
+/// Time of a real run, in seconds.
+pub(crate) const REALLY_S: f64 = 3.0;
+const TURNS: u32 = 2;
 
 /// A plant.
 struct Plant {
@@ -148,14 +24,22 @@ struct Plant {
 }
 
 impl Plant {
-    fn new(name: &'static str, setup: Setup, limit: &'static str, cause: &'static str) -> Self {
+    fn new(name: &'static str, setup: Setup) -> Self {
         Self {
             name,
             setup,
-            limit,
-            cause,
+            limit: "",
+            cause: "",
             note: "",
             change: None,
+        }
+    }
+
+    fn limited(self, limit: &'static str, cause: &'static str) -> Self {
+        Self {
+            limit,
+            cause,
+            ..self
         }
     }
 
@@ -173,93 +57,81 @@ impl Plant {
 
 /// All of them. The cache is in a folder that outlives them.
 fn plants(cache: &std::path::Path) -> Vec<Plant> {
-    use Shape::{Broken, Gzip, Large, OneGroup, Plain, Png, Shrunk, SmallGroups, Zstd};
+    use Shape::{
+        Anew, Broken, Few, Gzip, Large, OneGroup, Plain, Png, Progressive, Shrunk, SmallGroups,
+        Zstd,
+    };
     use Store::{Disk, Server};
-    let on = |shape| Setup::new(shape, Disk, "");
     let with = Setup::new;
-    let far = Server(200, 0.0);
-    let line = Server(0, 5.0);
+    let on = |shape| with(shape, Disk);
+    let far = || with(SmallGroups, Server(200, 0.0));
+    let near = || with(SmallGroups, Server(50, 0.0));
+    let large = || with(Large, Server(0, 27.0));
     let cached = |is_warm| Setup {
         cache: Some(cache.join(if is_warm { "warm" } else { "cold" })),
         is_warm,
-        ..with(Plain, Server(20, 1.0), "--batch 64")
+        batch: Some(64),
+        ..with(Few, Server(20, 5.0))
     };
+    let crowd = Setup {
+        crowded: true,
+        ..on(Plain)
+    };
+    let small_window = Setup {
+        window_mib: Some(1),
+        ..on(Plain)
+    };
+    let plant = Plant::new;
     vec![
-        Plant::new(
-            "5-row groups, 200 ms to the first byte",
-            with(SmallGroups, far, "--max-requests 8"),
-            "store",
-            "latency",
-        )
-        .changed(
-            "twice as many requests",
-            with(SmallGroups, far, "--max-requests 16"),
-        ),
-        Plant::new(
-            "another program on both cores",
-            Setup {
-                crowded: true,
-                ..on(Plain)
-            },
-            "processor",
-            "another program",
-        )
-        .changed("no other program", on(Plain)),
-        Plant::new(
-            "line of 27 MB/s, images of 12 Mpx, 1 thread",
-            with(Large, Server(0, 27.0), "--decode-threads 1"),
-            "processor",
-            "large images",
-        )
-        .changed(
-            "a decode thread more",
-            with(Large, Server(0, 27.0), "--decode-threads 2"),
-        ),
-        Plant::new(
-            "line of 5 MB/s",
-            with(Plain, line, ""),
-            "store",
-            "bandwidth",
-        )
-        .changed("no store", on(Plain)),
-        Plant::new(
-            "2 connections, 50 ms",
-            with(SmallGroups, Server(50, 0.0), "--max-requests 2"),
-            "store",
-            "latency",
-        )
-        .changed(
-            "twice as many requests",
-            with(SmallGroups, Server(50, 0.0), "--max-requests 4"),
-        ),
-        Plant::new(
-            "1 decode thread",
-            with(Plain, Disk, "--decode-threads 1"),
-            "processor",
-            "decode threads",
-        )
-        .changed("a decode thread more", on(Plain)),
-        Plant::new("images of 12 Mpx", on(Large), "processor", "large images")
+        plant("5-row groups, 200 ms, 8 requests", far().requests(8))
+            .limited("store", "latency")
+            .changed("twice as many requests", far().requests(16)),
+        plant("another program on both cores", crowd)
+            .limited("processor", "another program")
+            .changed("no other program", on(Plain)),
+        plant("27 MB/s, 12 Mpx, 1 thread", large().threads(1))
+            .limited("store", "bandwidth")
+            .changed("a decode thread more", large().threads(2)),
+        plant("line of 5 MB/s", with(Few, Server(0, 5.0)))
+            .limited("store", "bandwidth")
+            .changed("no store", on(Few)),
+        plant("2 connections, 50 ms", near().requests(2))
+            .limited("store", "latency")
+            .changed("twice as many requests", near().requests(4)),
+        plant("1 decode thread", on(Plain).threads(1))
+            .limited("processor", "decode threads")
+            .changed("a decode thread more", on(Plain).threads(2)),
+        plant("images of 12 Mpx", on(Large))
+            .limited("processor", "large images")
             .changed("images stored as JPEG", on(Shrunk(336))),
-        Plant::new("all PNG", on(Png(1)), "processor", "format")
-            .changed("every image stored as JPEG", on(Plain)),
-        Plant::new("a quarter PNG", on(Png(4)), "processor", "format")
-            .changed("every image stored as JPEG", on(Plain)),
-        Plant::new("gzip column", on(Gzip), "processor", "unpacking")
+        plant("all PNG", on(Png(1)))
+            .limited("processor", "format")
+            .changed("every image stored as baseline", on(Anew(1))),
+        plant("a quarter PNG", on(Png(4)))
+            .limited("processor", "format")
+            .changed("every image stored as baseline", on(Anew(4))),
+        plant("half progressive JPEG", on(Progressive(2)))
+            .limited("processor", "format")
+            .changed("every image stored as baseline", on(Anew(2))),
+        plant("gzip column", on(Gzip))
+            .limited("processor", "unpacking")
             .changed("columns without compression", on(Plain)),
-        Plant::new("zstd column", on(Zstd), "processor", ""),
-        Plant::new("row group of 1 GB", on(OneGroup), "processor", "")
+        plant("zstd column", on(Zstd)).limited("processor", ""),
+        plant("row group of 1 GB", on(OneGroup))
+            .limited("processor", "")
             .noted("largest row group has"),
-        Plant::new("2 % corrupt", on(Broken), "processor", "").noted("max_bad_fraction"),
-        Plant::new("cache, cold", cached(false), "store", "").noted("came from the cache"),
-        Plant::new("cache, warm", cached(true), "processor", "").noted("came from the cache"),
-        Plant::new(
-            "window of 1 MiB",
-            with(Plain, Disk, "--shuffle-window-mib 1"),
-            "processor",
-            "",
-        )
-        .noted("shuffle window is small"),
+        plant("2 % corrupt", on(Broken))
+            .limited("processor", "")
+            .noted("max_bad_fraction"),
+        plant("cache, cold", cached(false))
+            .limited("store", "")
+            .noted("came from the cache"),
+        plant("cache, warm", cached(true))
+            .limited("processor", "")
+            .noted("came from the cache"),
+        plant("window of 1 MiB", small_window)
+            .limited("processor", "")
+            .noted("shuffle window is small"),
     ]
 }
 
@@ -268,6 +140,7 @@ fn plants(cache: &std::path::Path) -> Vec<Plant> {
 struct Row {
     said: Vec<String>,
     right: usize,
+    profiled: Vec<f64>,
     before: Vec<f64>,
     after: Vec<f64>,
     foretold: Vec<f64>,
@@ -290,9 +163,10 @@ pub(crate) fn run_all(
         return Ok(());
     }
     println!(
-        "| plant | named | right | images/s | after the change | foretold | measured | within 15 % |"
+        "| plant | named | right | profiled, images/s | really | changed | foretold | measured | \
+         within 15 % |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|");
     for plant in wanted {
         let mut row = Row::default();
         for repeat in 1..=repeats {
@@ -309,10 +183,11 @@ impl Row {
     fn cells(&self, repeats: usize) -> String {
         let middle = |values: &[f64], digits| format!("{:.*}", digits, median(values));
         let change = if self.after.is_empty() {
-            " | | | ".to_owned()
+            " | | | | ".to_owned()
         } else {
             format!(
-                "{} | x {} | x {} | {} of {repeats}",
+                "{} | {} | x {} | x {} | {} of {repeats}",
+                middle(&self.before, 0),
                 middle(&self.after, 0),
                 middle(&self.foretold, 2),
                 middle(&self.measured, 2),
@@ -326,12 +201,12 @@ impl Row {
             "{} | {} of {repeats} | {} | {change}",
             said.join("; "),
             self.right,
-            middle(&self.before, 0),
+            middle(&self.profiled, 0),
         )
     }
 }
 
-/// Images a second of the loader as it is.
+/// Images a second of the loader as it is, by the profile.
 pub(crate) fn rate(found: &Value) -> f64 {
     found["images_per_second"]["median"].as_f64().unwrap_or(0.0)
 }
@@ -348,18 +223,24 @@ fn measure(plant: &Plant, folders: &Folders, seconds: f64, row: &mut Row) -> any
     let is_noted = notes.contains(plant.note);
     row.said.push(format!("{limit}: {}", names.join(", ")));
     row.right += usize::from(limit == plant.limit && is_named && is_noted);
-    row.before.push(rate(&found));
-    let Some((change, setup)) = &plant.change else {
+    row.profiled.push(rate(&found));
+    let Some((change, changed)) = &plant.change else {
         return Ok(());
     };
-    let after = rate(&setup.profile(folders, seconds)?);
+    // Both turn by turn, as the machine is not the same from second to second.
+    let [mut before, mut after] = [0.0; 2];
+    for _ in 0..TURNS {
+        before += plant.setup.really(folders, REALLY_S)? / f64::from(TURNS);
+        after += changed.really(folders, REALLY_S)? / f64::from(TURNS);
+    }
     let what_ifs = verdict["what_if"].as_array().map_or(&[][..], Vec::as_slice);
     let what = what_ifs.iter().find(|what| {
         let named = what["change"].as_str();
         named.is_some_and(|named| named.starts_with(change))
     });
+    row.before.push(before);
     row.after.push(after);
-    let measured = after / rate(&found);
+    let measured = after / before;
     row.measured.push(measured);
     let Some(what) = what else {
         // It foretold no gain.

@@ -1,11 +1,12 @@
-//! What `nepa profile --simulate` says beside what a profile of the real thing finds.
+//! What `nepa profile --simulate` says beside what a real run gives.
 use std::process::Command;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
 use crate::data::{Folders, Shape};
-use crate::plant::{Setup, Store, rate};
+use crate::plant::REALLY_S;
+use crate::setup::{Setup, Store, program};
 
 /// What is profiled, and scenarios of it, each with the setup that makes it real.
 struct Case {
@@ -15,60 +16,36 @@ struct Case {
 }
 
 fn cases() -> [Case; 2] {
-    let with = Setup::new;
-    let one_core = |setup| Setup {
-        one_core: true,
+    let with = |ms, mb| Setup::new(Shape::SmallGroups, Store::Server(ms, mb));
+    let local = || Setup::new(Shape::Plain, Store::Disk);
+    let taken = |setup, rate| Setup {
+        consumer: Some(rate),
         ..setup
     };
-    let small = Shape::SmallGroups;
+    let one_core = Setup {
+        one_core: true,
+        ..local()
+    };
     [
         Case {
             name: "5-row groups, 100 ms, 8 requests",
-            setup: with(small, Store::Server(100, 0.0), "--max-requests 8"),
+            setup: with(100, 0.0).requests(8),
             scenarios: vec![
-                (
-                    "requests=4",
-                    with(small, Store::Server(100, 0.0), "--max-requests 4"),
-                ),
-                (
-                    "requests=16",
-                    with(small, Store::Server(100, 0.0), "--max-requests 16"),
-                ),
-                (
-                    "latency=200",
-                    with(small, Store::Server(200, 0.0), "--max-requests 8"),
-                ),
-                (
-                    "latency=200,requests=16",
-                    with(small, Store::Server(200, 0.0), "--max-requests 16"),
-                ),
-                (
-                    "bandwidth=5",
-                    with(small, Store::Server(100, 5.0), "--max-requests 8"),
-                ),
-                (
-                    "consumer=100",
-                    with(
-                        small,
-                        Store::Server(100, 0.0),
-                        "--max-requests 8 --consumer 100",
-                    ),
-                ),
+                ("requests=4", with(100, 0.0).requests(4)),
+                ("requests=16", with(100, 0.0).requests(16)),
+                ("latency=200", with(200, 0.0).requests(8)),
+                ("latency=200,requests=16", with(200, 0.0).requests(16)),
+                ("bandwidth=5", with(100, 5.0).requests(8)),
+                ("consumer=100", taken(with(100, 0.0).requests(8), 100.0)),
             ],
         },
         Case {
             name: "photos on the disk",
-            setup: with(Shape::Plain, Store::Disk, ""),
+            setup: local(),
             scenarios: vec![
-                ("cores=1", one_core(with(Shape::Plain, Store::Disk, ""))),
-                (
-                    "threads=1",
-                    with(Shape::Plain, Store::Disk, "--decode-threads 1"),
-                ),
-                (
-                    "consumer=300",
-                    with(Shape::Plain, Store::Disk, "--consumer 300"),
-                ),
+                ("cores=1", one_core),
+                ("threads=1", local().threads(1)),
+                ("consumer=300", taken(local(), 300.0)),
             ],
         },
     ]
@@ -88,7 +65,7 @@ pub(crate) fn run(folders: &Folders, seconds: f64) -> anyhow::Result<()> {
         let costs = setup.profile(folders, seconds)?;
         for (scenario, real) in scenarios {
             let computed = simulate(&costs, scenario)?;
-            let really = rate(&real.profile(folders, seconds)?);
+            let really = real.really(folders, REALLY_S)?;
             let error = 100.0 * (computed / really - 1.0);
             println!("| {name} | {scenario} | {computed:.0} | {really:.0} | {error:+.0} % |");
         }
@@ -101,7 +78,7 @@ fn simulate(costs: &Value, scenario: &str) -> anyhow::Result<f64> {
     let work = tempfile::tempdir()?;
     let [measured, json] = ["measured.json", "simulated.json"].map(|name| work.path().join(name));
     std::fs::write(&measured, costs.to_string())?;
-    let mut command = Command::new(std::env::current_exe()?.with_file_name("nepa"));
+    let mut command = Command::new(program()?);
     command.args(["profile", "--simulate", scenario, "--measured"]);
     let output = command.arg(&measured).arg("--json").arg(&json).output()?;
     ensure!(
