@@ -36,7 +36,7 @@ fn the_example_classifier_gets_better_than_chance() {
             format!("{data}/train-*.parquet"),
             format!("{data}/val-*.parquet"),
         ])
-        .arg("150")
+        .arg("60")
         .output()
         .unwrap();
     let printed = String::from_utf8_lossy(&output.stdout);

@@ -29,6 +29,10 @@ const LEAST_STORED: usize = 512;
 const SURVEY: Duration = Duration::from_secs(2);
 /// Slowest images that are named.
 const SLOWEST: usize = 3;
+/// A format is dear where an image of it costs so many times a baseline JPEG, and all of them so
+/// much of the whole.
+const DEAR: f64 = 1.3;
+const MUCH: f64 = 0.05;
 /// Images that are stored anew, to see what that gives.
 const STORED_ANEW: usize = 256;
 /// Quality of a JPEG that is stored anew.
@@ -37,7 +41,7 @@ const QUALITY: i32 = 90;
 /// JPEGs of several scans: each has to be decoded whole.
 pub(super) const PROGRESSIVE: &str = "progressive JPEG";
 /// JPEGs of one scan.
-pub(super) const BASELINE: &str = "JPEG";
+const BASELINE: &str = "JPEG";
 
 /// Images that are kept.
 #[derive(Debug, Default)]
@@ -89,6 +93,24 @@ pub(super) struct Survey {
     pub shorter_side: u32,
     /// How many take how long.
     pub costs: Histogram,
+}
+
+impl Survey {
+    /// The format that is dearer than baseline JPEGs, with its share of the images and how much
+    /// dearer; none where that makes little of the whole.
+    pub(super) fn dear(&self) -> Option<(&FormatCost, f64, f64)> {
+        let is_baseline = |cost: &&FormatCost| cost.format == BASELINE;
+        let jpeg = self.formats.iter().find(is_baseline);
+        let all = self.formats.iter().map(|cost| cost.images).sum::<usize>();
+        let others = self.formats.iter().filter(|cost| !is_baseline(cost));
+        let dearest = others.max_by(|a, b| {
+            let time = |cost: &FormatCost| cost.ms * cost.images as f64;
+            time(a).total_cmp(&time(b))
+        })?;
+        let times = jpeg.map_or(f64::INFINITY, |jpeg| dearest.ms / jpeg.ms);
+        let share = dearest.images as f64 / all.max(1) as f64;
+        (times > DEAR && share * (times - 1.0) > MUCH).then_some((dearest, share, times))
+    }
 }
 
 /// Sums of images, milliseconds, bytes and megapixels by what images have in common.

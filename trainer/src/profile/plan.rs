@@ -12,7 +12,7 @@ use nepa_pipeline::{
 };
 
 use super::board::Board;
-use super::captured::{BASELINE, Captured, Survey};
+use super::captured::{Captured, Survey};
 use super::moments::{Moment, Watch};
 use super::trial::{Rules, Source, Trial, run, step_alone};
 use crate::output::Scratch;
@@ -435,7 +435,7 @@ impl Bench<'_> {
         let survey = self.captured.survey(&subject.dataset, &subject.config)?;
         let crop = subject.image_size;
         let is_large = f64::from(survey.shorter_side) > LARGE * f64::from(crop);
-        let is_odd = survey.formats.iter().any(|cost| cost.format != BASELINE);
+        let is_odd = survey.dear().is_some();
         let mut anew = None;
         if is_large || is_odd {
             let small = (f64::from(crop) * SMALL).ceil() as u32;

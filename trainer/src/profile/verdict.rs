@@ -1,7 +1,7 @@
 //! What limits, why, how that is known, and what would change it: a function of what was measured.
 use serde::Serialize;
 
-use super::captured::{BASELINE, FormatCost, PROGRESSIVE, Survey};
+use super::captured::{PROGRESSIVE, Survey};
 use super::kernel::Use;
 use super::ladder::{Ladder, Limit, Rate};
 use crate::console::words::{self, counted, digits, percent};
@@ -16,8 +16,6 @@ const CROWDED: f64 = 0.15;
 const OTHERS: f64 = 0.2;
 /// Share of the time that a control group is held back for that.
 const HELD_BACK: f64 = 0.05;
-/// Times that an image of another format costs as much, from which on it is a cause.
-const DEAR: f64 = 1.3;
 /// Row groups above this make the first batch late and take memory.
 const LARGE_PART: u64 = 256 << 20;
 /// Requests below this cost more for their number than for their bytes.
@@ -343,26 +341,10 @@ fn crowd(evidence: &Evidence) -> Option<f64> {
         .filter(|others| waits && *others > OTHERS)
 }
 
-/// The format that is dearer than the others, with the share of the images and how much dearer;
-/// none where that makes little of the whole.
-fn dear(formats: &[FormatCost]) -> Option<(&FormatCost, f64, f64)> {
-    let is_baseline = |cost: &&FormatCost| cost.format == BASELINE;
-    let jpeg = formats.iter().find(is_baseline);
-    let all = formats.iter().map(|cost| cost.images).sum::<usize>();
-    let others = formats.iter().filter(|cost| !is_baseline(cost));
-    let dearest = others.max_by(|a, b| {
-        let time = |cost: &FormatCost| cost.ms * cost.images as f64;
-        time(a).total_cmp(&time(b))
-    })?;
-    let times = jpeg.map_or(f64::INFINITY, |jpeg| dearest.ms / jpeg.ms);
-    let share = dearest.images as f64 / all.max(1) as f64;
-    (times > DEAR && share * (times - 1.0) > WORTH).then_some((dearest, share, times))
-}
-
 /// Why images are dear that are cheaper if they are stored anew: the cause, and what shows it.
 fn dear_images(evidence: &Evidence) -> Option<(&'static str, String)> {
     let formats = &evidence.survey.formats;
-    if let Some((cost, share, times)) = dear(formats) {
+    if let Some((cost, share, times)) = evidence.survey.dear() {
         let than = if cost.format == PROGRESSIVE {
             "a baseline one"
         } else {
@@ -720,6 +702,7 @@ fn notes(evidence: &Evidence) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::captured::FormatCost;
     use super::*;
 
     #[test]
