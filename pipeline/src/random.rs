@@ -50,10 +50,24 @@ pub fn sample_stream(seed: u64, epoch: u64, id: SampleId, purpose: Purpose) -> S
 
 /// The stream of a whole epoch; `index` separates uses within it (a window, say).
 pub fn epoch_stream(seed: u64, epoch: u64, index: u64, purpose: Purpose) -> Stream {
+    lane_stream(seed, epoch, 0, index, purpose)
+}
+
+/// The stream of a lane in one epoch. That of the first lane is [`epoch_stream`], so that one lane
+/// alone has the order that there was before there were lanes.
+pub(crate) fn lane_stream(
+    seed: u64,
+    epoch: u64,
+    lane: u64,
+    index: u64,
+    purpose: Purpose,
+) -> Stream {
+    let lane = u32::try_from(lane).expect("a batch of samples for each lane fits into memory");
     let mut key = [0u8; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&epoch.to_le_bytes());
     key[16..24].copy_from_slice(&index.to_le_bytes());
+    key[24..28].copy_from_slice(&lane.to_le_bytes());
     key[28..].copy_from_slice(&u32::MAX.to_le_bytes());
     let mut rng = ChaCha8Rng::from_seed(key);
     rng.set_stream(purpose as u64);

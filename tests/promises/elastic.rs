@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nepa_pipeline::{
-    Dataset, DatasetError, IoConfig, Loader, LoaderState, SampleRecord,
+    Dataset, DatasetError, IoConfig, Loader, LoaderConfig, LoaderState, SampleRecord,
     random::{Purpose, below, epoch_stream},
 };
 use nepa_tests::data;
@@ -23,13 +23,18 @@ fn mixture(folders: &[(&Path, f64)]) -> Result<Arc<Dataset>, DatasetError> {
 /// The next `count` global batches of `world_size` ranks that start at `state`, and the state after them.
 fn batches(
     dataset: &Arc<Dataset>,
+    lanes: usize,
     world_size: usize,
     state: Option<&LoaderState>,
     count: usize,
 ) -> (Vec<Vec<SampleRecord>>, LoaderState) {
     let mut loaders: Vec<Loader> = (0..world_size)
         .map(|rank| {
-            Loader::new(Arc::clone(dataset), config_of_rank(rank, world_size), state).unwrap()
+            let config = LoaderConfig {
+                lanes,
+                ..config_of_rank(rank, world_size)
+            };
+            Loader::new(Arc::clone(dataset), config, state).unwrap()
         })
         .collect();
     let batches = (0..count)
@@ -50,17 +55,19 @@ fn ranks_may_come_and_go() {
         mixture(&[(bad.path(), 1.0)]).unwrap(),
         mixture(&[(bad.path(), 3.0), (good.path(), 1.0)]).unwrap(),
     ] {
-        let (whole, _) = batches(&dataset, 1, None, 20);
-        // 1 rank, then 8, then 3, then 24, then 1.
-        let (mut joined, mut state) = batches(&dataset, 1, None, 3);
-        for world_size in [8, 3, 24, 1] {
-            let json = serde_json::to_string(&state).unwrap();
-            assert!(json.len() <= 4096, "{} bytes of state", json.len());
-            let (more, next) = batches(&dataset, world_size, Some(&state), 4);
-            joined.extend(more);
-            state = next;
+        // 1 rank, then 8, then 3, then 24, then 1; of lanes as many as share them.
+        for (lanes, numbers_of_ranks) in [(1, [8, 3, 24, 1]), (12, [4, 3, 12, 1])] {
+            let (whole, _) = batches(&dataset, lanes, 1, None, 20);
+            let (mut joined, mut state) = batches(&dataset, lanes, 1, None, 3);
+            for world_size in numbers_of_ranks {
+                let json = serde_json::to_string(&state).unwrap();
+                assert!(json.len() <= 4096, "{} bytes of state", json.len());
+                let (more, next) = batches(&dataset, lanes, world_size, Some(&state), 4);
+                joined.extend(more);
+                state = next;
+            }
+            assert!(joined == whole[..19], "{lanes} lanes");
         }
-        assert!(joined == whole[..19]);
     }
 }
 
@@ -69,13 +76,18 @@ fn a_mixture_gives_each_data_set_its_share() {
     let (good, bad) = (all_good(), some_bad());
     let dataset = mixture(&[(bad.path(), 3.0), (good.path(), 1.0)]).unwrap();
     assert_eq!(dataset.sources().len(), 2);
-    let (batches, _) = batches(&dataset, 2, None, 22);
-    for batch in &batches {
-        let from_first = batch
-            .iter()
-            .filter(|sample| dataset.source_of(sample.id.shard) == 0);
-        assert_eq!(from_first.count(), 18, "3 of 4 in 24");
-    }
+    let of_lanes = |lanes| {
+        let (batches, _) = batches(&dataset, lanes, 2, None, 22);
+        for batch in &batches {
+            let from_first = batch
+                .iter()
+                .filter(|sample| dataset.source_of(sample.id.shard) == 0);
+            assert_eq!(from_first.count(), 18, "3 of 4 in 24, in {lanes} lanes");
+        }
+        batches
+    };
+    of_lanes(8);
+    let batches = of_lanes(1);
     // In one epoch of a data set each of its samples comes once, or another one of the same data set stands for it.
     let mut first: Vec<_> = batches
         .iter()
@@ -110,8 +122,14 @@ fn a_mixture_that_cannot_be_is_refused() {
 }
 
 /// Starts `nepa-test-ranks`.
-fn start(folder: &Path, world_size: usize, sources: &[String]) -> std::process::Child {
+fn start(
+    folder: &Path,
+    lanes: usize,
+    world_size: usize,
+    sources: &[String],
+) -> std::process::Child {
     Command::new(env!("CARGO_BIN_EXE_nepa-test-ranks"))
+        .env("NEPA_TEST_LANES", lanes.to_string())
         .arg(folder)
         .arg(world_size.to_string())
         .args(sources)
@@ -121,15 +139,28 @@ fn start(folder: &Path, world_size: usize, sources: &[String]) -> std::process::
         .unwrap()
 }
 
-/// `NEPA_KILLS` says how often; 100 without it.
+/// `NEPA_KILLS` says how often.
+fn kills(without_it: u64) -> u64 {
+    std::env::var("NEPA_KILLS").map_or(without_it, |text| text.parse().unwrap())
+}
+
 #[test]
 fn a_run_killed_at_random_points_gives_the_same_batches() {
-    let kills: u64 = std::env::var("NEPA_KILLS").map_or(100, |text| text.parse().unwrap());
+    kill_at_random(1, &[1, 2, 3, 4, 8, 24], kills(100));
+}
+
+#[test]
+fn a_run_in_lanes_killed_at_random_points_gives_the_same_batches() {
+    kill_at_random(12, &[1, 2, 3, 4, 6, 12], kills(30));
+}
+
+/// Kills runs of so many lanes, each with another of these numbers of ranks.
+fn kill_at_random(lanes: usize, numbers_of_ranks: &[usize], kills: u64) {
     let seed: u64 = std::env::var("NEPA_SEED").map_or_else(
         |_| u64::from(std::process::id()),
         |text| text.parse().unwrap(),
     );
-    println!("NEPA_SEED={seed}, {kills} kills");
+    println!("NEPA_SEED={seed}, {lanes} lanes, {kills} kills");
     let (good, bad) = (all_good(), some_bad());
     let sources = [
         format!("{}:3", bad.path().display()),
@@ -137,7 +168,8 @@ fn a_run_killed_at_random_points_gives_the_same_batches() {
     ];
     let output = tempfile::tempdir().unwrap();
     let started = Instant::now();
-    assert!(start(output.path(), 1, &sources).wait().unwrap().success());
+    let mut whole = start(output.path(), lanes, 1, &sources);
+    assert!(whole.wait().unwrap().success());
     let whole_run = started.elapsed();
     let expected = std::fs::read_to_string(output.path().join("trace.jsonl")).unwrap();
     assert_eq!(expected.lines().count(), 40 * (132 / 24));
@@ -148,8 +180,8 @@ fn a_run_killed_at_random_points_gives_the_same_batches() {
     while killed < kills {
         let output = tempfile::tempdir().unwrap();
         loop {
-            let world_size = [1, 2, 3, 4, 8, 24][below(&mut rng, 6) as usize];
-            let mut child = start(output.path(), world_size, &sources);
+            let number = below(&mut rng, numbers_of_ranks.len() as u64) as usize;
+            let mut child = start(output.path(), lanes, numbers_of_ranks[number], &sources);
             let limit = whole_run.as_micros() as u64 / 2;
             std::thread::sleep(Duration::from_micros(below(&mut rng, limit.max(1))));
             if killed < kills && child.try_wait().unwrap().is_none() {

@@ -178,6 +178,12 @@ impl LoaderBuilder {
         self.change(move |config| config.drop_last = drop_last)
     }
 
+    /// Shares of the data, each shuffled and read by itself ([`LoaderConfig::lanes`]): a rank
+    /// reads its own alone. Default: 1, with which each rank reads everything.
+    pub fn lanes(self, lanes: usize) -> Self {
+        self.change(move |config| config.lanes = lanes)
+    }
+
     /// This rank, from 0, of so many. Default: 0 of 1.
     pub fn rank(self, rank: usize, world_size: usize) -> Self {
         self.change(move |config| (config.rank, config.world_size) = (rank, world_size))

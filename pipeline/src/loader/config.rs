@@ -14,6 +14,12 @@ pub struct LoaderConfig {
     pub seed: u64,
     /// Samples in one batch over all ranks.
     pub global_batch: usize,
+    /// Equal shares of the data, each shuffled and read by itself; a divisor of `global_batch`.
+    /// Each gives as many samples to every batch. With several, a rank reads its own lanes alone,
+    /// whose number `world_size` divides; with 1, each rank reads everything. Another number of
+    /// lanes is another order, another number of ranks is not.
+    #[serde(default = "default_lanes")]
+    pub lanes: usize,
     /// This rank.
     pub rank: usize,
     /// Number of ranks; divides `global_batch`.
@@ -39,7 +45,8 @@ pub struct LoaderConfig {
     #[serde(default = "default_kept_batches")]
     pub max_kept_batches: usize,
     /// Bytes (decompressed) of row groups, or parts of them, whose samples are mixed with each
-    /// other. The first windows of a run are smaller.
+    /// other; over all lanes, so a rank holds its share of them. The first windows of a run are
+    /// smaller.
     pub shuffle_window_bytes: u64,
     /// Share of bad samples at which the run ends, judged after the first 1,000.
     pub max_bad_fraction: f64,
@@ -51,6 +58,10 @@ fn default_kept_batches() -> usize {
     16
 }
 
+fn default_lanes() -> usize {
+    1
+}
+
 impl Default for LoaderConfig {
     /// One rank, batches of 256 without end, shuffled in windows of 512 MiB, torchvision's
     /// `RandomResizedCrop(224)` with a flip, a decode thread for each processor core.
@@ -58,6 +69,7 @@ impl Default for LoaderConfig {
         Self {
             seed: 0,
             global_batch: 256,
+            lanes: default_lanes(),
             rank: 0,
             world_size: 1,
             epochs: None,
@@ -81,7 +93,7 @@ impl Default for LoaderConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoaderState {
-    /// Format version, 3.
+    /// Format version, 4. One of version 3 is that of a single lane, and goes on as such.
     pub version: u32,
     /// [`crate::Dataset::fingerprint`].
     pub dataset: String,
@@ -89,6 +101,9 @@ pub struct LoaderState {
     pub seed: u64,
     /// Samples in one batch over all ranks.
     pub global_batch: u64,
+    /// Shares in which the data is shuffled and read; with others the order is another.
+    #[serde(default = "one_lane")]
+    pub lanes: u64,
     /// Whether samples are shuffled.
     pub shuffle: bool,
     /// Bytes of a shuffle window; with others the order is another.
@@ -105,8 +120,14 @@ pub struct LoaderState {
     pub samples_bad: u64,
 }
 
+fn one_lane() -> u64 {
+    1
+}
+
 /// Version of [`LoaderState`].
-pub(super) const STATE_VERSION: u32 = 3;
+pub(super) const STATE_VERSION: u32 = 4;
+/// The version before there were lanes.
+pub(super) const STATE_VERSION_WITHOUT_LANES: u32 = 3;
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -118,6 +139,7 @@ pub(crate) mod tests {
         LoaderConfig {
             seed: 1,
             global_batch: 8,
+            lanes: default_lanes(),
             rank: 0,
             world_size: 1,
             epochs: Some(1),

@@ -14,11 +14,11 @@ use crate::image::ImageHeader;
 use crate::sync::{Receiver, Sender};
 use crate::{CropPlan, DatasetError, PartId, SampleId};
 
-/// A window of one walk.
+/// A window of one lane's walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct WindowId {
-    /// Index of the data set.
-    pub source: usize,
+    /// Index of the walk.
+    pub walk: usize,
     /// Number of the window in that walk.
     pub sequence: u64,
 }

@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, HashMap};
 use nepa_schemas::Label;
 
 use super::config::LoaderConfig;
-use super::order::{self, EpochOrder, Part};
+use super::lane::{Lane, deal};
+use super::order::EpochOrder;
+use super::part::{self, Part};
 use crate::batch::SampleRecord;
 use crate::{Dataset, SampleId};
 
@@ -94,11 +96,15 @@ pub struct MixingForecast {
     pub by_class: bool,
     /// Samples in one batch over all ranks.
     pub global_batch: u64,
+    /// Lanes of the order.
+    pub lanes: u64,
     /// Mean divergence in a true permutation, in nats.
     pub ideal: f64,
     /// Bytes of a window and mean divergence, in nats: the configured window first, then larger
     /// ones until batches are well mixed.
     pub windows: Vec<(u64, f64)>,
+    /// Mean divergence with the configured window and one lane; `None` where there is one.
+    pub without_lanes: Option<f64>,
 }
 
 impl MixingForecast {
@@ -108,7 +114,7 @@ impl MixingForecast {
     pub fn new(dataset: &Dataset, config: &LoaderConfig) -> Option<Self> {
         let num_samples = dataset.num_samples();
         let global_batch = (config.global_batch as u64).min(num_samples);
-        let parts = order::parts(dataset.shards());
+        let parts = part::parts(dataset.shards());
         let first_rows: HashMap<(u32, u32), u64> = parts
             .iter()
             .scan(0, |row, part| {
@@ -136,16 +142,23 @@ impl MixingForecast {
                 sizes[group(id)] += 1;
             }
         }
+        // A set of less than one batch may not divide by them.
+        let lanes = Some(config.lanes as u64);
+        let lanes = lanes.filter(|&lanes| lanes > 0 && global_batch.is_multiple_of(lanes));
+        let lanes = lanes.unwrap_or(1);
+        let mean = |lanes, window_bytes| {
+            let orders = orders(&parts, config.seed, lanes, window_bytes);
+            mean_divergence(&orders, num_samples, global_batch, &sizes, group)
+        };
         let ideal = ideal_divergence(&sizes, global_batch);
         let memory: u64 = parts.iter().map(|part| part.memory_bytes).sum();
         let mut windows: Vec<(u64, f64)> = Vec::new();
         let configured = config.shuffle_window_bytes.max(1);
         let mut window_bytes = configured;
         loop {
-            let order = EpochOrder::new(&parts, config.seed, 1, true, window_bytes);
-            let mean = mean_divergence(&order, num_samples, global_batch, &sizes, group);
-            windows.push((window_bytes, mean));
-            if mean <= ideal * (1.0 + WELL_MIXED)
+            let divergence = mean(lanes, window_bytes);
+            windows.push((window_bytes, divergence));
+            if divergence <= ideal * (1.0 + WELL_MIXED)
                 || window_bytes >= memory
                 || window_bytes / configured >= LARGEST_WINDOW
             {
@@ -157,8 +170,10 @@ impl MixingForecast {
             num_groups,
             by_class: classes.is_some(),
             global_batch,
+            lanes,
             ideal,
             windows,
+            without_lanes: (lanes > 1).then(|| mean(1, configured)),
         })
     }
 
@@ -168,9 +183,36 @@ impl MixingForecast {
     }
 }
 
-/// Mean divergence of some batches, spread over an epoch with full windows.
+/// The orders of all lanes in an epoch with full windows.
+fn orders(parts: &[Part], seed: u64, lanes: u64, window_bytes: u64) -> Vec<EpochOrder> {
+    let dealt = deal(parts.to_vec(), seed, true, lanes);
+    let lanes = (0..lanes).map(|index| Lane { index, of: lanes });
+    let order = |lane: Lane| EpochOrder::new(&lane.cut(&dealt), seed, 1, true, window_bytes, lane);
+    lanes.map(order).collect()
+}
+
+/// The samples of a lane by their position, its window held.
+struct LaneReader<'a> {
+    order: &'a EpochOrder,
+    window: Option<(usize, Vec<SampleId>)>,
+}
+
+impl LaneReader<'_> {
+    fn sample(&mut self, position: u64) -> SampleId {
+        let index = self.order.window_at(position);
+        let window = &self.order.windows[index];
+        if self.window.as_ref().is_none_or(|(held, _)| *held != index) {
+            let samples = self.order.samples(window, Part::first_samples);
+            self.window = Some((index, samples));
+        }
+        let (_, samples) = self.window.as_ref().expect("it was set");
+        samples[(position - window.start) as usize]
+    }
+}
+
+/// Mean divergence of some batches, spread over an epoch, that the lanes of these orders give.
 fn mean_divergence(
-    order: &EpochOrder,
+    orders: &[EpochOrder],
     num_samples: u64,
     batch: u64,
     sizes: &[u64],
@@ -178,19 +220,19 @@ fn mean_divergence(
 ) -> f64 {
     let num_batches = num_samples / batch;
     let looked_at = num_batches.min(BATCHES);
-    let mut window: Option<(usize, Vec<SampleId>)> = None;
+    let of_lane = batch / orders.len() as u64;
+    let lanes = orders.iter().map(|order| LaneReader {
+        order,
+        window: None,
+    });
+    let mut lanes: Vec<_> = lanes.collect();
     let sum: f64 = (0..looked_at)
         .map(|i| {
-            let start = i * num_batches / looked_at * batch;
-            let groups = (start..start + batch).map(|position| {
-                let index = order.window_at(position);
-                if window.as_ref().is_none_or(|(held, _)| *held != index) {
-                    let samples = order.samples(&order.windows[index], Part::first_samples);
-                    window = Some((index, samples));
-                }
-                let (_, samples) = window.as_ref().expect("it was set");
-                group(samples[(position - order.windows[index].start) as usize])
-            });
+            let start = i * num_batches / looked_at * of_lane;
+            let mut groups = Vec::new();
+            for lane in &mut lanes {
+                groups.extend((start..start + of_lane).map(|at| group(lane.sample(at))));
+            }
             divergence(groups, sizes)
         })
         .sum();
@@ -228,7 +270,15 @@ impl std::fmt::Display for MixingForecast {
                 ratio(*divergence, self.ideal)
             )?;
         }
-        write!(f, "; a true permutation's {:.3} is the ideal", self.ideal)
+        write!(f, "; a true permutation's {:.3} is the ideal", self.ideal)?;
+        if let Some(divergence) = self.without_lanes {
+            write!(
+                f,
+                "; with one lane instead of {} it would be {divergence:.3} with the first of these windows",
+                self.lanes
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -506,6 +556,48 @@ mod tests {
             ideal_divergence(&[3, 5], 8) < 1e-12,
             "a batch of everything"
         );
+    }
+
+    /// Rows sorted by class, in parts of two classes; batches of 256 from a window of 32 parts.
+    #[test]
+    fn lanes_mix_sorted_rows_as_well_as_one_lane_does() {
+        let parts: Vec<Part> = (0..512)
+            .map(|part| Part {
+                id: crate::PartId { shard: 0, part },
+                row_group: part,
+                first_row: 0,
+                num_rows: 100,
+                num_present: 100,
+                skipped: 0,
+                num_samples: 100,
+                memory_bytes: 1 << 20,
+            })
+            .collect();
+        let group = |id: SampleId| ((id.row_group * 100 + id.row) / 50) as usize;
+        let sizes = [50; 1024];
+        let mean = |lanes, window: u64| {
+            // The order is random: the mean of some.
+            let seeds = 0..8;
+            let of_seed = |seed| {
+                let orders = orders(&parts, seed, lanes, window << 20);
+                mean_divergence(&orders, 51_200, 256, &sizes, group)
+            };
+            seeds.map(of_seed).sum::<f64>() / 8.0
+        };
+        let ideal = ideal_divergence(&sizes, 256);
+        for window in [32, 128, 512] {
+            let one = mean(1, window);
+            println!("window of {window} parts: 1 lane {:.3}", one / ideal);
+            for lanes in [2, 4, 8, 16, 32] {
+                let several = mean(lanes, window);
+                println!(
+                    "window of {window} parts: {lanes} lanes {:.3}",
+                    several / ideal
+                );
+                let excess = several / one;
+                assert!((0.9..1.01).contains(&excess), "{window}, {lanes}: {excess}");
+            }
+        }
     }
 
     #[test]

@@ -25,9 +25,11 @@ mod decode;
 mod dispatch;
 mod error;
 mod job;
+mod lane;
 mod mixing;
 mod mixture;
 mod order;
+mod part;
 mod rows;
 #[cfg(all(test, not(nepa_interleavings)))]
 mod simulation;
@@ -202,6 +204,7 @@ impl<B: ImageBackend> Loader<B> {
             dataset: self.dataset.fingerprint(),
             seed: self.config.seed,
             global_batch: self.config.global_batch as u64,
+            lanes: self.config.lanes as u64,
             shuffle: self.config.shuffle,
             shuffle_window_bytes: self.config.shuffle_window_bytes,
             drop_last: self.config.drop_last,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::bad_samples::BadSamples;
 use super::batch_decode;
-use super::config::STATE_VERSION;
+use super::config::{STATE_VERSION, STATE_VERSION_WITHOUT_LANES};
 use super::decode;
 use super::dispatch::{Dispatcher, Ended};
 use super::job::PendingBatch;
@@ -83,6 +83,7 @@ impl<B: ImageBackend> Start<B> {
         check(config)?;
         let mixture = Mixture::of(dataset, order_settings(config));
         check_size(config, &mixture, dataset)?;
+        check_mixture(config, &mixture)?;
         let sides = self.augment.view_sides();
         if sides.is_empty() || (sides.len() > 1 && !self.backend.takes_views()) {
             let why = "this image backend renders one view of a sample";
@@ -151,7 +152,8 @@ impl<B: ImageBackend> Start<B> {
         let (pending_sender, pending) = bounded(self.config.prefetch_batches);
         let (failure_sender, failure) = bounded(1);
         let (job_sender, jobs) = bounded(sizes.job_queue);
-        // Two windows of row groups at most are under way, so these two hold no more than that.
+        // Two windows of row groups of each lane at most are under way, so these two hold no more
+        // than that.
         let (fetched_sender, fetched) = unbounded();
         let (unpacked_sender, unpacked) = unbounded();
         // No more jobs than the router lets out and than exist at once are in these two.
@@ -248,6 +250,7 @@ pub(super) fn order_settings(config: &LoaderConfig) -> OrderSettings {
     OrderSettings {
         seed: config.seed,
         global_batch: config.global_batch as u64,
+        lanes: config.lanes as u64,
         rank: config.rank as u64,
         world_size: config.world_size as u64,
         epochs: config.epochs,
@@ -281,6 +284,7 @@ fn check(config: &LoaderConfig) -> Result<(), LoaderError> {
         let why = format!("it does not divide evenly among {ranks} ranks");
         return Err(wrong("global_batch", config.global_batch.to_string(), &why));
     }
+    check_lanes(config)?;
     if config.decode_threads == 0 {
         return zero("decode_threads", "at least one thread has to decode");
     }
@@ -310,6 +314,42 @@ fn check(config: &LoaderConfig) -> Result<(), LoaderError> {
     Ok(())
 }
 
+/// Refuses lanes that do not give equally many samples to each batch and each rank.
+fn check_lanes(config: &LoaderConfig) -> Result<(), LoaderError> {
+    let (lanes, batch, ranks) = (config.lanes, config.global_batch, config.world_size);
+    let refused = |why: &str| Err(wrong("lanes", lanes.to_string(), why));
+    if lanes == 0 {
+        return refused("there is at least one; 1 shuffles all data together");
+    }
+    if !batch.is_multiple_of(lanes) {
+        return refused(&format!(
+            "each lane gives as many samples to every batch, and global_batch = {batch} does not \
+             divide by it; use a divisor of the batch, or another batch"
+        ));
+    }
+    if lanes > 1 && !lanes.is_multiple_of(ranks) {
+        return refused(&format!(
+            "it does not divide evenly among {ranks} ranks, each of which reads whole lanes; use \
+             a multiple of {ranks}, another number of ranks, or lanes = 1, with which each rank \
+             reads everything"
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a mixture whose shares the lanes cannot give.
+fn check_mixture(config: &LoaderConfig, mixture: &Mixture) -> Result<(), LoaderError> {
+    let (setting, value) = if config.lanes > 1 {
+        ("lanes", config.lanes)
+    } else {
+        ("global_batch", config.global_batch)
+    };
+    match mixture.problem() {
+        Some(why) => Err(wrong(setting, value.to_string(), &why)),
+        None => Ok(()),
+    }
+}
+
 /// Refuses a data set that does not fill one batch.
 fn check_size(
     config: &LoaderConfig,
@@ -333,11 +373,17 @@ fn check_state(
     config: &LoaderConfig,
 ) -> Result<(), LoaderError> {
     let fingerprint = dataset.fingerprint();
-    let settings: [(_, &dyn Display, &dyn Display); 7] = [
-        ("state version", &state.version, &STATE_VERSION),
+    // The order was that of one lane, which is what the state reads as.
+    let version = match state.version {
+        STATE_VERSION_WITHOUT_LANES => STATE_VERSION,
+        other => other,
+    };
+    let settings: [(_, &dyn Display, &dyn Display); 8] = [
+        ("state version", &version, &STATE_VERSION),
         ("data set (fingerprint)", &state.dataset, &fingerprint),
         ("seed", &state.seed, &config.seed),
         ("batch size", &state.global_batch, &config.global_batch),
+        ("lanes", &state.lanes, &config.lanes),
         ("shuffle", &state.shuffle, &config.shuffle),
         (
             "shuffle_window_bytes",

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::job::{Unpacked, WindowId};
-use super::mixture::{Mixture, SamplePlace, WalkSource};
+use super::mixture::{LaneSource, Mixture, SamplePlace};
 use super::order::{EpochOrder, Window};
 use super::window::{LoadedWindow, LoadingWindow};
 use crate::{Dataset, DatasetError, PartId, SampleId};
 
-/// Windows in memory or on their way, the one that is walked included.
+/// Windows of a lane in memory or on their way, the one that is walked included.
 const WINDOWS_AHEAD: usize = 2;
 
 /// What is to be done next.
@@ -45,7 +45,8 @@ pub(super) enum Step {
 pub(super) struct Walk {
     mixture: Mixture,
     epochs: Option<u64>,
-    sources: Vec<SourceWalk>,
+    /// Of each data set each lane that this rank has.
+    walks: Vec<LaneWalk>,
     /// Epoch and batch that come next.
     epoch: u64,
     batch: u64,
@@ -62,12 +63,12 @@ impl Walk {
         (epoch, batch): (u64, u64),
     ) -> Self {
         let sources = mixture.sources(dataset).into_iter().enumerate();
-        let sources = sources.map(|(index, source)| {
+        let walks = sources.map(|(index, source)| {
             let (own_epoch, position) = mixture.position(index, epoch, batch);
-            SourceWalk::new(index, source, own_epoch, position)
+            LaneWalk::new(index, source, own_epoch, position)
         });
         Self {
-            sources: sources.collect(),
+            walks: walks.collect(),
             mixture,
             epochs,
             epoch,
@@ -86,22 +87,19 @@ impl Walk {
             self.current = None;
             return Ok(Step::BatchEnd);
         };
-        let source = &mut self.sources[place.source];
-        while !source.holds(place) {
-            source.leave(place.epoch);
-            if let Some((id, parts)) = source.fetch_ahead() {
-                return Ok(Step::Fetch(id, parts));
-            }
-            if !source.enter()? {
-                return Ok(Step::Await);
+        let walk = &mut self.walks[place.walk];
+        while !walk.holds(place) {
+            walk.leave(place.epoch);
+            if !walk.enter()? {
+                return Ok(fetch_ahead(&mut self.walks).unwrap_or(Step::Await));
             }
         }
-        // The next window comes while this one is decoded.
-        if let Some((id, parts)) = source.fetch_ahead() {
-            return Ok(Step::Fetch(id, parts));
+        // The next windows come while these are decoded.
+        if let Some(step) = fetch_ahead(&mut self.walks) {
+            return Ok(step);
         }
         *given += 1;
-        let (id, window) = source.sample(place);
+        let (id, window) = self.walks[place.walk].sample(place);
         Ok(Step::Sample {
             epoch: place.epoch,
             id,
@@ -130,8 +128,8 @@ impl Walk {
 
     /// Takes a part of one of the windows ahead; that of a window that was left is of no use.
     pub(super) fn arrive(&mut self, unpacked: Unpacked) {
-        let source = &mut self.sources[unpacked.window.source];
-        let mut ahead = source.ahead.iter_mut();
+        let walk = &mut self.walks[unpacked.window.walk];
+        let mut ahead = walk.ahead.iter_mut();
         if let Some(ahead) = ahead.find(|ahead| ahead.id == unpacked.window) {
             ahead.loading.arrive(unpacked.part, unpacked.batch);
         }
@@ -139,9 +137,19 @@ impl Walk {
 
     /// Whether parts of a window are still of use.
     pub(super) fn awaits(&self, id: WindowId) -> bool {
-        let mut ahead = self.sources[id.source].ahead.iter();
+        let mut ahead = self.walks[id.walk].ahead.iter();
         ahead.any(|ahead| ahead.id == id)
     }
+}
+
+/// The next window to fetch, if it is time to: one of a lane that has fewest, so that the first
+/// windows of all lanes come before the second of any.
+fn fetch_ahead(walks: &mut [LaneWalk]) -> Option<Step> {
+    (0..WINDOWS_AHEAD).find_map(|held| {
+        let mut walks = walks.iter_mut().filter(|walk| walk.num_held() == held);
+        let (id, parts) = walks.find_map(LaneWalk::fetch_next)?;
+        Some(Step::Fetch(id, parts))
+    })
 }
 
 /// The window that is walked.
@@ -161,11 +169,11 @@ struct Ahead {
     loading: LoadingWindow,
 }
 
-/// The windows of all epochs of one data set in order, some of them fetched ahead.
+/// The windows of all epochs of one lane of a data set in order, some of them fetched ahead.
 #[derive(Debug)]
-struct SourceWalk {
+struct LaneWalk {
     index: usize,
-    source: WalkSource,
+    source: LaneSource,
     ahead: VecDeque<Ahead>,
     current: Option<Current>,
     /// The next window to fetch: its epoch's order, its index in it.
@@ -174,8 +182,8 @@ struct SourceWalk {
     next_sequence: u64,
 }
 
-impl SourceWalk {
-    fn new(index: usize, source: WalkSource, epoch: u64, position: u64) -> Self {
+impl LaneWalk {
+    fn new(index: usize, source: LaneSource, epoch: u64, position: u64) -> Self {
         let order = Arc::new(source.order(epoch));
         let next_window = order.window_at(position);
         Self {
@@ -236,9 +244,15 @@ impl SourceWalk {
         Ok(true)
     }
 
-    /// The next window to fetch, if it is time to.
-    fn fetch_ahead(&mut self) -> Option<(WindowId, Vec<PartId>)> {
-        if self.ahead.len() + usize::from(self.current.is_some()) >= WINDOWS_AHEAD {
+    /// Windows in memory or on their way.
+    fn num_held(&self) -> usize {
+        self.ahead.len() + usize::from(self.current.is_some())
+    }
+
+    /// The next window to fetch, if there is one.
+    fn fetch_next(&mut self) -> Option<(WindowId, Vec<PartId>)> {
+        // Fewer samples than lanes: this one has none in any epoch.
+        if self.source.used_samples == 0 {
             return None;
         }
         let window = loop {
@@ -255,7 +269,7 @@ impl SourceWalk {
         let loading = LoadingWindow::new(window);
         let parts = loading.parts();
         let id = WindowId {
-            source: self.index,
+            walk: self.index,
             sequence: self.next_sequence,
         };
         self.ahead.push_back(Ahead {

@@ -1,11 +1,12 @@
-//! A window of parts in memory, and the replacement of its bad samples.
+//! A window of a lane's parts in memory, and the replacement of its bad samples.
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use nepa_schemas::{Label, RowError, ShardBatch};
 
-use super::order::{Part, Window};
+use super::order::Window;
+use super::part::Part;
 use super::rows::ExtraRow;
 use crate::random::{Purpose, sample_stream, shuffle};
 use crate::{DatasetError, PartId, SampleId};
@@ -21,7 +22,7 @@ struct LoadedPart {
 
 impl LoadedPart {
     fn new(part: Part, batch: ShardBatch) -> Self {
-        let num_absent = (part.num_rows - part.num_samples) as usize;
+        let num_absent = (part.num_rows - part.num_present) as usize;
         // Those that the footer does not count stay in the order, and are replaced when they are
         // met.
         let absent = batch.absent_rows().take(num_absent);
@@ -33,10 +34,12 @@ impl LoadedPart {
         }
     }
 
-    /// Its samples, in the order of the file.
+    /// Its samples, in the order of the file; where two lanes share it, those of this one.
     fn samples(&self) -> impl Iterator<Item = SampleId> + '_ {
         (0..self.part.num_rows)
             .filter(|row| self.left_out.binary_search(row).is_err())
+            .skip(self.part.skipped as usize)
+            .take(self.part.num_samples as usize)
             .map(|row| self.part.sample(row))
     }
 }
@@ -74,9 +77,9 @@ impl LoadedWindow {
         Ok((batch.image(row)?, batch.label(row), extra))
     }
 
-    /// Who may stand in for a bad sample, in order: the other rows of its part by the sample's own
-    /// random stream, then the rows of the window's other parts. A pure function of (seed, epoch,
-    /// id) and the order.
+    /// Who may stand in for a bad sample, in order: the other samples of its part by the sample's
+    /// own random stream, then those of the window's other parts. All of them are of its lane. A
+    /// pure function of (seed, epoch, id) and the order.
     pub(super) fn replacements(
         &self,
         seed: u64,

@@ -3,6 +3,7 @@
 mod bad_samples;
 mod changed_pixels;
 mod ends;
+mod lanes;
 mod order;
 mod resume;
 mod settings;

@@ -12,10 +12,11 @@ fn every_state_resumes_the_very_same_stream() {
     let dataset = open(&folder);
     let output = tempfile::tempdir().unwrap();
     let list = output.path().join("bad_samples.jsonl");
-    for drop_last in [true, false] {
+    for (drop_last, lanes) in [(true, 1), (false, 1), (false, 4)] {
         let _ = std::fs::remove_file(&list);
         let config = LoaderConfig {
             drop_last,
+            lanes,
             bad_samples_path: Some(list.clone()),
             ..config()
         };
@@ -107,7 +108,7 @@ fn a_state_of_another_run_is_refused() {
         },
     );
     assert!(
-        text.contains("version was 9") && text.contains("is 3 now"),
+        text.contains("version was 9") && text.contains("is 4 now"),
         "{text}"
     );
     // Each of these is another order.
@@ -123,8 +124,13 @@ fn a_state_of_another_run_is_refused() {
         drop_last: !config().drop_last,
         ..config()
     };
+    let in_lanes = LoaderConfig {
+        lanes: 2,
+        ..config()
+    };
     for (other, setting) in [
         (window, "shuffle_window_bytes"),
+        (in_lanes, "lanes"),
         (unshuffled, "shuffle"),
         (whole, "drop_last"),
     ] {
@@ -134,4 +140,37 @@ fn a_state_of_another_run_is_refused() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn a_state_from_before_there_were_lanes_goes_on_in_one() {
+    let folder = all_good();
+    let dataset = open(&folder);
+    let mut loader = Loader::new(Arc::clone(&dataset), config(), None).unwrap();
+    for _ in 0..3 {
+        drop(loader.next_batch().unwrap());
+    }
+    let text = serde_json::to_string(&loader.state()).unwrap();
+    let old = text.replace("\"version\":4", "\"version\":3");
+    let old = old.replace("\"lanes\":1,", "");
+    assert_eq!(old.len() + "\"lanes\":1,".len(), text.len());
+    let state: LoaderState = serde_json::from_str(&old).unwrap();
+    assert_eq!((state.version, state.lanes), (3, 1));
+    let mut resumed = Loader::new(Arc::clone(&dataset), config(), Some(&state)).unwrap();
+    assert_eq!(
+        resumed.state(),
+        loader.state(),
+        "saved anew, it is of this version"
+    );
+    assert!(rest_of(&mut resumed) == rest_of(&mut loader));
+    let in_lanes = LoaderConfig {
+        lanes: 8,
+        ..config()
+    };
+    let error = Loader::new(dataset, in_lanes, Some(&state)).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("cannot resume: lanes was 1") && text.contains("is 8 now"),
+        "{text}"
+    );
 }

@@ -38,6 +38,31 @@ fn settings_that_cannot_work_are_refused_by_name() {
         ),
         (
             LoaderConfig {
+                lanes: 0,
+                ..good.clone()
+            },
+            "lanes",
+            "0",
+        ),
+        (
+            LoaderConfig {
+                lanes: 3,
+                ..good.clone()
+            },
+            "lanes",
+            "3",
+        ),
+        (
+            LoaderConfig {
+                lanes: 2,
+                world_size: 4,
+                ..good.clone()
+            },
+            "lanes",
+            "2",
+        ),
+        (
+            LoaderConfig {
                 decode_threads: 0,
                 ..good.clone()
             },
@@ -111,4 +136,51 @@ fn settings_that_cannot_work_are_refused_by_name() {
             .collect::<Vec<_>>(),
         [66, 66]
     );
+}
+
+#[test]
+fn lanes_that_cannot_be_shared_are_refused_with_what_to_do() {
+    let folders = [(); 3].map(|()| all_good());
+    let refused = |dataset: &Arc<nepa_pipeline::Dataset>, config: LoaderConfig| {
+        let error = Loader::new(Arc::clone(dataset), config, None).unwrap_err();
+        error.to_string()
+    };
+    let of = |lanes, global_batch, world_size| LoaderConfig {
+        lanes,
+        global_batch,
+        world_size,
+        ..config()
+    };
+    let one = open(&folders[0]);
+    let text = refused(&one, of(3, 8, 1));
+    assert!(
+        text.contains("global_batch = 8") && text.contains("divisor"),
+        "{text}"
+    );
+    let text = refused(&one, of(4, 24, 3));
+    for part in ["lanes = 4", "among 3 ranks", "multiple of 3", "lanes = 1"] {
+        assert!(text.contains(part), "{text}");
+    }
+    // A data set of a mixture without a sample for each lane, and one without one in each batch.
+    let mixture = |weights: &[f64]| {
+        let urls = folders.iter().map(|folder| folder.path().to_str().unwrap());
+        let config = nepa_tests::data::mixture(urls.zip(weights.iter().copied()));
+        nepa_tests::data::open_as(&config, &nepa_pipeline::IoConfig::default()).unwrap()
+    };
+    let text = refused(&mixture(&[1.0, 1.0]), of(88, 88, 1));
+    assert!(text.contains("66 samples, fewer than lanes"), "{text}");
+    let three = mixture(&[1.0, 0.1, 1.0]);
+    let text = refused(&three, of(4, 32, 1));
+    for part in [
+        "lanes = 4",
+        "8 samples",
+        "0.38",
+        "data set 2",
+        "first or last",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    let text = refused(&three, of(1, 8, 1));
+    assert!(text.contains("global_batch = 8"), "{text}");
+    Loader::new(three, of(1, 32, 1), None).unwrap();
 }

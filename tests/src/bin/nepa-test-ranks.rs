@@ -1,13 +1,13 @@
 //! Runs a loader as so many ranks and writes down every global batch and the state after it, until it is killed: for tests of exact, elastic resumption.
 //!
 //! `nepa-test-ranks FOLDER WORLD_SIZE DATA:WEIGHT...`: the trace is FOLDER/trace.jsonl, a line a batch; the state FOLDER/state.json. It goes on from the state, if there is one.
-//! `NEPA_TEST_CACHE` names a folder as `io.cache_dir`.
+//! `NEPA_TEST_CACHE` names a folder as `io.cache_dir`, `NEPA_TEST_LANES` says how many lanes there are.
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
-use nepa_pipeline::{IoConfig, Loader, LoaderState, SampleRecord};
+use nepa_pipeline::{IoConfig, Loader, LoaderConfig, LoaderState, SampleRecord};
 use nepa_tests::data::{mixture, open_as};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -37,6 +37,10 @@ fn main() -> anyhow::Result<()> {
         ..IoConfig::default()
     };
     let dataset = open_as(&config, &io)?;
+    let lanes = match std::env::var("NEPA_TEST_LANES") {
+        Ok(text) => text.parse()?,
+        Err(_) => 1,
+    };
     let state_path = folder.join("state.json");
     let mut saved: Option<Saved> = match std::fs::read(&state_path) {
         Ok(bytes) => Some(serde_json::from_slice(&bytes)?),
@@ -53,7 +57,10 @@ fn main() -> anyhow::Result<()> {
     let state = saved.take().map(|saved| saved.loader);
     let mut ranks = (0..world_size)
         .map(|rank| {
-            let config = nepa_tests::loading::config_of_rank(rank, world_size);
+            let config = LoaderConfig {
+                lanes,
+                ..nepa_tests::loading::config_of_rank(rank, world_size)
+            };
             Loader::new(std::sync::Arc::clone(&dataset), config, state.as_ref())
         })
         .collect::<Result<Vec<_>, _>>()?;

@@ -33,10 +33,11 @@ fn sample(step: u64) -> Checkpoint {
     training.optimizer.ema.clone_from(&training.weights.flat);
     training.optimizer.ema[3] = 7.0;
     let loader = LoaderState {
-        version: 3,
+        version: 4,
         dataset: "digest".to_owned(),
         seed: 1337,
         global_batch: 8,
+        lanes: 1,
         shuffle: true,
         shuffle_window_bytes: 1 << 30,
         drop_last: true,

@@ -407,6 +407,7 @@ fn settings(args: &Args, recipe: Option<&Recipe>) -> (IoConfig, LoaderConfig, us
         config.augment = data.augment.clone();
         config.normalize = data.normalize;
         config.exif_orientation = data.exif_orientation;
+        config.lanes = data.lanes;
         config.shuffle_window_bytes = data.shuffle_window_bytes;
         config.max_bad_fraction = data.max_bad_fraction;
         config.decode_threads = loader.decode_threads.unwrap_or(config.decode_threads);

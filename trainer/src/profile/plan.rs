@@ -366,7 +366,10 @@ impl Bench<'_> {
             ..subject.config.clone()
         };
         if kind.is_encoded() {
-            config.global_batch = config.global_batch.min(STORE_BATCH);
+            // As many from each lane.
+            let lanes = config.lanes.max(1);
+            let of_lane = config.global_batch.min(STORE_BATCH) / lanes;
+            config.global_batch = lanes * of_lane.max(1);
         }
         match kind {
             Kind::MoreThreads => config.decode_threads += 1,

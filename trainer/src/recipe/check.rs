@@ -18,6 +18,7 @@ impl Recipe {
         self.check_augment()?;
         self.check_data()?;
         self.check_train(world_size)?;
+        self.check_lanes(world_size)?;
         self.check_engine()?;
         self.check_optimizer()?;
         self.check_finetune()?;
@@ -131,6 +132,26 @@ impl Recipe {
             "data.shuffle_window_bytes",
             &0,
             "at least 1",
+        )
+    }
+
+    fn check_lanes(&self, world_size: usize) -> Result<(), RecipeError> {
+        let (lanes, batch) = (self.data.lanes, self.train.batch);
+        self.require(lanes > 0, "data.lanes", &lanes, "at least 1")?;
+        self.require(
+            batch.is_multiple_of(lanes),
+            "data.lanes",
+            &lanes,
+            &format!("a divisor of train.batch = {batch}, as each lane gives as many images to it"),
+        )?;
+        self.require(
+            lanes == 1 || lanes.is_multiple_of(world_size),
+            "data.lanes",
+            &lanes,
+            &format!(
+                "a multiple of the number of ranks, {world_size}, each of which reads whole \
+                 lanes; or 1, with which each reads all of the data"
+            ),
         )
     }
 

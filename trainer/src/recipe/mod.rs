@@ -63,6 +63,10 @@ pub struct DataConfig {
     /// Share of bad samples at which the run ends, judged after the first 1,000.
     #[serde(default = "default_max_bad_fraction")]
     pub max_bad_fraction: f64,
+    /// Equal shares of the data, each shuffled and read by itself. With several, each rank of a
+    /// run reads its own alone; with 1, each reads everything.
+    #[serde(default = "default_lanes")]
+    pub lanes: usize,
     /// Bytes (decompressed) of row groups whose samples are mixed with each other.
     #[serde(default = "default_shuffle_window_bytes")]
     pub shuffle_window_bytes: u64,
@@ -307,6 +311,9 @@ fn default_true() -> bool {
 }
 fn default_max_bad_fraction() -> f64 {
     0.01
+}
+fn default_lanes() -> usize {
+    1
 }
 fn default_shuffle_window_bytes() -> u64 {
     1 << 30

@@ -647,6 +647,26 @@ fn a_precision_that_the_processor_is_slow_in_is_warned_of() {
 }
 
 #[test]
+fn lanes_divide_the_batch_and_are_divided_by_the_ranks() {
+    assert_eq!(checked(&[]).unwrap().data.lanes, 1);
+    for (lanes, parts) in [
+        (0, ["data.lanes = 0", "at least 1"]),
+        (3, ["data.lanes = 3", "divisor of train.batch = 8"]),
+    ] {
+        let error = message(&[&format!("data.lanes={lanes}")]);
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+    let recipe = |lanes| checked(&[&format!("data.lanes={lanes}"), "train.micro_batch=1"]).unwrap();
+    for (lanes, ranks) in [(1, 8), (2, 2), (8, 4)] {
+        recipe(lanes).check(ranks).unwrap();
+    }
+    let error = text(recipe(2).check(4).unwrap_err());
+    for part in ["data.lanes = 2", "number of ranks, 4", "--set data.lanes=2"] {
+        assert!(error.contains(part), "{part} is not in: {error}");
+    }
+}
+
+#[test]
 fn impossible_values_are_refused_with_the_rule() {
     let error = message(&["train.batch=10", "train.micro_batch=4"]);
     assert!(

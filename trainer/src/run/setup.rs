@@ -143,6 +143,7 @@ pub(crate) fn loader_config(
     LoaderConfig {
         seed: recipe.seed,
         global_batch: recipe.train.batch,
+        lanes: recipe.data.lanes,
         augment: recipe.data.augment.clone(),
         normalize: recipe.data.normalize,
         exif_orientation: recipe.data.exif_orientation,

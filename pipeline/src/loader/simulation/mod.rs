@@ -20,6 +20,7 @@ use rand_core::SeedableRng;
 
 use super::decode::{self, DecodeThread, Shared};
 use super::job::{Fetched, Job, Outcome};
+use super::lane::Lane;
 use super::mixture::Mixture;
 use super::walk::{Step, Walk};
 use super::{LoaderConfig, LoaderError, config};
@@ -155,7 +156,7 @@ impl World {
             part_bytes: among(&[200, 1_000, 32 << 20]),
             ..IoConfig::default()
         };
-        let config = LoaderConfig {
+        let mut config = LoaderConfig {
             seed,
             global_batch: among(&[1, 2, 6, 12]) as usize,
             epochs: Some(2),
@@ -164,6 +165,10 @@ impl World {
             shuffle_window_bytes: among(&[1, 1_000, 10_000, 1 << 30]),
             ..config::tests::config()
         };
+        let lanes = among(&[1, 1, 2, 3, 4, 6, 12]) as usize;
+        if config.global_batch.is_multiple_of(lanes) {
+            config.lanes = lanes;
+        }
         Self {
             rng,
             shards,
@@ -173,6 +178,31 @@ impl World {
             io,
             config,
         }
+    }
+
+    /// How many ranks may share the batches.
+    fn numbers_of_ranks(&self) -> Vec<usize> {
+        let LoaderConfig {
+            global_batch,
+            lanes,
+            ..
+        } = self.config;
+        let shared = if lanes == 1 { global_batch } else { lanes };
+        let numbers = [1, 2, 3, 4, 6, 12].into_iter();
+        numbers.filter(|&n| shared.is_multiple_of(n)).collect()
+    }
+
+    /// Samples of a batch of so many that come before those of this rank.
+    fn before_rank(&self, length: u64, rank: usize, world_size: usize) -> usize {
+        let lanes = self.config.lanes;
+        if lanes == 1 {
+            return length as usize * rank / world_size;
+        }
+        let before = (0..lanes * rank / world_size).map(|index| {
+            let (index, of) = (index as u64, lanes as u64);
+            Lane { index, of }.share(length)
+        });
+        before.sum::<u64>() as usize
     }
 
     /// Faults that cost time and nothing else.
@@ -413,8 +443,8 @@ async fn walk(
                     Outcome::Good(rendered) | Outcome::Replaced(rendered, _) => {
                         // The last batch of an epoch may be shorter.
                         let global = config.global_batch as u64;
-                        let length = global.min(world.num_samples - at.1 * global) as usize;
-                        let first = length * config.rank / config.world_size;
+                        let length = global.min(world.num_samples - at.1 * global);
+                        let first = world.before_rank(length, config.rank, config.world_size);
                         let line = (at.0, at.1, first + position, rendered.record, done.slot);
                         run.trace.push(line);
                     }
@@ -482,10 +512,7 @@ async fn simulate(seed: u64) -> Result<Shown, String> {
     let mut from = 0;
     while from < all {
         let to = (from + 1 + below(&mut world.rng, 2 * all)).min(all);
-        let sizes: Vec<usize> = [1, 2, 3, 6]
-            .into_iter()
-            .filter(|size| world.config.global_batch.is_multiple_of(*size))
-            .collect();
+        let sizes = world.numbers_of_ranks();
         let ranks = sizes[below(&mut world.rng, sizes.len() as u64) as usize];
         for rank in 0..ranks {
             let run = read(&mut world, &store, (rank, ranks), (from, to)).await?;
