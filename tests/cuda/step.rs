@@ -139,6 +139,8 @@ fn engine(config: &NepaConfig, device: &Device) -> Result<CudaEngine, EngineErro
         update: optimizer.settings(),
         groups: &groups,
         micro_batch: 2,
+        micro_batches: 2,
+        exchange: None,
         ablation: Ablation::default(),
     };
     CudaEngine::new(&setup, state, device, 0)

@@ -35,6 +35,7 @@ mod pretrain;
 mod profile;
 mod profile_forms;
 mod quickstart;
+mod ranks;
 mod report;
 mod resume;
 mod secrets;

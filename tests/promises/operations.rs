@@ -449,5 +449,6 @@ on_every_device! {
         update::adamw,
         update::where_the_norm_is_not_finite_nothing_changes,
         update::narrow,
+        update::add,
     }
 }

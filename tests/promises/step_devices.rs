@@ -3,8 +3,8 @@
 use candle_core::{Device, Tensor};
 use nepa_model::cpu::CpuDevice;
 use nepa_model::objective::{Autograd, HeadLoss, NextEmbedding};
-use nepa_model::step::Kept;
 use nepa_model::step::device::Device as StepDevice;
+use nepa_model::step::{Kept, SumTree};
 use nepa_model::{
     Classes, DropPath, ModelError, NepaConfig, ParamSpec, Pass, RopeDraw, Step, StepOptions,
     Weights, init_weights,
@@ -181,6 +181,45 @@ fn the_cpu_in_f32_follows_f64() {
 #[test]
 fn the_kernels_follow_f64() {
     follows_the_oracle(|| emulated(0), &BF16);
+}
+
+/// What a step of micro-batches of one image each sums to.
+fn sum<D: StepDevice<Wide = f32>>(images: &[&[f32]], device: D) -> Vec<f32> {
+    let config = small();
+    let options = StepOptions {
+        partial_sums: SumTree::new(images.len()).partial_sums(),
+        ..StepOptions::pretraining(&config, 1)
+    };
+    let flat = weights(&config).flat;
+    let mut step = stepping::of_options(&options, &config, &flat, device).unwrap();
+    step.begin_gradient(images.len()).unwrap();
+    for image in images {
+        add(&mut step, &[image], &RopeDraw::default(), 0.25).unwrap();
+    }
+    let mut sum = Vec::new();
+    step.read_sum(&mut sum).unwrap();
+    sum
+}
+
+fn sums_are_a_tree<D: StepDevice<Wide = f32>>(device: impl Fn() -> D) {
+    let pixels = pixels(&small(), 4);
+    let slices = pixels.iter().map(Vec::as_slice).collect::<Vec<_>>();
+    let [a, b, c, d] = [0, 1, 2, 3].map(|image| sum(&slices[image..=image], device()));
+    let whole = sum(&slices, device());
+    for (place, found) in whole.iter().enumerate() {
+        let expected = (a[place] + b[place]) + (c[place] + d[place]);
+        assert_eq!(found.to_bits(), expected.to_bits(), "value {place}");
+    }
+}
+
+#[test]
+fn micro_batches_are_added_by_the_tree_on_the_cpu() {
+    sums_are_a_tree(CpuDevice::<f32>::default);
+}
+
+#[test]
+fn micro_batches_are_added_by_the_tree_on_the_kernels() {
+    sums_are_a_tree(|| emulated(0));
 }
 
 /// Without a norm behind it, a key's bias moves all scores of a query alike and has no gradient but rounding.

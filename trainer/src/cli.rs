@@ -33,6 +33,7 @@ pub(crate) enum Command {
     Recipes(commands::recipes::Args),
     Pretrain(commands::pretrain::Args),
     Finetune(commands::finetune::Args),
+    Launch(commands::launch::Args),
     Report(commands::report::Args),
     Eval(commands::eval::Args),
     Predict(commands::predict::Args),
@@ -45,7 +46,10 @@ pub(crate) enum Command {
 /// The commands in the order in which one comes to them.
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Data", &["sample-data", "pack", "inspect", "profile"]),
-    ("Training", &["recipes", "pretrain", "finetune", "report"]),
+    (
+        "Training",
+        &["recipes", "pretrain", "finetune", "launch", "report"],
+    ),
     ("Weights", &["eval", "predict", "export", "verify"]),
     ("Help", &["help", "completions", "man"]),
 ];
@@ -117,6 +121,13 @@ impl Cli {
     pub(crate) fn read() -> Result<Self, clap::Error> {
         let matches = command().try_get_matches().map_err(with_what_was_meant);
         Self::from_arg_matches(&matches?)
+    }
+
+    /// Whether the program understands these arguments; the error may be help that was asked for.
+    pub(crate) fn check(arguments: &[String]) -> Result<(), clap::Error> {
+        let arguments = arguments.iter().map(String::as_str);
+        let matches = command().try_get_matches_from(std::iter::once("nepa").chain(arguments));
+        matches.map(drop)
     }
 }
 

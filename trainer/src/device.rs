@@ -6,6 +6,7 @@
 //! in silence.
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
@@ -176,9 +177,26 @@ pub fn peak_tflops(device: &str) -> Option<f64> {
     }
 }
 
-/// Processor cores that this process may use.
+/// Processes that share the cores which this one sees.
+static SHARING: AtomicUsize = AtomicUsize::new(1);
+
+/// Processor cores that this process may use; of those that several share, its part.
 pub(crate) fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (all / SHARING.load(Ordering::Relaxed)).max(1)
+}
+
+/// From now on the cores are shared with others that do the same, so many in all: also by the
+/// threads that compute, unless RAYON_NUM_THREADS says how many these are. Called before any of
+/// them is there.
+pub(crate) fn share_cores(processes: usize) {
+    SHARING.store(processes.max(1), Ordering::Relaxed);
+    if processes > 1 && std::env::var_os("RAYON_NUM_THREADS").is_none() {
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(cores());
+        if let Err(error) = threads.build_global() {
+            tracing::debug!("the threads that compute are there already: {error}");
+        }
+    }
 }
 
 /// Bytes in use: of the GPU's memory, by all; of the machine's, by this process. `None` where the

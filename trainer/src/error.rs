@@ -10,6 +10,7 @@ use crate::engine::EngineError;
 use crate::exporter::ExporterError;
 use crate::logs::LogError;
 use crate::output::OutputError;
+use crate::ranks::RanksError;
 use crate::recipe::RecipeError;
 use crate::trace::TraceError;
 use crate::weights::WeightsError;
@@ -37,6 +38,8 @@ pub(crate) enum RunError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Exporter(#[from] ExporterError),
+    #[error(transparent)]
+    Ranks(#[from] RanksError),
     /// A thread or signal handler cannot be set up.
     #[error("cannot start the threads or signal handlers of the run")]
     Start(#[source] std::io::Error),

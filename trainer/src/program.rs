@@ -9,14 +9,14 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::cli::{Cli, Command, command};
 use crate::console::messages::with_causes;
 use crate::console::print;
-use crate::{commands, output, signals, trace};
+use crate::{commands, launch, output, signals, trace};
 
 /// Standard error for what libraries log: without secrets.
 struct StandardError;
 
 impl Write for StandardError {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        print::err(format_args!("{}", String::from_utf8_lossy(line)));
+        print::urgent(format_args!("{}", String::from_utf8_lossy(line)));
         Ok(line.len())
     }
 
@@ -28,14 +28,17 @@ impl Write for StandardError {
 /// Reads the command line. What is wrong with it is said without the secrets that a URL in it may
 /// hold.
 fn parse_arguments() -> Cli {
-    Cli::read().unwrap_or_else(|error| {
-        let text = error.to_string();
-        if error.use_stderr() && redact(&text) != text {
-            print::err(format_args!("{text}"));
-            std::process::exit(error.exit_code());
-        }
-        error.exit()
-    })
+    Cli::read().unwrap_or_else(|error| end_with(&error))
+}
+
+/// Says what is wrong with a command line, or the help that was asked for, and ends.
+fn end_with(error: &clap::Error) -> ! {
+    let text = error.to_string();
+    if error.use_stderr() && redact(&text) != text {
+        print::err(format_args!("{text}"));
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }
 
 /// Runs the `nepa` program.
@@ -47,7 +50,7 @@ pub fn main() -> std::process::ExitCode {
             std::backtrace::BacktraceStatus::Captured => backtrace.to_string(),
             _ => "set RUST_BACKTRACE=1 to see where".to_owned(),
         };
-        print::err(format_args!("this is a bug: {panic}\n{backtrace}\n"));
+        print::urgent(format_args!("this is a bug: {panic}\n{backtrace}\n"));
     }));
     let cli = parse_arguments();
     let logged = tracing_subscriber::EnvFilter::try_from_default_env()
@@ -76,11 +79,17 @@ pub fn main() -> std::process::ExitCode {
         tracing::warn!("a signal will end the program without cleaning up: {error}");
     }
     output::remove_leftovers();
+    launch::obey();
     let result = match cli.command {
         Command::Pack(args) => commands::pack::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Pretrain(args) => commands::pretrain::run(args),
         Command::Finetune(args) => commands::finetune::run(args),
+        Command::Launch(args) => commands::launch::run(args, |command| {
+            if let Err(error) = Cli::check(command) {
+                end_with(&error);
+            }
+        }),
         Command::Eval(args) => commands::eval::run(args),
         Command::Predict(args) => commands::predict::run(&args),
         Command::Recipes(args) => commands::recipes::run(args),
@@ -95,7 +104,7 @@ pub fn main() -> std::process::ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            print::message("error: ", &with_causes(&error));
+            print::message(print::ERROR, &with_causes(&error));
             std::process::ExitCode::FAILURE
         }
     }

@@ -83,6 +83,8 @@ fn work(folder: &Path, engine: EngineChoice) -> anyhow::Result<()> {
         update: optimizer.settings(),
         groups: &groups,
         micro_batch,
+        micro_batches: batch / micro_batch,
+        exchange: None,
         ablation: Ablation::default(),
     };
     let mut engine: Box<dyn Engine> = match engine {

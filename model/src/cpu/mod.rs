@@ -351,6 +351,18 @@ impl<T: Real> Device for CpuDevice<T> {
         Ok(())
     }
 
+    fn add(&mut self, sums: Region, values: Region) -> Result<(), ModelError> {
+        let [sums, values] = self.parts([sums, values]);
+        sums.par_chunks_mut(VALUES_PER_JOB)
+            .zip(values.par_chunks(VALUES_PER_JOB))
+            .for_each(|(sums, values)| {
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum += *value;
+                }
+            });
+        Ok(())
+    }
+
     fn narrow(&mut self, _: Region, _: Region) -> Result<(), ModelError> {
         Ok(())
     }

@@ -655,3 +655,25 @@ impl CopyToBf16 {
         )
     }
 }
+
+/// Mirror of `AddValues`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct AddValues {
+    pub sums: u64,
+    pub values: u64,
+    pub len: u64,
+}
+const _: () = assert!(size_of::<AddValues>() == 24);
+
+impl AddValues {
+    /// How it is launched.
+    pub fn launch(self) -> Launch<Self> {
+        launch(
+            "add_values",
+            blocks_for(self.len, 4 * u64::from(THREADS)),
+            moves(self.len, 4 + 4 + 4),
+            self,
+        )
+    }
+}

@@ -27,8 +27,8 @@ use crate::step::{Kept, Layout, MemoryPlan, Shape, StepOptions};
 use crate::{HiddenAct, ModelError, NepaConfig};
 
 use arguments::{
-    AddPartials, CopyToBf16, GradientNorm, HEAD, MAX_TOKENS, NORM_PIECE, NORM_RESULT_BYTES,
-    NormForward, Segment,
+    AddPartials, AddValues, CopyToBf16, GradientNorm, HEAD, MAX_TOKENS, NORM_PIECE,
+    NORM_RESULT_BYTES, NormForward, Segment,
 };
 #[cfg(feature = "cuda")]
 pub use driver::CudaLauncher;
@@ -369,6 +369,16 @@ impl<L: Launcher> Device for KernelDevice<L> {
     fn zero(&mut self, region: Region) -> Result<(), L::Error> {
         let address = self.address(region);
         self.launcher.zero(address, region.num_bytes())
+    }
+
+    fn add(&mut self, sums: Region, values: Region) -> Result<(), L::Error> {
+        assert_eq!((sums.len, sums.value_bytes), (values.len, F32));
+        let add = AddValues {
+            sums: self.address(sums),
+            values: self.address(values),
+            len: sums.len as u64,
+        };
+        self.launcher.launch(add.launch())
     }
 
     fn narrow(&mut self, wide: Region, narrow: Region) -> Result<(), L::Error> {

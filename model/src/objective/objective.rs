@@ -19,7 +19,8 @@ pub trait Objective<D: Device> {
 impl<D: Device> Step<D> {
     /// Adds `share` times the gradient of an objective's loss on a micro-batch of `images` images.
     /// It is not yet the gradient of the weights around LayerScale: before the first micro-batch of
-    /// a step comes [`Self::clear_gradient`], after the last one [`Self::finish`].
+    /// a step comes [`Self::begin_gradient`] (or [`Self::clear_gradient`], which adds each to all
+    /// before it), after the last one [`Self::finish`].
     pub fn add_gradient<O: Objective<D>>(
         &mut self,
         pixels: D::Pixels<'_>,
@@ -34,9 +35,11 @@ impl<D: Device> Step<D> {
             }));
         }
         self.check_sum()?;
+        self.begin_micro_batch()?;
         self.forward(pixels, images, pass)?;
         objective.backward(self, share)?;
         self.backward()?;
+        self.end_micro_batch()?;
         objective.report(self)
     }
 }

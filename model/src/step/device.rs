@@ -548,6 +548,8 @@ pub trait Device {
     fn write_indices(&mut self, to: Region, indices: &[u32]) -> Result<(), Self::Error>;
     /// Writes zeros.
     fn zero(&mut self, region: Region) -> Result<(), Self::Error>;
+    /// Adds wide values to as many others, value by value.
+    fn add(&mut self, sums: Region, values: Region) -> Result<(), Self::Error>;
     /// Makes narrow copies of wide values; nothing where both are one type.
     fn narrow(&mut self, wide: Region, narrow: Region) -> Result<(), Self::Error>;
     /// Images of the host as pixels; copied into a region of wide values if the device does that.

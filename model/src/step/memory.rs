@@ -44,6 +44,8 @@ pub(super) struct Regions {
     pub(super) v: Region,
     pub(super) average: Region,
     pub(super) gradient: Region,
+    /// Sums of some micro-batches, as large.
+    pub(super) partial_sums: Vec<Region>,
     /// Images of the host, for a device that wants them in its memory.
     pub(super) pixels: Region,
     /// `[B P, columns]`, narrow.
@@ -140,6 +142,9 @@ impl Regions {
             weights
         };
         let gradient = take("gradient", in_training(len), wide);
+        let partial_sums = (0..options.partial_sums)
+            .map(|_| take("sums of micro-batches", in_training(len), wide))
+            .collect();
 
         let shared_norm =
             (!(trains && kept.norms)).then(|| take("workspace", rows * width, narrow));
@@ -199,6 +204,7 @@ impl Regions {
             v,
             average,
             gradient,
+            partial_sums,
             pixels: take("pixels", staged, wide),
             patches: take("patches", embedded * layout.patch_columns, narrow),
             embedding: take("embeddings", embedded * width, wide),

@@ -38,6 +38,9 @@ pub struct StepOptions {
     pub trains: bool,
     /// What of the forward pass is kept; none is what the device prefers.
     pub kept: Option<Kept>,
+    /// Gradients of the same size beside the first, for sums of some micro-batches
+    /// ([`super::SumTree::partial_sums`]).
+    pub partial_sums: usize,
 }
 
 impl StepOptions {
@@ -52,6 +55,7 @@ impl StepOptions {
             drop_path: false,
             trains: true,
             kept: None,
+            partial_sums: 0,
         }
     }
 

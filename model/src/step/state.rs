@@ -2,6 +2,7 @@
 use super::adamw::{AdamW, AdamWSettings, Group, WeightGroup};
 use super::device::{Arenas, Device, LayerScale, Region};
 use super::step::{Gradient, Progress, Step};
+use super::tree::SumTree;
 use crate::ModelError;
 use crate::real::Real;
 
@@ -64,7 +65,7 @@ impl<D: Device> Step<D> {
         self.progress = Progress {
             updates: state.updates,
             has_average: !state.average.is_empty(),
-            gradient: Gradient::Old,
+            ..Progress::default()
         };
         Ok(())
     }
@@ -146,7 +147,80 @@ impl<D: Device> Step<D> {
     /// Forgets the gradient, so that the next one is not added to it.
     pub fn clear_gradient(&mut self) -> Result<(), D::Error> {
         self.progress.gradient = Gradient::Sum;
+        (self.progress.tree, self.progress.below) = (None, 0);
         self.device.zero(self.regions.gradient)
+    }
+
+    /// The same before so many micro-batches, whose gradients are added as a [`SumTree`] says. There
+    /// must be room for its partial sums ([`super::StepOptions::partial_sums`]).
+    pub fn begin_gradient(&mut self, micro_batches: usize) -> Result<(), D::Error> {
+        let refused = |reason| Err(D::Error::from(ModelError::Step { reason }));
+        if micro_batches == 0 {
+            return refused("it gets no micro-batch");
+        }
+        let tree = SumTree::new(micro_batches);
+        if tree.partial_sums() > self.regions.partial_sums.len() {
+            return refused("it was made for fewer micro-batches: it lacks room for their sums");
+        }
+        self.clear_gradient()?;
+        self.progress.tree = Some((tree, 0));
+        Ok(())
+    }
+
+    /// Makes room for the gradient of the next micro-batch.
+    pub(crate) fn begin_micro_batch(&mut self) -> Result<(), D::Error> {
+        let Some((tree, number)) = self.progress.tree else {
+            return Ok(());
+        };
+        if number == tree.count() {
+            return Err(D::Error::from(ModelError::Step {
+                reason: "it gets more micro-batches than it was told of",
+            }));
+        }
+        self.progress.below = tree.before(number);
+        // The first is cleared already.
+        if number > 0 {
+            self.device.zero(self.gradients(self.progress.below))?;
+        }
+        Ok(())
+    }
+
+    /// Adds what the tree adds after a micro-batch.
+    pub(crate) fn end_micro_batch(&mut self) -> Result<(), D::Error> {
+        let Some((tree, number)) = self.progress.tree else {
+            return Ok(());
+        };
+        for _ in 0..tree.additions(number) {
+            let top = self.gradients(self.progress.below);
+            self.progress.below -= 1;
+            self.device.add(self.gradients(self.progress.below), top)?;
+        }
+        self.progress.tree = Some((tree, number + 1));
+        Ok(())
+    }
+
+    /// Whether all micro-batches have come.
+    fn check_whole(&self) -> Result<(), ModelError> {
+        match self.progress.tree {
+            Some((tree, number)) if number < tree.count() => Err(ModelError::Step {
+                reason: "it gets more micro-batches before their gradient is whole",
+            }),
+            _ => self.check_sum(),
+        }
+    }
+
+    /// What all micro-batches of this process sum to, in the order of the device's memory, before
+    /// [`Self::finish`]: to be added to that of other processes.
+    pub fn read_sum(&mut self, sum: &mut Vec<D::Wide>) -> Result<(), D::Error> {
+        self.check_whole()?;
+        sum.resize(self.regions.gradient.len, D::Wide::default());
+        self.device.read(self.regions.gradient, sum)
+    }
+
+    /// Puts the sum over all processes in its place.
+    pub fn write_sum(&mut self, sum: &[D::Wide]) -> Result<(), D::Error> {
+        self.check_whole()?;
+        self.device.write(self.regions.gradient, sum)
     }
 
     /// Whether something may be added to the gradient.
@@ -162,7 +236,7 @@ impl<D: Device> Step<D> {
     /// After the last micro-batch, once: what was summed becomes the gradient of every weight, and
     /// that of frozen ones zero. Returns its norm; the update clips by `max_norm`.
     pub fn finish(&mut self, max_norm: Option<f64>) -> Result<f64, D::Error> {
-        self.check_sum()?;
+        self.check_whole()?;
         self.progress.gradient = Gradient::Old;
         let (width, mlp) = (self.shape.width, self.shape.mlp);
         for index in 0..self.shape.blocks {

@@ -5,6 +5,7 @@ use super::memory::Regions;
 use super::options::{Shape, StepOptions};
 use super::places::Layout;
 use super::plan::MemoryPlan;
+use super::tree::SumTree;
 use crate::{ModelError, NepaConfig};
 
 /// Where training is.
@@ -13,6 +14,10 @@ pub(super) struct Progress {
     pub(super) updates: u64,
     pub(super) has_average: bool,
     pub(super) gradient: Gradient,
+    /// The order of the sum, and the micro-batches that are in it; none adds each to all before it.
+    pub(super) tree: Option<(SumTree, usize)>,
+    /// Sums on the stack below the one that is added to.
+    pub(super) below: usize,
 }
 
 /// What the memory of the gradient holds.
@@ -126,7 +131,16 @@ impl<D: Device> Step<D> {
         self.regions.narrow.part(offset, len)
     }
 
+    /// A part of the gradient that is added to.
     pub(super) fn gradient(&self, offset: usize, len: usize) -> Region {
-        self.regions.gradient.part(offset, len)
+        self.gradients(self.progress.below).part(offset, len)
+    }
+
+    /// The stack of sums, the gradient itself being the first.
+    pub(super) fn gradients(&self, place: usize) -> Region {
+        match place.checked_sub(1) {
+            None => self.regions.gradient,
+            Some(place) => self.regions.partial_sums[place],
+        }
     }
 }

@@ -184,3 +184,17 @@ pub(super) fn narrow<D: Device>(device: impl Fn() -> D) -> Vec<Left> {
     }
     left
 }
+
+pub(super) fn add<D: Device>(device: impl Fn() -> D) -> Vec<Left> {
+    let mut left = Vec::new();
+    for len in [1, 7, 2048, 40_005] {
+        let mut bench = Bench::new(device(), format!("add {len}"), Size::new(1, 2, 64));
+        let mut random = Random(46);
+        let sums = bench.changes("sums", Wide, random.f32s(len, 0.5, 1.0));
+        let values = bench.reads("values", Wide, random.f32s(len, 0.5, 1.0));
+        bench.start();
+        bench.device.add(sums, values).unwrap();
+        bench.finish(&mut left);
+    }
+    left
+}

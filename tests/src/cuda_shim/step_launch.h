@@ -28,6 +28,7 @@ const cuda_cpu_shim::NamedKernel STEP_KERNELS[] = {
     NAMED_KERNEL(norm_final),
     NAMED_KERNEL(adamw_update),
     NAMED_KERNEL(copy_to_bf16),
+    NAMED_KERNEL(add_values),
 };
 const cuda_cpu_shim::KernelTable STEP_TABLE(STEP_KERNELS);
 

@@ -7,6 +7,7 @@ pub(crate) mod export;
 pub(crate) mod finetune;
 mod help;
 pub(crate) mod inspect;
+pub(crate) mod launch;
 pub(crate) mod man;
 pub(crate) mod pack;
 pub(crate) mod predict;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::values::{address, at_least};
+use crate::ranks::PlaceArgs;
 use crate::run::{Finish, Kind, Options, run};
 use crate::trace::{StepsArg, TraceSteps};
 
@@ -111,6 +112,41 @@ pub(crate) struct RunArgs {
     /// would have had.
     #[arg(long, requires = "resume", help_heading = "Going on")]
     pub accept_data: bool,
+    /// Be this one of several ranks, from 0.
+    ///
+    /// Otherwise RANK and WORLD_SIZE say so (nepa launch, torchrun --no-python), or Open MPI, or
+    /// srun; without any of these a process is alone. docs/ranks.md.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = at_least::<usize>(0),
+        requires = "ranks",
+        help_heading = "Ranks",
+        hide_short_help = true
+    )]
+    pub rank: Option<usize>,
+    /// With --rank: how many there are.
+    ///
+    /// 1, 2, 4, 8, ..., a divisor of the micro-batches of a step.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = at_least::<usize>(1),
+        requires = "rank",
+        help_heading = "Ranks",
+        hide_short_help = true
+    )]
+    pub ranks: Option<usize>,
+    /// Where rank 0 waits for the others.
+    ///
+    /// Otherwise at MASTER_ADDR and one port above MASTER_PORT.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        help_heading = "Ranks",
+        hide_short_help = true
+    )]
+    pub meet: Option<String>,
     /// Check all that can be checked, and train nothing.
     ///
     /// Recipe, device, data, output, memory; a batch is read and a step computed.
@@ -171,6 +207,11 @@ impl RunArgs {
             take_over: self.take_over,
             accept_data: self.accept_data,
             dry_run: self.dry_run,
+            place: PlaceArgs {
+                rank: self.rank,
+                ranks: self.ranks,
+                meet: self.meet,
+            },
         }
     }
 }

@@ -61,9 +61,18 @@ pub(crate) fn listed<'a>(
 /// said again by its cause, as some of them show theirs. What to do (lines that begin with `tip:`,
 /// and those behind them) comes last.
 pub(crate) fn with_causes(error: &anyhow::Error) -> String {
+    all_of(error.chain())
+}
+
+/// The same of an error that is needed further.
+pub(crate) fn all_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    all_of(anyhow::Chain::new(error))
+}
+
+fn all_of(chain: anyhow::Chain<'_>) -> String {
     let mut said: Vec<String> = Vec::new();
     let mut tips = String::new();
-    for cause in error.chain() {
+    for cause in chain {
         let text = cause.to_string();
         let (text, tip) = match text.find("\ntip:") {
             Some(at) => text.split_at(at),

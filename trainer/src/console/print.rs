@@ -3,10 +3,11 @@
 //!
 //! The macros here stand before those of the standard library in all of this crate, which panic
 //! then. A command that does nothing but say ends like any Unix tool; one that does something is
-//! not ended in the midst of it, and says no more.
+//! not ended in the midst of it, and says no more. Of several ranks of a run only rank 0 speaks; the
+//! others say their errors.
 use std::fmt::Arguments;
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nepa_pipeline::redact;
 use signal_hook::consts::SIGPIPE;
@@ -17,10 +18,25 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::line::{columns, undisturbed};
 
+/// The head of the message that ends a command.
+pub(crate) const ERROR: &str = "error: ";
 /// Columns of the labels of [`labelled`].
 const LABEL: usize = 8;
 
 static ENDS_WITH_READER: AtomicBool = AtomicBool::new(false);
+
+/// The rank that says nothing but errors; 0 says all.
+static QUIET_RANK: AtomicUsize = AtomicUsize::new(0);
+
+/// From now on the program says nothing but errors, as those of this rank, which is not 0. Where
+/// RUST_LOG asks for it, it logs all the same.
+pub(crate) fn only_errors_of(rank: usize) {
+    QUIET_RANK.store(rank, Ordering::Relaxed);
+}
+
+fn quiet_rank() -> Option<usize> {
+    Some(QUIET_RANK.load(Ordering::Relaxed)).filter(|rank| *rank > 0)
+}
 
 /// From now on the program ends once nobody reads its standard output. For commands that do nothing
 /// else.
@@ -30,6 +46,9 @@ pub(crate) fn end_with_reader() {
 
 /// Writes to standard output, without secrets.
 pub(crate) fn out(text: Arguments) {
+    if quiet_rank().is_some() {
+        return;
+    }
     let text = redact(&text.to_string());
     let written = undisturbed(|| std::io::stdout().lock().write_all(text.as_bytes()));
     let Err(error) = written else {
@@ -51,7 +70,18 @@ pub(crate) fn out(text: Arguments) {
 
 /// Writes to standard error, where there is one, without secrets.
 pub(crate) fn err(text: Arguments) {
-    let text = redact(&text.to_string());
+    if quiet_rank().is_none() {
+        urgent(text);
+    }
+}
+
+/// The same for what a quiet rank says, too: each line with its name.
+pub(crate) fn urgent(text: Arguments) {
+    let mut text = redact(&text.to_string());
+    if let Some(rank) = quiet_rank() {
+        let lines = text.lines().map(|line| format!("rank {rank}: {line}\n"));
+        text = lines.collect();
+    }
     let _ = undisturbed(|| std::io::stderr().lock().write_all(text.as_bytes()));
 }
 
@@ -60,7 +90,12 @@ pub(crate) fn err(text: Arguments) {
 pub(crate) fn message(head: &str, text: &str) {
     // Before it is broken into lines: a secret may not be cut in two.
     let text = redact(&format!("{head}{text}"));
-    err(format_args!("{}\n", wrapped(&text, columns(), "  ")));
+    let lines = wrapped(&text, columns(), "  ");
+    if head == ERROR {
+        urgent(format_args!("{lines}\n"));
+    } else {
+        err(format_args!("{lines}\n"));
+    }
 }
 
 /// Writes `label` and, in a column of its own, `text` to standard output, in lines that fit as
@@ -129,6 +164,8 @@ macro_rules! eprintln {
 pub(crate) struct LogLines {
     times: bool,
     colours: bool,
+    /// Whether RUST_LOG says what is logged.
+    asked_for: bool,
 }
 
 impl LogLines {
@@ -139,6 +176,7 @@ impl LogLines {
         Self {
             times: !terminal,
             colours: terminal && colours,
+            asked_for: std::env::var_os("RUST_LOG").is_some_and(|value| !value.is_empty()),
         }
     }
 }
@@ -161,6 +199,9 @@ where
         event: &Event<'_>,
     ) -> std::fmt::Result {
         let (level, target) = (*event.metadata().level(), event.metadata().target());
+        if quiet_rank().is_some() && level > Level::ERROR && !self.asked_for {
+            return Ok(());
+        }
         let mut line = String::new();
         if self.times {
             line += &chrono::Utc::now().format("%Y-%m-%d %H:%M:%SZ ").to_string();

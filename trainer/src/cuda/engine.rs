@@ -6,7 +6,7 @@ use cudarc::driver::{DevicePtr, result};
 use half::bf16;
 use nepa_model::cuda::{CudaLauncher, CudaStepError, KernelDevice, Pixels, check};
 use nepa_model::objective::Objective;
-use nepa_model::step::Kept;
+use nepa_model::step::{Kept, SumTree};
 use nepa_model::{Pass, Step, StepOptions};
 
 use crate::engine::{EngineDevice, EngineError, StepEngine, TrainingSetup, TrainingState};
@@ -38,6 +38,7 @@ impl CudaEngine {
                 norms: true,
                 activations,
             }),
+            partial_sums: SumTree::new(setup.micro_batches.max(1)).partial_sums(),
             ..StepOptions::training(config, images)
         };
         let plan_for = |images, activations| {

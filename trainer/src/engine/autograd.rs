@@ -1,13 +1,19 @@
 //! The engine of candle's operations and autograd, on any device: slower and hungrier than
 //! [`super::StepEngine`], and independent of it. For verification, and for models that a device's
 //! step cannot compute.
+use std::sync::Arc;
+use std::time::Instant;
+
 use candle_core::{D, DType, Device, Tensor};
 use nepa_model::cpu::global_norm;
 use nepa_model::objective::ClassificationReport;
+use nepa_model::step::SumTree;
 use nepa_model::{Ablation, ModelError, Nepa, PretrainDraw, Weights, soft_cross_entropy};
 
-use super::report::MicroReport;
-use super::{Engine, EngineError, StepInput, StepReport, Task, TrainingSetup, TrainingState};
+use super::report::{MicroNumbers, MicroReport, gather};
+use super::{
+    Engine, EngineError, Exchange, StepInput, StepReport, Task, TrainingSetup, TrainingState,
+};
 use crate::optimizer::Optimizer;
 
 /// The reference model, with flat f32 buffers in the host's memory for all that the optimiser
@@ -22,6 +28,9 @@ pub struct AutogradEngine {
     weights: Weights,
     optimizer: Optimizer,
     gradient: Vec<f32>,
+    /// Sums of some micro-batches, as large.
+    partial_sums: Vec<Vec<f32>>,
+    exchange: Option<Arc<dyn Exchange>>,
     /// Of the gradient that waits for its update.
     grad_norm: Option<f64>,
 }
@@ -46,12 +55,18 @@ impl AutogradEngine {
             model,
             optimizer: Optimizer::from_state(update, groups, &weights.specs, optimizer)?,
             gradient: vec![0.0; weights.flat.len()],
+            partial_sums: Vec::new(),
+            exchange: setup.exchange.cloned(),
             grad_norm: None,
             weights,
         })
     }
 
-    fn pretrain(&mut self, input: &StepInput<'_>, count: usize) -> Result<StepReport, EngineError> {
+    fn pretrain(
+        &mut self,
+        input: &StepInput<'_>,
+        count: usize,
+    ) -> Result<Vec<MicroNumbers>, EngineError> {
         let ablation = self.ablation;
         self.micro_batches(input, count, |model, pixels, number| {
             let draw = &input.passes[number];
@@ -65,7 +80,11 @@ impl AutogradEngine {
         })
     }
 
-    fn classify(&mut self, input: &StepInput<'_>, count: usize) -> Result<StepReport, EngineError> {
+    fn classify(
+        &mut self,
+        input: &StepInput<'_>,
+        count: usize,
+    ) -> Result<Vec<MicroNumbers>, EngineError> {
         self.micro_batches(input, count, |model, pixels, number| {
             let draw = &input.passes[number];
             let logits = model.classify(pixels, &draw.rope, draw.drop_path.as_deref())?;
@@ -91,18 +110,52 @@ impl AutogradEngine {
         input: &StepInput<'_>,
         count: usize,
         loss: impl Fn(&Nepa, &Tensor, usize) -> Result<(R, Tensor), EngineError>,
-    ) -> Result<StepReport, EngineError> {
-        let mut reports = Vec::with_capacity(input.passes.len());
-        let share = (1.0 / input.passes.len() as f64) as f32;
+    ) -> Result<Vec<MicroNumbers>, EngineError> {
+        let mut found = Vec::with_capacity(input.passes.len());
+        let ranks = self.exchange.as_ref().map_or(1, |ranks| ranks.size());
+        let share = (1.0 / (ranks * input.passes.len()) as f64) as f32;
         let side = self.model.config().image_size;
+        let tree = SumTree::new(input.passes.len());
         for number in 0..input.passes.len() {
             let first = number * count;
             let pixels = input.images.tensor(first, count, side, &self.device)?;
             let (report, loss) = loss(&self.model, &pixels, number)?;
-            reports.push(report);
-            self.model.backward_into(&loss, share, &mut self.gradient)?;
+            found.push(report.numbers());
+            let mut below = tree.before(number);
+            let mut gradient = self.take_cleared(below);
+            let added = self.model.backward_into(&loss, share, &mut gradient);
+            *self.sum(below) = gradient;
+            added?;
+            for _ in 0..tree.additions(number) {
+                let top = std::mem::take(self.sum(below));
+                for (sum, value) in self.sum(below - 1).iter_mut().zip(&top) {
+                    *sum += value;
+                }
+                *self.sum(below) = top;
+                below -= 1;
+            }
         }
-        Ok(R::mean(&reports, self.norm()))
+        Ok(found)
+    }
+
+    /// The stack of sums, the gradient itself being the first.
+    fn sum(&mut self, place: usize) -> &mut Vec<f32> {
+        match place.checked_sub(1) {
+            None => &mut self.gradient,
+            Some(place) => &mut self.partial_sums[place],
+        }
+    }
+
+    /// The memory of one of them, all zeros.
+    fn take_cleared(&mut self, place: usize) -> Vec<f32> {
+        let len = self.weights.flat.len();
+        if place > self.partial_sums.len() {
+            self.partial_sums.push(Vec::new());
+        }
+        let mut sum = std::mem::take(self.sum(place));
+        sum.clear();
+        sum.resize(len, 0.0);
+        sum
     }
 
     /// The norm of the gradient of what is trained.
@@ -125,13 +178,25 @@ impl Engine for AutogradEngine {
     fn step(&mut self, input: &StepInput<'_>) -> Result<StepReport, EngineError> {
         let count = input.micro_batch(self.task, self.micro_batch)?;
         self.grad_norm = None;
-        self.gradient.fill(0.0);
-        let report = match self.task {
+        let started = Instant::now();
+        let mut found = match self.task {
             Task::Pretraining => self.pretrain(input, count)?,
             Task::Classification => self.classify(input, count)?,
         };
-        self.grad_norm = Some(report.grad_norm);
-        Ok(report)
+        let mut computed = None;
+        if let Some(ranks) = self.exchange.clone() {
+            let seconds = started.elapsed().as_secs_f64();
+            ranks.sum(&mut self.gradient).map_err(EngineError::Ranks)?;
+            let gathered = gather(ranks.as_ref(), &found, seconds);
+            let (all, spread) = gathered.map_err(EngineError::Ranks)?;
+            (found, computed) = (all, Some(spread));
+        }
+        let norm = self.norm();
+        self.grad_norm = Some(norm);
+        Ok(StepReport {
+            computed,
+            ..StepReport::new(self.task, &found, norm)
+        })
     }
 
     fn update(&mut self, rates: &[f64]) -> Result<(), EngineError> {

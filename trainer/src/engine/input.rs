@@ -1,8 +1,11 @@
 //! What an engine gets: which model it trains and how, and the batches of its steps.
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 use nepa_model::step::adamw::WeightGroup;
 use nepa_model::{Ablation, ModelError, NepaConfig, Pass, RopeDraw};
 
+use super::Exchange;
 use crate::optimizer::UpdateSettings;
 
 /// What a model is trained for.
@@ -36,6 +39,10 @@ pub struct TrainingSetup<'a> {
     pub groups: &'a dyn Fn(&str) -> WeightGroup,
     /// Images in one forward and backward pass.
     pub micro_batch: usize,
+    /// Most of these passes in one step, of several ranks in one rank's part of it.
+    pub micro_batches: usize,
+    /// The ranks among which a step is divided; none computes all of it.
+    pub exchange: Option<&'a Arc<dyn Exchange>>,
     /// What pretraining leaves out, which the engine of autograd alone can do.
     pub ablation: Ablation,
 }
@@ -46,6 +53,8 @@ impl std::fmt::Debug for TrainingSetup<'_> {
             .field("config", &self.config)
             .field("update", &self.update)
             .field("micro_batch", &self.micro_batch)
+            .field("micro_batches", &self.micro_batches)
+            .field("exchange", &self.exchange)
             .finish_non_exhaustive()
     }
 }
@@ -122,7 +131,7 @@ impl From<RopeDraw> for PassDraw {
     }
 }
 
-/// One batch, in as many equal micro-batches as there are passes.
+/// One batch, or a rank's part of it, in as many equal micro-batches as there are passes.
 #[derive(Debug, Clone, Copy)]
 pub struct StepInput<'a> {
     /// B images.

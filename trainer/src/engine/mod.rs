@@ -1,6 +1,7 @@
 //! What trains: a batch in, a loss out, then an update. The run does not know which engine it
 //! drives: the model's step on the processor or (`crate::cuda`) on a GPU, or candle's autograd.
 mod autograd;
+mod exchange;
 mod input;
 mod report;
 mod step;
@@ -10,8 +11,9 @@ use nepa_model::{MemoryPlan, ModelError, Weights};
 use crate::optimizer::{OptimizerError, OptimizerState};
 
 pub use autograd::AutogradEngine;
+pub use exchange::{Exchange, ExchangeError};
 pub use input::{Images, PassDraw, StepInput, Task, TrainingSetup};
-pub use report::{Found, StepReport};
+pub use report::{Found, Spread, StepReport};
 pub use step::{CpuEngine, EngineDevice, StepEngine};
 
 /// All that training changes, of one step; flat buffers in the order of `weights.specs`.
@@ -64,6 +66,9 @@ pub enum EngineError {
     /// The device refused something.
     #[error("the training step failed on the device")]
     Device(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Another rank has ended, or cannot be reached.
+    #[error("the gradient cannot be summed over the ranks")]
+    Ranks(#[source] ExchangeError),
     /// An engine that is for another device.
     #[error(
         "the engine `cuda` computes on an NVIDIA GPU only: take device = \"cuda\", in a program built by `make cuda`"
@@ -125,8 +130,8 @@ pub trait Engine {
     /// Takes over weights, moments and average of one step.
     fn load(&mut self, state: TrainingState) -> Result<(), EngineError>;
 
-    /// Forward and backward over a batch. Keeps the gradient for [`Engine::update`]; changes no
-    /// weight.
+    /// Forward and backward over a batch, of several ranks over this one's part of it. Keeps the
+    /// gradient of the whole batch for [`Engine::update`]; changes no weight.
     fn step(&mut self, input: &StepInput<'_>) -> Result<StepReport, EngineError>;
 
     /// Clips the gradient of the last step and applies it to weights, moments and average, at the

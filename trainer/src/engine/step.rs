@@ -1,13 +1,17 @@
 //! The model's training step ([`nepa_model::Step`]) as an engine, on any of its devices.
+use std::sync::Arc;
+use std::time::Instant;
+
 use candle_core::{DType, Tensor};
 use nepa_model::cpu::CpuDevice;
 use nepa_model::objective::{Classification, NextEmbedding, Objective};
 use nepa_model::step::device::Device;
+use nepa_model::step::{Layout, SumTree};
 use nepa_model::{Ablation, FlatState, MemoryPlan, ParamSpec, Pass, Step, StepOptions, Weights};
 
 use super::TrainingState;
-use super::report::MicroReport;
-use super::{Engine, EngineError, Images, StepInput, StepReport, Task, TrainingSetup};
+use super::report::{MicroNumbers, MicroReport, gather};
+use super::{Engine, EngineError, Exchange, Images, StepInput, StepReport, Task, TrainingSetup};
 use crate::optimizer::{OptimizerState, UpdateSettings, check_state};
 
 /// What an engine wants of a device beside the operations of a step.
@@ -48,6 +52,9 @@ pub struct StepEngine<D> {
     task: Task,
     update: UpdateSettings,
     plan: MemoryPlan,
+    /// The ranks among which a step is divided, and memory for what they sum.
+    exchange: Option<Arc<dyn Exchange>>,
+    sum: Vec<f32>,
 }
 
 /// The processor's engine.
@@ -79,12 +86,15 @@ impl<D: EngineDevice> StepEngine<D> {
             task: Task::of(setup.config),
             update: setup.update,
             plan,
+            exchange: setup.exchange.cloned(),
+            sum: Vec::new(),
         };
         engine.load(state)?;
         Ok(engine)
     }
 
-    fn run_step(&mut self, input: &StepInput<'_>) -> Result<StepReport, EngineError> {
+    /// The sum of the gradients of all micro-batches of this rank, and what they found.
+    fn run_step(&mut self, input: &StepInput<'_>) -> Result<Vec<MicroNumbers>, EngineError> {
         let count = input.micro_batch(self.task, self.step.options().images)?;
         match self.task {
             Task::Pretraining => self.micro_batches(input, count, |_| NextEmbedding),
@@ -100,14 +110,16 @@ impl<D: EngineDevice> StepEngine<D> {
         input: &StepInput<'_>,
         count: usize,
         objective: impl Fn(usize) -> O,
-    ) -> Result<StepReport, EngineError> {
-        self.step.clear_gradient().map_err(D::failed)?;
-        let mut reports = Vec::with_capacity(input.passes.len());
-        let share = 1.0 / input.passes.len() as f64;
+    ) -> Result<Vec<MicroNumbers>, EngineError> {
+        let begun = self.step.begin_gradient(input.passes.len());
+        begun.map_err(D::failed)?;
+        let mut found = Vec::with_capacity(input.passes.len());
+        let ranks = self.exchange.as_ref().map_or(1, |ranks| ranks.size());
+        let share = 1.0 / (ranks * input.passes.len()) as f64;
         for (number, draw) in input.passes.iter().enumerate() {
             let first = number * count;
             let (pass, mut objective) = (draw.pass(), objective(number));
-            reports.push(match input.images {
+            let report = match input.images {
                 Images::Host(images) => {
                     let staged = self.step.stage(&images[first..first + count]);
                     let staged = staged.map_err(D::failed)?;
@@ -119,10 +131,17 @@ impl<D: EngineDevice> StepEngine<D> {
                     let part = batch.narrow(0, first, count)?;
                     D::add_gradient(&mut self.step, &part, &pass, share, &mut objective)?
                 }
-            });
+            };
+            found.push(report.numbers());
         }
-        let norm = self.step.finish(self.update.max_grad_norm);
-        Ok(O::Report::mean(&reports, norm.map_err(D::failed)?))
+        Ok(found)
+    }
+
+    /// Adds the gradients of all ranks.
+    fn sum_over(&mut self, ranks: &dyn Exchange) -> Result<(), EngineError> {
+        self.step.read_sum(&mut self.sum).map_err(D::failed)?;
+        ranks.sum(&mut self.sum).map_err(EngineError::Ranks)?;
+        self.step.write_sum(&self.sum).map_err(D::failed)
     }
 }
 
@@ -142,7 +161,22 @@ impl<D: EngineDevice> Engine for StepEngine<D> {
     }
 
     fn step(&mut self, input: &StepInput<'_>) -> Result<StepReport, EngineError> {
-        D::run(|| self.run_step(input))
+        let started = Instant::now();
+        let mut found = D::run(|| self.run_step(input))?;
+        let mut computed = None;
+        if let Some(ranks) = self.exchange.clone() {
+            let seconds = started.elapsed().as_secs_f64();
+            self.sum_over(ranks.as_ref())?;
+            let gathered = gather(ranks.as_ref(), &found, seconds);
+            let (all, spread) = gathered.map_err(EngineError::Ranks)?;
+            (found, computed) = (all, Some(spread));
+        }
+        let max_norm = self.update.max_grad_norm;
+        let norm = D::run(|| self.step.finish(max_norm).map_err(D::failed))?;
+        Ok(StepReport {
+            computed,
+            ..StepReport::new(self.task, &found, norm)
+        })
     }
 
     fn update(&mut self, rates: &[f64]) -> Result<(), EngineError> {
@@ -232,20 +266,29 @@ impl CpuEngine {
         let config = setup.config;
         let averages = u64::from(setup.update.adamw.average_decay.is_some());
         let copy_bytes = (3 + averages) * 4 * state.weights.flat.len() as u64;
+        let options = |images| StepOptions {
+            partial_sums: SumTree::new(setup.micro_batches.max(1)).partial_sums(),
+            ..StepOptions::training(config, images)
+        };
         let plan_for = |images| {
-            let options = StepOptions::training(config, images);
+            let options = options(images);
             let mut plan = Step::<CpuDevice<f32>>::plan(config, &options);
             let head = Step::<CpuDevice<f32>>::host_bytes(config, &options);
             if head > 0 {
                 plan.add("classifier's head", head);
             }
             plan.add("copy while saving", copy_bytes);
+            if setup.exchange.is_some() {
+                // What is sent, and half as much that comes.
+                let values = Layout::new(config).len() as u64;
+                plan.add("sums over ranks", 4 * (values + values.div_ceil(2)));
+            }
             plan
         };
         // Where the system does not say, nothing is refused.
         let available = available_bytes().unwrap_or(u64::MAX);
         let plan = EngineError::check_memory(plan_for, setup.micro_batch, available)?;
-        let options = StepOptions::training(config, setup.micro_batch);
+        let options = options(setup.micro_batch);
         let device = CpuDevice::default();
         Self::with_device(setup, &options, state, device, plan)
     }
@@ -288,6 +331,8 @@ mod tests {
             update: optimizer.settings(),
             groups: &groups,
             micro_batch: 2,
+            micro_batches: 2,
+            exchange: None,
             ablation: Ablation::default(),
         };
         let pixels = pixels(&config, 4);
@@ -382,6 +427,8 @@ mod tests {
             update: OptimizerConfig::default().settings(),
             groups: &group,
             micro_batch: 2,
+            micro_batches: 2,
+            exchange: None,
             ablation: Ablation::default(),
         };
         let pixels = pixels(&config, 4);
@@ -495,6 +542,8 @@ mod tests {
                 update: OptimizerConfig::default().settings(),
                 groups: &group,
                 micro_batch: 2,
+                micro_batches: 2,
+                exchange: None,
                 ablation: Ablation::default(),
             };
             let mut own = CpuEngine::new(&setup, state(config)).expect("an engine");
@@ -515,6 +564,8 @@ mod tests {
             update: OptimizerConfig::default().settings(),
             groups: &group,
             micro_batch: 2,
+            micro_batches: 1,
+            exchange: None,
             ablation: Ablation {
                 shift: false,
                 ..Ablation::default()
@@ -533,6 +584,8 @@ mod tests {
             update: optimizer.settings(),
             groups: &groups,
             micro_batch: 1 << 40,
+            micro_batches: 1,
+            exchange: None,
             ablation: Ablation::default(),
         };
         let error = CpuEngine::new(&setup, state(&config)).expect_err("no machine has that");

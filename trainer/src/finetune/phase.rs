@@ -1,5 +1,7 @@
 //! Fine-tuning as a phase of training: weights that are there become a classifier's, images are
 //! mixed with their labels, each layer has its rate.
+use std::ops::Range;
+
 use nepa_model::step::adamw::WeightGroup;
 use nepa_model::{NepaConfig, Weights, classifier_weights, init_weights};
 use nepa_pipeline::random::{Purpose, micro_batch_stream};
@@ -17,8 +19,8 @@ use crate::logs::EvalRecord;
 use crate::output::{Bring, fetch_run};
 use crate::recipe::{Draft, FromWeights, Recipe, RecipeError, ResolvedFinetune, ResolvedRecipe};
 use crate::run::{
-    At, Line, Options, Phase, Setup, StartingPoint, StepDraws, Summary, open_dataset, open_device,
-    passes, take_data,
+    At, Line, Options, Phase, Setup, StartingPoint, StepDraws, Summary, check_ranks, open_dataset,
+    open_device, passes, take_data,
 };
 use crate::weights::{self, WeightsFolder, Which};
 
@@ -50,11 +52,13 @@ impl Finetuning {
         draft: Draft,
         from: &StartingPoint,
         options: &Options,
+        ranks: usize,
     ) -> Result<Setup, RunError> {
         // What is wrong with the recipe is said before anything is fetched.
         let mut sketch = draft.check_finetuning()?;
         take_data(&mut sketch, options);
         sketch.check_data_given()?;
+        check_ranks(&sketch, ranks)?;
         let (device, runtime) = open_device(&sketch)?;
         let (base, opened) = base(from, options, &sketch, &runtime)?;
 
@@ -67,7 +71,7 @@ impl Finetuning {
         if !from.eval_data.is_empty() {
             tune.eval.urls.clone_from(&from.eval_data);
         }
-        recipe.check(1)?;
+        recipe.check(ranks)?;
         let dataset = open_dataset(&recipe, tune.label_column.clone(), &runtime)?;
         let classes = LabelClasses::new(&tune, &dataset, &base)?;
         recipe.model = recipe.model.to_classifier(classes.classes());
@@ -175,21 +179,23 @@ impl Phase for Finetuning {
         recipe: &ResolvedRecipe,
         samples: &[SampleRecord],
         step: u64,
+        micro_batches: Range<usize>,
     ) -> Result<StepDraws, RunError> {
         let labels = self.classes.labels(samples, step)?;
         let (images, side) = (recipe.train.micro_batch, recipe.model.image_size as u32);
         let (mix, seed) = (section(recipe).mix, recipe.seed);
         let num_classes = recipe.model.num_classes().unwrap_or_default();
         let mut targets = Vec::with_capacity(labels.len() * num_classes);
-        let mut mixes = Vec::with_capacity(recipe.train.accumulation);
-        for (number, labels) in (0..).zip(labels.chunks_exact(images)) {
+        let mut mixes = Vec::with_capacity(micro_batches.len());
+        let first = micro_batches.start as u64;
+        for (number, labels) in (first..).zip(labels.chunks_exact(images)) {
             let mut stream = micro_batch_stream(seed, step, number, Purpose::MixImages);
             let plan = MixPlan::draw(&mix, images, side, &mut stream)?;
             targets.extend(plan.targets(labels, num_classes)?);
             mixes.push(plan);
         }
         Ok(StepDraws {
-            passes: passes(recipe, step),
+            passes: passes(recipe, step, micro_batches),
             mixes,
             targets: Some(targets),
         })

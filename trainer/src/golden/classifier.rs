@@ -170,6 +170,8 @@ fn compare_reference(
             frozen: false,
         },
         micro_batch: images,
+        micro_batches: 1,
+        exchange: None,
         ablation: Ablation::default(),
     };
     let mut engine = engine_for(choice, &setup, weights.clone())?;
@@ -331,6 +333,8 @@ fn compare_trajectory(
         update: optimizer.settings(),
         groups: &group,
         micro_batch: images,
+        micro_batches: 1,
+        exchange: None,
         ablation: Ablation::default(),
     };
     let mut engine = engine_for(choice, &setup, weights.clone())?;

@@ -100,6 +100,8 @@ fn compare_reference(
         update: optimizer.settings(),
         groups: &|name| optimizer.group(name),
         micro_batch: pixels.dim(0)?,
+        micro_batches: 1,
+        exchange: None,
         ablation: Ablation::default(),
     };
     let mut engine = engine_for(choice, &setup, weights)?;
@@ -203,6 +205,8 @@ fn compare_trajectory(
         update: config.settings(),
         groups: &|name| config.group(name),
         micro_batch: first.dim(0)?,
+        micro_batches: 1,
+        exchange: None,
         ablation: Ablation::default(),
     };
     let mut engine = engine_for(choice, &setup, weights)?;

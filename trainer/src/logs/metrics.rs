@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::error::LogError;
 use super::file::{LogFile, push_json_line};
 use super::loader::LoaderMetrics;
-use crate::engine::Found;
+use crate::engine::{Found, Spread};
 
 /// Who decoded images for a GPU since the line before. They are those of batches ahead, not of the
 /// step; the sum over all lines is what was decoded in all.
@@ -73,6 +73,17 @@ impl From<Found> for Measured {
     }
 }
 
+/// How the ranks of a run differed in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RankMetrics {
+    /// Their number.
+    pub count: usize,
+    /// Time that each waited for its part of the batch.
+    pub data_wait_ms: Spread,
+    /// Time of forward and backward of its micro-batches, without waiting for the others.
+    pub compute_ms: Spread,
+}
+
 /// One line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StepMetrics {
@@ -100,9 +111,12 @@ pub(crate) struct StepMetrics {
     /// Who decoded, on a GPU; absent on the processor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoders: Option<DecodedImages>,
-    /// What the loader did; absent in lines of older programs.
+    /// What the loader did, of several ranks that of rank 0; absent in lines of older programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loader: Option<LoaderMetrics>,
+    /// Where there are several ranks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<RankMetrics>,
 }
 
 impl StepMetrics {
@@ -188,6 +202,7 @@ pub(super) mod tests {
                 fetch: 0.25,
                 ..LoaderMetrics::default()
             }),
+            ranks: None,
         }
     }
 

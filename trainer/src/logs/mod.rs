@@ -12,6 +12,8 @@ pub(crate) use error::LogError;
 pub(crate) use evals::{Accuracy, EvalRecord, EvalsFile};
 pub(crate) use file::LogFile;
 pub(crate) use loader::LoaderMetrics;
-pub(crate) use metrics::{DecodedImages, Measured, MetricsFile, StepMetrics, lines_up_to};
+pub(crate) use metrics::{
+    DecodedImages, Measured, MetricsFile, RankMetrics, StepMetrics, lines_up_to,
+};
 pub(crate) use tensorboard::EventFile;
 pub(crate) use trace::TraceFile;

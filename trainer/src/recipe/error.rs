@@ -121,9 +121,9 @@ pub enum RecipeError {
     /// The batch is no multiple of what is computed at once.
     #[error(
         "train.batch = {batch} does not divide into micro-batches of train.micro_batch = \
-         {micro_batch} on {world_size} device(s); it must be a multiple of {}\ntip: --set \
-         train.batch={}",
-        micro_batch * world_size, suggestion(*batch, micro_batch * world_size)
+         {micro_batch}{}; it must be a multiple of {}\ntip: --set {}",
+        among(*world_size), micro_batch * world_size,
+        dividing(*batch, *micro_batch, *world_size)
     )]
     BatchDoesNotDivide {
         batch: usize,
@@ -210,6 +210,24 @@ pub enum RecipeError {
          \ntip: lower train.batch, such as --set train.batch={num_samples}"
     )]
     TooFewSamples { num_samples: u64, batch: usize },
+}
+
+fn among(ranks: usize) -> String {
+    match ranks {
+        1 => String::new(),
+        ranks => format!(" among {ranks} ranks, as many for each"),
+    }
+}
+
+/// A batch that divides; for several ranks a micro-batch that does, as that leaves the run's batch.
+fn dividing(batch: usize, micro_batch: usize, ranks: usize) -> String {
+    if ranks > 1 && batch >= ranks && batch.is_multiple_of(ranks) {
+        let own = batch / ranks;
+        let most = (1..=micro_batch.min(own)).rev();
+        let fits = most.into_iter().find(|size| own.is_multiple_of(*size));
+        return format!("train.micro_batch={}, or fewer ranks", fits.unwrap_or(1));
+    }
+    format!("train.batch={}", suggestion(batch, micro_batch * ranks))
 }
 
 /// Where something was given, in brackets.

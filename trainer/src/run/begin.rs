@@ -4,6 +4,7 @@ use candle_core::Device;
 use nepa_model::MemoryPlan;
 use nepa_pipeline::{Dataset, LoaderConfig, MixingForecast};
 
+use super::company::hand_out;
 use super::data_list::DataList;
 use super::options::Options;
 use super::phase::Phase;
@@ -15,6 +16,7 @@ use crate::console::words;
 use crate::engine::{Engine, TrainingState};
 use crate::error::RunError;
 use crate::output::{CheckpointName, Output};
+use crate::ranks::Ranks;
 use crate::recipe::ResolvedRecipe;
 
 /// A warning is given where batches of sorted rows are this much less even than random ones.
@@ -30,8 +32,8 @@ pub(super) struct Begun {
     pub(super) is_longer: bool,
 }
 
-/// Finds where the run stands, makes its engine and shows the recap. Where the memory does not
-/// suffice, the output stays as it was.
+/// Finds where the run stands, tells the other ranks, makes its engine and shows the recap. Where
+/// the memory does not suffice, the output stays as it was.
 #[expect(
     clippy::too_many_arguments,
     reason = "all that a run begins with, once"
@@ -45,24 +47,26 @@ pub(super) fn begin(
     data_list: &DataList,
     device: &Device,
     holds_run: bool,
+    ranks: &Ranks,
 ) -> Result<Begun, RunError> {
     let (saved, longer) = if holds_run {
         continue_from(output, recipe, data_list, options)?
     } else {
         (None, None)
     };
-    let (position, training, newest) = if let Some((newest, Checkpoint { state, training })) = saved
-    {
-        (Some(state), training, Some(newest))
-    } else {
-        let weights = phase.weights(recipe)?;
-        (None, TrainingState::new(weights), None)
-    };
+    let (position, mut training, newest) =
+        if let Some((newest, Checkpoint { state, training })) = saved {
+            (Some(state), training, Some(newest))
+        } else {
+            let weights = phase.weights(recipe)?;
+            (None, TrainingState::new(weights), None)
+        };
     if let Some(state) = &position {
         phase.set_eval_state(state.evaluated);
     }
+    hand_out(ranks, recipe, position.as_ref(), &mut training)?;
     let parameters = training.weights.flat.len();
-    let mut engine = engine(recipe, phase, training, device)?;
+    let mut engine = engine(recipe, phase, training, device, ranks)?;
     let choices = position.as_ref().and_then(|state| state.engine.as_ref());
     if choices.is_some_and(|choices| !engine.take_choices(choices)) {
         tracing::warn!(
@@ -79,6 +83,7 @@ pub(super) fn begin(
         output,
         position.as_ref(),
         holds_run,
+        ranks.size(),
     );
     if let Some(longer) = &longer {
         println!("{longer}");
@@ -91,6 +96,7 @@ pub(super) fn begin(
     })
 }
 
+#[expect(clippy::too_many_arguments, reason = "all that is told first, once")]
 fn show_recap(
     recipe: &ResolvedRecipe,
     phase: &dyn Phase,
@@ -99,6 +105,7 @@ fn show_recap(
     output: &Output,
     position: Option<&RunState>,
     holds_run: bool,
+    ranks: usize,
 ) {
     let checkpoint = &recipe.checkpoint;
     let run = match position {
@@ -128,6 +135,7 @@ fn show_recap(
         dataset,
         parameters,
         memory.map(MemoryPlan::total_bytes),
+        ranks,
         output.place(),
         &format!(
             "{run}; {saved}, the newest {} kept{}",

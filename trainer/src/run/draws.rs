@@ -1,11 +1,22 @@
 //! A step's draws: what each forward pass drops and turns, how images are mixed with one another,
 //! and what the model should say of them.
+use std::ops::Range;
+
 use candle_core::{DType, Tensor};
 use nepa_pipeline::{ImageMix, MixPlan};
 use rayon::prelude::*;
 
 use super::batches::TrainBatch;
 use crate::engine::{Engine, EngineError, Images, PassDraw, StepInput, StepReport};
+use crate::ranks::Ranks;
+use crate::recipe::ResolvedRecipe;
+
+/// The micro-batches of each step that a rank computes. What is drawn for one depends on its number
+/// among all, and not on the rank.
+pub(crate) fn micro_batches(recipe: &ResolvedRecipe, ranks: &Ranks) -> Range<usize> {
+    let own = recipe.train.accumulation / ranks.size();
+    ranks.rank() * own..(ranks.rank() + 1) * own
+}
 
 /// All that a step needs beside its images.
 #[derive(Debug, Clone, PartialEq)]

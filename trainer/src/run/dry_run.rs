@@ -8,6 +8,7 @@ use nepa_pipeline::Dataset;
 use super::batches::Batches;
 use super::begin::{Begun, begin, warn_of_mixing};
 use super::data_list::DataList;
+use super::draws::micro_batches;
 use super::options::Options;
 use super::phase::Phase;
 use super::setup::loader_config;
@@ -15,6 +16,7 @@ use crate::console::words;
 use crate::error::RunError;
 use crate::logs::TraceFile;
 use crate::output::Output;
+use crate::ranks::Ranks;
 use crate::recipe::ResolvedRecipe;
 
 /// Time of steps that `--dry-run` computes, one at least.
@@ -29,7 +31,7 @@ pub(super) fn try_run(
     phase: &mut dyn Phase,
     holds_run: bool,
 ) -> Result<String, RunError> {
-    let data_list = DataList::new(&dataset);
+    let (alone, data_list) = (Ranks::alone(), DataList::new(&dataset));
     let Begun {
         position,
         mut engine,
@@ -43,6 +45,7 @@ pub(super) fn try_run(
         &data_list,
         &device,
         holds_run,
+        &alone,
     )?;
     let position = position.as_ref();
     if let Some(path) = &options.trace_samples
@@ -50,7 +53,7 @@ pub(super) fn try_run(
     {
         TraceFile::check_free(path)?;
     }
-    let config = loader_config(&recipe, None);
+    let config = loader_config(&recipe, None, &alone);
     warn_of_mixing(&dataset, &config);
     let mut loader = Batches::open(
         dataset,
@@ -69,7 +72,8 @@ pub(super) fn try_run(
             return Err(RunError::LoaderEnded { step, steps });
         };
         let started = Instant::now();
-        let draws = phase.draws(&recipe, batch.samples(), step)?;
+        let all = micro_batches(&recipe, &alone);
+        let draws = phase.draws(&recipe, batch.samples(), step, all)?;
         draws.step(engine.as_mut(), &batch, &mut mixed)?;
         times.push(started.elapsed());
     }

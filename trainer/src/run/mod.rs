@@ -1,11 +1,15 @@
 //! A run, of pretraining or of fine-tuning: data in, checkpoints and metrics out, stopped and
 //! continued at any step without a trace.
+mod agree;
+mod bad_lines;
 mod batches;
 mod begin;
+mod company;
 mod data_list;
 mod draws;
 mod dry_run;
 mod files;
+mod follow;
 mod init;
 mod lengthen;
 mod meter;
@@ -29,7 +33,8 @@ pub(crate) use options::{Finish, Init, Kind, Options, StartingPoint};
 pub(crate) use overlap::measure_overlap;
 pub(crate) use phase::{At, Line, Phase, passes};
 pub(crate) use setup::{
-    Setup, build_engine, dataset_config, is_remote, open_dataset, open_device, take_data,
+    Setup, build_engine, check_ranks, dataset_config, is_remote, open_dataset, open_device,
+    take_data,
 };
 pub(crate) use stepper::Stepper;
 pub(crate) use steps::Summary;

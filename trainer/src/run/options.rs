@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::console::messages::quoted;
+use crate::ranks::PlaceArgs;
 use crate::recipe::{FromWeights, ResolvedRecipe};
 use crate::trace::TraceSteps;
 use crate::weights::Which;
@@ -92,6 +93,8 @@ pub(crate) struct Options {
     pub metrics_addr: Option<SocketAddr>,
     /// Whether to check all that can be checked, and to train nothing.
     pub dry_run: bool,
+    /// Which of several ranks this process is, where the command line says so.
+    pub place: PlaceArgs,
 }
 
 impl Options {

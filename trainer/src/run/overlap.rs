@@ -12,6 +12,7 @@ use super::set_up::set_up;
 use super::setup::{Setup, loader_config};
 use super::stepper::Stepper;
 use crate::error::RunError;
+use crate::ranks::{Ranks, refuse};
 
 /// Steps before each measurement: kernels are compiled, memory pools grow, queues fill.
 const WARM_UP: u64 = 3;
@@ -55,14 +56,15 @@ impl std::fmt::Display for Overlap {
 
 /// Measures `steps` steps of a recipe each way.
 pub(crate) fn measure_overlap(options: &Options, steps: u64) -> Result<Overlap, RunError> {
+    refuse(&options.place, "--synthetic", "measure with one process")?;
     let Setup {
         recipe,
         phase,
         dataset,
         device,
         runtime: _runtime,
-    } = set_up(options)?;
-    let config = loader_config(&recipe, None);
+    } = set_up(options, 1)?;
+    let config = loader_config(&recipe, None, &Ranks::alone());
     let precision = recipe.train.precision;
     let mut batches = Batches::open(dataset, config, None, &device, precision, recipe.engines())?;
     let (batch, of) = (recipe.train.batch, recipe.train.steps);

@@ -1,5 +1,7 @@
 //! What a run is for: the part in which pretraining and fine-tuning differ. Loop, logs, checkpoints
 //! and going on are the same for both.
+use std::ops::Range;
+
 use nepa_model::step::adamw::WeightGroup;
 use nepa_model::{DropPath, RopeDraw, Weights, init_weights};
 use nepa_pipeline::{IoRuntime, SampleRecord};
@@ -39,12 +41,13 @@ pub(crate) trait Phase: std::fmt::Debug {
     /// The learning rates of a step, by [`WeightGroup::rate`]; the first is the one that is told.
     fn rates(&self, recipe: &ResolvedRecipe, step: u64) -> Vec<f64>;
 
-    /// All that a step needs beside its images.
+    /// All that these micro-batches of a step need beside their images, which are `samples`.
     fn draws(
         &self,
         recipe: &ResolvedRecipe,
         samples: &[SampleRecord],
         step: u64,
+        micro_batches: Range<usize>,
     ) -> Result<StepDraws, RunError>;
 
     /// How the learning rate goes, for the recap: "to 0.001 in 30 steps".
@@ -84,8 +87,12 @@ pub(crate) trait Phase: std::fmt::Debug {
     fn set_eval_state(&mut self, _state: Option<EvalState>) {}
 }
 
-/// What is drawn for each micro-batch of a step.
-pub(crate) fn passes(recipe: &ResolvedRecipe, step: u64) -> Vec<PassDraw> {
+/// What is drawn for each of these micro-batches of a step.
+pub(crate) fn passes(
+    recipe: &ResolvedRecipe,
+    step: u64,
+    micro_batches: Range<usize>,
+) -> Vec<PassDraw> {
     let (model, seed, images) = (&recipe.model, recipe.seed, recipe.train.micro_batch);
     let ablation = recipe.ablation;
     let draw = |micro_batch| PassDraw {
@@ -93,7 +100,9 @@ pub(crate) fn passes(recipe: &ResolvedRecipe, step: u64) -> Vec<PassDraw> {
         drop_path: DropPath::draw(model, seed, step, micro_batch, images),
         masked: ablation.draw_masked(model, seed, step, micro_batch, images),
     };
-    (0..recipe.train.accumulation as u64).map(draw).collect()
+    (micro_batches.start as u64..micro_batches.end as u64)
+        .map(draw)
+        .collect()
 }
 
 /// The next embedding is learned from images alone.
@@ -146,8 +155,9 @@ impl Phase for Pretraining {
         recipe: &ResolvedRecipe,
         _samples: &[SampleRecord],
         step: u64,
+        micro_batches: Range<usize>,
     ) -> Result<StepDraws, RunError> {
-        Ok(StepDraws::of(passes(recipe, step)))
+        Ok(StepDraws::of(passes(recipe, step, micro_batches)))
     }
 
     fn rate(&self, recipe: &ResolvedRecipe) -> String {
@@ -195,6 +205,7 @@ mod tests {
 
     use super::*;
     use crate::engine::{Images, StepInput};
+    use crate::ranks::Ranks;
     use crate::recipe::Recipe;
     use crate::run::setup::engine;
 
@@ -219,7 +230,8 @@ mod tests {
                 runtime: IoRuntime::new(1).expect("a runtime"),
                 begun: None,
             };
-            let engine = engine(&recipe, &pretraining, training, &Device::Cpu);
+            let alone = Ranks::alone();
+            let engine = engine(&recipe, &pretraining, training, &Device::Cpu, &alone);
             let mut engine = engine.expect("an engine");
 
             let values = 3 * recipe.model.image_size * recipe.model.image_size;
@@ -227,7 +239,7 @@ mod tests {
                 .map(|place| ((place * 37) % 101) as f32 / 50.0 - 1.0)
                 .collect();
             let images: Vec<&[f32]> = pixels.chunks_exact(values).collect();
-            let passes = passes(&recipe, 7);
+            let passes = passes(&recipe, 7, 0..2);
             assert_eq!(passes[0].masked.is_some(), set.contains("mask"));
             assert!(passes[0].masked.is_none() || passes[0].masked != passes[1].masked);
             let input = StepInput::unlabelled(Images::Host(&images), &passes);

@@ -9,6 +9,7 @@ use super::waiting::Verdict;
 use crate::console::messages::quoted;
 use crate::console::print::labelled;
 use crate::console::words;
+use crate::launch::is_launched;
 use crate::recipe::{EngineChoice, ResolvedRecipe};
 
 /// URLs that are shown; of more the number.
@@ -16,12 +17,14 @@ const SHOWN_URLS: usize = 2;
 
 /// Says what will be trained. `parameters` are the model's weights, `memory_bytes` those that the
 /// engine takes, where it knows; `run` says what becomes of the output.
+#[expect(clippy::too_many_arguments, reason = "all that is told first, once")]
 pub(crate) fn show(
     recipe: &ResolvedRecipe,
     phase: &dyn Phase,
     dataset: &Dataset,
     parameters: usize,
     memory_bytes: Option<u64>,
+    ranks: usize,
     place: &str,
     run: &str,
 ) {
@@ -83,6 +86,16 @@ pub(crate) fn show(
             words::counted(recipe.decode_threads as u64, "decode thread"),
         ),
     );
+    if ranks > 1 {
+        labelled(
+            "ranks",
+            &format!(
+                "{ranks}, each with {} of the {} micro-batches of a step",
+                train.accumulation / ranks,
+                train.accumulation
+            ),
+        );
+    }
     labelled("output", &format!("{}: {run}", quoted(place)));
 }
 
@@ -124,7 +137,7 @@ pub(crate) fn show_end(
 }
 
 /// The command that goes on, as far as it is known here.
-pub(crate) fn resume_command(options: &Options) -> String {
+pub(crate) fn resume_command(options: &Options, ranks: usize) -> String {
     let Options {
         kind,
         recipe,
@@ -136,6 +149,9 @@ pub(crate) fn resume_command(options: &Options) -> String {
     } = options;
     let recipe = quoted(&recipe.to_string_lossy());
     let mut command = format!("{} {recipe}", kind.command());
+    if ranks > 1 && is_launched() {
+        command = command.replacen("nepa ", &format!("nepa launch -n {ranks} -- "), 1);
+    }
     let url = |flag: &str, url: &str| format!(" {flag} {}", quoted(&nepa_pipeline::redact(url)));
     if let Kind::Finetune(from) = kind {
         command += &from.flags().concat();

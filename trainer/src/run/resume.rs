@@ -138,42 +138,7 @@ fn same_kind(
 fn same_run(place: &str, saved: &ResolvedRecipe, current: &ResolvedRecipe) -> Result<(), RunError> {
     let schedule = |recipe: &ResolvedRecipe| recipe.finetune.as_ref().map(|it| it.schedule);
     let is_other_schedule = schedule(saved) != schedule(current);
-    let numbers_only = |recipe: &ResolvedRecipe| {
-        let mut recipe = recipe.clone();
-        // It follows from the schedule, which an error should name.
-        if let Some(finetune) = recipe.finetune.as_mut().filter(|_| is_other_schedule) {
-            finetune.layer_decay_end = 0.0;
-        }
-        recipe.name = String::new();
-        // A run may move between the processor and a GPU, and between engines.
-        recipe.device = DeviceChoice::default();
-        recipe.train.engine = EngineChoice::default();
-        recipe.decode_threads = 0;
-        recipe.prefetch_batches = 0;
-        (recipe.jpeg, recipe.jpeg_largest) = (None, None);
-        recipe.checkpoint = CheckpointSection::default();
-        recipe.log = LogSection::default();
-        recipe.io = nepa_pipeline::IoConfig::default();
-        match &mut recipe.finetune {
-            // A run of pretraining may be lengthened.
-            None => (recipe.train.steps, recipe.train.lengthened) = (0, Vec::new()),
-            Some(finetune) => {
-                // Where the same images lie may change.
-                if let Some(eval) = &mut finetune.eval {
-                    (eval.urls, eval.split) = (Vec::new(), None);
-                }
-            }
-        }
-        // These follow from others, which an error should name.
-        (recipe.train.accumulation, recipe.train.steps_per_epoch) = (0, 0);
-        // Where the data lies may change; `dataset` tells whether it is the same.
-        recipe.data.urls = Vec::new();
-        recipe.data.mixture = Vec::new();
-        (recipe.data.split, recipe.data.strict) = (None, false);
-        // It only decides whether the run ends.
-        recipe.data.max_bad_fraction = 0.0;
-        serde_json::to_value(recipe).expect("a resolved recipe is plain data with string keys")
-    };
+    let numbers_only = |recipe| numbers(recipe, is_other_schedule);
     match first_difference("", &numbers_only(saved), &numbers_only(current)) {
         None => Ok(()),
         Some((key, saved, current)) => Err(RunError::OtherRun {
@@ -185,8 +150,46 @@ fn same_run(place: &str, saved: &ResolvedRecipe, current: &ResolvedRecipe) -> Re
     }
 }
 
+/// All of a recipe that decides a run's numbers, but its length.
+pub(super) fn numbers(recipe: &ResolvedRecipe, is_other_schedule: bool) -> serde_json::Value {
+    let mut recipe = recipe.clone();
+    // It follows from the schedule, which an error should name.
+    if let Some(finetune) = recipe.finetune.as_mut().filter(|_| is_other_schedule) {
+        finetune.layer_decay_end = 0.0;
+    }
+    recipe.name = String::new();
+    // A run may move between the processor and a GPU, and between engines.
+    recipe.device = DeviceChoice::default();
+    recipe.train.engine = EngineChoice::default();
+    recipe.decode_threads = 0;
+    recipe.prefetch_batches = 0;
+    (recipe.jpeg, recipe.jpeg_largest) = (None, None);
+    recipe.checkpoint = CheckpointSection::default();
+    recipe.log = LogSection::default();
+    recipe.io = nepa_pipeline::IoConfig::default();
+    match &mut recipe.finetune {
+        // A run of pretraining may be lengthened.
+        None => (recipe.train.steps, recipe.train.lengthened) = (0, Vec::new()),
+        Some(finetune) => {
+            // Where the same images lie may change.
+            if let Some(eval) = &mut finetune.eval {
+                (eval.urls, eval.split) = (Vec::new(), None);
+            }
+        }
+    }
+    // These follow from others, which an error should name.
+    (recipe.train.accumulation, recipe.train.steps_per_epoch) = (0, 0);
+    // Where the data lies may change; `dataset` tells whether it is the same.
+    recipe.data.urls = Vec::new();
+    recipe.data.mixture = Vec::new();
+    (recipe.data.split, recipe.data.strict) = (None, false);
+    // It only decides whether the run ends.
+    recipe.data.max_bad_fraction = 0.0;
+    serde_json::to_value(recipe).expect("a resolved recipe is plain data with string keys")
+}
+
 /// The dotted key, saved and current value of the first difference.
-fn first_difference(
+pub(super) fn first_difference(
     key: &str,
     saved: &serde_json::Value,
     current: &serde_json::Value,

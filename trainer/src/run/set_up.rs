@@ -1,23 +1,24 @@
 //! The setup of a run by its kind: pretraining, or fine-tuning, which sets up its own.
 use super::options::{Init, Kind, Options};
 use super::phase::Pretraining;
-use super::setup::{Setup, open_dataset, open_device, take_data};
+use super::setup::{Setup, check_ranks, open_dataset, open_device, take_data};
 use crate::error::RunError;
 use crate::finetune::Finetuning;
 use crate::recipe::{Draft, Recipe};
 
-/// Reads and checks the recipe, then opens the device and the data sets.
-pub(super) fn set_up(options: &Options) -> Result<Setup, RunError> {
+/// Reads and checks the recipe for so many ranks, then opens the device and the data sets.
+pub(super) fn set_up(options: &Options, ranks: usize) -> Result<Setup, RunError> {
     let draft = Draft::read(&options.recipe, &options.sets)?;
     match &options.kind {
-        Kind::Pretrain => pretraining(draft.pretraining()?, options),
-        Kind::Finetune(from) => Finetuning::set_up(draft, from, options),
+        Kind::Pretrain => pretraining(draft.pretraining()?, options, ranks),
+        Kind::Finetune(from) => Finetuning::set_up(draft, from, options, ranks),
     }
 }
 
-fn pretraining(mut recipe: Recipe, options: &Options) -> Result<Setup, RunError> {
+fn pretraining(mut recipe: Recipe, options: &Options, ranks: usize) -> Result<Setup, RunError> {
     take_data(&mut recipe, options);
-    recipe.check(1)?;
+    recipe.check(ranks)?;
+    check_ranks(&recipe, ranks)?;
     let (device, runtime) = open_device(&recipe)?;
     // Pretraining reads no labels.
     let dataset = open_dataset(&recipe, Some(String::new()), &runtime)?;

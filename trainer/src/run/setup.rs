@@ -7,13 +7,18 @@ use candle_core::{DType, Device};
 use nepa_pipeline::{Dataset, DatasetConfig, IoRuntime, LoaderConfig};
 use nepa_schemas::SchemaOptions;
 
+use super::draws::micro_batches;
 use super::options::Options;
 use super::phase::Phase;
 use crate::data::show_warnings;
 use crate::device;
-use crate::engine::{AutogradEngine, CpuEngine, Engine, EngineError, TrainingSetup, TrainingState};
+use crate::device::DeviceChoice;
+use crate::engine::{
+    AutogradEngine, CpuEngine, Engine, EngineError, Exchange, TrainingSetup, TrainingState,
+};
 use crate::error::RunError;
 use crate::output::is_local;
+use crate::ranks::{Ranks, RanksError};
 use crate::recipe::{EngineChoice, Precision, Recipe, ResolvedRecipe};
 
 /// A run before its first step.
@@ -31,6 +36,17 @@ pub(crate) fn take_data(recipe: &mut Recipe, options: &Options) {
         recipe.data.urls.clone_from(&options.data);
         recipe.data.mixture.clear();
     }
+}
+
+/// Fails for what several ranks cannot do yet.
+pub(crate) fn check_ranks(recipe: &Recipe, ranks: usize) -> Result<(), RunError> {
+    if ranks > 1 && recipe.device != DeviceChoice::Cpu {
+        return Err(RunError::Ranks(RanksError::NotYet {
+            what: "training on GPUs",
+            tip: "one process trains on one GPU; --set device=cpu trains on processors",
+        }));
+    }
+    Ok(())
 }
 
 /// Says what is to be said of a recipe, and opens its device and its threads for network and disk.
@@ -84,19 +100,23 @@ pub(crate) fn is_remote(dataset: &Dataset) -> bool {
     shards.any(|shard| !is_local(&shard.url))
 }
 
-/// The engine that the recipe names.
+/// The engine that the recipe names, for this rank's part of each step.
 pub(crate) fn engine(
     recipe: &ResolvedRecipe,
     phase: &dyn Phase,
     training: TrainingState,
     device: &Device,
+    ranks: &Ranks,
 ) -> Result<Box<dyn Engine>, EngineError> {
     let train = &recipe.train;
+    let exchange = (!ranks.is_alone()).then(|| -> Arc<dyn Exchange> { Arc::new(ranks.clone()) });
     let setup = TrainingSetup {
         config: &recipe.model,
         update: recipe.optimizer.settings(),
         groups: &|name| phase.group(recipe, name),
         micro_batch: train.micro_batch,
+        micro_batches: micro_batches(recipe, ranks).len(),
+        exchange: exchange.as_ref(),
         ablation: recipe.ablation,
     };
     build_engine(
@@ -135,22 +155,31 @@ pub(crate) fn build_engine(
     Ok(Box::new(engine))
 }
 
-/// The loader's configuration; bad samples are listed in a file, if one is given.
+/// The loader's configuration for this rank's part of each batch; bad samples are listed in a file,
+/// if one is given. Whether they are too many, several ranks decide together.
 pub(crate) fn loader_config(
     recipe: &ResolvedRecipe,
     bad_samples_path: Option<PathBuf>,
+    ranks: &Ranks,
 ) -> LoaderConfig {
+    let max_bad_fraction = if ranks.is_alone() {
+        recipe.data.max_bad_fraction
+    } else {
+        1.0
+    };
     LoaderConfig {
         seed: recipe.seed,
         global_batch: recipe.train.batch,
         lanes: recipe.data.lanes,
+        rank: ranks.rank(),
+        world_size: ranks.size(),
         augment: recipe.data.augment.clone(),
         normalize: recipe.data.normalize,
         exif_orientation: recipe.data.exif_orientation,
         decode_threads: recipe.decode_threads,
         prefetch_batches: recipe.prefetch_batches,
         shuffle_window_bytes: recipe.data.shuffle_window_bytes,
-        max_bad_fraction: recipe.data.max_bad_fraction,
+        max_bad_fraction,
         bad_samples_path,
         ..LoaderConfig::default()
     }

@@ -113,6 +113,7 @@ pub(super) mod tests {
             },
             decoders: None,
             loader: None,
+            ranks: None,
         }
     }
 

@@ -7,11 +7,13 @@ use candle_core::Device;
 use nepa_pipeline::{Dataset, IoRuntime};
 
 use super::batches::TrainBatch;
+use super::draws::micro_batches;
 use super::options::Options;
 use super::phase::{Phase, Pretraining};
 use super::setup::engine;
 use crate::engine::{Engine, TrainingState};
 use crate::error::RunError;
+use crate::ranks::Ranks;
 use crate::recipe::{Recipe, ResolvedRecipe};
 
 /// Trains on what it is given.
@@ -32,7 +34,7 @@ impl Stepper {
         device: &Device,
     ) -> Result<Self, RunError> {
         let training = TrainingState::new(phase.weights(&recipe)?);
-        let engine = engine(&recipe, phase.as_ref(), training, device)?;
+        let engine = engine(&recipe, phase.as_ref(), training, device, &Ranks::alone())?;
         Ok(Self {
             recipe,
             phase,
@@ -64,7 +66,8 @@ impl Stepper {
             mixed,
             step,
         } = self;
-        let draws = phase.draws(recipe, batch.samples(), *step)?;
+        let all = micro_batches(recipe, &Ranks::alone());
+        let draws = phase.draws(recipe, batch.samples(), *step, all)?;
         // The report holds the loss, so the device has computed it when this returns.
         draws.step(engine.as_mut(), batch, mixed)?;
         // The first rates are 0.

@@ -267,8 +267,9 @@ impl Steps {
         }
     }
 
-    /// An epoch of `epochs` has ended. Short ones get a line together.
-    pub(crate) fn end_epoch(&mut self, report: &EpochReport, epochs: u64) {
+    /// An epoch of `epochs` has ended, in which so many images were replaced. Short ones get a line
+    /// together.
+    pub(crate) fn end_epoch(&mut self, report: &EpochReport, replaced: u64, epochs: u64) {
         let ended = self.ended.get_or_insert(EpochLine {
             first: report.epoch,
             from: (report.first_batch > 0).then_some((report.first_batch + 1, report.batches)),
@@ -277,7 +278,7 @@ impl Steps {
             replaced: 0,
         });
         ended.last = report.epoch;
-        ended.replaced += report.replaced + report.absent;
+        ended.replaced += replaced;
         if self.epoch.started.elapsed() >= EVERY.1 {
             self.tell_epochs();
         }

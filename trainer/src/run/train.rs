@@ -4,16 +4,19 @@ use std::time::{Duration, Instant};
 
 use nepa_pipeline::{DecoderStats, LoaderError, LoaderState, SPANS_ON_A_THREAD, SampleId};
 
+use super::agree::{Agreed, Company, Turn, of_engine};
+use super::bad_lines::{BadList, first_of};
 use super::batches::{Batches, TrainBatch};
+use super::draws::{StepDraws, micro_batches};
 use super::files::{BAD_SAMPLES, DATA_LIST, Logs};
 use super::meter::Meter;
 use super::phase::{At, Phase};
 use super::steps::Steps;
 use crate::checkpoint::{Checkpoint, MoreFiles, RunState};
-use crate::engine::{Engine, StepReport};
+use crate::engine::{Engine, Spread, StepReport};
 use crate::error::RunError;
 use crate::exporter::Live;
-use crate::logs::StepMetrics;
+use crate::logs::{RankMetrics, StepMetrics};
 use crate::output::{EVALS, Output};
 use crate::recipe::ResolvedRecipe;
 use crate::signals::received;
@@ -49,15 +52,30 @@ pub(super) struct Run<'a> {
     pub(super) trace: Option<trace::Steps>,
     pub(super) saved_step: Option<u64>,
     pub(super) saved_at: Instant,
+    /// The other ranks, if there are some.
+    pub(super) company: Company,
+    /// The bad samples of all of them.
+    pub(super) bad_list: Option<BadList>,
+    /// Samples tried and bad ones, of all ranks.
+    pub(super) totals: (u64, u64),
+    /// Samples of this epoch that stand for others, of all ranks.
+    pub(super) replaced: u64,
+}
+
+/// What is to be done next.
+enum Next {
+    Step(Box<TrainBatch>, StepDraws, Option<Spread>),
+    Stop(i32),
 }
 
 impl Run<'_> {
     /// The loop; gives the signal that ended it, if one did. All is saved then.
     pub(super) fn train(&mut self, stop_at: u64) -> Result<Option<i32>, RunError> {
+        let is_alone = self.company.ranks.is_alone();
         // Of a step whose evaluation was stopped the checkpoint is there already.
         if self.phase.is_evaluation_due(&self.recipe, self.step) {
             self.evaluate()?;
-            if let Some(signal) = received() {
+            if let Some(signal) = received().filter(|_| is_alone) {
                 return Ok(Some(signal));
             }
         }
@@ -65,44 +83,25 @@ impl Run<'_> {
             if let Some(trace) = &mut self.trace {
                 trace.next(self.step + 1);
             }
-            let position = self.loader.state();
+            let position = self.position();
             let started = Instant::now();
-            if !self.loader.wait(Duration::ZERO) {
-                self.live.waits(started);
-                let reading = self.meter.read();
-                while !self.loader.wait(LOOK_EVERY) {
-                    self.output.check()?;
-                    self.says.wait(self.step, started);
-                    if let Some(signal) = received() {
-                        self.save(position)?;
-                        return Ok(Some(signal));
-                    }
+            let (turn, waited) = self.turn(started)?;
+            let (batch, draws, waits) = match self.agree(turn, waited, &position)? {
+                Next::Step(batch, draws, waits) => (batch, draws, waits),
+                Next::Stop(signal) => {
+                    self.save(position)?;
+                    return self.end(Some(signal));
                 }
-                self.meter.end_wait(&reading);
-            }
-            let batch = match self.loader.next_batch() {
-                Ok(batch) => batch,
-                Err(error) => return Err(self.stop_without_batch(position, error).into()),
             };
-            let batch = batch.ok_or(RunError::LoaderEnded {
-                step: self.step,
-                steps: self.recipe.train.steps,
-            })?;
-            let waited = started.elapsed();
-            self.took(&batch, waited);
-            self.output.check()?;
 
             let span =
                 tracing::trace_span!(target: SPANS_ON_A_THREAD, "step", step = self.step + 1);
-            let draws = self.phase.draws(&self.recipe, batch.samples(), self.step);
-            let draws = match draws {
-                Ok(draws) => draws,
-                Err(error) => {
-                    self.save(position)?;
-                    return Err(error);
-                }
+            let report = draws.step(self.engine.as_mut(), &batch, &mut self.mixed);
+            let report = match report.map_err(of_engine) {
+                Ok(report) => report,
+                Err(error) if is_alone => return Err(error),
+                Err(error) => return Err(self.lost(position, error)),
             };
-            let report = draws.step(self.engine.as_mut(), &batch, &mut self.mixed)?;
             if !(report.loss.is_finite() && report.grad_norm.is_finite()) {
                 return Err(self.stop_before(&batch, position, &report)?);
             }
@@ -110,9 +109,11 @@ impl Run<'_> {
             self.engine.update(&rates)?;
             drop(span);
             self.step += 1;
-            self.samples += batch.samples().len() as u64;
+            let images = (self.company.ranks.size() * batch.samples().len()) as u64;
+            self.samples += images;
 
-            let metrics = self.metrics(&batch, &report, rates[0], started.elapsed(), waited);
+            let times = (started.elapsed(), waited);
+            let metrics = self.metrics(&batch, &report, rates[0], times, waits);
             self.logs.metrics.write(&metrics)?;
             if let Some(events) = &mut self.logs.events {
                 events.write(&metrics)?;
@@ -121,21 +122,164 @@ impl Run<'_> {
                 trace.write(self.step, batch.samples(), &draws.mixes)?;
             }
             self.live.step(&metrics);
-            self.says.show(&metrics, batch.samples().len() as u64);
+            self.says.show(&metrics, images);
             self.tell_epoch();
             drop(batch);
             self.evaluate()?;
 
-            if let Some(signal) = received() {
-                self.save(self.loader.state())?;
+            // Several ranks agree on it before their next step.
+            if let Some(signal) = received().filter(|_| is_alone) {
+                self.save(self.position())?;
                 return Ok(Some(signal));
             }
             if self.save_is_due() {
-                self.save(self.loader.state())?;
+                self.save(self.position())?;
             }
         }
-        self.save(self.loader.state())?;
-        Ok(None)
+        self.save(self.position())?;
+        self.end(None)
+    }
+
+    /// Waits for this rank's part of the next batch; also how long that took.
+    fn turn(&mut self, started: Instant) -> Result<(Turn, Duration), RunError> {
+        if !self.loader.wait(Duration::ZERO) {
+            self.live.waits(started);
+            let reading = self.meter.read();
+            while !self.loader.wait(LOOK_EVERY) {
+                self.output.check()?;
+                self.says.wait(self.step, started);
+                if let Some(signal) = self.company.stop() {
+                    return Ok((Turn::Stopped(signal), started.elapsed()));
+                }
+            }
+            self.meter.end_wait(&reading);
+        }
+        let batch = self.loader.next_batch();
+        let waited = started.elapsed();
+        let batch = match batch {
+            Ok(Some(batch)) => batch,
+            Ok(None) => {
+                let (step, steps) = (self.step, self.recipe.train.steps);
+                let ended = RunError::LoaderEnded { step, steps };
+                return Ok((Turn::Failed(ended), waited));
+            }
+            Err(error) => return Ok((Turn::Failed(error.into()), waited)),
+        };
+        self.took(&batch, waited);
+        self.output.check()?;
+        let own = micro_batches(&self.recipe, &self.company.ranks);
+        let draws = self
+            .phase
+            .draws(&self.recipe, batch.samples(), self.step, own);
+        let turn = match draws {
+            Ok(draws) => Turn::Ready(Box::new(batch), draws),
+            Err(error) => Turn::Failed(error),
+        };
+        Ok((turn, waited))
+    }
+
+    /// What all ranks do next; an error, saved, where one of them cannot go on.
+    fn agree(
+        &mut self,
+        turn: Turn,
+        waited: Duration,
+        position: &LoaderState,
+    ) -> Result<Next, RunError> {
+        if self.company.ranks.is_alone() {
+            return match turn {
+                Turn::Ready(batch, draws) => Ok(Next::Step(batch, draws, None)),
+                Turn::Stopped(signal) => Ok(Next::Stop(signal)),
+                Turn::Failed(error) => Err(self.give_up(position.clone(), error)),
+            };
+        }
+        let agreed = self.company.agree(&turn, waited, &self.loader.state());
+        let agreed = match agreed {
+            Ok(agreed) => agreed,
+            Err(error) => return Err(self.lost(position.clone(), error)),
+        };
+        if let Some((rank, cause)) = &agreed.failure {
+            return Err(match turn {
+                Turn::Failed(error) => self.give_up(position.clone(), error),
+                _ => self.lost(position.clone(), Agreed::elsewhere(*rank, cause)),
+            });
+        }
+        if let Some(signal) = agreed.stop {
+            return Ok(Next::Stop(signal));
+        }
+        if let Some(list) = &mut self.bad_list {
+            list.append(&agreed.bad_lines)?;
+        }
+        let max_fraction = self.recipe.data.max_bad_fraction;
+        if agreed.has_too_many_bad(max_fraction) {
+            let (tried, bad) = agreed.totals;
+            let error = LoaderError::TooManyBad {
+                bad,
+                tried,
+                max_fraction,
+                first: first_of(&agreed.bad_lines),
+                list: None,
+            };
+            return Err(self.give_up(position.clone(), error.into()));
+        }
+        self.totals = agreed.totals;
+        self.replaced += agreed.replaced;
+        match turn {
+            Turn::Ready(batch, draws) => Ok(Next::Step(batch, draws, Some(agreed.waited_ms))),
+            Turn::Stopped(_) | Turn::Failed(_) => unreachable!("a rank has told of it"),
+        }
+    }
+
+    /// Waits for the other ranks, which end as well; gives the signal that ended them.
+    fn end(&mut self, signal: Option<i32>) -> Result<Option<i32>, RunError> {
+        let ranks = &self.company.ranks;
+        if ranks.is_alone() {
+            return Ok(signal);
+        }
+        match ranks.gather(&signal.or_else(|| self.company.stop())) {
+            Ok(signals) => Ok(signal.or(signals.into_iter().flatten().next())),
+            // All is saved.
+            Err(error) => {
+                tracing::warn!("after the last step {error}");
+                Ok(signal)
+            }
+        }
+    }
+
+    /// The loader's position, with the counts of all ranks.
+    fn position(&self) -> LoaderState {
+        let state = self.loader.state();
+        if self.company.ranks.is_alone() {
+            return state;
+        }
+        LoaderState {
+            samples_tried: self.totals.0,
+            samples_bad: self.totals.1,
+            ..state
+        }
+    }
+
+    /// Saves the step before, as this rank cannot go on; gives back why, or why it cannot be saved.
+    fn give_up(&mut self, position: LoaderState, error: RunError) -> RunError {
+        match error {
+            RunError::Loader(error) => self.stop_without_batch(position, error).into(),
+            error => match self.save(position) {
+                Ok(()) => error,
+                Err(failure) => failure,
+            },
+        }
+    }
+
+    /// Saves the step before, as another rank has ended; gives back its error.
+    fn lost(&mut self, position: LoaderState, error: RunError) -> RunError {
+        match self.save(position) {
+            Ok(()) => println!("a rank has ended; saved after step {}", self.step),
+            Err(failure) => tracing::warn!(
+                "step {} cannot be saved: {:#}",
+                self.step,
+                anyhow::Error::from(failure)
+            ),
+        }
+        error
     }
 
     /// Counts a batch that was waited for.
@@ -157,8 +301,14 @@ impl Run<'_> {
         };
         if self.told_epoch.replace(report.epoch) != Some(report.epoch) {
             let train = &self.recipe.train;
-            self.says
-                .end_epoch(report, train.steps.div_ceil(train.steps_per_epoch.max(1)));
+            let epochs = train.steps.div_ceil(train.steps_per_epoch.max(1));
+            let of_all = std::mem::take(&mut self.replaced);
+            let replaced = if self.company.ranks.is_alone() {
+                report.replaced + report.absent
+            } else {
+                of_all
+            };
+            self.says.end_epoch(report, replaced, epochs);
         }
     }
 
@@ -167,9 +317,10 @@ impl Run<'_> {
         batch: &TrainBatch,
         report: &StepReport,
         lr: f64,
-        total: Duration,
-        waited: Duration,
+        (total, waited): (Duration, Duration),
+        waits: Option<Spread>,
     ) -> StepMetrics {
+        let count = self.company.ranks.size();
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
         let decoders = self.loader.decoder_stats().map(|now| {
             let since = now.since(&self.decoded);
@@ -183,12 +334,19 @@ impl Run<'_> {
             loss: report.loss,
             lr,
             grad_norm: report.grad_norm,
-            images_per_second: batch.samples().len() as f64 / total.as_secs_f64(),
+            images_per_second: (count * batch.samples().len()) as f64 / total.as_secs_f64(),
             data_wait_ms: milliseconds(waited),
             step_ms: milliseconds(total.saturating_sub(waited)),
             measured: report.found.into(),
             decoders,
             loader: Some(self.meter.line(|decoded| self.live.batches_ready(decoded))),
+            ranks: waits
+                .zip(report.computed)
+                .map(|(data_wait_ms, seconds)| RankMetrics {
+                    count,
+                    data_wait_ms,
+                    compute_ms: seconds.times(1e3),
+                }),
         }
     }
 
@@ -205,17 +363,17 @@ impl Run<'_> {
             epoch: self.step.div_ceil(self.recipe.train.steps_per_epoch.max(1)),
         };
         let training = self.engine.export()?;
-        let (output, says) = (self.output, &self.says);
+        let (output, says, company) = (self.output, &self.says, &self.company);
         let go_on = |done: u64, images: u64| {
             says.evaluating(at.step, done, images);
-            received().is_none() && output.check().is_ok()
+            company.stop().is_none() && output.check().is_ok()
         };
         let found = self.phase.evaluate(&self.recipe, at, &training, &go_on);
         self.output.check()?;
         let found = match found {
             Ok(found) => found,
             Err(error) => {
-                self.save(self.loader.state())?;
+                self.save(self.position())?;
                 return Err(error);
             }
         };
@@ -231,7 +389,7 @@ impl Run<'_> {
         self.live.evaluated();
         self.says.tell_eval(&record, started.elapsed());
         if record.best {
-            let state = self.state(self.loader.state())?;
+            let state = self.state(self.position())?;
             let checkpoint = Checkpoint { state, training };
             self.output.save_best(&checkpoint, self.more_files())?;
         }
@@ -331,13 +489,11 @@ impl Run<'_> {
         position: LoaderState,
         report: &StepReport,
     ) -> Result<RunError, RunError> {
-        self.save(position)?;
         let step = self.step + 1;
-        let ids = batch
-            .samples()
-            .iter()
-            .map(|sample| sample.id)
-            .collect::<Vec<SampleId>>();
+        let ids = batch.samples().iter().map(|sample| sample.id);
+        let ids = self.company.ranks.gather(&ids.collect::<Vec<SampleId>>());
+        let ids = ids.map_or_else(|_| Vec::new(), |all| all.concat());
+        self.save(position)?;
         let name = format!("nonfinite-step-{step:08}.json");
         let list = serde_json::json!({
             "step": step,

@@ -1,16 +1,21 @@
 //! A run from its setup to its last line: the output is claimed, the run begun or gone on with,
-//! trained, and what was saved is sent. `commands::pretrain` and `commands::finetune` call it.
+//! trained, and what was saved is sent. Of several ranks this is rank 0; the others `follow`.
+//! `commands::pretrain` and `commands::finetune` call it.
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use nepa_pipeline::{Dataset, DecoderStats};
 
+use super::agree::{Company, causes};
+use super::bad_lines::{BadLines, BadList};
 use super::batches::Batches;
 use super::begin::{Begun, begin, warn_of_mixing};
+use super::company::{check, compare};
 use super::data_list::DataList;
 use super::dry_run::try_run;
 use super::files::{BAD_SAMPLES, Logs};
+use super::follow::follow;
 use super::meter::Meter;
 use super::options::{Finish, Options};
 use super::phase::Phase;
@@ -25,6 +30,7 @@ use crate::console::words;
 use crate::error::RunError;
 use crate::exporter::{Exporter, Live};
 use crate::output::{Output, OutputError, Retention};
+use crate::ranks::{Ranks, RanksError, join};
 use crate::recipe::ResolvedRecipe;
 use crate::signals::{SaveFirst, end_after, received};
 use crate::trace;
@@ -32,8 +38,25 @@ use crate::trace;
 /// Time for putting everything away after a signal.
 const END_WITHIN: Duration = Duration::from_millis(500);
 
-/// Runs a recipe to its end, to `max_steps`, or to a signal.
+/// Runs a recipe to its end, to `max_steps`, or to a signal, alone or as one of several ranks.
 pub(crate) fn run(options: &Options) -> Result<Finish, RunError> {
+    let ranks = join(&options.place)?;
+    let ended = if ranks.rank() == 0 {
+        lead(options, &ranks)
+    } else {
+        follow(options, &ranks)
+    };
+    let failed = ended.as_ref().err().map(|error| match error {
+        RunError::Ranks(RanksError::Wire(ended)) => ended.blame(),
+        error => (ranks.rank(), format!("has failed: {}", causes(error))),
+    });
+    let failed = failed.as_ref().map(|(rank, cause)| (*rank, cause.as_str()));
+    ranks.leave(failed);
+    ended
+}
+
+fn lead(options: &Options, ranks: &Ranks) -> Result<Finish, RunError> {
+    check(options, ranks)?;
     let live = Live::default();
     // First, so that an address that cannot be had is told at once. It serves until the end.
     let exporter = options
@@ -49,7 +72,8 @@ pub(crate) fn run(options: &Options) -> Result<Finish, RunError> {
         dataset,
         device,
         runtime,
-    } = set_up(options)?;
+    } = set_up(options, ranks.size())?;
+    compare(ranks, &recipe, options)?;
 
     let mut output = Output::open(&options.out, &recipe.io, &recipe.checkpoint, &runtime)?;
     let holds_run = output.holds_run()?;
@@ -76,6 +100,7 @@ pub(crate) fn run(options: &Options) -> Result<Finish, RunError> {
         device,
         holds_run,
         live,
+        ranks,
     }
     .run(&output);
 
@@ -123,7 +148,7 @@ pub(crate) fn run(options: &Options) -> Result<Finish, RunError> {
         summary,
         waited,
     } = ended;
-    let go_on = || recap::resume_command(options);
+    let go_on = || recap::resume_command(options, ranks.size());
     let Some(signal) = signal else {
         let done = (&summary, waited.as_ref());
         recap::show_end(options, &told, phase.as_ref(), done, output.place());
@@ -152,6 +177,7 @@ struct Start<'a> {
     device: Device,
     holds_run: bool,
     live: Live,
+    ranks: &'a Ranks,
 }
 
 /// How training ended, all being saved.
@@ -175,6 +201,7 @@ impl Start<'_> {
             device,
             holds_run,
             live,
+            ranks,
         } = self;
         let is_remote = is_remote(&dataset);
         let data_list = DataList::new(&dataset);
@@ -192,6 +219,7 @@ impl Start<'_> {
             &data_list,
             &device,
             holds_run,
+            ranks,
         )?;
         if !holds_run || is_longer {
             output.write_recipe(&recipe.to_toml())?;
@@ -205,7 +233,18 @@ impl Start<'_> {
             position,
             &dataset,
         )?;
-        let loader_config = loader_config(&recipe, Some(output.folder().join(BAD_SAMPLES)));
+        let list = output.folder().join(BAD_SAMPLES);
+        let (bad_lines, bad_list) = if ranks.is_alone() {
+            (None, None)
+        } else {
+            let lines = position.map_or(0, |state| state.loader.samples_bad);
+            (
+                Some(BadLines::new()?),
+                Some(BadList::open(list.clone(), lines)?),
+            )
+        };
+        let listed_in = bad_lines.as_ref().map(|lines| lines.path().to_owned());
+        let loader_config = loader_config(&recipe, Some(listed_in.unwrap_or(list)), ranks);
         warn_of_mixing(&dataset, &loader_config);
         let loader = Batches::open(
             dataset,
@@ -219,7 +258,9 @@ impl Start<'_> {
         let reader = loader.stats_reader();
         let images = (samples, loader.state().samples_bad);
         let train = &recipe.train;
-        live.begin(step, train.steps, images, train.batch, reader.clone());
+        let own = train.batch / ranks.size();
+        live.begin(step, train.steps, images, own, reader.clone());
+        let began = position.map(|state| &state.loader);
         let mut run = Run {
             meter: Meter::new(reader),
             live,
@@ -237,6 +278,10 @@ impl Start<'_> {
             saved_step: (step > 0).then_some(step),
             saved_at: Instant::now(),
             data_list: data_list.to_json(),
+            company: Company::new(ranks, bad_lines, began),
+            bad_list,
+            totals: began.map_or((0, 0), |state| (state.samples_tried, state.samples_bad)),
+            replaced: 0,
             recipe,
             output,
             loader,

@@ -50,6 +50,8 @@ fn rate(
         update: settings.settings(),
         groups: &groups,
         micro_batch: batch,
+        micro_batches: 1,
+        exchange: None,
         ablation: Ablation::default(),
     };
     let mut engine = CudaEngine::new(&setup, state, &device, 0)?;

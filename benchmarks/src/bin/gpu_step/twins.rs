@@ -44,6 +44,8 @@ fn twin(tiny: bool) -> anyhow::Result<String> {
         update: settings.settings(),
         groups: &groups,
         micro_batch: 4,
+        micro_batches: 1,
+        exchange: None,
         ablation: Ablation::default(),
     };
     let mut gpu = CudaEngine::new(&setup, state(), &device, 0)?;
@@ -140,6 +142,8 @@ fn trains(tiny: bool) -> anyhow::Result<String> {
         update: settings.settings(),
         groups: &groups,
         micro_batch: 8,
+        micro_batches: 1,
+        exchange: None,
         ablation: Ablation::default(),
     };
     let mut gpu = CudaEngine::new(&setup, state(), &device, 0)?;

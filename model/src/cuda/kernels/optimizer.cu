@@ -1,9 +1,9 @@
-// The end of a step, over flat buffers in the order of `nepa_model::Weights`: LayerScale's gradients, the global norm, and one pass for AdamW, the moving
-// average and the bf16 copy of the weights. The arithmetic is that of `trainer/src/optimizer.rs`, element by element. The norm and the clipping stay on the
+// The end of a step, over flat buffers in the order of `nepa_model::Weights`: the sum of two gradients, LayerScale's gradients, the global norm, and one
+// pass for AdamW, the moving average and the bf16 copy of the weights. The arithmetic is that of `trainer/src/optimizer.rs`, element by element. The norm and the clipping stay on the
 // device; where the norm is not finite nothing is updated, so that the caller may look at it later.
 //
 // Launch geometry: `layer_scale_finish` 256 threads, one block for each output row of the weight; `norm_partials` 256 threads, ceil(len / 16384) blocks;
-// `norm_final` 1024 threads, one block; `adamw_update` and `copy_to_bf16` 256 threads, ceil(len / 1024) blocks. No dynamic shared memory.
+// `norm_final` 1024 threads, one block; `adamw_update`, `copy_to_bf16` and `add_values` 256 threads, ceil(len / 1024) blocks. No dynamic shared memory.
 #include "common.cuh"
 
 // Mirrored in Rust. A linear layer from K to D values whose output LayerScale multiplies.
@@ -88,6 +88,15 @@ struct CopyToBf16 {
     uint64_t len;
 };
 static_assert(sizeof(CopyToBf16) == 24, "the mirror in Rust expects this size");
+
+// Mirrored in Rust.
+struct AddValues {
+    // [len] each; the second is added to the first.
+    float *sums;
+    const float *values;
+    uint64_t len;
+};
+static_assert(sizeof(AddValues) == 24, "the mirror in Rust expects this size");
 
 namespace {
 
@@ -272,5 +281,18 @@ extern "C" __global__ void __launch_bounds__(STEP_THREADS) copy_to_bf16(const __
     const uint64_t start = blockIdx.x * UPDATE_PIECE + 4 * threadIdx.x;
     if (start < args.len) {
         store_some(args.copy, load_some(args.values, start, args.len), start, args.len);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(STEP_THREADS) add_values(const __grid_constant__ AddValues args) {
+    const uint64_t start = blockIdx.x * UPDATE_PIECE + 4 * threadIdx.x;
+    if (start < args.len) {
+        Four sum = load_some(args.sums, start, args.len);
+        const Four value = load_some(args.values, start, args.len);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            sum.at[j] += value.at[j];
+        }
+        store_some(args.sums, sum, start, args.len);
     }
 }

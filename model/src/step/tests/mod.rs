@@ -1,6 +1,7 @@
 //! The step on the CPU against candle's autograd on many configurations, against finite differences,
 //! and against itself: other numbers of threads, other memory, parts of what it can do.
 mod classifier;
+mod micro_batches;
 
 use candle_core::{DType, Device, Tensor, Var};
 use rand_core::Rng;

@@ -1,0 +1,18 @@
+//! Other processes that compute the rest of a step, as an engine sees them.
+use std::error::Error;
+
+/// Why the others cannot be reached.
+pub type ExchangeError = Box<dyn Error + Send + Sync>;
+
+/// The processes of a step, each with as many micro-batches, in their order. All ask for the same
+/// things in the same order.
+pub trait Exchange: std::fmt::Debug + Send + Sync {
+    /// Their number, a power of two.
+    fn size(&self) -> usize;
+
+    /// Makes values their sum over all, the same bits everywhere: those of a balanced binary tree.
+    fn sum(&self, values: &mut [f32]) -> Result<(), ExchangeError>;
+
+    /// The numbers of each, in order; as many of each.
+    fn gather(&self, own: &[f64]) -> Result<Vec<Vec<f64>>, ExchangeError>;
+}

@@ -1,0 +1,39 @@
+//! Why several ranks cannot start, or not go on together.
+use super::meeting::MeetingError;
+use super::place::PlaceError;
+use super::wire::WireError;
+
+/// Several ranks cannot start, or not go on together.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RanksError {
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error(transparent)]
+    Meeting(#[from] MeetingError),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("cannot start the threads that connect the ranks")]
+    Start(#[source] std::io::Error),
+    /// They were not started alike.
+    #[error(
+        "{ranks} {} another {what} than rank 0: {theirs}, rank 0 has {ours}\ntip: start all ranks \
+         with the same program, command and data",
+        if *several { "have" } else { "has" }
+    )]
+    Differ {
+        /// As in `ranks 2 and 3`.
+        ranks: String,
+        several: bool,
+        what: String,
+        theirs: String,
+        ours: String,
+    },
+    #[error("{what} does not work with several ranks yet\ntip: {tip}")]
+    NotYet {
+        what: &'static str,
+        tip: &'static str,
+    },
+    /// What another rank has found and tells of.
+    #[error("{what}; rank 0 says more")]
+    Elsewhere { what: String },
+}

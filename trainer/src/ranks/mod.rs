@@ -1,0 +1,28 @@
+//! Several processes that train one model: which rank this one is, how it reaches the others, and
+//! what all of them do together (sums, gathered records, copies of what rank 0 has).
+//!
+//! A sum over ranks has the bits that one rank computes alone. Called by a run; knows none of its
+//! parts.
+#[cfg(test)]
+mod channels;
+mod error;
+mod gather;
+mod group;
+mod join;
+mod meeting;
+mod message;
+mod names;
+mod neighbours;
+mod place;
+mod sum;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub(crate) use error::RanksError;
+pub(crate) use group::Ranks;
+pub(crate) use join::{join, refuse};
+pub(crate) use names::list_of;
+pub(crate) use place::PlaceArgs;
+pub(crate) use wire::WireError;

@@ -1,0 +1,515 @@
+//! Which rank this process is, of how many, and where they meet: from flags, or from the variables
+//! that torchrun (and `nepa launch`), Open MPI and Slurm set. A function of both and nothing else.
+use super::neighbours::is_possible;
+
+/// Where torchrun's ranks meet without being told.
+const MASTER_PORT: u16 = 29_500;
+/// Steps of Slurm from here on are no `srun`: a batch script, a shell of `salloc`.
+const RESERVED_STEPS: u32 = u32::MAX - 16;
+
+/// What the command line says of ranks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct PlaceArgs {
+    pub rank: Option<usize>,
+    pub ranks: Option<usize>,
+    /// `HOST:PORT`.
+    pub meet: Option<String>,
+}
+
+/// One of several ranks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub rank: usize,
+    pub size: usize,
+    /// Its number among those on this machine.
+    pub local_rank: usize,
+    /// Ranks that share the cores which this process sees; 1 where whoever started them gives each
+    /// its own.
+    pub sharing: usize,
+    /// Host and port at which rank 0 waits for the others.
+    pub meeting: (String, u16),
+}
+
+/// The flags and variables do not say which rank this process is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PlaceError {
+    #[error(
+        "{set} is set and {unset} is not: which of how many ranks is this process?\ntip: set both, \
+         or neither for one process alone"
+    )]
+    Half {
+        set: &'static str,
+        unset: &'static str,
+    },
+    #[error("{name} = {value} is no number of a rank or a port")]
+    Number { name: &'static str, value: String },
+    #[error("{rank_name} = {rank} is no rank of {size_name} = {size}: ranks count from 0")]
+    Range {
+        rank_name: &'static str,
+        rank: usize,
+        size_name: &'static str,
+        size: usize,
+    },
+    #[error(
+        "{first} and {second} contradict each other: which rank is this process?\ntip: unset those \
+         that are not meant, or give --rank, --ranks and --meet"
+    )]
+    Contradiction { first: String, second: String },
+    #[error(
+        "{size} ranks ({name}): a run has 1, 2, 4, 8, ... ranks, so that its numbers are the same \
+         with any of them\ntip: start {} ranks", size.next_power_of_two() / 2
+    )]
+    NotPowerOfTwo { name: &'static str, size: usize },
+    #[error(
+        "nothing says where the ranks meet, and they are on several machines\ntip: set MASTER_ADDR \
+         to the machine of rank 0 on all of them, or give --meet HOST:PORT"
+    )]
+    NoMeeting,
+    #[error("--meet {value}: it must be HOST:PORT, as in node1:29501")]
+    Meet { value: String },
+}
+
+type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Who says which rank this is, and what else they say.
+struct Given {
+    rank: usize,
+    size: usize,
+    names: [&'static str; 2],
+    local_rank: Option<usize>,
+    sharing: usize,
+    /// Whether all ranks are known to be on this machine.
+    is_local: bool,
+}
+
+/// The place of this process; none where it is alone. `lookup` gives the value of an environment
+/// variable.
+pub(crate) fn place(args: &PlaceArgs, lookup: Lookup<'_>) -> Result<Option<Place>, PlaceError> {
+    let Some(given) = given(args, lookup)? else {
+        return Ok(None);
+    };
+    let [rank_name, size_name] = given.names;
+    if given.rank >= given.size {
+        return Err(PlaceError::Range {
+            rank_name,
+            rank: given.rank,
+            size_name,
+            size: given.size,
+        });
+    }
+    if given.size == 1 {
+        return Ok(None);
+    }
+    if !is_possible(given.size) {
+        return Err(PlaceError::NotPowerOfTwo {
+            name: size_name,
+            size: given.size,
+        });
+    }
+    Ok(Some(Place {
+        rank: given.rank,
+        size: given.size,
+        local_rank: given.local_rank.unwrap_or(given.rank),
+        sharing: given.sharing.max(1),
+        meeting: meeting(args, &given, lookup)?,
+    }))
+}
+
+/// Flags go before variables; the innermost of what started this process before what it was started
+/// in: torchrun, then Open MPI, then Slurm.
+fn given(args: &PlaceArgs, lookup: Lookup<'_>) -> Result<Option<Given>, PlaceError> {
+    let names = ["--rank", "--ranks"];
+    if let Some((rank, size)) = both(names, args.rank, args.ranks)? {
+        let local = number(lookup, "LOCAL_WORLD_SIZE")?;
+        return Ok(Some(Given {
+            rank,
+            size,
+            names,
+            local_rank: number(lookup, "LOCAL_RANK")?,
+            sharing: local.unwrap_or(1),
+            is_local: false,
+        }));
+    }
+    let torch = of_torch(lookup)?;
+    let mpi = of_mpi(lookup)?;
+    match (torch, mpi) {
+        (Some(torch), Some(mpi)) => {
+            let same = (torch.rank, torch.size) == (mpi.rank, mpi.size);
+            // torchrun on each of mpirun's machines has ranks of its own.
+            if same || text(lookup, "TORCHELASTIC_RUN_ID").is_some() {
+                return Ok(Some(torch));
+            }
+            Err(PlaceError::Contradiction {
+                first: said(&torch),
+                second: said(&mpi),
+            })
+        }
+        (Some(one), None) | (None, Some(one)) => Ok(Some(one)),
+        (None, None) => of_slurm(lookup),
+    }
+}
+
+fn said(given: &Given) -> String {
+    let [rank, size] = given.names;
+    format!("{rank} = {}, {size} = {}", given.rank, given.size)
+}
+
+/// torchrun and `nepa launch`.
+fn of_torch(lookup: Lookup<'_>) -> Result<Option<Given>, PlaceError> {
+    let names = ["RANK", "WORLD_SIZE"];
+    let pair = both(names, number(lookup, names[0])?, number(lookup, names[1])?)?;
+    let Some((rank, size)) = pair else {
+        return Ok(None);
+    };
+    let local = number(lookup, "LOCAL_WORLD_SIZE")?;
+    Ok(Some(Given {
+        rank,
+        size,
+        names,
+        local_rank: local_rank(lookup, "LOCAL_RANK", (names[1], size))?,
+        sharing: local.unwrap_or(1),
+        is_local: local == Some(size),
+    }))
+}
+
+/// Open MPI's mpirun, which binds each rank to cores of its own unless it is told not to.
+fn of_mpi(lookup: Lookup<'_>) -> Result<Option<Given>, PlaceError> {
+    let names = ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"];
+    let pair = both(names, number(lookup, names[0])?, number(lookup, names[1])?)?;
+    let Some((rank, size)) = pair else {
+        return Ok(None);
+    };
+    let local = number(lookup, "OMPI_COMM_WORLD_LOCAL_SIZE")?;
+    Ok(Some(Given {
+        rank,
+        size,
+        names,
+        local_rank: local_rank(lookup, "OMPI_COMM_WORLD_LOCAL_RANK", (names[1], size))?,
+        sharing: 1,
+        is_local: local == Some(size),
+    }))
+}
+
+/// A task of `srun`, which gives each its cores. Variables of a job are there in its batch script
+/// and in a shell of `salloc`, too, where one process runs alone.
+fn of_slurm(lookup: Lookup<'_>) -> Result<Option<Given>, PlaceError> {
+    let step = text(lookup, "SLURM_STEP_ID").or_else(|| text(lookup, "SLURM_STEPID"));
+    let step = step.and_then(|step| step.parse::<u32>().ok());
+    if step.is_none_or(|step| step >= RESERVED_STEPS) {
+        return Ok(None);
+    }
+    let size = match number(lookup, "SLURM_STEP_NUM_TASKS")? {
+        Some(size) => Some(size),
+        None => number(lookup, "SLURM_NTASKS")?,
+    };
+    // One task alone needs no number.
+    if size.is_none_or(|size| size <= 1) {
+        return Ok(None);
+    }
+    let names = ["SLURM_PROCID", "SLURM_NTASKS"];
+    let Some((rank, size)) = both(names, number(lookup, names[0])?, size)? else {
+        return Ok(None);
+    };
+    let nodes = match number(lookup, "SLURM_STEP_NUM_NODES")? {
+        Some(nodes) => Some(nodes),
+        None => number(lookup, "SLURM_NNODES")?,
+    };
+    Ok(Some(Given {
+        rank,
+        size,
+        names,
+        local_rank: local_rank(lookup, "SLURM_LOCALID", (names[1], size))?,
+        sharing: 1,
+        is_local: nodes == Some(1),
+    }))
+}
+
+fn meeting(
+    args: &PlaceArgs,
+    given: &Given,
+    lookup: Lookup<'_>,
+) -> Result<(String, u16), PlaceError> {
+    if let Some(meet) = &args.meet {
+        let parts = meet.rsplit_once(':').and_then(|(host, port)| {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let port = port.parse::<u16>().ok().filter(|port| *port > 0);
+            (!host.is_empty()).then(|| Some((host.to_owned(), port?)))?
+        });
+        return parts.ok_or_else(|| PlaceError::Meet {
+            value: meet.clone(),
+        });
+    }
+    let host = match text(lookup, "MASTER_ADDR") {
+        Some(host) => host,
+        None if given.is_local => "127.0.0.1".to_owned(),
+        None => return Err(PlaceError::NoMeeting),
+    };
+    // torchrun's own store listens at MASTER_PORT.
+    let port = match text(lookup, "MASTER_PORT") {
+        None => MASTER_PORT + 1,
+        Some(port) => {
+            let next = port
+                .parse::<u16>()
+                .ok()
+                .and_then(|port| port.checked_add(1));
+            next.ok_or(PlaceError::Number {
+                name: "MASTER_PORT",
+                value: port,
+            })?
+        }
+    };
+    Ok((host, port))
+}
+
+fn local_rank(
+    lookup: Lookup<'_>,
+    name: &'static str,
+    (size_name, size): (&'static str, usize),
+) -> Result<Option<usize>, PlaceError> {
+    match number(lookup, name)? {
+        Some(rank) if rank >= size => Err(PlaceError::Range {
+            rank_name: name,
+            rank,
+            size_name,
+            size,
+        }),
+        rank => Ok(rank),
+    }
+}
+
+fn both(
+    [rank_name, size_name]: [&'static str; 2],
+    rank: Option<usize>,
+    size: Option<usize>,
+) -> Result<Option<(usize, usize)>, PlaceError> {
+    let half = |set, unset| Err(PlaceError::Half { set, unset });
+    match (rank, size) {
+        (None, None) => Ok(None),
+        (Some(rank), Some(size)) => Ok(Some((rank, size))),
+        (Some(_), None) => half(rank_name, size_name),
+        (None, Some(_)) => half(size_name, rank_name),
+    }
+}
+
+/// A variable that is set to something.
+fn text(lookup: Lookup<'_>, name: &str) -> Option<String> {
+    let value = lookup(name).map(|value| value.trim().to_owned());
+    value.filter(|value| !value.is_empty())
+}
+
+fn number(lookup: Lookup<'_>, name: &'static str) -> Result<Option<usize>, PlaceError> {
+    let Some(value) = text(lookup, name) else {
+        return Ok(None);
+    };
+    match value.parse() {
+        Ok(number) => Ok(Some(number)),
+        Err(_) => Err(PlaceError::Number { name, value }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(variables: &[(&str, &str)]) -> Result<Option<Place>, PlaceError> {
+        with(&PlaceArgs::default(), variables)
+    }
+
+    fn with(args: &PlaceArgs, variables: &[(&str, &str)]) -> Result<Option<Place>, PlaceError> {
+        let lookup = |name: &str| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        place(args, &lookup)
+    }
+
+    fn of(rank: usize, size: usize, local_rank: usize, sharing: usize) -> Place {
+        Place {
+            rank,
+            size,
+            local_rank,
+            sharing,
+            meeting: ("127.0.0.1".to_owned(), 29_501),
+        }
+    }
+
+    #[test]
+    fn a_process_without_variables_is_alone() {
+        for variables in [
+            &[][..],
+            &[("MASTER_ADDR", "node1"), ("MASTER_PORT", "1234")],
+            &[("RANK", ""), ("WORLD_SIZE", "  ")],
+            &[("RANK", "0"), ("WORLD_SIZE", "1")],
+            &[("OMPI_COMM_WORLD_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "1")],
+        ] {
+            assert_eq!(found(variables), Ok(None), "{variables:?}");
+        }
+    }
+
+    #[test]
+    fn torchrun_says_which_rank_this_is() {
+        let variables = [
+            ("RANK", "3"),
+            ("WORLD_SIZE", "4"),
+            ("LOCAL_RANK", "1"),
+            ("LOCAL_WORLD_SIZE", "2"),
+            ("MASTER_ADDR", "node1"),
+            ("MASTER_PORT", "29400"),
+            ("TORCHELASTIC_RUN_ID", "none"),
+            // It runs within a task of Slurm for each machine, or one of mpirun.
+            ("SLURM_STEP_ID", "0"),
+            ("SLURM_PROCID", "1"),
+            ("SLURM_NTASKS", "2"),
+            ("OMPI_COMM_WORLD_RANK", "1"),
+            ("OMPI_COMM_WORLD_SIZE", "2"),
+        ];
+        let place = found(&variables).unwrap().unwrap();
+        let expected = Place {
+            meeting: ("node1".to_owned(), 29_401),
+            ..of(3, 4, 1, 2)
+        };
+        assert_eq!(place, expected);
+        // All on one machine, without being told where to meet.
+        let variables = [
+            ("RANK", "1"),
+            ("WORLD_SIZE", "2"),
+            ("LOCAL_WORLD_SIZE", "2"),
+        ];
+        assert_eq!(found(&variables), Ok(Some(of(1, 2, 1, 2))));
+    }
+
+    #[test]
+    fn so_do_mpirun_and_srun() {
+        let mpi = [
+            ("OMPI_COMM_WORLD_RANK", "2"),
+            ("OMPI_COMM_WORLD_SIZE", "4"),
+            ("OMPI_COMM_WORLD_LOCAL_RANK", "2"),
+            ("OMPI_COMM_WORLD_LOCAL_SIZE", "4"),
+        ];
+        assert_eq!(found(&mpi), Ok(Some(of(2, 4, 2, 1))));
+        let slurm = [
+            ("SLURM_STEP_ID", "0"),
+            ("SLURM_STEP_NUM_TASKS", "8"),
+            ("SLURM_NTASKS", "8"),
+            ("SLURM_PROCID", "5"),
+            ("SLURM_LOCALID", "1"),
+            ("SLURM_NNODES", "2"),
+        ];
+        assert_eq!(found(&slurm), Err(PlaceError::NoMeeting));
+        let meeting = [&slurm[..], &[("MASTER_ADDR", "10.0.0.7")]].concat();
+        let expected = Place {
+            meeting: ("10.0.0.7".to_owned(), 29_501),
+            ..of(5, 8, 1, 1)
+        };
+        assert_eq!(found(&meeting), Ok(Some(expected)));
+    }
+
+    #[test]
+    fn a_job_of_slurm_alone_makes_no_ranks() {
+        let job = [
+            ("SLURM_JOB_ID", "77"),
+            ("SLURM_NTASKS", "4"),
+            ("SLURM_PROCID", "0"),
+            ("SLURM_LOCALID", "0"),
+        ];
+        // A batch script, a shell of salloc, srun with one task.
+        assert_eq!(found(&job), Ok(None));
+        let shell = [&job[..], &[("SLURM_STEP_ID", "4294967290")]].concat();
+        assert_eq!(found(&shell), Ok(None));
+        let one = [
+            &job[..],
+            &[("SLURM_STEP_ID", "0"), ("SLURM_STEP_NUM_TASKS", "1")],
+        ];
+        assert_eq!(found(&one.concat()), Ok(None));
+    }
+
+    #[test]
+    fn what_is_not_clear_is_refused_by_name() {
+        let cases: &[(&[(&str, &str)], &[&str])] = &[
+            (&[("RANK", "1")], &["RANK is set and WORLD_SIZE is not"]),
+            (
+                &[("OMPI_COMM_WORLD_SIZE", "4")],
+                &["OMPI_COMM_WORLD_SIZE is set and OMPI_COMM_WORLD_RANK is not"],
+            ),
+            (
+                &[("RANK", "4"), ("WORLD_SIZE", "4")],
+                &["RANK = 4", "WORLD_SIZE = 4", "count from 0"],
+            ),
+            (
+                &[("RANK", "one"), ("WORLD_SIZE", "4")],
+                &["RANK = one is no number"],
+            ),
+            (
+                &[
+                    ("RANK", "1"),
+                    ("WORLD_SIZE", "4"),
+                    ("OMPI_COMM_WORLD_RANK", "0"),
+                    ("OMPI_COMM_WORLD_SIZE", "2"),
+                ],
+                &[
+                    "RANK = 1",
+                    "OMPI_COMM_WORLD_RANK = 0",
+                    "contradict",
+                    "unset",
+                ],
+            ),
+            (
+                &[("RANK", "1"), ("WORLD_SIZE", "6"), ("MASTER_ADDR", "a")],
+                &["6 ranks (WORLD_SIZE)", "start 4 ranks"],
+            ),
+            (
+                &[("RANK", "1"), ("WORLD_SIZE", "2")],
+                &["MASTER_ADDR", "--meet"],
+            ),
+            (
+                &[
+                    ("RANK", "1"),
+                    ("WORLD_SIZE", "2"),
+                    ("MASTER_ADDR", "a"),
+                    ("MASTER_PORT", "65535"),
+                ],
+                &["MASTER_PORT = 65535"],
+            ),
+            (
+                &[("SLURM_STEP_ID", "0"), ("SLURM_NTASKS", "4")],
+                &["SLURM_NTASKS is set and SLURM_PROCID is not"],
+            ),
+        ];
+        for (variables, parts) in cases {
+            let error = found(variables).unwrap_err().to_string();
+            for part in *parts {
+                assert!(error.contains(part), "{part} in {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn flags_go_before_all() {
+        let args = PlaceArgs {
+            rank: Some(1),
+            ranks: Some(2),
+            meet: Some("[::1]:4000".to_owned()),
+        };
+        let variables = [("RANK", "7"), ("WORLD_SIZE", "8")];
+        let expected = Place {
+            meeting: ("::1".to_owned(), 4000),
+            ..of(1, 2, 1, 1)
+        };
+        assert_eq!(with(&args, &variables), Ok(Some(expected)));
+        let half = PlaceArgs {
+            ranks: None,
+            ..args.clone()
+        };
+        let error = with(&half, &[]).unwrap_err().to_string();
+        assert!(
+            error.contains("--rank is set and --ranks is not"),
+            "{error}"
+        );
+        let nowhere = PlaceArgs {
+            meet: Some("4000".to_owned()),
+            ..args
+        };
+        let error = with(&nowhere, &[]).unwrap_err().to_string();
+        assert!(error.contains("--meet 4000"), "{error}");
+    }
+}

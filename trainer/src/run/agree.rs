@@ -1,0 +1,216 @@
+//! What the ranks of a run tell each other before each step: whether each has its part of the batch,
+//! whether one was asked to stop, and what became of its samples. So all of them do the same.
+use std::time::Duration;
+
+use nepa_pipeline::LoaderState;
+use serde::{Deserialize, Serialize};
+
+use super::bad_lines::BadLines;
+use super::batches::TrainBatch;
+use super::draws::StepDraws;
+use crate::checkpoint::CheckpointError;
+use crate::engine::{EngineError, Spread};
+use crate::error::RunError;
+use crate::ranks::{Ranks, WireError};
+use crate::signals::received;
+
+/// Samples tried before the share of bad ones is judged, as by the loader of one rank.
+const JUDGED_AFTER: u64 = 1_000;
+
+/// What a rank has for the next step.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// Its part of the batch.
+    Ready(Box<TrainBatch>, StepDraws),
+    /// It was asked to stop, and has not waited any longer.
+    Stopped(i32),
+    /// It cannot go on.
+    Failed(RunError),
+}
+
+/// What a rank says before a step.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Word {
+    /// The signal that asks it to stop.
+    stop: Option<i32>,
+    /// Why it cannot go on.
+    failure: Option<String>,
+    /// Time that it waited for its part of the batch.
+    waited_ms: f64,
+    /// Samples that its loader has tried since this process began, and bad ones.
+    tried: u64,
+    bad: u64,
+    /// Samples of this batch that stand for others.
+    replaced: u64,
+    /// New lines of bad samples.
+    bad_lines: String,
+}
+
+/// What all ranks have said.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Agreed {
+    /// The signal by which some rank was asked to stop.
+    pub(super) stop: Option<i32>,
+    /// The first rank that cannot go on, and why.
+    pub(super) failure: Option<(usize, String)>,
+    /// Samples tried and bad ones, over the whole run.
+    pub(super) totals: (u64, u64),
+    /// Of this batch.
+    pub(super) replaced: u64,
+    pub(super) bad_lines: String,
+    pub(super) waited_ms: Spread,
+}
+
+/// The ranks as the loop of a run sees them; rank 0 is among them, or alone.
+#[derive(Debug)]
+pub(super) struct Company {
+    pub(super) ranks: Ranks,
+    /// Of this rank's loader, where there are others.
+    bad_lines: Option<BadLines>,
+    /// Samples tried and bad ones, where this process began.
+    began: (u64, u64),
+}
+
+impl Company {
+    /// For a run that begins or goes on with this position.
+    pub(super) fn new(
+        ranks: &Ranks,
+        bad_lines: Option<BadLines>,
+        position: Option<&LoaderState>,
+    ) -> Self {
+        Self {
+            ranks: ranks.clone(),
+            bad_lines,
+            began: position.map_or((0, 0), |state| (state.samples_tried, state.samples_bad)),
+        }
+    }
+
+    /// The signal that asks this rank, or another one as far as that is heard, to stop.
+    pub(super) fn stop(&self) -> Option<i32> {
+        received().or_else(|| self.ranks.stop_heard())
+    }
+
+    /// Tells the others and hears them, where there are some.
+    pub(super) fn agree(
+        &mut self,
+        turn: &Turn,
+        waited: Duration,
+        loader: &LoaderState,
+    ) -> Result<Agreed, RunError> {
+        let own = self.word(turn, waited, loader)?;
+        let all = self.ranks.gather(&own);
+        let all: Vec<Word> = all.map_err(|error| RunError::Ranks(error.into()))?;
+        Ok(self.agreed(all))
+    }
+
+    fn word(
+        &mut self,
+        turn: &Turn,
+        waited: Duration,
+        loader: &LoaderState,
+    ) -> Result<Word, CheckpointError> {
+        let replaced = match turn {
+            Turn::Ready(batch, _) => {
+                let samples = batch.samples().iter();
+                samples.filter(|sample| sample.replaces.is_some()).count()
+            }
+            _ => 0,
+        };
+        let failure = match turn {
+            Turn::Failed(error) => Some(causes(error)),
+            _ => None,
+        };
+        let bad_lines = self.bad_lines.as_mut().map(BadLines::take).transpose()?;
+        Ok(Word {
+            stop: match turn {
+                Turn::Stopped(signal) => Some(*signal),
+                _ => self.stop(),
+            },
+            failure,
+            waited_ms: 1e3 * waited.as_secs_f64(),
+            tried: loader.samples_tried - self.began.0,
+            bad: loader.samples_bad - self.began.1,
+            replaced: replaced as u64,
+            bad_lines: bad_lines.unwrap_or_default(),
+        })
+    }
+
+    fn agreed(&self, all: Vec<Word>) -> Agreed {
+        let sum = |of: fn(&Word) -> u64| all.iter().map(of).sum::<u64>();
+        let failed = |(rank, word): (usize, &Word)| Some((rank, word.failure.clone()?));
+        Agreed {
+            stop: all.iter().find_map(|word| word.stop),
+            failure: all.iter().enumerate().find_map(failed),
+            totals: (
+                self.began.0 + sum(|word| word.tried),
+                self.began.1 + sum(|word| word.bad),
+            ),
+            replaced: sum(|word| word.replaced),
+            bad_lines: all.iter().map(|word| word.bad_lines.as_str()).collect(),
+            waited_ms: Spread::of(all.iter().map(|word| word.waited_ms)),
+        }
+    }
+}
+
+impl Agreed {
+    /// Whether the budget of bad samples is used up, by the rule of the loader.
+    pub(super) fn has_too_many_bad(&self, max_fraction: f64) -> bool {
+        let (tried, bad) = self.totals;
+        tried >= JUDGED_AFTER && bad as f64 > max_fraction * tried as f64
+    }
+
+    /// The error of a rank that has to end because another one does.
+    pub(super) fn elsewhere(rank: usize, cause: &str) -> RunError {
+        let cause = format!("has failed: {cause}");
+        RunError::Ranks(WireError::Ended { rank, cause }.into())
+    }
+}
+
+/// What an engine could not do; where another rank is the reason, its end.
+pub(super) fn of_engine(error: EngineError) -> RunError {
+    match error {
+        EngineError::Ranks(source) => match source.downcast::<WireError>() {
+            Ok(ended) => RunError::Ranks((*ended).into()),
+            Err(source) => RunError::Engine(EngineError::Ranks(source)),
+        },
+        error => RunError::Engine(error),
+    }
+}
+
+/// An error with its causes.
+pub(super) fn causes(error: &RunError) -> String {
+    crate::console::messages::all_causes(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_rank_says_holds_for_all() {
+        let company = Company {
+            ranks: Ranks::alone(),
+            bad_lines: None,
+            began: (100, 3),
+        };
+        let word = |number: u64| Word {
+            waited_ms: number as f64,
+            tried: 4,
+            bad: number % 2,
+            replaced: number % 2,
+            bad_lines: format!("{number}\n"),
+            ..Word::default()
+        };
+        let mut words = (0..4).map(word).collect::<Vec<_>>();
+        let agreed = company.agreed(words.clone());
+        assert_eq!((agreed.stop, agreed.failure), (None, None));
+        assert_eq!((agreed.totals, agreed.replaced), ((116, 5), 2));
+        assert_eq!(agreed.bad_lines, "0\n1\n2\n3\n");
+        assert_eq!((agreed.waited_ms.max, agreed.waited_ms.slowest), (3.0, 3));
+        words[1].stop = Some(15);
+        words[2].failure = Some("no shard".to_owned());
+        let agreed = company.agreed(words);
+        assert_eq!(agreed.stop, Some(15));
+        assert_eq!(agreed.failure, Some((2, "no shard".to_owned())));
+    }
+}

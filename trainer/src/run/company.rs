@@ -1,0 +1,156 @@
+//! What the ranks of a run agree on before its first step: that they were started alike, and from
+//! where they train. Rank 0 finds that, and tells the others; they need nothing of its output.
+use nepa_model::{ParamSpec, Weights};
+use serde::{Deserialize, Serialize};
+
+use super::options::Options;
+use super::resume::{first_difference, numbers};
+use crate::checkpoint::RunState;
+use crate::engine::TrainingState;
+use crate::error::RunError;
+use crate::optimizer::OptimizerState;
+use crate::ranks::{Ranks, RanksError, WireError, list_of};
+use crate::recipe::ResolvedRecipe;
+
+/// Fails for what several ranks cannot do yet.
+pub(super) fn check(options: &Options, ranks: &Ranks) -> Result<(), RanksError> {
+    if ranks.is_alone() {
+        return Ok(());
+    }
+    if options.dry_run {
+        return Err(RanksError::NotYet {
+            what: "--dry-run",
+            tip: "try it with one process: it checks the same recipe, data and output",
+        });
+    }
+    if options.trace_samples.is_some() {
+        return Err(RanksError::NotYet {
+            what: "--trace-samples",
+            tip: "one process sees the same samples in the same order",
+        });
+    }
+    Ok(())
+}
+
+/// Fails where ranks were not started alike, on all of them with the same words.
+pub(super) fn compare(
+    ranks: &Ranks,
+    recipe: &ResolvedRecipe,
+    options: &Options,
+) -> Result<(), RanksError> {
+    if ranks.is_alone() {
+        return Ok(());
+    }
+    let mut own = numbers(recipe, false);
+    own["device"] = serde_json::json!(recipe.device);
+    own["train"]["engine"] = serde_json::json!(recipe.train.engine);
+    own["train"]["steps"] = serde_json::json!(recipe.train.steps);
+    own["--max-steps"] = serde_json::json!(options.max_steps);
+    let all = ranks.gather(&own)?;
+    let differences = all
+        .iter()
+        .map(|theirs| first_difference("", theirs, &all[0]))
+        .collect::<Vec<_>>();
+    let Some((what, theirs, ours)) = differences.iter().flatten().next().cloned() else {
+        return Ok(());
+    };
+    let alike = |found: &Option<(String, String, String)>| {
+        found
+            .as_ref()
+            .is_some_and(|(key, value, _)| (key, value) == (&what, &theirs))
+    };
+    let which = (0..all.len()).filter(|rank| alike(&differences[*rank]));
+    let which = which.collect::<Vec<_>>();
+    Err(RanksError::Differ {
+        ranks: list_of(&which),
+        several: which.len() > 1,
+        what,
+        theirs,
+        ours,
+    })
+}
+
+/// Where a run begins or goes on, as rank 0 tells it; the weights follow.
+#[derive(Debug, Serialize, Deserialize)]
+struct Beginning {
+    recipe: ResolvedRecipe,
+    position: Option<RunState>,
+    updates: u64,
+    has_average: bool,
+}
+
+/// Rank 0: tells the others where the run begins or goes on, and what is trained.
+pub(super) fn hand_out(
+    ranks: &Ranks,
+    recipe: &ResolvedRecipe,
+    position: Option<&RunState>,
+    training: &mut TrainingState,
+) -> Result<(), RanksError> {
+    if ranks.is_alone() {
+        return Ok(());
+    }
+    let beginning = Beginning {
+        recipe: recipe.clone(),
+        position: position.cloned(),
+        updates: training.optimizer.step,
+        has_average: !training.optimizer.ema.is_empty(),
+    };
+    ranks.gather(&Some(beginning))?;
+    Ok(broadcast(ranks, training)?)
+}
+
+/// Another rank: what rank 0 tells.
+pub(super) fn receive(
+    ranks: &Ranks,
+    own: &ResolvedRecipe,
+) -> Result<(ResolvedRecipe, Option<RunState>, TrainingState), RunError> {
+    let told = ranks.gather(&None::<Beginning>).map_err(RanksError::from)?;
+    let Some(Beginning {
+        recipe,
+        position,
+        updates,
+        has_average,
+    }) = told.into_iter().next().flatten()
+    else {
+        return Err(RunError::Ranks(RanksError::Wire(WireError::Ended {
+            rank: 0,
+            cause: "has told of no beginning; this is a bug".to_owned(),
+        })));
+    };
+    let specs = ParamSpec::all(&recipe.model);
+    let len = specs.iter().map(ParamSpec::len).sum();
+    let zeros = || vec![0.0; len];
+    let mut training = TrainingState {
+        weights: Weights {
+            specs,
+            flat: zeros(),
+        },
+        optimizer: OptimizerState {
+            step: updates,
+            m: zeros(),
+            v: zeros(),
+            ema: if has_average { zeros() } else { Vec::new() },
+        },
+    };
+    broadcast(ranks, &mut training).map_err(RanksError::from)?;
+    let recipe = ResolvedRecipe {
+        // Speed is each rank's own.
+        decode_threads: own.decode_threads,
+        prefetch_batches: own.prefetch_batches,
+        ..recipe
+    };
+    Ok((recipe, position, training))
+}
+
+fn broadcast(ranks: &Ranks, training: &mut TrainingState) -> Result<(), WireError> {
+    let TrainingState { weights, optimizer } = training;
+    for values in [
+        &mut weights.flat,
+        &mut optimizer.m,
+        &mut optimizer.v,
+        &mut optimizer.ema,
+    ] {
+        ranks.broadcast(values)?;
+    }
+    Ok(())
+}
