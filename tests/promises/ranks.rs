@@ -125,6 +125,29 @@ fn any_number_of_ranks_gives_the_bits_of_one() {
     }
 }
 
+/// Each rank reads its own lanes alone; the order is that of the lanes, whoever reads them.
+#[test]
+fn lanes_are_shared_among_the_ranks() {
+    let place = RunFolder::new();
+    let lanes = ["data.lanes=4"];
+    for count in [1, 4] {
+        succeed(&mut ranks(&place, count, &count.to_string(), &lanes));
+    }
+    assert_same_run(&place.path("1"), &place.path("4"));
+    // It goes on with two ranks, and not with more than there are lanes.
+    let more = ["data.lanes=4", "train.steps=8"];
+    let longer = |count: usize| {
+        let mut command = ranks(&place, count, "4", &more);
+        command.arg("--resume");
+        command
+    };
+    succeed(&mut longer(2));
+    succeed(ranks(&place, 1, "1", &more).arg("--resume"));
+    assert_same_run(&place.path("1"), &place.path("4"));
+    let said = fail(&mut ranks(&place, 4, "few", &["data.lanes=2"]));
+    assert_says(&said, &["data.lanes", "multiple"]);
+}
+
 #[test]
 fn the_other_engine_too() {
     let place = RunFolder::new();
