@@ -187,8 +187,9 @@ impl Wire for Tcp {
             }
             if waiting.elapsed() >= tell_after {
                 tracing::warn!(
-                    "waiting for rank {peer} for {} s; it gives signs of life",
-                    waiting.elapsed().as_secs()
+                    "waiting for rank {peer} for {} s; its last sign of life came {} s ago",
+                    waiting.elapsed().as_secs(),
+                    silent.as_secs()
                 );
                 tell_after *= 2;
             }
