@@ -185,26 +185,31 @@ impl Captured {
         let mut slow = Vec::<SlowImage>::new();
         let mut times = Latencies::default();
         let begun = Instant::now();
-        // The first one warms up, and is measured again.
-        let images = self.images.first().into_iter().chain(&self.images);
-        for (number, (id, bytes)) in images.enumerate() {
-            let since = Instant::now();
+        for (id, bytes) in &self.images {
             let Ok(header) = decoder.header(bytes) else {
                 continue;
             };
             let mut stream = sample_stream(config.seed, 0, *id, Purpose::Augment);
             let views = augment.draw(header.width, header.height, &mut stream);
-            let image = PlannedImage {
-                bytes,
-                header,
-                views: &views,
-            };
-            let mut decode = [Decode::new(image, slot)];
-            decoder.decode(&mut decode)?;
-            if decode[0].result.is_err() || number == 0 {
+            // The shorter of two times: on a machine that is shared, one is soon interrupted.
+            let mut time = Duration::MAX;
+            let mut is_sound = true;
+            for _ in 0..2 {
+                let since = Instant::now();
+                let header = decoder.header(bytes)?;
+                let image = PlannedImage {
+                    bytes,
+                    header,
+                    views: &views,
+                };
+                let mut decode = [Decode::new(image, slot)];
+                decoder.decode(&mut decode)?;
+                is_sound &= decode[0].result.is_ok();
+                time = time.min(since.elapsed());
+            }
+            if !is_sound {
                 continue;
             }
-            let time = since.elapsed();
             times.add(time);
             let ms = time.as_secs_f64() * 1e3;
             let format = format_name(header.format, bytes);
