@@ -387,15 +387,15 @@ mod tests {
                 assert_eq!(number, given[place.walk], "in order, none left out");
                 given[place.walk] += 1;
             }
-            for source in 0..3 {
+            for (source, share) in shares.into_iter().enumerate() {
                 let sum = |given: &[u64]| -> f64 {
                     let lanes = given.chunks(lanes as usize).nth(source).unwrap();
                     lanes.iter().sum::<u64>() as f64
                 };
                 let (before, given) = (sum(&before), sum(&given));
-                assert!((given - before - global as f64 * shares[source]).abs() < 2.0);
+                assert!((given - before - global as f64 * share).abs() < 2.0);
                 let all = ((epoch * per_epoch + batch + 1) * global) as f64;
-                assert!((given - all * shares[source]).abs() < 2.0);
+                assert!((given - all * share).abs() < 2.0);
             }
         }
     }

@@ -120,9 +120,9 @@ fn asked_for(server: &S3Server, io: &IoConfig, config: &LoaderConfig) -> (u64, u
         shuffle_window_bytes: data / 8,
         ..config.clone()
     };
-    Loader::new(dataset, config, None)
-        .unwrap()
-        .for_each(|batch| drop(batch.unwrap()));
+    for batch in Loader::new(dataset, config, None).unwrap() {
+        drop(batch.unwrap());
+    }
     let ranges = server.take_log().into_iter();
     let ranges = ranges.filter_map(|request| request.range);
     (ranges.map(|range| range.end - range.start).sum(), data)

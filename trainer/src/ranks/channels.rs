@@ -5,12 +5,15 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use super::neighbours::neighbours;
 use super::wire::{Wire, WireError};
 
+/// Ways to another rank and back.
+type Ways = (Sender<Vec<u8>>, Receiver<Vec<u8>>);
+
 /// One end.
 #[derive(Debug)]
 pub(super) struct Channels {
     rank: usize,
     size: usize,
-    peers: BTreeMap<usize, (Sender<Vec<u8>>, Receiver<Vec<u8>>)>,
+    peers: BTreeMap<usize, Ways>,
 }
 
 impl Channels {

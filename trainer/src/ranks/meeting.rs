@@ -128,17 +128,13 @@ fn listen(place: &Place) -> Result<TcpListener, MeetingError> {
 
 /// The next one who has connected, if somebody has, ready for messages.
 fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-    match listener.accept() {
-        Ok((stream, from)) => {
-            stream.set_nonblocking(false).ok()?;
-            stream.set_read_timeout(Some(MESSAGE_WITHIN)).ok()?;
-            Some((stream, from))
-        }
-        Err(_) => {
-            std::thread::sleep(LOOK_EVERY);
-            None
-        }
-    }
+    let Ok((stream, from)) = listener.accept() else {
+        std::thread::sleep(LOOK_EVERY);
+        return None;
+    };
+    stream.set_nonblocking(false).ok()?;
+    stream.set_read_timeout(Some(MESSAGE_WITHIN)).ok()?;
+    Some((stream, from))
 }
 
 /// Rank 0: waits for all others and tells them of each other.

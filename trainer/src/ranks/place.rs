@@ -425,7 +425,9 @@ mod tests {
 
     #[test]
     fn what_is_not_clear_is_refused_by_name() {
-        let cases: &[(&[(&str, &str)], &[&str])] = &[
+        /// Variables, and what is said of them.
+        type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+        let cases: &[Case<'_>] = &[
             (&[("RANK", "1")], &["RANK is set and WORLD_SIZE is not"]),
             (
                 &[("OMPI_COMM_WORLD_SIZE", "4")],

@@ -21,7 +21,7 @@ const CHUNK: usize = 1 << 20;
 const SMALL: usize = 1 << 16;
 /// Signs of life, and after how long without one a rank counts as gone.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
-const SILENT_AFTER: Duration = Duration::from_secs(60);
+const SILENT_AFTER: Duration = Duration::from_mins(1);
 /// How often a signal is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A wait is told after so long by rank 0, and by the others, which say less; then ever more seldom.
@@ -340,9 +340,9 @@ fn read_frames(
         heard_ms.store(shared.started.elapsed().as_millis() as u64, SeqCst);
         match kind {
             DATA => {
-                if events.send(Event::Data(bytes)).is_err() {
+                let Ok(()) = events.send(Event::Data(bytes)) else {
                     return lost(peer);
-                }
+                };
             }
             STOP => {
                 let signal = bytes.first().map_or(0, |signal| i32::from(*signal));

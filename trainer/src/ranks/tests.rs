@@ -217,15 +217,12 @@ fn a_rank_that_is_gone_without_a_word_is_named() {
 
 #[test]
 fn a_signal_at_one_rank_is_heard_by_all() {
-    fn asked() -> Option<i32> {
-        Some(15)
-    }
     let places = places(4);
     let heard = std::thread::scope(|scope| {
         let threads = places.into_iter().map(|place| {
             scope.spawn(move || {
                 let streams = meet(&place, "1", Duration::from_secs(30), &|_| ());
-                let asked: fn() -> Option<i32> = if place.rank == 3 { asked } else { never };
+                let asked: fn() -> Option<i32> = if place.rank == 3 { || Some(15) } else { never };
                 let mut wire =
                     Tcp::new((place.rank, 4), streams.expect("a meeting"), asked).expect("threads");
                 let until = Instant::now() + Duration::from_secs(20);

@@ -90,7 +90,7 @@ impl Run<'_> {
                 Next::Step(batch, draws, waits) => (batch, draws, waits),
                 Next::Stop(signal) => {
                     self.save(position)?;
-                    return self.end(Some(signal));
+                    return Ok(self.end(Some(signal)));
                 }
             };
 
@@ -137,7 +137,7 @@ impl Run<'_> {
             }
         }
         self.save(self.position())?;
-        self.end(None)
+        Ok(self.end(None))
     }
 
     /// Waits for this rank's part of the next batch; also how long that took.
@@ -230,17 +230,17 @@ impl Run<'_> {
     }
 
     /// Waits for the other ranks, which end as well; gives the signal that ended them.
-    fn end(&mut self, signal: Option<i32>) -> Result<Option<i32>, RunError> {
+    fn end(&mut self, signal: Option<i32>) -> Option<i32> {
         let ranks = &self.company.ranks;
         if ranks.is_alone() {
-            return Ok(signal);
+            return signal;
         }
         match ranks.gather(&signal.or_else(|| self.company.stop())) {
-            Ok(signals) => Ok(signal.or(signals.into_iter().flatten().next())),
+            Ok(signals) => signal.or(signals.into_iter().flatten().next()),
             // All is saved.
             Err(error) => {
                 tracing::warn!("after the last step {error}");
-                Ok(signal)
+                signal
             }
         }
     }

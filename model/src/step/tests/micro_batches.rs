@@ -89,7 +89,9 @@ fn a_sum_that_is_put_back_goes_on_as_the_gradient() {
         if twice {
             let mut sum = Vec::new();
             step.read_sum(&mut sum).expect("a sum");
-            sum.iter_mut().for_each(|value| *value *= 2.0);
+            for value in &mut sum {
+                *value *= 2.0;
+            }
             step.write_sum(&sum).expect("room");
         }
         step.finish(None).expect("an end")
