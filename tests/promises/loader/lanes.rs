@@ -8,7 +8,7 @@ use nepa_tests::data;
 use nepa_tests::photos::{PRESENT, Row, photo_shard};
 use nepa_tests::s3::S3Server;
 
-use super::{Kept, all, config, open, some_bad};
+use super::{Kept, all, all_good, config, open, some_bad};
 
 fn ranks_of(dataset: &Arc<Dataset>, config: &LoaderConfig, world_size: usize) -> Vec<Vec<Kept>> {
     let of_rank = |rank| {
@@ -95,6 +95,31 @@ fn a_bad_sample_is_replaced_by_one_of_its_lane() {
     }
     assert_eq!(lanes.len() as u64, PRESENT, "no sample is in two lanes");
     assert_eq!(replaced.len(), 8, "all bad ones were met");
+}
+
+#[test]
+fn a_lane_may_be_empty() {
+    let folder = all_good();
+    let config = LoaderConfig {
+        lanes: 88,
+        global_batch: 88,
+        drop_last: false,
+        epochs: None,
+        ..config()
+    };
+    let lengths = |rank| {
+        let config = LoaderConfig {
+            rank,
+            world_size: 4,
+            ..config.clone()
+        };
+        let loader = Loader::new(open(&folder), config, None).unwrap();
+        let lengths = loader.take(3).map(|batch| batch.unwrap().len());
+        lengths.collect::<Vec<_>>()
+    };
+    // Of 66 samples, one in each of the first lanes.
+    let ranks: Vec<_> = (0..4).map(lengths).collect();
+    assert_eq!(ranks, [vec![22; 3], vec![22; 3], vec![22; 3], vec![0; 3]]);
 }
 
 /// Shards of small row groups, of different numbers of rows.

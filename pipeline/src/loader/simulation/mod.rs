@@ -383,6 +383,8 @@ async fn walk(
         (from / per_epoch, from % per_epoch),
     );
     let mut fetches = HashMap::new();
+    // Until something is waited for: the walks that fetched, in order.
+    let mut first_fetches = Some(Vec::new());
     let mut pause = Duration::from_millis(1);
     let (mut number, mut at) = (from, (0, 0));
     while number < to {
@@ -402,6 +404,9 @@ async fn walk(
             } => at = (epoch, batch_in_epoch),
             Step::BatchEnd => number += 1,
             Step::Fetch(window, parts) => {
+                first_fetches
+                    .iter_mut()
+                    .for_each(|all| all.push(window.walk));
                 fetches.retain(|&window, _| walk.awaits(window));
                 let sender = fetched_sender.clone();
                 let deliver = Arc::new(move |part, bytes| {
@@ -414,6 +419,9 @@ async fn walk(
                 fetches.insert(window, FetchTask::new(dataset, &parts, deliver));
             }
             Step::Await => {
+                first_fetches
+                    .take()
+                    .map_or(Ok(()), |all| all_lanes_first(&all))?;
                 if let Ok(fetched) = fetched.try_recv() {
                     walk.arrive(decode::unpack(&shared, fetched));
                     pause = Duration::from_millis(1);
@@ -463,6 +471,19 @@ async fn walk(
         }
     }
     Ok(run)
+}
+
+/// The first window of every lane is fetched before the second of any.
+fn all_lanes_first(walks: &[usize]) -> Result<(), String> {
+    let lanes: HashSet<_> = walks.iter().collect();
+    let first: HashSet<_> = walks[..lanes.len()].iter().collect();
+    if first == lanes {
+        Ok(())
+    } else {
+        Err(format!(
+            "windows are fetched in this order of lanes: {walks:?}"
+        ))
+    }
 }
 
 /// What a seed showed.
