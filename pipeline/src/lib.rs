@@ -87,8 +87,8 @@ pub use spans::{SPANS_ACROSS_THREADS, SPANS_ON_A_THREAD};
 // The loader: samples in order, as batches.
 pub use batch::{Batch, HostBatch, NoClassIndex, RawBatch, SampleRecord};
 pub use loader::{
-    EpochReport, Loader, LoaderBuilder, LoaderConfig, LoaderError, LoaderState, Mixing,
-    MixingForecast, StatsReader,
+    BadSampleList, EpochReport, Loader, LoaderBuilder, LoaderConfig, LoaderError, LoaderState,
+    Mixing, MixingForecast, StatsReader,
 };
 pub use stats::{
     DecoderCounters, DecoderStats, JpegEngine, PipelineStats, RefusalPhase, Refusals, Stage,

@@ -81,7 +81,7 @@ impl Events {
 }
 
 #[test]
-fn a_profile_traces_requests_and_images_of_its_last_trial() {
+fn a_profile_traces_requests_and_images_of_one_trial() {
     let folder = tempfile::tempdir().unwrap();
     write_photo_shards(folder.path(), 4, 12, 8);
     let late = Duration::from_millis(30);

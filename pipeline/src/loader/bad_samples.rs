@@ -11,8 +11,40 @@ use crate::Place;
 
 /// Samples tried before the share of bad ones is judged.
 const JUDGED_AFTER: u64 = 1_000;
-/// Bad samples that an error message lists.
-const LISTED: usize = 20;
+
+/// The file that lists bad samples, a line of JSON each.
+#[derive(Debug)]
+pub struct BadSampleList {
+    path: PathBuf,
+    file: File,
+}
+
+impl BadSampleList {
+    /// Bad samples that [`LoaderError::TooManyBad`] tells of, at the most.
+    pub const MOST_TOLD: usize = 20;
+
+    /// Opens the list for appending, cut back to its first `lines` lines: those that a restored
+    /// state knows of. Makes it where there is none.
+    pub fn open(path: &Path, lines: u64) -> Result<Self, LoaderError> {
+        let file = cut_to_lines(path, lines).map_err(|source| list_error(path, source))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+        })
+    }
+
+    /// Appends whole lines.
+    pub fn append(&mut self, lines: &[u8]) -> Result<(), LoaderError> {
+        let written = self.file.write_all(lines);
+        written.map_err(|source| list_error(&self.path, source))
+    }
+
+    /// Whether so many bad ones of `tried` samples are more than the share `max_fraction`, which is
+    /// judged after the first thousand.
+    pub fn is_too_long(bad: u64, tried: u64, max_fraction: f64) -> bool {
+        tried >= JUDGED_AFTER && bad as f64 > max_fraction * tried as f64
+    }
+}
 
 /// One line of `bad_samples.jsonl`.
 #[derive(Debug, Clone, Serialize)]
@@ -52,7 +84,7 @@ pub(super) struct BadSamples {
     pub tried: u64,
     pub bad: u64,
     max_fraction: f64,
-    file: Option<(PathBuf, File)>,
+    list: Option<BadSampleList>,
     first: Vec<BadSample>,
 }
 
@@ -64,21 +96,14 @@ impl BadSamples {
         tried: u64,
         bad: u64,
     ) -> Result<Self, LoaderError> {
-        let file = match path {
-            None => None,
-            Some(path) => {
-                let opened = cut_to_lines(path, bad);
-                Some((
-                    path.to_owned(),
-                    opened.map_err(|source| list_error(path, source))?,
-                ))
-            }
-        };
+        let list = path
+            .map(|path| BadSampleList::open(path, bad))
+            .transpose()?;
         Ok(Self {
             tried,
             bad,
             max_fraction,
-            file,
+            list,
             first: Vec::new(),
         })
     }
@@ -88,29 +113,28 @@ impl BadSamples {
     pub(super) fn record(&mut self, tried: u64, bad: Vec<BadSample>) -> Result<(), LoaderError> {
         let (tried, num_bad) = (self.tried + tried, self.bad + bad.len() as u64);
         for sample in bad {
-            if let Some((path, file)) = &mut self.file {
+            if let Some(list) = &mut self.list {
                 let mut line = serde_json::to_vec(&sample).expect("a bad sample is plain data");
                 line.push(b'\n');
-                file.write_all(&line)
-                    .map_err(|source| list_error(path, source))?;
+                list.append(&line)?;
             } else {
                 let (place, reason) = sample.told();
                 tracing::warn!("bad sample replaced: {place}: {reason}");
             }
-            if self.first.len() < LISTED {
+            if self.first.len() < BadSampleList::MOST_TOLD {
                 self.first.push(sample);
             }
         }
-        if tried >= JUDGED_AFTER && num_bad as f64 > self.max_fraction * tried as f64 {
+        if BadSampleList::is_too_long(num_bad, tried, self.max_fraction) {
             return Err(LoaderError::TooManyBad {
                 bad: num_bad,
                 tried,
                 max_fraction: self.max_fraction,
                 first: self.first.iter().map(BadSample::told).collect(),
                 list: self
-                    .file
+                    .list
                     .as_ref()
-                    .map(|(path, _)| path.display().to_string()),
+                    .map(|list| list.path.display().to_string()),
             });
         }
         (self.tried, self.bad) = (tried, num_bad);

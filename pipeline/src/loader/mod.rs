@@ -38,6 +38,7 @@ mod stats_reader;
 mod walk;
 mod window;
 
+pub use bad_samples::BadSampleList;
 pub use builder::LoaderBuilder;
 pub use config::{LoaderConfig, LoaderState};
 pub use error::LoaderError;

@@ -8,7 +8,7 @@ use nepa_pipeline::{
 
 use super::kernel::{Reading, Threads, Use};
 use super::moments::{Moment, Watch};
-use crate::run::{Batches, Stepper};
+use crate::run::{Batches, Stepper, num_replaced};
 use crate::signals::received;
 
 /// Between two looks for a signal and for bytes that have come.
@@ -54,7 +54,7 @@ impl Source {
                 }
                 Some(Taken {
                     images: batch.samples().len() as u64,
-                    bad: bad(batch.samples()),
+                    bad: num_replaced(batch.samples()) as u64,
                     encoded: Vec::new(),
                 })
             }
@@ -62,7 +62,7 @@ impl Source {
                 let ids = batch.samples().iter().map(|sample| sample.id);
                 Taken {
                     images: batch.len() as u64,
-                    bad: bad(batch.samples()),
+                    bad: num_replaced(batch.samples()) as u64,
                     encoded: ids.zip(batch.encoded().iter().cloned()).collect(),
                 }
             }),
@@ -75,11 +75,6 @@ impl Source {
             Self::Encoded(loader) => loader.stats(),
         }
     }
-}
-
-fn bad(samples: &[nepa_pipeline::SampleRecord]) -> u64 {
-    let replaced = samples.iter().filter(|sample| sample.replaces.is_some());
-    replaced.count() as u64
 }
 
 /// How long the first batch took.

@@ -154,40 +154,45 @@ fn said(given: &Given) -> String {
     format!("{rank} = {}, {size} = {}", given.rank, given.size)
 }
 
-/// torchrun and `nepa launch`.
+/// torchrun and `nepa launch`, whose ranks share the cores of a machine.
 fn of_torch(lookup: Lookup<'_>) -> Result<Option<Given>, PlaceError> {
-    let names = ["RANK", "WORLD_SIZE"];
-    let pair = both(names, number(lookup, names[0])?, number(lookup, names[1])?)?;
-    let Some((rank, size)) = pair else {
-        return Ok(None);
-    };
-    let local = number(lookup, "LOCAL_WORLD_SIZE")?;
-    Ok(Some(Given {
-        rank,
-        size,
-        names,
-        local_rank: local_rank(lookup, "LOCAL_RANK", (names[1], size))?,
-        sharing: local.unwrap_or(1),
-        is_local: local == Some(size),
+    let local = ["LOCAL_RANK", "LOCAL_WORLD_SIZE"];
+    let found = of_variables(lookup, ["RANK", "WORLD_SIZE"], local)?;
+    Ok(found.map(|(given, local_size)| Given {
+        sharing: local_size.unwrap_or(1),
+        ..given
     }))
 }
 
 /// Open MPI's mpirun, which binds each rank to cores of its own unless it is told not to.
 fn of_mpi(lookup: Lookup<'_>) -> Result<Option<Given>, PlaceError> {
     let names = ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"];
+    let local = ["OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"];
+    let found = of_variables(lookup, names, local)?;
+    Ok(found.map(|(given, _)| given))
+}
+
+/// Rank and number of ranks by the variables of these names, also on this machine; and the last by
+/// itself.
+fn of_variables(
+    lookup: Lookup<'_>,
+    names: [&'static str; 2],
+    [local_name, local_size_name]: [&'static str; 2],
+) -> Result<Option<(Given, Option<usize>)>, PlaceError> {
     let pair = both(names, number(lookup, names[0])?, number(lookup, names[1])?)?;
     let Some((rank, size)) = pair else {
         return Ok(None);
     };
-    let local = number(lookup, "OMPI_COMM_WORLD_LOCAL_SIZE")?;
-    Ok(Some(Given {
+    let local_size = number(lookup, local_size_name)?;
+    let given = Given {
         rank,
         size,
         names,
-        local_rank: local_rank(lookup, "OMPI_COMM_WORLD_LOCAL_RANK", (names[1], size))?,
+        local_rank: local_rank(lookup, local_name, (names[1], size))?,
         sharing: 1,
-        is_local: local == Some(size),
-    }))
+        is_local: local_size == Some(size),
+    };
+    Ok(Some((given, local_size)))
 }
 
 /// A task of `srun`, which gives each its cores. Variables of a job are there in its batch script

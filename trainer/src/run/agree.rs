@@ -2,20 +2,19 @@
 //! whether one was asked to stop, and what became of its samples. So all of them do the same.
 use std::time::Duration;
 
-use nepa_pipeline::LoaderState;
+use nepa_pipeline::{BadSampleList, LoaderError, LoaderState};
 use serde::{Deserialize, Serialize};
 
 use super::bad_lines::BadLines;
-use super::batches::TrainBatch;
-use super::draws::StepDraws;
+use super::batches::{TrainBatch, num_replaced};
+use super::draws::{StepDraws, micro_batches};
+use super::phase::Phase;
 use crate::checkpoint::CheckpointError;
 use crate::engine::{EngineError, Spread};
 use crate::error::RunError;
 use crate::ranks::{Ranks, WireError};
+use crate::recipe::ResolvedRecipe;
 use crate::signals::received;
-
-/// Samples tried before the share of bad ones is judged, as by the loader of one rank.
-const JUDGED_AFTER: u64 = 1_000;
 
 /// What a rank has for the next step.
 #[derive(Debug)]
@@ -90,6 +89,29 @@ impl Company {
         received().or_else(|| self.ranks.stop_heard())
     }
 
+    /// What this rank has for the step after `step`, of what its loader gave.
+    pub(super) fn turn(
+        &self,
+        batch: Result<Option<TrainBatch>, LoaderError>,
+        recipe: &ResolvedRecipe,
+        phase: &dyn Phase,
+        step: u64,
+    ) -> Turn {
+        let batch = match batch {
+            Ok(Some(batch)) => batch,
+            Ok(None) => {
+                let steps = recipe.train.steps;
+                return Turn::Failed(RunError::LoaderEnded { step, steps });
+            }
+            Err(error) => return Turn::Failed(error.into()),
+        };
+        let own = micro_batches(recipe, &self.ranks);
+        match phase.draws(recipe, batch.samples(), step, own) {
+            Ok(draws) => Turn::Ready(Box::new(batch), draws),
+            Err(error) => Turn::Failed(error),
+        }
+    }
+
     /// Tells the others and hears them, where there are some.
     pub(super) fn agree(
         &mut self,
@@ -110,10 +132,7 @@ impl Company {
         loader: &LoaderState,
     ) -> Result<Word, CheckpointError> {
         let replaced = match turn {
-            Turn::Ready(batch, _) => {
-                let samples = batch.samples().iter();
-                samples.filter(|sample| sample.replaces.is_some()).count()
-            }
+            Turn::Ready(batch, _) => num_replaced(batch.samples()),
             _ => 0,
         };
         let failure = match turn {
@@ -156,7 +175,7 @@ impl Agreed {
     /// Whether the budget of bad samples is used up, by the rule of the loader.
     pub(super) fn has_too_many_bad(&self, max_fraction: f64) -> bool {
         let (tried, bad) = self.totals;
-        tried >= JUDGED_AFTER && bad as f64 > max_fraction * tried as f64
+        BadSampleList::is_too_long(bad, tried, max_fraction)
     }
 
     /// The error of a rank that has to end because another one does.

@@ -1,16 +1,13 @@
 //! The lines of bad samples of several ranks, in one list as of one rank. Each rank's loader lists
 //! its own in a file of its own; what is new in it goes to rank 0 with each step.
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use nepa_pipeline::Place;
+use nepa_pipeline::{BadSampleList, Place};
 
 use crate::checkpoint::{CheckpointError, io};
 use crate::output::Scratch;
-
-/// Bad samples that an error message lists.
-const LISTED: usize = 20;
 
 /// The list of one rank's loader.
 #[derive(Debug)]
@@ -53,55 +50,22 @@ impl BadLines {
     }
 }
 
-/// The list of all ranks, which rank 0 writes.
-#[derive(Debug)]
-pub(super) struct BadList {
-    path: PathBuf,
-    file: File,
-}
-
-impl BadList {
-    /// Opens it with its first lines, as many as a checkpoint knows of.
-    pub(super) fn open(path: PathBuf, lines: u64) -> Result<Self, CheckpointError> {
-        let opened = cut_to_lines(&path, lines);
-        let file = opened.map_err(io("open", &path))?;
-        Ok(Self { path, file })
-    }
-
-    pub(super) fn append(&mut self, lines: &str) -> Result<(), CheckpointError> {
-        let written = self.file.write_all(lines.as_bytes());
-        written.map_err(io("write", &self.path))
-    }
-}
-
-fn cut_to_lines(path: &Path, lines: u64) -> std::io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .open(path)?;
-    let (mut reader, mut kept, mut line) = (BufReader::new(&file), 0, Vec::new());
-    for _ in 0..lines {
-        line.clear();
-        kept += reader.read_until(b'\n', &mut line)? as u64;
-    }
-    file.set_len(kept)?;
-    Ok(file)
-}
-
 /// Where the first samples of such lines lie, and why each is bad.
 pub(super) fn first_of(lines: &str) -> Vec<(Place, String)> {
-    let read = lines.lines().take(LISTED).filter_map(|line| {
-        let line = serde_json::from_str::<serde_json::Value>(line).ok()?;
-        let number = |key: &str| Some(line[key].as_u64()? as usize);
-        let place = Place {
-            object: line["object"].as_str()?.to_owned(),
-            row_group: number("row_group"),
-            row: number("row"),
-            bytes: None,
-        };
-        Some((place, line["reason"].as_str()?.to_owned()))
-    });
+    let read = lines
+        .lines()
+        .take(BadSampleList::MOST_TOLD)
+        .filter_map(|line| {
+            let line = serde_json::from_str::<serde_json::Value>(line).ok()?;
+            let number = |key: &str| Some(line[key].as_u64()? as usize);
+            let place = Place {
+                object: line["object"].as_str()?.to_owned(),
+                row_group: number("row_group"),
+                row: number("row"),
+                bytes: None,
+            };
+            Some((place, line["reason"].as_str()?.to_owned()))
+        });
     read.collect()
 }
 
@@ -125,8 +89,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bad_samples.jsonl");
         std::fs::write(&path, "1\n2\n3\n").unwrap();
-        let mut list = BadList::open(path.clone(), 2).unwrap();
-        list.append("4\n").unwrap();
+        let mut list = BadSampleList::open(&path, 2).unwrap();
+        list.append(b"4\n").unwrap();
         assert_eq!(std::fs::read_to_string(path).unwrap(), "1\n2\n4\n");
     }
 }

@@ -34,6 +34,12 @@ pub(crate) enum TrainBatch {
     Cuda(CudaBatch),
 }
 
+/// How many samples stand for bad ones.
+pub(crate) fn num_replaced(samples: &[SampleRecord]) -> usize {
+    let replaced = samples.iter().filter(|sample| sample.replaces.is_some());
+    replaced.count()
+}
+
 impl Batches {
     /// Starts the loader for training on `device`, from the beginning or from `state`. The
     /// precision only chooses the type of the pixels on a GPU, `engines` who decodes there.

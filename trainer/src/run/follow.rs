@@ -8,7 +8,6 @@ use super::agree::{Agreed, Company, Turn, of_engine};
 use super::bad_lines::BadLines;
 use super::batches::Batches;
 use super::company::{check, compare, receive};
-use super::draws::micro_batches;
 use super::options::{Finish, Options};
 use super::phase::Phase;
 use super::set_up::set_up;
@@ -129,23 +128,9 @@ impl Follower {
         }
         let batch = self.loader.next_batch();
         let waited = started.elapsed();
-        let turn = match batch {
-            Ok(Some(batch)) => {
-                let own = micro_batches(&self.recipe, &self.company.ranks);
-                let draws = self
-                    .phase
-                    .draws(&self.recipe, batch.samples(), self.step, own);
-                match draws {
-                    Ok(draws) => Turn::Ready(Box::new(batch), draws),
-                    Err(error) => Turn::Failed(error),
-                }
-            }
-            Ok(None) => Turn::Failed(RunError::LoaderEnded {
-                step: self.step,
-                steps: self.recipe.train.steps,
-            }),
-            Err(error) => Turn::Failed(error.into()),
-        };
+        let turn = self
+            .company
+            .turn(batch, &self.recipe, self.phase.as_ref(), self.step);
         (turn, waited)
     }
 

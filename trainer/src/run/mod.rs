@@ -27,7 +27,7 @@ mod train;
 mod waiting;
 mod whole;
 
-pub(crate) use batches::Batches;
+pub(crate) use batches::{Batches, num_replaced};
 pub(crate) use draws::StepDraws;
 pub(crate) use options::{Finish, Init, Kind, Options, StartingPoint};
 pub(crate) use overlap::measure_overlap;

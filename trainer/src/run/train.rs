@@ -2,12 +2,14 @@
 //! any step without a trace.
 use std::time::{Duration, Instant};
 
-use nepa_pipeline::{DecoderStats, LoaderError, LoaderState, SPANS_ON_A_THREAD, SampleId};
+use nepa_pipeline::{
+    BadSampleList, DecoderStats, LoaderError, LoaderState, SPANS_ON_A_THREAD, SampleId,
+};
 
 use super::agree::{Agreed, Company, Turn, of_engine};
-use super::bad_lines::{BadList, first_of};
-use super::batches::{Batches, TrainBatch};
-use super::draws::{StepDraws, micro_batches};
+use super::bad_lines::first_of;
+use super::batches::{Batches, TrainBatch, num_replaced};
+use super::draws::StepDraws;
 use super::files::{BAD_SAMPLES, DATA_LIST, Logs};
 use super::meter::Meter;
 use super::phase::{At, Phase};
@@ -55,7 +57,7 @@ pub(super) struct Run<'a> {
     /// The other ranks, if there are some.
     pub(super) company: Company,
     /// The bad samples of all of them.
-    pub(super) bad_list: Option<BadList>,
+    pub(super) bad_list: Option<BadSampleList>,
     /// Samples tried and bad ones, of all ranks.
     pub(super) totals: (u64, u64),
     /// Samples of this epoch that stand for others, of all ranks.
@@ -156,25 +158,13 @@ impl Run<'_> {
         }
         let batch = self.loader.next_batch();
         let waited = started.elapsed();
-        let batch = match batch {
-            Ok(Some(batch)) => batch,
-            Ok(None) => {
-                let (step, steps) = (self.step, self.recipe.train.steps);
-                let ended = RunError::LoaderEnded { step, steps };
-                return Ok((Turn::Failed(ended), waited));
-            }
-            Err(error) => return Ok((Turn::Failed(error.into()), waited)),
-        };
-        self.took(&batch, waited);
-        self.output.check()?;
-        let own = micro_batches(&self.recipe, &self.company.ranks);
-        let draws = self
-            .phase
-            .draws(&self.recipe, batch.samples(), self.step, own);
-        let turn = match draws {
-            Ok(draws) => Turn::Ready(Box::new(batch), draws),
-            Err(error) => Turn::Failed(error),
-        };
+        if let Ok(Some(batch)) = &batch {
+            self.took(batch, waited);
+            self.output.check()?;
+        }
+        let turn = self
+            .company
+            .turn(batch, &self.recipe, self.phase, self.step);
         Ok((turn, waited))
     }
 
@@ -207,7 +197,7 @@ impl Run<'_> {
             return Ok(Next::Stop(signal));
         }
         if let Some(list) = &mut self.bad_list {
-            list.append(&agreed.bad_lines)?;
+            list.append(agreed.bad_lines.as_bytes())?;
         }
         let max_fraction = self.recipe.data.max_bad_fraction;
         if agreed.has_too_many_bad(max_fraction) {
@@ -285,8 +275,7 @@ impl Run<'_> {
     /// Counts a batch that was waited for.
     fn took(&mut self, batch: &TrainBatch, waited: Duration) {
         let samples = batch.samples();
-        let replaced = samples.iter().filter(|sample| sample.replaces.is_some());
-        let replaced = match replaced.count() {
+        let replaced = match num_replaced(samples) {
             0 => None,
             some => Some((some, self.loader.state().samples_bad)),
         };

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
-use nepa_pipeline::{Dataset, DecoderStats};
+use nepa_pipeline::{BadSampleList, Dataset, DecoderStats};
 
 use super::agree::{Company, causes};
-use super::bad_lines::{BadLines, BadList};
+use super::bad_lines::BadLines;
 use super::batches::Batches;
 use super::begin::{Begun, begin, warn_of_mixing};
 use super::company::{check, compare};
@@ -240,7 +240,7 @@ impl Start<'_> {
             let lines = position.map_or(0, |state| state.loader.samples_bad);
             (
                 Some(BadLines::new()?),
-                Some(BadList::open(list.clone(), lines)?),
+                Some(BadSampleList::open(&list, lines)?),
             )
         };
         let listed_in = bad_lines.as_ref().map(|lines| lines.path().to_owned());

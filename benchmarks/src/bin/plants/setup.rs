@@ -23,6 +23,17 @@ pub(crate) fn program() -> anyhow::Result<PathBuf> {
     Ok(nepa)
 }
 
+/// Runs a program that must succeed.
+pub(crate) fn succeed(command: &mut Command) -> anyhow::Result<()> {
+    let output = command.output()?;
+    ensure!(
+        output.status.success(),
+        "{command:?} failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
 /// Where the shards are.
 #[derive(Clone, Copy)]
 pub(crate) enum Store {
@@ -156,13 +167,8 @@ impl Setup {
         }
         command.args(["--seconds", &seconds.to_string(), "--json"]);
         command.arg(&json);
-        let output = crowded(self.crowded, || command.output())?;
+        crowded(self.crowded, || succeed(&mut command))?;
         drop(server);
-        ensure!(
-            output.status.success(),
-            "{command:?} failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
         let found = std::fs::read(&json).context("it wrote no report")?;
         Ok(serde_json::from_slice(&found)?)
     }

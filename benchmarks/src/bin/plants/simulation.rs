@@ -1,12 +1,12 @@
 //! What `nepa profile --simulate` says beside what a real run gives.
 use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use serde_json::Value;
 
 use crate::data::{Folders, Shape};
 use crate::plant::REALLY_S;
-use crate::setup::{Setup, Store, program};
+use crate::setup::{Setup, Store, program, succeed};
 
 /// What is profiled, and scenarios of it, each with the setup that makes it real.
 struct Case {
@@ -80,12 +80,7 @@ fn simulate(costs: &Value, scenario: &str) -> anyhow::Result<f64> {
     std::fs::write(&measured, costs.to_string())?;
     let mut command = Command::new(program()?);
     command.args(["profile", "--simulate", scenario, "--measured"]);
-    let output = command.arg(&measured).arg("--json").arg(&json).output()?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    succeed(command.arg(&measured).arg("--json").arg(&json))?;
     let found: Value = serde_json::from_slice(&std::fs::read(&json)?)?;
     let rate = found[0]["images_per_second"].as_f64();
     rate.context("it computed no rate")

@@ -3,12 +3,12 @@ use std::io::BufRead;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use serde_json::Value;
 
 use crate::data::{Folders, Shape};
 use crate::plant::rate;
-use crate::setup::program;
+use crate::setup::{program, succeed};
 
 /// A recipe whose steps wait for images, and one whose images wait for steps; with their batches.
 const RECIPES: [(&str, u32); 2] = [("quickstart", 32), ("imagenette-small", 64)];
@@ -66,14 +66,4 @@ fn pretrain(folder: &Path, recipe: &str, foretold: f64, batch: u32) -> anyhow::R
     let measured = &times[(times.len() as f64 * SETTLE) as usize..];
     let seconds = measured.iter().sum::<f64>() / 1e3;
     Ok(measured.len() as f64 * f64::from(batch) / seconds)
-}
-
-fn succeed(command: &mut Command) -> anyhow::Result<()> {
-    let output = command.output()?;
-    ensure!(
-        output.status.success(),
-        "{command:?} failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }

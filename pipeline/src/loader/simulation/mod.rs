@@ -404,9 +404,9 @@ async fn walk(
             } => at = (epoch, batch_in_epoch),
             Step::BatchEnd => number += 1,
             Step::Fetch(window, parts) => {
-                first_fetches
-                    .iter_mut()
-                    .for_each(|all| all.push(window.walk));
+                if let Some(walks) = &mut first_fetches {
+                    walks.push(window.walk);
+                }
                 fetches.retain(|&window, _| walk.awaits(window));
                 let sender = fetched_sender.clone();
                 let deliver = Arc::new(move |part, bytes| {
@@ -419,9 +419,9 @@ async fn walk(
                 fetches.insert(window, FetchTask::new(dataset, &parts, deliver));
             }
             Step::Await => {
-                first_fetches
-                    .take()
-                    .map_or(Ok(()), |all| all_lanes_first(&all))?;
+                if let Some(walks) = first_fetches.take() {
+                    all_lanes_first(&walks)?;
+                }
                 if let Ok(fetched) = fetched.try_recv() {
                     walk.arrive(decode::unpack(&shared, fetched));
                     pause = Duration::from_millis(1);
