@@ -1,4 +1,6 @@
 //! A run goes on with any number of ranks after one of them was killed, as if it had never stopped.
+use std::time::Duration;
+
 use nepa_pipeline::random::{Purpose, below, epoch_stream};
 use nepa_tests::program::{
     RunFolder, assert_says, count_lines, newest_checkpoint, send_signal, start, succeed, test_seed,
@@ -88,7 +90,7 @@ fn a_rank_killed_at_a_random_moment_leaves_no_trace() {
         wait_until("so many steps", || {
             count_lines(&metrics) >= lines || child.try_wait().unwrap().is_some()
         });
-        std::thread::sleep(std::time::Duration::from_micros(below(&mut rng, 20_000)));
+        std::thread::sleep(Duration::from_micros(below(&mut rng, 20_000)));
         let rank = below(&mut rng, count as u64) as usize;
         let processes = match count {
             1 => vec![child.id().to_string()],

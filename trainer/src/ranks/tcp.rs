@@ -4,7 +4,7 @@
 //!
 //! What goes over a connection is frames: a kind, a length, so many bytes.
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -268,7 +268,14 @@ impl Peer {
                 return end;
             }
         }
-        let cause = format!("cannot be reached any more ({error})");
+        let cause = match error.kind() {
+            // Its buffers are full, and it empties them no more.
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => format!(
+                "has taken nothing for {} s: it was stopped, or its machine or the network is gone",
+                SILENT_AFTER.as_secs()
+            ),
+            _ => format!("cannot be reached any more ({error})"),
+        };
         self.end(WireError::Ended { rank: peer, cause })
     }
 
