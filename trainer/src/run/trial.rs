@@ -22,7 +22,8 @@ pub(super) fn try_steps(
     company: &mut Company,
     step: u64,
 ) -> Result<Duration, RunError> {
-    let (mut times, mut mixed) = (Vec::new(), Vec::new());
+    let mut times: Vec<Duration> = Vec::new();
+    let mut mixed = Vec::new();
     // The first one is slower: memory is touched for the first time, kernels are chosen.
     while times.len() < MOST_STEPS && times.iter().sum::<Duration>() < TRIED_FOR {
         let turn = company.turn(loader.next_batch(), recipe, phase, step);

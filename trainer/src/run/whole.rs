@@ -41,9 +41,12 @@ const END_WITHIN: Duration = Duration::from_millis(500);
 
 /// Runs a recipe to its end, to `max_steps`, or to a signal, alone or as one of several ranks.
 pub(crate) fn run(options: &Options) -> Result<Finish, RunError> {
-    together(&options.place, |ranks| match ranks.rank() {
-        0 => lead(options, ranks),
-        _ => follow(options, ranks),
+    together(&options.place, |ranks| {
+        if ranks.rank() == 0 {
+            lead(options, ranks)
+        } else {
+            follow(options, ranks)
+        }
     })
 }
 
