@@ -111,7 +111,10 @@ tried() {
 }
 by_hand() {
     begin by-hand "${steps[@]}"
-    wait "${pids[0]}" && wait "${pids[1]}" || { cat "$work"/by-hand.[01]; return 1; }
+    if ! { wait "${pids[0]}" && wait "${pids[1]}"; }; then
+        cat "$work"/by-hand.[01]
+        return 1
+    fi
 }
 by_mpirun() {
     # What mpirun takes for ssh: runs a command on the other host.
