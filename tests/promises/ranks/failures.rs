@@ -1,5 +1,5 @@
-//! What becomes of a run when a rank fails (the table of docs/ranks.md): all end soon, by name and with
-//! the reason, and what was trained is saved. `scripts/two-hosts.sh` has what takes a minute.
+//! What becomes of a run when a rank fails (the table of docs/ranks.md): all end soon, by name and
+//! with the reason, and what was trained is saved. `scripts/two-hosts.sh` has what takes a minute.
 use std::process::Command;
 use std::time::Duration;
 

@@ -53,8 +53,8 @@ fn ranks_measure_together() {
     assert!(!place.path("runs").exists());
 }
 
-/// Rank 0 lists the samples of all, in the order of the batch, also where bad ones were replaced and
-/// over an interruption.
+/// Rank 0 lists the samples of all, in the order of the batch, also where bad ones were replaced
+/// and over an interruption.
 #[test]
 fn the_trace_of_samples_is_that_of_one_process() {
     let (place, data) = (RunFolder::new(), some_bad());

@@ -1,5 +1,5 @@
-//! `--dry-run`: all that can be checked without training. Of several ranks this is rank 0; the others
-//! `follow`.
+//! `--dry-run`: all that can be checked without training. Of several ranks this is rank 0; the
+//! others `follow`.
 use std::sync::Arc;
 
 use candle_core::Device;

@@ -1,4 +1,5 @@
-//! How a run is saved: at its steps, and before the batch that it cannot train on, which it says why.
+//! How a run is saved: at its steps, and before a batch that it cannot train on, for a reason that
+//! it then gives.
 use std::time::Instant;
 
 use nepa_pipeline::{LoaderError, LoaderState, SPANS_ON_A_THREAD, SampleId};
