@@ -1,6 +1,6 @@
 # All commands of the project. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build cuda test stores gpu-test lint kernels bench versus profile-plants fuzz quickstart
+.PHONY: help setup build cuda test stores two-hosts gpu-test lint kernels bench versus profile-plants fuzz quickstart
 SHELL := /bin/bash
 report = "$${CARGO_TARGET_DIR:-target}/release/report"
 
@@ -22,6 +22,9 @@ test: setup ## Build and run every test (development profile)
 
 stores: setup ## Train through moto, SeaweedFS and Azurite, and through faults of the line; installs them into ~/.cache (500 MB)
 	@scripts/stores.sh
+
+two-hosts: build ## Train on two hosts of network namespaces, and show what is seen when a rank fails there (3 minutes; Linux)
+	@scripts/two-hosts.sh target/release/nepa
 
 gpu-test: setup ## Run everything written for CUDA without a GPU, on stand-ins for NVIDIA's libraries
 	@scripts/gpu-test.sh

@@ -1,4 +1,5 @@
 //! `nepa pretrain`.
+use std::num::NonZeroU64;
 use std::process::ExitCode;
 
 use super::help::with_exit_codes;
@@ -46,13 +47,13 @@ pub(crate) struct Args {
     #[arg(
         long,
         value_name = "STEPS",
-        value_parser = at_least::<std::num::NonZeroU64>(1),
+        value_parser = at_least::<NonZeroU64>(1),
         conflicts_with_all = [
             "out", "resume", "trace_samples", "trace", "max_steps", "metrics_addr", "dry_run"
         ],
         help_heading = "Instead of training"
     )]
-    pub synthetic: Option<std::num::NonZeroU64>,
+    pub synthetic: Option<NonZeroU64>,
     /// With --synthetic: print one JSON object.
     #[arg(long, requires = "synthetic", help_heading = "Instead of training")]
     pub json: bool,
@@ -84,8 +85,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         url,
         which: args.init_weights.unwrap_or(Which::Raw),
     });
-    if let Some(steps) = args.synthetic {
-        let overlap = measure_overlap(&options, steps.get())?;
+    options.synthetic = args.synthetic.map(NonZeroU64::get);
+    if let Some(steps) = options.synthetic {
+        let overlap = measure_overlap(&options, steps)?;
         if args.json {
             println!("{}", serde_json::to_string(&overlap)?);
         } else {

@@ -207,6 +207,7 @@ impl RunArgs {
             take_over: self.take_over,
             accept_data: self.accept_data,
             dry_run: self.dry_run,
+            synthetic: None,
             place: PlaceArgs {
                 rank: self.rank,
                 ranks: self.ranks,

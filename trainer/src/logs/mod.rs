@@ -16,4 +16,4 @@ pub(crate) use metrics::{
     DecodedImages, Measured, MetricsFile, RankMetrics, StepMetrics, lines_up_to,
 };
 pub(crate) use tensorboard::EventFile;
-pub(crate) use trace::TraceFile;
+pub(crate) use trace::{TraceFile, TraceLines};

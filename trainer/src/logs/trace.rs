@@ -8,10 +8,13 @@ use super::error::LogError;
 use super::file::{LogFile, push_json_line};
 use crate::data::names_below_root;
 
-/// The sample trace: one JSON line a sample, the same from disk and from a bucket.
+/// The file that the lines go to.
 #[derive(Debug)]
-pub(crate) struct TraceFile {
-    file: LogFile,
+pub(crate) struct TraceFile(LogFile);
+
+/// Makes the lines: one JSON line a sample, the same from disk and from a bucket.
+#[derive(Debug)]
+pub(crate) struct TraceLines {
     shard_names: Vec<String>,
 }
 
@@ -43,22 +46,11 @@ struct TraceLine<'a> {
 impl TraceFile {
     /// Opens the trace cut back to `length` bytes; `None` begins one, and refuses a file with
     /// content.
-    pub(crate) fn open(
-        path: &Path,
-        length: Option<u64>,
-        shards: &[Shard],
-    ) -> Result<Self, LogError> {
+    pub(crate) fn open(path: &Path, length: Option<u64>) -> Result<Self, LogError> {
         if length.is_none() {
             Self::check_free(path)?;
         }
-        let urls = shards
-            .iter()
-            .map(|shard| shard.url.as_str())
-            .collect::<Vec<_>>();
-        Ok(Self {
-            file: LogFile::open(path, length.unwrap_or(0))?,
-            shard_names: names_below_root(&urls),
-        })
+        Ok(Self(LogFile::open(path, length.unwrap_or(0))?))
     }
 
     /// Refuses a file with content, for a trace that is begun.
@@ -70,13 +62,29 @@ impl TraceFile {
         Ok(())
     }
 
-    /// Appends the samples of one step, which were mixed by the plans of its micro-batches, if any.
-    pub(crate) fn write(
-        &mut self,
-        step: u64,
-        samples: &[SampleRecord],
-        mixes: &[MixPlan],
-    ) -> Result<(), LogError> {
+    /// Appends the lines of a step.
+    pub(crate) fn append(&mut self, lines: &[u8]) -> Result<(), LogError> {
+        self.0.append(lines)
+    }
+
+    /// Forces everything to the disk and gives the length.
+    pub(crate) fn sync(&mut self) -> Result<u64, LogError> {
+        self.0.sync()
+    }
+}
+
+impl TraceLines {
+    /// Of samples of these shards.
+    pub(crate) fn new(shards: &[Shard]) -> Self {
+        let urls = shards.iter().map(|shard| shard.url.as_str());
+        Self {
+            shard_names: names_below_root(&urls.collect::<Vec<_>>()),
+        }
+    }
+
+    /// The lines of one step's samples, or of a rank's part of them, which were mixed by the plans
+    /// of its micro-batches, if any.
+    pub(crate) fn of_step(&self, step: u64, samples: &[SampleRecord], mixes: &[MixPlan]) -> String {
         let mut lines = Vec::new();
         let of_plan = samples.len() / mixes.len().max(1);
         for (index, sample) in samples.iter().enumerate() {
@@ -117,11 +125,6 @@ impl TraceFile {
                 },
             );
         }
-        self.file.append(&lines)
-    }
-
-    /// Forces everything to the disk and gives the length.
-    pub(crate) fn sync(&mut self) -> Result<u64, LogError> {
-        self.file.sync()
+        String::from_utf8(lines).expect("JSON is UTF-8")
     }
 }

@@ -38,15 +38,3 @@ pub(crate) fn join(args: &PlaceArgs) -> Result<Ranks, RanksError> {
     let wire = Tcp::new((place.rank, place.size), streams, received);
     Ok(Ranks::of(Box::new(wire.map_err(RanksError::Start)?)))
 }
-
-/// Fails where this process was started as one of several ranks, for what one process does alone.
-pub(crate) fn refuse(
-    args: &PlaceArgs,
-    what: &'static str,
-    tip: &'static str,
-) -> Result<(), RanksError> {
-    match place(args, &variable)? {
-        None => Ok(()),
-        Some(_) => Err(RanksError::NotYet { what, tip }),
-    }
-}

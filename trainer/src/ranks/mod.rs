@@ -22,7 +22,7 @@ mod wire;
 
 pub(crate) use error::RanksError;
 pub(crate) use group::Ranks;
-pub(crate) use join::{join, refuse};
+pub(crate) use join::join;
 pub(crate) use names::list_of;
 pub(crate) use place::PlaceArgs;
 pub(crate) use wire::WireError;

@@ -26,6 +26,8 @@ const SILENT_AFTER: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A wait is told after so long by rank 0, and by the others, which say less; then ever more seldom.
 const TOLD_AFTER: [Duration; 2] = [Duration::from_secs(10), SILENT_AFTER];
+/// How often a write that the other side does not take is thought about.
+const STUCK: Duration = Duration::from_secs(1);
 /// Time for a last word, and for reading it.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -93,7 +95,7 @@ impl Tcp {
         for (peer, stream) in streams {
             stream.set_nodelay(true)?;
             stream.set_read_timeout(None)?;
-            stream.set_write_timeout(Some(SILENT_AFTER))?;
+            stream.set_write_timeout(Some(STUCK))?;
             let reading = stream.try_clone()?;
             let (to, events) = channel();
             let heard_ms = Arc::new(AtomicU64::new(0));
@@ -154,11 +156,20 @@ impl Wire for Tcp {
         let shared = Arc::clone(&self.shared);
         let to = self.peers.get_mut(&peer).expect("a neighbour");
         let mut filled = 0;
+        let mut tell_stuck_after = TOLD_AFTER[usize::from(shared.rank > 0)];
+        let mut goes_on = |stuck: Duration| {
+            if stuck >= tell_stuck_after {
+                let seconds = stuck.as_secs();
+                tracing::warn!("waiting for rank {peer}, which has taken nothing for {seconds} s");
+                tell_stuck_after *= 2;
+            }
+            stuck < SILENT_AFTER
+        };
         for chunk in send.chunks(CHUNK) {
             let sent = {
                 let writer = to.writer.lock();
                 let mut writer = writer.unwrap_or_else(PoisonError::into_inner);
-                write_frame(&mut writer, DATA, chunk)
+                write_frame(&mut writer, DATA, chunk, &mut goes_on)
             };
             if let Err(error) = sent {
                 return Err(to.why(peer, &error));
@@ -205,12 +216,14 @@ impl Wire for Tcp {
         if std::mem::replace(&mut self.left, true) {
             return;
         }
+        // A sign of life that nobody takes holds the last word up no longer.
+        self.shared.ends.store(true, SeqCst);
         let word = serde_json::to_vec(&failed).expect("a number and text");
         for peer in self.peers.values() {
             let writer = peer.writer.lock();
             let mut writer = writer.unwrap_or_else(PoisonError::into_inner);
             let _ = writer.set_write_timeout(Some(LAST_WORD));
-            let _ = write_frame(&mut writer, LEAVE, &word);
+            let _ = write_frame(&mut writer, LEAVE, &word, &mut |_| false);
             let _ = writer.shutdown(Shutdown::Write);
         }
     }
@@ -268,7 +281,15 @@ impl Peer {
                 return end;
             }
         }
-        let cause = format!("cannot be reached any more ({error})");
+        let cause = if is_stuck(error) {
+            let seconds = SILENT_AFTER.as_secs();
+            format!(
+                "has taken nothing for {seconds} s: it was stopped, or its machine or the network \
+                 is gone"
+            )
+        } else {
+            format!("cannot be reached any more ({error})")
+        };
         self.end(WireError::Ended { rank: peer, cause })
     }
 
@@ -299,15 +320,47 @@ fn take(rank: usize, receive: &mut [u8], filled: usize, bytes: &[u8]) -> Result<
     Ok(end)
 }
 
-fn write_frame(stream: &mut TcpStream, kind: u8, bytes: &[u8]) -> std::io::Result<()> {
+/// Whether a write came back because the other side takes nothing.
+fn is_stuck(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{TimedOut, WouldBlock};
+    matches!(error.kind(), TimedOut | WouldBlock)
+}
+
+/// Writes a frame, as [`write_whole`] does.
+fn write_frame(
+    stream: &mut TcpStream,
+    kind: u8,
+    bytes: &[u8],
+    goes_on: &mut dyn FnMut(Duration) -> bool,
+) -> std::io::Result<()> {
     let mut head = vec![kind];
     head.extend((bytes.len() as u32).to_le_bytes());
     if bytes.len() <= SMALL {
         head.extend_from_slice(bytes);
-        return stream.write_all(&head);
+        return write_whole(stream, &head, goes_on);
     }
-    stream.write_all(&head)?;
-    stream.write_all(bytes)
+    write_whole(stream, &head, goes_on)?;
+    write_whole(stream, bytes, goes_on)
+}
+
+/// Writes all bytes. Each time that the stream's timeout passes and nothing was taken, `goes_on` is
+/// told for how long that has been so, and says whether to go on.
+pub(super) fn write_whole(
+    stream: &mut TcpStream,
+    mut bytes: &[u8],
+    goes_on: &mut dyn FnMut(Duration) -> bool,
+) -> std::io::Result<()> {
+    let mut taken = Instant::now();
+    while !bytes.is_empty() {
+        match stream.write(bytes) {
+            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+            Ok(written) => (bytes, taken) = (&bytes[written..], Instant::now()),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if is_stuck(&error) && goes_on(taken.elapsed()) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Reads until the other side ends; why it did.
@@ -367,6 +420,7 @@ fn read_frames(
 fn show_life(shared: &Shared, writers: &[Arc<Mutex<TcpStream>>], asked: fn() -> Option<i32>) {
     let mut shown = Instant::now();
     let mut untold = writers.iter().collect::<Vec<_>>();
+    let mut has_time = |stuck: Duration| stuck < SILENT_AFTER && !shared.ends.load(SeqCst);
     while !shared.ends.load(SeqCst) {
         std::thread::sleep(LOOK_EVERY);
         if let Some(signal) = asked() {
@@ -376,7 +430,9 @@ fn show_life(shared: &Shared, writers: &[Arc<Mutex<TcpStream>>], asked: fn() -> 
         if stop != 0 {
             // One that is being written to has its turn next time.
             untold.retain(|writer| match writer.try_lock() {
-                Ok(mut stream) => write_frame(&mut stream, STOP, &[stop as u8]).is_err(),
+                Ok(mut stream) => {
+                    write_frame(&mut stream, STOP, &[stop as u8], &mut has_time).is_err()
+                }
                 Err(_) => true,
             });
         }
@@ -384,7 +440,7 @@ fn show_life(shared: &Shared, writers: &[Arc<Mutex<TcpStream>>], asked: fn() -> 
             shown = Instant::now();
             for writer in writers {
                 if let Ok(mut stream) = writer.try_lock() {
-                    let _ = write_frame(&mut stream, ALIVE, &[]);
+                    let _ = write_frame(&mut stream, ALIVE, &[], &mut has_time);
                 }
             }
         }

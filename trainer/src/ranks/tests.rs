@@ -1,5 +1,7 @@
 //! Sums and records over wires between threads, in memory and over TCP, against one rank alone.
-use std::net::TcpListener;
+use std::io::{ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha8Rng;
@@ -10,7 +12,7 @@ use super::gather::{all_gather, broadcast};
 use super::meeting::{MeetingError, meet};
 use super::place::Place;
 use super::sum::sum;
-use super::tcp::Tcp;
+use super::tcp::{Tcp, write_whole};
 use super::wire::{Wire, WireError};
 
 /// Values whose sums depend on the order of additions.
@@ -170,6 +172,48 @@ fn over_tcp(size: usize) -> Vec<Tcp> {
 fn tcp_carries_the_same_sums() {
     // Half of the last is more than a frame.
     sums_are_those_of_the_tree(over_tcp, &[0, 1, 3, 1_001, 700_001]);
+}
+
+/// More than the buffers between two ranks hold, to one that reads late, and to one that reads no
+/// more.
+#[test]
+fn what_is_taken_late_arrives_whole_and_what_is_not_taken_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let mut writer = TcpStream::connect(address).expect("a connection");
+    let (mut reader, _) = listener.accept().expect("a connection");
+    let timeout = Some(Duration::from_millis(20));
+    writer.set_write_timeout(timeout).expect("a timeout");
+    let sent = vec![7; 32 << 20];
+    let mut received = vec![0; sent.len()];
+    let (go, goes) = channel();
+    let (received, _open) = std::thread::scope(|scope| {
+        let reading = scope.spawn(move || {
+            goes.recv().expect("a word");
+            reader.read_exact(&mut received).expect("all of it");
+            (received, reader)
+        });
+        let mut asked = 0;
+        let written = write_whole(&mut writer, &sent, &mut |_| {
+            asked += 1;
+            if asked == 2 {
+                go.send(()).expect("a reader");
+            }
+            true
+        });
+        written.expect("all is written");
+        reading.join().expect("a reader")
+    });
+    assert!(received == sent);
+    let least = Duration::from_millis(60);
+    let mut longest = Duration::ZERO;
+    let given_up = write_whole(&mut writer, &sent, &mut |stuck| {
+        longest = stuck;
+        stuck < least
+    });
+    let error = given_up.expect_err("nobody reads");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    assert!(longest >= least, "{longest:?}");
 }
 
 #[test]

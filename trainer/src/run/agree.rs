@@ -5,14 +5,15 @@ use std::time::Duration;
 use nepa_pipeline::{BadSampleList, LoaderError, LoaderState};
 use serde::{Deserialize, Serialize};
 
-use super::bad_lines::BadLines;
+use super::bad_lines::{BadLines, first_of};
 use super::batches::{TrainBatch, num_replaced};
 use super::draws::{StepDraws, micro_batches};
 use super::phase::Phase;
 use crate::checkpoint::CheckpointError;
-use crate::engine::{EngineError, Spread};
+use crate::engine::{Engine, EngineError, Spread, StepReport};
 use crate::error::RunError;
-use crate::ranks::{Ranks, WireError};
+use crate::logs::TraceLines;
+use crate::ranks::{Ranks, RanksError, WireError};
 use crate::recipe::ResolvedRecipe;
 use crate::signals::received;
 
@@ -20,11 +21,31 @@ use crate::signals::received;
 #[derive(Debug)]
 pub(super) enum Turn {
     /// Its part of the batch.
-    Ready(Box<TrainBatch>, StepDraws),
+    Ready(Box<Ready>),
     /// It was asked to stop, and has not waited any longer.
     Stopped(i32),
     /// It cannot go on.
     Failed(RunError),
+}
+
+/// A rank's part of a step.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) batch: TrainBatch,
+    pub(super) draws: StepDraws,
+    /// Lines of the sample trace; empty where none is written.
+    pub(super) trace: String,
+}
+
+impl Ready {
+    /// Computes it. `scratch` is memory for mixed images, kept from step to step.
+    pub(super) fn step(
+        &self,
+        engine: &mut dyn Engine,
+        scratch: &mut Vec<f32>,
+    ) -> Result<StepReport, EngineError> {
+        self.draws.step(engine, &self.batch, scratch)
+    }
 }
 
 /// What a rank says before a step.
@@ -43,6 +64,8 @@ struct Word {
     replaced: u64,
     /// New lines of bad samples.
     bad_lines: String,
+    /// Lines of the sample trace.
+    trace: String,
 }
 
 /// What all ranks have said.
@@ -57,6 +80,8 @@ pub(super) struct Agreed {
     /// Of this batch.
     pub(super) replaced: u64,
     pub(super) bad_lines: String,
+    /// Lines of the sample trace, in the order of the batch.
+    pub(super) trace: String,
     pub(super) waited_ms: Spread,
 }
 
@@ -66,6 +91,8 @@ pub(super) struct Company {
     pub(super) ranks: Ranks,
     /// Of this rank's loader, where there are others.
     bad_lines: Option<BadLines>,
+    /// Where samples are traced.
+    trace: Option<TraceLines>,
     /// Samples tried and bad ones, where this process began.
     began: (u64, u64),
 }
@@ -75,11 +102,13 @@ impl Company {
     pub(super) fn new(
         ranks: &Ranks,
         bad_lines: Option<BadLines>,
+        trace: Option<TraceLines>,
         position: Option<&LoaderState>,
     ) -> Self {
         Self {
             ranks: ranks.clone(),
             bad_lines,
+            trace,
             began: position.map_or((0, 0), |state| (state.samples_tried, state.samples_bad)),
         }
     }
@@ -106,10 +135,17 @@ impl Company {
             Err(error) => return Turn::Failed(error.into()),
         };
         let own = micro_batches(recipe, &self.ranks);
-        match phase.draws(recipe, batch.samples(), step, own) {
-            Ok(draws) => Turn::Ready(Box::new(batch), draws),
-            Err(error) => Turn::Failed(error),
-        }
+        let draws = match phase.draws(recipe, batch.samples(), step, own) {
+            Ok(draws) => draws,
+            Err(error) => return Turn::Failed(error),
+        };
+        let lines = |lines: &TraceLines| lines.of_step(step + 1, batch.samples(), &draws.mixes);
+        let trace = self.trace.as_ref().map(lines).unwrap_or_default();
+        Turn::Ready(Box::new(Ready {
+            batch,
+            draws,
+            trace,
+        }))
     }
 
     /// Tells the others and hears them, where there are some.
@@ -131,9 +167,9 @@ impl Company {
         waited: Duration,
         loader: &LoaderState,
     ) -> Result<Word, CheckpointError> {
-        let replaced = match turn {
-            Turn::Ready(batch, _) => num_replaced(batch.samples()),
-            _ => 0,
+        let (replaced, trace) = match turn {
+            Turn::Ready(ready) => (num_replaced(ready.batch.samples()), ready.trace.clone()),
+            _ => (0, String::new()),
         };
         let failure = match turn {
             Turn::Failed(error) => Some(causes(error)),
@@ -151,6 +187,7 @@ impl Company {
             bad: loader.samples_bad - self.began.1,
             replaced: replaced as u64,
             bad_lines: bad_lines.unwrap_or_default(),
+            trace,
         })
     }
 
@@ -166,16 +203,23 @@ impl Company {
             ),
             replaced: sum(|word| word.replaced),
             bad_lines: all.iter().map(|word| word.bad_lines.as_str()).collect(),
+            trace: all.iter().map(|word| word.trace.as_str()).collect(),
             waited_ms: Spread::of(all.iter().map(|word| word.waited_ms)),
         }
     }
 }
 
 impl Agreed {
-    /// Whether the budget of bad samples is used up, by the rule of the loader.
-    pub(super) fn has_too_many_bad(&self, max_fraction: f64) -> bool {
+    /// The error of a budget of bad samples that is used up, by the rule of the loader.
+    pub(super) fn too_many_bad(&self, max_fraction: f64) -> Option<LoaderError> {
         let (tried, bad) = self.totals;
-        BadSampleList::is_too_long(bad, tried, max_fraction)
+        BadSampleList::is_too_long(bad, tried, max_fraction).then(|| LoaderError::TooManyBad {
+            bad,
+            tried,
+            max_fraction,
+            first: first_of(&self.bad_lines),
+            list: None,
+        })
     }
 
     /// The error of a rank that has to end because another one does.
@@ -196,6 +240,12 @@ pub(super) fn of_engine(error: EngineError) -> RunError {
     }
 }
 
+/// The error of a rank other than 0 that ends with all others, for a reason that rank 0 tells.
+pub(super) fn rank_0_says_more(what: &str) -> RunError {
+    let what = what.to_owned();
+    RunError::Ranks(RanksError::Elsewhere { what })
+}
+
 /// An error with its causes.
 pub(super) fn causes(error: &RunError) -> String {
     crate::console::messages::all_causes(error)
@@ -210,6 +260,7 @@ mod tests {
         let company = Company {
             ranks: Ranks::alone(),
             bad_lines: None,
+            trace: None,
             began: (100, 3),
         };
         let word = |number: u64| Word {
@@ -218,6 +269,7 @@ mod tests {
             bad: number % 2,
             replaced: number % 2,
             bad_lines: format!("{number}\n"),
+            trace: format!("{}\n", 10 * number),
             ..Word::default()
         };
         let mut words = (0..4).map(word).collect::<Vec<_>>();
@@ -225,6 +277,7 @@ mod tests {
         assert_eq!((agreed.stop, agreed.failure), (None, None));
         assert_eq!((agreed.totals, agreed.replaced), ((116, 5), 2));
         assert_eq!(agreed.bad_lines, "0\n1\n2\n3\n");
+        assert_eq!(agreed.trace, "0\n10\n20\n30\n");
         assert_eq!((agreed.waited_ms.max, agreed.waited_ms.slowest), (3.0, 3));
         words[1].stop = Some(15);
         words[2].failure = Some("no shard".to_owned());

@@ -12,26 +12,6 @@ use crate::optimizer::OptimizerState;
 use crate::ranks::{Ranks, RanksError, WireError, list_of};
 use crate::recipe::ResolvedRecipe;
 
-/// Fails for what several ranks cannot do yet.
-pub(super) fn check(options: &Options, ranks: &Ranks) -> Result<(), RanksError> {
-    if ranks.is_alone() {
-        return Ok(());
-    }
-    if options.dry_run {
-        return Err(RanksError::NotYet {
-            what: "--dry-run",
-            tip: "try it with one process: it checks the same recipe, data and output",
-        });
-    }
-    if options.trace_samples.is_some() {
-        return Err(RanksError::NotYet {
-            what: "--trace-samples",
-            tip: "one process sees the same samples in the same order",
-        });
-    }
-    Ok(())
-}
-
 /// Fails where ranks were not started alike, on all of them with the same words.
 pub(super) fn compare(
     ranks: &Ranks,
@@ -46,6 +26,9 @@ pub(super) fn compare(
     own["train"]["engine"] = serde_json::json!(recipe.train.engine);
     own["train"]["steps"] = serde_json::json!(recipe.train.steps);
     own["--max-steps"] = serde_json::json!(options.max_steps);
+    own["--dry-run"] = serde_json::json!(options.dry_run);
+    own["--synthetic"] = serde_json::json!(options.synthetic);
+    own["--trace-samples"] = serde_json::json!(options.trace_samples.is_some());
     let all = ranks.gather(&own)?;
     let differences = all
         .iter()

@@ -1,26 +1,25 @@
-//! `--dry-run`: all that can be checked without training.
+//! `--dry-run`: all that can be checked without training. Of several ranks this is rank 0; the
+//! others `follow`.
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use nepa_pipeline::Dataset;
 
+use super::agree::Company;
+use super::bad_lines::BadLines;
 use super::batches::Batches;
 use super::begin::{Begun, begin, warn_of_mixing};
 use super::data_list::DataList;
-use super::draws::micro_batches;
 use super::options::Options;
 use super::phase::Phase;
 use super::setup::loader_config;
+use super::trial::try_steps;
 use crate::console::words;
 use crate::error::RunError;
 use crate::logs::TraceFile;
 use crate::output::Output;
 use crate::ranks::Ranks;
 use crate::recipe::ResolvedRecipe;
-
-/// Time of steps that `--dry-run` computes, one at least.
-const TRIED_FOR: Duration = Duration::from_secs(5);
 
 /// Checks all that can be checked without training: a batch is read, a step is computed and no
 /// weight changed, and nothing is left in the output.
@@ -30,8 +29,9 @@ pub(super) fn try_run(
     (mut recipe, dataset, device): (ResolvedRecipe, Arc<Dataset>, Device),
     phase: &mut dyn Phase,
     holds_run: bool,
+    ranks: &Ranks,
 ) -> Result<String, RunError> {
-    let (alone, data_list) = (Ranks::alone(), DataList::new(&dataset));
+    let data_list = DataList::new(&dataset);
     let Begun {
         position,
         mut engine,
@@ -45,7 +45,7 @@ pub(super) fn try_run(
         &data_list,
         &device,
         holds_run,
-        &alone,
+        ranks,
     )?;
     let position = position.as_ref();
     if let Some(path) = &options.trace_samples
@@ -53,31 +53,23 @@ pub(super) fn try_run(
     {
         TraceFile::check_free(path)?;
     }
-    let config = loader_config(&recipe, None, &alone);
+    let bad_lines = (!ranks.is_alone()).then(BadLines::new).transpose()?;
+    let listed_in = bad_lines.as_ref().map(|lines| lines.path().to_owned());
+    let config = loader_config(&recipe, listed_in, ranks);
     warn_of_mixing(&dataset, &config);
+    let began = position.map(|state| &state.loader);
     let mut loader = Batches::open(
         dataset,
         config,
-        position.map(|state| &state.loader),
+        began,
         &device,
         recipe.train.precision,
         recipe.engines(),
     )?;
     let step = position.map_or(0, |state| state.step);
-    let steps = recipe.train.steps;
-    let (mut times, mut mixed) = (Vec::new(), Vec::new());
-    // The first one is slower: memory is touched for the first time, kernels are chosen.
-    while times.len() < 3 && times.iter().sum::<Duration>() < TRIED_FOR {
-        let Some(batch) = loader.next_batch()? else {
-            return Err(RunError::LoaderEnded { step, steps });
-        };
-        let started = Instant::now();
-        let all = micro_batches(&recipe, &alone);
-        let draws = phase.draws(&recipe, batch.samples(), step, all)?;
-        draws.step(engine.as_mut(), &batch, &mut mixed)?;
-        times.push(started.elapsed());
-    }
-    let least = times.iter().min().copied().unwrap_or_default();
+    let mut company = Company::new(ranks, bad_lines, None, began);
+    let (engine, loader) = (engine.as_mut(), &mut loader);
+    let least = try_steps(&recipe, phase, engine, loader, &mut company, step)?;
     let rest = options.stop_at(&recipe).saturating_sub(step);
     Ok(format!(
         "all is well; nothing was trained or written. A step takes {:.0} ms, so {} take about {} \

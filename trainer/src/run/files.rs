@@ -2,8 +2,6 @@
 //! the disk before the next one, and sent with it where the output is a store.
 use std::path::Path;
 
-use nepa_pipeline::Dataset;
-
 use crate::checkpoint::{FileLengths, RunState};
 use crate::error::RunError;
 use crate::logs::{EvalsFile, EventFile, LogError, LogFile, MetricsFile, TraceFile, lines_up_to};
@@ -39,7 +37,6 @@ impl Logs {
         trace_path: Option<&Path>,
         holds_run: bool,
         position: Option<&RunState>,
-        dataset: &Dataset,
     ) -> Result<Self, RunError> {
         let lengths = position.map(|state| state.files);
         let metrics_path = output.folder().join(METRICS);
@@ -97,7 +94,7 @@ impl Logs {
             Some(lengths) => lengths.trace_bytes,
             None => holds_run.then_some(0),
         };
-        let trace = trace_path.map(|path| TraceFile::open(path, trace_bytes, dataset.shards()));
+        let trace = trace_path.map(|path| TraceFile::open(path, trace_bytes));
         Ok(Self {
             metrics,
             evals,

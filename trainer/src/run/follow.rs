@@ -4,14 +4,15 @@ use std::time::{Duration, Instant};
 
 use nepa_pipeline::SampleId;
 
-use super::agree::{Agreed, Company, Turn, of_engine};
+use super::agree::{Agreed, Company, Turn, of_engine, rank_0_says_more};
 use super::bad_lines::BadLines;
 use super::batches::Batches;
-use super::company::{check, compare, receive};
+use super::company::{compare, receive};
 use super::options::{Finish, Options};
 use super::phase::Phase;
 use super::set_up::set_up;
 use super::setup::{Setup, engine, loader_config};
+use super::trial::try_steps;
 use crate::engine::Engine;
 use crate::error::RunError;
 use crate::ranks::{Ranks, RanksError};
@@ -21,9 +22,8 @@ use crate::signals::SaveFirst;
 /// How often a rank that waits for a batch looks for a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Trains with the others until they end.
+/// Trains with the others until they end, or tries with them what a dry run tries.
 pub(super) fn follow(options: &Options, ranks: &Ranks) -> Result<Finish, RunError> {
-    check(options, ranks)?;
     let Setup {
         recipe: own,
         phase,
@@ -38,6 +38,7 @@ pub(super) fn follow(options: &Options, ranks: &Ranks) -> Result<Finish, RunErro
         // Rank 0 says where they do not hold.
         engine.take_choices(choices);
     }
+    let traced = options.trace_lines(&dataset);
     let bad_lines = BadLines::new()?;
     let loader = Batches::open(
         dataset,
@@ -49,7 +50,7 @@ pub(super) fn follow(options: &Options, ranks: &Ranks) -> Result<Finish, RunErro
     )?;
     let began = position.as_ref().map(|state| &state.loader);
     let mut follower = Follower {
-        company: Company::new(ranks, Some(bad_lines), began),
+        company: Company::new(ranks, Some(bad_lines), traced, began),
         step: position.as_ref().map_or(0, |state| state.step),
         stop_at: options.stop_at(&recipe),
         recipe,
@@ -58,6 +59,10 @@ pub(super) fn follow(options: &Options, ranks: &Ranks) -> Result<Finish, RunErro
         loader,
         mixed: Vec::new(),
     };
+    if options.dry_run {
+        follower.try_steps()?;
+        return Ok(Finish::Done);
+    }
     let _saving = SaveFirst {
         says: "rank 0 saves after this step",
         most: None,
@@ -83,6 +88,19 @@ struct Follower {
 }
 
 impl Follower {
+    /// This rank's part of a dry run.
+    fn try_steps(&mut self) -> Result<(), RunError> {
+        let tried = try_steps(
+            &self.recipe,
+            self.phase.as_ref(),
+            self.engine.as_mut(),
+            &mut self.loader,
+            &mut self.company,
+            self.step,
+        );
+        tried.map(drop)
+    }
+
     /// The loop; gives the signal that ended it, if one did.
     fn train(&mut self) -> Result<Option<i32>, RunError> {
         while self.step < self.stop_at {
@@ -97,19 +115,20 @@ impl Follower {
             if let Some(signal) = agreed.stop {
                 return self.end(Some(signal));
             }
-            if agreed.has_too_many_bad(self.recipe.data.max_bad_fraction) {
-                return Err(elsewhere("too many samples are bad"));
+            let max_bad_fraction = self.recipe.data.max_bad_fraction;
+            if agreed.too_many_bad(max_bad_fraction).is_some() {
+                return Err(rank_0_says_more("too many samples are bad"));
             }
-            let Turn::Ready(batch, draws) = turn else {
+            let Turn::Ready(ready) = turn else {
                 unreachable!("this rank has told of it")
             };
-            let report = draws.step(self.engine.as_mut(), &batch, &mut self.mixed);
+            let report = ready.step(self.engine.as_mut(), &mut self.mixed);
             let report = report.map_err(of_engine)?;
             if !(report.loss.is_finite() && report.grad_norm.is_finite()) {
-                let ids = batch.samples().iter().map(|sample| sample.id);
+                let ids = ready.batch.samples().iter().map(|sample| sample.id);
                 let ids = ids.collect::<Vec<SampleId>>();
                 self.company.ranks.gather(&ids).map_err(RanksError::from)?;
-                return Err(elsewhere("the loss or the gradient is not finite"));
+                return Err(rank_0_says_more("the loss or the gradient is not finite"));
             }
             let rates = self.phase.rates(&self.recipe, self.step);
             self.engine.update(&rates)?;
@@ -140,10 +159,4 @@ impl Follower {
         let all = self.company.ranks.gather(&own).map_err(RanksError::from)?;
         Ok(signal.or(all.into_iter().flatten().next()))
     }
-}
-
-fn elsewhere(what: &str) -> RunError {
-    RunError::Ranks(RanksError::Elsewhere {
-        what: what.to_owned(),
-    })
 }

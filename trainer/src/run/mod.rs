@@ -18,12 +18,15 @@ mod overlap;
 mod phase;
 mod recap;
 mod resume;
+mod save;
 mod set_up;
 mod setup;
 mod spans;
 mod stepper;
 mod steps;
+mod together;
 mod train;
+mod trial;
 mod waiting;
 mod whole;
 

@@ -2,7 +2,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use nepa_pipeline::Dataset;
+
 use crate::console::messages::quoted;
+use crate::logs::TraceLines;
 use crate::ranks::PlaceArgs;
 use crate::recipe::{FromWeights, ResolvedRecipe};
 use crate::trace::TraceSteps;
@@ -93,6 +96,8 @@ pub(crate) struct Options {
     pub metrics_addr: Option<SocketAddr>,
     /// Whether to check all that can be checked, and to train nothing.
     pub dry_run: bool,
+    /// Over how many steps to measure instead of training.
+    pub synthetic: Option<u64>,
     /// Which of several ranks this process is, where the command line says so.
     pub place: PlaceArgs,
 }
@@ -101,6 +106,12 @@ impl Options {
     /// The last step of this process.
     pub(super) fn stop_at(&self, recipe: &ResolvedRecipe) -> u64 {
         recipe.train.steps.min(self.max_steps.unwrap_or(u64::MAX))
+    }
+
+    /// What makes the lines of the sample trace, where one is asked for.
+    pub(super) fn trace_lines(&self, dataset: &Dataset) -> Option<TraceLines> {
+        let asked = self.trace_samples.as_ref();
+        asked.map(|_| TraceLines::new(dataset.shards()))
     }
 }
 

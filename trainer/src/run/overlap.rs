@@ -1,18 +1,21 @@
 //! How well loading hides behind training: the same steps on batches that are there already, then
 //! with the loader.
 //!
-//! Nothing is written. Called by `nepa pretrain --synthetic`.
+//! Nothing is written. Several ranks measure together, each with its part of every batch. Called by
+//! `nepa pretrain --synthetic`.
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::batches::Batches;
+use super::company::compare;
 use super::options::Options;
 use super::set_up::set_up;
 use super::setup::{Setup, loader_config};
 use super::stepper::Stepper;
+use super::together::together;
 use crate::error::RunError;
-use crate::ranks::{Ranks, refuse};
+use crate::ranks::{Ranks, RanksError};
 
 /// Steps before each measurement: kernels are compiled, memory pools grow, queues fill.
 const WARM_UP: u64 = 3;
@@ -21,14 +24,16 @@ const WARM_UP: u64 = 3;
 pub(crate) struct Overlap {
     /// Steps of each measurement.
     pub steps: u64,
+    /// Images of a step, of all ranks.
     pub batch: usize,
+    pub ranks: usize,
     /// Images a second on a batch that is there already.
     pub synthetic_images_per_second: f64,
     /// Images a second with loading.
     pub loaded_images_per_second: f64,
     /// The second by the first; 1 is perfect.
     pub ratio: f64,
-    /// Time that a step waits for its batch: mean and longest.
+    /// Time that a step waits until all ranks have their parts of its batch: mean and longest.
     pub wait_ms_mean: f64,
     pub wait_ms_max: f64,
 }
@@ -50,25 +55,33 @@ impl std::fmt::Display for Overlap {
             f,
             "ratio:                                 {:.3} over {} steps of {} images",
             self.ratio, self.steps, self.batch
-        )
+        )?;
+        match self.ranks {
+            1 => Ok(()),
+            ranks => write!(f, " on {ranks} ranks"),
+        }
     }
 }
 
 /// Measures `steps` steps of a recipe each way.
 pub(crate) fn measure_overlap(options: &Options, steps: u64) -> Result<Overlap, RunError> {
-    refuse(&options.place, "--synthetic", "measure with one process")?;
+    together(&options.place, |ranks| measure(options, steps, ranks))
+}
+
+fn measure(options: &Options, steps: u64, ranks: &Ranks) -> Result<Overlap, RunError> {
     let Setup {
         recipe,
         phase,
         dataset,
         device,
         runtime: _runtime,
-    } = set_up(options, 1)?;
-    let config = loader_config(&recipe, None, &Ranks::alone());
+    } = set_up(options, ranks.size())?;
+    compare(ranks, &recipe, options)?;
+    let config = loader_config(&recipe, None, ranks);
     let precision = recipe.train.precision;
     let mut batches = Batches::open(dataset, config, None, &device, precision, recipe.engines())?;
     let (batch, of) = (recipe.train.batch, recipe.train.steps);
-    let mut stepper = Stepper::new(recipe, phase, &device)?;
+    let mut stepper = Stepper::new(recipe, phase, &device, ranks)?;
     let mut next = || {
         let batch = batches.next_batch()?;
         batch.ok_or(RunError::LoaderEnded { step: 0, steps: of })
@@ -86,7 +99,7 @@ pub(crate) fn measure_overlap(options: &Options, steps: u64) -> Result<Overlap, 
     let synthetic = started.elapsed();
     drop(first);
 
-    let mut waits = Vec::new();
+    let mut waits: Vec<f64> = Vec::new();
     let mut started = Instant::now();
     for number in 0..WARM_UP + steps {
         if number == WARM_UP {
@@ -95,21 +108,27 @@ pub(crate) fn measure_overlap(options: &Options, steps: u64) -> Result<Overlap, 
         let waiting = Instant::now();
         let batch = next()?;
         if number >= WARM_UP {
-            waits.push(waiting.elapsed());
+            waits.push(1e3 * waiting.elapsed().as_secs_f64());
         }
         stepper.step(&batch)?;
     }
     let loaded = started.elapsed();
 
     let rate = |time: Duration| steps as f64 * batch as f64 / time.as_secs_f64();
-    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    // A step begins when the last rank has its part of the batch.
+    for other in ranks.gather(&waits).map_err(RanksError::from)? {
+        for (wait, other) in waits.iter_mut().zip(other) {
+            *wait = wait.max(other);
+        }
+    }
     Ok(Overlap {
         steps,
         batch,
+        ranks: ranks.size(),
         synthetic_images_per_second: rate(synthetic),
         loaded_images_per_second: rate(loaded),
         ratio: rate(loaded) / rate(synthetic),
-        wait_ms_mean: milliseconds(waits.iter().sum::<Duration>()) / steps as f64,
-        wait_ms_max: waits.iter().max().copied().map_or(0.0, milliseconds),
+        wait_ms_mean: waits.iter().sum::<f64>() / steps as f64,
+        wait_ms_max: waits.iter().copied().fold(0.0, f64::max),
     })
 }

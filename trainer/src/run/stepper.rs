@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use nepa_pipeline::{Dataset, IoRuntime};
 
+use super::agree::of_engine;
 use super::batches::TrainBatch;
 use super::draws::micro_batches;
 use super::options::Options;
@@ -21,24 +22,27 @@ pub(crate) struct Stepper {
     recipe: ResolvedRecipe,
     phase: Box<dyn Phase>,
     engine: Box<dyn Engine>,
+    ranks: Ranks,
     /// Memory for mixed images.
     mixed: Vec<f32>,
     step: u64,
 }
 
 impl Stepper {
-    /// From new weights.
+    /// From new weights, for this rank's part of each step.
     pub(super) fn new(
         recipe: ResolvedRecipe,
         mut phase: Box<dyn Phase>,
         device: &Device,
+        ranks: &Ranks,
     ) -> Result<Self, RunError> {
         let training = TrainingState::new(phase.weights(&recipe)?);
-        let engine = engine(&recipe, phase.as_ref(), training, device, &Ranks::alone())?;
+        let engine = engine(&recipe, phase.as_ref(), training, device, ranks)?;
         Ok(Self {
             recipe,
             phase,
             engine,
+            ranks: ranks.clone(),
             mixed: Vec::new(),
             step: 0,
         })
@@ -54,7 +58,7 @@ impl Stepper {
         recipe.check(1)?;
         let recipe = recipe.resolve(dataset.num_samples(), dataset.fingerprint())?;
         let phase = Pretraining::new(&Options::default(), runtime);
-        Self::new(recipe, Box::new(phase), device)
+        Self::new(recipe, Box::new(phase), device, &Ranks::alone())
     }
 
     /// One step; it is computed when this returns.
@@ -63,13 +67,15 @@ impl Stepper {
             recipe,
             phase,
             engine,
+            ranks,
             mixed,
             step,
         } = self;
-        let all = micro_batches(recipe, &Ranks::alone());
-        let draws = phase.draws(recipe, batch.samples(), *step, all)?;
+        let own = micro_batches(recipe, ranks);
+        let draws = phase.draws(recipe, batch.samples(), *step, own)?;
         // The report holds the loss, so the device has computed it when this returns.
-        draws.step(engine.as_mut(), batch, mixed)?;
+        let report = draws.step(engine.as_mut(), batch, mixed);
+        report.map_err(of_engine)?;
         // The first rates are 0.
         let peak = recipe.train.warmup_steps;
         engine.update(&phase.rates(recipe, peak))?;

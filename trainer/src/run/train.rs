@@ -1,20 +1,16 @@
-//! The training loop: step after step, saved now and then and at its end, stopped and continued at
-//! any step without a trace.
+//! The training loop: step after step, saved now and then and at its end (`save`), stopped and
+//! continued at any step without a trace.
 use std::time::{Duration, Instant};
 
-use nepa_pipeline::{
-    BadSampleList, DecoderStats, LoaderError, LoaderState, SPANS_ON_A_THREAD, SampleId,
-};
+use nepa_pipeline::{BadSampleList, DecoderStats, LoaderState, SPANS_ON_A_THREAD};
 
-use super::agree::{Agreed, Company, Turn, of_engine};
-use super::bad_lines::first_of;
+use super::agree::{Agreed, Company, Ready, Turn, of_engine};
 use super::batches::{Batches, TrainBatch, num_replaced};
-use super::draws::StepDraws;
-use super::files::{BAD_SAMPLES, DATA_LIST, Logs};
+use super::files::Logs;
 use super::meter::Meter;
 use super::phase::{At, Phase};
 use super::steps::Steps;
-use crate::checkpoint::{Checkpoint, MoreFiles, RunState};
+use crate::checkpoint::Checkpoint;
 use crate::engine::{Engine, Spread, StepReport};
 use crate::error::RunError;
 use crate::exporter::Live;
@@ -26,8 +22,6 @@ use crate::trace;
 
 /// How often a run that waits for a batch looks for a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Ids that an error message shows; the file has all.
-const SHOWN_IDS: usize = 4;
 
 /// A run that is set up, and where it stands.
 pub(super) struct Run<'a> {
@@ -66,7 +60,8 @@ pub(super) struct Run<'a> {
 
 /// What is to be done next.
 enum Next {
-    Step(Box<TrainBatch>, StepDraws, Option<Spread>),
+    /// With the times that several ranks have waited for their parts of the batch.
+    Step(Box<Ready>, Option<Spread>),
     Stop(i32),
 }
 
@@ -88,8 +83,8 @@ impl Run<'_> {
             let position = self.position();
             let started = Instant::now();
             let (turn, waited) = self.turn(started)?;
-            let (batch, draws, waits) = match self.agree(turn, waited, &position)? {
-                Next::Step(batch, draws, waits) => (batch, draws, waits),
+            let (ready, waits) = match self.agree(turn, waited, &position)? {
+                Next::Step(ready, waits) => (ready, waits),
                 Next::Stop(signal) => {
                     self.save(position)?;
                     return Ok(self.end(Some(signal)));
@@ -98,35 +93,36 @@ impl Run<'_> {
 
             let span =
                 tracing::trace_span!(target: SPANS_ON_A_THREAD, "step", step = self.step + 1);
-            let report = draws.step(self.engine.as_mut(), &batch, &mut self.mixed);
+            let report = ready.step(self.engine.as_mut(), &mut self.mixed);
             let report = match report.map_err(of_engine) {
                 Ok(report) => report,
                 Err(error) if is_alone => return Err(error),
                 Err(error) => return Err(self.lost(position, error)),
             };
             if !(report.loss.is_finite() && report.grad_norm.is_finite()) {
-                return Err(self.stop_before(&batch, position, &report)?);
+                return Err(self.stop_before(&ready, position, &report)?);
             }
             let rates = self.phase.rates(&self.recipe, self.step);
             self.engine.update(&rates)?;
             drop(span);
             self.step += 1;
+            let batch = &ready.batch;
             let images = (self.company.ranks.size() * batch.samples().len()) as u64;
             self.samples += images;
 
             let times = (started.elapsed(), waited);
-            let metrics = self.metrics(&batch, &report, rates[0], times, waits);
+            let metrics = self.metrics(batch, &report, rates[0], times, waits);
             self.logs.metrics.write(&metrics)?;
             if let Some(events) = &mut self.logs.events {
                 events.write(&metrics)?;
             }
             if let Some(trace) = &mut self.logs.trace {
-                trace.write(self.step, batch.samples(), &draws.mixes)?;
+                trace.append(ready.trace.as_bytes())?;
             }
             self.live.step(&metrics);
             self.says.show(&metrics, images);
             self.tell_epoch();
-            drop(batch);
+            drop(ready);
             self.evaluate()?;
 
             // Several ranks agree on it before their next step.
@@ -177,7 +173,7 @@ impl Run<'_> {
     ) -> Result<Next, RunError> {
         if self.company.ranks.is_alone() {
             return match turn {
-                Turn::Ready(batch, draws) => Ok(Next::Step(batch, draws, None)),
+                Turn::Ready(ready) => Ok(Next::Step(ready, None)),
                 Turn::Stopped(signal) => Ok(Next::Stop(signal)),
                 Turn::Failed(error) => Err(self.give_up(position.clone(), error)),
             };
@@ -199,22 +195,16 @@ impl Run<'_> {
         if let Some(list) = &mut self.bad_list {
             list.append(agreed.bad_lines.as_bytes())?;
         }
-        let max_fraction = self.recipe.data.max_bad_fraction;
-        if agreed.has_too_many_bad(max_fraction) {
-            let (tried, bad) = agreed.totals;
-            let error = LoaderError::TooManyBad {
-                bad,
-                tried,
-                max_fraction,
-                first: first_of(&agreed.bad_lines),
-                list: None,
-            };
+        if let Some(error) = agreed.too_many_bad(self.recipe.data.max_bad_fraction) {
             return Err(self.give_up(position.clone(), error.into()));
         }
         self.totals = agreed.totals;
         self.replaced += agreed.replaced;
         match turn {
-            Turn::Ready(batch, draws) => Ok(Next::Step(batch, draws, Some(agreed.waited_ms))),
+            Turn::Ready(mut ready) => {
+                ready.trace = agreed.trace;
+                Ok(Next::Step(ready, Some(agreed.waited_ms)))
+            }
             Turn::Stopped(_) | Turn::Failed(_) => unreachable!("a rank has told of it"),
         }
     }
@@ -246,30 +236,6 @@ impl Run<'_> {
             samples_bad: self.totals.1,
             ..state
         }
-    }
-
-    /// Saves the step before, as this rank cannot go on; gives back why, or why it cannot be saved.
-    fn give_up(&mut self, position: LoaderState, error: RunError) -> RunError {
-        match error {
-            RunError::Loader(error) => self.stop_without_batch(position, error).into(),
-            error => match self.save(position) {
-                Ok(()) => error,
-                Err(failure) => failure,
-            },
-        }
-    }
-
-    /// Saves the step before, as another rank has ended; gives back its error.
-    fn lost(&mut self, position: LoaderState, error: RunError) -> RunError {
-        match self.save(position) {
-            Ok(()) => println!("a rank has ended; saved after step {}", self.step),
-            Err(failure) => tracing::warn!(
-                "step {} cannot be saved: {:#}",
-                self.step,
-                anyhow::Error::from(failure)
-            ),
-        }
-        error
     }
 
     /// Counts a batch that was waited for.
@@ -390,124 +356,5 @@ impl Run<'_> {
             self.output.write(EVALS, evals.0.content()?.0)?;
         }
         Ok(())
-    }
-
-    fn save_is_due(&self) -> bool {
-        let checkpoint = &self.recipe.checkpoint;
-        let often = [checkpoint.every_steps, checkpoint.milestone_steps];
-        let by_steps = often
-            .into_iter()
-            .flatten()
-            .any(|every| self.step.is_multiple_of(every));
-        let by_time = checkpoint
-            .every_minutes
-            .is_some_and(|minutes| self.saved_at.elapsed().as_secs_f64() >= 60.0 * minutes);
-        by_steps || by_time
-    }
-
-    /// Saves the current weights with the position `loader`; the log files are on the disk before
-    /// the checkpoint says so.
-    fn save(&mut self, loader: LoaderState) -> Result<(), RunError> {
-        if self.saved_step == Some(self.step) {
-            return Ok(());
-        }
-        let _span = tracing::trace_span!(target: SPANS_ON_A_THREAD, "checkpoint", step = self.step);
-        let checkpoint = Checkpoint {
-            state: self.state(loader)?,
-            training: self.engine.export()?,
-        };
-        let more = self.more_files();
-        let logs = self.logs.snapshot(self.output)?;
-        self.output
-            .save(&checkpoint, more, logs, (&self.recipe.checkpoint).into())?;
-        self.live.saved();
-        self.saved_step = Some(self.step);
-        self.saved_at = Instant::now();
-        Ok(())
-    }
-
-    /// Where the run stands, its log files being on the disk.
-    fn state(&mut self, loader: LoaderState) -> Result<RunState, RunError> {
-        Ok(RunState {
-            version: RunState::VERSION,
-            step: self.step,
-            samples: self.samples,
-            loader,
-            files: self.logs.sync()?,
-            recipe: self.recipe.clone(),
-            engine: self.engine.choices(),
-            evaluated: self.phase.eval_state(),
-        })
-    }
-
-    fn more_files(&self) -> MoreFiles {
-        MoreFiles::from([(DATA_LIST, self.data_list.clone())])
-    }
-
-    /// Saves the step before the batch that the loader could not give, and tells where bad samples
-    /// are listed; gives back why it could not.
-    fn stop_without_batch(&mut self, position: LoaderState, mut error: LoaderError) -> LoaderError {
-        if let LoaderError::TooManyBad { list, .. } = &mut error {
-            *list = Some(format!("{}/{BAD_SAMPLES}", self.output.place()));
-        }
-        let bad_samples = std::fs::read(self.output.folder().join(BAD_SAMPLES));
-        let saved = self.save(position).and_then(|()| {
-            // With those of the batch that was not handed out.
-            if self.output.is_in_store()
-                && let Ok(bad_samples) = bad_samples
-            {
-                self.output.write(BAD_SAMPLES, bad_samples)?;
-            }
-            Ok(())
-        });
-        match saved {
-            Ok(()) => println!("the loader has failed; saved after step {}", self.step),
-            Err(failure) => tracing::warn!(
-                "step {} cannot be saved: {:#}",
-                self.step,
-                anyhow::Error::from(failure)
-            ),
-        }
-        error
-    }
-
-    /// Saves the step before, lists the batch, and says so in an error.
-    fn stop_before(
-        &mut self,
-        batch: &TrainBatch,
-        position: LoaderState,
-        report: &StepReport,
-    ) -> Result<RunError, RunError> {
-        let step = self.step + 1;
-        let ids = batch.samples().iter().map(|sample| sample.id);
-        let ids = self.company.ranks.gather(&ids.collect::<Vec<SampleId>>());
-        let ids = ids.map_or_else(|_| Vec::new(), |all| all.concat());
-        self.save(position)?;
-        let name = format!("nonfinite-step-{step:08}.json");
-        let list = serde_json::json!({
-            "step": step,
-            "loss": report.loss.to_string(),
-            "grad_norm": report.grad_norm.to_string(),
-            "samples": ids,
-        });
-        self.output
-            .write(&name, format!("{list:#}\n").into_bytes())?;
-        let first_ids = ids
-            .iter()
-            .take(SHOWN_IDS)
-            .map(|id| format!("({id})"))
-            .collect::<Vec<_>>();
-        Ok(RunError::NonFinite {
-            what: if report.loss.is_finite() {
-                "gradient"
-            } else {
-                "loss"
-            },
-            step,
-            loss: report.loss,
-            grad_norm: report.grad_norm,
-            file: format!("{}/{name}", self.output.place()),
-            first_ids: first_ids.join(", "),
-        })
     }
 }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use nepa_pipeline::{BadSampleList, Dataset, DecoderStats};
 
-use super::agree::{Company, causes};
+use super::agree::Company;
 use super::bad_lines::BadLines;
 use super::batches::Batches;
 use super::begin::{Begun, begin, warn_of_mixing};
-use super::company::{check, compare};
+use super::company::compare;
 use super::data_list::DataList;
 use super::dry_run::try_run;
 use super::files::{BAD_SAMPLES, Logs};
@@ -23,6 +23,7 @@ use super::recap;
 use super::set_up::set_up;
 use super::setup::{Setup, is_remote, loader_config};
 use super::steps::{Peak, Steps, Summary};
+use super::together::together;
 use super::train::Run;
 use super::waiting::Verdict;
 use crate::console::print::labelled;
@@ -30,7 +31,7 @@ use crate::console::words;
 use crate::error::RunError;
 use crate::exporter::{Exporter, Live};
 use crate::output::{Output, OutputError, Retention};
-use crate::ranks::{Ranks, RanksError, join};
+use crate::ranks::Ranks;
 use crate::recipe::ResolvedRecipe;
 use crate::signals::{SaveFirst, end_after, received};
 use crate::trace;
@@ -40,23 +41,16 @@ const END_WITHIN: Duration = Duration::from_millis(500);
 
 /// Runs a recipe to its end, to `max_steps`, or to a signal, alone or as one of several ranks.
 pub(crate) fn run(options: &Options) -> Result<Finish, RunError> {
-    let ranks = join(&options.place)?;
-    let ended = if ranks.rank() == 0 {
-        lead(options, &ranks)
-    } else {
-        follow(options, &ranks)
-    };
-    let failed = ended.as_ref().err().map(|error| match error {
-        RunError::Ranks(RanksError::Wire(ended)) => ended.blame(),
-        error => (ranks.rank(), format!("has failed: {}", causes(error))),
-    });
-    let failed = failed.as_ref().map(|(rank, cause)| (*rank, cause.as_str()));
-    ranks.leave(failed);
-    ended
+    together(&options.place, |ranks| {
+        if ranks.rank() == 0 {
+            lead(options, ranks)
+        } else {
+            follow(options, ranks)
+        }
+    })
 }
 
 fn lead(options: &Options, ranks: &Ranks) -> Result<Finish, RunError> {
-    check(options, ranks)?;
     let live = Live::default();
     // First, so that an address that cannot be had is told at once. It serves until the end.
     let exporter = options
@@ -84,7 +78,7 @@ fn lead(options: &Options, ranks: &Ranks) -> Result<Finish, RunError> {
     }
     if options.dry_run {
         let setup = (recipe, dataset, device);
-        let tried = try_run(&output, options, setup, phase.as_mut(), holds_run);
+        let tried = try_run(&output, options, setup, phase.as_mut(), holds_run, ranks);
         output.try_writing()?;
         println!("{}", tried?);
         return Ok(Finish::Done);
@@ -231,7 +225,6 @@ impl Start<'_> {
             options.trace_samples.as_deref(),
             holds_run,
             position,
-            &dataset,
         )?;
         let list = output.folder().join(BAD_SAMPLES);
         let (bad_lines, bad_list) = if ranks.is_alone() {
@@ -246,6 +239,7 @@ impl Start<'_> {
         let listed_in = bad_lines.as_ref().map(|lines| lines.path().to_owned());
         let loader_config = loader_config(&recipe, Some(listed_in.unwrap_or(list)), ranks);
         warn_of_mixing(&dataset, &loader_config);
+        let traced = options.trace_lines(&dataset);
         let loader = Batches::open(
             dataset,
             loader_config,
@@ -278,7 +272,7 @@ impl Start<'_> {
             saved_step: (step > 0).then_some(step),
             saved_at: Instant::now(),
             data_list: data_list.to_json(),
-            company: Company::new(ranks, bad_lines, began),
+            company: Company::new(ranks, bad_lines, traced, began),
             bad_list,
             totals: began.map_or((0, 0), |state| (state.samples_tried, state.samples_bad)),
             replaced: 0,
