@@ -11,6 +11,8 @@ mod group;
 mod join;
 mod meeting;
 mod message;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod names;
 mod neighbours;
 mod place;

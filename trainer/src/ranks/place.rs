@@ -26,8 +26,8 @@ pub(crate) struct Place {
     /// Ranks that share the cores which this process sees; 1 where whoever started them gives each
     /// its own.
     pub sharing: usize,
-    /// Host and port at which rank 0 waits for the others.
-    pub meeting: (String, u16),
+    /// Host and port at which rank 0 waits for the others; none where MPI connects them.
+    pub meeting: Option<(String, u16)>,
 }
 
 /// The flags and variables do not say which rank this process is.
@@ -80,11 +80,18 @@ struct Given {
     sharing: usize,
     /// Whether all ranks are known to be on this machine.
     is_local: bool,
+    /// Whether whoever started them has told an MPI library of them, too.
+    is_mpi: bool,
 }
 
 /// The place of this process; none where it is alone. `lookup` gives the value of an environment
-/// variable.
-pub(crate) fn place(args: &PlaceArgs, lookup: Lookup<'_>) -> Result<Option<Place>, PlaceError> {
+/// variable. Where the program `has_mpi`, MPI connects ranks that were started for it, unless they
+/// are told where to meet.
+pub(crate) fn place(
+    args: &PlaceArgs,
+    lookup: Lookup<'_>,
+    has_mpi: bool,
+) -> Result<Option<Place>, PlaceError> {
     let Some(given) = given(args, lookup)? else {
         return Ok(None);
     };
@@ -106,12 +113,18 @@ pub(crate) fn place(args: &PlaceArgs, lookup: Lookup<'_>) -> Result<Option<Place
             size: given.size,
         });
     }
+    let is_told = args.meet.is_some() || text(lookup, "MASTER_ADDR").is_some();
+    let meeting = if has_mpi && given.is_mpi && !is_told {
+        None
+    } else {
+        Some(meeting(args, &given, lookup)?)
+    };
     Ok(Some(Place {
         rank: given.rank,
         size: given.size,
         local_rank: given.local_rank.unwrap_or(given.rank),
         sharing: given.sharing.max(1),
-        meeting: meeting(args, &given, lookup)?,
+        meeting,
     }))
 }
 
@@ -128,6 +141,7 @@ fn given(args: &PlaceArgs, lookup: Lookup<'_>) -> Result<Option<Given>, PlaceErr
             local_rank: number(lookup, "LOCAL_RANK")?,
             sharing: local.unwrap_or(1),
             is_local: false,
+            is_mpi: false,
         }));
     }
     let torch = of_torch(lookup)?;
@@ -169,7 +183,10 @@ fn of_mpi(lookup: Lookup<'_>) -> Result<Option<Given>, PlaceError> {
     let names = ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"];
     let local = ["OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"];
     let found = of_variables(lookup, names, local)?;
-    Ok(found.map(|(given, _)| given))
+    Ok(found.map(|(given, _)| Given {
+        is_mpi: true,
+        ..given
+    }))
 }
 
 /// Rank and number of ranks by the variables of these names, also on this machine; and the last by
@@ -191,6 +208,7 @@ fn of_variables(
         local_rank: local_rank(lookup, local_name, (names[1], size))?,
         sharing: 1,
         is_local: local_size == Some(size),
+        is_mpi: false,
     };
     Ok(Some((given, local_size)))
 }
@@ -226,6 +244,8 @@ fn of_slurm(lookup: Lookup<'_>) -> Result<Option<Given>, PlaceError> {
         local_rank: local_rank(lookup, "SLURM_LOCALID", (names[1], size))?,
         sharing: 1,
         is_local: nodes == Some(1),
+        // Of `srun --mpi=pmix`.
+        is_mpi: text(lookup, "PMIX_RANK").is_some(),
     }))
 }
 
@@ -325,7 +345,7 @@ mod tests {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())
         };
-        place(args, &lookup)
+        place(args, &lookup, false)
     }
 
     fn of(rank: usize, size: usize, local_rank: usize, sharing: usize) -> Place {
@@ -334,7 +354,7 @@ mod tests {
             size,
             local_rank,
             sharing,
-            meeting: ("127.0.0.1".to_owned(), 29_501),
+            meeting: Some(("127.0.0.1".to_owned(), 29_501)),
         }
     }
 
@@ -370,7 +390,7 @@ mod tests {
         ];
         let place = found(&variables).unwrap().unwrap();
         let expected = Place {
-            meeting: ("node1".to_owned(), 29_401),
+            meeting: Some(("node1".to_owned(), 29_401)),
             ..of(3, 4, 1, 2)
         };
         assert_eq!(place, expected);
@@ -403,10 +423,46 @@ mod tests {
         assert_eq!(found(&slurm), Err(PlaceError::NoMeeting));
         let meeting = [&slurm[..], &[("MASTER_ADDR", "10.0.0.7")]].concat();
         let expected = Place {
-            meeting: ("10.0.0.7".to_owned(), 29_501),
+            meeting: Some(("10.0.0.7".to_owned(), 29_501)),
             ..of(5, 8, 1, 1)
         };
         assert_eq!(found(&meeting), Ok(Some(expected)));
+    }
+
+    #[test]
+    fn mpi_connects_what_was_started_for_it() {
+        let mpirun = [("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2")];
+        let srun = [
+            ("SLURM_STEP_ID", "0"),
+            ("SLURM_NTASKS", "2"),
+            ("SLURM_PROCID", "1"),
+            ("PMIX_RANK", "1"),
+        ];
+        let torchrun = [
+            ("RANK", "1"),
+            ("WORLD_SIZE", "2"),
+            ("LOCAL_WORLD_SIZE", "2"),
+        ];
+        let meeting = |variables: &[(&str, &str)], meet: Option<&str>| {
+            let lookup = |name: &str| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            let args = PlaceArgs {
+                meet: meet.map(str::to_owned),
+                ..PlaceArgs::default()
+            };
+            place(&args, &lookup, true).unwrap().unwrap().meeting
+        };
+        assert_eq!(meeting(&mpirun, None), None);
+        assert_eq!(meeting(&srun, None), None);
+        // Who says where to meet means TCP, as does torchrun.
+        let told = [&mpirun[..], &[("MASTER_ADDR", "node1")]].concat();
+        for found in [meeting(&mpirun, Some("node1:29501")), meeting(&told, None)] {
+            assert_eq!(found, Some(("node1".to_owned(), 29_501)));
+        }
+        assert!(meeting(&torchrun, None).is_some());
+        assert!(meeting(&[&mpirun[..], &torchrun].concat(), None).is_some());
     }
 
     #[test]
@@ -499,7 +555,7 @@ mod tests {
         };
         let variables = [("RANK", "7"), ("WORLD_SIZE", "8")];
         let expected = Place {
-            meeting: ("::1".to_owned(), 4000),
+            meeting: Some(("::1".to_owned(), 4000)),
             ..of(1, 2, 1, 1)
         };
         assert_eq!(with(&args, &variables), Ok(Some(expected)));
