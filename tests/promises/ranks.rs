@@ -1,14 +1,14 @@
 //! Several ranks train as one process does, bit for bit, from and to any number of them; one that ends
 //! ends all, by name; ranks that were not started alike do not begin.
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
 
 use nepa_tests::photos::some_bad;
 use nepa_tests::program::{
-    RunFolder, assert_says, count_lines, nepa, newest_checkpoint, send_signal, succeed, text,
-    tiny_recipe, wait_until, write_photo_shards,
+    RunFolder, assert_says, count_lines, nepa, newest_checkpoint, send_signal, start, succeed,
+    text, tiny_recipe, wait_until, write_photo_shards,
 };
+use nepa_tests::ranks::{assert_same_run, children, end, fail, kill, said};
 
 /// Four micro-batches a step, of two images each.
 const SETTINGS: [&str; 3] = [
@@ -16,10 +16,6 @@ const SETTINGS: [&str; 3] = [
     "train.steps=6",
     "checkpoint.every_steps=2",
 ];
-/// Far more than the end of a rank takes to be seen, and less than a minute, in which silence would
-/// be.
-const SOON: Duration = Duration::from_secs(40);
-
 /// The same run as so many ranks; of one, without `launch`.
 fn ranks(place: &RunFolder, count: usize, out: &str, settings: &[&str]) -> Command {
     ranks_on(place, "data", count, out, settings)
@@ -34,64 +30,6 @@ fn ranks_on(place: &RunFolder, data: &str, count: usize, out: &str, settings: &[
     command.args(["launch", "-n", &count.to_string(), "--"]);
     command.args(run.get_args());
     command
-}
-
-/// The lines of the metrics without times, and without those of the ranks.
-fn metrics(out: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-    let timeless = |line: &str| {
-        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
-        let fields = line.as_object_mut().unwrap();
-        let times = ["images_per_second", "data_wait_ms", "step_ms", "loader"];
-        for name in times.into_iter().chain(["ranks"]) {
-            fields.remove(name);
-        }
-        line.to_string()
-    };
-    text.lines().map(timeless).collect()
-}
-
-#[track_caller]
-fn assert_same_run(one: &Path, other: &Path) {
-    assert_eq!(metrics(one), metrics(other), "{}", other.display());
-    let [one, other] = [one, other].map(newest_checkpoint);
-    assert_eq!(one.file_name(), other.file_name());
-    let read = |folder: &PathBuf, name: &str| std::fs::read(folder.join(name)).unwrap();
-    for name in [
-        "model.safetensors",
-        "ema.safetensors",
-        "optimizer.safetensors",
-    ] {
-        assert!(
-            read(&one, name) == read(&other, name),
-            "{name} of {} differs",
-            other.display()
-        );
-    }
-    let loader = |folder: &PathBuf| {
-        let state: serde_json::Value = serde_json::from_slice(&read(folder, "state.json")).unwrap();
-        state["loader"].clone()
-    };
-    assert_eq!(loader(&one), loader(&other));
-}
-
-/// What was said, with the lines of each message joined.
-fn said(output: &Output) -> String {
-    let mut said = text(output);
-    for rank in 1..8 {
-        said = said.replace(&format!("\nrank {rank}:   "), " ");
-    }
-    said
-}
-
-/// What a command that must fail has said.
-#[track_caller]
-fn fail(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    let said = said(&output);
-    assert!(!output.status.success(), "{command:?}:\n{said}");
-    assert!(!said.contains("panicked"), "{said}");
-    said
 }
 
 #[test]
@@ -195,50 +133,6 @@ fn bad_samples_are_those_of_one_process() {
     );
 }
 
-fn start(command: &mut Command) -> Child {
-    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().unwrap()
-}
-
-/// Waits for an end that is near.
-#[track_caller]
-fn end(child: Child) -> Output {
-    let since = Instant::now();
-    let output = child.wait_with_output().unwrap();
-    assert!(since.elapsed() < SOON, "{}", text(&output));
-    output
-}
-
-/// The process ids of the ranks that a process has started, by their ranks.
-fn children(of: &Child) -> Vec<String> {
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let mut found = Vec::new();
-    for process in processes {
-        let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
-        let parent = stat
-            .rsplit_once(')')
-            .and_then(|(_, rest)| rest.split_whitespace().nth(1));
-        if parent != Some(&of.id().to_string()) {
-            continue;
-        }
-        let variables = std::fs::read(process.path().join("environ")).unwrap_or_default();
-        let variables = String::from_utf8_lossy(&variables).into_owned();
-        let rank = variables
-            .split('\0')
-            .find_map(|one| one.strip_prefix("RANK="));
-        if let Some(rank) = rank.and_then(|rank| rank.parse::<usize>().ok()) {
-            found.push((rank, process.file_name().to_string_lossy().into_owned()));
-        }
-    }
-    found.sort();
-    found.into_iter().map(|(_, process)| process).collect()
-}
-
-fn kill(process: &str) {
-    let status = Command::new("kill").args(["-KILL", process]).status();
-    assert!(status.unwrap().success(), "{process}");
-}
-
 const LONG: [&str; 2] = ["train.steps=300", "checkpoint.every_steps=50"];
 
 #[test]
@@ -252,7 +146,7 @@ fn a_run_goes_on_with_other_numbers_of_ranks_after_a_rank_was_killed() {
     wait_until("some steps", || {
         count_lines(&metrics) > 60 || launched.try_wait().unwrap().is_some()
     });
-    kill(&children(&launched)[2]);
+    kill(&children(&launched, "RANK")[2]);
     let output = end(launched);
     assert_eq!(output.status.code(), Some(137), "{}", text(&output));
     assert_says(
@@ -301,7 +195,7 @@ fn ranks_do_not_outlive_what_launched_them() {
     let metrics = place.path("out").join("metrics.jsonl");
     let mut launched = start(&mut ranks(&place, 2, "out", &["train.steps=100000"]));
     wait_until("some steps", || count_lines(&metrics) > 3);
-    let processes = children(&launched);
+    let processes = children(&launched, "RANK");
     assert_eq!(processes.len(), 2);
     send_signal(&launched, "-KILL");
     launched.wait().unwrap();

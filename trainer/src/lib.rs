@@ -44,3 +44,4 @@ pub mod transform;
 mod weights;
 
 pub use program::main;
+pub use ranks::{Adding, exchanges};

@@ -9,6 +9,7 @@ mod error;
 mod gather;
 mod group;
 mod join;
+mod measured;
 mod meeting;
 mod message;
 #[cfg(feature = "mpi")]
@@ -25,6 +26,7 @@ mod wire;
 pub(crate) use error::RanksError;
 pub(crate) use group::Ranks;
 pub(crate) use join::{join, refuse};
+pub use measured::{Adding, exchanges};
 pub(crate) use names::list_of;
 pub(crate) use place::PlaceArgs;
 pub(crate) use wire::WireError;
