@@ -73,13 +73,17 @@ fn any_number_of_ranks_over_mpi_gives_the_bits_of_one_process() {
     }
 }
 
+/// Where nobody listens now.
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
 /// Ranks of mpirun that are told where to meet take TCP.
 #[test]
 fn a_place_to_meet_goes_before_mpi() {
     let place = RunFolder::new();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap().to_string();
-    drop(free);
+    let address = free_address();
     succeed(&mut mpirun(&place, 2, "mpi", &[]));
     let said = text(&succeed(
         mpirun(&place, 2, "tcp", &[]).args(["--meet", &address]),
@@ -237,8 +241,7 @@ fn the_library_adds_where_the_recipe_asks_for_it() {
     let more = ["train.sum=library", "train.steps=8"];
     succeed(one(&place, "four", &more).arg("--resume"));
     // TCP has no sum of its own, and ranks add alike.
-    let meet = ["--meet", "127.0.0.1:29977"];
-    let said = fail(mpirun(&place, 2, "refused", &library).args(meet));
+    let said = fail(mpirun(&place, 2, "refused", &library).args(["--meet", &free_address()]));
     assert_says(&said, &["train.sum = \"library\"", "--set train.sum=tree"]);
     let mut command = bare_mpirun();
     add(&mut command, 1, &one(&place, "refused", &library));
