@@ -326,6 +326,15 @@ fn what_ranks_cannot_do_is_said_with_what_they_can() {
         &said,
         &["training on GPUs does not work with several ranks yet"],
     );
+    let said = fail(&mut ranks(&place, 2, "out", &["train.sum=library"]));
+    assert_says(
+        &said,
+        &[
+            "train.sum = \"library\"",
+            "TCP connects them",
+            "--set train.sum=tree",
+        ],
+    );
     let said = fail(nepa().args(["launch", "-n", "3", "--", "pretrain", "tiny"]));
     assert_says(&said, &["3 ranks: a run has 1, 2, 4, 8"]);
     let said = fail(nepa().args(["launch", "-n", "2", "--", "inspect", "x"]));
