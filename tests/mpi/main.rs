@@ -121,7 +121,7 @@ fn a_rank_that_fails_ends_the_others_with_its_reason() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     assert_says(
         &said(&output),
-        &["error: rank 1 has failed", "nowhere", "rank 1: error: "],
+        &["rank 1 has failed", "nowhere", "rank 1: error: "],
     );
 }
 

@@ -33,7 +33,7 @@ const LEAVES_WITHIN: Duration = Duration::from_mins(1);
 /// How often it is looked whether they have.
 const LEFT_EVERY: Duration = Duration::from_millis(5);
 /// Most bytes of a cause: MPI sends so few without waiting for who receives them.
-const LONGEST_CAUSE: usize = 2_000;
+const LONGEST_CAUSE: usize = 1_000;
 
 /// The tag of a head is the number of the signal by which a rank was asked to stop, 0 if none was.
 const LAST_SIGNAL: Tag = 64;
