@@ -44,4 +44,4 @@ pub mod transform;
 mod weights;
 
 pub use program::main;
-pub use ranks::{Adding, exchanges};
+pub use ranks::Adding;

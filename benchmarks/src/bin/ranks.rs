@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, ensure};
 use clap::Parser;
 use nepa_benchmarks::median;
-use nepa_trainer::exchanges;
+use nepa_trainer::Adding;
 
 /// Times of sums over ranks.
 #[derive(Debug, Parser)]
@@ -28,14 +28,17 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     ensure!(args.turns > 0, "--turns 0: at least one is measured");
-    let join = |meet| exchanges(meet).map_err(|error| anyhow!(error));
-    let (over_tcp, _) = join(Some(args.meet.as_str()))?;
-    let (over_mpi, library) = join(None)?;
-    let library = library.context("MPI does not connect these ranks: start them with mpirun")?;
+    let join = |meet| Adding::join(meet).map_err(|error| anyhow!(error));
+    let over_tcp = join(Some(args.meet.as_str()))?;
+    let over_mpi = join(None)?;
+    let library = over_mpi.library.as_ref();
     let ways = [
-        ("tree over TCP", over_tcp),
-        ("tree over MPI", over_mpi),
-        ("MPI_Allreduce", library),
+        ("tree over TCP", &over_tcp.tree),
+        ("tree over MPI", &over_mpi.tree),
+        (
+            "MPI_Allreduce",
+            library.context("MPI does not connect these ranks: start them with mpirun")?,
+        ),
     ];
     let mut seconds = ways.each_ref().map(|_| Vec::new());
     // Their sums stay far below the largest number.

@@ -71,6 +71,12 @@ fn over_mpi(_: &Place) -> Result<Box<dyn Wire>, RanksError> {
     unreachable!("a program without MPI gives its ranks a place to meet")
 }
 
+/// Ends what still connects this process with other ranks. Called once it has said its last word.
+pub(crate) fn part() {
+    #[cfg(feature = "mpi")]
+    super::mpi::part();
+}
+
 /// Fails where this process was started as one of several ranks, for what one process does alone.
 pub(crate) fn refuse(
     args: &PlaceArgs,

@@ -1,24 +1,41 @@
 //! The ranks of a process as a benchmark of their sums sees them. No part of a run uses it.
 use std::sync::Arc;
 
-use super::join::join;
+use super::group::Ranks;
+use super::join::{join, part};
 use super::place::PlaceArgs;
 use crate::engine::{Exchange, ExchangeError};
 
-/// One process among those with which it adds values.
-pub type Adding = Arc<dyn Exchange>;
+/// Ranks that add values; all end together when this is dropped.
+#[derive(Debug)]
+pub struct Adding {
+    ranks: Ranks,
+    /// By the tree.
+    pub tree: Arc<dyn Exchange>,
+    /// By the library that connects them, where one does.
+    pub library: Option<Arc<dyn Exchange>>,
+}
 
-/// Joins the ranks of which the environment says this process is one: over TCP where `meet` gives
-/// `HOST:PORT`, else as a run would. Gives them adding by the tree and, where a library connects
-/// them, by that.
-pub fn exchanges(meet: Option<&str>) -> Result<(Adding, Option<Adding>), ExchangeError> {
-    let ranks = join(&PlaceArgs {
-        meet: meet.map(str::to_owned),
-        ..PlaceArgs::default()
-    })?;
-    let library = ranks
-        .has_library()
-        .then(|| -> Adding { Arc::new(ranks.adding(true)) });
-    let tree: Adding = Arc::new(ranks);
-    Ok((tree, library))
+impl Adding {
+    /// Joins the ranks of which the environment says this process is one: over TCP where `meet`
+    /// gives `HOST:PORT`, else as a run would.
+    pub fn join(meet: Option<&str>) -> Result<Self, ExchangeError> {
+        let ranks = join(&PlaceArgs {
+            meet: meet.map(str::to_owned),
+            ..PlaceArgs::default()
+        })?;
+        let adding = |by_library| -> Arc<dyn Exchange> { Arc::new(ranks.adding(by_library)) };
+        Ok(Self {
+            tree: adding(false),
+            library: ranks.has_library().then(|| adding(true)),
+            ranks,
+        })
+    }
+}
+
+impl Drop for Adding {
+    fn drop(&mut self) {
+        self.ranks.leave(None);
+        part();
+    }
 }

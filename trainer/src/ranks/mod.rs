@@ -25,8 +25,8 @@ mod wire;
 
 pub(crate) use error::RanksError;
 pub(crate) use group::Ranks;
-pub(crate) use join::{join, refuse};
-pub use measured::{Adding, exchanges};
+pub(crate) use join::{join, part, refuse};
+pub use measured::Adding;
 pub(crate) use names::list_of;
 pub(crate) use place::PlaceArgs;
 pub(crate) use wire::WireError;

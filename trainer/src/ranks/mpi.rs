@@ -8,6 +8,7 @@
 //! started them does that. While it waits for a head, a rank leaves the processor to others.
 use std::cell::Cell;
 use std::io::Error;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mpi::environment::{Universe, library_version};
@@ -115,10 +116,10 @@ impl Mpi {
         head[8..].copy_from_slice(&(receive.len() as u64).to_le_bytes());
         other.send_with_tag(&head[..], stop.unwrap_or(0));
         let (tag, bytes) = loop {
-            match message(&other) {
-                Some(found) => break found,
-                None => wait.pause(),
+            if let Some(found) = message(&other) {
+                break found;
             }
+            wait.pause();
         };
         if tag == LEAVE {
             self.gone.push(peer);
@@ -224,9 +225,7 @@ impl Wire for Mpi {
         self.stop.get()
     }
 
-    /// Waits until the others leave, too: whoever started them kills all as soon as one ends with
-    /// another code than 0, or without having left MPI. After a failure this takes a minute at
-    /// most.
+    /// What is left to do is done by [`part`].
     fn leave(&mut self, failed: Option<(usize, &str)>) {
         let Some(universe) = self.universe.take() else {
             return;
@@ -238,27 +237,12 @@ impl Wire for Mpi {
             let peer = world.process_at_rank(peer as Rank);
             peer.send_with_tag(&word[..], LEAVE);
         }
-        let until = failed.map(|_| Instant::now() + LEAVES_WITHIN);
-        let mut here = neighbours(self.rank, self.size)
-            .filter(|peer| !self.gone.contains(peer))
-            .collect::<Vec<_>>();
-        loop {
-            here.retain(|peer| {
-                let found = message(&world.process_at_rank(*peer as Rank));
-                found.is_none_or(|(tag, _)| tag != LEAVE)
-            });
-            if here.is_empty() {
-                // MPI_Finalize, which waits for all.
-                drop(universe);
-                return;
-            }
-            if until.is_some_and(|until| Instant::now() >= until) {
-                // To end without it ends the others.
-                std::mem::forget(universe);
-                return;
-            }
-            std::thread::sleep(LEFT_EVERY);
-        }
+        let here = neighbours(self.rank, self.size).filter(|peer| !self.gone.contains(peer));
+        *leaving() = Some(Leaving {
+            here: here.collect(),
+            until: failed.map(|_| Instant::now() + LEAVES_WITHIN),
+            universe,
+        });
     }
 }
 
@@ -275,6 +259,51 @@ impl std::fmt::Debug for Mpi {
             .field("size", &self.size)
             .finish_non_exhaustive()
     }
+}
+
+/// A rank that has told its neighbours that it leaves.
+struct Leaving {
+    universe: Universe,
+    /// Neighbours that have not told it so yet.
+    here: Vec<usize>,
+    /// It waits for them no longer.
+    until: Option<Instant>,
+}
+
+static LEAVING: Mutex<Option<Leaving>> = Mutex::new(None);
+
+fn leaving() -> MutexGuard<'static, Option<Leaving>> {
+    LEAVING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until the others leave, too, and ends MPI. mpirun kills all as soon as one ends with
+/// another code than 0, or without having ended MPI: so this comes behind the last word of a
+/// program. After a failure it takes a minute at most.
+pub(super) fn part() {
+    let left = leaving().take();
+    let Some(Leaving {
+        universe,
+        mut here,
+        until,
+    }) = left
+    else {
+        return;
+    };
+    let world = universe.world();
+    while !here.is_empty() {
+        here.retain(|peer| {
+            let found = message(&world.process_at_rank(*peer as Rank));
+            found.is_none_or(|(tag, _)| tag != LEAVE)
+        });
+        if until.is_some_and(|until| Instant::now() >= until) {
+            // To end without MPI_Finalize ends the others.
+            std::mem::forget(universe);
+            return;
+        }
+        std::thread::sleep(LEFT_EVERY);
+    }
+    // MPI_Finalize, which waits for all.
+    drop(universe);
 }
 
 /// What waits to be received next from a rank, if something does, and its tag. Of two messages it
