@@ -1,6 +1,6 @@
 # All commands of the project. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build cuda test stores two-hosts gpu-test lint kernels bench versus profile-plants fuzz quickstart
+.PHONY: help setup build cuda mpi test stores two-hosts gpu-test lint kernels bench versus profile-plants fuzz quickstart
 SHELL := /bin/bash
 report = "$${CARGO_TARGET_DIR:-target}/release/report"
 
@@ -16,6 +16,9 @@ build: setup ## Build the nepa program, optimised, into target/release/nepa
 
 cuda: setup ## Build nepa for NVIDIA GPUs into target/cuda/nepa; fetches the CUDA toolkit where CUDA_HOME names none
 	@scripts/cuda-build.sh
+
+mpi: setup ## Build nepa with ranks over MPI and run its tests with mpirun; installs Open MPI and libclang. scripts/mpi.sh build: optimised
+	@scripts/mpi.sh
 
 test: setup ## Build and run every test (development profile)
 	@scripts/test.sh

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Formatting, clippy with warnings denied, with and without the feature `cuda`, the Containerfile, and three fences: the default build must not hold a
-# CUDA crate, no build matrix products that are wrong (Cargo.toml says which), and all our packages are checked at run time in tests.
+# crate of CUDA or MPI, no build matrix products that are wrong (Cargo.toml says which), and all our packages are checked at run time in tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo fmt --all --check
 cargo clippy --locked --workspace --all-targets -- -D warnings
 # Not a default target, see tests/Cargo.toml.
 cargo clippy --locked --workspace --test stores -- -D warnings
-if cargo tree --locked --workspace --edges normal,build | grep -E '\b(cudarc|candle-kernels|nvjpeg-sys)\b'; then
-    echo "error: the default build holds a CUDA crate (above); it must stay behind the feature 'cuda'." >&2
+if cargo tree --locked --workspace --edges normal,build | grep -E '\b(cudarc|candle-kernels|nvjpeg-sys|mpi-sys)\b'; then
+    echo "error: the default build holds a crate of CUDA or MPI (above); it must stay behind the feature 'cuda' or 'mpi'." >&2
     exit 1
 fi
-echo "The default build is free of CUDA."
+echo "The default build is free of CUDA and MPI."
 if cargo tree --locked --workspace --features nepa-trainer/cuda,nepa-benchmarks/cuda --edges normal | grep private-gemm; then
     echo "error: private-gemm-x86 (above) multiplies row-major matrices wrongly on some processors; faer must stay without its feature 'std'." >&2
     exit 1

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the system packages that the build needs, where it can; says what is missing where it cannot. What some tests need on top is named:
-# scripts/setup.sh [python3] [node]
+# scripts/setup.sh [python3] [node] [mpi]
 set -euo pipefail
 
 if ! command -v cargo >/dev/null; then
@@ -18,6 +18,12 @@ for tool in "$@"; do
     case $tool in
         python3) python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv) ;;
         node) { command -v node && command -v npm; } >/dev/null || missing+=(nodejs npm) ;;
+        mpi)
+            { command -v mpicc && command -v mpirun; } >/dev/null || missing+=(libopenmpi-dev openmpi-bin)
+            # For bindgen, which looks there, too.
+            { [ -n "${LIBCLANG_PATH:-}" ] || command -v llvm-config || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' ||
+                compgen -G '/usr/lib*/libclang*.so*'; } >/dev/null || missing+=(libclang-dev)
+            ;;
     esac
 done
 [ ${#missing[@]} -eq 0 ] && exit 0
@@ -37,8 +43,8 @@ fi
 cat >&2 <<MESSAGE
 error: cannot install them from here (no apt-get, or no root and no password-less sudo). Install them by hand, then run this again:
   Debian, Ubuntu:  sudo apt-get install ${packages[*]}
-  Fedora:          sudo dnf install cmake nasm gcc gcc-c++
-  Arch:            sudo pacman -S cmake nasm gcc
-  macOS:           xcode-select --install; brew install cmake nasm
+  Fedora:          sudo dnf install cmake nasm gcc gcc-c++ (for MPI: openmpi-devel clang-devel)
+  Arch:            sudo pacman -S cmake nasm gcc (for MPI: openmpi clang)
+  macOS:           xcode-select --install; brew install cmake nasm (for MPI: open-mpi llvm)
 MESSAGE
 exit 1

@@ -1,6 +1,6 @@
-//! Gives the program the commit that it is built from, for `nepa --version`: that of the git
-//! repository whose root is this workspace, else NEPA_COMMIT, else none. It runs again only when
-//! the commit has changed.
+//! Gives the program the commit and the features that it is built from, for `nepa --version`: the
+//! commit of the git repository whose root is this workspace, else NEPA_COMMIT, else none. It runs
+//! again only when the commit has changed.
 use std::path::Path;
 use std::process::Command;
 
@@ -9,9 +9,17 @@ fn main() {
     println!("cargo:rerun-if-env-changed=NEPA_COMMIT");
     let given = std::env::var("NEPA_COMMIT").ok();
     let commit = of_repository().or(given.filter(|commit| !commit.is_empty()));
-    // Without a space at its end, which cargo would cut off.
     let commit = commit.map_or_else(String::new, |commit| format!("commit {commit}, "));
-    println!("cargo:rustc-env=NEPA_BUILT_FROM=({commit}features:");
+    let has = |name: &&str| {
+        let variable = format!("CARGO_FEATURE_{}", name.to_uppercase());
+        std::env::var_os(variable).is_some()
+    };
+    let features = ["cuda", "mpi"].into_iter().filter(has).collect::<Vec<_>>();
+    let features = match &features[..] {
+        [] => "none".to_owned(),
+        some => some.join(", "),
+    };
+    println!("cargo:rustc-env=NEPA_BUILT_FROM=({commit}features: {features})");
 }
 
 fn of_repository() -> Option<String> {

@@ -1,4 +1,4 @@
-//! Stop and restore bit for bit: after SIGKILL at random moments, after SIGTERM and SIGINT; and a run is resumed as itself only.
+//! Stop and restore bit for bit: after SIGKILL at random moments, after SIGTERM, SIGINT and SIGUSR1; and a run is resumed as itself only.
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -114,7 +114,7 @@ fn signals_finish_the_step_save_and_say_so_by_the_exit_code() {
     let place = RunFolder::new();
     run_to_the_end(&place, "straight", &[]);
     let metrics = place.path("stopped").join("metrics.jsonl");
-    for (signal, code, lines) in [("-TERM", 143, 4), ("-INT", 130, 20)] {
+    for (signal, code, lines) in [("-TERM", 143, 4), ("-INT", 130, 20), ("-USR1", 138, 60)] {
         let mut child = pretrain(&place, "stopped").arg("--resume").spawn().unwrap();
         wait_for_lines(&mut child, &metrics, lines);
         send_signal(&child, signal);

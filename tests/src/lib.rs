@@ -10,6 +10,7 @@ pub mod loading;
 pub mod photos;
 pub mod program;
 pub mod proxy;
+pub mod ranks;
 pub mod s3;
 pub mod shards;
 #[cfg(feature = "cuda")]

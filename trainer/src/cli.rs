@@ -76,7 +76,8 @@ const EXIT_CODES: &str = "Exit codes:
   2          the command line is not understood
   130, 143   ended by Ctrl-C or SIGTERM, saved where there
              is something to save; the same command goes on
-             (pretrain, finetune: with --resume)
+             (pretrain, finetune: with --resume). 138: by
+             SIGUSR1
   141        nobody reads the output any more (| head)";
 
 /// The command line, with its commands in groups, which clap does not know.

@@ -4,21 +4,7 @@
 //! Public is what tests and benchmarks use; a program has no other callers.
 
 /// Version, the commit where it is known, and the features that this program was built with.
-pub(crate) const VERSION: &str = if device::HAS_CUDA {
-    concat!(
-        env!("CARGO_PKG_VERSION"),
-        " ",
-        env!("NEPA_BUILT_FROM"),
-        " cuda)"
-    )
-} else {
-    concat!(
-        env!("CARGO_PKG_VERSION"),
-        " ",
-        env!("NEPA_BUILT_FROM"),
-        " none)"
-    )
-};
+pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("NEPA_BUILT_FROM"));
 
 // First: its macros are those of all that follows.
 #[macro_use]
@@ -58,3 +44,4 @@ pub mod transform;
 mod weights;
 
 pub use program::main;
+pub use ranks::Adding;

@@ -9,7 +9,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::cli::{Cli, Command, command};
 use crate::console::messages::with_causes;
 use crate::console::print;
-use crate::{commands, launch, output, signals, trace};
+use crate::{commands, launch, output, ranks, signals, trace};
 
 /// Standard error for what libraries log: without secrets.
 struct StandardError;
@@ -101,11 +101,10 @@ pub fn main() -> std::process::ExitCode {
         Command::Completions(args) => Ok(commands::completions::run(args, command())),
         Command::Man(args) => commands::man::run(args, command()),
     };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            print::message(print::ERROR, &with_causes(&error));
-            std::process::ExitCode::FAILURE
-        }
-    }
+    let code = result.unwrap_or_else(|error| {
+        print::message(print::ERROR, &with_causes(&error));
+        std::process::ExitCode::FAILURE
+    });
+    ranks::part();
+    code
 }

@@ -1,12 +1,12 @@
-//! SIGTERM and Ctrl-C, the same for all commands. A command ends at once with 143 or 130, wherever
-//! it is or waits, after what it has registered with [`on_end`] (temporary folders, the claim on an
-//! output). Who has something to bring to an end holds a [`SaveFirst`]: then the first signal is a
-//! wish, see [`received`], and the second ends at once.
+//! SIGTERM, SIGUSR1 and Ctrl-C, the same for all commands. A command ends at once with 143, 138 or
+//! 130, wherever it is or waits, after what it has registered with [`on_end`] (temporary folders,
+//! the claim on an output). Who has something to bring to an end holds a [`SaveFirst`]: then the
+//! first signal is a wish, see [`received`], and the second ends at once.
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
@@ -28,7 +28,7 @@ pub(crate) fn listen() -> std::io::Result<()> {
     if STARTED.set(()).is_err() {
         return Ok(());
     }
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
     std::thread::Builder::new()
         .name("nepa-signals".to_owned())
         .spawn(move || {
@@ -37,10 +37,10 @@ pub(crate) fn listen() -> std::io::Result<()> {
                 let Some(first) = saves_first().filter(|_| is_first) else {
                     end(128 + signal)
                 };
-                let name = if signal == SIGTERM {
-                    "SIGTERM"
-                } else {
-                    "Ctrl-C"
+                let name = match signal {
+                    SIGTERM => "SIGTERM",
+                    SIGUSR1 => "SIGUSR1",
+                    _ => "Ctrl-C",
                 };
                 eprintln!("{name}: {}; a second one ends at once", first.says);
                 if let Some(most) = first.most {

@@ -4,8 +4,9 @@ use std::process::Command;
 use nepa_tests::program::{
     RunFolder, assert_says, nepa, start, succeed, text, tiny_recipe, write_photo_shards,
 };
+use nepa_tests::ranks::{end, fail, said};
 
-use super::{SETTINGS, end, fail, master_port, one_of_two, ranks, said};
+use super::{SETTINGS, master_port, one_of_two, ranks};
 
 /// A run with these variables.
 fn rank(place: &RunFolder, variables: &[(&str, &str)]) -> Command {
@@ -106,6 +107,15 @@ fn what_ranks_cannot_do_is_said_with_what_they_can() {
     assert_says(
         &said,
         &["training on GPUs does not work with several ranks yet"],
+    );
+    let said = fail(&mut ranks(&place, 2, "out", &["train.sum=library"]));
+    assert_says(
+        &said,
+        &[
+            "train.sum = \"library\"",
+            "TCP connects them",
+            "--set train.sum=tree",
+        ],
     );
     let said = fail(nepa().args(["launch", "-n", "3", "--", "pretrain", "tiny"]));
     assert_says(&said, &["3 ranks: a run has 1, 2, 4, 8"]);

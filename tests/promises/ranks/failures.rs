@@ -7,12 +7,10 @@ use nepa_tests::program::{
     RunFolder, ServedRun, assert_says, count_lines, newest_checkpoint, send_signal, start, succeed,
     text, wait_until,
 };
+use nepa_tests::ranks::{assert_same_run, children, end, kill, metrics, said};
 use nepa_tests::s3::{Fault, Rule, S3Server};
 
-use super::{
-    SETTINGS, assert_same_run, children, end, kill, launched, master_port, metrics, one_of_two,
-    ranks, said,
-};
+use super::{SETTINGS, launched, master_port, one_of_two, ranks};
 
 /// A rank that cannot go on tells the others why; what it says bears its name.
 #[test]
@@ -50,7 +48,7 @@ fn ranks_do_not_outlive_what_launched_them() {
     let metrics = place.path("out").join("metrics.jsonl");
     let mut launched = start(&mut ranks(&place, 2, "out", &["train.steps=100000"]));
     wait_until("some steps", || count_lines(&metrics) > 3);
-    let processes = children(&launched);
+    let processes = children(&launched, "RANK");
     assert_eq!(processes.len(), 2);
     send_signal(&launched, "-KILL");
     launched.wait().unwrap();
@@ -67,7 +65,7 @@ fn the_end_of_rank_0_ends_the_others_by_name() {
     let settings = ["train.steps=100000", "checkpoint.every_steps=5"];
     let launched = start(&mut ranks(&place, 4, "out", &settings));
     wait_until("some steps", || count_lines(&metrics) > 10);
-    kill(&children(&launched)[0]);
+    kill(&children(&launched, "RANK")[0]);
     let output = end(launched);
     assert_eq!(output.status.code(), Some(137), "{}", text(&output));
     let parts = [
@@ -89,7 +87,7 @@ fn a_rank_that_is_stopped_for_a_while_changes_nothing() {
     let lines = || count_lines(&place.path("out").join("metrics.jsonl"));
     let launched = start(&mut ranks(&place, 2, "out", &settings));
     wait_until("some steps", || lines() > 10);
-    let process = children(&launched)[1].clone();
+    let process = children(&launched, "RANK")[1].clone();
     let signal = |name: &str| {
         let status = Command::new("kill").args([name, &process]).status();
         assert!(status.unwrap().success(), "{name}");

@@ -3,8 +3,9 @@ use std::path::Path;
 
 use nepa_tests::photos::some_bad;
 use nepa_tests::program::{RunFolder, assert_says, nepa, succeed, text};
+use nepa_tests::ranks::{assert_same_run, fail};
 
-use super::{assert_same_run, fail, ranks, ranks_on};
+use super::{ranks, ranks_on};
 
 #[test]
 fn any_number_of_ranks_gives_the_bits_of_one() {

@@ -6,8 +6,9 @@ use nepa_tests::program::{
     RunFolder, assert_says, count_lines, newest_checkpoint, send_signal, start, succeed, test_seed,
     text, wait_until,
 };
+use nepa_tests::ranks::{assert_same_run, children, end, kill, said};
 
-use super::{assert_same_run, children, end, kill, ranks, said};
+use super::ranks;
 
 const LONG: [&str; 2] = ["train.steps=300", "checkpoint.every_steps=50"];
 
@@ -22,7 +23,7 @@ fn a_run_goes_on_with_other_numbers_of_ranks_after_a_rank_was_killed() {
     wait_until("some steps", || {
         count_lines(&metrics) > 60 || launched.try_wait().unwrap().is_some()
     });
-    kill(&children(&launched)[2]);
+    kill(&children(&launched, "RANK")[2]);
     let output = end(launched);
     assert_eq!(output.status.code(), Some(137), "{}", text(&output));
     assert_says(
@@ -94,7 +95,7 @@ fn a_rank_killed_at_a_random_moment_leaves_no_trace() {
         let rank = below(&mut rng, count as u64) as usize;
         let processes = match count {
             1 => vec![child.id().to_string()],
-            _ => children(&child),
+            _ => children(&child, "RANK"),
         };
         println!("kill {number}: rank {rank} of {count} after {lines} lines");
         let process = processes.get(rank);

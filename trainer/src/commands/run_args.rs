@@ -139,7 +139,8 @@ pub(crate) struct RunArgs {
     pub ranks: Option<usize>,
     /// Where rank 0 waits for the others.
     ///
-    /// Otherwise at MASTER_ADDR and one port above MASTER_PORT.
+    /// Otherwise at MASTER_ADDR and one port above MASTER_PORT. Without either, MPI connects ranks
+    /// that mpirun started, in a program that was built with it (make mpi).
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -168,7 +169,8 @@ pub(super) const OUTPUT: &str = "Output:
                        export read";
 
 pub(super) const SIGNALS: &str = "Signals:
-  Ctrl-C, SIGTERM      finish the step (or stop waiting for
+  Ctrl-C, SIGTERM, SIGUSR1
+                       finish the step (or stop waiting for
                        data), save and end
   a second one         end at once
   A store is given checkpoint.stop_s (30 s) for the last

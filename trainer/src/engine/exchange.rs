@@ -10,7 +10,8 @@ pub trait Exchange: std::fmt::Debug + Send + Sync {
     /// Their number, a power of two.
     fn size(&self) -> usize;
 
-    /// Makes values their sum over all, the same bits everywhere: those of a balanced binary tree.
+    /// Makes values their sum over all, the same bits everywhere: those of a balanced binary tree,
+    /// unless a library was chosen to add.
     fn sum(&self, values: &mut [f32]) -> Result<(), ExchangeError>;
 
     /// The numbers of each, in order; as many of each.

@@ -12,7 +12,7 @@ pub(crate) enum RanksError {
     Meeting(#[from] MeetingError),
     #[error(transparent)]
     Wire(#[from] WireError),
-    #[error("cannot start the threads that connect the ranks")]
+    #[error("cannot start what connects the ranks")]
     Start(#[source] std::io::Error),
     /// They were not started alike.
     #[error(
@@ -33,6 +33,12 @@ pub(crate) enum RanksError {
         what: &'static str,
         tip: &'static str,
     },
+    #[error(
+        "train.sum = \"library\" takes the sum of the library that connects the ranks, and TCP \
+         connects them\ntip: start them with mpirun, a program with the feature `mpi` (make mpi; \
+         docs/ranks.md), or take --set train.sum=tree"
+    )]
+    NoLibrary,
     /// What another rank has found and tells of.
     #[error("{what}; rank 0 says more")]
     Elsewhere { what: String },

@@ -15,6 +15,8 @@ use crate::engine::{Exchange, ExchangeError};
 pub(crate) struct Ranks {
     rank: usize,
     size: usize,
+    /// Whether the library adds that connects them, where one does.
+    by_library: bool,
     /// None where it is alone.
     inner: Option<Arc<Mutex<Inner>>>,
 }
@@ -32,6 +34,7 @@ impl Ranks {
         Self {
             rank: 0,
             size: 1,
+            by_library: false,
             inner: None,
         }
     }
@@ -40,6 +43,7 @@ impl Ranks {
         Self {
             rank: wire.rank(),
             size: wire.size(),
+            by_library: false,
             inner: Some(Arc::new(Mutex::new(Inner {
                 wire,
                 other: Vec::new(),
@@ -62,17 +66,37 @@ impl Ranks {
         self.inner.is_none()
     }
 
+    /// The same ranks, whose values the library adds that connects them, or the tree.
+    pub(crate) fn adding(&self, by_library: bool) -> Self {
+        Self {
+            by_library,
+            ..self.clone()
+        }
+    }
+
+    /// Whether a library connects them that has a sum of its own.
+    pub(crate) fn has_library(&self) -> bool {
+        self.inner()
+            .is_some_and(|mut inner| inner.wire.library_sum(&mut []).is_some())
+    }
+
     fn inner(&self) -> Option<MutexGuard<'_, Inner>> {
         let inner = self.inner.as_ref()?;
         Some(inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Makes values their sum over all ranks, the same bits on each.
+    /// Makes values their sum over all ranks, the same bits on each: those of the tree, unless the
+    /// library is to add.
     pub(crate) fn sum_values(&self, values: &mut [f32]) -> Result<(), WireError> {
         let Some(mut inner) = self.inner() else {
             return Ok(());
         };
         let Inner { wire, other } = &mut *inner;
+        if self.by_library
+            && let Some(summed) = wire.library_sum(values)
+        {
+            return summed;
+        }
         sum(wire.as_mut(), values, other)
     }
 

@@ -64,7 +64,9 @@ pub(super) fn meet(
     within: Duration,
     tell: &dyn Fn(&str),
 ) -> Result<Streams, MeetingError> {
+    let meeting = place.meeting.as_ref();
     let wait = Wait {
+        meeting: meeting.expect("ranks that meet know where"),
         started: Instant::now(),
         within,
         tell,
@@ -76,14 +78,24 @@ pub(super) fn meet(
     }
 }
 
-/// A wait that is told of.
+/// A wait that is told of, for those who meet somewhere.
 struct Wait<'a> {
+    meeting: &'a (String, u16),
     started: Instant,
     within: Duration,
     tell: &'a dyn Fn(&str),
 }
 
 impl Wait<'_> {
+    fn address(&self) -> String {
+        let (host, port) = self.meeting;
+        if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        }
+    }
+
     fn is_over(&self) -> bool {
         self.started.elapsed() >= self.within
     }
@@ -98,19 +110,10 @@ impl Wait<'_> {
     }
 }
 
-fn address(place: &Place) -> String {
-    let (host, port) = &place.meeting;
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    }
-}
-
 /// Rank 0 listens where the others look for it: on this machine alone where that is what the
 /// address says, else on all its addresses, as its own name may mean another one here than there.
-fn listen(place: &Place) -> Result<TcpListener, MeetingError> {
-    let (host, port) = &place.meeting;
+fn listen(wait: &Wait<'_>) -> Result<TcpListener, MeetingError> {
+    let (host, port) = wait.meeting;
     let is_here = host == "localhost"
         || host
             .parse::<IpAddr>()
@@ -121,7 +124,7 @@ fn listen(place: &Place) -> Result<TcpListener, MeetingError> {
         _ => TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)),
     };
     listener.map_err(|source| MeetingError::Listen {
-        address: address(place),
+        address: wait.address(),
         source,
     })
 }
@@ -139,9 +142,9 @@ fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
 
 /// Rank 0: waits for all others and tells them of each other.
 fn receive(place: &Place, version: &str, wait: &Wait<'_>) -> Result<Streams, MeetingError> {
-    let listener = listen(place)?;
+    let listener = listen(wait)?;
     let listening = |source| MeetingError::Listen {
-        address: address(place),
+        address: wait.address(),
         source,
     };
     listener.set_nonblocking(true).map_err(listening)?;
@@ -155,14 +158,14 @@ fn receive(place: &Place, version: &str, wait: &Wait<'_>) -> Result<Streams, Mee
         if wait.is_over() {
             return Err(MeetingError::Missing {
                 missing: missing(&guests),
-                address: address(place),
+                address: wait.address(),
                 came: guests.len() + 1,
                 size: place.size,
                 within: wait.within,
             });
         }
         wait.tell(&mut told, || {
-            format!("{} at {}", missing(&guests), address(place))
+            format!("{} at {}", missing(&guests), wait.address())
         });
         let Some((mut stream, from)) = accept(&listener) else {
             continue;
@@ -233,7 +236,7 @@ fn wrong<T>(
 
 /// Another rank: comes to rank 0, then to its neighbours below it, and waits for those above.
 fn come(place: &Place, version: &str, wait: Wait<'_>) -> Result<Streams, MeetingError> {
-    let mut first = connect_first(place, &wait)?;
+    let mut first = connect_first(&wait)?;
     let broken = |rank| move |source| MeetingError::Broken { rank, source };
     let any = match first.local_addr().map_err(broken(0))?.ip() {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -304,8 +307,8 @@ fn come(place: &Place, version: &str, wait: Wait<'_>) -> Result<Streams, Meeting
 }
 
 /// A connection to rank 0, which may start later than this one.
-fn connect_first(place: &Place, wait: &Wait<'_>) -> Result<TcpStream, MeetingError> {
-    let (host, port) = &place.meeting;
+fn connect_first(wait: &Wait<'_>) -> Result<TcpStream, MeetingError> {
+    let (host, port) = wait.meeting;
     let mut told = wait.started;
     loop {
         let addresses = (host.as_str(), *port).to_socket_addrs();
@@ -323,14 +326,14 @@ fn connect_first(place: &Place, wait: &Wait<'_>) -> Result<TcpStream, MeetingErr
             Ok(stream) => return Ok(stream),
             Err(error) if wait.is_over() => {
                 return Err(MeetingError::NoFirst {
-                    address: address(place),
+                    address: wait.address(),
                     cause: error.to_string(),
                     within: wait.within,
                 });
             }
             Err(error) => {
                 wait.tell(&mut told, || {
-                    format!("rank 0 at {} ({error})", address(place))
+                    format!("rank 0 at {} ({error})", wait.address())
                 });
                 std::thread::sleep(TRY_EVERY);
             }
@@ -352,7 +355,7 @@ fn answer(place: &Place, first: &mut TcpStream, wait: &Wait<'_>) -> Result<Answe
                 if wait.is_over() {
                     return Err(MeetingError::Missing {
                         missing: "some ranks".to_owned(),
-                        address: address(place),
+                        address: wait.address(),
                         came: 2,
                         size: place.size,
                         within: wait.within,

@@ -9,8 +9,11 @@ mod error;
 mod gather;
 mod group;
 mod join;
+mod measured;
 mod meeting;
 mod message;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod names;
 mod neighbours;
 mod place;
@@ -22,7 +25,8 @@ mod wire;
 
 pub(crate) use error::RanksError;
 pub(crate) use group::Ranks;
-pub(crate) use join::join;
+pub(crate) use join::{join, part};
+pub use measured::Adding;
 pub(crate) use names::list_of;
 pub(crate) use place::PlaceArgs;
 pub(crate) use wire::WireError;

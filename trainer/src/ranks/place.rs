@@ -26,8 +26,8 @@ pub(crate) struct Place {
     /// Ranks that share the cores which this process sees; 1 where whoever started them gives each
     /// its own.
     pub sharing: usize,
-    /// Host and port at which rank 0 waits for the others.
-    pub meeting: (String, u16),
+    /// Host and port at which rank 0 waits for the others; none where MPI connects them.
+    pub meeting: Option<(String, u16)>,
 }
 
 /// The flags and variables do not say which rank this process is.
@@ -80,11 +80,18 @@ struct Given {
     sharing: usize,
     /// Whether all ranks are known to be on this machine.
     is_local: bool,
+    /// Whether whoever started them has told an MPI library of them, too.
+    is_mpi: bool,
 }
 
 /// The place of this process; none where it is alone. `lookup` gives the value of an environment
-/// variable.
-pub(crate) fn place(args: &PlaceArgs, lookup: Lookup<'_>) -> Result<Option<Place>, PlaceError> {
+/// variable. Where the program `has_mpi`, MPI connects ranks that were started for it, unless they
+/// are told where to meet.
+pub(crate) fn place(
+    args: &PlaceArgs,
+    lookup: Lookup<'_>,
+    has_mpi: bool,
+) -> Result<Option<Place>, PlaceError> {
     let Some(given) = given(args, lookup)? else {
         return Ok(None);
     };
@@ -106,12 +113,18 @@ pub(crate) fn place(args: &PlaceArgs, lookup: Lookup<'_>) -> Result<Option<Place
             size: given.size,
         });
     }
+    let is_told = args.meet.is_some() || text(lookup, "MASTER_ADDR").is_some();
+    let meeting = if has_mpi && given.is_mpi && !is_told {
+        None
+    } else {
+        Some(meeting(args, &given, lookup)?)
+    };
     Ok(Some(Place {
         rank: given.rank,
         size: given.size,
         local_rank: given.local_rank.unwrap_or(given.rank),
         sharing: given.sharing.max(1),
-        meeting: meeting(args, &given, lookup)?,
+        meeting,
     }))
 }
 
@@ -128,6 +141,7 @@ fn given(args: &PlaceArgs, lookup: Lookup<'_>) -> Result<Option<Given>, PlaceErr
             local_rank: number(lookup, "LOCAL_RANK")?,
             sharing: local.unwrap_or(1),
             is_local: false,
+            is_mpi: false,
         }));
     }
     let torch = of_torch(lookup)?;
@@ -169,7 +183,10 @@ fn of_mpi(lookup: Lookup<'_>) -> Result<Option<Given>, PlaceError> {
     let names = ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"];
     let local = ["OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"];
     let found = of_variables(lookup, names, local)?;
-    Ok(found.map(|(given, _)| given))
+    Ok(found.map(|(given, _)| Given {
+        is_mpi: true,
+        ..given
+    }))
 }
 
 /// Rank and number of ranks by the variables of these names, also on this machine; and the last by
@@ -191,6 +208,7 @@ fn of_variables(
         local_rank: local_rank(lookup, local_name, (names[1], size))?,
         sharing: 1,
         is_local: local_size == Some(size),
+        is_mpi: false,
     };
     Ok(Some((given, local_size)))
 }
@@ -226,6 +244,8 @@ fn of_slurm(lookup: Lookup<'_>) -> Result<Option<Given>, PlaceError> {
         local_rank: local_rank(lookup, "SLURM_LOCALID", (names[1], size))?,
         sharing: 1,
         is_local: nodes == Some(1),
+        // Of `srun --mpi=pmix`.
+        is_mpi: text(lookup, "PMIX_RANK").is_some(),
     }))
 }
 

@@ -141,7 +141,7 @@ fn places(size: usize) -> Vec<Place> {
         size,
         local_rank: rank,
         sharing: 1,
-        meeting: meeting.clone(),
+        meeting: Some(meeting.clone()),
     };
     (0..size).map(place).collect()
 }

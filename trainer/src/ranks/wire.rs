@@ -21,6 +21,12 @@ pub(crate) trait Wire: Send + std::fmt::Debug {
         receive: &mut [u8],
     ) -> Result<(), WireError>;
 
+    /// Makes values their sum over all ranks as the library that carries them adds, in an order of
+    /// its own; none where no such library is. Of no values it only tells which.
+    fn library_sum(&mut self, _values: &mut [f32]) -> Option<Result<(), WireError>> {
+        None
+    }
+
     /// The signal by which some rank was asked to stop, where a wire tells of that beside the
     /// operations.
     fn stop_heard(&self) -> Option<i32> {

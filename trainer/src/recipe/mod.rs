@@ -172,6 +172,18 @@ pub enum EngineChoice {
     Autograd,
 }
 
+/// Who adds the gradients of several ranks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SumChoice {
+    /// The ranks themselves, by a tree: the same bits whatever their number.
+    #[default]
+    Tree,
+    /// The library that connects them, in an order of its own: other bits for other numbers of
+    /// ranks.
+    Library,
+}
+
 /// `[train]`: length, batch and learning rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -187,6 +199,9 @@ pub struct TrainSection {
     /// What computes a step; left out: `cpu` in f32 on the processor, `cuda` in bf16 on a GPU if
     /// its kernels can compute the model, else `autograd`.
     pub engine: Option<EngineChoice>,
+    /// Who adds the gradients of several ranks; left out: `tree`.
+    #[serde(default)]
+    pub sum: SumChoice,
     /// Length of the run in epochs; give this or `steps`.
     pub epochs: Option<u64>,
     /// Length of the run in optimiser steps; give this or `epochs`.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CheckpointSection, DataConfig, EngineChoice, FromWeights, JpegChoice, LogSection, Precision,
-    Recipe, RecipeError, ResolvedFinetune,
+    Recipe, RecipeError, ResolvedFinetune, SumChoice,
 };
 use crate::device::DeviceChoice;
 use crate::optimizer::OptimizerConfig;
@@ -39,6 +39,9 @@ pub struct ResolvedTrain {
     /// What computes a step.
     #[serde(default)]
     pub engine: EngineChoice,
+    /// Who adds the gradients of several ranks.
+    #[serde(default)]
+    pub sum: SumChoice,
     /// Forward and backward passes in one optimiser step.
     pub accumulation: usize,
     /// Optimiser steps in one epoch; the last incomplete batch is dropped.
@@ -171,6 +174,7 @@ impl Recipe {
                 micro_batch: train.micro_batch,
                 precision: train.precision,
                 engine,
+                sum: train.sum,
                 accumulation: train.batch / train.micro_batch,
                 steps_per_epoch,
                 steps,

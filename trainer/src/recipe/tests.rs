@@ -713,6 +713,25 @@ fn impossible_values_are_refused_with_the_rule() {
 }
 
 #[test]
+fn ranks_add_by_the_tree_unless_told_otherwise() {
+    let sum = |sets: &[&str]| {
+        checked(sets)
+            .unwrap()
+            .resolve(1000, String::new())
+            .unwrap()
+            .train
+            .sum
+    };
+    assert_eq!(sum(&[]), SumChoice::Tree);
+    assert_eq!(sum(&["train.sum=library"]), SumChoice::Library);
+    let error = text(parse(&["train.sum=ring"]).unwrap_err());
+    assert!(
+        error.contains("train.sum") && error.contains("library"),
+        "{error}"
+    );
+}
+
+#[test]
 fn the_decoder_of_jpegs_is_chosen_on_a_gpu_only() {
     let error = message(&["loader.jpeg=fixed"]);
     assert!(

@@ -10,9 +10,10 @@ use crate::engine::TrainingState;
 use crate::error::RunError;
 use crate::optimizer::OptimizerState;
 use crate::ranks::{Ranks, RanksError, WireError, list_of};
-use crate::recipe::ResolvedRecipe;
+use crate::recipe::{ResolvedRecipe, SumChoice};
 
-/// Fails where ranks were not started alike, on all of them with the same words.
+/// Fails where ranks were not started alike, or cannot add as their recipe asks for; on all of them
+/// with the same words.
 pub(super) fn compare(
     ranks: &Ranks,
     recipe: &ResolvedRecipe,
@@ -24,6 +25,7 @@ pub(super) fn compare(
     let mut own = numbers(recipe, false);
     own["device"] = serde_json::json!(recipe.device);
     own["train"]["engine"] = serde_json::json!(recipe.train.engine);
+    own["train"]["sum"] = serde_json::json!(recipe.train.sum);
     own["train"]["steps"] = serde_json::json!(recipe.train.steps);
     own["--max-steps"] = serde_json::json!(options.max_steps);
     own["--dry-run"] = serde_json::json!(options.dry_run);
@@ -35,7 +37,11 @@ pub(super) fn compare(
         .map(|theirs| first_difference("", theirs, &all[0]))
         .collect::<Vec<_>>();
     let Some((what, theirs, ours)) = differences.iter().flatten().next().cloned() else {
-        return Ok(());
+        return if recipe.train.sum == SumChoice::Library && !ranks.has_library() {
+            Err(RanksError::NoLibrary)
+        } else {
+            Ok(())
+        };
     };
     let alike = |found: &Option<(String, String, String)>| {
         found

@@ -9,7 +9,7 @@ use crate::checkpoint::{Checkpoint, RunState};
 use crate::device::DeviceChoice;
 use crate::error::RunError;
 use crate::output::{CheckpointName, Loaded, Output};
-use crate::recipe::{CheckpointSection, EngineChoice, LogSection, ResolvedRecipe};
+use crate::recipe::{CheckpointSection, EngineChoice, LogSection, ResolvedRecipe, SumChoice};
 
 /// The newest checkpoint, and what is to be said of a run that is lengthened.
 type GoesOn = (Option<(CheckpointName, Checkpoint)>, Option<String>);
@@ -158,9 +158,10 @@ pub(super) fn numbers(recipe: &ResolvedRecipe, is_other_schedule: bool) -> serde
         finetune.layer_decay_end = 0.0;
     }
     recipe.name = String::new();
-    // A run may move between the processor and a GPU, and between engines.
+    // A run may move between the processor and a GPU, between engines, and between ways to add.
     recipe.device = DeviceChoice::default();
     recipe.train.engine = EngineChoice::default();
+    recipe.train.sum = SumChoice::default();
     recipe.decode_threads = 0;
     recipe.prefetch_batches = 0;
     (recipe.jpeg, recipe.jpeg_largest) = (None, None);

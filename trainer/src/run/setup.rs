@@ -19,7 +19,7 @@ use crate::engine::{
 use crate::error::RunError;
 use crate::output::is_local;
 use crate::ranks::{Ranks, RanksError};
-use crate::recipe::{EngineChoice, Precision, Recipe, ResolvedRecipe};
+use crate::recipe::{EngineChoice, Precision, Recipe, ResolvedRecipe, SumChoice};
 
 /// A run before its first step.
 pub(crate) struct Setup {
@@ -109,7 +109,8 @@ pub(crate) fn engine(
     ranks: &Ranks,
 ) -> Result<Box<dyn Engine>, EngineError> {
     let train = &recipe.train;
-    let exchange = (!ranks.is_alone()).then(|| -> Arc<dyn Exchange> { Arc::new(ranks.clone()) });
+    let exchange = (!ranks.is_alone())
+        .then(|| -> Arc<dyn Exchange> { Arc::new(ranks.adding(train.sum == SumChoice::Library)) });
     let setup = TrainingSetup {
         config: &recipe.model,
         update: recipe.optimizer.settings(),

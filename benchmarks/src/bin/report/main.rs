@@ -10,6 +10,7 @@ mod inputs;
 mod loader;
 mod machine;
 mod plants;
+mod ranks;
 mod sheet;
 mod table;
 mod utilisation;
@@ -44,6 +45,8 @@ enum Wanted {
     Loader(To),
     /// What `nepa profile` says of what was made slow, and of changes that are really made
     Plants(To),
+    /// Sums over ranks, over TCP and MPI; needs mpirun and a build with the feature mpi
+    Ranks(To),
     /// Tests and measurements on a GPU; scripts/gpu-check says what each part is
     Gpu {
         part: gpu::Part,
@@ -90,6 +93,7 @@ fn write(wanted: Wanted) -> anyhow::Result<bool> {
         Wanted::Versus { rounds, to } => versus::write(programs, &to.path("versus"), rounds)?,
         Wanted::Loader(to) => loader::write(programs, &to.path("loader"))?,
         Wanted::Plants(to) => plants::write(programs, &to.path("profile"))?,
+        Wanted::Ranks(to) => ranks::write(programs, &to.path("ranks"))?,
         Wanted::Gpu { part, report } => match gpu::run(part, programs, report)? {
             gpu::Done::Written(report) => report,
             gpu::Done::Passed(passed) => return Ok(passed),

@@ -1,5 +1,4 @@
-//! Tests of places: whoever starts the ranks says which one a process is, and what is not clear is
-//! refused by name.
+//! Tests of `place`: what flags and variables say.
 use super::*;
 
 fn found(variables: &[(&str, &str)]) -> Result<Option<Place>, PlaceError> {
@@ -11,7 +10,7 @@ fn with(args: &PlaceArgs, variables: &[(&str, &str)]) -> Result<Option<Place>, P
         let found = variables.iter().find(|(known, _)| *known == name);
         found.map(|(_, value)| (*value).to_owned())
     };
-    place(args, &lookup)
+    place(args, &lookup, false)
 }
 
 fn of(rank: usize, size: usize, local_rank: usize, sharing: usize) -> Place {
@@ -20,7 +19,7 @@ fn of(rank: usize, size: usize, local_rank: usize, sharing: usize) -> Place {
         size,
         local_rank,
         sharing,
-        meeting: ("127.0.0.1".to_owned(), 29_501),
+        meeting: Some(("127.0.0.1".to_owned(), 29_501)),
     }
 }
 
@@ -56,7 +55,7 @@ fn torchrun_says_which_rank_this_is() {
     ];
     let place = found(&variables).unwrap().unwrap();
     let expected = Place {
-        meeting: ("node1".to_owned(), 29_401),
+        meeting: Some(("node1".to_owned(), 29_401)),
         ..of(3, 4, 1, 2)
     };
     assert_eq!(place, expected);
@@ -89,10 +88,46 @@ fn so_do_mpirun_and_srun() {
     assert_eq!(found(&slurm), Err(PlaceError::NoMeeting));
     let meeting = [&slurm[..], &[("MASTER_ADDR", "10.0.0.7")]].concat();
     let expected = Place {
-        meeting: ("10.0.0.7".to_owned(), 29_501),
+        meeting: Some(("10.0.0.7".to_owned(), 29_501)),
         ..of(5, 8, 1, 1)
     };
     assert_eq!(found(&meeting), Ok(Some(expected)));
+}
+
+#[test]
+fn mpi_connects_what_was_started_for_it() {
+    let mpirun = [("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2")];
+    let srun = [
+        ("SLURM_STEP_ID", "0"),
+        ("SLURM_NTASKS", "2"),
+        ("SLURM_PROCID", "1"),
+        ("PMIX_RANK", "1"),
+    ];
+    let torchrun = [
+        ("RANK", "1"),
+        ("WORLD_SIZE", "2"),
+        ("LOCAL_WORLD_SIZE", "2"),
+    ];
+    let meeting = |variables: &[(&str, &str)], meet: Option<&str>| {
+        let lookup = |name: &str| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let args = PlaceArgs {
+            meet: meet.map(str::to_owned),
+            ..PlaceArgs::default()
+        };
+        place(&args, &lookup, true).unwrap().unwrap().meeting
+    };
+    assert_eq!(meeting(&mpirun, None), None);
+    assert_eq!(meeting(&srun, None), None);
+    // Who says where to meet means TCP, as does torchrun.
+    let told = [&mpirun[..], &[("MASTER_ADDR", "node1")]].concat();
+    for found in [meeting(&mpirun, Some("node1:29501")), meeting(&told, None)] {
+        assert_eq!(found, Some(("node1".to_owned(), 29_501)));
+    }
+    assert!(meeting(&torchrun, None).is_some());
+    assert!(meeting(&[&mpirun[..], &torchrun].concat(), None).is_some());
 }
 
 #[test]
@@ -185,7 +220,7 @@ fn flags_go_before_all() {
     };
     let variables = [("RANK", "7"), ("WORLD_SIZE", "8")];
     let expected = Place {
-        meeting: ("::1".to_owned(), 4000),
+        meeting: Some(("::1".to_owned(), 4000)),
         ..of(1, 2, 1, 1)
     };
     assert_eq!(with(&args, &variables), Ok(Some(expected)));
