@@ -2,8 +2,8 @@
 // that run late, in a seeded random order where no event orders them, and only while somebody calls into the driver. What the caller owes the driver
 // (a current context, live handles, memory that is there and not rewritten under a copy) is checked; see standin.h.
 //
-// Settings: seed; schedule = random | late | eager; memory, the device's in MiB (4096); capability (90); sms (132); random_times = 1 or equal_times = 1,
-// of events.
+// Settings: seed; schedule = random | late | eager; devices, their number (1), of which a process uses one; first_gpu, which of the machine's the first one
+// is (0); memory, the device's in MiB (4096); capability (90); sms (132); random_times = 1 or equal_times = 1, of events.
 #include "standin.h"
 
 #include <sys/mman.h>
@@ -590,6 +590,14 @@ STANDIN_API int cuDeviceGet(int *device, int ordinal) {
 STANDIN_API int cuDeviceGetName(char *name, int length, int) {
     ENTER("cuDeviceGetName", false)
     std::snprintf(name, length, "stand-in for a GPU");
+    return SUCCESS;
+}
+
+// GPU 0 of a process is the machine's `first_gpu`.
+STANDIN_API int cuDeviceGetUuid_v2(unsigned char *uuid, int device) {
+    ENTER("cuDeviceGetUuid_v2", false)
+    std::memset(uuid, 0, 16);
+    uuid[15] = static_cast<unsigned char>(standin_number("first_gpu", 0) + device);
     return SUCCESS;
 }
 

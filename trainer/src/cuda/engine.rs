@@ -61,6 +61,7 @@ impl CudaEngine {
             &options(micro_batch, keeps_all),
             state,
             KernelDevice::new(launcher),
+            None,
             plan,
         )
     }
@@ -109,6 +110,10 @@ impl EngineDevice for KernelDevice<CudaLauncher> {
         let pixels = pixels(step.device().launcher(), images)?;
         step.add_gradient(pixels, images.dim(0)?, pass, share, objective)
             .map_err(Self::failed)
+    }
+
+    fn wait(&self) -> Result<(), EngineError> {
+        self.launcher().stream().synchronize().map_err(driver)
     }
 
     fn choices(&self) -> Option<serde_json::Value> {

@@ -36,7 +36,10 @@ pub(crate) fn join(args: &PlaceArgs) -> Result<Ranks, RanksError> {
     let tell = |text: &str| print::urgent(format_args!("{text}\n"));
     let streams = meet(&place, crate::VERSION, MEET_WITHIN, &tell)?;
     let wire = Tcp::new((place.rank, place.size), streams, received);
-    Ok(Ranks::of(Box::new(wire.map_err(RanksError::Start)?)))
+    Ok(Ranks::of(
+        Box::new(wire.map_err(RanksError::Start)?),
+        place.local_rank,
+    ))
 }
 
 /// Fails where this process was started as one of several ranks, for what one process does alone.

@@ -172,6 +172,16 @@ pub enum EngineChoice {
     Autograd,
 }
 
+/// Over what several ranks sum their gradients; the bits are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WireChoice {
+    /// From GPU to GPU, by NCCL: NVLink, InfiniBand and what else it finds.
+    Nccl,
+    /// Through the memory of the machines, over TCP.
+    Tcp,
+}
+
 /// `[train]`: length, batch and learning rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -187,6 +197,9 @@ pub struct TrainSection {
     /// What computes a step; left out: `cpu` in f32 on the processor, `cuda` in bf16 on a GPU if
     /// its kernels can compute the model, else `autograd`.
     pub engine: Option<EngineChoice>,
+    /// Over what several ranks sum their gradients; left out: `nccl` where the engine is `cuda`,
+    /// else `tcp`.
+    pub wire: Option<WireChoice>,
     /// Length of the run in epochs; give this or `steps`.
     pub epochs: Option<u64>,
     /// Length of the run in optimiser steps; give this or `epochs`.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CheckpointSection, DataConfig, EngineChoice, FromWeights, JpegChoice, LogSection, Precision,
-    Recipe, RecipeError, ResolvedFinetune,
+    Recipe, RecipeError, ResolvedFinetune, WireChoice,
 };
 use crate::device::DeviceChoice;
 use crate::optimizer::OptimizerConfig;
@@ -39,6 +39,9 @@ pub struct ResolvedTrain {
     /// What computes a step.
     #[serde(default)]
     pub engine: EngineChoice,
+    /// Over what several ranks sum their gradients, where the recipe says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wire: Option<WireChoice>,
     /// Forward and backward passes in one optimiser step.
     pub accumulation: usize,
     /// Optimiser steps in one epoch; the last incomplete batch is dropped.
@@ -115,7 +118,7 @@ pub struct ResolvedRecipe {
 }
 
 impl Recipe {
-    fn default_engine(&self) -> EngineChoice {
+    pub(super) fn default_engine(&self) -> EngineChoice {
         let kernels_can = || nepa_model::cuda::check(&self.model).is_ok();
         match (self.device, self.train.precision) {
             _ if self.ablation.changes_the_loss() => EngineChoice::Autograd,
@@ -171,6 +174,7 @@ impl Recipe {
                 micro_batch: train.micro_batch,
                 precision: train.precision,
                 engine,
+                wire: train.wire,
                 accumulation: train.batch / train.micro_batch,
                 steps_per_epoch,
                 steps,
@@ -211,6 +215,11 @@ impl ResolvedRecipe {
             largest: self.jpeg_largest.unwrap_or(engines.largest),
             ..engines
         }
+    }
+
+    /// Whether several ranks sum their gradients from GPU to GPU.
+    pub fn sums_by_nccl(&self) -> bool {
+        self.train.engine == EngineChoice::Cuda && self.train.wire != Some(WireChoice::Tcp)
     }
 
     /// Device memory that the loader will take on a GPU, about: finished batches and those that are

@@ -30,8 +30,8 @@ pub(super) fn follow(options: &Options, ranks: &Ranks) -> Result<Finish, RunErro
         dataset,
         device,
         runtime: _runtime,
-    } = set_up(options, ranks.size())?;
-    compare(ranks, &own, options)?;
+    } = set_up(options, ranks)?;
+    compare(ranks, &own, options, &device)?;
     let (recipe, position, training) = receive(ranks, &own)?;
     let mut engine = engine(&recipe, phase.as_ref(), training, &device, ranks)?;
     if let Some(choices) = position.as_ref().and_then(|state| state.engine.as_ref()) {

@@ -63,7 +63,7 @@ pub(crate) fn measure_overlap(options: &Options, steps: u64) -> Result<Overlap, 
         dataset,
         device,
         runtime: _runtime,
-    } = set_up(options, 1)?;
+    } = set_up(options, &Ranks::alone())?;
     let config = loader_config(&recipe, None, &Ranks::alone());
     let precision = recipe.train.precision;
     let mut batches = Batches::open(dataset, config, None, &device, precision, recipe.engines())?;

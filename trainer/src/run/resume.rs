@@ -161,6 +161,7 @@ pub(super) fn numbers(recipe: &ResolvedRecipe, is_other_schedule: bool) -> serde
     // A run may move between the processor and a GPU, and between engines.
     recipe.device = DeviceChoice::default();
     recipe.train.engine = EngineChoice::default();
+    recipe.train.wire = None;
     recipe.decode_threads = 0;
     recipe.prefetch_batches = 0;
     (recipe.jpeg, recipe.jpeg_largest) = (None, None);
