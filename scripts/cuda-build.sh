@@ -50,7 +50,7 @@ fail() {
 }
 bytes=$(stat -c %s "$nepa")
 [ "$bytes" -le $((max_megabytes * 1000000)) ] || fail "has $bytes bytes, more than $max_megabytes MB"
-if needed=$(readelf -d "$nepa" | grep NEEDED | grep -E 'lib(cuda|cublas|curand|nvrtc|nvjpeg|nv)'); then
+if needed=$(readelf -d "$nepa" | grep NEEDED | grep -E 'lib(cuda|cublas|curand|nccl|nvrtc|nvjpeg|nv)'); then
     fail "needs NVIDIA's libraries to start, so it would not start without them:" "$needed"
 fi
 version=$("$nepa" --version) || fail "does not start"

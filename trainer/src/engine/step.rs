@@ -54,6 +54,8 @@ pub trait EngineDevice: Device<Wide = f32> + Send + Sized {
 /// The model's training step on one device.
 #[derive(Debug)]
 pub struct StepEngine<D> {
+    /// What sums over several ranks on their devices. Dropped before the memory that it works on.
+    device_sum: Option<Box<dyn DeviceSum<D>>>,
     step: Step<D>,
     specs: Vec<ParamSpec>,
     task: Task,
@@ -63,8 +65,7 @@ pub struct StepEngine<D> {
     exchange: Option<Arc<dyn Exchange>>,
     /// Whether all of them compute by the same choices.
     choices_are_shared: bool,
-    /// What sums over them on their devices; without it, memory for what is summed.
-    device_sum: Option<Box<dyn DeviceSum<D>>>,
+    /// Memory for what they sum, unless their devices do.
     sum: Vec<f32>,
 }
 
@@ -94,6 +95,7 @@ impl<D: EngineDevice> StepEngine<D> {
         let mut step = Step::new(setup.config, options, device).map_err(D::failed)?;
         step.set_groups(setup.groups);
         let mut engine = Self {
+            device_sum,
             step,
             specs: state.weights.specs.clone(),
             task: Task::of(setup.config),
@@ -101,7 +103,6 @@ impl<D: EngineDevice> StepEngine<D> {
             plan,
             exchange: setup.exchange.cloned(),
             choices_are_shared: false,
-            device_sum,
             sum: Vec::new(),
         };
         engine.load(state)?;
