@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DeviceSlice};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use nepa_model::cuda::arguments::AddValues;
 use nepa_model::cuda::launcher::Launcher;
 use nepa_model::cuda::{CudaLauncher, KernelDevice};
