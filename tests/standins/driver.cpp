@@ -3,7 +3,7 @@
 // (a current context, live handles, memory that is there and not rewritten under a copy) is checked; see standin.h.
 //
 // Settings: seed; schedule = random | late | eager; devices, their number (1), of which a process uses one; first_gpu, which of the machine's the first one
-// is (0); memory, the device's in MiB (4096); capability (90); sms (132); random_times = 1 or equal_times = 1, of events.
+// is (0); name; memory, the device's in MiB (4096); capability (90); sms (132); random_times = 1 or equal_times = 1, of events.
 #include "standin.h"
 
 #include <sys/mman.h>
@@ -610,7 +610,8 @@ STANDIN_API int cuDeviceGet(int *device, int ordinal) {
 
 STANDIN_API int cuDeviceGetName(char *name, int length, int) {
     ENTER("cuDeviceGetName", false)
-    std::snprintf(name, length, "stand-in for a GPU");
+    const char *const given = standin_setting("name");
+    std::snprintf(name, length, "%s", given != nullptr ? given : "stand-in for a GPU");
     return SUCCESS;
 }
 

@@ -4,7 +4,7 @@
 // A communicator does not block, and its answers come late: an operation is enqueued some questions after the call that asked for it. To use the
 // communicator before is a violation; who relies on the stream's order before gets other values.
 //
-// Settings: nccl.dies = RANK:N, that rank is killed in the middle of its Nth group; nccl.stuck = RANK:N, that rank's Nth group never ends.
+// Settings: nccl.dies = RANK:N, that rank is killed in the middle of its Nth group; nccl.version.
 #include "standin.h"
 
 #include <fcntl.h>
@@ -102,8 +102,8 @@ int refuse(int status, const char *why) {
     return status;
 }
 
-bool is_at(const char *setting, const Group &group) {
-    const char *const at = standin_setting(setting);
+bool dies_in(const Group &group) {
+    const char *const at = standin_setting("nccl.dies");
     int rank = -1;
     unsigned long long number = 0;
     return at != nullptr && std::sscanf(at, "%d:%llu", &rank, &number) == 2 && rank == group.comm->rank && number == group.number;
@@ -157,13 +157,10 @@ bool progress(void *argument) {
     if (group->comm->is_aborted) {
         return true;
     }
-    if (is_at("nccl.stuck", *group)) {
-        return false;
-    }
     bool is_done = true;
     for (Transfer &transfer : group->transfers) {
         is_done = progress_of(*group->comm, transfer) && is_done;
-        if (is_at("nccl.dies", *group)) {
+        if (dies_in(*group)) {
             raise(SIGKILL);
         }
     }
