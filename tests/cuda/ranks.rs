@@ -215,8 +215,8 @@ fn a_communicator_that_is_refused_is_told_with_what_to_do() {
     for (fault, why) in [
         ("ncclGetUniqueId:2:all", "unhandled system error"),
         ("ncclCommInitRankConfig:5:all", "invalid usage"),
-        // On a rank's second question.
-        ("ncclCommGetAsyncError:1:2", "unhandled cuda error"),
+        // While it is made.
+        ("ncclCommGetAsyncError:1:1", "unhandled cuda error"),
     ] {
         let mut command = ranks(&place, 2, "out", &[]);
         command.env("NEPA_STANDIN", format!("seed=1,devices=4,fault={fault}"));

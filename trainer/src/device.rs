@@ -73,7 +73,8 @@ pub enum DeviceError {
         "this rank is number {local_rank} of its machine, counted from 0, and sees {num_devices} \
          GPUs, one for each rank\
          \ntip: start at most {num_devices} ranks on a machine with these GPUs; \
-         CUDA_VISIBLE_DEVICES says which of a machine's GPUs are seen"
+         CUDA_VISIBLE_DEVICES says which of a machine's GPUs are seen; ranks that are started by \
+         hand on several machines need LOCAL_RANK, too"
     )]
     TooFew {
         /// This rank's number among those of its machine.
