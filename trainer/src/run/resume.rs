@@ -241,6 +241,7 @@ mod tests {
         current.device = DeviceChoice::Cuda(1);
         current.decode_threads += 1;
         current.jpeg = Some(crate::recipe::JpegChoice::Fixed);
+        current.train.wire = Some(crate::recipe::WireChoice::Tcp);
         same_run("a", &saved, &current).unwrap();
         current.seed += 1;
         let error = same_run("a", &saved, &current).unwrap_err().to_string();
