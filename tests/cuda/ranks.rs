@@ -141,7 +141,7 @@ fn any_number_of_gpus_gives_the_bits_of_one() {
     let place = RunFolder::new();
     succeed(&mut ranks(&place, 1, "1", &[]));
     for (count, settings, out) in [
-        (2, &[][..], "2"),
+        (2, &[] as &[&str], "2"),
         (4, &[], "4"),
         (2, &[TCP], "2-tcp"),
         (4, &[TCP], "4-tcp"),

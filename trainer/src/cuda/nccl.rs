@@ -132,12 +132,11 @@ fn greet(rank: usize) -> Result<Greeting, NcclError> {
         return Err(NcclError::Missing { tried });
     }
     let version = result::get_nccl_version().map_err(refused("telling its version"))?;
-    let id = match rank {
-        0 => {
-            let id = result::get_uniqueid().map_err(refused("beginning a communicator"))?;
-            id.internal.iter().map(|byte| *byte as u8).collect()
-        }
-        _ => Vec::new(),
+    let id = if rank == 0 {
+        let id = result::get_uniqueid().map_err(refused("beginning a communicator"))?;
+        id.internal.iter().map(|byte| *byte as u8).collect()
+    } else {
+        Vec::new()
     };
     Ok(Greeting {
         version,
@@ -402,8 +401,8 @@ impl Communicator {
 }
 
 impl Drop for Communicator {
-    /// Nothing is under way, as every sum was waited for: so this takes nothing from the others, and
-    /// unlike a regular end it does not wait for them.
+    /// Takes nothing from the others, unlike a regular end without waiting for them: each waits for
+    /// its sum, and all have told what they found since.
     fn drop(&mut self) {
         self.abort();
     }
