@@ -796,7 +796,7 @@ fn nccl_connects_gpus_alone() {
     assert!(!sums_by_nccl(&["train.wire=tcp"]) && !sums_by_nccl(&["train.engine=autograd"]));
     assert!(checked(&["train.wire=tcp"]).is_ok());
     let autograd = [&gpu[..], &["train.engine=autograd", "train.wire=nccl"]].concat();
-    for sets in [&["train.wire=nccl"][..], &autograd] {
+    for sets in [&["train.wire=nccl"][..], &autograd[..]] {
         let refused = message(sets);
         for part in ["train.wire", "nccl", "\"tcp\""] {
             assert!(refused.contains(part), "{part} in {refused}");
