@@ -50,7 +50,7 @@ fail() {
 }
 bytes=$(stat -c %s "$nepa")
 [ "$bytes" -le $((max_megabytes * 1000000)) ] || fail "has $bytes bytes, more than $max_megabytes MB"
-if needed=$(readelf -d "$nepa" | grep NEEDED | grep -E 'lib(cuda|cublas|curand|nvrtc|nvjpeg|nv)'); then
+if needed=$(readelf -d "$nepa" | grep NEEDED | grep -E 'lib(cuda|cublas|curand|nccl|nvrtc|nvjpeg|nv)'); then
     fail "needs NVIDIA's libraries to start, so it would not start without them:" "$needed"
 fi
 version=$("$nepa" --version) || fail "does not start"
@@ -61,6 +61,6 @@ echo "$nepa: $version, $((bytes / 100000 / 10)).$((bytes / 100000 % 10)) MB. Use
 if [ "$driver" -eq 0 ]; then
     cat <<MESSAGE
 There is no NVIDIA driver on this machine. Where it is to run, a driver for CUDA 13 (580 or newer) is needed, and cuBLAS and cuRAND of
-CUDA 13 (nvJPEG too, to decode on the GPU): scripts/cuda-toolkit.sh fetches them to where the program looks, 680 MB.
+CUDA 13 (nvJPEG too, to decode on the GPU; NCCL, for several GPUs): scripts/cuda-toolkit.sh fetches them to where the program looks, 880 MB.
 MESSAGE
 fi

@@ -13,11 +13,13 @@ import argparse, json, pathlib, platform, re, shutil, subprocess, sys, tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # name: (file that is opened, error that a call returns where it is missing, crate, file with the bindings, first letters).
-# The errors: CUDA_ERROR_STUB_LIBRARY, *_STATUS_NOT_INITIALIZED, CURAND_STATUS_INITIALIZATION_FAILED, NVRTC_ERROR_INTERNAL_ERROR.
+# The errors: CUDA_ERROR_STUB_LIBRARY, *_STATUS_NOT_INITIALIZED, ncclSystemError, CURAND_STATUS_INITIALIZATION_FAILED,
+# NVRTC_ERROR_INTERNAL_ERROR.
 LIBRARIES = {
     "cuda": ("libcuda.so.1", 34, "cudarc", "src/driver/sys/mod.rs", "cu"),
     "cublas": ("libcublas.so.13", 1, "cudarc", "src/cublas/sys/mod.rs", "cublas"),
     "cublasLt": ("libcublasLt.so.13", 1, "cudarc", "src/cublaslt/sys/mod.rs", "cublasLt"),
+    "nccl": ("libnccl.so.2", 2, "cudarc", "src/nccl/sys/mod.rs", "nccl"),
     "curand": ("libcurand.so.10", 203, "cudarc", "src/curand/sys/mod.rs", "curand"),
     "nvrtc": ("libnvrtc.so.13", 11, "cudarc", "src/nvrtc/sys/mod.rs", "nvrtc"),
     "nvjpeg": ("libnvjpeg.so.13", 1, "nvjpeg-sys", "src/bindings.rs", "nvjpeg"),
@@ -150,7 +152,7 @@ HIDDEN void *@find@(unsigned index)
         }
         if (!strcmp(function, "cuGetErrorString") || !strcmp(function, "cuGetErrorName"))
             found = (void *)text_into;
-        else if (strstr(function, "GetErrorString") || strstr(function, "GetStatusString") || strstr(function, "GetStatusName"))
+        else if (strstr(function, "GetErrorString") || strstr(function, "GetLastError") || strstr(function, "GetStatusString") || strstr(function, "GetStatusName"))
             found = (void *)text;
         else
             found = (void *)fail;

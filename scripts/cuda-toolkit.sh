@@ -2,8 +2,8 @@
 # Sets up what compiles for CUDA 13.0, without a GPU, a driver or root:   scripts/cuda-toolkit.sh [--compiler] [PREFIX]
 #
 # Afterwards `source PREFIX/env.sh` sets CUDA_HOME, NVCC and PATH. PREFIX is below ~/.cache (XDG_CACHE_HOME) if not given.
-#   default      compiler, headers, cuBLAS, cuRAND, NVRTC, nvJPEG   680 MB to fetch, 1.2 GB on disk
-#   --compiler   what compiling and checking the kernels need       120 MB to fetch, 0.3 GB on disk
+#   default      compiler, headers, cuBLAS, cuRAND, NCCL, NVRTC, nvJPEG   880 MB to fetch, 1.4 GB on disk
+#   --compiler   what compiling and checking the kernels need             120 MB to fetch, 0.3 GB on disk
 # Where CUDA_HOME names a toolkit, that one is taken and nothing is fetched. Otherwise the toolkit comes from NVIDIA's wheels on
 # PyPI, in the versions that PyTorch 2.11 for CUDA 13.0 depends on. What is there already is kept.
 # Exit code 75: the wheels cannot be fetched from here.
@@ -35,7 +35,7 @@ wheels=(
     nvidia-nvjpeg==13.0.1.86                                                # its header is held to what our bindings declare
 )
 if [ "$libraries" -eq 1 ]; then
-    wheels+=(nvidia-cuda-nvrtc==13.0.88 nvidia-cublas==13.1.0.3 nvidia-curand==10.4.0.35)
+    wheels+=(nvidia-cuda-nvrtc==13.0.88 nvidia-cublas==13.1.0.3 nvidia-curand==10.4.0.35 nvidia-nccl-cu13==2.28.9)
 fi
 
 # Whether all wheels are there, perhaps with others.
@@ -56,7 +56,7 @@ fetch() {
                 "Install one (Debian, Ubuntu: apt-get install python3-venv), or set CUDA_HOME to a CUDA 13 toolkit."
         python="$prefix/venv/bin/python"
     fi
-    echo "Fetching the CUDA 13.0 toolkit from PyPI into $prefix ($([ "$libraries" -eq 1 ] && echo 680 || echo 120) MB) ..." >&2
+    echo "Fetching the CUDA 13.0 toolkit from PyPI into $prefix ($([ "$libraries" -eq 1 ] && echo 880 || echo 120) MB) ..." >&2
     rm -rf "$new"
     # One call for all: a second one would not add to the folder nvidia/ that they share.
     if ! "$python" -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --retries 2 --timeout 20 \
@@ -79,6 +79,7 @@ if [ -z "$home" ] || [ "$home" -ef "$own" ]; then
     home=$own
     # Where a program that was linked with scripts/cuda-stubs.py looks for the libraries.
     ln -sfn site/nvidia/cu13/lib "$prefix/lib"
+    if [ "$libraries" -eq 1 ]; then ln -sfn ../../nccl/lib/libnccl.so.2 "$own/lib/libnccl.so.2"; fi
 elif [ ! -x "$home/bin/nvcc" ]; then
     fail "CUDA_HOME is $home, and $home/bin/nvcc is not there." \
         "Set it to a CUDA 13 toolkit, or unset it: the toolkit is then fetched from PyPI."

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs everything that is written for CUDA on a machine without a GPU: stand-ins play the driver, cuBLASLt and nvJPEG (tests/standins).
+# Runs everything that is written for CUDA on a machine without a GPU: stand-ins play the driver, cuBLASLt, nvJPEG and NCCL (tests/standins).
 # Fetches the CUDA compiler (120 MB) where CUDA_HOME names none. Arguments go to the test runner.
 set -euo pipefail
 cd "$(dirname "$0")/.."

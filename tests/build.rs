@@ -70,6 +70,7 @@ fn standins() {
         ("libcublas.so.13", "handles"),
         ("libcurand.so.10", "handles"),
         ("libnvjpeg.so.13", "nvjpeg"),
+        ("libnccl.so.2", "nccl"),
     ] {
         let objects = compiler()
             .file(source(name).with_extension("cpp"))

@@ -30,6 +30,7 @@ fn a_device_that_can_be_used_is_described() {
         Library::Cublas,
         Library::Curand,
         Library::Nvjpeg,
+        Library::Nccl,
     ] {
         assert_eq!(library.load_error(), None, "{}", library.name());
     }

@@ -3,4 +3,5 @@ mod contracts;
 mod device;
 mod loader;
 mod program;
+mod ranks;
 mod step;

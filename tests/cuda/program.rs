@@ -169,7 +169,7 @@ fn refused(place: &Place, change: impl FnOnce(&mut Command)) -> String {
 }
 
 /// The stand-ins without some of them.
-fn without(libraries: &[&str]) -> TempDir {
+pub(crate) fn without(libraries: &[&str]) -> TempDir {
     let some = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(folder()).unwrap().flatten() {
         let name = entry.file_name();

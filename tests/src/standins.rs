@@ -8,12 +8,13 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The driver first: the others are linked with it.
-const LIBRARIES: [&str; 5] = [
+const LIBRARIES: [&str; 6] = [
     "libcuda.so.1",
     "libcublasLt.so.13",
     "libcublas.so.13",
     "libcurand.so.10",
     "libnvjpeg.so.13",
+    "libnccl.so.2",
 ];
 
 /// Where the libraries lie.

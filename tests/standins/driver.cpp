@@ -2,8 +2,8 @@
 // that run late, in a seeded random order where no event orders them, and only while somebody calls into the driver. What the caller owes the driver
 // (a current context, live handles, memory that is there and not rewritten under a copy) is checked; see standin.h.
 //
-// Settings: seed; schedule = random | late | eager; memory, the device's in MiB (4096); capability (90); sms (132); random_times = 1 or equal_times = 1,
-// of events.
+// Settings: seed; schedule = random | late | eager; devices, their number (1), of which a process uses one; first_gpu, which of the machine's the first one
+// is (0); name; memory, the device's in MiB (4096); capability (90); sms (132); random_times = 1 or equal_times = 1, of events.
 #include "standin.h"
 
 #include <sys/mman.h>
@@ -131,8 +131,10 @@ struct Work {
     // A wait: for this record of the event.
     std::shared_ptr<Event> event;
     uint64_t record = 0;
+    // Work with other processes: does some of it, and says whether all is done.
+    std::function<bool()> progress;
 
-    bool is_ready() const { return !event || event->reached >= record; }
+    bool is_ready() const { return progress ? progress() : !event || event->reached >= record; }
 };
 
 struct Stream {
@@ -263,11 +265,25 @@ bool run_one() {
     return true;
 }
 
+bool waits_for_others() {
+    const World &all = world();
+    const auto waits = [](const std::shared_ptr<Stream> &stream) { return !stream->queue.empty() && stream->queue.front().progress; };
+    return std::any_of(all.leaving.begin(), all.leaving.end(), waits) ||
+           std::any_of(all.streams.begin(), all.streams.end(), [&](const auto &entry) { return waits(entry.second); });
+}
+
 template <typename Done> void run_until(const char *waiting, Done done) {
     while (!done()) {
-        if (!run_one()) {
+        if (run_one()) {
+            continue;
+        }
+        if (!waits_for_others()) {
             standin_violation("%s waits for work that waits for an event nobody has recorded", waiting);
         }
+        // Nor are this process's other threads held up.
+        world().lock.unlock();
+        usleep(100);
+        world().lock.lock();
     }
 }
 
@@ -340,7 +356,7 @@ std::shared_ptr<Event> event_of(void *handle, const char *function) {
     return found->second;
 }
 
-void enqueue(void *stream, const char *what, std::function<void()> run) { stream_of(stream, what)->queue.push_back({what, std::move(run), nullptr, 0}); }
+void enqueue(void *stream, const char *what, std::function<void()> run) { stream_of(stream, what)->queue.push_back({what, std::move(run), nullptr, 0, nullptr}); }
 
 int capability() { return static_cast<int>(standin_number("capability", 90)); }
 
@@ -517,6 +533,11 @@ void standin_enqueue(void *stream, const char *what, void (*run)(void *), void *
     run_some();
 }
 
+void standin_enqueue_with_others(void *stream, const char *what, bool (*progress)(void *), void *argument) {
+    const Lock lock(world().lock);
+    stream_of(stream, what)->queue.push_back({what, nullptr, nullptr, 0, [=] { return progress(argument); }});
+}
+
 bool standin_has_context() { return current_context != nullptr; }
 
 void standin_check_device(uint64_t start, size_t num_bytes, const char *what) {
@@ -589,7 +610,16 @@ STANDIN_API int cuDeviceGet(int *device, int ordinal) {
 
 STANDIN_API int cuDeviceGetName(char *name, int length, int) {
     ENTER("cuDeviceGetName", false)
-    std::snprintf(name, length, "stand-in for a GPU");
+    const char *const given = standin_setting("name");
+    std::snprintf(name, length, "%s", given != nullptr ? given : "stand-in for a GPU");
+    return SUCCESS;
+}
+
+// GPU 0 of a process is the machine's `first_gpu`.
+STANDIN_API int cuDeviceGetUuid_v2(unsigned char *uuid, int device) {
+    ENTER("cuDeviceGetUuid_v2", false)
+    std::memset(uuid, 0, 16);
+    uuid[15] = static_cast<unsigned char>(standin_number("first_gpu", 0) + device);
     return SUCCESS;
 }
 
@@ -718,7 +748,7 @@ STANDIN_API int cuStreamQuery(void *stream) {
 STANDIN_API int cuStreamWaitEvent(void *stream, void *event, unsigned flags) {
     ENTER("cuStreamWaitEvent")
     const auto awaited = event_of(event, "cuStreamWaitEvent");
-    stream_of(stream, "cuStreamWaitEvent")->queue.push_back({"a wait for an event", nullptr, awaited, awaited->recorded});
+    stream_of(stream, "cuStreamWaitEvent")->queue.push_back({"a wait for an event", nullptr, awaited, awaited->recorded, nullptr});
     return flags == 0 ? SUCCESS : INVALID_VALUE;
 }
 

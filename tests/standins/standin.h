@@ -1,5 +1,5 @@
 // What the stand-ins of NVIDIA's libraries share. The driver's (`driver.cpp`, libcuda.so.1) exports it beside NVIDIA's own functions; the others
-// (libcublasLt.so.13, libcublas.so.13, libcurand.so.10, libnvjpeg.so.13) are linked with it, so that all work goes through one set of streams.
+// (libcublasLt.so.13, libcublas.so.13, libcurand.so.10, libnvjpeg.so.13, libnccl.so.2) are linked with it, so that all work goes through one set of streams.
 //
 // A contract that NVIDIA states and the caller breaks is a *violation*: the program says which and aborts. What a real library may answer
 // (out of memory, a refused image) is a *fault*, planted by a setting and answered as a status.
@@ -37,6 +37,9 @@ STANDIN_API uint32_t standin_random(uint32_t limit);
 // call into the driver, whichever comes first in the seeded order; never before what is ahead of it on the stream. `what` is a literal, for messages.
 // Work must not call into a stand-in, but for the checks below.
 STANDIN_API void standin_enqueue(void *stream, const char *what, void (*run)(void *), void *argument);
+// Enqueues work that is done together with other processes. Once it is at the head of its stream, `progress` is called again and again; it does some of the
+// work without waiting, and says whether all is done. What is behind it on the stream waits until then.
+STANDIN_API void standin_enqueue_with_others(void *stream, const char *what, bool (*progress)(void *), void *argument);
 // Whether the calling thread has a current context.
 STANDIN_API bool standin_has_context();
 

@@ -58,6 +58,30 @@ pub enum DeviceError {
         /// What is missing, what was tried, what to do.
         source: nepa_pipeline::cuda::CudaError,
     },
+    /// One GPU for all ranks.
+    #[error(
+        "device = \"{choice}\" names one GPU, and there are several ranks, each with its own\
+         \ntip: device = \"cuda\" gives each rank of a machine the GPU of its number there; \
+         CUDA_VISIBLE_DEVICES says which GPUs these are"
+    )]
+    OneForAll {
+        /// What was asked for.
+        choice: DeviceChoice,
+    },
+    /// More ranks than GPUs.
+    #[error(
+        "this rank is number {local_rank} of its machine, counted from 0, and sees {num_devices} \
+         GPUs, one for each rank\
+         \ntip: start at most {num_devices} ranks on a machine with these GPUs; \
+         CUDA_VISIBLE_DEVICES says which of a machine's GPUs are seen; ranks that are started by \
+         hand on several machines need LOCAL_RANK, too"
+    )]
+    TooFew {
+        /// This rank's number among those of its machine.
+        local_rank: usize,
+        /// What it sees.
+        num_devices: usize,
+    },
     /// All is there, and candle cannot open it all the same.
     #[error("device = \"{choice}\" was found and cannot be opened")]
     Open {
@@ -132,6 +156,85 @@ pub fn open(choice: DeviceChoice) -> Result<Device, DeviceError> {
         DeviceChoice::Cpu => Ok(Device::Cpu),
         DeviceChoice::Cuda(ordinal) => open_cuda(choice, ordinal),
     }
+}
+
+/// Opens the device of one of several ranks, which has this number among those of its machine: of
+/// the GPUs that it sees the one of that number, or the only one.
+pub(crate) fn open_of_rank(choice: DeviceChoice, local_rank: usize) -> Result<Device, DeviceError> {
+    match choice {
+        DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Cuda(0) => {
+            let ordinal = gpu_of_rank(local_rank, count_gpus(choice)?)?;
+            open(DeviceChoice::Cuda(ordinal))
+        }
+        DeviceChoice::Cuda(_) => Err(DeviceError::OneForAll { choice }),
+    }
+}
+
+/// Which of so many GPUs a rank takes. Where it sees a single one, whoever started it has given it
+/// that one, or all ranks share it.
+fn gpu_of_rank(local_rank: usize, num_devices: usize) -> Result<usize, DeviceError> {
+    match num_devices {
+        1 => Ok(0),
+        _ if local_rank < num_devices => Ok(local_rank),
+        _ => Err(DeviceError::TooFew {
+            local_rank,
+            num_devices,
+        }),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn count_gpus(choice: DeviceChoice) -> Result<usize, DeviceError> {
+    let counted = nepa_pipeline::cuda::count_devices();
+    counted.map_err(|source| DeviceError::Cuda { choice, source })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn count_gpus(choice: DeviceChoice) -> Result<usize, DeviceError> {
+    Err(DeviceError::NoFeature { choice })
+}
+
+/// Which GPU it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpu {
+    /// As NVIDIA calls it.
+    pub name: String,
+    /// Of this one alone, in hexadecimal.
+    pub uuid: String,
+}
+
+/// The GPU behind a device; none for the processor.
+pub(crate) fn gpu(choice: DeviceChoice, device: &Device) -> Result<Option<Gpu>, DeviceError> {
+    if device.is_cuda() {
+        identify(choice, device).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn identify(choice: DeviceChoice, device: &Device) -> Result<Gpu, DeviceError> {
+    let device = device.as_cuda_device();
+    let stream = device
+        .map_err(|source| DeviceError::Open { choice, source })?
+        .cuda_stream();
+    let ask = || -> Result<Gpu, cudarc::driver::DriverError> {
+        let uuid = stream.context().uuid()?.bytes;
+        Ok(Gpu {
+            name: stream.context().name()?,
+            uuid: uuid.iter().map(|byte| format!("{byte:02x}")).collect(),
+        })
+    };
+    let doing = nepa_pipeline::cuda::CudaError::driver("say which GPU it is");
+    ask()
+        .map_err(doing)
+        .map_err(|source| DeviceError::Cuda { choice, source })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn identify(choice: DeviceChoice, _device: &Device) -> Result<Gpu, DeviceError> {
+    Err(DeviceError::NoFeature { choice })
 }
 
 #[cfg(feature = "cuda")]
@@ -295,6 +398,39 @@ mod tests {
                 println!("SKIPPED: {error}");
             }
         }
+    }
+
+    #[test]
+    fn a_rank_takes_the_gpu_of_its_number_or_the_only_one() {
+        for (local_rank, num_devices, expected) in [
+            (0, 1, Some(0)),
+            (3, 1, Some(0)),
+            (0, 4, Some(0)),
+            (3, 4, Some(3)),
+            (4, 4, None),
+            (2, 2, None),
+        ] {
+            let found = gpu_of_rank(local_rank, num_devices);
+            assert_eq!(found.as_ref().ok(), expected.as_ref());
+            if let Err(error) = found {
+                let error = error.to_string();
+                let parts = [
+                    format!("number {local_rank} of its machine"),
+                    format!("sees {num_devices} GPUs"),
+                ];
+                for part in &parts {
+                    assert!(error.contains(part), "{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn several_ranks_do_not_share_a_gpu_by_its_number() {
+        let error = open_of_rank(DeviceChoice::Cuda(2), 0).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("\"cuda:2\" names one GPU"), "{error}");
+        assert!(open_of_rank(DeviceChoice::Cpu, 1).unwrap().is_cpu());
     }
 
     #[test]

@@ -217,6 +217,12 @@ impl<D: Device> Step<D> {
         self.device.read(self.regions.gradient, sum)
     }
 
+    /// Where that sum lies, for those who add to it on the device.
+    pub fn sum_region(&self) -> Result<Region, D::Error> {
+        self.check_whole()?;
+        Ok(self.regions.gradient)
+    }
+
     /// Puts the sum over all processes in its place.
     pub fn write_sum(&mut self, sum: &[D::Wide]) -> Result<(), D::Error> {
         self.check_whole()?;

@@ -104,10 +104,7 @@ fn what_ranks_cannot_do_is_said_with_what_they_can() {
         ],
     );
     let said = fail(&mut ranks(&place, 2, "out", &["device=cuda"]));
-    assert_says(
-        &said,
-        &["training on GPUs does not work with several ranks yet"],
-    );
+    assert_says(&said, &["device = \"cuda\""]);
     let said = fail(&mut ranks(&place, 2, "out", &["train.sum=library"]));
     assert_says(
         &said,

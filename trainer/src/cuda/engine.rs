@@ -6,10 +6,13 @@ use cudarc::driver::{DevicePtr, result};
 use half::bf16;
 use nepa_model::cuda::{CudaLauncher, CudaStepError, KernelDevice, Pixels, check};
 use nepa_model::objective::Objective;
-use nepa_model::step::{Kept, SumTree};
+use nepa_model::step::{Kept, Layout, SumTree};
 use nepa_model::{Pass, Step, StepOptions};
 
-use crate::engine::{EngineDevice, EngineError, StepEngine, TrainingSetup, TrainingState};
+use super::sum::GpuSum;
+use crate::engine::{
+    DeviceSum, EngineDevice, EngineError, StepEngine, TrainingSetup, TrainingState,
+};
 
 /// The step on one GPU.
 pub type CudaEngine = StepEngine<KernelDevice<CudaLauncher>>;
@@ -33,6 +36,8 @@ impl CudaEngine {
         check(config)?;
         stream.context().bind_to_thread().map_err(driver)?;
         let (free, _) = result::mem_get_info().map_err(driver)?;
+        let others = setup.exchange.filter(|ranks| ranks.sums_between_gpus());
+        let num_values = Layout::new(config).len();
         let options = |images, activations| StepOptions {
             kept: Some(Kept {
                 norms: true,
@@ -45,6 +50,9 @@ impl CudaEngine {
             let options = options(images, activations);
             let mut plan = Step::<KernelDevice<CudaLauncher>>::plan(config, &options);
             plan.add("batches and images of the loader", loader_bytes);
+            if others.is_some() {
+                GpuSum::plan(&mut plan, num_values);
+            }
             plan
         };
         let least = |images| plan_for(images, false);
@@ -56,11 +64,19 @@ impl CudaEngine {
         launcher
             .check(config, &options(1, false))
             .map_err(KernelDevice::<CudaLauncher>::failed)?;
+        let device_sum = match others {
+            None => None,
+            Some(others) => {
+                let sum = GpuSum::new(&stream, others, num_values)?;
+                Some(Box::new(sum) as Box<dyn DeviceSum<_>>)
+            }
+        };
         Self::with_device(
             setup,
             &options(micro_batch, keeps_all),
             state,
             KernelDevice::new(launcher),
+            device_sum,
             plan,
         )
     }
@@ -109,6 +125,10 @@ impl EngineDevice for KernelDevice<CudaLauncher> {
         let pixels = pixels(step.device().launcher(), images)?;
         step.add_gradient(pixels, images.dim(0)?, pass, share, objective)
             .map_err(Self::failed)
+    }
+
+    fn wait(&self) -> Result<(), EngineError> {
+        self.launcher().stream().synchronize().map_err(driver)
     }
 
     fn choices(&self) -> Option<serde_json::Value> {

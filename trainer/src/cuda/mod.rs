@@ -4,6 +4,8 @@
     reason = "a candle tensor is made of memory that the loader owns"
 )]
 mod engine;
+mod nccl;
+mod sum;
 
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;

@@ -1,6 +1,7 @@
 //! What trains: a batch in, a loss out, then an update. The run does not know which engine it
 //! drives: the model's step on the processor or (`crate::cuda`) on a GPU, or candle's autograd.
 mod autograd;
+mod device_sum;
 mod exchange;
 mod input;
 mod report;
@@ -11,6 +12,7 @@ use nepa_model::{MemoryPlan, ModelError, Weights};
 use crate::optimizer::{OptimizerError, OptimizerState};
 
 pub use autograd::AutogradEngine;
+pub(crate) use device_sum::DeviceSum;
 pub use exchange::{Exchange, ExchangeError};
 pub use input::{Images, PassDraw, StepInput, Task, TrainingSetup};
 pub use report::{Found, Spread, StepReport};
@@ -69,6 +71,12 @@ pub enum EngineError {
     /// Another rank has ended, or cannot be reached.
     #[error("the gradient cannot be summed over the ranks")]
     Ranks(#[source] ExchangeError),
+    /// This rank cannot compute as rank 0 does.
+    #[error(
+        "rank 0 chose algorithms for its products that this rank's cuBLASLt does not have\
+         \ntip: the same kind of GPU and the same version of cuBLASLt on all machines"
+    )]
+    OtherAlgorithms,
     /// An engine that is for another device.
     #[error(
         "the engine `cuda` computes on an NVIDIA GPU only: take device = \"cuda\", in a program built by `make cuda`"

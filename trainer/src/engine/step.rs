@@ -11,7 +11,9 @@ use nepa_model::{Ablation, FlatState, MemoryPlan, ParamSpec, Pass, Step, StepOpt
 
 use super::TrainingState;
 use super::report::{MicroNumbers, MicroReport, gather};
-use super::{Engine, EngineError, Exchange, Images, StepInput, StepReport, Task, TrainingSetup};
+use super::{
+    DeviceSum, Engine, EngineError, Exchange, Images, StepInput, StepReport, Task, TrainingSetup,
+};
 use crate::optimizer::{OptimizerState, UpdateSettings, check_state};
 
 /// What an engine wants of a device beside the operations of a step.
@@ -27,6 +29,11 @@ pub trait EngineDevice: Device<Wide = f32> + Send + Sized {
         share: f64,
         objective: &mut O,
     ) -> Result<O::Report, EngineError>;
+
+    /// Waits until all that was asked of it is done.
+    fn wait(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
 
     /// Runs a step or an update where its operations are split.
     fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
@@ -47,13 +54,18 @@ pub trait EngineDevice: Device<Wide = f32> + Send + Sized {
 /// The model's training step on one device.
 #[derive(Debug)]
 pub struct StepEngine<D> {
+    /// What sums over several ranks on their devices. Dropped before the memory that it works on.
+    device_sum: Option<Box<dyn DeviceSum<D>>>,
     step: Step<D>,
     specs: Vec<ParamSpec>,
     task: Task,
     update: UpdateSettings,
     plan: MemoryPlan,
-    /// The ranks among which a step is divided, and memory for what they sum.
+    /// The ranks among which a step is divided.
     exchange: Option<Arc<dyn Exchange>>,
+    /// Whether all of them compute by the same choices.
+    choices_are_shared: bool,
+    /// Memory for what they sum, unless their devices do.
     sum: Vec<f32>,
 }
 
@@ -62,11 +74,13 @@ pub type CpuEngine = StepEngine<CpuDevice<f32>>;
 
 impl<D: EngineDevice> StepEngine<D> {
     /// An engine that goes on from `state`, with all memory of `plan`, which is known to fit.
+    /// Several ranks sum by `device_sum`, or through the memory of their machines.
     pub(crate) fn with_device(
         setup: &TrainingSetup<'_>,
         options: &StepOptions,
         state: TrainingState,
         device: D,
+        device_sum: Option<Box<dyn DeviceSum<D>>>,
         plan: MemoryPlan,
     ) -> Result<Self, EngineError> {
         let Ablation {
@@ -81,12 +95,14 @@ impl<D: EngineDevice> StepEngine<D> {
         let mut step = Step::new(setup.config, options, device).map_err(D::failed)?;
         step.set_groups(setup.groups);
         let mut engine = Self {
+            device_sum,
             step,
             specs: state.weights.specs.clone(),
             task: Task::of(setup.config),
             update: setup.update,
             plan,
             exchange: setup.exchange.cloned(),
+            choices_are_shared: false,
             sum: Vec::new(),
         };
         engine.load(state)?;
@@ -137,8 +153,45 @@ impl<D: EngineDevice> StepEngine<D> {
         Ok(found)
     }
 
+    /// This rank's part of a step, done on the device; also the seconds that it took.
+    fn own_part(&mut self, input: &StepInput<'_>) -> Result<(Vec<MicroNumbers>, f64), EngineError> {
+        let started = Instant::now();
+        let found = D::run(|| self.run_step(input))?;
+        self.step.device().wait()?;
+        Ok((found, started.elapsed().as_secs_f64()))
+    }
+
+    /// The same for the first step of several ranks: how a device computes decides bits, so all take
+    /// the choices that rank 0's made in its part.
+    fn first_part(
+        &mut self,
+        ranks: &dyn Exchange,
+        input: &StepInput<'_>,
+    ) -> Result<(Vec<MicroNumbers>, f64), EngineError> {
+        self.choices_are_shared = true;
+        if self.step.device().choices().is_none() {
+            return self.own_part(input);
+        }
+        if ranks.rank() == 0 {
+            let part = self.own_part(input)?;
+            let choices = self.step.device().choices();
+            let choices = serde_json::to_vec(&choices).expect("plain numbers and text");
+            ranks.share(&choices).map_err(EngineError::Ranks)?;
+            return Ok(part);
+        }
+        let all = ranks.share(&[]).map_err(EngineError::Ranks)?;
+        let choices = serde_json::from_slice::<serde_json::Value>(&all[0]);
+        if !choices.is_ok_and(|choices| self.step.device_mut().take_choices(&choices)) {
+            return Err(EngineError::OtherAlgorithms);
+        }
+        self.own_part(input)
+    }
+
     /// Adds the gradients of all ranks.
     fn sum_over(&mut self, ranks: &dyn Exchange) -> Result<(), EngineError> {
+        if let Some(device_sum) = &mut self.device_sum {
+            return device_sum.sum(&mut self.step);
+        }
         self.step.read_sum(&mut self.sum).map_err(D::failed)?;
         ranks.sum(&mut self.sum).map_err(EngineError::Ranks)?;
         self.step.write_sum(&self.sum).map_err(D::failed)
@@ -161,16 +214,21 @@ impl<D: EngineDevice> Engine for StepEngine<D> {
     }
 
     fn step(&mut self, input: &StepInput<'_>) -> Result<StepReport, EngineError> {
-        let started = Instant::now();
-        let mut found = D::run(|| self.run_step(input))?;
-        let mut computed = None;
-        if let Some(ranks) = self.exchange.clone() {
-            let seconds = started.elapsed().as_secs_f64();
-            self.sum_over(ranks.as_ref())?;
-            let gathered = gather(ranks.as_ref(), &found, seconds);
-            let (all, spread) = gathered.map_err(EngineError::Ranks)?;
-            (found, computed) = (all, Some(spread));
-        }
+        let (found, computed) = match self.exchange.clone() {
+            None => (D::run(|| self.run_step(input))?, None),
+            Some(ranks) => {
+                let ranks = ranks.as_ref();
+                let (found, seconds) = if self.choices_are_shared {
+                    self.own_part(input)?
+                } else {
+                    self.first_part(ranks, input)?
+                };
+                self.sum_over(ranks)?;
+                let gathered = gather(ranks, &found, seconds);
+                let (all, spread) = gathered.map_err(EngineError::Ranks)?;
+                (all, Some(spread))
+            }
+        };
         let max_norm = self.update.max_grad_norm;
         let norm = D::run(|| self.step.finish(max_norm).map_err(D::failed))?;
         Ok(StepReport {
@@ -290,7 +348,7 @@ impl CpuEngine {
         let plan = EngineError::check_memory(plan_for, setup.micro_batch, available)?;
         let options = options(setup.micro_batch);
         let device = CpuDevice::default();
-        Self::with_device(setup, &options, state, device, plan)
+        Self::with_device(setup, &options, state, device, None, plan)
     }
 }
 

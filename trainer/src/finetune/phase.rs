@@ -17,10 +17,11 @@ use crate::engine::TrainingState;
 use crate::error::RunError;
 use crate::logs::EvalRecord;
 use crate::output::{Bring, fetch_run};
+use crate::ranks::Ranks;
 use crate::recipe::{Draft, FromWeights, Recipe, RecipeError, ResolvedFinetune, ResolvedRecipe};
 use crate::run::{
-    At, Line, Options, Phase, Setup, StartingPoint, StepDraws, Summary, check_ranks, open_dataset,
-    open_device, passes, take_data,
+    At, Line, Options, Phase, Setup, StartingPoint, StepDraws, Summary, open_dataset, open_device,
+    passes, take_data,
 };
 use crate::weights::{self, WeightsFolder, Which};
 
@@ -52,14 +53,13 @@ impl Finetuning {
         draft: Draft,
         from: &StartingPoint,
         options: &Options,
-        ranks: usize,
+        ranks: &Ranks,
     ) -> Result<Setup, RunError> {
         // What is wrong with the recipe is said before anything is fetched.
         let mut sketch = draft.check_finetuning()?;
         take_data(&mut sketch, options);
         sketch.check_data_given()?;
-        check_ranks(&sketch, ranks)?;
-        let (device, runtime) = open_device(&sketch)?;
+        let (device, runtime) = open_device(&sketch, ranks)?;
         let (base, opened) = base(from, options, &sketch, &runtime)?;
 
         let mut recipe = draft.finetuning(&base)?;
@@ -71,7 +71,7 @@ impl Finetuning {
         if !from.eval_data.is_empty() {
             tune.eval.urls.clone_from(&from.eval_data);
         }
-        recipe.check(ranks)?;
+        recipe.check(ranks.size())?;
         let dataset = open_dataset(&recipe, tune.label_column.clone(), &runtime)?;
         let classes = LabelClasses::new(&tune, &dataset, &base)?;
         recipe.model = recipe.model.to_classifier(classes.classes());

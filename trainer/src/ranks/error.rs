@@ -28,6 +28,16 @@ pub(crate) enum RanksError {
         theirs: String,
         ours: String,
     },
+    /// NCCL does not sum within one GPU.
+    #[error(
+        "{ranks} compute on the same GPU, and NCCL sums between different ones\ntip: show each rank \
+         a GPU of its own, by CUDA_VISIBLE_DEVICES or as `srun --gpus-per-task=1` does; \
+         --set train.wire=host sums through the memory of the machine, also within one GPU"
+    )]
+    SharedGpu {
+        /// As in `ranks 2 and 3`.
+        ranks: String,
+    },
     #[error("{what} does not work with several ranks yet\ntip: {tip}")]
     NotYet {
         what: &'static str,

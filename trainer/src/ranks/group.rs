@@ -15,6 +15,8 @@ use crate::engine::{Exchange, ExchangeError};
 pub(crate) struct Ranks {
     rank: usize,
     size: usize,
+    local_rank: usize,
+    sums_between_gpus: bool,
     /// Whether the library adds that connects them, where one does.
     by_library: bool,
     /// None where it is alone.
@@ -34,15 +36,20 @@ impl Ranks {
         Self {
             rank: 0,
             size: 1,
+            local_rank: 0,
+            sums_between_gpus: false,
             by_library: false,
             inner: None,
         }
     }
 
-    pub(super) fn of(wire: Box<dyn Wire>) -> Self {
+    /// This rank, which has that number among those of its machine.
+    pub(super) fn of(wire: Box<dyn Wire>, local_rank: usize) -> Self {
         Self {
             rank: wire.rank(),
             size: wire.size(),
+            local_rank,
+            sums_between_gpus: false,
             by_library: false,
             inner: Some(Arc::new(Mutex::new(Inner {
                 wire,
@@ -59,6 +66,19 @@ impl Ranks {
     /// Their number.
     pub(crate) fn size(&self) -> usize {
         self.size
+    }
+
+    /// This rank's number among those of its machine, from 0.
+    pub(crate) fn local_rank(&self) -> usize {
+        self.local_rank
+    }
+
+    /// The same ranks, whose gradients are summed from GPU to GPU or not.
+    pub(crate) fn summing_between_gpus(&self, between_gpus: bool) -> Self {
+        Self {
+            sums_between_gpus: between_gpus,
+            ..self.clone()
+        }
     }
 
     /// Whether there is no other.
@@ -148,12 +168,31 @@ impl Ranks {
 }
 
 impl Exchange for Ranks {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
     fn size(&self) -> usize {
         self.size
     }
 
+    fn sums_between_gpus(&self) -> bool {
+        self.sums_between_gpus
+    }
+
     fn sum(&self, values: &mut [f32]) -> Result<(), ExchangeError> {
         Ok(self.sum_values(values)?)
+    }
+
+    fn share(&self, own: &[u8]) -> Result<Vec<Vec<u8>>, ExchangeError> {
+        Ok(self.gather_bytes(own)?)
+    }
+
+    fn check(&self) -> Result<(), ExchangeError> {
+        match self.inner() {
+            None => Ok(()),
+            Some(mut inner) => Ok(inner.wire.check()?),
+        }
     }
 
     fn gather(&self, own: &[f64]) -> Result<Vec<Vec<f64>>, ExchangeError> {

@@ -36,11 +36,12 @@ pub(crate) fn join(args: &PlaceArgs) -> Result<Ranks, RanksError> {
         place.size,
         place.local_rank
     );
-    Ok(Ranks::of(if place.meeting.is_some() {
+    let wire = if place.meeting.is_some() {
         over_tcp(&place)?
     } else {
         over_mpi(&place)?
-    }))
+    };
+    Ok(Ranks::of(wire, place.local_rank))
 }
 
 fn over_tcp(place: &Place) -> Result<Box<dyn Wire>, RanksError> {

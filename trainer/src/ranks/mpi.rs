@@ -207,6 +207,30 @@ impl Wire for Mpi {
         Some(self.all_reduce(values))
     }
 
+    /// Hears the last word of a neighbour. One that dies without a word ends all, this one too.
+    fn check(&mut self) -> Result<(), WireError> {
+        if let Some(ended) = &self.ended {
+            return Err(ended.clone());
+        }
+        let Some(universe) = &self.universe else {
+            return Ok(());
+        };
+        let world = universe.world();
+        for peer in neighbours(self.rank, self.size) {
+            let other = world.process_at_rank(peer as Rank);
+            let first = other.immediate_probe().map(|status| status.tag());
+            if first == Some(LEAVE)
+                && let Some((_, word)) = message(&other)
+            {
+                self.gone.push(peer);
+                let ended = last_word(peer, &word);
+                self.ended = Some(ended.clone());
+                return Err(ended);
+            }
+        }
+        Ok(())
+    }
+
     /// By the heads of neighbours that wait for this rank.
     fn stop_heard(&self) -> Option<i32> {
         if self.stop.get().is_none()

@@ -3,7 +3,7 @@
 //! more thread gives signs of life and tells of a signal to stop.
 //!
 //! What goes over a connection is frames: a kind, a length, so many bytes.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst};
@@ -56,6 +56,8 @@ struct Shared {
 struct Peer {
     writer: Arc<Mutex<TcpStream>>,
     events: Receiver<Event>,
+    /// What has come and was not asked for yet.
+    early: VecDeque<Vec<u8>>,
     /// Milliseconds from the start to its last sign of life.
     heard_ms: Arc<AtomicU64>,
     ended: Option<WireError>,
@@ -111,6 +113,7 @@ impl Tcp {
                 Peer {
                     writer: Arc::new(Mutex::new(stream)),
                     events,
+                    early: VecDeque::new(),
                     heard_ms,
                     ended: None,
                     reader: Some(reader),
@@ -189,12 +192,7 @@ impl Wire for Tcp {
             }
             let silent = to.silent_for(&shared);
             if silent >= SILENT_AFTER {
-                let cause = format!(
-                    "gave no sign of life for {} s: it was stopped, or its machine or the network \
-                     is gone",
-                    silent.as_secs()
-                );
-                return Err(to.end(WireError::Ended { rank: peer, cause }));
+                return Err(to.end(gone(peer, silent)));
             }
             if waiting.elapsed() >= tell_after {
                 tracing::warn!(
@@ -204,6 +202,14 @@ impl Wire for Tcp {
                 );
                 tell_after *= 2;
             }
+        }
+        Ok(())
+    }
+
+    fn check(&mut self) -> Result<(), WireError> {
+        let shared = Arc::clone(&self.shared);
+        for (rank, peer) in &mut self.peers {
+            peer.look(*rank, &shared)?;
         }
         Ok(())
     }
@@ -258,6 +264,25 @@ impl Drop for Tcp {
 impl Peer {
     /// What comes next, if it comes in time.
     fn next(&mut self, peer: usize, within: Duration) -> Result<Option<Vec<u8>>, WireError> {
+        match self.early.pop_front() {
+            Some(bytes) => Ok(Some(bytes)),
+            None => self.arrive(peer, within),
+        }
+    }
+
+    /// Takes what has come, for later, and sees whether it still lives.
+    fn look(&mut self, peer: usize, shared: &Shared) -> Result<(), WireError> {
+        while let Some(bytes) = self.arrive(peer, Duration::ZERO)? {
+            self.early.push_back(bytes);
+        }
+        let silent = self.silent_for(shared);
+        if silent >= SILENT_AFTER {
+            return Err(self.end(gone(peer, silent)));
+        }
+        Ok(())
+    }
+
+    fn arrive(&mut self, peer: usize, within: Duration) -> Result<Option<Vec<u8>>, WireError> {
         if let Some(end) = &self.ended {
             return Err(end.clone());
         }
@@ -303,6 +328,16 @@ fn lost(rank: usize) -> WireError {
     WireError::Ended {
         rank,
         cause: "has ended without a word: it was killed, or has crashed".to_owned(),
+    }
+}
+
+fn gone(rank: usize, silent: Duration) -> WireError {
+    WireError::Ended {
+        rank,
+        cause: format!(
+            "gave no sign of life for {} s: it was stopped, or its machine or the network is gone",
+            silent.as_secs()
+        ),
     }
 }
 

@@ -260,6 +260,34 @@ fn a_rank_that_is_gone_without_a_word_is_named() {
 }
 
 #[test]
+fn a_look_at_the_others_takes_nothing_away_and_sees_an_end() {
+    let found = on_all(over_tcp(2), |wire| {
+        if wire.rank() == 1 {
+            wire.send_receive(0, b"early", &mut []).expect("sent");
+            wire.send_receive(0, &[], &mut [0])
+                .expect("rank 0 has looked");
+            wire.leave(Some((1, "has failed: the disk is full")));
+            return String::new();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        wire.check().expect("rank 1 is there");
+        wire.send_receive(1, b"!", &mut []).expect("sent");
+        let until = Instant::now() + Duration::from_secs(20);
+        let mut looked = Ok(());
+        while looked.is_ok() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+            looked = wire.check();
+        }
+        let mut early = [0; 5];
+        let taken = wire.send_receive(1, &[], &mut early);
+        taken.expect("what came before the end");
+        assert_eq!(&early, b"early");
+        looked.expect_err("rank 1 has ended").to_string()
+    });
+    assert_eq!(found[0], "rank 1 has failed: the disk is full");
+}
+
+#[test]
 fn a_signal_at_one_rank_is_heard_by_all() {
     let places = places(4);
     let heard = std::thread::scope(|scope| {

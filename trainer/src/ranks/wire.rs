@@ -27,6 +27,10 @@ pub(crate) trait Wire: Send + std::fmt::Debug {
         None
     }
 
+    /// Fails once a rank that this one exchanges something with has ended, or gives no sign of life
+    /// any more; does not wait.
+    fn check(&mut self) -> Result<(), WireError>;
+
     /// The signal by which some rank was asked to stop, where a wire tells of that beside the
     /// operations.
     fn stop_heard(&self) -> Option<i32> {

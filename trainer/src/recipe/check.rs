@@ -2,7 +2,7 @@
 use nepa_model::ModelError;
 
 use super::dotted::dotted;
-use super::{EngineChoice, Precision, Recipe, RecipeError};
+use super::{EngineChoice, Precision, Recipe, RecipeError, WireChoice};
 use crate::device::DeviceChoice;
 use crate::optimizer::OptimizerError;
 
@@ -20,6 +20,7 @@ impl Recipe {
         self.check_train(world_size)?;
         self.check_lanes(world_size)?;
         self.check_engine()?;
+        self.check_wire()?;
         self.check_optimizer()?;
         self.check_finetune()?;
         self.check_ablation()?;
@@ -331,6 +332,17 @@ impl Recipe {
             device,
             precision,
         })
+    }
+
+    /// NCCL connects GPUs alone.
+    fn check_wire(&self) -> Result<(), RecipeError> {
+        let engine = self.train.engine.unwrap_or_else(|| self.default_engine());
+        self.require(
+            engine == EngineChoice::Cuda || self.train.wire != Some(WireChoice::Nccl),
+            "train.wire",
+            &"\"nccl\"",
+            "\"tcp\", or be left out, unless the engine is \"cuda\"",
+        )
     }
 }
 

@@ -184,6 +184,16 @@ pub enum SumChoice {
     Library,
 }
 
+/// How the gradients of several ranks travel; the bits are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WireChoice {
+    /// From GPU to GPU, by NCCL: NVLink, InfiniBand and what else it finds.
+    Nccl,
+    /// Through the memory of the machines, over what else connects the ranks: TCP or MPI.
+    Host,
+}
+
 /// `[train]`: length, batch and learning rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -202,6 +212,9 @@ pub struct TrainSection {
     /// Who adds the gradients of several ranks; left out: `tree`.
     #[serde(default)]
     pub sum: SumChoice,
+    /// How the gradients of several ranks travel; left out: `nccl` where the engine is `cuda`, else
+    /// `host`.
+    pub wire: Option<WireChoice>,
     /// Length of the run in epochs; give this or `steps`.
     pub epochs: Option<u64>,
     /// Length of the run in optimiser steps; give this or `epochs`.

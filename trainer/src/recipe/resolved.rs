@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CheckpointSection, DataConfig, EngineChoice, FromWeights, JpegChoice, LogSection, Precision,
-    Recipe, RecipeError, ResolvedFinetune, SumChoice,
+    Recipe, RecipeError, ResolvedFinetune, SumChoice, WireChoice,
 };
 use crate::device::DeviceChoice;
 use crate::optimizer::OptimizerConfig;
@@ -42,6 +42,9 @@ pub struct ResolvedTrain {
     /// Who adds the gradients of several ranks.
     #[serde(default)]
     pub sum: SumChoice,
+    /// How the gradients of several ranks travel, where the recipe says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wire: Option<WireChoice>,
     /// Forward and backward passes in one optimiser step.
     pub accumulation: usize,
     /// Optimiser steps in one epoch; the last incomplete batch is dropped.
@@ -118,7 +121,7 @@ pub struct ResolvedRecipe {
 }
 
 impl Recipe {
-    fn default_engine(&self) -> EngineChoice {
+    pub(super) fn default_engine(&self) -> EngineChoice {
         let kernels_can = || nepa_model::cuda::check(&self.model).is_ok();
         match (self.device, self.train.precision) {
             _ if self.ablation.changes_the_loss() => EngineChoice::Autograd,
@@ -175,6 +178,7 @@ impl Recipe {
                 precision: train.precision,
                 engine,
                 sum: train.sum,
+                wire: train.wire,
                 accumulation: train.batch / train.micro_batch,
                 steps_per_epoch,
                 steps,
@@ -215,6 +219,11 @@ impl ResolvedRecipe {
             largest: self.jpeg_largest.unwrap_or(engines.largest),
             ..engines
         }
+    }
+
+    /// Whether several ranks sum their gradients from GPU to GPU.
+    pub fn sums_by_nccl(&self) -> bool {
+        self.train.engine == EngineChoice::Cuda && self.train.wire != Some(WireChoice::Host)
     }
 
     /// Device memory that the loader will take on a GPU, about: finished batches and those that are

@@ -799,6 +799,31 @@ fn an_ablation_changes_the_model_and_takes_the_engine_that_can() {
 }
 
 #[test]
+fn nccl_connects_gpus_alone() {
+    let gpu = [
+        "device=cuda",
+        "train.precision=bf16",
+        "model.hidden_size=64",
+        "model.num_attention_heads=1",
+    ];
+    let sums_by_nccl = |sets: &[&str]| {
+        let recipe = checked(&[&gpu[..], sets].concat()).expect("a recipe");
+        let resolved = recipe.resolve(1000, "digest".to_owned());
+        resolved.expect("enough samples").sums_by_nccl()
+    };
+    assert!(sums_by_nccl(&[]) && sums_by_nccl(&["train.wire=nccl"]));
+    assert!(!sums_by_nccl(&["train.wire=host"]) && !sums_by_nccl(&["train.engine=autograd"]));
+    assert!(checked(&["train.wire=host"]).is_ok());
+    let autograd = [&gpu[..], &["train.engine=autograd", "train.wire=nccl"]].concat();
+    for sets in [&["train.wire=nccl"][..], &autograd[..]] {
+        let refused = message(sets);
+        for part in ["train.wire", "nccl", "\"host\""] {
+            assert!(refused.contains(part), "{part} in {refused}");
+        }
+    }
+}
+
+#[test]
 fn ablations_that_cannot_be_are_refused() {
     for (set, part) in [
         ("ablation.mask_ratio=1.0", "from 0 to less than 1"),

@@ -4,6 +4,7 @@ use candle_core::Device;
 use nepa_model::MemoryPlan;
 use nepa_pipeline::{Dataset, LoaderConfig, MixingForecast};
 
+use super::agree::of_engine;
 use super::company::hand_out;
 use super::data_list::DataList;
 use super::options::Options;
@@ -66,7 +67,8 @@ pub(super) fn begin(
     }
     hand_out(ranks, recipe, position.as_ref(), &mut training)?;
     let parameters = training.weights.flat.len();
-    let mut engine = engine(recipe, phase, training, device, ranks)?;
+    let engine = engine(recipe, phase, training, device, ranks);
+    let mut engine = engine.map_err(of_engine)?;
     let choices = position.as_ref().and_then(|state| state.engine.as_ref());
     if choices.is_some_and(|choices| !engine.take_choices(choices)) {
         tracing::warn!(

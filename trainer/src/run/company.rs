@@ -1,11 +1,13 @@
 //! What the ranks of a run agree on before its first step: that they were started alike, and from
 //! where they train. Rank 0 finds that, and tells the others; they need nothing of its output.
+use candle_core::Device;
 use nepa_model::{ParamSpec, Weights};
 use serde::{Deserialize, Serialize};
 
 use super::options::Options;
 use super::resume::{first_difference, numbers};
 use crate::checkpoint::RunState;
+use crate::device::gpu;
 use crate::engine::TrainingState;
 use crate::error::RunError;
 use crate::optimizer::OptimizerState;
@@ -18,27 +20,34 @@ pub(super) fn compare(
     ranks: &Ranks,
     recipe: &ResolvedRecipe,
     options: &Options,
-) -> Result<(), RanksError> {
+    device: &Device,
+) -> Result<(), RunError> {
     if ranks.is_alone() {
         return Ok(());
     }
+    let gpu = gpu(recipe.device, device)?;
     let mut own = numbers(recipe, false);
     own["device"] = serde_json::json!(recipe.device);
     own["train"]["engine"] = serde_json::json!(recipe.train.engine);
     own["train"]["sum"] = serde_json::json!(recipe.train.sum);
+    own["train"]["wire"] = serde_json::json!(recipe.train.wire);
     own["train"]["steps"] = serde_json::json!(recipe.train.steps);
     own["--max-steps"] = serde_json::json!(options.max_steps);
     own["--dry-run"] = serde_json::json!(options.dry_run);
     own["--synthetic"] = serde_json::json!(options.synthetic);
     own["--trace-samples"] = serde_json::json!(options.trace_samples.is_some());
-    let all = ranks.gather(&own)?;
+    own["kind of GPU"] = serde_json::json!(gpu.as_ref().map(|gpu| &gpu.name));
+    let all = ranks.gather(&own).map_err(RanksError::from)?;
     let differences = all
         .iter()
         .map(|theirs| first_difference("", theirs, &all[0]))
         .collect::<Vec<_>>();
     let Some((what, theirs, ours)) = differences.iter().flatten().next().cloned() else {
+        if let Some(gpu) = gpu {
+            compare_gpus(ranks, recipe, &gpu.uuid)?;
+        }
         return if recipe.train.sum == SumChoice::Library && !ranks.has_library() {
-            Err(RanksError::NoLibrary)
+            Err(RanksError::NoLibrary.into())
         } else {
             Ok(())
         };
@@ -50,13 +59,33 @@ pub(super) fn compare(
     };
     let which = (0..all.len()).filter(|rank| alike(&differences[*rank]));
     let which = which.collect::<Vec<_>>();
-    Err(RanksError::Differ {
+    Err(RunError::Ranks(RanksError::Differ {
         ranks: list_of(&which),
         several: which.len() > 1,
         what,
         theirs,
         ours,
-    })
+    }))
+}
+
+/// Several ranks may share a GPU only where they do not sum from one to the other.
+fn compare_gpus(ranks: &Ranks, recipe: &ResolvedRecipe, uuid: &str) -> Result<(), RanksError> {
+    let all: Vec<String> = ranks.gather(&uuid.to_owned())?;
+    let sharing = |first: usize| {
+        let same = (0..all.len()).filter(|rank| all[*rank] == all[first]);
+        same.collect::<Vec<_>>()
+    };
+    let shared = (0..all.len()).map(sharing).find(|ranks| ranks.len() > 1);
+    match shared {
+        Some(same) if recipe.sums_by_nccl() => Err(RanksError::SharedGpu {
+            ranks: list_of(&same),
+        }),
+        Some(same) if ranks.rank() == 0 => {
+            tracing::warn!("{} share one GPU", list_of(&same));
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Where a run begins or goes on, as rank 0 tells it; the weights follow.

@@ -30,10 +30,11 @@ pub(super) fn follow(options: &Options, ranks: &Ranks) -> Result<Finish, RunErro
         dataset,
         device,
         runtime: _runtime,
-    } = set_up(options, ranks.size())?;
-    compare(ranks, &own, options)?;
+    } = set_up(options, ranks)?;
+    compare(ranks, &own, options, &device)?;
     let (recipe, position, training) = receive(ranks, &own)?;
-    let mut engine = engine(&recipe, phase.as_ref(), training, &device, ranks)?;
+    let engine = engine(&recipe, phase.as_ref(), training, &device, ranks);
+    let mut engine = engine.map_err(of_engine)?;
     if let Some(choices) = position.as_ref().and_then(|state| state.engine.as_ref()) {
         // Rank 0 says where they do not hold.
         engine.take_choices(choices);

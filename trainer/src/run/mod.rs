@@ -36,8 +36,7 @@ pub(crate) use options::{Finish, Init, Kind, Options, StartingPoint};
 pub(crate) use overlap::measure_overlap;
 pub(crate) use phase::{At, Line, Phase, passes};
 pub(crate) use setup::{
-    Setup, build_engine, check_ranks, dataset_config, is_remote, open_dataset, open_device,
-    take_data,
+    Setup, build_engine, dataset_config, is_remote, open_dataset, open_device, take_data,
 };
 pub(crate) use stepper::Stepper;
 pub(crate) use steps::Summary;

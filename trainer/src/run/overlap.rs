@@ -75,8 +75,8 @@ fn measure(options: &Options, steps: u64, ranks: &Ranks) -> Result<Overlap, RunE
         dataset,
         device,
         runtime: _runtime,
-    } = set_up(options, ranks.size())?;
-    compare(ranks, &recipe, options)?;
+    } = set_up(options, ranks)?;
+    compare(ranks, &recipe, options, &device)?;
     let config = loader_config(&recipe, None, ranks);
     let precision = recipe.train.precision;
     let mut batches = Batches::open(dataset, config, None, &device, precision, recipe.engines())?;

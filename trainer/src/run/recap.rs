@@ -87,10 +87,15 @@ pub(crate) fn show(
         ),
     );
     if ranks > 1 {
+        let by = if recipe.sums_by_nccl() {
+            "; NCCL sums from GPU to GPU"
+        } else {
+            ""
+        };
         labelled(
             "ranks",
             &format!(
-                "{ranks}, each with {} of the {} micro-batches of a step",
+                "{ranks}, each with {} of the {} micro-batches of a step{by}",
                 train.accumulation / ranks,
                 train.accumulation
             ),

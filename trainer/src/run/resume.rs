@@ -162,6 +162,7 @@ pub(super) fn numbers(recipe: &ResolvedRecipe, is_other_schedule: bool) -> serde
     recipe.device = DeviceChoice::default();
     recipe.train.engine = EngineChoice::default();
     recipe.train.sum = SumChoice::default();
+    recipe.train.wire = None;
     recipe.decode_threads = 0;
     recipe.prefetch_batches = 0;
     (recipe.jpeg, recipe.jpeg_largest) = (None, None);
@@ -241,6 +242,7 @@ mod tests {
         current.device = DeviceChoice::Cuda(1);
         current.decode_threads += 1;
         current.jpeg = Some(crate::recipe::JpegChoice::Fixed);
+        current.train.wire = Some(crate::recipe::WireChoice::Host);
         same_run("a", &saved, &current).unwrap();
         current.seed += 1;
         let error = same_run("a", &saved, &current).unwrap_err().to_string();

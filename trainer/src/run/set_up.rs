@@ -1,13 +1,14 @@
 //! The setup of a run by its kind: pretraining, or fine-tuning, which sets up its own.
 use super::options::{Init, Kind, Options};
 use super::phase::Pretraining;
-use super::setup::{Setup, check_ranks, open_dataset, open_device, take_data};
+use super::setup::{Setup, open_dataset, open_device, take_data};
 use crate::error::RunError;
 use crate::finetune::Finetuning;
+use crate::ranks::Ranks;
 use crate::recipe::{Draft, Recipe};
 
-/// Reads and checks the recipe for so many ranks, then opens the device and the data sets.
-pub(super) fn set_up(options: &Options, ranks: usize) -> Result<Setup, RunError> {
+/// Reads and checks the recipe for these ranks, then opens the device and the data sets.
+pub(super) fn set_up(options: &Options, ranks: &Ranks) -> Result<Setup, RunError> {
     let draft = Draft::read(&options.recipe, &options.sets)?;
     match &options.kind {
         Kind::Pretrain => pretraining(draft.pretraining()?, options, ranks),
@@ -15,11 +16,10 @@ pub(super) fn set_up(options: &Options, ranks: usize) -> Result<Setup, RunError>
     }
 }
 
-fn pretraining(mut recipe: Recipe, options: &Options, ranks: usize) -> Result<Setup, RunError> {
+fn pretraining(mut recipe: Recipe, options: &Options, ranks: &Ranks) -> Result<Setup, RunError> {
     take_data(&mut recipe, options);
-    recipe.check(ranks)?;
-    check_ranks(&recipe, ranks)?;
-    let (device, runtime) = open_device(&recipe)?;
+    recipe.check(ranks.size())?;
+    let (device, runtime) = open_device(&recipe, ranks)?;
     // Pretraining reads no labels.
     let dataset = open_dataset(&recipe, Some(String::new()), &runtime)?;
     let mut recipe = recipe.resolve(dataset.num_samples(), dataset.fingerprint())?;

@@ -12,13 +12,12 @@ use super::options::Options;
 use super::phase::Phase;
 use crate::data::show_warnings;
 use crate::device;
-use crate::device::DeviceChoice;
 use crate::engine::{
     AutogradEngine, CpuEngine, Engine, EngineError, Exchange, TrainingSetup, TrainingState,
 };
 use crate::error::RunError;
 use crate::output::is_local;
-use crate::ranks::{Ranks, RanksError};
+use crate::ranks::Ranks;
 use crate::recipe::{EngineChoice, Precision, Recipe, ResolvedRecipe, SumChoice};
 
 /// A run before its first step.
@@ -38,26 +37,20 @@ pub(crate) fn take_data(recipe: &mut Recipe, options: &Options) {
     }
 }
 
-/// Fails for what several ranks cannot do yet.
-pub(crate) fn check_ranks(recipe: &Recipe, ranks: usize) -> Result<(), RunError> {
-    if ranks > 1 && recipe.device != DeviceChoice::Cpu {
-        return Err(RunError::Ranks(RanksError::NotYet {
-            what: "training on GPUs",
-            tip: "one process trains on one GPU; --set device=cpu trains on processors",
-        }));
-    }
-    Ok(())
-}
-
-/// Says what is to be said of a recipe, and opens its device and its threads for network and disk.
-pub(crate) fn open_device(recipe: &Recipe) -> Result<(Device, IoRuntime), RunError> {
+/// Says what is to be said of a recipe, and opens this rank's device and its threads for network
+/// and disk.
+pub(crate) fn open_device(recipe: &Recipe, ranks: &Ranks) -> Result<(Device, IoRuntime), RunError> {
     for line in recipe.replaced() {
         eprintln!("{line}");
     }
     if let Some(warning) = recipe.slow_precision() {
         crate::console::print::message("warning: ", warning);
     }
-    let device = device::open(recipe.device)?;
+    let device = if ranks.is_alone() {
+        device::open(recipe.device)?
+    } else {
+        device::open_of_rank(recipe.device, ranks.local_rank())?
+    };
     let threads = recipe.loader.io_threads.unwrap_or(2);
     Ok((device, IoRuntime::new(threads).map_err(RunError::Start)?))
 }
@@ -109,8 +102,10 @@ pub(crate) fn engine(
     ranks: &Ranks,
 ) -> Result<Box<dyn Engine>, EngineError> {
     let train = &recipe.train;
-    let exchange = (!ranks.is_alone())
-        .then(|| -> Arc<dyn Exchange> { Arc::new(ranks.adding(train.sum == SumChoice::Library)) });
+    let exchange = (!ranks.is_alone()).then(|| -> Arc<dyn Exchange> {
+        let ranks = ranks.adding(train.sum == SumChoice::Library);
+        Arc::new(ranks.summing_between_gpus(recipe.sums_by_nccl()))
+    });
     let setup = TrainingSetup {
         config: &recipe.model,
         update: recipe.optimizer.settings(),

@@ -37,7 +37,8 @@ impl Stepper {
         ranks: &Ranks,
     ) -> Result<Self, RunError> {
         let training = TrainingState::new(phase.weights(&recipe)?);
-        let engine = engine(&recipe, phase.as_ref(), training, device, ranks)?;
+        let engine = engine(&recipe, phase.as_ref(), training, device, ranks);
+        let engine = engine.map_err(of_engine)?;
         Ok(Self {
             recipe,
             phase,

@@ -66,8 +66,8 @@ fn lead(options: &Options, ranks: &Ranks) -> Result<Finish, RunError> {
         dataset,
         device,
         runtime,
-    } = set_up(options, ranks.size())?;
-    compare(ranks, &recipe, options)?;
+    } = set_up(options, ranks)?;
+    compare(ranks, &recipe, options, &device)?;
 
     let mut output = Output::open(&options.out, &recipe.io, &recipe.checkpoint, &runtime)?;
     let holds_run = output.holds_run()?;

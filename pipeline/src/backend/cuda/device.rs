@@ -25,17 +25,19 @@ pub struct DeviceFacts {
     pub driver_version: u32,
 }
 
-/// Finds out whether device `ordinal` can be used by this program: driver, device, their versions,
-/// and the libraries that candle opens with it (cuBLAS, cuRAND). nvJPEG is not among them: the CPU
-/// can decode in its place.
-pub fn check_device(ordinal: usize) -> Result<DeviceFacts, CudaError> {
+/// Devices that the driver shows this process, at least one.
+pub fn count_devices() -> Result<usize, CudaError> {
+    Ok(check_driver()?.1)
+}
+
+/// The driver's CUDA version and its number of devices, if it can be used by this program.
+fn check_driver() -> Result<(u32, usize), CudaError> {
     if let Some(tried) = Library::Driver.load_error() {
         return Err(CudaError::NoDriver { tried });
     }
-    let visible_devices = std::env::var("CUDA_VISIBLE_DEVICES").ok();
     let no_device = |answer: String| CudaError::NoDevice {
         answer,
-        visible_devices: visible_devices.clone(),
+        visible_devices: visible_devices(),
     };
     init().map_err(|error| match error.0 {
         // NVIDIA's libcuda to link against, in place of the driver's.
@@ -62,11 +64,23 @@ pub fn check_device(ordinal: usize) -> Result<DeviceFacts, CudaError> {
     if num_devices == 0 {
         return Err(no_device("it counts 0".to_owned()));
     }
+    Ok((driver_version, num_devices))
+}
+
+fn visible_devices() -> Option<String> {
+    std::env::var("CUDA_VISIBLE_DEVICES").ok()
+}
+
+/// Finds out whether device `ordinal` can be used by this program: driver, device, their versions,
+/// and the libraries that candle opens with it (cuBLAS, cuRAND). nvJPEG is not among them: the CPU
+/// can decode in its place.
+pub fn check_device(ordinal: usize) -> Result<DeviceFacts, CudaError> {
+    let (driver_version, num_devices) = check_driver()?;
     if ordinal >= num_devices {
         return Err(CudaError::NoSuchDevice {
             ordinal,
             num_devices,
-            visible_devices,
+            visible_devices: visible_devices(),
         });
     }
     let facts = facts(ordinal, driver_version)?;

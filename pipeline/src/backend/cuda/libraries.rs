@@ -21,6 +21,8 @@ pub enum Library {
     Nvrtc,
     /// JPEG decoding.
     Nvjpeg,
+    /// Between GPUs.
+    Nccl,
 }
 
 impl Library {
@@ -33,6 +35,7 @@ impl Library {
             Self::Curand => "cuRAND",
             Self::Nvrtc => "NVRTC",
             Self::Nvjpeg => "nvJPEG",
+            Self::Nccl => "NCCL",
         }
     }
 
@@ -55,6 +58,7 @@ fn load_error(library: Library) -> Option<String> {
         safe fn nepa_stub_curand_error() -> *const c_char;
         safe fn nepa_stub_nvrtc_error() -> *const c_char;
         safe fn nepa_stub_nvjpeg_error() -> *const c_char;
+        safe fn nepa_stub_nccl_error() -> *const c_char;
     }
     let text = match library {
         Library::Driver => nepa_stub_cuda_error(),
@@ -63,6 +67,7 @@ fn load_error(library: Library) -> Option<String> {
         Library::Curand => nepa_stub_curand_error(),
         Library::Nvrtc => nepa_stub_nvrtc_error(),
         Library::Nvjpeg => nepa_stub_nvjpeg_error(),
+        Library::Nccl => nepa_stub_nccl_error(),
     };
     // SAFETY: not null, the text is a static buffer that always ends in a zero byte.
     (!text.is_null()).then(|| {

@@ -54,5 +54,5 @@ pub fn cuda_backend(
 
 /// The bindings of the CUDA driver, in the version that candle uses as well.
 pub use cudarc;
-pub use device::{DeviceFacts, check_device, keep_freed_memory};
+pub use device::{DeviceFacts, check_device, count_devices, keep_freed_memory};
 pub use error::CudaError;
