@@ -17,6 +17,7 @@ use crate::engine::TrainingState;
 use crate::error::RunError;
 use crate::logs::EvalRecord;
 use crate::output::{Bring, fetch_run};
+use crate::ranks::Ranks;
 use crate::recipe::{Draft, FromWeights, Recipe, RecipeError, ResolvedFinetune, ResolvedRecipe};
 use crate::run::{
     At, Line, Options, Phase, Setup, StartingPoint, StepDraws, Summary, check_ranks, open_dataset,
@@ -52,13 +53,13 @@ impl Finetuning {
         draft: Draft,
         from: &StartingPoint,
         options: &Options,
-        ranks: usize,
+        ranks: &Ranks,
     ) -> Result<Setup, RunError> {
         // What is wrong with the recipe is said before anything is fetched.
         let mut sketch = draft.check_finetuning()?;
         take_data(&mut sketch, options);
         sketch.check_data_given()?;
-        check_ranks(&sketch, ranks)?;
+        check_ranks(&sketch, ranks.size())?;
         let (device, runtime) = open_device(&sketch)?;
         let (base, opened) = base(from, options, &sketch, &runtime)?;
 
@@ -71,8 +72,9 @@ impl Finetuning {
         if !from.eval_data.is_empty() {
             tune.eval.urls.clone_from(&from.eval_data);
         }
-        recipe.check(ranks)?;
-        let dataset = open_dataset(&recipe, tune.label_column.clone(), &runtime)?;
+        recipe.check(ranks.size())?;
+        let labels = tune.label_column.clone();
+        let dataset = open_dataset(&recipe, labels, &runtime, ranks)?;
         let classes = LabelClasses::new(&tune, &dataset, &base)?;
         recipe.model = recipe.model.to_classifier(classes.classes());
         recipe

@@ -30,7 +30,7 @@ pub(super) fn follow(options: &Options, ranks: &Ranks) -> Result<Finish, RunErro
         dataset,
         device,
         runtime: _runtime,
-    } = set_up(options, ranks.size())?;
+    } = set_up(options, ranks)?;
     compare(ranks, &own, options)?;
     let (recipe, position, training) = receive(ranks, &own)?;
     let mut engine = engine(&recipe, phase.as_ref(), training, &device, ranks)?;

@@ -20,6 +20,7 @@ mod recap;
 mod resume;
 mod set_up;
 mod setup;
+mod shared_data;
 mod spans;
 mod stepper;
 mod steps;

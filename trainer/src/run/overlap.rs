@@ -57,14 +57,15 @@ impl std::fmt::Display for Overlap {
 /// Measures `steps` steps of a recipe each way.
 pub(crate) fn measure_overlap(options: &Options, steps: u64) -> Result<Overlap, RunError> {
     refuse(&options.place, "--synthetic", "measure with one process")?;
+    let alone = Ranks::alone();
     let Setup {
         recipe,
         phase,
         dataset,
         device,
         runtime: _runtime,
-    } = set_up(options, 1)?;
-    let config = loader_config(&recipe, None, &Ranks::alone());
+    } = set_up(options, &alone)?;
+    let config = loader_config(&recipe, None, &alone);
     let precision = recipe.train.precision;
     let mut batches = Batches::open(dataset, config, None, &device, precision, recipe.engines())?;
     let (batch, of) = (recipe.train.batch, recipe.train.steps);

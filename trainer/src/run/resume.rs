@@ -183,6 +183,7 @@ pub(super) fn numbers(recipe: &ResolvedRecipe, is_other_schedule: bool) -> serde
     recipe.data.urls = Vec::new();
     recipe.data.mixture = Vec::new();
     (recipe.data.split, recipe.data.strict) = (None, false);
+    recipe.data.index = None;
     // It only decides whether the run ends.
     recipe.data.max_bad_fraction = 0.0;
     serde_json::to_value(recipe).expect("a resolved recipe is plain data with string keys")

@@ -4,10 +4,11 @@ use super::phase::Pretraining;
 use super::setup::{Setup, check_ranks, open_dataset, open_device, take_data};
 use crate::error::RunError;
 use crate::finetune::Finetuning;
+use crate::ranks::Ranks;
 use crate::recipe::{Draft, Recipe};
 
-/// Reads and checks the recipe for so many ranks, then opens the device and the data sets.
-pub(super) fn set_up(options: &Options, ranks: usize) -> Result<Setup, RunError> {
+/// Reads and checks the recipe for these ranks, then opens the device and the data sets.
+pub(super) fn set_up(options: &Options, ranks: &Ranks) -> Result<Setup, RunError> {
     let draft = Draft::read(&options.recipe, &options.sets)?;
     match &options.kind {
         Kind::Pretrain => pretraining(draft.pretraining()?, options, ranks),
@@ -15,13 +16,13 @@ pub(super) fn set_up(options: &Options, ranks: usize) -> Result<Setup, RunError>
     }
 }
 
-fn pretraining(mut recipe: Recipe, options: &Options, ranks: usize) -> Result<Setup, RunError> {
+fn pretraining(mut recipe: Recipe, options: &Options, ranks: &Ranks) -> Result<Setup, RunError> {
     take_data(&mut recipe, options);
-    recipe.check(ranks)?;
-    check_ranks(&recipe, ranks)?;
+    recipe.check(ranks.size())?;
+    check_ranks(&recipe, ranks.size())?;
     let (device, runtime) = open_device(&recipe)?;
     // Pretraining reads no labels.
-    let dataset = open_dataset(&recipe, Some(String::new()), &runtime)?;
+    let dataset = open_dataset(&recipe, Some(String::new()), &runtime, ranks)?;
     let mut recipe = recipe.resolve(dataset.num_samples(), dataset.fingerprint())?;
     recipe.init = options.init.as_ref().map(Init::saved);
     Ok(Setup {

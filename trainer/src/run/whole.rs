@@ -72,7 +72,7 @@ fn lead(options: &Options, ranks: &Ranks) -> Result<Finish, RunError> {
         dataset,
         device,
         runtime,
-    } = set_up(options, ranks.size())?;
+    } = set_up(options, ranks)?;
     compare(ranks, &recipe, options)?;
 
     let mut output = Output::open(&options.out, &recipe.io, &recipe.checkpoint, &runtime)?;
