@@ -8,6 +8,7 @@
 //! columns, which decide what is read: null where it is that of the row before. Both are encoded as
 //! at the end of a Parquet file. `pages` are the bytes of its page indexes, as far as they were
 //! needed, from `pages_start` on.
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -78,8 +79,10 @@ pub(super) fn encode(origin: &Origin, shards: &[Shard]) -> Result<Bytes, Parquet
     let mut writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), Some(properties))?;
     let mut checksum = Hasher::new();
     let mut last = None;
+    let urls = origin.urls.iter().map(String::as_str).zip(0..);
+    let urls = urls.collect::<HashMap<_, _>>();
     for shards in shards.chunks(ROWS) {
-        let batch = batch(origin, shards, &schema, &mut last)?;
+        let batch = batch(&urls, shards, &schema, &mut last)?;
         let rows = Rows::of(&batch).expect("the columns that were just made");
         rows.add_to(&mut checksum);
         writer.write(&batch)?;
@@ -114,9 +117,9 @@ fn schema() -> SchemaRef {
     ]))
 }
 
-/// Rows of the index; `last` is the schema of the row before.
+/// Rows of the index; `urls` has their numbers, `last` is the schema of the row before.
 fn batch<'a>(
-    origin: &Origin,
+    urls: &HashMap<&str, u32>,
     shards: &'a [Shard],
     schema: &SchemaRef,
     last: &mut Option<&'a Arc<FileSchema>>,
@@ -140,8 +143,8 @@ fn batch<'a>(
     let object = |shard: &'a Shard| &shard.object;
     let url = |shard: &Shard| {
         let url = shard.object.listed.location.display();
-        let number = origin.urls.iter().position(|known| *known == url);
-        number.expect("a shard comes from one of the URLs") as u32
+        let number = urls.get(url.as_str()).copied();
+        number.expect("a shard comes from one of the URLs")
     };
     let rows = |shard: &Shard| -> u64 {
         let rows = shard.parts.iter().map(|part| u64::from(part.num_rows));
@@ -433,3 +436,7 @@ impl Chunk {
         Ok(shards)
     }
 }
+
+#[cfg(all(test, not(nepa_interleavings)))]
+#[path = "index_tests.rs"]
+mod tests;

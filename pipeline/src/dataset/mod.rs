@@ -1,6 +1,6 @@
 //! A data set: the sorted shards behind URLs, their footers and schemas, and reading parts of them.
 //! Knows rows, and no order of them.
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -59,9 +59,11 @@ pub struct Dataset {
     /// Of each source.
     origins: Vec<Origin>,
     warnings: Vec<DatasetWarning>,
+    /// Asked for at each step, and long to compute for very many shards.
+    fingerprint: OnceLock<String>,
     io: Arc<Io>,
     #[cfg(nepa_interleavings)]
-    prefetched: std::sync::OnceLock<std::collections::HashMap<PartId, PartBytes>>,
+    prefetched: OnceLock<std::collections::HashMap<PartId, PartBytes>>,
 }
 
 impl Dataset {
@@ -159,9 +161,10 @@ impl Dataset {
             sources,
             origins,
             warnings,
+            fingerprint: OnceLock::new(),
             io,
             #[cfg(nepa_interleavings)]
-            prefetched: std::sync::OnceLock::new(),
+            prefetched: OnceLock::new(),
         });
         runtime.spawn(watch(Arc::downgrade(&dataset), after_s));
         dataset
@@ -228,6 +231,12 @@ impl Dataset {
     /// of each part and those without an image, columns read. The same data set on disk and in a
     /// bucket has the same fingerprint.
     pub fn fingerprint(&self) -> String {
+        self.fingerprint
+            .get_or_init(|| self.compute_fingerprint())
+            .clone()
+    }
+
+    fn compute_fingerprint(&self) -> String {
         let digest_of = |source: &Source| {
             let shards = source.shards.start as usize..source.shards.end as usize;
             shard::digest(&self.shards[shards])
