@@ -25,7 +25,7 @@ pub struct DatasetConfig {
     pub strict: bool,
     /// Path or URL of the index of what `urls` and `split` name ([`crate::Dataset::indexes`]), so
     /// that neither a listing nor a footer is asked for. What has come to the folders since it was
-    /// written is not read, and what was replaced is an error. An empty one is none.
+    /// written is not read, and what was replaced is an error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<String>,
     /// Instead of `urls`: several data sets that are read together, each with its share of every
@@ -93,17 +93,17 @@ pub(super) fn sources_of(config: &DatasetConfig) -> Result<Vec<MixtureSource>, D
             weight: 1.0,
             schema: config.schema.clone(),
             split: config.split.clone(),
-            index: named(config.index.as_ref()),
+            index: config.index.clone(),
         }]);
-    }
-    if let Some(index) = named(config.index.as_ref()) {
-        return Err(DatasetError::IndexBesideMixture {
-            index: shown_url(&index),
-        });
     }
     if !config.urls.is_empty() {
         return Err(DatasetError::UrlsBesideMixture {
             urls: config.urls.clone(),
+        });
+    }
+    if let Some(index) = &config.index {
+        return Err(DatasetError::IndexBesideMixture {
+            index: shown_url(index),
         });
     }
     for source in &config.mixture {
@@ -117,12 +117,6 @@ pub(super) fn sources_of(config: &DatasetConfig) -> Result<Vec<MixtureSource>, D
     let mut sources = config.mixture.clone();
     for source in &mut sources {
         source.split = source.split.take().or_else(|| config.split.clone());
-        source.index = named(source.index.as_ref());
     }
     Ok(sources)
-}
-
-/// An index, unless it has no name.
-fn named(index: Option<&String>) -> Option<String> {
-    index.filter(|index| !index.is_empty()).cloned()
 }

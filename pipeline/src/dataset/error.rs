@@ -46,7 +46,7 @@ pub enum IndexProblem {
     /// It is of other URLs or of another split.
     #[error(
         "it is of {indexed}, and {asked} is to be read; write one of that, or leave the index out \
-         (data.index = \"\" in a recipe)"
+         (--set data.index=none)"
     )]
     OtherData {
         /// What it is of.

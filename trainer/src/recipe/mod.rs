@@ -54,7 +54,7 @@ pub struct DataConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
     /// Path or URL of an index of these URLs (`nepa inspect URL --index FILE`), so that neither a
-    /// listing nor a footer is asked for; left out or empty: none.
+    /// listing nor a footer is asked for; left out: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<String>,
     /// Whether what is doubtful about the shards (several splits, copies, missing ones) ends the
