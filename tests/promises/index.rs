@@ -46,7 +46,8 @@ fn a_run_by_an_index_lists_nothing_and_reads_no_footer() {
     let (listings, footers) = of_opening(&run.server, &run.server.take_log());
     assert_eq!(footers, 3);
     assert!(listings > 0);
-    let by_index = [settings[0], &index_at(&index)];
+    let by_index = index_at(&index);
+    let by_index = [settings[0], by_index.as_str()];
     succeed(&mut run.pretrain("s3://data", "indexed", &by_index));
     let log = run.server.take_log();
     assert_eq!(of_opening(&run.server, &log), (0, 0), "{log:#?}");
@@ -89,7 +90,10 @@ fn an_index_of_other_data_or_none_is_refused_by_name() {
     let whole = std::fs::read(&index).unwrap();
     let fails = |data: &str| {
         let settings = index_at(&index);
-        let output = run.pretrain(data, "out", &[&settings]).output().unwrap();
+        let output = run
+            .pretrain(data, "out", &[settings.as_str()])
+            .output()
+            .unwrap();
         assert!(!output.status.success());
         joined(&text(&output))
     };

@@ -241,6 +241,7 @@ mod tests {
         current.device = DeviceChoice::Cuda(1);
         current.decode_threads += 1;
         current.jpeg = Some(crate::recipe::JpegChoice::Fixed);
+        current.data.index = Some("scenes.index".to_owned());
         same_run("a", &saved, &current).unwrap();
         current.seed += 1;
         let error = same_run("a", &saved, &current).unwrap_err().to_string();
