@@ -1,7 +1,7 @@
 //! The index of a data set: all that opening needs of its shards, in one file, so that no listing
 //! and no footer is asked for. Written from an opened data set.
 //!
-//! It is a Parquet file with a row for each shard, in their order, and the [`Head`] in its key-value
+//! It is a Parquet file with a row for each shard, in their order, and a [`Head`] in its key-value
 //! metadata. `url` is the number of the URL in the head that names the shard, `key` its path in the
 //! store; `size`, `e_tag` and `modified_ms` tell which version of it was read. `footer` is its
 //! footer, with the columns that are read alone, and `schema` one without row groups and with all

@@ -89,9 +89,9 @@ impl Dataset {
         Self::open_with(config, io, runtime, watch, &[])
     }
 
-    /// As [`open`](Self::open), of what [`indexes`](Self::indexes) gave of the same data set, in this
-    /// process or another: no store is asked for a listing or a footer. Each object must still be
-    /// the one that it was then.
+    /// As [`open`](Self::open), of what [`indexes`](Self::indexes) gave of the same data set, in
+    /// this process or another: no store is asked for a listing or a footer. Each object must still
+    /// be the one that it was then.
     pub fn open_handed(
         indexes: &[Bytes],
         config: &DatasetConfig,
