@@ -2,8 +2,8 @@
 //! that are read and nothing of the others.
 //!
 //! Types are those of the Parquet schema itself. The Arrow schema that many writers put beside it
-//! is a hint, which other programs cannot always read; nothing that is read here needs it. Called by
-//! `reading`, once for all files of one schema.
+//! is a hint, which other programs cannot always read; nothing that is read here needs it. Called
+//! by `reading`, once for all files of one schema.
 use std::collections::HashMap;
 use std::sync::Arc;
 
