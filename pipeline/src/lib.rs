@@ -48,8 +48,8 @@ pub use store::{
 #[cfg(not(nepa_interleavings))]
 pub use dataset::Fetch;
 pub use dataset::{
-    Beginning, ColumnInfo, Dataset, DatasetConfig, DatasetError, DatasetWarning, LeaveOut,
-    MixtureSource, Part, PartBytes, Shard, Source, WatchFooters,
+    Beginning, ColumnInfo, Dataset, DatasetConfig, DatasetError, DatasetWarning, IndexProblem,
+    LeaveOut, MixtureSource, Part, PartBytes, Shard, Source, WatchFooters,
 };
 pub use nepa_schemas::{ColumnMapping, Label, SchemaError, SchemaOptions, ShardBatch};
 pub use sample::{PartId, Place, SampleId};

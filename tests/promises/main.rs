@@ -17,6 +17,7 @@ mod fire;
 mod folders;
 mod golden;
 mod help;
+mod index;
 mod inspect;
 mod kernels;
 mod labels;

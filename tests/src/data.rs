@@ -25,6 +25,7 @@ pub fn mixture<U: Into<String>>(sources: impl IntoIterator<Item = (U, f64)>) -> 
         weight,
         schema: SchemaOptions::default(),
         split: None,
+        index: None,
     });
     DatasetConfig {
         mixture: sources.collect(),

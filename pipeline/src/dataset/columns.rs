@@ -27,7 +27,7 @@ impl Dataset {
         let mut columns: Vec<(ColumnInfo, BTreeSet<String>)> = Vec::new();
         for shard in self.shards.iter() {
             let metadata = shard.metadata.metadata();
-            for &leaf in &shard.leaves {
+            for &leaf in shard.reading.leaves() {
                 let path = metadata
                     .file_metadata()
                     .schema_descr()

@@ -10,6 +10,68 @@ fn shown(urls: &[String]) -> String {
     urls.join(", ")
 }
 
+/// What the index of a data set lacks.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IndexProblem {
+    /// It cannot be read.
+    #[error(
+        "it is cut off, damaged, or no index; write it again (`nepa inspect URL --index FILE`)"
+    )]
+    Damaged {
+        /// What the reader says.
+        #[source]
+        source: parquet::errors::ParquetError,
+    },
+    /// It holds something else.
+    #[error("it is no index of a data set; `nepa inspect URL --index FILE` writes one")]
+    NoIndex,
+    /// It was changed.
+    #[error(
+        "it does not hold what was written (wrong checksum); write it again \
+         (`nepa inspect URL --index FILE`)"
+    )]
+    Checksum,
+    /// Another program has written it.
+    #[error(
+        "its format has version {found}, and this program reads version {known}; write it again \
+         (`nepa inspect URL --index FILE`)"
+    )]
+    Version {
+        /// Its version.
+        found: u32,
+        /// The version that is read.
+        known: u32,
+    },
+    /// It is of other URLs or of another split.
+    #[error(
+        "it is of {indexed}, and {asked} is to be read; write one of that, or leave the index out \
+         (--set data.index=none)"
+    )]
+    OtherData {
+        /// What it is of.
+        indexed: String,
+        /// What is to be read.
+        asked: String,
+    },
+    /// It was written for other columns.
+    #[error(
+        "it does not have the column `{column}`, which is to be read; write it again with the same \
+         columns (`nepa inspect URL --index FILE --image-column NAME --label-column NAME`)"
+    )]
+    Column {
+        /// Dotted path.
+        column: String,
+    },
+}
+
+impl IndexProblem {
+    /// As the reader says.
+    pub(super) fn damaged(source: parquet::errors::ParquetError) -> Self {
+        Self::Damaged { source }
+    }
+}
+
 /// A data set cannot be opened or read: the run is bad.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -25,6 +87,36 @@ pub enum DatasetError {
     UrlsBesideMixture {
         /// The data set's URLs.
         urls: Vec<String>,
+    },
+    /// One index is named for several data sets.
+    #[error(
+        "the index {index} is named for a whole mixture: give each data set of the mixture an `index` of its own, or none"
+    )]
+    IndexBesideMixture {
+        /// The index, without secrets.
+        index: String,
+    },
+    /// The index of the data set cannot be used.
+    #[error("cannot open the data set by its index {index}")]
+    Index {
+        /// Its path or URL, without secrets.
+        index: String,
+        /// Why.
+        #[source]
+        source: IndexProblem,
+    },
+    /// An object is not the one that the index describes.
+    #[error(
+        "{object} {change}, and the index {index} is of before that: write the index again \
+         (`nepa inspect URL --index {index}`)"
+    )]
+    Stale {
+        /// The object, or the place in it that was read.
+        object: String,
+        /// What became of it.
+        change: String,
+        /// The index, without secrets.
+        index: String,
     },
     /// A weight of a mixture is of no use.
     #[error(

@@ -220,7 +220,7 @@ async fn run_one(dataset: &Arc<Dataset>, run: &Run, held: Arc<HeldBytes>, delive
         }
         Err(error) => {
             drop(held);
-            let error = Arc::new(DatasetError::from(error));
+            let error = Arc::new(dataset.read_error(run.shard, error));
             for &part in &run.parts {
                 deliver(run.part(part), Err(Arc::clone(&error)));
             }

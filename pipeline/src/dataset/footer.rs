@@ -4,9 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::AsArray;
-use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
 use bytes::Bytes;
-use nepa_schemas::{ColumnMapping, ColumnPath, FolderKey, ImageForm, SchemaError};
+use nepa_schemas::{ColumnPath, SchemaError};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
@@ -18,10 +17,10 @@ use parquet::file::metadata::{
     ParquetMetaDataReader, RowGroupMetaData,
 };
 use parquet::file::statistics::Statistics;
-use percent_encoding::percent_decode_str;
 
 use super::pieces::Pieces;
-use super::reduced::{Columns, reduced};
+use super::reading::{Reading, Readings, Unreadable, with_views};
+use super::reduced::{Columns, Selection};
 use super::shard::ROW_BYTES;
 use super::{Beginning, LeaveOut, Part, Shard, beginning, parts};
 use crate::store::list::ListedObject;
@@ -42,89 +41,53 @@ const VALUE_ROWS: usize = 16;
 /// says nothing.
 pub(super) async fn read_shard(
     object: ListedObject,
-    options: &nepa_schemas::SchemaOptions,
+    readings: &Readings,
     io: &Io,
 ) -> Result<Option<Shard>, DatasetError> {
     let mut reader = FooterReader {
         object: Object::new(object),
         requests: &io.footers,
+        pages: None,
     };
-    let part_bytes = io.config.part_bytes;
     let file = reader.metadata().await?;
     if file.row_groups().iter().all(|group| group.num_rows() == 0) {
         return Ok(None);
     }
-    let place = reader.place();
-    let columns = Columns::of(&file);
-    let folders = folder_keys(&reader.object.listed.path);
-    let mapping = match ColumnMapping::resolve_in_folders(&columns.schema, options, &folders) {
-        Ok(mapping) => mapping,
-        Err(source) => {
-            let source = Box::new(reader.with_value(source, &file, &columns).await);
-            let leave_out = LeaveOut::Nothing;
+    let schema = readings.schema(&file);
+    let reading = match readings.reading(&schema, &schema, &reader.object.listed.path) {
+        Ok(reading) => reading,
+        Err(Unreadable::Schema(source)) => {
+            let source = Box::new(reader.with_value(source, &file, &schema.columns).await);
             return Err(DatasetError::Schema {
-                place,
+                place: reader.place(),
                 source,
-                leave_out,
+                leave_out: LeaveOut::Nothing,
             });
         }
+        Err(Unreadable::Parquet(source)) => return Err(bad_footer(source, reader.place())),
+        Err(Unreadable::Missing(_)) => unreachable!("this footer has all columns of its schema"),
     };
-    let (metadata, leaves) = reduced(
-        &file,
-        &columns,
-        &mapping.leaf_paths(),
-        &mapping.text_columns(),
-    )
-    .and_then(|(file, leaves)| Ok((with_views(Arc::new(file), &mapping.extra)?, leaves)))
-    .map_err(|source| bad_footer(source, place))?;
-    drop(file);
-    let projection = ProjectionMask::leaves(metadata.parquet_schema(), leaves.iter().copied());
-    let images = image_leaves(&mapping, &leaves);
-    let absent = |row_group: &RowGroupMetaData| num_absent(row_group, &images);
-    let whole = row_groups(metadata.metadata(), &projection, absent, &reader)?;
-    let large = |part: &&Part| parts::is_large(part, part_bytes);
-    let (metadata, parts) = if whole.iter().any(|part| large(&part)) {
-        // Only where rows without an image are to be counted by pages; those of several columns are
-        // not.
-        let image = images.first().copied().filter(|_| images.len() == 1);
-        let image = image.filter(|_| whole.iter().filter(large).any(|part| part.num_absent > 0));
-        let metadata = reader
-            .with_page_indexes(metadata, &projection, image)
-            .await?;
-        let parts = parts::split(whole, metadata.metadata(), &projection, image, part_bytes);
-        (metadata, parts)
-    } else {
-        (metadata, whole)
-    };
-    check_rows(&parts, &reader)?;
-    let object = reader.object;
-    Ok(Some(Shard {
-        url: object.listed.url.clone(),
-        size: object.listed.size,
-        e_tag: object.e_tag().map(str::to_owned),
-        parts,
-        mapping,
-        object,
-        metadata,
-        projection,
-        leaves,
-    }))
+    reader
+        .shard(reading, file, io.config.part_bytes)
+        .await
+        .map(Some)
 }
 
-/// The folders `key=value` that an object lies in, as Hive and Spark write them: with odd
-/// characters as `%` and two digits.
-fn folder_keys(path: &object_store::path::Path) -> Vec<FolderKey> {
-    let parts: Vec<_> = path.as_ref().split('/').collect();
-    let folders = parts.split_last().map_or(&[][..], |(_, folders)| folders);
-    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let key = |folder: &&str| {
-        let (key, value) = folder.split_once('=')?;
-        (!key.is_empty()).then(|| FolderKey {
-            key: decoded(key),
-            value: decoded(value),
-        })
+/// The shard of a footer that is at hand, with `pages`, where its page indexes begin and their
+/// bytes, as far as these are. The object is asked for what is missing.
+pub(super) async fn known_shard(
+    object: Object,
+    reading: Arc<Reading>,
+    file: ParquetMetaData,
+    pages: Option<(u64, Bytes)>,
+    io: &Io,
+) -> Result<Shard, DatasetError> {
+    let reader = FooterReader {
+        object,
+        requests: &io.footers,
+        pages,
     };
-    folders.iter().filter_map(key).collect()
+    reader.shard(reading, file, io.config.part_bytes).await
 }
 
 /// Tells what is not supported from what is damaged.
@@ -149,54 +112,6 @@ pub(super) fn unsupported(error: &dyn std::error::Error) -> Option<String> {
         .or_else(|| lacks("Unexpected CompressionCodec ").map(|code| format!("codec {code}")))
         .or_else(|| lacks("Unexpected Type ").map(|code| format!("physical type {code}")))
         .or_else(|| lacks("Unexpected ConvertedType ").map(|code| format!("converted type {code}")))
-}
-
-/// A footer whose binary and string columns are read as views into their pages: a value that a
-/// dictionary repeats takes 16 bytes a row, nothing is copied, and no offset has to address more
-/// than one page.
-fn with_views(
-    file: Arc<ParquetMetaData>,
-    as_they_are: &[FieldRef],
-) -> Result<ArrowReaderMetadata, ParquetError> {
-    fn as_views(fields: &Fields) -> Fields {
-        let view = |field: &FieldRef| match field.data_type() {
-            DataType::Binary | DataType::LargeBinary => with_type(field, DataType::BinaryView),
-            DataType::Utf8 | DataType::LargeUtf8 => with_type(field, DataType::Utf8View),
-            DataType::Struct(fields) => with_type(field, DataType::Struct(as_views(fields))),
-            DataType::List(element) => {
-                let element = as_views(&Fields::from(vec![Arc::clone(element)]));
-                with_type(field, DataType::List(Arc::clone(&element[0])))
-            }
-            _ => Arc::clone(field),
-        };
-        fields.iter().map(view).collect()
-    }
-    fn with_type(field: &FieldRef, data_type: DataType) -> FieldRef {
-        Arc::new(field.as_ref().clone().with_data_type(data_type))
-    }
-    let read = ArrowReaderMetadata::try_new(Arc::clone(&file), ArrowReaderOptions::new())?;
-    let schema = read.schema();
-    let is_extra = |name: &str| as_they_are.iter().any(|extra| extra.name() == name);
-    let views = as_views(schema.fields());
-    let fields = schema.fields().iter().zip(&views);
-    let fields = fields.map(|(field, view)| if is_extra(field.name()) { field } else { view });
-    let fields = fields.cloned().collect::<Vec<_>>();
-    let views = Schema::new_with_metadata(fields, schema.metadata().clone());
-    ArrowReaderMetadata::try_new(file, ArrowReaderOptions::new().with_schema(Arc::new(views)))
-}
-
-/// The Parquet columns of the images' bytes, but for those that hold none in this shard.
-fn image_leaves(mapping: &ColumnMapping, leaves: &[usize]) -> Vec<usize> {
-    let mut paths = leaves.iter();
-    let mut found = Vec::new();
-    for column in &mapping.images {
-        let bytes = paths.next();
-        if let ImageForm::HuggingFace { has_path: true } = column.form {
-            paths.next();
-        }
-        found.extend(bytes.filter(|_| !column.empty));
-    }
-    found
 }
 
 /// Rows of a row group without an image in any of these columns; `None` where the footer does not
@@ -346,9 +261,53 @@ pub(super) fn held_bytes(column: &ColumnChunkMetaData) -> u64 {
 struct FooterReader<'a> {
     object: Object,
     requests: &'a Requests,
+    /// Where its page indexes begin, and their bytes.
+    pages: Option<(u64, Bytes)>,
 }
 
 impl FooterReader<'_> {
+    /// The shard of this footer.
+    async fn shard(
+        mut self,
+        reading: Arc<Reading>,
+        file: ParquetMetaData,
+        part_bytes: u64,
+    ) -> Result<Shard, DatasetError> {
+        let place = self.place();
+        let metadata = reading.metadata(&file);
+        let metadata = metadata.map_err(|source| bad_footer(source, place))?;
+        drop(file);
+        let (projection, images) = (&reading.projection, &reading.images);
+        let absent = |row_group: &RowGroupMetaData| num_absent(row_group, images);
+        let whole = row_groups(metadata.metadata(), projection, absent, &self)?;
+        let large = |part: &&Part| parts::is_large(part, part_bytes);
+        let (metadata, parts) = if whole.iter().any(|part| large(&part)) {
+            // Only where rows without an image are to be counted by pages; those of several columns
+            // are not.
+            let image = images.first().copied().filter(|_| images.len() == 1);
+            let mut larger = whole.iter().filter(large);
+            let image = image.filter(|_| larger.any(|part| part.num_absent > 0));
+            let metadata = self.with_page_indexes(metadata, projection, image).await?;
+            let parts = parts::split(whole, metadata.metadata(), projection, image, part_bytes);
+            (metadata, parts)
+        } else {
+            (metadata, whole)
+        };
+        check_rows(&parts, &self)?;
+        let Self { object, pages, .. } = self;
+        Ok(Shard {
+            url: object.listed.url.clone(),
+            size: object.listed.size,
+            e_tag: object.e_tag().map(str::to_owned),
+            parts,
+            mapping: Arc::clone(&reading.mapping),
+            object,
+            metadata,
+            reading,
+            pages,
+        })
+    }
+
     fn place(&self) -> Place {
         Place {
             object: self.object.listed.url.clone(),
@@ -438,8 +397,10 @@ impl FooterReader<'_> {
         };
         let path = [ColumnPath::new(&column)];
         // Whatever goes wrong here, the error itself is known.
-        let value = match reduced(file, columns, &path, &path) {
-            Ok((file, _)) => self.first_value(file).await,
+        let parquet = file.file_metadata().schema_descr();
+        let selection = Selection::new(parquet, columns, &path, &path);
+        let value = match selection.and_then(|selection| selection.of(file)) {
+            Ok(file) => self.first_value(file).await,
             Err(_) => None,
         };
         SchemaError::TextColumn { column, value }
@@ -504,7 +465,14 @@ impl FooterReader<'_> {
                 size: self.object.listed.size,
             });
         }
-        let bytes = self.read(range.clone()).await?;
+        let bytes = match self.pages_at_hand(&range) {
+            Some(bytes) => bytes,
+            None => {
+                let bytes = self.read(range.clone()).await?;
+                self.pages = Some((range.start, bytes.clone()));
+                bytes
+            }
+        };
         let place = self.place();
         let bad = |source| bad_footer(source, place);
         let columns = (0..metadata.parquet_schema().num_columns())
@@ -525,6 +493,14 @@ impl FooterReader<'_> {
                 ArrowReaderMetadata::try_new(Arc::new(reader.finish()?), options)
             })
             .map_err(bad)
+    }
+
+    /// The bytes of a range that the page indexes at hand hold.
+    fn pages_at_hand(&self, range: &Range<u64>) -> Option<Bytes> {
+        let (start, bytes) = self.pages.as_ref()?;
+        let from = usize::try_from(range.start.checked_sub(*start)?).ok()?;
+        let to = usize::try_from(range.end.checked_sub(*start)?).ok()?;
+        (from <= to && to <= bytes.len()).then(|| bytes.slice(from..to))
     }
 
     async fn read(&mut self, range: Range<u64>) -> Result<Bytes, StoreError> {

@@ -1,11 +1,12 @@
 //! A data set: the sorted shards behind URLs, their footers and schemas, and reading parts of them.
 //! Knows rows, and no order of them.
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::store::{Io, IoConfig, IoCounters, IoRuntime, seconds};
-use crate::{PartId, Place};
+use crate::{PartId, Place, StoreError};
 
 mod beginning;
 mod columns;
@@ -13,6 +14,7 @@ mod config;
 mod error;
 mod fetch;
 mod footer;
+mod index;
 mod leave_out;
 mod names;
 mod open;
@@ -22,6 +24,7 @@ mod parts;
 mod pieces;
 #[cfg(nepa_interleavings)]
 mod prefetched;
+mod reading;
 mod reduced;
 mod shard;
 mod splits;
@@ -32,7 +35,7 @@ mod warnings;
 pub use beginning::Beginning;
 pub use columns::ColumnInfo;
 pub use config::{DatasetConfig, MixtureSource};
-pub use error::DatasetError;
+pub use error::{DatasetError, IndexProblem};
 #[cfg(not(nepa_interleavings))]
 pub use fetch::Fetch;
 #[cfg(not(nepa_interleavings))]
@@ -46,15 +49,21 @@ pub(crate) use prefetched::FetchTask;
 pub use shard::{Part, Shard, Source};
 pub use warning::DatasetWarning;
 
+use config::Origin;
+
 /// An opened data set: cheap to share.
 #[derive(Debug)]
 pub struct Dataset {
     shards: Arc<[Shard]>,
     sources: Vec<Source>,
+    /// Of each source.
+    origins: Vec<Origin>,
     warnings: Vec<DatasetWarning>,
+    /// Asked for at each step, and long to compute for very many shards.
+    fingerprint: OnceLock<String>,
     io: Arc<Io>,
     #[cfg(nepa_interleavings)]
-    prefetched: std::sync::OnceLock<std::collections::HashMap<PartId, PartBytes>>,
+    prefetched: OnceLock<std::collections::HashMap<PartId, PartBytes>>,
 }
 
 impl Dataset {
@@ -77,13 +86,40 @@ impl Dataset {
         runtime: &IoRuntime,
         watch: Option<WatchFooters>,
     ) -> Result<Arc<Self>, DatasetError> {
+        Self::open_with(config, io, runtime, watch, &[])
+    }
+
+    /// As [`open`](Self::open), of what [`indexes`](Self::indexes) gave of the same data set, in
+    /// this process or another: no store is asked for a listing or a footer. Each object must still
+    /// be the one that it was then.
+    pub fn open_handed(
+        indexes: &[Bytes],
+        config: &DatasetConfig,
+        io: &IoConfig,
+        runtime: &IoRuntime,
+    ) -> Result<Arc<Self>, DatasetError> {
+        Self::open_with(config, io, runtime, None, indexes)
+    }
+
+    /// With the indexes of the first data sets of a mixture.
+    fn open_with(
+        config: &DatasetConfig,
+        io: &IoConfig,
+        runtime: &IoRuntime,
+        watch: Option<WatchFooters>,
+        indexes: &[Bytes],
+    ) -> Result<Arc<Self>, DatasetError> {
         let io = Arc::new(Io::open(io, runtime)?);
         let (mut shards, mut sources) = (Vec::new(), Vec::new());
-        let mut warnings = Vec::new();
-        for source in config::sources_of(config)? {
-            let weight = source.weight;
+        let (mut origins, mut warnings) = (Vec::new(), Vec::new());
+        for (number, source) in config::sources_of(config)?.into_iter().enumerate() {
+            let (weight, origin) = (source.weight, Origin::of(&source)?);
+            origins.push(origin.clone());
             let (io, watch) = (Arc::clone(&io), watch.clone());
-            let read = async move { open::read_shards(&source, &io, watch.as_ref()).await };
+            let handed = indexes.get(number).cloned();
+            let read = async move {
+                open::read_shards(&source, &origin, &io, watch.as_ref(), handed).await
+            };
             let (more, odd) = runtime.block_on(read)?;
             sources.push(shard::opened_source(&more, shards.len() as u32, weight)?);
             warnings.extend(odd);
@@ -93,13 +129,29 @@ impl Dataset {
         if config.strict && !warnings.is_empty() {
             return Err(DatasetError::Strict { warnings });
         }
-        Ok(Self::of(shards, sources, warnings, io))
+        Ok(Self::of(shards, (sources, origins), warnings, io))
+    }
+
+    /// What opening has read of each data set of the mixture, for
+    /// [`open_handed`](Self::open_handed), and to be written where [`DatasetConfig::index`] says
+    /// so: a Parquet file with a row for each shard.
+    pub fn indexes(&self) -> Result<Vec<Bytes>, DatasetError> {
+        let sources = self.sources.iter().zip(&self.origins);
+        let index = |(source, origin): (&Source, &Origin)| {
+            let shards = source.shards.start as usize..source.shards.end as usize;
+            let written = index::encode(origin, &self.shards[shards]);
+            written.map_err(|source| DatasetError::Index {
+                index: format!("of {origin}"),
+                source: IndexProblem::damaged(source),
+            })
+        };
+        sources.map(index).collect()
     }
 
     /// A data set of what was read, and its watchdog.
     fn of(
         shards: Vec<Shard>,
-        sources: Vec<Source>,
+        (sources, origins): (Vec<Source>, Vec<Origin>),
         warnings: Vec<DatasetWarning>,
         io: Arc<Io>,
     ) -> Arc<Self> {
@@ -107,10 +159,12 @@ impl Dataset {
         let dataset = Arc::new(Self {
             shards: shards.into(),
             sources,
+            origins,
             warnings,
+            fingerprint: OnceLock::new(),
             io,
             #[cfg(nepa_interleavings)]
-            prefetched: std::sync::OnceLock::new(),
+            prefetched: OnceLock::new(),
         });
         runtime.spawn(watch(Arc::downgrade(&dataset), after_s));
         dataset
@@ -124,14 +178,15 @@ impl Dataset {
         runtime: &IoRuntime,
     ) -> Result<Arc<Self>, DatasetError> {
         let io = Arc::new(Io::open(io, runtime)?);
-        let schema = nepa_schemas::SchemaOptions::default();
+        let readings = reading::Readings::new(&nepa_schemas::SchemaOptions::default());
         let mut shards = Vec::new();
         for object in objects {
-            let read = footer::read_shard(object, &schema, &io).await?;
+            let read = footer::read_shard(object, &readings, &io).await?;
             shards.push(read.expect("an object with rows"));
         }
         let sources = vec![shard::opened_source(&shards, 0, 1.0)?];
-        Ok(Self::of(shards, sources, Vec::new(), io))
+        let origins = vec![Origin::default()];
+        Ok(Self::of(shards, (sources, origins), Vec::new(), io))
     }
 
     /// The data sets that are mixed; one where nothing is.
@@ -176,6 +231,12 @@ impl Dataset {
     /// of each part and those without an image, columns read. The same data set on disk and in a
     /// bucket has the same fingerprint.
     pub fn fingerprint(&self) -> String {
+        self.fingerprint
+            .get_or_init(|| self.compute_fingerprint())
+            .clone()
+    }
+
+    fn compute_fingerprint(&self) -> String {
         let digest_of = |source: &Source| {
             let shards = source.shards.start as usize..source.shards.end as usize;
             shard::digest(&self.shards[shards])
@@ -237,6 +298,26 @@ impl Dataset {
     /// If there is no such part.
     pub fn part(&self, id: PartId) -> &Part {
         &self.shards[id.shard as usize].parts[id.part as usize]
+    }
+
+    /// What it means that a shard cannot be read.
+    fn read_error(&self, shard: u32, error: StoreError) -> DatasetError {
+        let Some(index) = &self.origins[self.source_of(shard)].index else {
+            return error.into();
+        };
+        let (object, change) = match error {
+            StoreError::Replaced { place, expected } => (
+                place.to_string(),
+                format!("was replaced (expected {expected})"),
+            ),
+            StoreError::NotFound { url, .. } => (url, "does not exist any more".to_owned()),
+            other => return other.into(),
+        };
+        DatasetError::Stale {
+            object,
+            change,
+            index: index.clone(),
+        }
     }
 
     /// Where a part lies, for messages.

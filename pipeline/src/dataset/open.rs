@@ -1,14 +1,20 @@
-//! Opening a data set: its objects are listed and all their footers read at once.
+//! Opening a data set: its objects are listed and all their footers read at once, unless an index
+//! has both.
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use object_store::ObjectStoreExt;
 
-use super::{DatasetWarning, MixtureSource, Shard, footer, leave_out, splits};
-use crate::DatasetError;
-use crate::store::{Io, list};
+use super::config::Origin;
+use super::reading::Readings;
+use super::{DatasetWarning, MixtureSource, Shard, footer, index, leave_out, splits};
+use crate::store::places::places;
+use crate::store::{Action, Io, classify, list, open_url};
+use crate::{DatasetError, Place, StoreError};
 
 /// Shards that cannot be read as images, before the first that can, after which no more are tried.
 const ODD_SHARDS: usize = 64;
@@ -19,12 +25,31 @@ pub type WatchFooters = Arc<dyn Fn(u64, u64) + Send + Sync>;
 /// Shards, and what was doubtful on the way.
 type ReadShards = (Vec<Shard>, Vec<DatasetWarning>);
 
-/// Lists the URLs of one data set and reads all footers. Objects without rows are left out.
+/// Lists the URLs of one data set and reads all footers, or takes both from its index. Objects
+/// without rows are left out.
 pub(super) async fn read_shards(
     source: &MixtureSource,
-    io: &Io,
+    origin: &Origin,
+    io: &Arc<Io>,
     watch: Option<&WatchFooters>,
+    handed: Option<Bytes>,
 ) -> Result<ReadShards, DatasetError> {
+    let readings = Readings::new(&source.schema);
+    let index = match (handed, &source.index) {
+        (Some(handed), _) => Some(handed),
+        (None, Some(url)) => Some(index_at(url, io).await?),
+        (None, None) => None,
+    };
+    if let Some(bytes) = index {
+        let name = origin.index.as_deref().unwrap_or("of another process");
+        let places = places(&source.urls, &io.config, &io.connector)?;
+        let shards = index::open(bytes, origin, name, places, readings, io).await?;
+        if let Some(watch) = watch {
+            watch(shards.len() as u64, shards.len() as u64);
+        }
+        // What lies beside the shards was told when the index was written.
+        return Ok((shards, Vec::new()));
+    }
     let list::Listed { mut objects, odd } =
         list::list(&source.urls, &io.config, &io.connector).await?;
     if let Some(split) = &source.split {
@@ -35,11 +60,11 @@ pub(super) async fn read_shards(
         let mut chosen = splits::select(&urls, split)?.into_iter();
         objects.retain(|_| chosen.next().unwrap_or(false));
     }
-    let (schema, total) = (&source.schema, objects.len());
+    let (readings, total) = (&readings, objects.len());
     let done = AtomicU64::new(0);
     let footers = futures::stream::iter(objects.clone())
         .map(async |object| {
-            let shard = footer::read_shard(object, schema, io).await;
+            let shard = footer::read_shard(object, readings, io).await;
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
             if let Some(watch) = watch {
                 watch(done, total as u64);
@@ -68,6 +93,19 @@ pub(super) async fn read_shards(
     let odd = odd.into_iter();
     let odd = odd.map(|(below, odd)| DatasetWarning::OddKeys { below, odd });
     Ok((shards, odd.collect()))
+}
+
+/// The bytes of an index.
+async fn index_at(url: &str, io: &Io) -> Result<Bytes, StoreError> {
+    let place = open_url(url, &io.config)?;
+    let read = async { place.store.get(&place.path).await?.bytes().await };
+    read.await.map_err(|error| {
+        let object = Place {
+            object: place.url.clone(),
+            ..Place::default()
+        };
+        classify(&error, Action::Read, &place.location, object)
+    })
 }
 
 /// The shards behind `footers`, or the first error. One without images ends nothing before it is

@@ -55,7 +55,7 @@ pub(super) fn check(
     let row_group = metadata.row_group(part.row_group as usize);
     let pieces = Arc::new(Pieces::new(pieces.to_vec(), shard.size));
     for (leaf, column) in row_group.columns().iter().enumerate() {
-        if !shard.projection.leaf_included(leaf) {
+        if !shard.reading.projection.leaf_included(leaf) {
             continue;
         }
         let pages = Pages {

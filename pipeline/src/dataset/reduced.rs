@@ -3,7 +3,7 @@
 //!
 //! Types are those of the Parquet schema itself. The Arrow schema that many writers put beside it
 //! is a hint, which other programs cannot always read; nothing that is read here needs it. Called
-//! when a shard's footer is read.
+//! by `reading`, once for all files of one schema.
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use parquet::file::metadata::{
 use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 
 /// The columns of a file.
+#[derive(Debug)]
 pub(super) struct Columns {
     /// Their types, with the file's key-value metadata. A column of a type that cannot be read says
     /// so in its metadata.
@@ -52,7 +53,7 @@ impl Columns {
     }
 
     /// The Parquet column of a path, which was found in the schema.
-    fn leaf(&self, path: &ColumnPath) -> Option<usize> {
+    pub(super) fn leaf(&self, path: &ColumnPath) -> Option<usize> {
         let (root, names) = path.parts().split_first()?;
         let root = self.schema.index_of(root).ok()?;
         let mut paths = Vec::new();
@@ -65,58 +66,77 @@ impl Columns {
     }
 }
 
-/// Keeps what is read of a footer, and gives the columns of `paths` in it. Those of `as_binary`
-/// lose their annotation as text.
-///
-/// A place of a dictionary that cannot be one (some writers leave a zero) is taken out, so that the
-/// ranges of bytes are right wherever they are computed.
-pub(super) fn reduced(
-    file: &ParquetMetaData,
-    columns: &Columns,
-    paths: &[ColumnPath],
-    as_binary: &[ColumnPath],
-) -> Result<(ParquetMetaData, Vec<usize>)> {
-    let lost = || ParquetError::General("a column of the schema has no place in the file".into());
-    let find = |path: &ColumnPath| columns.leaf(path).ok_or_else(lost);
-    let wanted = paths.iter().map(find).collect::<Result<Vec<_>>>()?;
-    let parquet = file.file_metadata().schema_descr();
-    let mut pruning = Pruning {
-        wanted: &wanted,
-        as_binary: as_binary.iter().map(find).collect::<Result<Vec<_>>>()?,
-        next_leaf: 0,
-        kept: Vec::new(),
-    };
-    let root = parquet.root_schema();
-    let fields = root.get_fields().iter();
-    let fields = fields.filter_map(|field| pruning.prune(field).transpose());
-    let root = Type::group_type_builder(root.name())
-        .with_fields(fields.collect::<Result<_>>()?)
-        .build()?;
-    let schema = Arc::new(SchemaDescriptor::new(Arc::new(root)));
-    let kept = pruning.kept;
-    let row_groups = file.row_groups().iter().map(|row_group| {
-        let chunks = kept
-            .iter()
-            .map(|&leaf| without_false_dictionary(row_group.column(leaf)));
-        RowGroupMetaData::builder(Arc::clone(&schema))
-            .set_num_rows(row_group.num_rows())
-            .set_total_byte_size(row_group.total_byte_size())
-            .set_column_metadata(chunks.collect::<Result<_>>()?)
-            .build()
-    });
-    let row_groups = row_groups.collect::<Result<Vec<_>>>()?;
-    let about = file.file_metadata();
-    let about = FileMetaData::new(
-        about.version(),
-        about.num_rows(),
-        about.created_by().map(str::to_owned),
-        None,
-        schema,
-        None,
-    );
-    let place = |leaf: &usize| kept.binary_search(leaf).map_err(|_| lost());
-    let places = wanted.iter().map(place).collect::<Result<Vec<_>>>()?;
-    Ok((ParquetMetaData::new(about, row_groups), places))
+/// The columns that are read of files with one schema.
+#[derive(Debug)]
+pub(super) struct Selection {
+    /// The schema without all others.
+    schema: Arc<SchemaDescriptor>,
+    /// Their places in the file, in its order.
+    kept: Vec<usize>,
+    /// For each path that was asked for, its place among them.
+    pub(super) leaves: Vec<usize>,
+}
+
+impl Selection {
+    /// The columns of `paths`. Those of `as_binary` lose their annotation as text.
+    pub(super) fn new(
+        parquet: &SchemaDescriptor,
+        columns: &Columns,
+        paths: &[ColumnPath],
+        as_binary: &[ColumnPath],
+    ) -> Result<Self> {
+        let lost =
+            || ParquetError::General("a column of the schema has no place in the file".into());
+        let find = |path: &ColumnPath| columns.leaf(path).ok_or_else(lost);
+        let wanted = paths.iter().map(find).collect::<Result<Vec<_>>>()?;
+        let mut pruning = Pruning {
+            wanted: &wanted,
+            as_binary: as_binary.iter().map(find).collect::<Result<Vec<_>>>()?,
+            next_leaf: 0,
+            kept: Vec::new(),
+        };
+        let root = parquet.root_schema();
+        let fields = root.get_fields().iter();
+        let fields = fields.filter_map(|field| pruning.prune(field).transpose());
+        let root = Type::group_type_builder(root.name())
+            .with_fields(fields.collect::<Result<_>>()?)
+            .build()?;
+        let kept = pruning.kept;
+        let place = |leaf: &usize| kept.binary_search(leaf).map_err(|_| lost());
+        let leaves = wanted.iter().map(place).collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            schema: Arc::new(SchemaDescriptor::new(Arc::new(root))),
+            kept,
+            leaves,
+        })
+    }
+
+    /// What of a footer they are read by.
+    ///
+    /// A place of a dictionary that cannot be one (some writers leave a zero) is taken out, so that
+    /// the ranges of bytes are right wherever they are computed.
+    pub(super) fn of(&self, file: &ParquetMetaData) -> Result<ParquetMetaData> {
+        let row_groups = file.row_groups().iter().map(|row_group| {
+            let chunks = self.kept.iter();
+            let chunks = chunks.map(|&leaf| without_false_dictionary(row_group.column(leaf)));
+            RowGroupMetaData::builder(Arc::clone(&self.schema))
+                .set_num_rows(row_group.num_rows())
+                .set_total_byte_size(row_group.total_byte_size())
+                .set_column_metadata(chunks.collect::<Result<_>>()?)
+                .build()
+        });
+        let row_groups = row_groups.collect::<Result<Vec<_>>>()?;
+        let about = file.file_metadata();
+        let about = FileMetaData::new(
+            about.version(),
+            about.num_rows(),
+            about.created_by().map(str::to_owned),
+            None,
+            Arc::clone(&self.schema),
+            None,
+        );
+        Ok(ParquetMetaData::new(about, row_groups))
+    }
 }
 
 /// The schema reduced to what is read.

@@ -1,12 +1,14 @@
 //! Shards and their parts, and what makes several shards one data set.
 use std::ops::Range;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use nepa_schemas::{ColumnMapping, SchemaError};
-use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use sha2::{Digest, Sha256};
 
 use super::names::common_root;
+use super::reading::Reading;
 use super::{LeaveOut, leave_out};
 use crate::store::Object;
 use crate::{DatasetError, Place};
@@ -57,16 +59,16 @@ pub struct Shard {
     pub e_tag: Option<String>,
     /// Its row groups, or parts of them, in the order of the file.
     pub parts: Vec<Part>,
-    /// Its columns.
-    pub mapping: ColumnMapping,
+    /// Its columns; shared by shards that have the same.
+    pub mapping: Arc<ColumnMapping>,
     /// The object, in the version whose footer was read.
     pub(super) object: Object,
     /// Its footer, as far as it is needed.
     pub(super) metadata: ArrowReaderMetadata,
-    /// The Parquet columns that are read.
-    pub(super) projection: ProjectionMask,
-    /// Those of the mapping's leaf paths, in their order.
-    pub(super) leaves: Vec<usize>,
+    /// How it is read.
+    pub(super) reading: Arc<Reading>,
+    /// Where its page indexes begin, and their bytes, if they were needed.
+    pub(super) pages: Option<(u64, Bytes)>,
 }
 
 impl Shard {
@@ -168,6 +170,9 @@ fn without_few(mut error: DatasetError, first: &Shard, shards: &[Shard]) -> Data
 /// Shards of one data set must read alike, or a sample would mean different things in different
 /// shards.
 fn same_mapping(first: &Shard, second: &Shard) -> Result<(), DatasetError> {
+    if Arc::ptr_eq(&first.mapping, &second.mapping) {
+        return Ok(());
+    }
     match first.mapping.difference(&second.mapping) {
         None => Ok(()),
         Some(difference) => Err(DatasetError::SchemasDiffer {

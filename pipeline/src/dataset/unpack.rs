@@ -50,7 +50,7 @@ pub(super) fn unpack(
 fn read(pieces: Pieces, shard: &Shard, part: &Part) -> ParquetResult<RecordBatch> {
     let mut builder =
         ParquetRecordBatchReaderBuilder::new_with_metadata(pieces, shard.metadata.clone())
-            .with_projection(shard.projection.clone())
+            .with_projection(shard.reading.projection.clone())
             .with_row_groups(vec![part.row_group as usize])
             .with_batch_size(part.num_rows.max(1) as usize);
     let in_row_group = shard

@@ -108,6 +108,7 @@ impl LoaderBuilder {
             weight: *weight,
             schema: self.dataset.schema.clone(),
             split: None,
+            index: None,
         };
         let mut dataset = self.dataset.clone();
         dataset.mixture.extend(self.sources.iter().map(source));
@@ -143,6 +144,13 @@ impl LoaderBuilder {
     /// Reads the shards of one split alone, as their names say it. Default: all.
     pub fn split(mut self, name: impl Into<String>) -> Self {
         self.dataset.split = Some(name.into());
+        self
+    }
+
+    /// Opens the data set by its index ([`DatasetConfig::index`]), a path or URL. Default: it is
+    /// listed, and its footers are read.
+    pub fn index(mut self, url: impl Into<String>) -> Self {
+        self.dataset.index = Some(url.into());
         self
     }
 

@@ -134,6 +134,27 @@ pub(crate) mod tests {
     use super::*;
     use crate::Filter;
 
+    /// A state holds no more for more shards, samples, lanes or ranks.
+    #[test]
+    fn a_state_is_small_whatever_it_is_of() {
+        let state = LoaderState {
+            version: u32::MAX,
+            dataset: "f".repeat(64),
+            seed: u64::MAX,
+            global_batch: u64::MAX,
+            lanes: u64::MAX,
+            shuffle: false,
+            shuffle_window_bytes: u64::MAX,
+            drop_last: false,
+            epoch: u64::MAX,
+            batch_in_epoch: u64::MAX,
+            samples_tried: u64::MAX,
+            samples_bad: u64::MAX,
+        };
+        let text = serde_json::to_string(&state).expect("plain data");
+        assert!(text.len() <= 4096, "{} bytes", text.len());
+    }
+
     /// Settings for tests of single parts.
     pub(crate) fn config() -> LoaderConfig {
         LoaderConfig {

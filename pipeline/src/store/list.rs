@@ -1,5 +1,5 @@
 //! From URLs, prefixes and globs to the sorted list of Parquet objects.
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,11 +13,12 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, path::Path
 use super::delta::{DeltaProblem, LogPlan, Replay};
 use super::listing::{Entry, Listing};
 use super::names::{Pattern, is_hidden, is_parquet};
+use super::places::{UrlPlace, places};
 use super::tables::{
     DELTA_LOG, ICEBERG_METADATA, TableFormat, TableProblem, is_iceberg_metadata, table_of, tables,
 };
 use super::walk::walk;
-use super::{CountingConnector, Location, OddKeys, Patience, Provider, Stores, build, classify};
+use super::{CountingConnector, Location, OddKeys, Patience, Provider, Stores, classify};
 use crate::Place;
 use crate::store::{Action, Found};
 use crate::{IoConfig, StoreError};
@@ -62,20 +63,11 @@ pub(crate) async fn list(
     io: &IoConfig,
     connector: &CountingConnector,
 ) -> Result<Listed, StoreError> {
-    if urls.is_empty() {
-        return Err(StoreError::NoUrls);
-    }
-    let mut stores: HashMap<(Provider, String), Stores> = HashMap::new();
     let mut listed = Listed::default();
-    for url in urls {
-        let location = Location::parse(url)?;
-        let key = location.store_key();
-        if !stores.contains_key(&key) {
-            stores.insert(key.clone(), build(&location, io, connector)?);
-        }
+    for UrlPlace { stores, location } in places(urls, io, connector)? {
         let lister = Lister {
-            stores: stores[&key].clone(),
-            location: Arc::new(location),
+            stores,
+            location,
             connector,
         };
         let found = lister.find().await?;
@@ -86,6 +78,22 @@ pub(crate) async fn list(
     }
     listed.objects = sorted(listed.objects);
     Ok(listed)
+}
+
+/// An object that a URL names and that is known already, by its key.
+pub(crate) fn known_object(
+    place: &UrlPlace,
+    key: &str,
+    size: u64,
+) -> Result<ListedObject, StoreError> {
+    Ok(ListedObject {
+        single: Arc::clone(&place.stores.single),
+        patience: place.stores.patience.clone(),
+        location: Arc::clone(&place.location),
+        path: place.location.path_of(key)?,
+        size,
+        url: place.location.display_key(key),
+    })
 }
 
 /// By URL, each object once.

@@ -24,6 +24,7 @@ mod open;
 mod options;
 mod patience;
 mod patient_store;
+pub(crate) mod places;
 mod provider;
 mod reason;
 mod request;

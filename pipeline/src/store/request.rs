@@ -65,6 +65,28 @@ impl Object {
         }
     }
 
+    /// An object of which something was read before, in that version.
+    pub(crate) fn at_version(
+        listed: ListedObject,
+        e_tag: Option<String>,
+        last_modified_ms: i64,
+    ) -> Self {
+        Self {
+            listed,
+            version: Some(Version {
+                e_tag,
+                last_modified_ms,
+            }),
+        }
+    }
+
+    /// When it was last modified, in milliseconds since 1970; once something was read of it.
+    pub(crate) fn last_modified_ms(&self) -> Option<i64> {
+        self.version
+            .as_ref()
+            .map(|version| version.last_modified_ms)
+    }
+
     /// Its ETag, if the store gives one.
     pub(crate) fn e_tag(&self) -> Option<&str> {
         self.version.as_ref()?.e_tag.as_deref()

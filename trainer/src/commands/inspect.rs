@@ -2,10 +2,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
-use nepa_pipeline::{ColumnInfo, Dataset, DatasetConfig, IoConfig, IoRuntime};
+use nepa_pipeline::{
+    Action, ColumnInfo, Dataset, DatasetConfig, IoConfig, IoRuntime, Place, classify, open_url,
+};
 use nepa_schemas::{Label, SchemaOptions};
+use object_store::ObjectStoreExt;
 
 use super::help::with_exit_codes;
 use super::values::{at_least, whole};
@@ -54,6 +58,12 @@ pub(crate) struct Args {
     /// With random crops and flips.
     #[arg(long, value_name = "FILE", help_heading = "Sample")]
     grid: Option<PathBuf>,
+    /// Write an index of the shards into this file or URL.
+    ///
+    /// A recipe that names it (data.index) opens the same URLs without listing them and without
+    /// reading footers. Call it anything that is not read as a shard, such as in1k.index.
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    index: Option<String>,
     /// Side of the images in the grid: the model's image size.
     #[arg(
         long, default_value_t = 224, value_name = "PIXELS", value_parser = whole::<u32>(8..=1024),
@@ -66,7 +76,8 @@ const EXAMPLES: &str = "Examples:
   nepa inspect scenes --grid grid.png
   nepa inspect 's3://bucket/in1k/train-*.parquet' \\
       --label-column fine_label
-  nepa inspect s3://bucket/in1k --split train --strict";
+  nepa inspect s3://bucket/in1k --split train --strict
+  nepa inspect s3://bucket/in1k --index in1k.index";
 
 fn long_help() -> String {
     let lines = "Output, a line each:
@@ -75,6 +86,7 @@ fn long_help() -> String {
                    out
   row groups       bytes that are fetched at once: small
                    ones mix better, each costs a request
+  index            the file that --index has written
   columns read     codec, bytes stored and unpacked
   sample           what was decoded of it: formats, sizes in
                    pixels and bytes, classes, unreadable rows
@@ -101,8 +113,18 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         strict: args.shards.strict,
         ..DatasetConfig::default()
     };
+    if let Some(index) = &args.index {
+        anyhow::ensure!(
+            !SHARD_NAMES.iter().any(|end| index.ends_with(end)),
+            "--index {index}: it would be read as a shard where it lies among them; call it \
+             something else, such as in1k.index"
+        );
+    }
     let dataset = open_data(&config, &IoConfig::default(), &runtime)?;
     print_layout(&dataset);
+    if let Some(index) = &args.index {
+        write_index(&dataset, index, &runtime)?;
+    }
     let sample = take_sample(&dataset, args.samples, args.seed);
     print_sample(&dataset, &sample);
     for warning in warnings(&dataset, &sample) {
@@ -124,6 +146,28 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         eprintln!("error: {error}");
     }
     Ok(ExitCode::from(u8::from(!sample.failed.is_empty())))
+}
+
+/// How names end that are read as shards.
+const SHARD_NAMES: [&str; 3] = [".parquet", ".parq", ".pq"];
+
+/// Writes the index of the data set, whole or not at all.
+fn write_index(dataset: &Dataset, url: &str, runtime: &IoRuntime) -> anyhow::Result<()> {
+    let indexes = dataset.indexes()?;
+    let index = indexes.into_iter().next().context("nothing was opened")?;
+    let target = open_url(url, &IoConfig::default())?;
+    let size = bytes(index.len() as u64);
+    let (store, path) = (Arc::clone(&target.store), target.path.clone());
+    let put = runtime.block_on(async move { store.put(&path, index.into()).await });
+    put.map_err(|error| {
+        let place = Place {
+            object: target.url.clone(),
+            ..Place::default()
+        };
+        classify(&error, Action::Write, &target.location, place)
+    })?;
+    println!("index        {} ({size})", target.url);
+    Ok(())
 }
 
 /// Why there is no image for `--grid`.

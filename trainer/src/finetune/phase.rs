@@ -72,7 +72,8 @@ impl Finetuning {
             tune.eval.urls.clone_from(&from.eval_data);
         }
         recipe.check(ranks.size())?;
-        let dataset = open_dataset(&recipe, tune.label_column.clone(), &runtime)?;
+        let labels = tune.label_column.clone();
+        let dataset = open_dataset(&recipe, labels, &runtime, ranks)?;
         let classes = LabelClasses::new(&tune, &dataset, &base)?;
         recipe.model = recipe.model.to_classifier(classes.classes());
         recipe

@@ -53,6 +53,10 @@ pub struct DataConfig {
     /// Read the shards of one split alone, as their names or folders say it; left out: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
+    /// Path or URL of an index of these URLs (`nepa inspect URL --index FILE`), so that neither a
+    /// listing nor a footer is asked for; left out: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<String>,
     /// Whether what is doubtful about the shards (several splits, copies, missing ones) ends the
     /// run instead of a warning.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

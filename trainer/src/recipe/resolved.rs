@@ -157,8 +157,9 @@ impl Recipe {
         let engine = train.engine.unwrap_or_else(|| self.default_engine());
         // It is printed and stored.
         let mut data = self.data;
-        let of_mixture = data.mixture.iter_mut().map(|source| &mut source.urls);
-        for url in of_mixture.chain([&mut data.urls]).flatten() {
+        let mixture = data.mixture.iter_mut();
+        let of_mixture = mixture.flat_map(|source| source.urls.iter_mut().chain(&mut source.index));
+        for url in of_mixture.chain(&mut data.urls).chain(&mut data.index) {
             *url = storable_url(url);
         }
         let cores = crate::device::cores();

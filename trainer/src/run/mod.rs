@@ -21,6 +21,7 @@ mod resume;
 mod save;
 mod set_up;
 mod setup;
+mod shared_data;
 mod spans;
 mod stepper;
 mod steps;

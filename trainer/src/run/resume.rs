@@ -185,6 +185,7 @@ pub(super) fn numbers(recipe: &ResolvedRecipe, is_other_schedule: bool) -> serde
     recipe.data.urls = Vec::new();
     recipe.data.mixture = Vec::new();
     (recipe.data.split, recipe.data.strict) = (None, false);
+    recipe.data.index = None;
     // It only decides whether the run ends.
     recipe.data.max_bad_fraction = 0.0;
     serde_json::to_value(recipe).expect("a resolved recipe is plain data with string keys")
@@ -243,6 +244,7 @@ mod tests {
         current.decode_threads += 1;
         current.jpeg = Some(crate::recipe::JpegChoice::Fixed);
         current.train.wire = Some(crate::recipe::WireChoice::Host);
+        current.data.index = Some("scenes.index".to_owned());
         same_run("a", &saved, &current).unwrap();
         current.seed += 1;
         let error = same_run("a", &saved, &current).unwrap_err().to_string();

@@ -21,7 +21,7 @@ fn pretraining(mut recipe: Recipe, options: &Options, ranks: &Ranks) -> Result<S
     recipe.check(ranks.size())?;
     let (device, runtime) = open_device(&recipe, ranks)?;
     // Pretraining reads no labels.
-    let dataset = open_dataset(&recipe, Some(String::new()), &runtime)?;
+    let dataset = open_dataset(&recipe, Some(String::new()), &runtime, ranks)?;
     let mut recipe = recipe.resolve(dataset.num_samples(), dataset.fingerprint())?;
     recipe.init = options.init.as_ref().map(Init::saved);
     Ok(Setup {

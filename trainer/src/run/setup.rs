@@ -10,6 +10,7 @@ use nepa_schemas::SchemaOptions;
 use super::draws::micro_batches;
 use super::options::Options;
 use super::phase::Phase;
+use super::shared_data::open_shared;
 use crate::data::show_warnings;
 use crate::device;
 use crate::engine::{
@@ -68,6 +69,7 @@ pub(crate) fn dataset_config(recipe: &Recipe, label_column: Option<String>) -> D
         mixture: recipe.data.mixture.clone(),
         split: recipe.data.split.clone(),
         strict: recipe.data.strict,
+        index: recipe.data.index.clone(),
     };
     for source in &mut config.mixture {
         source.schema.label_column.clone_from(&label_column);
@@ -75,14 +77,15 @@ pub(crate) fn dataset_config(recipe: &Recipe, label_column: Option<String>) -> D
     config
 }
 
-/// Opens it.
+/// Opens it, with the other ranks.
 pub(crate) fn open_dataset(
     recipe: &Recipe,
     label_column: Option<String>,
     runtime: &IoRuntime,
+    ranks: &Ranks,
 ) -> Result<Arc<Dataset>, RunError> {
     let config = dataset_config(recipe, label_column);
-    let dataset = Dataset::open(&config, &recipe.io, runtime)?;
+    let dataset = open_shared(&config, &recipe.io, runtime, ranks)?;
     show_warnings(&dataset);
     Ok(dataset)
 }
