@@ -297,8 +297,8 @@ impl Communicator {
         self.settle(DOING, asked.and(ended))
     }
 
-    /// Makes values their sum over all ranks, the same bits on each, in an order of NCCL's own. They
-    /// are once the stream has come so far.
+    /// Makes values their sum over all ranks, the same bits on each, in an order of NCCL's own. It
+    /// is there once the stream has come so far.
     ///
     /// # Safety
     ///

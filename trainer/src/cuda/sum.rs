@@ -1,5 +1,5 @@
-//! The sum of the ranks' gradients from GPU to GPU, over NCCL: the tree of `ranks::sum`, so the same
-//! bits, by the kernel that adds micro-batches; or by NCCL's own additions.
+//! The sum of the ranks' gradients from GPU to GPU, over NCCL: by the tree of `ranks::sum`, so to
+//! the same bits, and the kernel that adds micro-batches; or by NCCL's own additions.
 use std::ops::Range;
 use std::sync::Arc;
 

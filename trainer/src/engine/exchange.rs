@@ -28,7 +28,8 @@ pub trait Exchange: std::fmt::Debug + Send + Sync {
         Summing::default()
     }
 
-    /// Makes values their sum over all, the same bits everywhere.
+    /// Makes values their sum over all, the same bits everywhere: those of the tree, unless the
+    /// library adds.
     fn sum(&self, values: &mut [f32]) -> Result<(), ExchangeError>;
 
     /// A record of each, in order.
