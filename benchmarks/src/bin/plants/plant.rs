@@ -6,8 +6,6 @@ use serde_json::Value;
 use crate::data::{Folders, Shape};
 use crate::setup::{Setup, Store};
 
-/// Time of a real run, in seconds.
-pub(crate) const REALLY_S: f64 = 3.0;
 const TURNS: u32 = 2;
 
 /// A plant.
@@ -230,8 +228,8 @@ fn measure(plant: &Plant, folders: &Folders, seconds: f64, row: &mut Row) -> any
     // Both turn by turn, as the machine is not the same from second to second.
     let [mut before, mut after] = [0.0; 2];
     for _ in 0..TURNS {
-        before += plant.setup.really(folders, REALLY_S)? / f64::from(TURNS);
-        after += changed.really(folders, REALLY_S)? / f64::from(TURNS);
+        before += plant.setup.really(folders)? / f64::from(TURNS);
+        after += changed.really(folders)? / f64::from(TURNS);
     }
     let what_ifs = verdict["what_if"].as_array().map_or(&[][..], Vec::as_slice);
     let what = what_ifs.iter().find(|what| {

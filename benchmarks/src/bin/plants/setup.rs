@@ -13,6 +13,9 @@ use crate::data::{Folders, Shape};
 
 /// Batches of a real run; small, so that they tell a rate soon.
 const BATCH: usize = 16;
+/// Time of a real run, and of one over a slow line, in seconds.
+const REALLY_S: f64 = 3.0;
+const SLOWLY_S: f64 = 12.0;
 /// For so long of its time a real run is not measured.
 const SETTLE: f64 = 0.25;
 
@@ -174,8 +177,13 @@ impl Setup {
     }
 
     /// Images a second that the loader gives with these settings, without the profiler: for
-    /// `seconds` from its first batch on, the first quarter left out.
-    pub(crate) fn really(&self, folders: &Folders, seconds: f64) -> anyhow::Result<f64> {
+    /// [`REALLY_S`] from its first batch on, the first quarter left out.
+    pub(crate) fn really(&self, folders: &Folders) -> anyhow::Result<f64> {
+        // What was fetched before the first batch comes faster than a slow line.
+        let seconds = match self.store {
+            Store::Server(_, mb) if mb > 0.0 => SLOWLY_S,
+            _ => REALLY_S,
+        };
         let folder = folders.of(self.shape)?;
         let server = self.store.server(&folder)?;
         let mut io = IoConfig::default();

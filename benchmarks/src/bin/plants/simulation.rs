@@ -5,7 +5,6 @@ use anyhow::Context;
 use serde_json::Value;
 
 use crate::data::{Folders, Shape};
-use crate::plant::REALLY_S;
 use crate::setup::{Setup, Store, program, succeed};
 
 /// What is profiled, and scenarios of it, each with the setup that makes it real.
@@ -65,7 +64,7 @@ pub(crate) fn run(folders: &Folders, seconds: f64) -> anyhow::Result<()> {
         let costs = setup.profile(folders, seconds)?;
         for (scenario, real) in scenarios {
             let computed = simulate(&costs, scenario)?;
-            let really = real.really(folders, REALLY_S)?;
+            let really = real.really(folders)?;
             let error = 100.0 * (computed / really - 1.0);
             println!("| {name} | {scenario} | {computed:.0} | {really:.0} | {error:+.0} % |");
         }
