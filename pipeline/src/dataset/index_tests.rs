@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arrow::array::BinaryArray;
 use arrow::compute::take;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -170,9 +171,7 @@ fn open_index(
     let io = Arc::new(Io::open(&IoConfig::default(), runtime).expect("no cache"));
     let (index, origin) = (index.clone(), origin.clone());
     let (places, readings) = (store.places(), Readings::new(schema));
-    runtime.block_on(async move {
-        super::open(index, &origin, "its index", places, readings, &io).await
-    })
+    runtime.block_on(async move { super::open(index, &origin, places, readings, &io).await })
 }
 
 /// The index with other rows and another head; the checksum of the rows that were, or that are.
@@ -268,9 +267,9 @@ fn a_hundred_thousand_shards_are_opened_without_a_request() {
         let all = RecordBatch::try_new(schema(), columns).expect("columns of one length");
         // It stands in the first row alone.
         let file = batch.column_by_name("schema").expect("the column");
-        let file = file.as_binary::<i32>().value(0);
+        let file = file.as_binary::<i64>().value(0);
         let files = (0..SHARDS).map(|number| (number == 0).then_some(file));
-        let files: ArrayRef = Arc::new(files.collect::<BinaryArray>());
+        let files: ArrayRef = Arc::new(files.collect::<LargeBinaryArray>());
         let keys = (0..SHARDS).map(|number| format!("train-{number:06}.parquet"));
         let keys: ArrayRef = Arc::new(StringArray::from_iter_values(keys));
         vec![with_column(
