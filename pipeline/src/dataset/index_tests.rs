@@ -13,6 +13,7 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as StoreResult,
 };
+use parquet::file::metadata::FileMetaData;
 
 use super::*;
 use crate::dataset::footer::read_shard;
@@ -344,4 +345,30 @@ fn what_is_wrong_with_an_index_is_told_apart() {
     };
     let said = problem(&index, &split).to_string();
     assert!(said.contains("s3://memory/ (split train)"), "{said}");
+}
+
+#[test]
+fn metadata_that_is_not_read_makes_no_other_schema() {
+    let readings = Readings::new(&choices(true));
+    let schema = |pairs: &[(&str, &str)]| {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(file()));
+        let reader = reader.expect("a footer");
+        let about = reader.metadata().file_metadata();
+        let pair =
+            |(key, value): &(&str, &str)| KeyValue::new((*key).to_owned(), (*value).to_owned());
+        let about = FileMetaData::new(
+            about.version(),
+            about.num_rows(),
+            None,
+            Some(pairs.iter().map(pair).collect()),
+            about.schema_descr_ptr(),
+            None,
+        );
+        let row_groups = reader.metadata().row_groups().to_vec();
+        readings.schema(&ParquetMetaData::new(about, row_groups))
+    };
+    let one = schema(&[("pandas", "6 rows")]);
+    assert!(Arc::ptr_eq(&one, &schema(&[("pandas", "7 rows")])));
+    let named = schema(&[("pandas", "6 rows"), ("huggingface", "{}")]);
+    assert!(!Arc::ptr_eq(&one, &named));
 }
