@@ -40,8 +40,8 @@ mod sync;
 pub use store::{
     Action, CredentialError, DeltaProblem, Denial, Found, InParts, IoConfig, IoCounters, IoRuntime,
     Latencies, Location, OddKeys, Patience, Provider, StoreCause, StoreError, StoreOptions,
-    StoreUrl, TableFormat, TableProblem, classify, full_text, open_url, plain, redact, shown_url,
-    storable_url,
+    StoreUrl, TableFormat, TableProblem, classify, full_text, is_parquet, open_url, plain, redact,
+    shown_url, storable_url,
 };
 
 // Data sets: rows of shards.

@@ -13,6 +13,9 @@ use crate::arrays::{binary_values, is_binary, is_string, string_value};
 use crate::column_path::{ColumnPath, name_of};
 use crate::{RowError, SchemaError};
 
+/// The entry of a schema's metadata that is read; no other is.
+pub const METADATA_KEY: &str = "huggingface";
+
 /// What the form reads, for messages.
 pub(crate) const EXPECTED: &str = "struct<bytes: binary, path: string>";
 
@@ -36,7 +39,7 @@ impl Features {
     pub(crate) fn of(schema: &Schema) -> Self {
         schema
             .metadata()
-            .get("huggingface")
+            .get(METADATA_KEY)
             .and_then(|text| serde_json::from_str::<Metadata>(text).ok())
             .map(|metadata| Self(metadata.info.features))
             .unwrap_or_default()

@@ -19,7 +19,7 @@ mod text;
 
 pub use column_path::{ColumnPath, UNSUPPORTED};
 pub use error::{RowError, SchemaError};
-pub use hugging_face::metadata as hugging_face_metadata;
+pub use hugging_face::{METADATA_KEY, metadata as hugging_face_metadata};
 pub use image::{ImageColumn, ImageForm};
 pub use label::{Label, LabelColumn, LabelForm, LabelList, LabelValue};
 pub use label_choice::{FolderKey, NoLabel};

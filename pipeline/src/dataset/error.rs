@@ -105,6 +105,18 @@ pub enum DatasetError {
         #[source]
         source: IndexProblem,
     },
+    /// An index of the data set cannot be written.
+    #[error(
+        "there can be no index of {data}: its schema cannot be written again, as some column has a \
+         type that is not known; read it without an index"
+    )]
+    NotIndexed {
+        /// Its URLs, without secrets.
+        data: String,
+        /// What the writer says.
+        #[source]
+        source: parquet::errors::ParquetError,
+    },
     /// An object is not the one that the index describes.
     #[error(
         "{object} {change}, and the index {index} is of before that: write the index again \
@@ -321,6 +333,25 @@ pub enum DatasetError {
         /// Rows that are always read.
         most: u64,
     },
+}
+
+impl DatasetError {
+    /// What it means that an object cannot be read which `index` describes.
+    pub(super) fn by_index(error: StoreError, index: &str) -> Self {
+        let (object, change) = match error {
+            StoreError::Replaced { place, expected } => (
+                place.to_string(),
+                format!("was replaced (expected {expected})"),
+            ),
+            StoreError::NotFound { url, .. } => (url, "does not exist any more".to_owned()),
+            other => return other.into(),
+        };
+        Self::Stale {
+            object,
+            change,
+            index: index.to_owned(),
+        }
+    }
 }
 
 fn splits_found(found: &[(String, usize)], unnamed: usize, example: &str) -> String {

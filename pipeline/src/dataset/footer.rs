@@ -465,13 +465,12 @@ impl FooterReader<'_> {
                 size: self.object.listed.size,
             });
         }
-        let bytes = match self.pages_at_hand(&range) {
-            Some(bytes) => bytes,
-            None => {
-                let bytes = self.read(range.clone()).await?;
-                self.pages = Some((range.start, bytes.clone()));
-                bytes
-            }
+        let bytes = if let Some(bytes) = self.pages_at_hand(&range) {
+            bytes
+        } else {
+            let bytes = self.read(range.clone()).await?;
+            self.pages = Some((range.start, bytes.clone()));
+            bytes
         };
         let place = self.place();
         let bad = |source| bad_footer(source, place);

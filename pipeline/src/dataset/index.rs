@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray, UInt32Array,
+    Array, ArrayRef, AsArray, Int64Array, LargeBinaryArray, RecordBatch, StringArray, UInt32Array,
     UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt32Type, UInt64Type};
@@ -110,10 +110,10 @@ fn schema() -> SchemaRef {
         field("modified_ms", DataType::Int64),
         field("rows", DataType::UInt64),
         field("row_groups", DataType::UInt32),
-        optional("schema", DataType::Binary),
-        field("footer", DataType::Binary),
+        optional("schema", DataType::LargeBinary),
+        field("footer", DataType::LargeBinary),
         optional("pages_start", DataType::UInt64),
-        optional("pages", DataType::Binary),
+        optional("pages", DataType::LargeBinary),
     ]))
 }
 
@@ -172,11 +172,11 @@ fn batch<'a>(
             schemas
                 .iter()
                 .map(Option::as_deref)
-                .collect::<BinaryArray>(),
+                .collect::<LargeBinaryArray>(),
         ),
-        Arc::new(BinaryArray::from_iter_values(&footers)),
+        Arc::new(LargeBinaryArray::from_iter_values(&footers)),
         Arc::new(starts.collect::<UInt64Array>()),
-        Arc::new(bytes.collect::<BinaryArray>()),
+        Arc::new(bytes.collect::<LargeBinaryArray>()),
     ];
     Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
 }
@@ -201,17 +201,17 @@ struct Rows {
     size: UInt64Array,
     e_tag: StringArray,
     modified_ms: Int64Array,
-    schema: BinaryArray,
-    footer: BinaryArray,
+    schema: LargeBinaryArray,
+    footer: LargeBinaryArray,
     pages_start: UInt64Array,
-    pages: BinaryArray,
+    pages: LargeBinaryArray,
 }
 
 impl Rows {
     /// Those of a batch; `None` where its columns are others.
     fn of(batch: &RecordBatch) -> Option<Self> {
         let text = |name| Some(batch.column_by_name(name)?.as_string_opt::<i32>()?.clone());
-        let bytes = |name| Some(batch.column_by_name(name)?.as_binary_opt::<i32>()?.clone());
+        let bytes = |name| Some(batch.column_by_name(name)?.as_binary_opt::<i64>()?.clone());
         let number = |name| {
             let column = batch.column_by_name(name)?;
             Some(column.as_primitive_opt::<UInt64Type>()?.clone())
@@ -288,8 +288,8 @@ struct Means {
     io: Arc<Io>,
     places: Vec<UrlPlace>,
     readings: Readings,
-    /// What the index is called.
-    name: String,
+    /// The index, without secrets; none where it came from another process.
+    index: Option<String>,
 }
 
 /// The shards that an index describes, as opening what it is of would give them. The store is asked
@@ -297,7 +297,6 @@ struct Means {
 pub(super) async fn open(
     bytes: Bytes,
     origin: &Origin,
-    name: &str,
     places: Vec<UrlPlace>,
     readings: Readings,
     io: &Arc<Io>,
@@ -306,7 +305,7 @@ pub(super) async fn open(
         io: Arc::clone(io),
         places,
         readings,
-        name: name.to_owned(),
+        index: origin.index.clone(),
     });
     let rows = read(bytes, origin).map_err(|problem| means.error(problem))?;
     let chunks = chunks(rows, &means.readings).map_err(|problem| means.error(problem))?;
@@ -388,9 +387,18 @@ fn chunks(all: Vec<Rows>, readings: &Readings) -> Result<Vec<Chunk>, IndexProble
 
 impl Means {
     fn error(&self, source: IndexProblem) -> DatasetError {
+        let index = self.index.as_deref().unwrap_or("of another process");
         DatasetError::Index {
-            index: self.name.clone(),
+            index: index.to_owned(),
             source,
+        }
+    }
+
+    /// What it means that page indexes cannot be read.
+    fn read_error(&self, error: DatasetError) -> DatasetError {
+        match (error, &self.index) {
+            (DatasetError::Store(error), Some(index)) => DatasetError::by_index(error, index),
+            (error, _) => error,
         }
     }
 
@@ -431,7 +439,8 @@ impl Chunk {
                 .map_err(|why| means.unreadable(why, &object))?;
             let pages = rows.pages(row);
             let pages = pages.map(|(start, bytes)| (start, Bytes::copy_from_slice(bytes)));
-            shards.push(known_shard(object, reading, footer, pages, &means.io).await?);
+            let shard = known_shard(object, reading, footer, pages, &means.io).await;
+            shards.push(shard.map_err(|error| means.read_error(error))?);
         }
         Ok(shards)
     }

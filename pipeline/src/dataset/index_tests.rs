@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arrow::array::BinaryArray;
 use arrow::compute::take;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -12,6 +13,7 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as StoreResult,
 };
+use parquet::file::metadata::FileMetaData;
 
 use super::*;
 use crate::dataset::footer::read_shard;
@@ -170,9 +172,7 @@ fn open_index(
     let io = Arc::new(Io::open(&IoConfig::default(), runtime).expect("no cache"));
     let (index, origin) = (index.clone(), origin.clone());
     let (places, readings) = (store.places(), Readings::new(schema));
-    runtime.block_on(async move {
-        super::open(index, &origin, "its index", places, readings, &io).await
-    })
+    runtime.block_on(async move { super::open(index, &origin, places, readings, &io).await })
 }
 
 /// The index with other rows and another head; the checksum of the rows that were, or that are.
@@ -268,9 +268,9 @@ fn a_hundred_thousand_shards_are_opened_without_a_request() {
         let all = RecordBatch::try_new(schema(), columns).expect("columns of one length");
         // It stands in the first row alone.
         let file = batch.column_by_name("schema").expect("the column");
-        let file = file.as_binary::<i32>().value(0);
+        let file = file.as_binary::<i64>().value(0);
         let files = (0..SHARDS).map(|number| (number == 0).then_some(file));
-        let files: ArrayRef = Arc::new(files.collect::<BinaryArray>());
+        let files: ArrayRef = Arc::new(files.collect::<LargeBinaryArray>());
         let keys = (0..SHARDS).map(|number| format!("train-{number:06}.parquet"));
         let keys: ArrayRef = Arc::new(StringArray::from_iter_values(keys));
         vec![with_column(
@@ -345,4 +345,30 @@ fn what_is_wrong_with_an_index_is_told_apart() {
     };
     let said = problem(&index, &split).to_string();
     assert!(said.contains("s3://memory/ (split train)"), "{said}");
+}
+
+#[test]
+fn metadata_that_is_not_read_makes_no_other_schema() {
+    let readings = Readings::new(&choices(true));
+    let schema = |pairs: &[(&str, &str)]| {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(file()));
+        let reader = reader.expect("a footer");
+        let about = reader.metadata().file_metadata();
+        let pair =
+            |(key, value): &(&str, &str)| KeyValue::new((*key).to_owned(), (*value).to_owned());
+        let about = FileMetaData::new(
+            about.version(),
+            about.num_rows(),
+            None,
+            Some(pairs.iter().map(pair).collect()),
+            about.schema_descr_ptr(),
+            None,
+        );
+        let row_groups = reader.metadata().row_groups().to_vec();
+        readings.schema(&ParquetMetaData::new(about, row_groups))
+    };
+    let one = schema(&[("pandas", "6 rows")]);
+    assert!(Arc::ptr_eq(&one, &schema(&[("pandas", "7 rows")])));
+    let named = schema(&[("pandas", "6 rows"), ("huggingface", "{}")]);
+    assert!(!Arc::ptr_eq(&one, &named));
 }

@@ -140,9 +140,9 @@ impl Dataset {
         let index = |(source, origin): (&Source, &Origin)| {
             let shards = source.shards.start as usize..source.shards.end as usize;
             let written = index::encode(origin, &self.shards[shards]);
-            written.map_err(|source| DatasetError::Index {
-                index: format!("of {origin}"),
-                source: IndexProblem::damaged(source),
+            written.map_err(|source| DatasetError::NotIndexed {
+                data: origin.to_string(),
+                source,
             })
         };
         sources.map(index).collect()
@@ -302,21 +302,9 @@ impl Dataset {
 
     /// What it means that a shard cannot be read.
     fn read_error(&self, shard: u32, error: StoreError) -> DatasetError {
-        let Some(index) = &self.origins[self.source_of(shard)].index else {
-            return error.into();
-        };
-        let (object, change) = match error {
-            StoreError::Replaced { place, expected } => (
-                place.to_string(),
-                format!("was replaced (expected {expected})"),
-            ),
-            StoreError::NotFound { url, .. } => (url, "does not exist any more".to_owned()),
-            other => return other.into(),
-        };
-        DatasetError::Stale {
-            object,
-            change,
-            index: index.clone(),
+        match &self.origins[self.source_of(shard)].index {
+            Some(index) => DatasetError::by_index(error, index),
+            None => error.into(),
         }
     }
 

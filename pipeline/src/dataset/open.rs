@@ -41,9 +41,8 @@ pub(super) async fn read_shards(
         (None, None) => None,
     };
     if let Some(bytes) = index {
-        let name = origin.index.as_deref().unwrap_or("of another process");
         let places = places(&source.urls, &io.config, &io.connector)?;
-        let shards = index::open(bytes, origin, name, places, readings, io).await?;
+        let shards = index::open(bytes, origin, places, readings, io).await?;
         if let Some(watch) = watch {
             watch(shards.len() as u64, shards.len() as u64);
         }

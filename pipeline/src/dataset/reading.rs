@@ -3,14 +3,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
-use nepa_schemas::{ColumnMapping, ColumnPath, FolderKey, ImageForm, SchemaError, SchemaOptions};
+use nepa_schemas::{
+    ColumnMapping, ColumnPath, FolderKey, ImageForm, METADATA_KEY, SchemaError, SchemaOptions,
+};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{FileMetaData, ParquetMetaData};
+use parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
 use percent_encoding::percent_decode_str;
 
-use super::reduced::{Columns, Selection};
+use super::reduced::{Columns, Selection, features};
 
 /// Schemas and readings that are remembered: the shards of a data set are alike as a rule.
 const REMEMBERED: usize = 16;
@@ -18,34 +20,45 @@ const REMEMBERED: usize = 16;
 /// What a file says of its columns.
 #[derive(Debug)]
 pub(super) struct FileSchema {
-    /// Its footer without row groups.
+    /// Its footer without row groups, and without metadata that is not read, as that may differ
+    /// from file to file (pandas writes numbers of rows).
     pub(super) footer: ParquetMetaData,
     /// The types of the columns.
     pub(super) columns: Columns,
+    /// All metadata of the first file, so that the same need not be read again.
+    pairs: Option<Vec<KeyValue>>,
 }
 
 impl FileSchema {
     /// That of a file.
     pub(super) fn of(file: &ParquetMetaData) -> Self {
         let about = file.file_metadata();
+        let columns = Columns::of(file);
+        let read = columns.schema.metadata().get(METADATA_KEY);
+        let read = read.map(|text| vec![KeyValue::new(METADATA_KEY.to_owned(), text.clone())]);
+        let pairs = about.key_value_metadata().cloned();
         let about = FileMetaData::new(
             about.version(),
             0,
             about.created_by().map(str::to_owned),
-            about.key_value_metadata().cloned(),
+            read,
             about.schema_descr_ptr(),
             None,
         );
         Self {
             footer: ParquetMetaData::new(about, Vec::new()),
-            columns: Columns::of(file),
+            columns,
+            pairs,
         }
     }
 
     fn is_of(&self, file: &ParquetMetaData) -> bool {
         let (own, other) = (self.footer.file_metadata(), file.file_metadata());
-        own.schema_descr() == other.schema_descr()
-            && own.key_value_metadata() == other.key_value_metadata()
+        let says_the_same = || {
+            self.pairs.as_ref() == other.key_value_metadata()
+                || self.columns.schema.metadata().get(METADATA_KEY) == features(file).as_ref()
+        };
+        own.schema_descr() == other.schema_descr() && says_the_same()
     }
 }
 

@@ -8,20 +8,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
-use nepa_schemas::{ColumnPath, UNSUPPORTED};
+use nepa_schemas::{ColumnPath, METADATA_KEY, UNSUPPORTED};
 use parquet::arrow::{ProjectionMask, parquet_to_arrow_schema_by_columns};
 use parquet::basic::{ConvertedType, Repetition, Type as PhysicalType};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{
-    ColumnChunkMetaData, FileMetaData, KeyValue, ParquetMetaData, RowGroupMetaData,
+    ColumnChunkMetaData, FileMetaData, ParquetMetaData, RowGroupMetaData,
 };
 use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 
 /// The columns of a file.
 #[derive(Debug)]
 pub(super) struct Columns {
-    /// Their types, with the file's key-value metadata. A column of a type that cannot be read says
-    /// so in its metadata.
+    /// Their types, with what is read of the file's key-value metadata. A column of a type that
+    /// cannot be read says so in its metadata.
     pub schema: Schema,
     /// The Parquet columns behind each field of the schema, in the order of the values in that
     /// field.
@@ -45,7 +45,8 @@ impl Columns {
                 fields.push(field(root, leaves));
             }
         }
-        let metadata = key_values(parquet, file.file_metadata().key_value_metadata());
+        let metadata = features(file).map(|text| (METADATA_KEY.to_owned(), text));
+        let metadata = metadata.into_iter().collect::<HashMap<_, _>>();
         Self {
             schema: Schema::new_with_metadata(fields, metadata),
             leaves,
@@ -264,16 +265,15 @@ fn leaf_paths<'a>(data_type: &'a DataType, above: &[&'a str], paths: &mut Vec<Ve
     }
 }
 
-/// The file's key-value metadata, with what the Arrow schema adds to it as far as that can be read.
-fn key_values(
-    parquet: &SchemaDescriptor,
-    pairs: Option<&Vec<KeyValue>>,
-) -> HashMap<String, String> {
+/// What Hugging Face's entry of the file's metadata says, or that of the Arrow schema beside it, as
+/// far as that can be read. Of the other entries nothing is read.
+pub(super) fn features(file: &ParquetMetaData) -> Option<String> {
+    let about = file.file_metadata();
+    let (parquet, pairs) = (about.schema_descr(), about.key_value_metadata());
     let nothing = ProjectionMask::none(parquet.num_columns());
     if let Ok(schema) = parquet_to_arrow_schema_by_columns(parquet, nothing, pairs) {
-        return schema.metadata.into();
+        return schema.metadata.get(METADATA_KEY).cloned();
     }
-    let pairs = pairs.into_iter().flatten();
-    let pairs = pairs.filter_map(|pair| Some((pair.key.clone(), pair.value.clone()?)));
-    pairs.collect()
+    let mut pairs = pairs.into_iter().flatten();
+    pairs.find(|pair| pair.key == METADATA_KEY)?.value.clone()
 }

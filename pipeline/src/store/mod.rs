@@ -49,6 +49,7 @@ pub use error::{Action, Denial, Found, StoreError};
 pub(crate) use http_client::CountingConnector;
 pub(crate) use io::Io;
 pub use latencies::Latencies;
+pub use names::is_parquet;
 pub use odd_keys::OddKeys;
 pub use open::{StoreUrl, open_url};
 pub(crate) use open::{Stores, build};

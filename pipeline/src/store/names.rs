@@ -2,7 +2,7 @@
 use globset::{GlobBuilder, GlobMatcher};
 
 /// Whether a name or key ends as Parquet objects do.
-pub(crate) fn is_parquet(name: &str) -> bool {
+pub fn is_parquet(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     [".parquet", ".parq", ".pq"]
         .iter()

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use nepa_pipeline::{
-    Action, ColumnInfo, Dataset, DatasetConfig, IoConfig, IoRuntime, Place, classify, open_url,
+    Action, ColumnInfo, Dataset, DatasetConfig, IoConfig, IoRuntime, Place, classify, is_parquet,
+    open_url,
 };
 use nepa_schemas::{Label, SchemaOptions};
 use object_store::ObjectStoreExt;
@@ -115,7 +116,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     if let Some(index) = &args.index {
         anyhow::ensure!(
-            !SHARD_NAMES.iter().any(|end| index.ends_with(end)),
+            !is_parquet(index),
             "--index {index}: it would be read as a shard where it lies among them; call it \
              something else, such as in1k.index"
         );
@@ -147,9 +148,6 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     Ok(ExitCode::from(u8::from(!sample.failed.is_empty())))
 }
-
-/// How names end that are read as shards.
-const SHARD_NAMES: [&str; 3] = [".parquet", ".parq", ".pq"];
 
 /// Writes the index of the data set, whole or not at all.
 fn write_index(dataset: &Dataset, url: &str, runtime: &IoRuntime) -> anyhow::Result<()> {

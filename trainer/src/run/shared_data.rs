@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nepa_pipeline::{Dataset, DatasetConfig, IoConfig, IoRuntime};
+use nepa_pipeline::{Dataset, DatasetConfig, DatasetError, IoConfig, IoRuntime};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -58,17 +58,22 @@ pub(super) fn open_shared(
     } else {
         None
     };
-    let mut indexes = match &opened {
-        Some(dataset) => dataset.indexes()?,
-        None => vec![Bytes::new(); all[0].sources],
+    // What cannot be written as an index is handed on as nothing, and read by each rank.
+    let nothing = || vec![Bytes::new(); all[0].sources];
+    let indexes = opened.as_ref().map(|dataset| dataset.indexes());
+    let mut indexes = match indexes {
+        Some(Ok(indexes)) => indexes,
+        Some(Err(DatasetError::NotIndexed { .. })) | None => nothing(),
+        Some(Err(error)) => return Err(error.into()),
     };
     for index in &mut indexes {
         let handed = ranks.gather_bytes(index).map_err(RanksError::from)?;
         *index = handed.into_iter().next().unwrap_or_default().into();
     }
+    let is_handed = own.is_same_as(&all[0]) && indexes.iter().all(|index| !index.is_empty());
     match opened {
         Some(dataset) => Ok(dataset),
-        None if own.is_same_as(&all[0]) => Ok(Dataset::open_handed(&indexes, config, io, runtime)?),
+        None if is_handed => Ok(Dataset::open_handed(&indexes, config, io, runtime)?),
         None => Ok(Dataset::open(config, io, runtime)?),
     }
 }
