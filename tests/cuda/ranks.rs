@@ -1,14 +1,12 @@
 //! Several ranks, each with a GPU: the same bits by NCCL, through the memory of the machine, and on one GPU alone; what is told where they
 //! cannot sum.
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::{Command, Output};
 
 use nepa_pipeline::cuda::cudarc::nccl::result::{get_nccl_version, get_uniqueid};
 use nepa_pipeline::cuda::libraries::Library;
-use nepa_tests::program::{
-    RunFolder, assert_says, nepa, newest_checkpoint, start, succeed, text, timeless_metrics,
-};
+use nepa_tests::program::{RunFolder, assert_says, nepa, start, succeed, text};
+use nepa_tests::ranks::{assert_same_run, end, fail, master_port, metrics, said};
 use nepa_tests::standins::on_standins;
 
 use crate::program::without;
@@ -27,8 +25,7 @@ const SETTINGS: [&str; 9] = [
     "loader.jpeg=\"fixed\"",
 ];
 const HOST: &str = "train.wire=host";
-/// Far more than the end of a rank takes to be seen, and less than a minute, in which silence would be.
-const SOON: Duration = Duration::from_secs(40);
+const LIBRARY: &str = "train.sum=library";
 
 /// A run on one GPU.
 fn run(place: &RunFolder, out: &str, settings: &[&str]) -> Command {
@@ -62,78 +59,12 @@ fn rank(place: &RunFolder, rank: &str, port: &str, out: &str, standins: &str) ->
     command
 }
 
-/// A port of which the next one is free now.
-fn master_port() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    (listener.local_addr().unwrap().port() - 1).to_string()
-}
-
 /// Two ranks with these stand-ins, to their end.
 fn two_ranks(place: &RunFolder, out: &str, standins: [&str; 2]) -> [Output; 2] {
     let port = master_port();
     let children = [("0", standins[0]), ("1", standins[1])]
         .map(|(number, standins)| start(&mut rank(place, number, &port, out, standins)));
     children.map(end)
-}
-
-/// Waits for an end that is near.
-#[track_caller]
-fn end(child: Child) -> Output {
-    let since = Instant::now();
-    let output = child.wait_with_output().unwrap();
-    assert!(since.elapsed() < SOON, "{}", text(&output));
-    output
-}
-
-/// What was said, with the lines of each message joined.
-fn said(output: &Output) -> String {
-    let mut said = text(output);
-    for rank in 1..4 {
-        said = said.replace(&format!("\nrank {rank}:   "), " ");
-    }
-    said
-}
-
-/// What a run that must fail has said.
-#[track_caller]
-fn fail(command: &mut Command) -> String {
-    let output = end(start(command));
-    let said = said(&output);
-    assert!(!output.status.success(), "{said}");
-    assert!(
-        !said.contains("panicked") && !said.contains("violation"),
-        "{said}"
-    );
-    said
-}
-
-/// What decides a run's bits, of each step.
-fn numbers(out: &Path) -> Vec<[String; 3]> {
-    let number = |line: &String| {
-        let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        ["step", "loss", "grad_norm"].map(|name| line[name].to_string())
-    };
-    let lines = timeless_metrics(&out.join("metrics.jsonl"));
-    lines.iter().map(number).collect()
-}
-
-#[track_caller]
-fn assert_same_run(one: &Path, other: &Path) {
-    assert_eq!(numbers(one), numbers(other), "{}", other.display());
-    let [one, other] = [one, other].map(newest_checkpoint);
-    assert_eq!(one.file_name(), other.file_name());
-    let read = |folder: &PathBuf, name: &str| std::fs::read(folder.join(name)).unwrap();
-    for name in [
-        "model.safetensors",
-        "ema.safetensors",
-        "optimizer.safetensors",
-    ] {
-        assert!(
-            read(&one, name) == read(&other, name),
-            "{name} of {} differs",
-            other.display()
-        );
-    }
 }
 
 #[test]
@@ -175,8 +106,8 @@ fn all_ranks_compute_by_the_choices_of_rank_0() {
     let mut others = run(&place, "others", &[]);
     succeed(on_standins(&mut others, "seed=2,random_times=1"));
     assert_ne!(
-        numbers(&place.path("first")),
-        numbers(&place.path("others")),
+        metrics(&place.path("first")),
+        metrics(&place.path("others")),
         "choices would not matter"
     );
     let standins = [FIRST, "seed=2,random_times=1,first_gpu=1"];
@@ -184,6 +115,54 @@ fn all_ranks_compute_by_the_choices_of_rank_0() {
         assert!(output.status.success(), "{}", text(&output));
     }
     assert_same_run(&place.path("first"), &place.path("both"));
+}
+
+/// NCCL adds in an order of its own: as well as the tree, and to the same bits each time.
+#[test]
+fn the_library_adds_where_that_is_asked_for() {
+    let place = RunFolder::new();
+    succeed(&mut ranks(&place, 1, "tree", &[]));
+    let last_loss = |out: &str| {
+        let lines = metrics(&place.path(out));
+        let line: serde_json::Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+        line["loss"].as_f64().unwrap()
+    };
+    let tree = last_loss("tree");
+    for (count, out, again) in [(2, "2", "2-again"), (4, "4", "4-again")] {
+        for out in [out, again] {
+            let mut command = ranks(&place, count, out, &[LIBRARY]);
+            // No rank sends anything to another one by itself.
+            let alone = "seed=1,devices=4,equal_times=1,fault=ncclSend:5:all";
+            let said = text(&succeed(command.env("NEPA_STANDIN", alone)));
+            assert!(!said.contains("violation"), "{said}");
+        }
+        assert_same_run(&place.path(out), &place.path(again));
+        let library = last_loss(out);
+        assert!(
+            (library / tree - 1.0).abs() < 1e-3,
+            "{count} ranks: {library}, not {tree}"
+        );
+    }
+    // A run goes on with the other choice.
+    succeed(ranks(&place, 2, "4", &["train.steps=6"]).arg("--resume"));
+
+    let on = |out: &str, fault: &str| {
+        let mut command = ranks(&place, 4, out, &[LIBRARY]);
+        let standins = format!("seed=1,devices=4,equal_times=1,{fault}");
+        command.env("NEPA_STANDIN", standins);
+        command
+    };
+    // One sum a step: in the third.
+    let said = fail(&mut on("killed", "nccl.dies=3:3"));
+    assert_says(
+        &said,
+        &["rank 3 has ended without a word", "saved after step 2"],
+    );
+    let said = fail(&mut on("refused", "fault=ncclAllReduce:3:3"));
+    assert_says(&said, &["summing between GPUs", "saved after step 2"]);
+    // TCP has no sum of its own.
+    let said = fail(&mut ranks(&place, 2, "host", &[LIBRARY, HOST]));
+    assert_says(&said, &["--set train.wire=nccl", "--set train.sum=tree"]);
 }
 
 #[test]

@@ -49,10 +49,3 @@ fn one_of_two(mut command: Command, rank: usize, master_port: &str) -> Command {
     command.env("MASTER_PORT", master_port);
     command
 }
-
-/// A port of which the next one is free now.
-fn master_port() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    (port - 1).to_string()
-}

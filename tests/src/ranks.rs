@@ -9,7 +9,7 @@ use crate::program::{newest_checkpoint, text};
 /// be.
 const SOON: Duration = Duration::from_secs(40);
 
-/// The lines of the metrics without times, and without those of the ranks.
+/// The lines of the metrics without times, and without who did what: ranks, and on a GPU decoders.
 ///
 /// # Panics
 ///
@@ -20,7 +20,7 @@ pub fn metrics(out: &Path) -> Vec<String> {
         let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
         let fields = line.as_object_mut().unwrap();
         let times = ["images_per_second", "data_wait_ms", "step_ms", "loader"];
-        for name in times.into_iter().chain(["ranks"]) {
+        for name in times.into_iter().chain(["ranks", "decoders"]) {
             fields.remove(name);
         }
         line.to_string()
@@ -70,13 +70,14 @@ pub fn said(output: &Output) -> String {
 ///
 /// # Panics
 ///
-/// If it does not fail, or by a panic.
+/// If it does not fail, or by a panic or by what a stand-in does not allow.
 #[track_caller]
 pub fn fail(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let said = said(&output);
     assert!(!output.status.success(), "{command:?}:\n{said}");
     assert!(!said.contains("panicked"), "{said}");
+    assert!(!said.contains("stand-in violation"), "{said}");
     said
 }
 
@@ -131,4 +132,14 @@ pub fn children(of: &Child, variable: &str) -> Vec<String> {
 pub fn kill(process: &str) {
     let status = Command::new("kill").args(["-KILL", process]).status();
     assert!(status.unwrap().success(), "{process}");
+}
+
+/// A port of which the next one is free now, for `MASTER_PORT`.
+///
+/// # Panics
+///
+/// If the machine has no port left.
+pub fn master_port() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    (listener.local_addr().unwrap().port() - 1).to_string()
 }

@@ -1,10 +1,11 @@
 // Stands in for NCCL, libnccl.so.2: what one process sends to another goes through rings in shared memory, as work of the driver's streams, which waits for
-// the other process as a kernel of NCCL's does. Like NCCL over NVLink it does not notice that another process has died.
+// the other process as a kernel of NCCL's does. Like NCCL over NVLink it does not notice that another process has died. A sum over all ranks is sent by each to
+// each, and added from rank 0 on: unlike NCCL's own, and unlike a tree's.
 //
 // A communicator does not block, and its answers come late: an operation is enqueued some questions after the call that asked for it. To use the
 // communicator before is a violation; who relies on the stream's order before gets other values.
 //
-// Settings: nccl.dies = RANK:N, that rank is killed in the middle of its Nth group; nccl.version.
+// Settings: nccl.dies = RANK:N, that rank is killed in the middle of its Nth group, or sum; nccl.version.
 #include "standin.h"
 
 #include <fcntl.h>
@@ -32,6 +33,7 @@ enum Result { SUCCESS = 0, UNHANDLED_CUDA_ERROR = 1, SYSTEM_ERROR = 2, INVALID_A
 constexpr int VERSION = 22809;
 constexpr unsigned MAGIC = 0xcafebeef;
 constexpr int FLOAT32 = 7;
+constexpr int SUM = 0;
 constexpr int MOST_RANKS = 8;
 // Shorter than most of what is sent, so that rings run full and empty.
 constexpr uint64_t RING_BYTES = 1 << 14;
@@ -68,12 +70,23 @@ struct Transfer {
 
 struct Comm;
 
+// A sum over all ranks that is under way.
+struct Sum {
+    const float *values;
+    float *sums;
+    size_t count;
+    // Of each rank but this one, whose place is empty.
+    std::vector<std::vector<float>> received;
+};
+
 // What is sent and received at once. It is kept, as the driver may ask again for one that is done.
 struct Group {
     Comm *comm;
     void *stream;
     std::vector<Transfer> transfers;
     uint64_t number;
+    // None of a group of ncclSend and ncclRecv, and once it is done.
+    std::unique_ptr<Sum> sum;
 };
 
 struct Comm {
@@ -137,7 +150,7 @@ bool progress_of(Comm &comm, Transfer &transfer) {
             return false;
         }
         if (!transfer.sends && std::memcmp(header, &length, sizeof header) != 0) {
-            standin_violation("ncclRecv of %llu bytes from rank %d, which sends another number", static_cast<unsigned long long>(transfer.num_bytes), transfer.peer);
+            standin_violation("%llu bytes are expected of rank %d, which sends another number", static_cast<unsigned long long>(transfer.num_bytes), transfer.peer);
         }
         transfer.header += moved;
     }
@@ -149,6 +162,18 @@ bool progress_of(Comm &comm, Transfer &transfer) {
         transfer.done += moved;
     }
     return true;
+}
+
+// From rank 0 on. The sums may take the place of this rank's values.
+void add_all(const Sum &sum, int rank) {
+    const auto of = [&](size_t at, size_t i) { return at == static_cast<size_t>(rank) ? sum.values[i] : sum.received[at][i]; };
+    for (size_t i = 0; i < sum.count; ++i) {
+        float total = of(0, i);
+        for (size_t at = 1; at < sum.received.size(); ++at) {
+            total += of(at, i);
+        }
+        sum.sums[i] = total;
+    }
 }
 
 // Called by the driver's stand-in, while its lock is held.
@@ -164,6 +189,10 @@ bool progress(void *argument) {
             raise(SIGKILL);
         }
     }
+    if (is_done && group->sum != nullptr) {
+        add_all(*group->sum, group->comm->rank);
+        group->sum.reset();
+    }
     return is_done;
 }
 
@@ -177,9 +206,34 @@ Comm &live(Comm *comm, const char *function) {
 // Enqueues what was asked, once it is no longer late.
 void enqueue_asked(Comm &comm) {
     for (Group *const group : comm.asked) {
-        standin_enqueue_with_others(group->stream, "ncclSend and ncclRecv", progress, group);
+        standin_enqueue_with_others(group->stream, "work of NCCL", progress, group);
     }
     comm.asked.clear();
+}
+
+// Answers late.
+int ask(std::unique_ptr<Group> asked) {
+    Group *const group = asked.release();
+    Comm &comm = *group->comm;
+    group->number = ++comm.groups;
+    standin_add("nccl.groups", 1);
+    comm.asked.push_back(group);
+    comm.late = standin_random(4);
+    if (comm.late > 0) {
+        return IN_PROGRESS;
+    }
+    enqueue_asked(comm);
+    return SUCCESS;
+}
+
+// What each operation on a communicator must heed.
+void check_ready(const Comm &comm, const char *function) {
+    if (comm.late > 0 || !comm.has_joined) {
+        standin_violation("%s: the communicator is still busy with what it was asked before", function);
+    }
+    if (!standin_has_context()) {
+        standin_violation("%s: no context is current", function);
+    }
 }
 
 bool overlap(const Transfer &a, const Transfer &b) { return a.bytes < b.bytes + b.num_bytes && b.bytes < a.bytes + a.num_bytes; }
@@ -193,19 +247,14 @@ int add(bool sends, void *start, size_t count, int type, int peer, Comm *comm, v
     if (depth == 0) {
         standin_violation("%s: outside of a group two ranks that send to each other wait for ever", function);
     }
-    if (of.late > 0 || !of.has_joined) {
-        standin_violation("%s: the communicator is still busy with what it was asked before", function);
-    }
+    check_ready(of, function);
     if (type != FLOAT32 || peer < 0 || peer >= of.size || peer == of.rank || count == 0) {
         standin_violation("%s: %zu values of type %d for rank %d", function, count, type, peer);
-    }
-    if (!standin_has_context()) {
-        standin_violation("%s: no context is current", function);
     }
     const size_t num_bytes = 4 * count;
     standin_check_device(reinterpret_cast<uint64_t>(start), num_bytes, function);
     if (open_groups.empty()) {
-        open_groups.push_back(std::make_unique<Group>(Group{comm, stream, {}, 0}));
+        open_groups.push_back(std::make_unique<Group>(Group{comm, stream, {}, 0, nullptr}));
     }
     Group &group = *open_groups.back();
     if (group.comm != comm || group.stream != stream) {
@@ -368,17 +417,41 @@ STANDIN_API int ncclGroupEnd() {
     if (groups.empty()) {
         return SUCCESS;
     }
-    Group *const group = groups.front().release();
-    Comm &comm = *group->comm;
-    group->number = ++comm.groups;
-    standin_add("nccl.groups", 1);
-    comm.asked.push_back(group);
-    comm.late = standin_random(4);
-    if (comm.late > 0) {
-        return IN_PROGRESS;
+    return ask(std::move(groups.front()));
+}
+
+// It is a group of its own.
+STANDIN_API int ncclAllReduce(const void *start, void *into, size_t count, int type, int operation, Comm *comm, void *stream) {
+    const Lock held(lock);
+    Comm &of = live(comm, "ncclAllReduce");
+    if (const int planted = standin_fault("ncclAllReduce")) {
+        return refuse(planted, "planted");
     }
-    enqueue_asked(comm);
-    return SUCCESS;
+    if (depth > 0) {
+        standin_violation("ncclAllReduce: within a group, which the stand-in does not know");
+    }
+    check_ready(of, "ncclAllReduce");
+    if (type != FLOAT32 || operation != SUM || count == 0) {
+        standin_violation("ncclAllReduce: %zu values of type %d by operation %d", count, type, operation);
+    }
+    auto *const values = static_cast<unsigned char *>(const_cast<void *>(start)), *const sums = static_cast<unsigned char *>(into);
+    const size_t num_bytes = 4 * count;
+    standin_check_device(reinterpret_cast<uint64_t>(values), num_bytes, "ncclAllReduce");
+    standin_check_device(reinterpret_cast<uint64_t>(sums), num_bytes, "ncclAllReduce");
+    if (values != sums && values < sums + num_bytes && sums < values + num_bytes) {
+        standin_violation("ncclAllReduce: sums over a part of the values");
+    }
+    auto group = std::make_unique<Group>(Group{comm, stream, {}, 0, std::make_unique<Sum>()});
+    Sum &sum = *group->sum;
+    sum = {static_cast<const float *>(start), static_cast<float *>(into), count, std::vector<std::vector<float>>(of.size)};
+    for (int peer = 0; peer < of.size; ++peer) {
+        if (peer != of.rank) {
+            sum.received[peer].resize(count);
+            group->transfers.push_back({true, values, num_bytes, 0, 0, peer});
+            group->transfers.push_back({false, reinterpret_cast<unsigned char *>(sum.received[peer].data()), num_bytes, 0, 0, peer});
+        }
+    }
+    return ask(std::move(group));
 }
 
 // From any state and thread: what is under way ends without its values.

@@ -4,9 +4,9 @@ use std::process::Command;
 use nepa_tests::program::{
     RunFolder, assert_says, nepa, start, succeed, text, tiny_recipe, write_photo_shards,
 };
-use nepa_tests::ranks::{end, fail, said};
+use nepa_tests::ranks::{end, fail, master_port, said};
 
-use super::{SETTINGS, master_port, one_of_two, ranks};
+use super::{SETTINGS, one_of_two, ranks};
 
 /// A run with these variables.
 fn rank(place: &RunFolder, variables: &[(&str, &str)]) -> Command {

@@ -7,10 +7,10 @@ use nepa_tests::program::{
     RunFolder, ServedRun, assert_says, count_lines, newest_checkpoint, send_signal, start, succeed,
     text, wait_until,
 };
-use nepa_tests::ranks::{assert_same_run, children, end, kill, metrics, said};
+use nepa_tests::ranks::{assert_same_run, children, end, kill, master_port, metrics, said};
 use nepa_tests::s3::{Fault, Rule, S3Server};
 
-use super::{SETTINGS, launched, master_port, one_of_two, ranks};
+use super::{SETTINGS, launched, one_of_two, ranks};
 
 /// A rank that cannot go on tells the others why; what it says bears its name.
 #[test]

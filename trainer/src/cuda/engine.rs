@@ -9,10 +9,8 @@ use nepa_model::objective::Objective;
 use nepa_model::step::{Kept, Layout, SumTree};
 use nepa_model::{Pass, Step, StepOptions};
 
-use super::sum::GpuSum;
-use crate::engine::{
-    DeviceSum, EngineDevice, EngineError, StepEngine, TrainingSetup, TrainingState,
-};
+use super::sum;
+use crate::engine::{EngineDevice, EngineError, StepEngine, TrainingSetup, TrainingState};
 
 /// The step on one GPU.
 pub type CudaEngine = StepEngine<KernelDevice<CudaLauncher>>;
@@ -36,7 +34,7 @@ impl CudaEngine {
         check(config)?;
         stream.context().bind_to_thread().map_err(driver)?;
         let (free, _) = result::mem_get_info().map_err(driver)?;
-        let others = setup.exchange.filter(|ranks| ranks.sums_between_gpus());
+        let others = setup.exchange.filter(|ranks| ranks.summing().between_gpus);
         let num_values = Layout::new(config).len();
         let options = |images, activations| StepOptions {
             kept: Some(Kept {
@@ -50,8 +48,8 @@ impl CudaEngine {
             let options = options(images, activations);
             let mut plan = Step::<KernelDevice<CudaLauncher>>::plan(config, &options);
             plan.add("batches and images of the loader", loader_bytes);
-            if others.is_some() {
-                GpuSum::plan(&mut plan, num_values);
+            if let Some(others) = others {
+                sum::plan(&mut plan, others.summing(), num_values);
             }
             plan
         };
@@ -64,13 +62,8 @@ impl CudaEngine {
         launcher
             .check(config, &options(1, false))
             .map_err(KernelDevice::<CudaLauncher>::failed)?;
-        let device_sum = match others {
-            None => None,
-            Some(others) => {
-                let sum = GpuSum::new(&stream, others, num_values)?;
-                Some(Box::new(sum) as Box<dyn DeviceSum<_>>)
-            }
-        };
+        let connect = |others| sum::connect(&stream, others, num_values);
+        let device_sum = others.map(connect).transpose()?;
         Self::with_device(
             setup,
             &options(micro_batch, keeps_all),

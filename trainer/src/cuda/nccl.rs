@@ -1,5 +1,5 @@
-//! A communicator of NCCL: memory of this rank's GPU goes to that of another rank's and back, in the
-//! order of a stream.
+//! A communicator of NCCL: memory of this rank's GPU goes to that of another rank's and back, or is
+//! summed over all, in the order of a stream.
 //!
 //! Nothing waits within NCCL, which would wait for ever for a rank that has died: the communicator
 //! does not block, and each wait is a loop that looks after the other ranks, too.
@@ -208,6 +208,9 @@ pub(super) struct Values {
     pub(super) len: usize,
 }
 
+/// As waits and refusals name it.
+const SUMMING: &str = "summing between GPUs";
+
 /// Connects this rank's GPU with those of the others.
 #[derive(Debug)]
 pub(super) struct Communicator {
@@ -294,14 +297,40 @@ impl Communicator {
         self.settle(DOING, asked.and(ended))
     }
 
-    /// Waits until all that was sent and received is there.
+    /// Makes values their sum over all ranks, the same bits on each, in an order of NCCL's own. It
+    /// is there once the stream has come so far.
+    ///
+    /// # Safety
+    ///
+    /// They are device memory of the stream's context that outlives this; nothing reads or writes
+    /// them but in the order of the stream.
+    pub(super) unsafe fn all_reduce(&mut self, values: Values) -> Result<(), ExchangeError> {
+        self.bind()?;
+        let at = values.address as *mut c_void;
+        let (kind, sum) = (sys::ncclDataType_t::ncclFloat32, sys::ncclRedOp_t::ncclSum);
+        let stream = self.stream.cu_stream().cast();
+        // SAFETY: the caller's promise. The sums may take the place of the values.
+        let asked = unsafe {
+            result::all_reduce(
+                at.cast_const(),
+                at,
+                values.len,
+                kind,
+                sum,
+                self.handle,
+                stream,
+            )
+        };
+        self.settle(SUMMING, asked)
+    }
+
+    /// Waits until all that was asked for is done.
     pub(super) fn finish(&mut self) -> Result<(), ExchangeError> {
-        const DOING: &str = "summing between GPUs";
         let event = self.stream.record_event(None);
-        let event = event.map_err(driver(DOING))?;
-        self.wait(DOING, |this| {
-            this.state(DOING)?;
-            event.try_is_complete().map_err(driver(DOING))
+        let event = event.map_err(driver(SUMMING))?;
+        self.wait(SUMMING, |this| {
+            this.state(SUMMING)?;
+            event.try_is_complete().map_err(driver(SUMMING))
         })
     }
 

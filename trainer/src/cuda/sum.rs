@@ -1,5 +1,5 @@
-//! The sum of the ranks' gradients from GPU to GPU: the tree of `ranks::sum`, so the same bits, by
-//! NCCL and the kernel that adds micro-batches.
+//! The sum of the ranks' gradients from GPU to GPU, over NCCL: by the tree of `ranks::sum`, so to
+//! the same bits, and the kernel that adds micro-batches; or by NCCL's own additions.
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use nepa_model::cuda::{CudaLauncher, KernelDevice};
 use nepa_model::{MemoryPlan, Step};
 
 use super::nccl::{Communicator, Values};
-use crate::engine::{DeviceSum, EngineDevice, EngineError, Exchange};
+use crate::engine::{DeviceSum, EngineDevice, EngineError, Exchange, Summing};
 
 /// Halves begin at multiples of so many values: kernels read several at once.
 const ALIGNED: u64 = 64;
@@ -19,9 +19,61 @@ const NCCL_BYTES: u64 = 512 << 20;
 
 type Gpu = KernelDevice<CudaLauncher>;
 
+/// Memory that summing so many values takes.
+pub(super) fn plan(plan: &mut MemoryPlan, summing: Summing, num_values: usize) {
+    let received = if summing.by_library {
+        0
+    } else {
+        4 * half_of(num_values)
+    };
+    plan.add("sums over ranks", received + NCCL_BYTES);
+}
+
+/// Connects the GPUs of all ranks, to sum so many values in the order of the stream.
+pub(super) fn connect(
+    stream: &Arc<CudaStream>,
+    others: &Arc<dyn Exchange>,
+    num_values: usize,
+) -> Result<Box<dyn DeviceSum<Gpu>>, EngineError> {
+    let communicator = Communicator::new(Arc::clone(stream), Arc::clone(others));
+    let communicator = communicator.map_err(EngineError::Ranks)?;
+    if others.summing().by_library {
+        return Ok(Box::new(LibrarySum(communicator)));
+    }
+    let received = stream.alloc_zeros::<f32>(half_of(num_values) as usize);
+    let received = received.map_err(|error| EngineError::Device(Box::new(error)))?;
+    let address = received.device_ptr(stream).0;
+    Ok(Box::new(TreeSum {
+        communicator,
+        rank: others.rank(),
+        size: others.size(),
+        received,
+        address,
+    }))
+}
+
+/// Leaves the additions to NCCL.
+#[derive(Debug)]
+struct LibrarySum(Communicator);
+
+impl DeviceSum<Gpu> for LibrarySum {
+    fn sum(&mut self, step: &mut Step<Gpu>) -> Result<(), EngineError> {
+        let Self(communicator) = self;
+        let region = step.sum_region().map_err(Gpu::failed)?;
+        let values = Values {
+            address: step.device().address(region),
+            len: region.len,
+        };
+        // SAFETY: the step's memory outlives the engine's work, which is all in the order of one
+        // stream.
+        unsafe { communicator.all_reduce(values) }.map_err(EngineError::Ranks)?;
+        communicator.finish().map_err(EngineError::Ranks)
+    }
+}
+
 /// Sums by recursive halving and doubling.
 #[derive(Debug)]
-pub(super) struct GpuSum {
+struct TreeSum {
     communicator: Communicator,
     rank: usize,
     size: usize,
@@ -42,31 +94,7 @@ fn half_of(num_values: usize) -> u64 {
     halves(&(0..num_values as u64)).0.end
 }
 
-impl GpuSum {
-    /// Memory that summing so many values takes.
-    pub(super) fn plan(plan: &mut MemoryPlan, num_values: usize) {
-        plan.add("sums over ranks", 4 * half_of(num_values) + NCCL_BYTES);
-    }
-
-    /// Connects the GPUs of all ranks, to sum so many values in the order of the stream.
-    pub(super) fn new(
-        stream: &Arc<CudaStream>,
-        others: &Arc<dyn Exchange>,
-        num_values: usize,
-    ) -> Result<Self, EngineError> {
-        let received = stream.alloc_zeros::<f32>(half_of(num_values) as usize);
-        let received = received.map_err(|error| EngineError::Device(Box::new(error)))?;
-        let address = received.device_ptr(stream).0;
-        let communicator = Communicator::new(Arc::clone(stream), Arc::clone(others));
-        Ok(Self {
-            communicator: communicator.map_err(EngineError::Ranks)?,
-            rank: others.rank(),
-            size: others.size(),
-            received,
-            address,
-        })
-    }
-
+impl TreeSum {
     /// Of the values at `start`, sends a range and receives another, or `into` the memory for it.
     fn exchange(
         &mut self,
@@ -91,7 +119,7 @@ impl GpuSum {
     }
 }
 
-impl DeviceSum<Gpu> for GpuSum {
+impl DeviceSum<Gpu> for TreeSum {
     fn sum(&mut self, step: &mut Step<Gpu>) -> Result<(), EngineError> {
         let region = step.sum_region().map_err(Gpu::failed)?;
         let start = step.device().address(region);

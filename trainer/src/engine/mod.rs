@@ -13,7 +13,7 @@ use crate::optimizer::{OptimizerError, OptimizerState};
 
 pub use autograd::AutogradEngine;
 pub(crate) use device_sum::DeviceSum;
-pub use exchange::{Exchange, ExchangeError};
+pub use exchange::{Exchange, ExchangeError, Summing};
 pub use input::{Images, PassDraw, StepInput, Task, TrainingSetup};
 pub use report::{Found, Spread, StepReport};
 pub use step::{CpuEngine, EngineDevice, StepEngine};

@@ -39,9 +39,10 @@ pub(crate) enum RanksError {
         ranks: String,
     },
     #[error(
-        "train.sum = \"library\" takes the sum of the library that connects the ranks, and TCP \
-         connects them\ntip: start them with mpirun, a program with the feature `mpi` (make mpi; \
-         docs/ranks.md), or take --set train.sum=tree"
+        "train.sum = \"library\" takes the sum of the library that connects the ranks, MPI or, \
+         from GPU to GPU, NCCL; and TCP connects them\ntip: start them with mpirun, a program with \
+         the feature `mpi` (make mpi; docs/ranks.md); or, on GPUs, take --set train.wire=nccl; or \
+         --set train.sum=tree"
     )]
     NoLibrary,
     /// What another rank has found and tells of.

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::gather::{all_gather, broadcast};
 use super::sum::sum;
 use super::wire::{Wire, WireError};
-use crate::engine::{Exchange, ExchangeError};
+use crate::engine::{Exchange, ExchangeError, Summing};
 
 /// All ranks of a run, of which this process is one.
 #[derive(Debug, Clone)]
@@ -16,9 +16,7 @@ pub(crate) struct Ranks {
     rank: usize,
     size: usize,
     local_rank: usize,
-    sums_between_gpus: bool,
-    /// Whether the library adds that connects them, where one does.
-    by_library: bool,
+    summing: Summing,
     /// None where it is alone.
     inner: Option<Arc<Mutex<Inner>>>,
 }
@@ -37,8 +35,7 @@ impl Ranks {
             rank: 0,
             size: 1,
             local_rank: 0,
-            sums_between_gpus: false,
-            by_library: false,
+            summing: Summing::default(),
             inner: None,
         }
     }
@@ -49,8 +46,7 @@ impl Ranks {
             rank: wire.rank(),
             size: wire.size(),
             local_rank,
-            sums_between_gpus: false,
-            by_library: false,
+            summing: Summing::default(),
             inner: Some(Arc::new(Mutex::new(Inner {
                 wire,
                 other: Vec::new(),
@@ -73,10 +69,10 @@ impl Ranks {
         self.local_rank
     }
 
-    /// The same ranks, whose gradients are summed from GPU to GPU or not.
-    pub(crate) fn summing_between_gpus(&self, between_gpus: bool) -> Self {
+    /// The same ranks, which sum their gradients so.
+    pub(crate) fn with_summing(&self, summing: Summing) -> Self {
         Self {
-            sums_between_gpus: between_gpus,
+            summing,
             ..self.clone()
         }
     }
@@ -84,14 +80,6 @@ impl Ranks {
     /// Whether there is no other.
     pub(crate) fn is_alone(&self) -> bool {
         self.inner.is_none()
-    }
-
-    /// The same ranks, whose values the library adds that connects them, or the tree.
-    pub(crate) fn adding(&self, by_library: bool) -> Self {
-        Self {
-            by_library,
-            ..self.clone()
-        }
     }
 
     /// Whether a library connects them that has a sum of its own.
@@ -112,7 +100,7 @@ impl Ranks {
             return Ok(());
         };
         let Inner { wire, other } = &mut *inner;
-        if self.by_library
+        if self.summing.by_library
             && let Some(summed) = wire.library_sum(values)
         {
             return summed;
@@ -176,8 +164,8 @@ impl Exchange for Ranks {
         self.size
     }
 
-    fn sums_between_gpus(&self) -> bool {
-        self.sums_between_gpus
+    fn summing(&self) -> Summing {
+        self.summing
     }
 
     fn sum(&self, values: &mut [f32]) -> Result<(), ExchangeError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::group::Ranks;
 use super::join::{join, part};
 use super::place::PlaceArgs;
-use crate::engine::{Exchange, ExchangeError};
+use crate::engine::{Exchange, ExchangeError, Summing};
 
 /// Ranks that add values; all end together when this is dropped.
 #[derive(Debug)]
@@ -24,7 +24,12 @@ impl Adding {
             meet: meet.map(str::to_owned),
             ..PlaceArgs::default()
         })?;
-        let adding = |by_library| -> Arc<dyn Exchange> { Arc::new(ranks.adding(by_library)) };
+        let adding = |by_library| -> Arc<dyn Exchange> {
+            Arc::new(ranks.with_summing(Summing {
+                between_gpus: false,
+                by_library,
+            }))
+        };
         Ok(Self {
             tree: adding(false),
             library: ranks.has_library().then(|| adding(true)),

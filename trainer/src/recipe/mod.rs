@@ -183,12 +183,12 @@ pub enum SumChoice {
     /// The ranks themselves, by a tree: the same bits whatever their number.
     #[default]
     Tree,
-    /// The library that connects them, in an order of its own: other bits for other numbers of
-    /// ranks.
+    /// The library that carries them, NCCL or MPI, in an order of its own: other bits for other
+    /// numbers of ranks.
     Library,
 }
 
-/// How the gradients of several ranks travel; the bits are the same.
+/// How the gradients of several ranks travel; the bits of the tree are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WireChoice {

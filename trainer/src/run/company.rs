@@ -46,7 +46,8 @@ pub(super) fn compare(
         if let Some(gpu) = gpu {
             compare_gpus(ranks, recipe, &gpu.uuid)?;
         }
-        return if recipe.train.sum == SumChoice::Library && !ranks.has_library() {
+        let has_library = recipe.sums_by_nccl() || ranks.has_library();
+        return if recipe.train.sum == SumChoice::Library && !has_library {
             Err(RanksError::NoLibrary.into())
         } else {
             Ok(())

@@ -14,7 +14,7 @@ use super::shared_data::open_shared;
 use crate::data::show_warnings;
 use crate::device;
 use crate::engine::{
-    AutogradEngine, CpuEngine, Engine, EngineError, Exchange, TrainingSetup, TrainingState,
+    AutogradEngine, CpuEngine, Engine, EngineError, Exchange, Summing, TrainingSetup, TrainingState,
 };
 use crate::error::RunError;
 use crate::output::is_local;
@@ -106,8 +106,10 @@ pub(crate) fn engine(
 ) -> Result<Box<dyn Engine>, EngineError> {
     let train = &recipe.train;
     let exchange = (!ranks.is_alone()).then(|| -> Arc<dyn Exchange> {
-        let ranks = ranks.adding(train.sum == SumChoice::Library);
-        Arc::new(ranks.summing_between_gpus(recipe.sums_by_nccl()))
+        Arc::new(ranks.with_summing(Summing {
+            between_gpus: recipe.sums_by_nccl(),
+            by_library: train.sum == SumChoice::Library,
+        }))
     });
     let setup = TrainingSetup {
         config: &recipe.model,
