@@ -19,6 +19,7 @@ use mpi::{Rank, Tag, Threading};
 use super::neighbours::{distances, neighbours};
 use super::place::Place;
 use super::wire::{Wire, WireError};
+use crate::signals::SaveFirst;
 
 /// Most bytes of a message: MPI counts them in 31 bits.
 const CHUNK: usize = 1 << 30;
@@ -313,6 +314,12 @@ pub(super) fn part() {
     else {
         return;
     };
+    // An end at once would end rank 0, too, which may still send the last checkpoint.
+    let _waits = SaveFirst {
+        says: "ends with the other ranks",
+        most: None,
+    }
+    .begin();
     let world = universe.world();
     while !here.is_empty() {
         here.retain(|peer| {
