@@ -17,6 +17,7 @@ const SETTINGS: [&str; 3] = [
     "train.steps=6",
     "checkpoint.every_steps=2",
 ];
+
 /// The same run as so many ranks; of one, without `launch`.
 fn ranks(place: &RunFolder, count: usize, out: &str, settings: &[&str]) -> Command {
     ranks_on(place, "data", count, out, settings)

@@ -1,9 +1,9 @@
 //! What does it take to add gradients over ranks: by our tree over TCP and over MPI, and by the MPI
 //! library?
 //!
-//! Started by mpirun, from which it has its rank; each way has its turn in the same processes. Read:
-//! the clock of the slowest rank, from when all are there. Rank 0 prints rows of Markdown. The
-//! feature `mpi` builds it; `report ranks` runs it.
+//! Started by mpirun, from which it has its rank; each way has its turn in the same processes.
+//! Read: the clock of the slowest rank, from when all are there. Rank 0 prints rows of Markdown.
+//! The feature `mpi` builds it; `report ranks` runs it.
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, ensure};

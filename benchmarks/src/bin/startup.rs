@@ -1,5 +1,5 @@
-//! How long after its start does a loader give the first batch from S3, by the number of shards, and
-//! with an index of them?
+//! How long after its start does a loader give the first batch from S3, by the number of shards,
+//! and with an index of them?
 //!
 //! The server is in this process, in memory, with a latency if asked for; the shards are small
 //! copies of one, 8 images each. Read: the clock, from before the data set is opened. Prints

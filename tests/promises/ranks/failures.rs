@@ -153,8 +153,8 @@ fn a_rank_that_its_store_refuses_ends_all_saved() {
         "data.shuffle_window_bytes=1",
         "log.tensorboard=false",
     ];
-    let rank = |rank: usize, port: &str, more: &[(&str, String)]| {
-        let mut command = one_of_two(run.pretrain("s3://data/", "out", &settings), rank, port);
+    let rank = |rank: usize, out: &str, port: &str, more: &[(&str, String)]| {
+        let mut command = one_of_two(run.pretrain("s3://data/", out, &settings), rank, port);
         for (name, value) in more {
             command.env(name, value);
         }
@@ -162,7 +162,8 @@ fn a_rank_that_its_store_refuses_ends_all_saved() {
     };
     let port = master_port();
     let wrong = [("AWS_SECRET_ACCESS_KEY", "wrong".to_owned())];
-    let (first, second) = (rank(0, &port, &[]), rank(1, &port, &wrong));
+    let first = rank(0, "never", &port, &[]);
+    let second = rank(1, "never", &port, &wrong);
     let (first, second) = (end(first), end(second));
     assert_eq!(first.status.code(), Some(1), "{}", text(&first));
     assert_says(
@@ -173,7 +174,8 @@ fn a_rank_that_its_store_refuses_ends_all_saved() {
 
     let lines = || count_lines(&run.path("out").join("metrics.jsonl"));
     let port = master_port();
-    let (first, second) = (rank(0, &port, &[]), rank(1, &port, &other.env()));
+    let first = rank(0, "out", &port, &[]);
+    let second = rank(1, "out", &port, &other.env());
     wait_until("some steps", || lines() > 20);
     other.add_fault(Rule::get("", 0..u64::MAX, Fault::Forbidden));
     let (first, second) = (end(first), end(second));

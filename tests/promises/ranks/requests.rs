@@ -26,8 +26,7 @@ impl Asked {
     }
 }
 
-/// In lanes, all ranks together fetch the data about once an epoch, however many they are. Each
-/// opens the shards itself.
+/// In lanes, all ranks together fetch the data about once an epoch, however many they are.
 #[test]
 fn all_ranks_of_a_run_together_fetch_little_more_than_the_data() {
     let (place, server) = (RunFolder::new(), S3Server::start());

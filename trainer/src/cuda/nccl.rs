@@ -255,8 +255,8 @@ impl Communicator {
         Ok(communicator)
     }
 
-    /// Sends values to a rank while others come from it; the other one does the same. Both lie where
-    /// they should once the stream has come so far.
+    /// Sends values to a rank while others come from it; the other one does the same. Both lie
+    /// where they should once the stream has come so far.
     ///
     /// # Safety
     ///

@@ -161,8 +161,8 @@ impl<D: EngineDevice> StepEngine<D> {
         Ok((found, started.elapsed().as_secs_f64()))
     }
 
-    /// The same for the first step of several ranks: how a device computes decides bits, so all take
-    /// the choices that rank 0's made in its part.
+    /// The same for the first step of several ranks: how a device computes decides bits, so all
+    /// take the choices that rank 0's made in its part.
     fn first_part(
         &mut self,
         ranks: &dyn Exchange,

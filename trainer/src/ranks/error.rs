@@ -38,11 +38,6 @@ pub(crate) enum RanksError {
         /// As in `ranks 2 and 3`.
         ranks: String,
     },
-    #[error("{what} does not work with several ranks yet\ntip: {tip}")]
-    NotYet {
-        what: &'static str,
-        tip: &'static str,
-    },
     #[error(
         "train.sum = \"library\" takes the sum of the library that connects the ranks, MPI or, \
          from GPU to GPU, NCCL; and TCP connects them\ntip: start them with mpirun, a program with \

@@ -19,6 +19,7 @@ use mpi::{Rank, Tag, Threading};
 use super::neighbours::{distances, neighbours};
 use super::place::Place;
 use super::wire::{Wire, WireError};
+use crate::signals::SaveFirst;
 
 /// Most bytes of a message: MPI counts them in 31 bits.
 const CHUNK: usize = 1 << 30;
@@ -27,7 +28,8 @@ const PART: usize = 1 << 24;
 /// Looks for a head before a rank sleeps between two of them, and how long it does.
 const BUSY_LOOKS: u32 = 1_000;
 const LOOK_EVERY: Duration = Duration::from_micros(50);
-/// A wait is told after so long by rank 0, and by the others, which say less; then ever more seldom.
+/// A wait is told after so long by rank 0, and by the others, which say less; then ever more
+/// seldom.
 const TOLD_AFTER: [Duration; 2] = [Duration::from_secs(10), Duration::from_mins(1)];
 /// Time for the others to leave, after a failure.
 const LEAVES_WITHIN: Duration = Duration::from_mins(1);
@@ -313,6 +315,12 @@ pub(super) fn part() {
     else {
         return;
     };
+    // An end at once would end rank 0, too, which may still send the last checkpoint.
+    let _waits = SaveFirst {
+        says: "ends with the other ranks",
+        most: None,
+    }
+    .begin();
     let world = universe.world();
     while !here.is_empty() {
         here.retain(|peer| {

@@ -24,7 +24,8 @@ const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const SILENT_AFTER: Duration = Duration::from_mins(1);
 /// How often a signal is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// A wait is told after so long by rank 0, and by the others, which say less; then ever more seldom.
+/// A wait is told after so long by rank 0, and by the others, which say less; then ever more
+/// seldom.
 const TOLD_AFTER: [Duration; 2] = [Duration::from_secs(10), SILENT_AFTER];
 /// How often a write that the other side does not take is thought about.
 const STUCK: Duration = Duration::from_secs(1);

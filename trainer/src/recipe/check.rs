@@ -341,7 +341,7 @@ impl Recipe {
             engine == EngineChoice::Cuda || self.train.wire != Some(WireChoice::Nccl),
             "train.wire",
             &"\"nccl\"",
-            "\"tcp\", or be left out, unless the engine is \"cuda\"",
+            "\"host\", or be left out, unless the engine is \"cuda\"",
         )
     }
 }
