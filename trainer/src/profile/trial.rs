@@ -96,7 +96,11 @@ pub(super) struct Trial {
     /// Images that were taken, in so many batches.
     pub(super) images: u64,
     pub(super) batches: u64,
-    /// From the beginning of measuring until the last batch was done with, in seconds.
+    /// Images of the first batch.
+    pub(super) first_images: u64,
+    /// From the beginning of measuring until the first batch was there, and until the last one was
+    /// done with, in seconds.
+    pub(super) first_s: f64,
     pub(super) last_s: f64,
     /// Whether a consumer was done with it, and not the trial.
     pub(super) is_consumed: bool,
@@ -117,12 +121,13 @@ pub(super) struct Trial {
 }
 
 impl Trial {
-    /// Images a second: those that were taken until the last batch where there were several or a
-    /// consumer took them, else those that were decoded for the next one, as a batch may be large.
+    /// Images a second: those that a consumer took; else from the first batch to the last, as the
+    /// first one was begun before; of few batches, which may be large, those that were decoded.
     pub(super) fn rate(&self) -> f64 {
-        let enough = if self.is_consumed { 1 } else { ENOUGH_BATCHES };
-        if self.batches >= enough {
+        if self.is_consumed && self.batches > 0 {
             self.images as f64 / self.last_s
+        } else if self.batches > ENOUGH_BATCHES {
+            (self.images - self.first_images) as f64 / (self.last_s - self.first_s)
         } else {
             self.stats.stage(Stage::Decode).items as f64 / self.seconds
         }
@@ -157,30 +162,51 @@ fn all_bytes(io: &IoCounters) -> u64 {
 }
 
 /// When bytes came: answers to requests that were sent together come together, a wave in each time
-/// to the first byte. From one wave to another they make a rate; a trial that holds four waves or
-/// five does not.
+/// to the first byte, so whether a trial holds four waves or five is chance. The slope of the line
+/// through all looks (least squares) hardly depends on that.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Arrivals {
-    /// Bytes when it was looked at last.
+    /// Bytes when measuring began, and when it was looked at last.
+    begun: u64,
     seen: u64,
-    /// The first and the last time at which more were seen, in seconds, and how many there were.
-    ends: Option<[(f64, u64); 2]>,
+    /// The first and the last time at which more were seen, in seconds.
+    ends: Option<[f64; 2]>,
+    looks: f64,
+    mean_s: f64,
+    mean_bytes: f64,
+    /// Sums of products of distances from the means: of time with itself, and with bytes.
+    time_time: f64,
+    time_bytes: f64,
 }
 
 impl Arrivals {
+    fn since(bytes: u64) -> Self {
+        Self {
+            begun: bytes,
+            seen: bytes,
+            ..Self::default()
+        }
+    }
+
     fn look(&mut self, at_s: f64, bytes: u64) {
         if bytes > self.seen {
-            let now = (at_s, bytes);
-            self.ends = Some([self.ends.map_or(now, |ends| ends[0]), now]);
+            self.ends = Some([self.ends.map_or(at_s, |ends| ends[0]), at_s]);
         }
         self.seen = bytes;
+        // Welford's way: no differences of large sums.
+        let bytes = (bytes - self.begun) as f64;
+        self.looks += 1.0;
+        let (ahead_s, ahead_bytes) = (at_s - self.mean_s, bytes - self.mean_bytes);
+        self.mean_s += ahead_s / self.looks;
+        self.mean_bytes += ahead_bytes / self.looks;
+        self.time_time += ahead_s * (at_s - self.mean_s);
+        self.time_bytes += ahead_s * (bytes - self.mean_bytes);
     }
 
     /// Bytes a second; none where they came in less than half of the time.
     fn rate(&self, seconds: f64) -> Option<f64> {
         let [first, last] = self.ends?;
-        let passed = last.0 - first.0;
-        (passed > seconds / 2.0).then(|| (last.1 - first.1) as f64 / passed)
+        (last - first > seconds / 2.0).then(|| self.time_bytes / self.time_time)
     }
 }
 
@@ -245,6 +271,8 @@ pub(super) fn run(
         first_batch,
         images: taken.images,
         batches: taken.batches,
+        first_images: taken.first_images,
+        first_s: taken.first_s,
         last_s: taken.last_s,
         bad: taken.bad,
         io: dataset.io_counters().since(&before_io),
@@ -264,6 +292,8 @@ struct Sum {
     images: u64,
     bad: u64,
     batches: u64,
+    first_images: u64,
+    first_s: f64,
     last_s: f64,
     arrivals: Arrivals,
 }
@@ -276,7 +306,7 @@ fn take_for(
     rules: &mut Rules<'_>,
 ) -> anyhow::Result<Sum> {
     let (since, mut sum) = (Instant::now(), Sum::default());
-    sum.arrivals.seen = all_bytes(&dataset.io_counters());
+    sum.arrivals = Arrivals::since(all_bytes(&dataset.io_counters()));
     let mut look_at = Duration::ZERO;
     while since.elapsed() < length && received().is_none() {
         rules.watch.look(|| source.stats());
@@ -292,6 +322,10 @@ fn take_for(
         let Some(taken) = source.take(rules.stepper.as_deref_mut())? else {
             break;
         };
+        if sum.batches == 0 {
+            sum.first_images = taken.images;
+            sum.first_s = since.elapsed().as_secs_f64();
+        }
         sum.images += taken.images;
         sum.bad += taken.bad;
         sum.batches += 1;
@@ -342,18 +376,21 @@ mod tests {
 
     #[test]
     fn a_wave_more_or_less_changes_no_rate() {
-        // Ten bytes every 200 ms, from two moments on; the trial takes a second.
-        for first_ms in [10, 190] {
-            let mut arrivals = Arrivals::default();
-            for ms in (0..1000_u32).step_by(10) {
-                let waves = (ms + 200 - first_ms) / 200;
-                arrivals.look(f64::from(ms) / 1e3, 10 * u64::from(waves));
+        // A hundred bytes each 200 ms, from a moment on, which come within some time.
+        for (first_ms, spread_ms) in [(10, 0), (190, 0), (100, 0), (10, 60), (150, 60)] {
+            let mut arrivals = Arrivals::since(0);
+            for ms in (0..2400).step_by(10) {
+                let since_first = ms + 200 - first_ms;
+                let of_wave = (since_first % 200).min(spread_ms) + i32::from(spread_ms == 0);
+                let bytes = since_first / 200 * 100 + of_wave * 100 / spread_ms.max(1);
+                arrivals.look(f64::from(ms) / 1e3, bytes as u64);
             }
-            let rate = arrivals.rate(1.0).unwrap();
-            assert!((rate - 50.0).abs() < 1.0, "{first_ms} ms: {rate}");
+            let rate = arrivals.rate(2.4).unwrap();
+            let case = format!("from {first_ms} ms on, in {spread_ms} ms: {rate}");
+            assert!((rate / 500.0 - 1.0).abs() < 0.02, "{case}");
         }
         // One wave tells no rate.
-        let mut arrivals = Arrivals::default();
+        let mut arrivals = Arrivals::since(0);
         arrivals.look(0.5, 10);
         arrivals.look(0.9, 10);
         assert_eq!(arrivals.rate(1.0), None);
