@@ -116,7 +116,7 @@ fn an_index_of_other_data_or_none_is_refused_by_name() {
 #[test]
 fn ranks_list_and_read_footers_once() {
     let run = ServedRun::new();
-    let settings = ["train.micro_batch=2", "train.steps=3", "data.lanes=4"];
+    let settings = ["train.micro_batch=2", "train.steps=4", "data.lanes=4"];
     let mut asked = Vec::new();
     for count in [1, 4] {
         let out = count.to_string();

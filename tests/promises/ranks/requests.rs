@@ -66,8 +66,10 @@ fn all_ranks_of_a_run_together_fetch_little_more_than_the_data() {
         let share = of_data.bytes as f64 / (EPOCHS * data) as f64;
         let (of_data, others) = (of_data.requests, others.requests);
         println!("{count:5} {of_data:15} {share:24.3} {others:28}");
-        // Without the labels, which are in `data`; with what is read ahead of the last step.
-        assert!((0.9..1.3).contains(&share), "{count} ranks: {share:.3}");
+        // Without the labels, which are in `data`; of so little data, all of the next epoch may have
+        // been read ahead of the last step.
+        let most = 1.1 * (EPOCHS + 1) as f64 / EPOCHS as f64;
+        assert!((0.9..most).contains(&share), "{count} ranks: {share:.3}");
         if count > 1 {
             assert_same_run(&place.path("1"), &place.path(&out));
         }
