@@ -22,15 +22,21 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     pub(crate) fn new() -> Result<Self, CheckpointError> {
-        let parent = std::env::temp_dir();
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    fn new_in(parent: &Path) -> Result<Self, CheckpointError> {
         let folder = tempfile::Builder::new()
             .prefix(PREFIX)
-            .tempdir()
-            .map_err(io("create a folder in", &parent))?;
+            .tempdir_in(parent)
+            .map_err(io("create a folder in", parent))?;
         let path = folder.path().to_owned();
-        let lock = File::create(path.join(LOCK)).map_err(io("create a file in", &path))?;
+        // Locked before it has its name: another process would take one that is not for a leftover.
+        let unnamed = path.join(".lock.new");
+        let lock = File::create(&unnamed).map_err(io("create a file in", &path))?;
         // Where there are no locks nothing is taken for a leftover either.
         let _ = lock.try_lock();
+        std::fs::rename(&unnamed, path.join(LOCK)).map_err(io("rename a file in", &path))?;
         let on_end = on_end(move || drop(std::fs::remove_dir_all(path)));
         Ok(Self {
             folder,
@@ -68,7 +74,29 @@ fn is_left(folder: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
     use super::*;
+
+    #[test]
+    fn a_folder_that_is_being_made_is_no_leftover() {
+        let parent = tempfile::tempdir().unwrap();
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !is_done.load(SeqCst) {
+                        remove_leftovers_in(parent.path());
+                    }
+                });
+            }
+            let made = (0..500).map(|_| Scratch::new_in(parent.path()).unwrap());
+            let made = made.collect::<Vec<_>>();
+            is_done.store(true, SeqCst);
+            let left = made.iter().filter(|made| made.path().join(LOCK).exists());
+            assert_eq!(left.count(), made.len());
+        });
+    }
 
     #[test]
     fn only_folders_of_ended_processes_are_leftovers() {
