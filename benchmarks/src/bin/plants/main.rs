@@ -33,12 +33,11 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let folders = data::Folders::new(&args.photos)?;
-    plant::run_all(&folders, args.repeats, args.seconds, &args.only)?;
     if "simulation".contains(&args.only) {
         simulation::run(&folders, args.seconds)?;
     }
     if "steps".contains(&args.only) {
         steps::run(&folders, args.repeats, args.seconds)?;
     }
-    Ok(())
+    plant::run_all(&folders, args.repeats, args.seconds, &args.only)
 }

@@ -8,15 +8,15 @@ use crate::machine::{Head, program};
 use crate::sheet::{Measurement, Report};
 
 const PLANTS: &str = "\
-Each plant is profiled, three times, the repeats one after the other; medians. `right`: limit, cause
-and note are as planted. After each profile the loader runs without the profiler, as it is and with
-the change really made, in turn, twice for three seconds each (twelve over a slow line): `really`
-and `changed`. The rate after the change over the rate before it, foretold and measured; within
-15 %, or in the interval that the profile gave. The server is in the planting program, on the same
-cores.
+The first table: what `--simulate` computes from a profile, and a real run of the loader. The
+second: `--consumer step` with a recipe, and the training run itself.
 
-The second table: what `--simulate` computes from a profile, and a real run of the loader. The
-third: `--consumer step` with a recipe, and the training run itself.
+The third: each plant is profiled, three times, the repeats one after the other; medians. `right`:
+limit, cause and note are as planted. After each profile the loader runs without the profiler, as it
+is and with the change really made, in turn, twice for three seconds each (twelve over a slow line):
+`really` and `changed`. The rate after the change over the rate before it, foretold and measured;
+within 15 %, or in the interval that the profile gave. The server is in the planting program, on the
+same cores.
 ";
 
 /// Runs all plants and writes the report.
