@@ -82,7 +82,7 @@ fn the_end_of_rank_0_ends_the_others_by_name() {
 #[test]
 fn a_rank_that_is_stopped_for_a_while_changes_nothing() {
     let place = RunFolder::new();
-    let settings = ["train.steps=300", "checkpoint.every_steps=1000"];
+    let settings = ["train.steps=100", "checkpoint.every_steps=1000"];
     succeed(&mut ranks(&place, 1, "straight", &settings));
     let lines = || count_lines(&place.path("out").join("metrics.jsonl"));
     let launched = start(&mut ranks(&place, 2, "out", &settings));
@@ -148,7 +148,7 @@ fn a_rank_that_its_store_refuses_ends_all_saved() {
     // A window is smaller than a row group, so there is something to fetch before each batch.
     let settings = [
         "train.micro_batch=2",
-        "train.steps=300",
+        "train.steps=100",
         "checkpoint.every_steps=1000",
         "data.shuffle_window_bytes=1",
         "log.tensorboard=false",

@@ -42,8 +42,7 @@ fn any_number_of_ranks_gives_the_bits_of_one() {
 #[test]
 fn so_do_eight_with_several_micro_batches_each_whatever_the_model() {
     let place = RunFolder::new();
-    let all: [(&str, &[usize]); 2] = [("gelu", &[1, 8]), ("silu", &[1, 2, 4, 8])];
-    for (activation, counts) in all {
+    for activation in ["gelu", "silu"] {
         let (act, gated) = (
             format!("model.hidden_act={activation}"),
             format!("model.use_gated_mlp={}", activation == "silu"),
@@ -58,16 +57,14 @@ fn so_do_eight_with_several_micro_batches_each_whatever_the_model() {
         ];
         let out = |count: usize| place.path(&format!("{activation}-{count}"));
         let trace = |count: usize| out(count).with_extension("trace");
-        for &count in counts {
+        for count in [1, 8] {
             let name = format!("{activation}-{count}");
             let mut command = ranks(&place, count, &name, &settings);
             succeed(command.arg("--trace-samples").arg(trace(count)));
         }
-        for &count in &counts[1..] {
-            assert_same_run(&out(1), &out(count));
-            let read = |count| std::fs::read(trace(count)).unwrap();
-            assert!(read(1) == read(count), "{count} ranks, {activation}");
-        }
+        assert_same_run(&out(1), &out(8));
+        let read = |count| std::fs::read(trace(count)).unwrap();
+        assert!(read(1) == read(8), "{activation}");
     }
 }
 
