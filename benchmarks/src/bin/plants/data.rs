@@ -43,6 +43,8 @@ pub(crate) enum Shape {
     Zstd,
     /// All in one row group of a gigabyte, without an index of its pages.
     OneGroup,
+    /// The photos in each of so many shards.
+    Copies(usize),
     /// Two in a hundred cannot be decoded.
     Broken,
 }
@@ -85,7 +87,13 @@ impl Folders {
         if !folder.exists() {
             let shard = self.shard(shape)?;
             std::fs::create_dir(&folder)?;
-            std::fs::write(folder.join("train-0.parquet"), shard)?;
+            let copies = match shape {
+                Shape::Copies(copies) => copies,
+                _ => 1,
+            };
+            for copy in 0..copies {
+                std::fs::write(folder.join(format!("train-{copy}.parquet")), &shard)?;
+            }
         }
         Ok(folder)
     }
@@ -108,7 +116,7 @@ impl Folders {
         let photos = || self.photos.iter().cloned();
         let plain = properties();
         let (images, rows, properties): (Vec<_>, _, _) = match shape {
-            Shape::Plain => (photos().collect(), ROWS, plain),
+            Shape::Plain | Shape::Copies(_) => (photos().collect(), ROWS, plain),
             Shape::Few => (photos().take(FEW).collect(), ROWS, plain),
             Shape::SmallGroups => (photos().collect(), 5, plain),
             Shape::Large => (self.large().to_vec(), 4, plain),

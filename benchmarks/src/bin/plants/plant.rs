@@ -56,8 +56,8 @@ impl Plant {
 /// All of them. The cache is in a folder that outlives them.
 fn plants(cache: &std::path::Path) -> Vec<Plant> {
     use Shape::{
-        Anew, Broken, Few, Gzip, Large, OneGroup, Plain, Png, Progressive, Shrunk, SmallGroups,
-        Zstd,
+        Anew, Broken, Copies, Few, Gzip, Large, OneGroup, Plain, Png, Progressive, Shrunk,
+        SmallGroups, Zstd,
     };
     use Store::{Disk, Server};
     let with = Setup::new;
@@ -77,7 +77,7 @@ fn plants(cache: &std::path::Path) -> Vec<Plant> {
     };
     let small_window = Setup {
         window_mib: Some(1),
-        ..on(Plain)
+        ..on(Copies(8))
     };
     let plant = Plant::new;
     vec![
@@ -121,8 +121,9 @@ fn plants(cache: &std::path::Path) -> Vec<Plant> {
         plant("2 % corrupt", on(Broken))
             .limited("processor", "")
             .noted("max_bad_fraction"),
+        // So few images are all in it before the first trial ends.
         plant("cache, cold", cached(false))
-            .limited("store", "")
+            .limited("processor", "")
             .noted("came from the cache"),
         plant("cache, warm", cached(true))
             .limited("processor", "")
