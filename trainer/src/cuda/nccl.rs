@@ -14,9 +14,8 @@ use nepa_pipeline::cuda::libraries::Library;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Exchange, ExchangeError};
+use crate::ranks::Telling;
 
-/// A wait is told after so long by rank 0, and by the others; then ever more seldom.
-const TOLD_AFTER: [Duration; 2] = [Duration::from_secs(10), Duration::from_mins(1)];
 /// What has not come by then does not come any more.
 const WITHIN: Duration = Duration::from_mins(10);
 /// How often the other ranks are looked after.
@@ -371,7 +370,7 @@ impl Communicator {
     ) -> Result<(), ExchangeError> {
         let started = Instant::now();
         let mut looked = started;
-        let mut tell_after = TOLD_AFTER[usize::from(self.others.rank() > 0)];
+        let mut telling = Telling::by(self.others.rank());
         loop {
             match is_done(self) {
                 Ok(true) => return Ok(()),
@@ -389,12 +388,11 @@ impl Communicator {
             if waited >= WITHIN {
                 return Err(self.fail(NcclError::TooLong { doing }));
             }
-            if waited >= tell_after {
+            if telling.is_due(waited) {
                 tracing::warn!(
                     "{doing} for {} s: waiting for NCCL; all ranks are alive",
                     waited.as_secs()
                 );
-                tell_after *= 2;
             }
             if waited >= AWAKE {
                 std::thread::sleep(PAUSE);

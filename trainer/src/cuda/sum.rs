@@ -1,5 +1,5 @@
-//! The sum of the ranks' gradients from GPU to GPU, over NCCL: by the tree of `ranks::sum`, so to
-//! the same bits, and the kernel that adds micro-batches; or by NCCL's own additions.
+//! The sum of the ranks' gradients from GPU to GPU, over NCCL: by the tree of `ranks::halving`, so
+//! to the same bits, and the kernel that adds micro-batches; or by NCCL's own additions.
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,9 +11,10 @@ use nepa_model::{MemoryPlan, Step};
 
 use super::nccl::{Communicator, Values};
 use crate::engine::{DeviceSum, EngineDevice, EngineError, Exchange, Summing};
+use crate::ranks::{Halving, halvings, larger_half};
 
 /// Halves begin at multiples of so many values: kernels read several at once.
-const ALIGNED: u64 = 64;
+const ALIGNED: usize = 64;
 /// NCCL's own memory, about; a generous guess until GPUs have said.
 const NCCL_BYTES: u64 = 512 << 20;
 
@@ -24,7 +25,7 @@ pub(super) fn plan(plan: &mut MemoryPlan, summing: Summing, num_values: usize) {
     let received = if summing.by_library {
         0
     } else {
-        4 * half_of(num_values)
+        4 * larger_half(num_values, ALIGNED) as u64
     };
     plan.add("sums over ranks", received + NCCL_BYTES);
 }
@@ -40,7 +41,7 @@ pub(super) fn connect(
     if others.summing().by_library {
         return Ok(Box::new(LibrarySum(communicator)));
     }
-    let received = stream.alloc_zeros::<f32>(half_of(num_values) as usize);
+    let received = stream.alloc_zeros::<f32>(larger_half(num_values, ALIGNED));
     let received = received.map_err(|error| EngineError::Device(Box::new(error)))?;
     let address = received.device_ptr(stream).0;
     Ok(Box::new(TreeSum {
@@ -82,36 +83,24 @@ struct TreeSum {
     address: u64,
 }
 
-/// The two halves of a range, the larger first.
-fn halves(range: &Range<u64>) -> (Range<u64>, Range<u64>) {
-    let len = range.end - range.start;
-    let half = len.div_ceil(2).next_multiple_of(ALIGNED).min(len);
-    let middle = range.start + half;
-    (range.start..middle, middle..range.end)
-}
-
-fn half_of(num_values: usize) -> u64 {
-    halves(&(0..num_values as u64)).0.end
-}
-
 impl TreeSum {
-    /// Of the values at `start`, sends a range and receives another, or `into` the memory for it.
+    /// Of the values at `start`, sends a range to a rank and receives another, or `into` the memory
+    /// for it.
     fn exchange(
         &mut self,
-        distance: usize,
+        peer: usize,
         start: u64,
-        (sent, received): (&Range<u64>, &Range<u64>),
+        (sent, received): (&Range<usize>, &Range<usize>),
         into: Option<u64>,
     ) -> Result<(), EngineError> {
-        let at = |range: &Range<u64>| Values {
-            address: start + 4 * range.start,
-            len: (range.end - range.start) as usize,
+        let at = |range: &Range<usize>| Values {
+            address: address_of(start, range),
+            len: range.len(),
         };
         let receive = Values {
             address: into.unwrap_or(at(received).address),
             ..at(received)
         };
-        let peer = self.rank ^ distance;
         // SAFETY: the step's memory and `received` outlive the engine's work, which is all in the
         // order of one stream; the two halves of a range do not overlap.
         unsafe { self.communicator.send_receive(peer, at(sent), receive) }
@@ -119,39 +108,34 @@ impl TreeSum {
     }
 }
 
+/// Of the values of a range, where the first of all is at `start`.
+fn address_of(start: u64, range: &Range<usize>) -> u64 {
+    start + 4 * range.start as u64
+}
+
 impl DeviceSum<Gpu> for TreeSum {
     fn sum(&mut self, step: &mut Step<Gpu>) -> Result<(), EngineError> {
         let region = step.sum_region().map_err(Gpu::failed)?;
         let start = step.device().address(region);
-        let mut range = 0..region.len as u64;
         assert!(
-            half_of(region.len) as usize <= self.received.len(),
+            larger_half(region.len, ALIGNED) <= self.received.len(),
             "the gradient of the model that it was made for"
         );
-        let mut done = Vec::new();
-        for bit in 0..self.size.trailing_zeros() {
-            let distance = 1 << bit;
-            let (lower, upper) = halves(&range);
-            let (kept, given) = if self.rank & distance == 0 {
-                (lower, upper)
-            } else {
-                (upper, lower)
-            };
-            self.exchange(distance, start, (&given, &kept), Some(self.address))?;
+        let halvings = halvings(self.rank, self.size, region.len, ALIGNED);
+        for Halving { peer, kept, given } in &halvings {
+            self.exchange(*peer, start, (given, kept), Some(self.address))?;
             if !kept.is_empty() {
                 let add = AddValues {
-                    sums: start + 4 * kept.start,
+                    sums: address_of(start, kept),
                     values: self.address,
-                    len: kept.end - kept.start,
+                    len: kept.len() as u64,
                 };
                 let launcher = step.device_mut().launcher_mut();
                 launcher.launch(add.launch()).map_err(Gpu::failed)?;
             }
-            range = kept.clone();
-            done.push((distance, kept, given));
         }
-        for (distance, kept, given) in done.into_iter().rev() {
-            self.exchange(distance, start, (&kept, &given), None)?;
+        for Halving { peer, kept, given } in halvings.iter().rev() {
+            self.exchange(*peer, start, (kept, given), None)?;
         }
         self.communicator.finish().map_err(EngineError::Ranks)
     }

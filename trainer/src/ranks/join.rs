@@ -53,14 +53,14 @@ fn over_tcp(place: &Place) -> Result<Box<dyn Wire>, RanksError> {
 
 #[cfg(feature = "mpi")]
 fn over_mpi(place: &Place) -> Result<Box<dyn Wire>, RanksError> {
-    use super::meeting::MeetingError;
+    use super::meeting::{MeetingError, other_version};
     use super::mpi::Mpi;
 
     let mut wire = Mpi::join(place, received).map_err(RanksError::Start)?;
     let versions = super::gather::all_gather(&mut wire, crate::VERSION.as_bytes())?;
     if let Some(rank) = versions.iter().position(|version| *version != versions[0]) {
         let [theirs, ours] = [rank, 0].map(|rank| String::from_utf8_lossy(&versions[rank]));
-        let why = format!("rank {rank} is nepa {theirs}, rank 0 is nepa {ours}");
+        let why = other_version(rank, &theirs, &ours);
         return Err(MeetingError::Refused { why }.into());
     }
     tracing::info!("the ranks are connected over MPI ({})", Mpi::library());

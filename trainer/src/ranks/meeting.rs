@@ -208,6 +208,11 @@ fn receive(place: &Place, version: &str, wait: &Wait<'_>) -> Result<Streams, Mee
     Ok(mine.collect())
 }
 
+/// Why a rank of another program than rank 0's cannot be of this run.
+pub(super) fn other_version(rank: usize, theirs: &str, ours: &str) -> String {
+    format!("rank {rank} is nepa {theirs}, rank 0 is nepa {ours}")
+}
+
 /// Why a rank cannot be of this run.
 fn wrong<T>(
     place: &Place,
@@ -217,10 +222,7 @@ fn wrong<T>(
 ) -> Option<String> {
     let Hello { rank, size, .. } = *hello;
     if hello.version != version {
-        return Some(format!(
-            "rank {rank} is nepa {}, rank 0 is nepa {version}",
-            hello.version
-        ));
+        return Some(other_version(rank, &hello.version, version));
     }
     if size != place.size {
         return Some(format!(

@@ -8,6 +8,7 @@ mod channels;
 mod error;
 mod gather;
 mod group;
+mod halving;
 mod join;
 mod measured;
 mod meeting;
@@ -19,14 +20,19 @@ mod neighbours;
 mod place;
 mod sum;
 mod tcp;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 pub(crate) use error::RanksError;
 pub(crate) use group::Ranks;
+#[cfg(feature = "cuda")]
+pub(crate) use halving::{Halving, halvings, larger_half};
 pub(crate) use join::{join, part};
 pub use measured::Adding;
 pub(crate) use names::list_of;
 pub(crate) use place::PlaceArgs;
+#[cfg(feature = "cuda")]
+pub(crate) use telling::Telling;
 pub(crate) use wire::WireError;

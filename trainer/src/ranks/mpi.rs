@@ -18,6 +18,7 @@ use mpi::{Rank, Tag, Threading};
 
 use super::neighbours::{distances, neighbours};
 use super::place::Place;
+use super::telling::Telling;
 use super::wire::{Wire, WireError};
 use crate::signals::SaveFirst;
 
@@ -28,9 +29,6 @@ const PART: usize = 1 << 24;
 /// Looks for a head before a rank sleeps between two of them, and how long it does.
 const BUSY_LOOKS: u32 = 1_000;
 const LOOK_EVERY: Duration = Duration::from_micros(50);
-/// A wait is told after so long by rank 0, and by the others, which say less; then ever more
-/// seldom.
-const TOLD_AFTER: [Duration; 2] = [Duration::from_secs(10), Duration::from_mins(1)];
 /// Time for the others to leave, after a failure.
 const LEAVES_WITHIN: Duration = Duration::from_mins(1);
 /// How often it is looked whether they have.
@@ -396,7 +394,7 @@ fn shortened(cause: &str) -> &str {
 struct Wait {
     peer: usize,
     since: Instant,
-    tell_after: Duration,
+    telling: Telling,
     looks: u32,
 }
 
@@ -405,17 +403,16 @@ impl Wait {
         Self {
             peer,
             since: Instant::now(),
-            tell_after: TOLD_AFTER[usize::from(rank > 0)],
+            telling: Telling::by(rank),
             looks: 0,
         }
     }
 
     fn tell(&mut self) {
         let waited = self.since.elapsed();
-        if waited >= self.tell_after {
+        if self.telling.is_due(waited) {
             let (peer, seconds) = (self.peer, waited.as_secs());
             tracing::warn!("waiting for rank {peer} for {seconds} s");
-            self.tell_after *= 2;
         }
     }
 

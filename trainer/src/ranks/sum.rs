@@ -1,13 +1,7 @@
-//! The sum of flat values over all ranks, in one order whatever their number: neighbours first, so
-//! that the sums of ranks 0 and 1, then those of 0 to 3, are the nodes of one binary tree over
-//! everything that is added.
-//!
-//! Recursive halving: of what two ranks hold, each takes one half and gives the other. Then
-//! doubling, the same way back. Each rank sends and receives about twice the values, in 2 log2 of
-//! the ranks exchanges.
+//! The sum of flat values over all ranks, by recursive halving and doubling.
 use rayon::prelude::*;
 
-use super::neighbours::distances;
+use super::halving::{Halving, halvings, larger_half};
 use super::wire::{Wire, WireError};
 
 /// Values that are worth a thread's while.
@@ -20,29 +14,18 @@ pub(super) fn sum(
     values: &mut [f32],
     other: &mut Vec<f32>,
 ) -> Result<(), WireError> {
-    let (rank, mut range) = (wire.rank(), 0..values.len());
-    // The larger half of all.
-    other.resize(values.len().div_ceil(2), 0.0);
-    let mut halves = Vec::new();
-    for distance in distances(wire.size()) {
-        let middle = range.start.midpoint(range.end);
-        let (lower, upper) = (range.start..middle, middle..range.end);
-        let (kept, given) = if rank & distance == 0 {
-            (lower, upper)
-        } else {
-            (upper, lower)
-        };
+    other.resize(larger_half(values.len(), 1), 0.0);
+    let halvings = halvings(wire.rank(), wire.size(), values.len(), 1);
+    for Halving { peer, kept, given } in halvings.iter().cloned() {
         let received = &mut other[..kept.len()];
         wire.send_receive(
-            rank ^ distance,
-            bytemuck::cast_slice(&values[given.clone()]),
+            peer,
+            bytemuck::cast_slice(&values[given]),
             bytemuck::cast_slice_mut(received),
         )?;
-        add(&mut values[kept.clone()], received);
-        range = kept.clone();
-        halves.push((distance, kept, given));
+        add(&mut values[kept], received);
     }
-    for (distance, kept, given) in halves.into_iter().rev() {
+    for Halving { peer, kept, given } in halvings.into_iter().rev() {
         // What is received and what is sent lie beside each other.
         let (kept, given) = if kept.end <= given.start {
             let (low, high) = values.split_at_mut(given.start);
@@ -52,7 +35,7 @@ pub(super) fn sum(
             (&high[..kept.len()], &mut low[given])
         };
         wire.send_receive(
-            rank ^ distance,
+            peer,
             bytemuck::cast_slice(kept),
             bytemuck::cast_slice_mut(given),
         )?;

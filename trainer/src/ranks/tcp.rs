@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::meeting::Streams;
+use super::telling::Telling;
 use super::wire::{Wire, WireError};
 
 /// Most bytes of a frame: while one side sends many, it takes what has come between two of them.
@@ -24,9 +25,6 @@ const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const SILENT_AFTER: Duration = Duration::from_mins(1);
 /// How often a signal is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// A wait is told after so long by rank 0, and by the others, which say less; then ever more
-/// seldom.
-const TOLD_AFTER: [Duration; 2] = [Duration::from_secs(10), SILENT_AFTER];
 /// How often a write that the other side does not take is thought about.
 const STUCK: Duration = Duration::from_secs(1);
 /// Time for a last word, and for reading it.
@@ -160,12 +158,11 @@ impl Wire for Tcp {
         let shared = Arc::clone(&self.shared);
         let to = self.peers.get_mut(&peer).expect("a neighbour");
         let mut filled = 0;
-        let mut tell_stuck_after = TOLD_AFTER[usize::from(shared.rank > 0)];
+        let mut telling = Telling::by(shared.rank);
         let mut goes_on = |stuck: Duration| {
-            if stuck >= tell_stuck_after {
+            if telling.is_due(stuck) {
                 let seconds = stuck.as_secs();
                 tracing::warn!("waiting for rank {peer}, which has taken nothing for {seconds} s");
-                tell_stuck_after *= 2;
             }
             stuck < SILENT_AFTER
         };
@@ -185,7 +182,7 @@ impl Wire for Tcp {
             }
         }
         let waiting = Instant::now();
-        let mut tell_after = TOLD_AFTER[usize::from(shared.rank > 0)];
+        let mut telling = Telling::by(shared.rank);
         while filled < receive.len() {
             if let Some(bytes) = to.next(peer, LOOK_EVERY)? {
                 filled = take(peer, receive, filled, &bytes)?;
@@ -195,13 +192,13 @@ impl Wire for Tcp {
             if silent >= SILENT_AFTER {
                 return Err(to.end(gone(peer, silent)));
             }
-            if waiting.elapsed() >= tell_after {
+            let waited = waiting.elapsed();
+            if telling.is_due(waited) {
                 tracing::warn!(
                     "waiting for rank {peer} for {} s; its last sign of life came {} s ago",
-                    waiting.elapsed().as_secs(),
+                    waited.as_secs(),
                     silent.as_secs()
                 );
-                tell_after *= 2;
             }
         }
         Ok(())
