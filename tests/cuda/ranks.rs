@@ -5,8 +5,8 @@ use std::process::{Command, Output};
 
 use nepa_pipeline::cuda::cudarc::nccl::result::{get_nccl_version, get_uniqueid};
 use nepa_pipeline::cuda::libraries::Library;
-use nepa_tests::program::{RunFolder, assert_says, nepa, start, succeed, text};
-use nepa_tests::ranks::{assert_same_run, end, fail, master_port, metrics, said};
+use nepa_tests::program::{RunFolder, assert_says, start, succeed, text};
+use nepa_tests::ranks::{assert_same_run, end, fail, launched, master_port, metrics, said};
 use nepa_tests::standins::on_standins;
 
 use crate::program::without;
@@ -35,13 +35,7 @@ fn run(place: &RunFolder, out: &str, settings: &[&str]) -> Command {
 
 /// The same as so many ranks on a machine with four GPUs; of one, without `launch`.
 fn ranks(place: &RunFolder, count: usize, out: &str, settings: &[&str]) -> Command {
-    let mut command = run(place, out, settings);
-    if count > 1 {
-        let run = command;
-        command = nepa();
-        command.args(["launch", "-n", &count.to_string(), "--"]);
-        command.args(run.get_args());
-    }
+    let mut command = launched(run(place, out, settings), count);
     on_standins(&mut command, "seed=1,devices=4,equal_times=1");
     command
 }

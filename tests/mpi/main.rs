@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use nepa_tests::program::{
     RunFolder, assert_says, count_lines, newest_checkpoint, send_signal, start, succeed, text,
-    wait_until,
 };
-use nepa_tests::ranks::{assert_same_run, children, end, fail, kill, said};
+use nepa_tests::ranks::{assert_same_run, begin, children, end, fail, kill, said, signal};
 
 /// Four micro-batches a step, of two images each.
 const SETTINGS: [&str; 3] = [
@@ -97,10 +96,8 @@ fn a_rank_that_is_killed_ends_all_and_the_run_goes_on() {
     let place = RunFolder::new();
     let metrics = place.path("out").join("metrics.jsonl");
     succeed(&mut one(&place, "straight", &LONG));
-    let mut launched = start(&mut mpirun(&place, 4, "out", &LONG));
-    wait_until("a checkpoint and some steps", || {
-        count_lines(&metrics) > 60 || launched.try_wait().unwrap().is_some()
-    });
+    // A checkpoint, and some steps.
+    let launched = begin(&mut mpirun(&place, 4, "out", &LONG), &place.path("out"), 60);
     kill(&children(&launched, RANK)[2]);
     let output = end(launched);
     assert_eq!(output.status.code(), Some(137), "{}", text(&output));
@@ -137,10 +134,7 @@ fn a_signal_to_mpirun_stops_all_after_the_same_step_saved() {
         let mut run = one(&place, "out", &ENDLESS);
         run.arg("--resume");
         add(&mut command, 2, &run);
-        let mut launched = start(&mut command);
-        wait_until("some steps", || {
-            count_lines(&metrics) > before + 3 || launched.try_wait().unwrap().is_some()
-        });
+        let launched = begin(&mut command, &place.path("out"), before + 3);
         send_signal(&launched, signal);
         let output = end(launched);
         let steps = count_lines(&metrics);
@@ -168,11 +162,11 @@ fn a_signal_to_mpirun_stops_all_after_the_same_step_saved() {
 #[test]
 fn a_signal_at_one_rank_stops_all() {
     let place = RunFolder::new();
-    let metrics = place.path("out").join("metrics.jsonl");
-    let mut launched = start(&mut mpirun(&place, 4, "out", &ENDLESS));
-    wait_until("some steps", || {
-        count_lines(&metrics) > 3 || launched.try_wait().unwrap().is_some()
-    });
+    let launched = begin(
+        &mut mpirun(&place, 4, "out", &ENDLESS),
+        &place.path("out"),
+        3,
+    );
     signal(&children(&launched, RANK)[3], "-TERM");
     let output = end(launched);
     assert_eq!(output.status.code(), Some(143), "{}", text(&output));
@@ -182,19 +176,14 @@ fn a_signal_at_one_rank_stops_all() {
     );
 }
 
-fn signal(process: &str, signal: &str) {
-    let status = Command::new("kill").args([signal, process]).status();
-    assert!(status.unwrap().success(), "{signal} {process}");
-}
-
 #[test]
 fn a_rank_that_is_stopped_is_waited_for_and_named() {
     let place = RunFolder::new();
-    let metrics = place.path("out").join("metrics.jsonl");
-    let mut launched = start(&mut mpirun(&place, 2, "out", &ENDLESS));
-    wait_until("some steps", || {
-        count_lines(&metrics) > 3 || launched.try_wait().unwrap().is_some()
-    });
+    let launched = begin(
+        &mut mpirun(&place, 2, "out", &ENDLESS),
+        &place.path("out"),
+        3,
+    );
     let second = children(&launched, RANK)[1].clone();
     signal(&second, "-STOP");
     // A wait is told after ten seconds.

@@ -11,6 +11,7 @@ use nepa_schemas::SchemaOptions;
 use nepa_tests::data::{self, at, read_all};
 use nepa_tests::photos::photo;
 use nepa_tests::program::{ServedRun, assert_says, joined, nepa, succeed, text};
+use nepa_tests::ranks::launched;
 use nepa_tests::s3::{LoggedRequest, S3Server};
 use nepa_tests::shards::{LabelledRow, hugging_face_shard, labelled_shard_in_pages};
 
@@ -29,6 +30,14 @@ fn of_opening(server: &S3Server, log: &[LoggedRequest]) -> (usize, usize) {
 /// `data.index` and its value.
 fn index_at(path: &std::path::Path) -> String {
     format!("data.index=\"{}\"", path.display())
+}
+
+/// What a run says that must fail.
+#[track_caller]
+fn refused(run: &ServedRun, data: &str, out: &str, settings: &[&str]) -> String {
+    let output = run.pretrain(data, out, settings).output().unwrap();
+    assert!(!output.status.success());
+    joined(&text(&output))
 }
 
 #[test]
@@ -57,25 +66,13 @@ fn a_run_by_an_index_lists_nothing_and_reads_no_footer() {
     // A shard that was replaced is named, with what to do.
     run.server
         .put("data", "train-1.parquet", hugging_face_shard(7, 2, 10));
-    let output = run
-        .pretrain("s3://data", "stale", &by_index)
-        .output()
-        .unwrap();
-    assert!(!output.status.success());
-    let said = joined(&text(&output));
     assert_says(
-        &said,
+        &refused(&run, "s3://data", "stale", &by_index),
         &["train-1.parquet", "was replaced", "write the index again"],
     );
     run.server.remove("data", "train-1.parquet");
-    let output = run
-        .pretrain("s3://data", "gone", &by_index)
-        .output()
-        .unwrap();
-    assert!(!output.status.success());
-    let said = joined(&text(&output));
     assert_says(
-        &said,
+        &refused(&run, "s3://data", "gone", &by_index),
         &["train-1.parquet", "does not exist", "write the index again"],
     );
 }
@@ -88,15 +85,7 @@ fn an_index_of_other_data_or_none_is_refused_by_name() {
     inspect.args(["inspect", "s3://data", "--samples", "0", "--index"]);
     succeed(inspect.arg(&index).envs(run.server.env()));
     let whole = std::fs::read(&index).unwrap();
-    let fails = |data: &str| {
-        let settings = index_at(&index);
-        let output = run
-            .pretrain(data, "out", &[settings.as_str()])
-            .output()
-            .unwrap();
-        assert!(!output.status.success());
-        joined(&text(&output))
-    };
+    let fails = |data: &str| refused(&run, data, "out", &[index_at(&index).as_str()]);
     assert_says(
         &fails("s3://data/train-*.parquet"),
         &["scenes.index", "it is of s3://data", "train-*.parquet"],
@@ -120,14 +109,7 @@ fn ranks_list_and_read_footers_once() {
     let mut asked = Vec::new();
     for count in [1, 4] {
         let out = count.to_string();
-        let mut command = run.pretrain("s3://data", &out, &settings);
-        if count > 1 {
-            let mut launch = nepa();
-            launch
-                .args(["launch", "-n", &out, "--"])
-                .args(command.get_args());
-            command = launch;
-        }
+        let mut command = launched(run.pretrain("s3://data", &out, &settings), count);
         run.server.take_log();
         succeed(command.envs(run.server.env()));
         asked.push(of_opening(&run.server, &run.server.take_log()));

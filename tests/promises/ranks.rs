@@ -2,7 +2,8 @@
 //! ends all, by name; ranks that were not started alike do not begin.
 use std::process::Command;
 
-use nepa_tests::program::{RunFolder, nepa};
+use nepa_tests::program::RunFolder;
+use nepa_tests::ranks::launched;
 
 mod alike;
 mod failures;
@@ -26,21 +27,6 @@ fn ranks(place: &RunFolder, count: usize, out: &str, settings: &[&str]) -> Comma
 fn ranks_on(place: &RunFolder, data: &str, count: usize, out: &str, settings: &[&str]) -> Command {
     let run = place.pretrain(data, out, &[&SETTINGS[..], settings].concat());
     launched(run, count)
-}
-
-/// A command as so many ranks; as one, it stays as it is.
-fn launched(run: Command, count: usize) -> Command {
-    if count == 1 {
-        return run;
-    }
-    let mut command = nepa();
-    command.args(["launch", "-n", &count.to_string(), "--"]);
-    command.args(run.get_args());
-    let set = run
-        .get_envs()
-        .filter_map(|(name, value)| Some((name, value?)));
-    command.envs(set);
-    command
 }
 
 /// One of two ranks, as torchrun would start it.

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
-use crate::program::{newest_checkpoint, text};
+use crate::program::{count_lines, nepa, newest_checkpoint, start, text, wait_until};
 
 /// Far more than the end of a rank takes to be seen, and less than a minute, in which silence would
 /// be.
@@ -130,8 +130,47 @@ pub fn children(of: &Child, variable: &str) -> Vec<String> {
 ///
 /// If there is none any more.
 pub fn kill(process: &str) {
-    let status = Command::new("kill").args(["-KILL", process]).status();
-    assert!(status.unwrap().success(), "{process}");
+    signal(process, "-KILL");
+}
+
+/// Sends the process of a number a signal.
+///
+/// # Panics
+///
+/// If there is none any more.
+pub fn signal(process: &str, signal: &str) {
+    let status = Command::new("kill").args([signal, process]).status();
+    assert!(status.unwrap().success(), "{signal} {process}");
+}
+
+/// A command as so many ranks of this machine; as one, it stays as it is.
+pub fn launched(run: Command, count: usize) -> Command {
+    if count == 1 {
+        return run;
+    }
+    let mut command = nepa();
+    command.args(["launch", "-n", &count.to_string(), "--"]);
+    command.args(run.get_args());
+    let set = run
+        .get_envs()
+        .filter_map(|(name, value)| Some((name, value?)));
+    command.envs(set);
+    command
+}
+
+/// Starts a run and waits until its metrics in `out` have more than so many lines, or it ends.
+///
+/// # Panics
+///
+/// If neither comes within a minute.
+#[track_caller]
+pub fn begin(command: &mut Command, out: &Path, lines: usize) -> Child {
+    let metrics = out.join("metrics.jsonl");
+    let mut begun = start(command);
+    wait_until("some steps", || {
+        count_lines(&metrics) > lines || begun.try_wait().unwrap().is_some()
+    });
+    begun
 }
 
 /// A port of which the next one is free now, for `MASTER_PORT`.

@@ -7,10 +7,12 @@ use nepa_tests::program::{
     RunFolder, ServedRun, assert_says, count_lines, newest_checkpoint, send_signal, start, succeed,
     text, wait_until,
 };
-use nepa_tests::ranks::{assert_same_run, children, end, kill, master_port, metrics, said};
+use nepa_tests::ranks::{
+    assert_same_run, begin, children, end, kill, launched, master_port, metrics, said, signal,
+};
 use nepa_tests::s3::{Fault, Rule, S3Server};
 
-use super::{SETTINGS, launched, one_of_two, ranks};
+use super::{SETTINGS, one_of_two, ranks};
 
 /// A rank that cannot go on tells the others why; what it says bears its name.
 #[test]
@@ -45,26 +47,31 @@ fn lives(process: &str) -> bool {
 #[test]
 fn ranks_do_not_outlive_what_launched_them() {
     let place = RunFolder::new();
-    let metrics = place.path("out").join("metrics.jsonl");
-    let mut launched = start(&mut ranks(&place, 2, "out", &["train.steps=100000"]));
-    wait_until("some steps", || count_lines(&metrics) > 3);
+    let out = place.path("out");
+    let mut launched = begin(
+        &mut ranks(&place, 2, "out", &["train.steps=100000"]),
+        &out,
+        3,
+    );
     let processes = children(&launched, "RANK");
     assert_eq!(processes.len(), 2);
     send_signal(&launched, "-KILL");
     launched.wait().unwrap();
     wait_until("the ranks end", || !processes.iter().any(|one| lives(one)));
-    let steps = count_lines(&metrics);
-    let name = newest_checkpoint(&place.path("out"));
+    let steps = count_lines(&out.join("metrics.jsonl"));
+    let name = newest_checkpoint(&out);
     assert!(name.ends_with(format!("step-{steps:08}")), "{name:?}");
 }
 
 #[test]
 fn the_end_of_rank_0_ends_the_others_by_name() {
     let place = RunFolder::new();
-    let metrics = place.path("out").join("metrics.jsonl");
     let settings = ["train.steps=100000", "checkpoint.every_steps=5"];
-    let launched = start(&mut ranks(&place, 4, "out", &settings));
-    wait_until("some steps", || count_lines(&metrics) > 10);
+    let launched = begin(
+        &mut ranks(&place, 4, "out", &settings),
+        &place.path("out"),
+        10,
+    );
     kill(&children(&launched, "RANK")[0]);
     let output = end(launched);
     assert_eq!(output.status.code(), Some(137), "{}", text(&output));
@@ -85,19 +92,18 @@ fn a_rank_that_is_stopped_for_a_while_changes_nothing() {
     let settings = ["train.steps=100", "checkpoint.every_steps=1000"];
     succeed(&mut ranks(&place, 1, "straight", &settings));
     let lines = || count_lines(&place.path("out").join("metrics.jsonl"));
-    let launched = start(&mut ranks(&place, 2, "out", &settings));
-    wait_until("some steps", || lines() > 10);
+    let launched = begin(
+        &mut ranks(&place, 2, "out", &settings),
+        &place.path("out"),
+        10,
+    );
     let process = children(&launched, "RANK")[1].clone();
-    let signal = |name: &str| {
-        let status = Command::new("kill").args([name, &process]).status();
-        assert!(status.unwrap().success(), "{name}");
-    };
-    signal("-STOP");
+    signal(&process, "-STOP");
     std::thread::sleep(Duration::from_millis(300));
     let before = lines();
     std::thread::sleep(Duration::from_millis(700));
     assert_eq!(lines(), before, "the others have not waited");
-    signal("-CONT");
+    signal(&process, "-CONT");
     let output = end(launched);
     assert!(output.status.success(), "{}", text(&output));
     assert_same_run(&place.path("straight"), &place.path("out"));

@@ -3,8 +3,9 @@ use nepa_tests::photos::some_bad;
 use nepa_tests::program::{
     RunFolder, assert_says, nepa, newest_checkpoint, succeed, text, tiny_recipe,
 };
+use nepa_tests::ranks::launched;
 
-use super::{launched, ranks, ranks_on};
+use super::{ranks, ranks_on};
 
 #[test]
 fn a_dry_run_tries_a_step_on_all_ranks_and_leaves_nothing() {

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use nepa_tests::photos::some_bad;
 use nepa_tests::program::{RunFolder, assert_says, nepa, succeed, text};
-use nepa_tests::ranks::{assert_same_run, fail};
+use nepa_tests::ranks::{assert_same_run, fail, launched};
 
 use super::{ranks, ranks_on};
 
@@ -144,9 +144,6 @@ fn fine_tuning_on_ranks_is_that_of_one_process() {
     succeed(&mut place.pretrain("data", "base", &["train.steps=4"]));
     let run = |count: usize| {
         let mut command = nepa();
-        if count > 1 {
-            command.args(["launch", "-n", &count.to_string(), "--"]);
-        }
         command.args(["finetune", "quickstart-finetune", "--from"]);
         command.arg(place.path("base"));
         for flag in ["--data", "--test"] {
@@ -170,7 +167,7 @@ fn fine_tuning_on_ranks_is_that_of_one_process() {
             .arg(place.path(&format!("tuned-{count}")));
         let trace = place.path(&format!("tuned-{count}.trace"));
         command.arg("--trace-samples").arg(trace);
-        command
+        launched(command, count)
     };
     for count in [1, 4] {
         succeed(&mut run(count));

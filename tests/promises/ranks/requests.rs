@@ -1,10 +1,8 @@
 //! What all ranks of a run together ask a store for.
 use nepa_tests::data;
 use nepa_tests::program::{RunFolder, succeed, write_photo_shards};
-use nepa_tests::ranks::assert_same_run;
+use nepa_tests::ranks::{assert_same_run, launched};
 use nepa_tests::s3::{LoggedRequest, S3Server};
-
-use super::launched;
 
 const SHARDS: u32 = 4;
 /// Of two images each.

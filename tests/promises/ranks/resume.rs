@@ -3,10 +3,9 @@ use std::time::Duration;
 
 use nepa_pipeline::random::{Purpose, below, epoch_stream};
 use nepa_tests::program::{
-    RunFolder, assert_says, count_lines, newest_checkpoint, send_signal, start, succeed, test_seed,
-    text, wait_until,
+    RunFolder, assert_says, count_lines, newest_checkpoint, send_signal, succeed, test_seed, text,
 };
-use nepa_tests::ranks::{assert_same_run, children, end, kill, said};
+use nepa_tests::ranks::{assert_same_run, begin, children, end, kill, said};
 
 use super::ranks;
 
@@ -19,10 +18,8 @@ fn a_run_goes_on_with_other_numbers_of_ranks_after_a_rank_was_killed() {
     let metrics = place.path("out").join("metrics.jsonl");
     succeed(ranks(&place, 1, "out", &LONG).args(["--max-steps", "40"]));
 
-    let mut launched = start(ranks(&place, 4, "out", &LONG).arg("--resume"));
-    wait_until("some steps", || {
-        count_lines(&metrics) > 60 || launched.try_wait().unwrap().is_some()
-    });
+    let out = place.path("out");
+    let launched = begin(ranks(&place, 4, "out", &LONG).arg("--resume"), &out, 60);
     kill(&children(&launched, "RANK")[2]);
     let output = end(launched);
     assert_eq!(output.status.code(), Some(137), "{}", text(&output));
@@ -33,11 +30,12 @@ fn a_run_goes_on_with_other_numbers_of_ranks_after_a_rank_was_killed() {
     assert!(count_lines(&metrics) < 300);
 
     // A signal at one of them stops all after the same step, saved.
-    let mut launched = start(ranks(&place, 2, "out", &LONG).arg("--resume"));
     let before = count_lines(&metrics);
-    wait_until("more steps", || {
-        count_lines(&metrics) > before + 10 || launched.try_wait().unwrap().is_some()
-    });
+    let launched = begin(
+        ranks(&place, 2, "out", &LONG).arg("--resume"),
+        &out,
+        before + 10,
+    );
     send_signal(&launched, "-TERM");
     let output = end(launched);
     assert_eq!(output.status.code(), Some(143), "{}", text(&output));
@@ -86,18 +84,16 @@ fn a_rank_killed_at_a_random_moment_leaves_no_trace() {
     succeed(&mut run(1, "straight"));
     let metrics = place.path("killed").join("metrics.jsonl");
     for (number, count) in (1..=kills).zip([1, 8, 2].into_iter().cycle()) {
-        let lines = count_lines(&metrics) + 1 + below(&mut rng, 6) as usize;
-        let mut child = start(run(count, "killed").arg("--resume"));
-        wait_until("so many steps", || {
-            count_lines(&metrics) >= lines || child.try_wait().unwrap().is_some()
-        });
+        let lines = count_lines(&metrics) + below(&mut rng, 6) as usize;
+        let out = place.path("killed");
+        let child = begin(run(count, "killed").arg("--resume"), &out, lines);
         std::thread::sleep(Duration::from_micros(below(&mut rng, 20_000)));
         let rank = below(&mut rng, count as u64) as usize;
         let processes = match count {
             1 => vec![child.id().to_string()],
             _ => children(&child, "RANK"),
         };
-        println!("kill {number}: rank {rank} of {count} after {lines} lines");
+        println!("kill {number}: rank {rank} of {count} after more than {lines} lines");
         let process = processes.get(rank);
         kill(process.expect("the run has ended early: it needs more steps"));
         let output = end(child);
