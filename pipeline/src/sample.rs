@@ -45,6 +45,16 @@ pub struct Place {
     pub bytes: Option<std::ops::Range<u64>>,
 }
 
+impl Place {
+    /// An object as a whole, or what several are named by.
+    pub(crate) fn of(object: &str) -> Self {
+        Self {
+            object: object.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.object)?;

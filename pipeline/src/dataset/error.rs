@@ -336,6 +336,37 @@ pub enum DatasetError {
 }
 
 impl DatasetError {
+    /// Where it happened, where that is one place.
+    pub fn place(&self) -> Option<Place> {
+        match self {
+            Self::Store(error) => error.place(),
+            Self::NotParquet { place, .. }
+            | Self::Truncated { place, .. }
+            | Self::Encrypted { place }
+            | Self::Unsupported { place, .. }
+            | Self::BadFooter { place, .. }
+            | Self::BadMetadata { place, .. }
+            | Self::Schema { place, .. }
+            | Self::PageChecksum { place, .. }
+            | Self::BadPage { place, .. }
+            | Self::RowCount { place, .. }
+            | Self::AbsentCount { place, .. }
+            | Self::UnpacksLarger { place, .. }
+            | Self::TooManyRows { place, .. } => Some(place.clone()),
+            Self::Index { index: object, .. }
+            | Self::Stale { object, .. }
+            | Self::NoRows { url: object }
+            | Self::NoImages { url: object, .. } => Some(Place::of(object)),
+            Self::UrlsBesideMixture { .. }
+            | Self::IndexBesideMixture { .. }
+            | Self::NotIndexed { .. }
+            | Self::MixtureWeight { .. }
+            | Self::NoSuchSplit { .. }
+            | Self::Strict { .. }
+            | Self::SchemasDiffer { .. } => None,
+        }
+    }
+
     /// What it means that an object cannot be read which `index` describes.
     pub(super) fn by_index(error: StoreError, index: &str) -> Self {
         let (object, change) = match error {

@@ -3,8 +3,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::AugmentConfig;
 use crate::image::Normalize;
+use crate::{AugmentConfig, Dataset};
 
 /// How a data set becomes batches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -118,6 +118,26 @@ pub struct LoaderState {
     pub samples_tried: u64,
     /// Bad samples so far.
     pub samples_bad: u64,
+}
+
+impl LoaderState {
+    /// Before the first batch.
+    pub fn beginning(dataset: &Dataset, config: &LoaderConfig) -> Self {
+        Self {
+            version: STATE_VERSION,
+            dataset: dataset.fingerprint(),
+            seed: config.seed,
+            global_batch: config.global_batch as u64,
+            lanes: config.lanes as u64,
+            shuffle: config.shuffle,
+            shuffle_window_bytes: config.shuffle_window_bytes,
+            drop_last: config.drop_last,
+            epoch: 0,
+            batch_in_epoch: 0,
+            samples_tried: 0,
+            samples_bad: 0,
+        }
+    }
 }
 
 fn one_lane() -> u64 {

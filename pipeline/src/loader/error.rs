@@ -110,6 +110,18 @@ pub enum LoaderError {
     ThreadDied,
 }
 
+impl LoaderError {
+    /// Where it happened, where that is one place; of too many bad samples, the first.
+    pub fn place(&self) -> Option<Place> {
+        match self {
+            Self::Dataset(error) => error.place(),
+            Self::TooManyBad { first, .. } => first.first().map(|(place, _)| place.clone()),
+            Self::NothingToReplace { place, .. } => Some(place.clone()),
+            _ => None,
+        }
+    }
+}
+
 impl From<DatasetError> for LoaderError {
     fn from(error: DatasetError) -> Self {
         Self::Dataset(Arc::new(error))

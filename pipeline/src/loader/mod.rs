@@ -46,7 +46,6 @@ pub use mixing::{EpochReport, Mixing, MixingForecast};
 pub use stats_reader::StatsReader;
 
 use bad_samples::BadSamples;
-use config::STATE_VERSION;
 use job::{ComingBatch, PendingBatch};
 use mixing::EpochMeter;
 
@@ -201,18 +200,11 @@ impl<B: ImageBackend> Loader<B> {
     /// The position after the last batch handed out.
     pub fn state(&self) -> LoaderState {
         LoaderState {
-            version: STATE_VERSION,
-            dataset: self.dataset.fingerprint(),
-            seed: self.config.seed,
-            global_batch: self.config.global_batch as u64,
-            lanes: self.config.lanes as u64,
-            shuffle: self.config.shuffle,
-            shuffle_window_bytes: self.config.shuffle_window_bytes,
-            drop_last: self.config.drop_last,
             epoch: self.next.0,
             batch_in_epoch: self.next.1,
             samples_tried: self.bad_samples.tried,
             samples_bad: self.bad_samples.bad,
+            ..LoaderState::beginning(&self.dataset, &self.config)
         }
     }
 

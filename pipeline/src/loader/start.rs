@@ -58,6 +58,14 @@ impl<B: ImageBackend> Loader<B> {
     }
 }
 
+impl LoaderConfig {
+    /// Global batches in one epoch of a data set. Refuses settings that cannot work with it, as a
+    /// loader does that is started with them.
+    pub fn batches_per_epoch(&self, dataset: &Dataset) -> Result<u64, LoaderError> {
+        mixture_of(self, dataset).map(|mixture| mixture.batches_per_epoch())
+    }
+}
+
 /// What a loader is started with.
 pub(super) struct Start<B> {
     pub dataset: Arc<Dataset>,
@@ -80,10 +88,7 @@ impl<B: ImageBackend> Start<B> {
         let Self {
             dataset, config, ..
         } = &self;
-        check(config)?;
-        let mixture = Mixture::of(dataset, order_settings(config));
-        check_size(config, &mixture, dataset)?;
-        check_mixture(config, &mixture)?;
+        let mixture = mixture_of(config, dataset)?;
         let sides = self.augment.view_sides();
         if sides.is_empty() || (sides.len() > 1 && !self.backend.takes_views()) {
             let why = "this image backend renders one view of a sample";
@@ -94,7 +99,7 @@ impl<B: ImageBackend> Start<B> {
             tracing::info!("{absent} of {rows} rows hold no image and are left out");
         }
         if let Some(state) = state {
-            check_state(state, dataset, config)?;
+            state.check(dataset, config)?;
         }
         let next = state.map_or((0, 0), |state| (state.epoch, state.batch_in_epoch));
         let (tried, bad) = state.map_or((0, 0), |state| (state.samples_tried, state.samples_bad));
@@ -268,6 +273,15 @@ fn wrong(setting: &'static str, value: String, why: &str) -> LoaderError {
     }
 }
 
+/// The data sets and their shares; refuses settings that cannot work.
+pub(super) fn mixture_of(config: &LoaderConfig, dataset: &Dataset) -> Result<Mixture, LoaderError> {
+    check(config)?;
+    let mixture = Mixture::of(dataset, order_settings(config));
+    check_size(config, &mixture, dataset)?;
+    check_mixture(config, &mixture)?;
+    Ok(mixture)
+}
+
 /// Refuses settings that cannot work with any data set.
 fn check(config: &LoaderConfig) -> Result<(), LoaderError> {
     let zero = |setting, why| Err(wrong(setting, "0".to_owned(), why));
@@ -367,40 +381,40 @@ fn check_size(
     Err(wrong("global_batch", config.global_batch.to_string(), &why))
 }
 
-fn check_state(
-    state: &LoaderState,
-    dataset: &Dataset,
-    config: &LoaderConfig,
-) -> Result<(), LoaderError> {
-    let fingerprint = dataset.fingerprint();
-    // The order was that of one lane, which is what the state reads as.
-    let version = match state.version {
-        STATE_VERSION_WITHOUT_LANES => STATE_VERSION,
-        other => other,
-    };
-    let settings: [(_, &dyn Display, &dyn Display); 8] = [
-        ("state version", &version, &STATE_VERSION),
-        ("data set (fingerprint)", &state.dataset, &fingerprint),
-        ("seed", &state.seed, &config.seed),
-        ("batch size", &state.global_batch, &config.global_batch),
-        ("lanes", &state.lanes, &config.lanes),
-        ("shuffle", &state.shuffle, &config.shuffle),
-        (
-            "shuffle_window_bytes",
-            &state.shuffle_window_bytes,
-            &config.shuffle_window_bytes,
-        ),
-        ("drop_last", &state.drop_last, &config.drop_last),
-    ];
-    for (field, saved, current) in settings {
-        let (saved, current) = (saved.to_string(), current.to_string());
-        if saved != current {
-            return Err(LoaderError::StateMismatch {
-                field,
-                saved,
-                current,
-            });
+impl LoaderState {
+    /// Refuses a state of another data set or of other settings, as a loader does that is started
+    /// from it.
+    pub fn check(&self, dataset: &Dataset, config: &LoaderConfig) -> Result<(), LoaderError> {
+        let fingerprint = dataset.fingerprint();
+        // The order was that of one lane, which is what the state reads as.
+        let version = match self.version {
+            STATE_VERSION_WITHOUT_LANES => STATE_VERSION,
+            other => other,
+        };
+        let settings: [(_, &dyn Display, &dyn Display); 8] = [
+            ("state version", &version, &STATE_VERSION),
+            ("data set (fingerprint)", &self.dataset, &fingerprint),
+            ("seed", &self.seed, &config.seed),
+            ("batch size", &self.global_batch, &config.global_batch),
+            ("lanes", &self.lanes, &config.lanes),
+            ("shuffle", &self.shuffle, &config.shuffle),
+            (
+                "shuffle_window_bytes",
+                &self.shuffle_window_bytes,
+                &config.shuffle_window_bytes,
+            ),
+            ("drop_last", &self.drop_last, &config.drop_last),
+        ];
+        for (field, saved, current) in settings {
+            let (saved, current) = (saved.to_string(), current.to_string());
+            if saved != current {
+                return Err(LoaderError::StateMismatch {
+                    field,
+                    saved,
+                    current,
+                });
+            }
         }
+        Ok(())
     }
-    Ok(())
 }

@@ -437,6 +437,41 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Where it happened: an object, or the URL that names several.
+    pub fn place(&self) -> Option<Place> {
+        match self {
+            Self::BadUrl { url, .. }
+            | Self::RedactedUrl { url, .. }
+            | Self::UnknownScheme { url, .. }
+            | Self::BadGlob { url, .. }
+            | Self::EmptyPrefix { url, .. }
+            | Self::NoMatch { url, .. }
+            | Self::Table { url, .. }
+            | Self::NotFound { url, .. }
+            | Self::NoBucket { url, .. }
+            | Self::NoCredentials { url, .. }
+            | Self::Credentials { url, .. }
+            | Self::Endpoint { url, .. }
+            | Self::CertificateFile { url, .. }
+            | Self::Setup { url, .. }
+            | Self::Unreachable { url, .. }
+            | Self::Certificate { url, .. }
+            | Self::WrongRegion { url, .. } => Some(Place::of(url)),
+            Self::Outage { place, .. }
+            | Self::Denied { place, .. }
+            | Self::NotAllowed { place, .. }
+            | Self::Request { place, .. }
+            | Self::WrongRange { place, .. }
+            | Self::Replaced { place, .. } => Some(place.clone()),
+            Self::UnreadableFolder { folder: object, .. }
+            | Self::BrokenLink { link: object, .. }
+            | Self::LinkLoop { link: object, .. } => Some(Place::of(object)),
+            Self::NoUrls | Self::CacheFolder { .. } | Self::ForeignCache { .. } => None,
+        }
+    }
+}
+
 fn also(unreadable: &OddKeys) -> String {
     match unreadable.count {
         0 => String::new(),

@@ -1,0 +1,27 @@
+//! The native half of the Python package `nepa`: the loader, its batches as DLPack arrays, and the
+//! writer of shards. What users see is in `nepa/`, in Python; this module is private to it.
+//!
+//! Nothing here prints, and no thread of ours needs Python's lock: log lines wait in [`logging`]
+//! until a call from Python takes them along.
+mod array;
+mod batch;
+mod columns;
+mod errors;
+mod loader;
+mod logging;
+mod of_process;
+mod pixels;
+mod source;
+mod waiting;
+
+use pyo3::prelude::*;
+
+/// The native half of `nepa`.
+#[pymodule]
+fn _nepa(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<array::Array>()?;
+    module.add_class::<batch::Batch>()?;
+    module.add_class::<columns::Columns>()?;
+    module.add_class::<loader::Loader>()
+}
