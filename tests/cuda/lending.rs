@@ -40,11 +40,11 @@ fn copied(
     let context = Arc::clone(loader.backend().consumer().0.context());
     let streams = [(); 2].map(|()| CudaStreamRef(context.new_stream().unwrap()));
     let mut copies = Vec::new();
-    let mut first_byte = [0];
+    let mut first_byte = [0u8];
     while let Some(batch) = loader.next_batch().unwrap() {
         let stream = &streams[copies.len() % 2];
         lend(loader, &batch, stream);
-        let mut bytes = vec![0; batch.len() * LAYOUT.slot_bytes()];
+        let mut bytes = vec![0u8; batch.len() * LAYOUT.slot_bytes()];
         let start = batch.memory().of_device().start();
         // SAFETY: both ends are as long as each copy; the host's memory stays where it is until the streams have been waited for, and the
         // device's until the loader is dropped.
