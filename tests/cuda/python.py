@@ -1,5 +1,5 @@
-"""Takes batches of nepa on the stand-in for a GPU as a library does that has streams of its own, and
-compares them with the CPU's. `python.rs` runs it: `python.py PART DATA`."""
+"""Takes batches of nepa on the stand-in for a GPU as a library does that has streams of its own,
+and compares them with the CPU's. `python.rs` runs it: `python.py PART DATA`."""
 
 import array
 import ctypes

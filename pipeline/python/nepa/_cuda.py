@@ -12,8 +12,8 @@ NVJPEG = "libnvjpeg.so.13"
 
 def load_nvjpeg() -> None:
     """Opens nvJPEG, so that the native half finds it by its name: where the dynamic loader looks,
-    else where pip has put the package ``nvidia-nvjpeg``. Without it the CPU decodes, with a warning.
-    """
+    else where pip has put the package ``nvidia-nvjpeg``. Without it the CPU decodes, and a log line
+    says so."""
     try:
         ctypes.CDLL(NVJPEG)
         return

@@ -2,7 +2,7 @@
 //! of their own. Built with the feature `cuda` only.
 //!
 //! The loader's work ends on a stream that nobody else uses. A library that takes a batch names the
-//! stream of its own work, which waits for the loader's; when the last tensor of the batch goes, the
+//! stream of its own work, which waits for the loader's. When the last tensor of the batch goes, the
 //! memory is written again after all work that is enqueued on the device by then, on any stream.
 #![expect(
     unsafe_code,
@@ -123,8 +123,8 @@ impl Drop for CallersContext {
     }
 }
 
-/// Something that works with the device, and leaves the context of a thread that uses or drops it as
-/// it was.
+/// Something that works with the device, and leaves the context of a thread that uses or drops it
+/// as it was.
 struct Guarded<T>(
     /// Taken by `drop`, and only then.
     Option<T>,
