@@ -28,6 +28,7 @@ use pyo3::prelude::*;
 use crate::errors::{Kind, error};
 use crate::pixels::{Pixels, Samples};
 use crate::source::{Source, source};
+use crate::waiting;
 
 /// A device that is open.
 pub(crate) struct Cuda {
@@ -36,9 +37,16 @@ pub(crate) struct Cuda {
 }
 
 impl Cuda {
-    /// Opens device `ordinal`, in the context that other libraries of the process use, too. Leaves
-    /// it current on this thread.
-    pub(crate) fn open(ordinal: usize) -> Result<Self, CudaError> {
+    /// Opens device `ordinal`, in the context that other libraries of the process use, too.
+    pub(crate) fn open(py: Python<'_>, ordinal: usize) -> PyResult<Self> {
+        py.import("nepa._cuda")?.call_method0("load_nvjpeg")?;
+        // On a thread of its own, as it takes a second.
+        let opened = waiting::interruptible(py, move || Self::open_here(ordinal))?;
+        opened.map_err(|cause| error(py, Kind::Device, full_text(&cause), None))
+    }
+
+    /// Leaves the context current on this thread.
+    fn open_here(ordinal: usize) -> Result<Self, CudaError> {
         let facts = find_device(ordinal)?;
         tracing::info!(
             "cuda:{ordinal} is {}, compute capability {}.{}",
@@ -52,23 +60,6 @@ impl Cuda {
                 consumer: Guarded(Some(consumer)),
             })
             .map_err(CudaError::driver("open the device"))
-    }
-
-    /// Why the device cannot fill such batches, if it cannot. `pixel_type`: `None` for bytes.
-    pub(crate) fn refuses(sides: &[u32], pixel_type: Option<PixelType>) -> Option<&'static str> {
-        if pixel_type.is_none() {
-            Some(
-                "dtype = \"uint8\" is the CPU's: on a GPU it is \"float32\" or \"bfloat16\", or \
-                 load with device=\"cpu\"",
-            )
-        } else if sides.len() != 1 {
-            Some(
-                "a transform of several views (MultiCrop) is the CPU's: load with \
-                 device=\"cpu\", or take a transform of one view",
-            )
-        } else {
-            None
-        }
     }
 
     /// A loader into the device's memory. nvJPEG takes some seconds and gigabytes to start with.

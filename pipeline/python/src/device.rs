@@ -1,20 +1,18 @@
 //! Where batches lie: in this process's memory, or in a CUDA device's.
+use nepa_pipeline::PixelType;
 use pyo3::prelude::*;
 
-use crate::errors::{Kind, error};
-
-#[cfg(feature = "cuda")]
 use crate::cuda::Cuda;
+use crate::errors::{Kind, error};
 
 /// Where a loader's batches lie.
 pub(crate) enum Device {
     Cpu,
-    #[cfg(feature = "cuda")]
     Cuda(Cuda),
 }
 
 impl Device {
-    /// The device of this name, as PyTorch writes it.
+    /// Opens the device of this name, as PyTorch writes it.
     pub(crate) fn open(py: Python<'_>, name: &str) -> PyResult<Self> {
         if name == "cpu" {
             return Ok(Self::Cpu);
@@ -27,27 +25,27 @@ impl Device {
             );
             return Err(error(py, Kind::Setting, text, None));
         };
-        open_cuda(py, ordinal)
+        Cuda::open(py, ordinal).map(Self::Cuda)
     }
-}
 
-#[cfg(feature = "cuda")]
-fn open_cuda(py: Python<'_>, ordinal: usize) -> PyResult<Device> {
-    py.import("nepa._cuda")?.call_method0("load_nvjpeg")?;
-    let opened = crate::waiting::interruptible(py, move || Cuda::open(ordinal))?;
-    let opened = opened.map_err(|cause| {
-        let text = nepa_pipeline::full_text(&cause);
-        error(py, Kind::Device, text, None)
-    });
-    opened.map(Device::Cuda)
-}
-
-#[cfg(not(feature = "cuda"))]
-fn open_cuda(py: Python<'_>, ordinal: usize) -> PyResult<Device> {
-    let text = format!(
-        "device = \"cuda:{ordinal}\" needs a build of nepa with CUDA, and this one has none: \
-         install the wheel that `make wheel-cuda` of the source tree builds. Or load with \
-         device=\"cpu\" and copy: images.to(\"cuda:{ordinal}\")"
-    );
-    Err(error(py, Kind::Setting, text, None))
+    /// Refuses batches that it cannot fill: views of these sides, and values of this type, or bytes.
+    pub(crate) fn check(
+        &self,
+        py: Python<'_>,
+        sides: &[u32],
+        pixel_type: Option<PixelType>,
+    ) -> PyResult<()> {
+        let text = match self {
+            Self::Cuda(_) if pixel_type.is_none() => {
+                "dtype = \"uint8\" is the CPU's: on a GPU it is \"float32\" or \"bfloat16\". Or \
+                 load with device=\"cpu\""
+            }
+            Self::Cuda(_) if sides.len() > 1 => {
+                "a transform of several views (MultiCrop) is the CPU's: load with device=\"cpu\", \
+                 or take a transform of one view"
+            }
+            Self::Cpu | Self::Cuda(_) => return Ok(()),
+        };
+        Err(error(py, Kind::Setting, text.to_owned(), None))
+    }
 }
