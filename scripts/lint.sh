@@ -38,5 +38,5 @@ done
 # setting gives candle-kernels an output folder of its own: its build script would take the empty files for finished ones in a real build.
 standin="$PWD/scripts/cuda-standin"
 env -u CUDA_PATH CUDA_HOME="$standin" NVCC="$standin/bin/nvcc" PATH="$standin/bin:$PATH" CUDA_COMPUTE_CAP=90 \
-    cargo clippy --locked --workspace --all-targets --features nepa-trainer/cuda,nepa-benchmarks/cuda,nepa-tests/cuda \
+    cargo clippy --locked --workspace --all-targets --features nepa-trainer/cuda,nepa-benchmarks/cuda,nepa-tests/cuda,nepa-python/cuda \
     --config 'profile.dev.package.candle-kernels.codegen-units=1' -- -D warnings

@@ -10,6 +10,7 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use nepa_schemas::Label;
 
+use crate::backend::device::{Accelerator, DeviceBackend};
 use crate::backend::{BackendError, CpuBackend, ImageBackend, RawBackend};
 use crate::image::Pixel;
 use crate::sync::{Receiver, Sender, unbounded};
@@ -291,6 +292,22 @@ impl<P: Pixel> HostBatch<P> {
     /// Values of one sample in a view.
     fn view_len(&self, view: usize) -> usize {
         3 * (self.view_sides()[view] as usize).pow(2)
+    }
+}
+
+impl<A: Accelerator> Batch<DeviceBackend<A>> {
+    /// Lends the batch to work on `stream`, another one than the consumer's, as that of a library
+    /// with streams of its own: what is enqueued there from now on comes after the pixels. Work on
+    /// any stream of the device may then use the batch, if the program sees to it that it comes
+    /// after this; new pixels come after all that is enqueued before the batch is dropped.
+    pub fn lend_to(&self, stream: &A::Stream) -> Result<(), BackendError> {
+        self.pool.backend().lend_to(self.memory(), stream)
+    }
+
+    /// Lends the batch without an order: the program itself sees to it that work on other streams
+    /// comes after the pixels. New pixels come after it as with [`Self::lend_to`].
+    pub fn lend(&self) {
+        self.pool.backend().lend(self.memory());
     }
 }
 

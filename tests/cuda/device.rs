@@ -1,5 +1,7 @@
 //! Whether a device can be used: found out step by step, and told with what is missing.
-use nepa_pipeline::{cuda::CudaError, cuda::check_device, cuda::libraries::Library};
+use nepa_pipeline::{
+    cuda::CudaError, cuda::check_device, cuda::find_device, cuda::libraries::Library,
+};
 use nepa_tests::standins;
 
 #[track_caller]
@@ -79,4 +81,19 @@ fn each_thing_that_is_missing_has_its_own_message() {
         let error = with("fault", &format!("{function}:999:all"));
         says(&error, &["the CUDA driver failed to", what]);
     }
+}
+
+/// Of machine code for 80 and 90, and of text that the driver compiles for newer devices.
+#[test]
+fn a_loader_runs_on_more_devices_than_a_model() {
+    let standins = standins::load(3);
+    for capability in ["80", "86", "90", "100"] {
+        standins.set("capability", capability);
+        find_device(0).unwrap();
+        assert_eq!(check_device(0).is_ok(), capability == "90", "{capability}");
+    }
+    standins.set("capability", "75");
+    says(&find_device(0).unwrap_err(), &["7.5", "8.0 or newer"]);
+    standins.unset("capability");
+    says(&find_device(3).unwrap_err(), &["cuda:3", "shows 1"]);
 }

@@ -45,7 +45,7 @@ static PHOTOS: LazyLock<Photos> = LazyLock::new(|| {
     }
 });
 
-fn config(decode_threads: usize) -> LoaderConfig {
+pub(super) fn config(decode_threads: usize) -> LoaderConfig {
     LoaderConfig {
         seed: 7,
         global_batch: BATCH,
@@ -75,10 +75,10 @@ fn config(decode_threads: usize) -> LoaderConfig {
 }
 
 /// One epoch: samples in order, and the pixels of each.
-#[derive(Debug, PartialEq)]
-struct Epoch {
-    samples: Vec<SampleRecord>,
-    pixels: Vec<Vec<f32>>,
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Epoch {
+    pub(super) samples: Vec<SampleRecord>,
+    pub(super) pixels: Vec<Vec<f32>>,
 }
 
 fn on_cpu() -> Epoch {
@@ -91,7 +91,7 @@ fn on_cpu() -> Epoch {
     Epoch { samples, pixels }
 }
 
-fn engines(hardware: bool, hybrid: bool) -> EngineConfig {
+pub(super) fn engines(hardware: bool, hybrid: bool) -> EngineConfig {
     EngineConfig {
         hardware,
         hybrid,
@@ -101,7 +101,7 @@ fn engines(hardware: bool, hybrid: bool) -> EngineConfig {
     }
 }
 
-const LAYOUT: PixelLayout = PixelLayout {
+pub(super) const LAYOUT: PixelLayout = PixelLayout {
     pixel_type: PixelType::F32,
     image_size: SIDE,
     patch_size: None,
@@ -116,7 +116,14 @@ fn loader_into(
     engines: EngineConfig,
     decode_threads: usize,
 ) -> Loader<CudaBackend> {
-    let config = config(decode_threads);
+    loader_of(config(decode_threads), layout, engines)
+}
+
+pub(super) fn loader_of(
+    config: LoaderConfig,
+    layout: PixelLayout,
+    engines: EngineConfig,
+) -> Loader<CudaBackend> {
     let consumer = CudaContext::new(0).unwrap().new_stream().unwrap();
     let backend = cuda_backend(consumer, layout, &config.normalize, engines).unwrap();
     let dataset = Arc::clone(&PHOTOS.dataset);
@@ -128,19 +135,27 @@ fn on_device(engines: EngineConfig, decode_threads: usize) -> Epoch {
     read(&mut loader(engines, decode_threads))
 }
 
-fn read(loader: &mut Loader<CudaBackend>) -> Epoch {
-    let (mut samples, mut pixels) = (Vec::new(), Vec::new());
+pub(super) fn read(loader: &mut Loader<CudaBackend>) -> Epoch {
+    let mut epoch = Epoch::default();
     while let Some(batch) = loader.next_batch().unwrap() {
         let num_bytes = batch.len() * LAYOUT.slot_bytes();
         let memory = batch.memory().of_device();
         let bytes = memory.read(num_bytes, loader.backend().consumer()).unwrap();
-        samples.extend_from_slice(batch.samples());
+        epoch.add(batch.samples(), &bytes);
+    }
+    epoch
+}
+
+impl Epoch {
+    /// One more batch, as its pixels lie in memory.
+    pub(super) fn add(&mut self, samples: &[SampleRecord], bytes: &[u8]) {
+        self.samples.extend_from_slice(samples);
         let values = bytes.as_chunks::<4>().0.iter();
         let values = values.map(|value| f32::from_le_bytes(*value));
         let values = values.collect::<Vec<_>>();
-        pixels.extend(values.chunks(LAYOUT.slot_bytes() / 4).map(<[f32]>::to_vec));
+        let pixels = values.chunks(LAYOUT.slot_bytes() / 4);
+        self.pixels.extend(pixels.map(<[f32]>::to_vec));
     }
-    Epoch { samples, pixels }
 }
 
 /// What the two decoders make of each image, in the order of the epoch: which of them decoded it must not matter but for that.

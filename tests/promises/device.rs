@@ -17,13 +17,13 @@ use nepa_tests::fake_device::{FakeHandle, FakeStream};
 use crate::loader::{Kept, all, all_good, config, open, some_bad};
 use nepa_tests::loading::changed;
 
-const LAYOUT: PixelLayout = PixelLayout {
+pub(super) const LAYOUT: PixelLayout = PixelLayout {
     pixel_type: PixelType::F32,
     image_size: 8,
     patch_size: None,
 };
 
-type FakeBackend = DeviceBackend<FakeHandle>;
+pub(super) type FakeBackend = DeviceBackend<FakeHandle>;
 type FakeDecode<'a, 't> = Decode<'a, Target<'t, FakeHandle>>;
 
 /// What a batch decoder on the CPU does wrong.
@@ -186,7 +186,7 @@ impl Twin {
     }
 }
 
-fn loader(
+pub(super) fn loader(
     device: &Arc<FakeHandle>,
     dataset: &Arc<Dataset>,
     config: LoaderConfig,
@@ -199,7 +199,7 @@ fn loader(
 }
 
 /// What the consumer's work reads.
-fn read(device: &FakeHandle, consumer: FakeStream, batch: &Batch<FakeBackend>) -> Kept {
+pub(super) fn read(device: &FakeHandle, consumer: FakeStream, batch: &Batch<FakeBackend>) -> Kept {
     let range = 0..batch.len() * LAYOUT.slot_bytes();
     let bytes = device.0.read(batch.memory().of_device(), range, consumer);
     Kept {
@@ -223,7 +223,7 @@ fn rest_of(device: &FakeHandle, loader: &mut Loader<FakeBackend>) -> Vec<Kept> {
 }
 
 /// Decoders on the CPU alone; the device converts their crops.
-fn crops() -> DeviceDecoders<FakeHandle> {
+pub(super) fn crops() -> DeviceDecoders<FakeHandle> {
     DeviceDecoders::of_threads(|accelerator, layout| {
         Ok(Box::new(CpuCrops::new(
             accelerator,

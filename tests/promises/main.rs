@@ -22,6 +22,7 @@ mod inspect;
 mod kernels;
 mod labels;
 mod layering;
+mod lending;
 mod lengthen;
 mod loader;
 mod measured;

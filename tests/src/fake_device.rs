@@ -55,6 +55,8 @@ pub struct FakeDevice {
     next_agent: AtomicUsize,
     allocations: AtomicUsize,
     waits: AtomicUsize,
+    /// Times that the end of all work was marked.
+    marks_of_all: AtomicUsize,
     /// A planted bug: streams do not wait for events.
     pub ignores_waits: AtomicBool,
     /// Normalisation of converted crops.
@@ -107,6 +109,11 @@ impl FakeDevice {
     /// Times that a stream was told to wait for an event.
     pub fn waits(&self) -> usize {
         self.waits.load(Ordering::Relaxed)
+    }
+
+    /// Times that the end of all work on the device was marked.
+    pub fn marks_of_all(&self) -> usize {
+        self.marks_of_all.load(Ordering::Relaxed)
     }
 
     fn agent(&self) -> usize {
@@ -321,6 +328,20 @@ impl Accelerator for FakeHandle {
         let clock = world.clocks.entry(stream.0).or_default();
         merge(clock, &known);
         event.0.lock().unwrap().clone_from(clock);
+        Ok(())
+    }
+
+    fn record_all(&self, event: &FakeEvent) -> Result<(), BackendError> {
+        self.0.marks_of_all.fetch_add(1, Ordering::Relaxed);
+        let world = self.0.world.lock().unwrap();
+        let mut all = Clock::new();
+        for (agent, clock) in &world.clocks {
+            // What threads have done is no work of the device's.
+            if !world.threads.values().any(|thread| thread == agent) {
+                merge(&mut all, clock);
+            }
+        }
+        *event.0.lock().unwrap() = all;
         Ok(())
     }
 

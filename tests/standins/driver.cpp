@@ -179,6 +179,8 @@ struct World {
         const char *const given = standin_setting_of("seed");
         restart(given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device()());
         streams[nullptr] = std::make_shared<Stream>();
+        // CU_STREAM_PER_THREAD: one for all threads here.
+        streams[reinterpret_cast<void *>(2)] = std::make_shared<Stream>();
     }
 
     const char *standin_setting_of(const char *name) {
@@ -686,6 +688,37 @@ STANDIN_API int cuCtxGetCurrent(void **context) {
 STANDIN_API int cuCtxSynchronize() {
     ENTER("cuCtxSynchronize")
     run_until("cuCtxSynchronize", nothing_queued);
+    return SUCCESS;
+}
+
+STANDIN_API int cuCtxRecordEvent(void *context, void *event) {
+    ENTER("cuCtxRecordEvent", false)
+    const auto recorded = event_of(event, "cuCtxRecordEvent");
+    if (context != &world().context) {
+        return INVALID_CONTEXT;
+    }
+    const uint64_t record = ++recorded->recorded;
+    // Reached when all streams have come to their marks.
+    const auto ahead = std::make_shared<size_t>(1);
+    const auto mark = [recorded, record, ahead] {
+        if (--*ahead == 0) {
+            recorded->reached = std::max(recorded->reached, record);
+            recorded->milliseconds = now();
+        }
+    };
+    const auto add = [&](const std::shared_ptr<Stream> &stream) {
+        if (!stream->queue.empty()) {
+            ++*ahead;
+            stream->queue.push_back({"cuCtxRecordEvent", mark, nullptr, 0, nullptr});
+        }
+    };
+    for (const auto &entry : world().streams) {
+        add(entry.second);
+    }
+    for (const auto &stream : world().leaving) {
+        add(stream);
+    }
+    mark();
     return SUCCESS;
 }
 

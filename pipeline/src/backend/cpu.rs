@@ -3,7 +3,7 @@ use std::marker::PhantomData;
 
 use bytes::BytesMut;
 
-use super::{BackendError, Decode, ImageBackend, ImageDecoder};
+use super::{BackendError, Decode, ImageBackend, ImageDecoder, check_patches};
 use crate::ImageError;
 use crate::image::{CpuRenderer, ImageHeader, Normalize, Pixel};
 
@@ -46,16 +46,6 @@ impl<P: Pixel> ImageDecoder<CpuSlot<P>> for CpuRenderer<P> {
         }
         Ok(())
     }
-}
-
-/// No patch size divides all views.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "views of {side} x {side} pixels cannot be cut into patches of {patch_size} x {patch_size}"
-)]
-struct UnevenPatches {
-    side: u32,
-    patch_size: u32,
 }
 
 /// The pixels of one batch: an array `[B, ...]` for each view.
@@ -114,14 +104,7 @@ impl<P: Pixel> ImageBackend for CpuBackend<P> {
 
     fn memory(&self, batch_size: usize, sides: &[u32]) -> Result<CpuMemory<P>, BackendError> {
         if let Some(patch_size) = self.patch_size {
-            for &side in sides {
-                if patch_size == 0 || !side.is_multiple_of(patch_size) {
-                    return Err(BackendError {
-                        doing: "laying out the pixels",
-                        source: Box::new(UnevenPatches { side, patch_size }),
-                    });
-                }
-            }
+            check_patches(patch_size, sides)?;
         }
         Ok(CpuMemory::new(batch_size, sides))
     }

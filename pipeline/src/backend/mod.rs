@@ -134,6 +134,28 @@ pub trait ImageBackend: Send + Sync + std::fmt::Debug + 'static {
     fn take_back(&self, _memory: &mut Self::Memory) {}
 }
 
+/// No patch size divides all views.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "views of {side} x {side} pixels cannot be cut into patches of {patch_size} x {patch_size}"
+)]
+struct UnevenPatches {
+    side: u32,
+    patch_size: u32,
+}
+
+/// Refuses views that cannot be cut into such patches.
+pub(crate) fn check_patches(patch_size: u32, sides: &[u32]) -> Result<(), BackendError> {
+    let divides = |side: u32| patch_size != 0 && side.is_multiple_of(patch_size);
+    match sides.iter().find(|side| !divides(**side)) {
+        Some(&side) => Err(BackendError {
+            doing: "laying out the pixels",
+            source: Box::new(UnevenPatches { side, patch_size }),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// A device refused something that is not one sample's fault.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing} failed")]

@@ -350,6 +350,11 @@ impl CudaMemory {
         self.num_bytes
     }
 
+    /// The context that it belongs to.
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
     /// A copy of its first bytes in host memory, taken after all work on `stream`. Blocks; for
     /// tests and inspection.
     pub fn read(&self, num_bytes: usize, stream: &CudaStreamRef) -> Result<Vec<u8>, BackendError> {
@@ -502,6 +507,17 @@ impl Accelerator for CudaAccelerator {
         // SAFETY: both are live, and of the one context that this accelerator makes them in.
         unsafe { result::event::record(event.raw, stream.0.cu_stream()) }
             .map_err(failed("recording an event"))
+    }
+
+    fn record_all(&self, event: &CudaEvent) -> Result<(), BackendError> {
+        let context = self.bind()?;
+        // SAFETY: both are live, and the event is of this context.
+        let recorded = unsafe { sys::cuCtxRecordEvent(context.cu_ctx(), event.raw) }.result();
+        // Where the driver has no such mark this thread waits, and the event stays at what it marked
+        // last, which is done then too.
+        recorded
+            .or_else(|_| context.synchronize())
+            .map_err(failed("marking the end of all work on the device"))
     }
 
     fn wait(&self, stream: &CudaStreamRef, event: &CudaEvent) -> Result<(), BackendError> {

@@ -71,21 +71,25 @@ fn visible_devices() -> Option<String> {
     std::env::var("CUDA_VISIBLE_DEVICES").ok()
 }
 
-/// Finds out whether device `ordinal` can be used by this program: driver, device, their versions,
-/// and the libraries that candle opens with it (cuBLAS, cuRAND). nvJPEG is not among them: the CPU
-/// can decode in its place.
+/// The oldest device that the loader's kernels are compiled to machine code for, as 10 x major +
+/// minor: the least of `MACHINE_CODE` in `accelerator.rs`.
+const OLDEST_MACHINE_CODE: u32 = 80;
+
+/// Finds out whether a loader can use device `ordinal`: driver, device, their versions. nvJPEG is
+/// not among that: the CPU can decode in its place.
+pub fn find_device(ordinal: usize) -> Result<DeviceFacts, CudaError> {
+    let facts = describe(ordinal)?;
+    // The driver compiles the kernels' text for what is newer than `BUILT_FOR`.
+    let needed = built_for().min(OLDEST_MACHINE_CODE);
+    check_capability(&facts.name, facts.compute_capability, needed)?;
+    Ok(facts)
+}
+
+/// Finds out whether device `ordinal` can be used by this program: what [`find_device`] does, and
+/// the libraries that candle opens with it (cuBLAS, cuRAND) and its kernels.
 pub fn check_device(ordinal: usize) -> Result<DeviceFacts, CudaError> {
-    let (driver_version, num_devices) = check_driver()?;
-    if ordinal >= num_devices {
-        return Err(CudaError::NoSuchDevice {
-            ordinal,
-            num_devices,
-            visible_devices: visible_devices(),
-        });
-    }
-    let facts = facts(ordinal, driver_version)?;
-    let built_for = BUILT_FOR.parse().unwrap_or(0);
-    check_capability(&facts.name, facts.compute_capability, built_for)?;
+    let facts = describe(ordinal)?;
+    check_capability(&facts.name, facts.compute_capability, built_for())?;
     for library in [Library::CublasLt, Library::Cublas, Library::Curand] {
         if let Some(tried) = library.load_error() {
             return Err(CudaError::NoLibrary {
@@ -95,6 +99,23 @@ pub fn check_device(ordinal: usize) -> Result<DeviceFacts, CudaError> {
         }
     }
     Ok(facts)
+}
+
+fn built_for() -> u32 {
+    BUILT_FOR.parse().unwrap_or(0)
+}
+
+/// What the driver says of a device.
+fn describe(ordinal: usize) -> Result<DeviceFacts, CudaError> {
+    let (driver_version, num_devices) = check_driver()?;
+    if ordinal >= num_devices {
+        return Err(CudaError::NoSuchDevice {
+            ordinal,
+            num_devices,
+            visible_devices: visible_devices(),
+        });
+    }
+    facts(ordinal, driver_version)
 }
 
 /// Lets the driver keep memory that candle frees, so that the next step takes it again without a

@@ -2,8 +2,8 @@
 //!
 //! Three layers, each using only the one before: *symbols* (cudarc's and nvjpeg-sys's bindings, and
 //! [`libraries`]), *results* (an error for each call that can fail: [`CudaError`]), *owning types*.
-//! [`check_device`] comes before all of them: afterwards the driver, the libraries and the device
-//! are known to be there.
+//! [`check_device`], or [`find_device`] where no model is computed, comes before all of them:
+//! afterwards the driver, the libraries and the device are known to be there.
 //!
 //! Unsafe code is allowed here and in `image/libjpeg.rs`, and nowhere else in the package; each
 //! block says why it is sound.
@@ -54,5 +54,5 @@ pub fn cuda_backend(
 
 /// The bindings of the CUDA driver, in the version that candle uses as well.
 pub use cudarc;
-pub use device::{DeviceFacts, check_device, count_devices, keep_freed_memory};
+pub use device::{DeviceFacts, check_device, count_devices, find_device, keep_freed_memory};
 pub use error::CudaError;

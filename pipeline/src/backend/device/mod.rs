@@ -2,20 +2,22 @@
 //! of all that touches them.
 //!
 //! Nothing here knows CUDA. [`Accelerator`] is what is asked of a device; the order of work is
-//! decided in this file alone: a writer waits for the slot's writer before it and for the consumer
-//! that had the batch last; the consumer waits for every writer of its batch. All memory, pinned
-//! buffers, streams and events are made before the first image (but for erased boxes:
-//! [`CpuCrops`]).
+//! decided in this file and in `lending.rs`: a writer waits for the slot's writer before it and for
+//! the consumer that had the batch last; the consumer waits for every writer of its batch. All
+//! memory, pinned buffers, streams and events are made before the first image (but for erased
+//! boxes: [`CpuCrops`]).
 //!
 //! A stream has one event a batch, which marks its last write into it. So a stream waits once a
 //! batch for the consumer, and the consumer once for each stream: with 256 slots and 34 streams at
 //! most 68 waits a batch, where one event a slot took 768.
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::ImageError;
-use crate::backend::{BackendError, Decode, ImageBackend, ImageDecoder, PlannedImage};
+use crate::backend::{
+    BackendError, Decode, ImageBackend, ImageDecoder, PlannedImage, check_patches,
+};
 use crate::image::ImageHeader;
 use crate::stats::DecoderStats;
 
@@ -24,6 +26,7 @@ mod engine_config;
 #[cfg(any(feature = "cuda", test))]
 pub(super) mod engine_rules;
 mod kernel_arguments;
+mod lending;
 
 pub use cpu_crops::CpuCrops;
 #[cfg(feature = "cuda")]
@@ -125,6 +128,9 @@ pub trait Accelerator: Send + Sync + Debug + 'static {
 
     /// Marks the end of what is enqueued on `stream` so far.
     fn record(&self, event: &Self::Event, stream: &Self::Stream) -> Result<(), BackendError>;
+    /// Marks the end of what is enqueued on the device so far: on every stream, whoever made it. It
+    /// may block until all of it is done, where the device has no such mark.
+    fn record_all(&self, event: &Self::Event) -> Result<(), BackendError>;
     /// What is enqueued on `stream` from now on comes after what `event` marks now.
     fn wait(&self, stream: &Self::Stream, event: &Self::Event) -> Result<(), BackendError>;
     /// Blocks this thread until what `event` marks is done.
@@ -208,6 +214,10 @@ struct BatchMemory<A: Accelerator> {
     released: A::Event,
     /// How often the consumer has released it.
     releases: AtomicU64,
+    /// Whether work on other streams than the consumer's may use it.
+    is_lent: AtomicBool,
+    /// What such work waits for.
+    handed: A::Event,
 }
 
 /// One sample's place in a batch in device memory.
@@ -362,7 +372,8 @@ impl<A: Accelerator> DeviceBackend<A> {
 }
 
 impl<A: Accelerator> DeviceMemory<A> {
-    /// The memory itself. Work on the consumer's stream may read it until the batch is dropped.
+    /// The memory itself. Work on the consumer's stream may read it until the batch is dropped; work
+    /// on another one only where the batch is lent ([`crate::Batch::lend_to`]).
     pub fn of_device(&self) -> &A::Memory {
         &self.batch.memory
     }
@@ -378,12 +389,17 @@ impl<A: Accelerator> ImageBackend for DeviceBackend<A> {
             [self.layout.image_size],
             "the augmentation and the layout give the image another size"
         );
+        if let Some(patch_size) = self.layout.patch_size {
+            check_patches(patch_size, sides)?;
+        }
         let slot_bytes = self.layout.slot_bytes();
         let batch = Arc::new(BatchMemory {
             number: self.num_batches.fetch_add(1, Ordering::Relaxed),
             memory: self.accelerator.memory(batch_size * slot_bytes)?,
             released: self.accelerator.event()?,
             releases: AtomicU64::new(0),
+            is_lent: AtomicBool::new(false),
+            handed: self.accelerator.event()?,
         });
         let slot = |position| DeviceSlot {
             batch: Arc::clone(&batch),
@@ -452,8 +468,7 @@ impl<A: Accelerator> ImageBackend for DeviceBackend<A> {
     }
 
     fn take_back(&self, memory: &mut DeviceMemory<A>) {
-        let released = &memory.batch.released;
-        if let Err(error) = self.accelerator.record(released, &self.consumer) {
+        if let Err(error) = self.mark_release(memory) {
             // The device is lost; the next call on it says so to whoever can end the run.
             tracing::error!("a batch was given back to a failed device: {error}");
         }
