@@ -90,9 +90,9 @@ struct OpenShard {
 impl Packer {
     /// Packs below `url`, a local folder or a prefix of a store. Refused where there are shards of
     /// this split already.
-    pub fn open(url: &str, options: StreamOptions) -> Result<Self, PackError> {
+    pub fn open(url: &str, io: &IoConfig, options: StreamOptions) -> Result<Self, PackError> {
         let class_numbers = check(&options)?;
-        let folder = open_url(url, &IoConfig::default())?;
+        let folder = open_url(url, io)?;
         let runtime = IoRuntime::new(2).map_err(PackError::Threads)?;
         let existing = listed_shards(&runtime, &folder, slice::from_ref(&options.split))?;
         if let Some((example, _)) = existing.first() {
