@@ -50,7 +50,7 @@ fn shard_names(shards: &[PackedShard]) -> Vec<String> {
 fn read(folder: &Path) -> Vec<(Vec<u8>, Option<Label>)> {
     let batches = read_all(&open_folder(folder)).unwrap();
     let rows = batches.values().flat_map(|batch| {
-        (0..batch.num_rows()).map(|row| (batch.image(row).unwrap().to_vec(), batch.label(row)))
+        (0..batch.num_rows()).map(move |row| (batch.image(row).unwrap().to_vec(), batch.label(row)))
     });
     rows.collect()
 }

@@ -99,11 +99,7 @@ impl Packer {
         self.refuse_child(py)?;
         let shared = Arc::clone(&self.shared);
         let finished = interruptible(py, move || {
-            let finished = with(&shared, |packer| packer.finish().map(shards));
-            if matches!(finished, Some(Ok(_))) {
-                close(&shared);
-            }
-            finished
+            with(&shared, |packer| packer.finish().map(shards))
         })?;
         unless_closed(py, finished)
     }

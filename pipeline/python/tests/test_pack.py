@@ -1,4 +1,4 @@
-"""`nepa.pack`: what is given is kept, what cannot be packed is refused, and no half shard is left."""
+"""`nepa.pack`: what is given is kept, what cannot be packed is refused, no half shard is left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program `nepa` by way of Python: where it is found, `python -m nepa`, `inspect`, `profile`."""
+"""The program `nepa` from Python: where it is found, `python -m nepa`, `inspect`, `profile`."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ use parquet::errors::ParquetError;
 pub enum PackError {
     /// The name of the split cannot begin a shard's name.
     #[error(
-        "split {split:?} must be a name that can begin a file name, such as train: without / and \\, \
-         and with neither _ nor . in front, which marks what is no data"
+        "split {split:?} must be a name that can begin a file name, such as train: without / and \
+         \\, and with neither _ nor . in front, which marks what is no data"
     )]
     Split {
         /// The name.

@@ -59,8 +59,8 @@ pub struct PackedShard {
 
 /// Packs images into shards below a URL.
 ///
-/// [`Packer::add`] only holds an image; where [`Packer::is_full`], [`Packer::write`] is to be called
-/// and blocks while the store is busy. A shard appears when it is complete. Whoever drops a packer
+/// [`Packer::add`] only holds an image; where [`Packer::is_full`], [`Packer::write`] is to be
+/// called and blocks while the store is busy. A shard appears when it is complete. Whoever drops a packer
 /// gives up the shard in hand, of which nothing is left in the store; those before stay.
 ///
 /// Where `classes` are given, or an image of the first row group has a label, the shards have a
