@@ -83,12 +83,15 @@ fn element(feature: &Value) -> &Value {
     inner.map_or(feature, element)
 }
 
-/// The `huggingface` metadata of shards with an image column and, if there are classes, a class
-/// label column.
-pub fn metadata(image_column: &str, classes: Option<(&str, &[String])>) -> String {
+/// The `huggingface` metadata of shards with an image column and, if they have one, a label column
+/// of type int64: of indices into the names of classes, or of plain numbers.
+pub fn metadata(image_column: &str, label: Option<(&str, Option<&[String]>)>) -> String {
     let mut features = json!({ image_column: { "_type": "Image" } });
-    if let Some((label_column, names)) = classes {
-        features[label_column] = json!({ "names": names, "_type": "ClassLabel" });
+    if let Some((column, names)) = label {
+        features[column] = match names {
+            Some(names) => json!({ "names": names, "_type": "ClassLabel" }),
+            None => json!({ "dtype": "int64", "_type": "Value" }),
+        };
     }
     json!({ "info": { "features": features } }).to_string()
 }

@@ -117,7 +117,7 @@ fn a_path_is_not_needed() {
 #[test]
 fn class_names_come_from_the_metadata() {
     let names = ["cat".to_owned(), "dog".to_owned()];
-    let metadata = hugging_face::metadata("image", Some(("animal", &names)));
+    let metadata = hugging_face::metadata("image", Some(("animal", Some(&names[..]))));
     let fields = vec![
         field("image", image_struct(DataType::Binary)),
         field("animal", DataType::Int64),

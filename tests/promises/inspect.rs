@@ -122,6 +122,78 @@ fn what_is_wrong_is_named_with_its_place() {
     );
 }
 
+/// The JSON says what is printed.
+#[test]
+fn all_that_is_found_is_written_as_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = folder.path().join("train-0.parquet");
+    write_sorted_shard(&shard);
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("inspected.json");
+    let index = scratch.path().join("x.index");
+    let said = inspect(&[
+        folder.path().to_str().unwrap(),
+        "--json",
+        path.to_str().unwrap(),
+        "--index",
+        index.to_str().unwrap(),
+    ]);
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(report["version"], 1);
+    assert_eq!(report["urls"].as_array().unwrap().len(), 1);
+    assert!(said.contains(&format!(
+        "schema       {}\n",
+        report["schema"][0].as_str().unwrap()
+    )));
+    let labels = &report["labels"];
+    assert!(said.contains(&format!(
+        "labels       {}\n",
+        labels["column"].as_str().unwrap()
+    )));
+    assert!(labels["classes"].is_null());
+    assert_eq!(report["rows"], 40);
+    assert_eq!(report["rows_without_image"], 2);
+    assert_eq!(report["shards"]["count"], 1);
+    assert_eq!(
+        report["shards"]["bytes"],
+        std::fs::metadata(&shard).unwrap().len()
+    );
+    assert_eq!(report["row_groups"]["count"], 4);
+    let bytes_read = &report["row_groups"]["bytes_read"];
+    assert!(bytes_read["least"].as_u64() <= bytes_read["most"].as_u64());
+    assert_eq!(report["columns"][0]["path"], "image.bytes");
+    assert_eq!(
+        report["index"]["bytes"],
+        std::fs::metadata(&index).unwrap().len()
+    );
+    let sample = &report["sample"];
+    assert_eq!(sample["rows"], 40);
+    assert_eq!(sample["decoded"], 37);
+    assert_eq!(
+        sample["formats"],
+        serde_json::json!([{ "format": "JPEG", "images": 37 }])
+    );
+    assert_eq!(
+        sample["classes"][3],
+        serde_json::json!({ "class": "3", "rows": 10 })
+    );
+    let unreadable = &sample["unreadable"][0];
+    assert_eq!(unreadable["row"], 3);
+    assert!(
+        unreadable["object"]
+            .as_str()
+            .unwrap()
+            .ends_with("train-0.parquet")
+    );
+    assert_eq!(sample["failed"], serde_json::json!([]));
+    let warnings = report["warnings"].as_array().unwrap();
+    assert!(!warnings.is_empty());
+    for warning in warnings {
+        let line = format!("warning: {}\n", warning.as_str().unwrap());
+        assert!(said.contains(&line), "{line}\n{said}");
+    }
+}
+
 /// A shard of images under `image`, as they are.
 fn write_images(path: &Path, images: Vec<Option<Vec<u8>>>) {
     let schema = Arc::new(Schema::new(vec![Field::new(

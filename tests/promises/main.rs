@@ -32,6 +32,7 @@ mod operations;
 mod outage;
 mod output;
 mod pack;
+mod packer;
 mod parts;
 mod pretrain;
 mod profile;

@@ -28,7 +28,7 @@ mod launch;
 mod logs;
 pub mod optimizer;
 mod output;
-mod pack;
+pub mod pack;
 mod page;
 mod profile;
 mod program;

@@ -179,7 +179,7 @@ impl Target {
             match runtime.block_on(async move { store.head(&path).await }) {
                 Ok(_) => bail!(exists(url)),
                 Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(store_error(&error, Action::Read, &target.url)),
+                Err(error) => return Err(store_error(&error, Action::Read, &target.url).into()),
             }
         }
         Ok(Self::Store(Box::new(target)))

@@ -1,23 +1,24 @@
 //! `nepa inspect`: what a data set holds, how it will be read, and what is wrong with it.
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use nepa_pipeline::{
-    Action, ColumnInfo, Dataset, DatasetConfig, IoConfig, IoRuntime, Place, classify, is_parquet,
-    open_url,
+    Action, Dataset, DatasetConfig, IoConfig, IoRuntime, Place, classify, is_parquet, open_url,
+    shown_url,
 };
-use nepa_schemas::{Label, SchemaOptions};
+use nepa_schemas::SchemaOptions;
 use object_store::ObjectStoreExt;
 
 use super::help::with_exit_codes;
 use super::values::{at_least, whole};
 use crate::console::messages::quoted_path;
 use crate::console::words::bytes;
-use crate::data::{LabelFacts, open_data};
-use crate::inspect::{Sample, draw_grid, take_sample, warnings};
+use crate::data::open_data;
+use crate::inspect::{
+    Column, Findings, Layout, Report, Sample, VERSION, Written, draw_grid, take_sample, warnings,
+};
 
 /// Show what a data set holds and how it will be read.
 ///
@@ -65,6 +66,11 @@ pub(crate) struct Args {
     /// reading footers. Call it anything that is not read as a shard, such as in1k.index.
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     index: Option<String>,
+    /// Also write what is found to this file, as JSON.
+    ///
+    /// docs/inspect.md explains its keys.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
     /// Side of the images in the grid: the model's image size.
     #[arg(
         long, default_value_t = 224, value_name = "PIXELS", value_parser = whole::<u32>(8..=1024),
@@ -78,7 +84,8 @@ const EXAMPLES: &str = "Examples:
   nepa inspect 's3://bucket/in1k/train-*.parquet' \\
       --label-column fine_label
   nepa inspect s3://bucket/in1k --split train --strict
-  nepa inspect s3://bucket/in1k --index in1k.index";
+  nepa inspect s3://bucket/in1k --index in1k.index
+  nepa inspect scenes --json scenes.json";
 
 fn long_help() -> String {
     let lines = "Output, a line each:
@@ -122,13 +129,16 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     let dataset = open_data(&config, &IoConfig::default(), &runtime)?;
-    print_layout(&dataset);
-    if let Some(index) = &args.index {
-        write_index(&dataset, index, &runtime)?;
-    }
+    let layout = Layout::of(&dataset);
+    print_layout(&layout);
+    let index = args.index.as_deref();
+    let index = index.map(|index| write_index(&dataset, index, &runtime));
+    let index = index.transpose()?;
     let sample = take_sample(&dataset, args.samples, args.seed);
-    print_sample(&dataset, &sample);
-    for warning in warnings(&dataset, &sample) {
+    let findings = Findings::of(&dataset, &sample);
+    print_sample(&findings);
+    let warnings = warnings(&dataset, &sample);
+    for warning in &warnings {
         println!("warning: {warning}");
     }
     if let Some(path) = &args.grid {
@@ -143,6 +153,20 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let (width, height) = picture.dimensions();
         println!("grid         {} ({width} x {height})", path.display());
     }
+    if let Some(path) = &args.json {
+        let report = Report {
+            version: VERSION,
+            urls: config.urls.iter().map(|url| shown_url(url)).collect(),
+            layout,
+            index,
+            sample: findings,
+            warnings,
+        };
+        let mut json = serde_json::to_vec_pretty(&report)?;
+        json.push(b'\n');
+        std::fs::write(path, json)
+            .with_context(|| format!("cannot write the report to {}", quoted_path(path)))?;
+    }
     for error in &sample.failed {
         eprintln!("error: {error}");
     }
@@ -150,11 +174,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Writes the index of the data set, whole or not at all.
-fn write_index(dataset: &Dataset, url: &str, runtime: &IoRuntime) -> anyhow::Result<()> {
+fn write_index(dataset: &Dataset, url: &str, runtime: &IoRuntime) -> anyhow::Result<Written> {
     let indexes = dataset.indexes()?;
     let index = indexes.into_iter().next().context("nothing was opened")?;
     let target = open_url(url, &IoConfig::default())?;
-    let size = bytes(index.len() as u64);
+    let num_bytes = index.len() as u64;
     let (store, path) = (Arc::clone(&target.store), target.path.clone());
     let put = runtime.block_on(async move { store.put(&path, index.into()).await });
     put.map_err(|error| {
@@ -164,8 +188,11 @@ fn write_index(dataset: &Dataset, url: &str, runtime: &IoRuntime) -> anyhow::Res
         };
         classify(&error, Action::Write, &target.location, place)
     })?;
-    println!("index        {} ({size})", target.url);
-    Ok(())
+    println!("index        {} ({})", target.url, bytes(num_bytes));
+    Ok(Written {
+        place: target.url,
+        bytes: num_bytes,
+    })
 }
 
 /// Why there is no image for `--grid`.
@@ -189,53 +216,44 @@ fn nothing_to_draw(dataset: &Dataset, sample: &Sample) -> String {
     format!("--grid: {why}")
 }
 
-fn print_layout(dataset: &Dataset) {
-    let shards = dataset.shards();
-    let mut images: Vec<_> = shards
-        .iter()
-        .map(|shard| shard.mapping.to_string())
-        .collect();
-    images.dedup();
-    println!("schema       {}", images[0]);
-    for other in images[1..].iter().take(2) {
+fn print_layout(layout: &Layout) {
+    let schema = &layout.schema;
+    println!("schema       {}", schema[0]);
+    for other in schema[1..].iter().take(2) {
         println!("             in other shards: {other}");
     }
-    match LabelFacts::of(dataset) {
-        Ok(facts) => {
-            println!("labels       {}", facts.line);
-            if let Some(names) = facts.names {
+    match &layout.labels {
+        Some(labels) => {
+            println!("labels       {}", labels.line);
+            if let Some(names) = &labels.classes {
                 let shown = names.iter().take(10).cloned().collect::<Vec<_>>();
                 let more = if names.len() > 10 { ", ..." } else { "" };
                 println!("classes      {}: {}{more}", names.len(), shown.join(", "));
             }
         }
-        Err(_) => println!("labels       none"),
+        None => println!("labels       none"),
     }
-    let total = shards.iter().map(|shard| shard.size).sum();
+    let shards = &layout.shards;
     println!(
         "shards       {} ({}), the first is {}",
-        shards.len(),
-        bytes(total),
-        shards[0].url
+        shards.count,
+        bytes(shards.bytes),
+        shards.first
     );
-    let absent = dataset.num_absent();
-    let rows = dataset.num_samples() + absent;
-    match absent {
+    let rows = layout.rows;
+    match layout.rows_without_image {
         0 => println!("rows         {rows}"),
-        _ => println!("rows         {rows}, {absent} of them without an image (left out)"),
+        absent => println!("rows         {rows}, {absent} of them without an image (left out)"),
     }
-    let groups = shards.iter().flat_map(|shard| &shard.parts);
-    let mut sizes = groups.map(|info| info.fetch_bytes).collect::<Vec<_>>();
-    sizes.sort_unstable();
-    let (least, median, most) = spread(&sizes);
+    let sizes = layout.row_groups.bytes_read;
     println!(
         "row groups   {}, bytes read of each: min {}, median {}, max {}",
-        sizes.len(),
-        bytes(least),
-        bytes(median),
-        bytes(most)
+        layout.row_groups.count,
+        bytes(sizes.least),
+        bytes(sizes.median),
+        bytes(sizes.most)
     );
-    for (index, column) in dataset.columns().iter().enumerate() {
+    for (index, column) in layout.columns.iter().enumerate() {
         println!(
             "{:12} {}: {}, {} stored, {} unpacked{}",
             if index == 0 { "columns read" } else { "" },
@@ -249,7 +267,7 @@ fn print_layout(dataset: &Dataset) {
 }
 
 /// Says where values are many times larger than what is held of them.
-fn repeated(column: &ColumnInfo) -> String {
+fn repeated(column: &Column) -> String {
     match column.values_bytes {
         Some(values) if values / 2 > column.memory_bytes => {
             let values = bytes(values);
@@ -259,87 +277,50 @@ fn repeated(column: &ColumnInfo) -> String {
     }
 }
 
-fn print_sample(dataset: &Dataset, sample: &Sample) {
+fn print_sample(sample: &Findings) {
     println!(
         "sample       {} row groups with {} rows; {} images decoded, {} unreadable",
-        sample.row_groups.len(),
-        sample.num_rows,
-        sample.images.len(),
+        sample.row_groups,
+        sample.rows,
+        sample.decoded,
         sample.unreadable.len()
     );
-    let mut formats = BTreeMap::new();
-    for image in &sample.images {
-        *formats.entry(image.header.format).or_insert(0u64) += 1;
-    }
-    if !formats.is_empty() {
-        let counts = formats
-            .iter()
-            .map(|(format, count)| format!("{format} {count}"));
+    if let (Some(width), Some(height), Some(size)) = (sample.width, sample.height, sample.bytes) {
+        let counts = sample.formats.iter();
+        let counts = counts.map(|count| format!("{} {}", count.format, count.images));
         println!("formats      {}", counts.collect::<Vec<_>>().join(", "));
-        let sides = |side: fn(&crate::inspect::SampledImage) -> u64| {
-            let mut sides = sample.images.iter().map(side).collect::<Vec<_>>();
-            sides.sort_unstable();
-            spread(&sides)
-        };
-        let width = sides(|image| u64::from(image.header.width));
-        let height = sides(|image| u64::from(image.header.height));
-        let size = sides(|image| image.bytes.len() as u64);
         println!(
             "pixels       width {} to {} (median {}), height {} to {} (median {})",
-            width.0, width.2, width.1, height.0, height.2, height.1
+            width.least, width.most, width.median, height.least, height.most, height.median
         );
         println!(
             "file sizes   {} to {} (median {})",
-            bytes(size.0),
-            bytes(size.2),
-            bytes(size.1)
+            bytes(size.least),
+            bytes(size.most),
+            bytes(size.median)
         );
     }
-    for (id, reason) in sample.unreadable.iter().take(10) {
-        let url = &dataset.shards()[id.shard as usize].url;
-        println!(
-            "unreadable   {url}, row group {}, row {}: {reason}",
-            id.row_group, id.row
-        );
+    for image in sample.unreadable.iter().take(10) {
+        println!("unreadable   {image}");
     }
     if sample.unreadable.len() > 10 {
         println!("             ... and {} more", sample.unreadable.len() - 10);
     }
-    print_labels(dataset, sample);
+    print_classes(sample);
 }
 
-fn print_labels(dataset: &Dataset, sample: &Sample) {
-    let mut counts = sample.labels().into_iter().collect::<Vec<_>>();
-    if counts.is_empty() && sample.unlabelled == 0 {
+fn print_classes(sample: &Findings) {
+    let classes = &sample.classes;
+    if classes.is_empty() && sample.rows_without_label == 0 {
         return;
     }
-    // Most frequent first; equal ones in the order of the labels.
-    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let name = |label: &Label| match label {
-        Label::Name(name) => name.to_string(),
-        Label::Index(index) => usize::try_from(*index)
-            .ok()
-            .and_then(|index| dataset.class_names()?.get(index).cloned())
-            .unwrap_or_else(|| index.to_string()),
-    };
-    let shown = counts
-        .iter()
-        .take(12)
-        .map(|(label, count)| format!("{} {count}", name(label)));
+    let shown = classes.iter().take(12);
+    let shown = shown.map(|count| format!("{} {}", count.class, count.rows));
     let shown = shown.collect::<Vec<_>>().join(", ");
-    let more = if counts.len() > 12 { ", ..." } else { "" };
-    let without = match sample.unlabelled {
+    let more = if classes.len() > 12 { ", ..." } else { "" };
+    let without = match sample.rows_without_label {
         0 => String::new(),
         count => format!("; {count} rows without a label"),
     };
-    println!("classes seen {}: {shown}{more}{without}", counts.len());
-}
-
-/// Least, median and greatest of sorted numbers.
-fn spread(sorted: &[u64]) -> (u64, u64, u64) {
-    match sorted {
-        [] => (0, 0, 0),
-        [first, .., last] => (*first, sorted[sorted.len() / 2], *last),
-        [only] => (*only, *only, *only),
-    }
+    println!("classes seen {}: {shown}{more}{without}", classes.len());
 }

@@ -13,8 +13,8 @@ use crate::console::messages::quoted_path;
 use crate::console::progress::{Progress, Unit};
 use crate::console::words;
 use crate::pack::{
-    ExistingShard, FolderScan, PackOptions, PackedImage, ShardPlan, ShardWriter, existing_shards,
-    plan, remove_leftovers, scan, shard_id,
+    ExistingShard, FolderScan, Labels, PackError, PackOptions, PackedImage, ShardPlan, ShardWriter,
+    existing_shards, plan, remove_leftovers, scan, shard_id,
 };
 use crate::signals::{self, SaveFirst};
 
@@ -164,7 +164,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
                 &target,
                 &shard.name,
                 Some(&ids[shard.name.as_str()]),
-                &scan.classes,
+                Labels::of_classes(&scan.classes),
                 options.row_group_bytes,
             )
         });
@@ -235,7 +235,7 @@ fn pack_shard(
     scan: &FolderScan,
     shard: &ShardPlan,
     progress: &Progress,
-    start: impl FnOnce() -> anyhow::Result<ShardWriter>,
+    start: impl FnOnce() -> Result<ShardWriter, PackError>,
 ) -> anyhow::Result<Option<u64>> {
     let mut writer = start()?;
     for &index in &shard.images {
@@ -248,7 +248,7 @@ fn pack_shard(
         progress.add(1);
         writer.push(PackedImage {
             bytes: bytes.into(),
-            path: image.name.clone(),
+            path: Some(image.name.clone()),
             label: image.class.map(|class| class as i64),
         })?;
     }

@@ -77,6 +77,14 @@ pub(crate) struct Args {
     /// Which of the shards.
     #[command(flatten)]
     pub shards: super::args::ShardArgs,
+    /// Open the shards by this index, which `nepa inspect --index` has written.
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "Data",
+        hide_short_help = true
+    )]
+    pub index: Option<String>,
     /// Take data and settings from this recipe.
     ///
     /// Name of a built-in recipe, or a TOML file. The flags below replace single values.
@@ -376,6 +384,9 @@ fn data(args: &Args, recipe: Option<&Recipe>) -> anyhow::Result<DatasetConfig> {
     }
     if args.shards.split.is_some() {
         data.split.clone_from(&args.shards.split);
+    }
+    if args.index.is_some() {
+        data.index.clone_from(&args.index);
     }
     data.strict |= args.shards.strict;
     ensure!(

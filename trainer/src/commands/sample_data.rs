@@ -10,7 +10,7 @@ use super::help::with_exit_codes;
 use super::values::at_least;
 use crate::console::progress::{Progress, Unit};
 use crate::console::words;
-use crate::pack::{PackedImage, ShardWriter, existing_shards};
+use crate::pack::{Labels, PackedImage, ShardWriter, existing_shards};
 use crate::sample_data::{CLASSES, Split, class_of, render_jpeg};
 
 /// Images that each thread renders before they are written.
@@ -137,11 +137,12 @@ fn write_split(
     progress: &Progress,
 ) -> anyhow::Result<u64> {
     let classes = CLASSES.map(str::to_owned);
+    let labels = Labels::Classes(&classes);
     let chunk = IMAGES_A_THREAD * rayon::current_num_threads();
     let mut num_bytes = 0;
     for shard in 0..num_shards {
         let name = format!("{}-{shard:05}-of-{num_shards:05}.parquet", split.name());
-        let mut writer = ShardWriter::new(runtime, target, &name, None, &classes, ROW_GROUP_BYTES)?;
+        let mut writer = ShardWriter::new(runtime, target, &name, None, labels, ROW_GROUP_BYTES)?;
         let images = (num_images * shard / num_shards..num_images * (shard + 1) / num_shards)
             .collect::<Vec<_>>();
         for chunk in images.chunks(chunk) {
@@ -157,7 +158,7 @@ fn write_split(
                 let path = format!("{}/{index:06}.jpg", CLASSES[class]);
                 writer.push(PackedImage {
                     bytes: jpeg.into(),
-                    path,
+                    path: Some(path),
                     label: Some(class as i64),
                 })?;
             }

@@ -1,9 +1,11 @@
-//! What `nepa inspect` finds out: a seeded sample of row groups and images, warnings, and a picture
-//! of crops. `commands/inspect.rs` prints it.
+//! What `nepa inspect` finds out: a seeded sample of row groups and images, warnings, a picture of
+//! crops, and all of it as plain data. `commands/inspect.rs` prints it.
 mod grid;
+mod report;
 mod sample;
 mod warnings;
 
 pub(crate) use grid::draw_grid;
+pub(crate) use report::{Column, Findings, Layout, Report, VERSION, Written};
 pub(crate) use sample::{Sample, SampledImage, SampledRowGroup, take_sample};
 pub(crate) use warnings::warnings;

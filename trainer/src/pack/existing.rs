@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use futures::{StreamExt, TryStreamExt};
-use nepa_pipeline::{Action, IoRuntime, Location, Provider, StoreUrl};
+use nepa_pipeline::{Action, IoRuntime, Location, Provider, StoreError, StoreUrl};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaDataReader;
@@ -33,16 +33,32 @@ pub(crate) fn existing_shards(
     folder: &StoreUrl,
     splits: &[String],
 ) -> anyhow::Result<Vec<ExistingShard>> {
-    let failed = |action| {
-        move |error: object_store::Error| {
-            let error = store_error(&error, action, &folder.url);
-            error.context(format!("cannot look for shards in {}", folder.url))
+    let failed = || format!("cannot look for shards in {}", folder.url);
+    let listed = listed_shards(runtime, folder, splits).with_context(failed)?;
+    let shards = listed.into_iter().map(|(name, object)| {
+        let store = Arc::clone(&folder.store);
+        async move {
+            let id = id_in(store.as_ref(), &object).await?;
+            Ok::<_, object_store::Error>(ExistingShard { name, id })
         }
-    };
+    });
+    let shards = futures::stream::iter(shards.collect::<Vec<_>>()).buffered(MAX_REQUESTS);
+    runtime
+        .block_on(shards.try_collect::<Vec<_>>())
+        .map_err(|error| store_error(&error, Action::Read, &folder.url))
+        .with_context(failed)
+}
+
+/// The same without a look into them: their names and where they are.
+pub(super) fn listed_shards(
+    runtime: &IoRuntime,
+    folder: &StoreUrl,
+    splits: &[String],
+) -> Result<Vec<(String, ObjectMeta)>, StoreError> {
     let (store, path) = (Arc::clone(&folder.store), folder.path.clone());
     let listed = runtime
         .block_on(async move { store.list(Some(&path)).try_collect::<Vec<_>>().await })
-        .map_err(failed(Action::List))?;
+        .map_err(|error| store_error(&error, Action::List, &folder.url))?;
     let is_shard = |name: &&str| {
         let Some(name) = name.strip_suffix(".parquet") else {
             return false;
@@ -54,18 +70,11 @@ pub(crate) fn existing_shards(
     };
     let shards = listed.into_iter().filter_map(|object| {
         let name = object.location.filename().filter(is_shard)?.to_owned();
-        let store = Arc::clone(&folder.store);
-        Some(async move {
-            let id = id_in(store.as_ref(), &object).await?;
-            Ok::<_, object_store::Error>(ExistingShard { name, id })
-        })
+        Some((name, object))
     });
-    let shards = futures::stream::iter(shards.collect::<Vec<_>>()).buffer_unordered(MAX_REQUESTS);
-    let mut found = runtime
-        .block_on(shards.try_collect::<Vec<_>>())
-        .map_err(failed(Action::Read))?;
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
+    let mut shards = shards.collect::<Vec<_>>();
+    shards.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(shards)
 }
 
 async fn id_in(

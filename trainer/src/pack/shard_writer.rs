@@ -3,20 +3,21 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use anyhow::Context;
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use bytes::Bytes;
-use nepa_pipeline::{Action, IoRuntime, Location, Place, StoreUrl, classify};
+use nepa_pipeline::{Action, IoRuntime, Location, Place, StoreError, StoreUrl, classify};
 use object_store::{ObjectStoreExt, WriteMultipart};
 use parquet::arrow::{ArrowSchemaConverter, add_encoded_arrow_schema_to_metadata};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::column::writer::{ColumnWriter, get_column_writer};
 use parquet::data_type::ByteArray;
+use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 
+use super::PackError;
 use super::checksummed_pages::ChecksummedPages;
 
 /// The key of a shard's id among the file's key-value metadata.
@@ -34,9 +35,31 @@ const ROWS_PER_PAGE_CHECK: usize = 8;
 pub(crate) struct PackedImage {
     /// The encoded file, kept as it is.
     pub bytes: Bytes,
-    pub path: String,
-    /// Index of its class.
+    /// What it is called; a null where it has no name.
+    pub path: Option<String>,
+    /// Index of its class, or a number of its own.
     pub label: Option<i64>,
+}
+
+/// What the column `label` of a shard holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Labels<'a> {
+    /// There is no such column.
+    Absent,
+    /// Numbers.
+    Numbers,
+    /// Indices into these names.
+    Classes(&'a [String]),
+}
+
+impl<'a> Labels<'a> {
+    /// Those of folders, which have no labels where there are no classes.
+    pub(crate) fn of_classes(classes: &'a [String]) -> Self {
+        match classes {
+            [] => Self::Absent,
+            classes => Self::Classes(classes),
+        }
+    }
 }
 
 /// Memory that the Parquet writer fills and the upload empties.
@@ -77,20 +100,24 @@ pub(crate) struct ShardWriter {
 }
 
 impl ShardWriter {
-    /// Starts the shard `name` below `folder`. With `classes`, a column `label` holds indices into
-    /// them. An `id` is written into the shard, for [`super::ExistingShard`].
+    /// Starts the shard `name` below `folder`. An `id` is written into the shard, for
+    /// [`super::ExistingShard`].
     pub(crate) fn new(
         runtime: &IoRuntime,
         folder: &StoreUrl,
         name: &str,
         id: Option<&str>,
-        classes: &[String],
+        labels: Labels<'_>,
         row_group_bytes: u64,
-    ) -> anyhow::Result<Self> {
-        let classes = (!classes.is_empty()).then_some(("label", classes));
+    ) -> Result<Self, PackError> {
+        let label = match labels {
+            Labels::Absent => None,
+            Labels::Numbers => Some(("label", None)),
+            Labels::Classes(names) => Some(("label", Some(names))),
+        };
         let mut fields = vec![Field::new("image", DataType::Struct(image_fields()), true)];
-        fields.extend(classes.map(|_| Field::new("label", DataType::Int64, true)));
-        let features = nepa_schemas::hugging_face_metadata("image", classes);
+        fields.extend(label.map(|(name, _)| Field::new(name, DataType::Int64, true)));
+        let features = nepa_schemas::hugging_face_metadata("image", label);
         // Readers by way of Arrow (pyarrow and with it `datasets`) look for metadata in the Arrow
         // schema, others beside it.
         let metadata = HashMap::from([("huggingface".to_owned(), features.clone())]);
@@ -115,18 +142,18 @@ impl ShardWriter {
             .build();
         let sink = Sink::default();
         add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
-        let columns = ArrowSchemaConverter::new().convert(&schema)?;
-        let writer = SerializedFileWriter::new(
-            sink.clone(),
-            columns.root_schema_ptr(),
-            Arc::new(properties),
-        )?;
         let url = format!("{}/{name}", folder.url.trim_end_matches('/'));
+        let writer = ArrowSchemaConverter::new()
+            .convert(&schema)
+            .and_then(|columns| {
+                let properties = Arc::new(properties);
+                SerializedFileWriter::new(sink.clone(), columns.root_schema_ptr(), properties)
+            })
+            .map_err(|error| unwritable(&url, error))?;
         let (store, path) = (Arc::clone(&folder.store), folder.path.clone().join(name));
         let upload = runtime
             .block_on(async move { store.put_multipart(&path).await })
-            .map_err(|error| store_error(&error, Action::Write, &url))
-            .with_context(|| format!("cannot write {url}"))?;
+            .map_err(|error| unsent(&url, &error))?;
         Ok(Self {
             runtime: runtime.clone(),
             url,
@@ -141,7 +168,7 @@ impl ShardWriter {
     }
 
     /// Adds an image; a row group that has reached its size is written.
-    pub(crate) fn push(&mut self, image: PackedImage) -> anyhow::Result<()> {
+    pub(crate) fn push(&mut self, image: PackedImage) -> Result<(), PackError> {
         self.held_bytes += image.bytes.len() as u64;
         self.row_group.push(image);
         if self.held_bytes >= self.row_group_bytes {
@@ -151,22 +178,39 @@ impl ShardWriter {
         }
     }
 
+    /// Writes these images as a row group of its own.
+    pub(crate) fn write(&mut self, images: Vec<PackedImage>) -> Result<(), PackError> {
+        self.row_group = images;
+        self.write_row_group()
+    }
+
+    /// Bytes of the row groups that are written.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
     /// Writes the rest and the footer, and makes the object visible. Returns its size in bytes.
-    pub(crate) fn finish(mut self) -> anyhow::Result<u64> {
+    pub(crate) fn finish(mut self) -> Result<u64, PackError> {
         if !self.row_group.is_empty() {
             self.write_row_group()?;
         }
-        self.writer.finish()?;
+        let finished = self.writer.finish();
+        finished.map_err(|error| unwritable(&self.url, error))?;
         self.send()?;
         let upload = self.upload.take().expect("an upload until the end");
         self.runtime
             .block_on(async move { upload.finish().await })
-            .map_err(|error| store_error(&error, Action::Write, &self.url))
-            .with_context(|| format!("cannot write {}", self.url))?;
+            .map_err(|error| unsent(&self.url, &error))?;
         Ok(self.written_bytes)
     }
 
-    fn write_row_group(&mut self) -> anyhow::Result<()> {
+    fn write_row_group(&mut self) -> Result<(), PackError> {
+        let encoded = self.encode_row_group();
+        encoded.map_err(|error| unwritable(&self.url, error))?;
+        self.send()
+    }
+
+    fn encode_row_group(&mut self) -> Result<(), ParquetError> {
         let images = std::mem::take(&mut self.row_group);
         self.held_bytes = 0;
         let columns = self.writer.schema_descr().columns().to_vec();
@@ -179,17 +223,23 @@ impl ShardWriter {
             let pages = Box::new(ChecksummedPages::new(&mut chunk));
             let mut writer = get_column_writer(column, Arc::clone(&properties), pages);
             match &mut writer {
-                ColumnWriter::ByteArrayColumnWriter(writer) => {
-                    let value = |image: &PackedImage| match index {
-                        0 => ByteArray::from(image.bytes.clone()),
-                        _ => ByteArray::from(image.path.as_str()),
-                    };
+                ColumnWriter::ByteArrayColumnWriter(writer) if index == 0 => {
+                    let value = |image: &PackedImage| ByteArray::from(image.bytes.clone());
                     let values = images.iter().map(value).collect::<Vec<_>>();
+                    writer.write_batch(&values, Some(&levels), None)?;
+                }
+                ColumnWriter::ByteArrayColumnWriter(writer) => {
+                    // The level below says that the image is there and its path is not.
+                    for (level, image) in levels.iter_mut().zip(&images) {
+                        *level -= i16::from(image.path.is_none());
+                    }
+                    let paths = images.iter().filter_map(|image| image.path.as_deref());
+                    let values = paths.map(ByteArray::from).collect::<Vec<_>>();
                     writer.write_batch(&values, Some(&levels), None)?;
                 }
                 ColumnWriter::Int64ColumnWriter(writer) => {
                     for (level, image) in levels.iter_mut().zip(&images) {
-                        *level = if image.label.is_some() { all } else { 0 };
+                        *level -= i16::from(image.label.is_none());
                     }
                     let values = images
                         .iter()
@@ -203,21 +253,23 @@ impl ShardWriter {
             row_group.append_column(&Bytes::from(chunk), closed)?;
         }
         row_group.close()?;
-        self.send()
+        Ok(())
     }
 
-    fn send(&mut self) -> anyhow::Result<()> {
+    fn send(&mut self) -> Result<(), PackError> {
         let bytes = Bytes::from(self.sink.take());
         self.written_bytes += bytes.len() as u64;
         let mut upload = self.upload.take().expect("an upload until the end");
-        let upload = self.runtime.block_on(async move {
-            upload.wait_for_capacity(MAX_UPLOADS).await?;
-            upload.put(bytes);
-            Ok::<_, object_store::Error>(upload)
+        // Given back whatever happens: what has failed is given up by `drop`.
+        let (upload, sent) = self.runtime.block_on(async move {
+            let sent = upload.wait_for_capacity(MAX_UPLOADS).await;
+            if sent.is_ok() {
+                upload.put(bytes);
+            }
+            (upload, sent)
         });
-        let upload = upload.map_err(|error| store_error(&error, Action::Write, &self.url));
-        self.upload = Some(upload.with_context(|| format!("cannot write {}", self.url))?);
-        Ok(())
+        self.upload = Some(upload);
+        sent.map_err(|error| unsent(&self.url, &error))
     }
 }
 
@@ -236,15 +288,27 @@ impl Drop for ShardWriter {
     }
 }
 
+fn unwritable(url: &str, source: ParquetError) -> PackError {
+    let url = url.to_owned();
+    PackError::Parquet { url, source }
+}
+
+fn unsent(url: &str, error: &object_store::Error) -> PackError {
+    PackError::Store {
+        url: url.to_owned(),
+        source: store_error(error, Action::Write, url),
+    }
+}
+
 /// What a store's error means for the user.
-pub(crate) fn store_error(error: &object_store::Error, action: Action, url: &str) -> anyhow::Error {
+pub(crate) fn store_error(error: &object_store::Error, action: Action, url: &str) -> StoreError {
     let place = Place {
         object: url.to_owned(),
         ..Place::default()
     };
     match Location::parse(url) {
-        Ok(location) => classify(error, action, &location, place).into(),
-        Err(error) => error.into(),
+        Ok(location) => classify(error, action, &location, place),
+        Err(error) => error,
     }
 }
 

@@ -14,7 +14,7 @@ use nepa_pipeline::{
 use serde::Serialize;
 
 use super::histogram::Histogram;
-use crate::pack::{PackedImage, ShardWriter};
+use crate::pack::{Labels, PackedImage, ShardWriter};
 use crate::signals::received;
 
 /// Bytes that are kept.
@@ -327,14 +327,21 @@ fn store(
     std::fs::create_dir_all(folder).context("cannot make a folder for the images")?;
     let folder = folder.to_string_lossy().into_owned();
     let url = open_url(&folder, io)?;
-    let mut writer = ShardWriter::new(runtime, &url, "images.parquet", None, &[], ROW_GROUP)?;
+    let mut writer = ShardWriter::new(
+        runtime,
+        &url,
+        "images.parquet",
+        None,
+        Labels::Absent,
+        ROW_GROUP,
+    )?;
     let bytes = images.iter().map(Bytes::len).sum::<usize>().max(1);
     let times = LEAST_STORED.div_ceil(images.len()).min(MOST_BYTES / bytes);
     let images = std::iter::repeat_n(images, times.max(1)).flatten();
     for (number, bytes) in images.enumerate() {
         writer.push(PackedImage {
             bytes: bytes.clone(),
-            path: number.to_string(),
+            path: Some(number.to_string()),
             label: None,
         })?;
     }
