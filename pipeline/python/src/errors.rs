@@ -10,6 +10,8 @@ pub(crate) enum Kind {
     Fork,
     Image,
     KeptTooMany,
+    /// Any other.
+    Nepa,
     Setting,
     State,
 }
@@ -22,6 +24,7 @@ impl Kind {
             Self::Fork => "ForkError",
             Self::Image => "ImageError",
             Self::KeptTooMany => "KeptTooManyError",
+            Self::Nepa => "NepaError",
             Self::Setting => "SettingError",
             Self::State => "StateError",
         }

@@ -6,10 +6,14 @@
 mod array;
 mod batch;
 mod columns;
+#[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
+mod cuda;
+mod device;
 mod errors;
 mod loader;
 mod logging;
 mod of_process;
+mod pack;
 mod pixels;
 mod source;
 mod waiting;
@@ -23,5 +27,6 @@ fn _nepa(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<array::Array>()?;
     module.add_class::<batch::Batch>()?;
     module.add_class::<columns::Columns>()?;
-    module.add_class::<loader::Loader>()
+    module.add_class::<loader::Loader>()?;
+    module.add_class::<pack::Packer>()
 }

@@ -4,13 +4,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dlpark::ffi::DLDataType;
 use nepa_pipeline::{
     CpuBackend, Dataset, DatasetConfig, IoConfig, IoRuntime, LoaderConfig, LoaderError,
-    LoaderState, Pixel,
+    LoaderState, Pixel, PixelType,
 };
 use pyo3::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::batch::Batch;
+use crate::device::Device;
 use crate::errors::{self, Kind, error};
 use crate::of_process::OfProcess;
 use crate::source::{Source, source};
@@ -76,6 +77,15 @@ impl Form {
         Ok(Self { kind, layout })
     }
 
+    /// The values; `None` for bytes.
+    fn pixel_type(self) -> Option<PixelType> {
+        match self.kind {
+            PixelKind::F32 => Some(PixelType::F32),
+            PixelKind::Bf16 => Some(PixelType::Bf16),
+            PixelKind::U8 => None,
+        }
+    }
+
     pub(crate) fn data_type(self) -> DLDataType {
         match self.kind {
             PixelKind::F32 => DLDataType::F32,
@@ -111,6 +121,7 @@ struct Opened {
     dataset: Arc<Dataset>,
     config: LoaderConfig,
     form: Form,
+    device: Device,
     batches_per_epoch: u64,
     at: Mutex<At>,
 }
@@ -141,6 +152,10 @@ impl Opened {
     }
 
     fn start(&self, state: &LoaderState) -> Result<Box<dyn Source>, LoaderError> {
+        if let (Device::Cuda(cuda), Some(pixel_type)) = (&self.device, self.form.pixel_type()) {
+            let (dataset, config) = (Arc::clone(&self.dataset), self.config.clone());
+            return cuda.start(dataset, config, state, pixel_type, self.form.patch_size());
+        }
         match self.form.kind {
             PixelKind::F32 => self.start_as::<f32>(state),
             PixelKind::Bf16 => self.start_as::<half::bf16>(state),
@@ -179,7 +194,11 @@ fn json(value: &impl Serialize) -> String {
 impl Loader {
     /// Opens the data set; starts no decoding.
     #[new]
-    #[pyo3(signature = (dataset, io, loader, *, dtype, layout, patch_size))]
+    #[pyo3(signature = (dataset, io, loader, *, dtype, layout, patch_size, device))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "given by name, by nepa/_loader.py"
+    )]
     fn new(
         py: Python<'_>,
         dataset: &str,
@@ -188,14 +207,16 @@ impl Loader {
         dtype: &str,
         layout: &str,
         patch_size: Option<u32>,
+        device: &str,
     ) -> PyResult<Self> {
         let source: DatasetConfig = settings(py, "data set", dataset)?;
         let io: IoConfig = settings(py, "store", io)?;
         let config: LoaderConfig = settings(py, "loader", loader)?;
         let form = Form::read(py, dtype, layout, patch_size)?;
-        if let Err(cause) = config.augment.build() {
-            return Err(errors::of_loader(py, &cause.into()));
-        }
+        let augment = config.augment.build();
+        let augment = augment.map_err(|cause| errors::of_loader(py, &cause.into()))?;
+        let device = Device::open(py, device)?;
+        device.check(py, &augment.view_sides(), form.pixel_type())?;
         let dataset = waiting::interruptible(py, move || {
             let runtime = IoRuntime::new(IO_THREADS).map_err(LoaderError::Thread)?;
             Ok(Dataset::open(&source, &io, &runtime)?)
@@ -213,6 +234,7 @@ impl Loader {
             dataset,
             config,
             form,
+            device,
             batches_per_epoch,
             at: Mutex::new(At {
                 state,

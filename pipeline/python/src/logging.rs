@@ -40,7 +40,9 @@ fn level_of(metadata: &Metadata<'_>) -> u8 {
 }
 
 fn is_ours(metadata: &Metadata<'_>) -> bool {
-    metadata.is_event() && metadata.target().starts_with("nepa") && *metadata.level() <= Level::DEBUG
+    metadata.is_event()
+        && metadata.target().starts_with("nepa")
+        && *metadata.level() <= Level::DEBUG
 }
 
 impl<S: Subscriber> Layer<S> for ForPython {
@@ -89,9 +91,8 @@ pub(crate) fn listen(py: Python<'_>) -> PyResult<()> {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // Another subscriber would be of somebody who has linked this module into a program.
-        let _ = tracing::subscriber::set_global_default(
-            tracing_subscriber::registry().with(ForPython),
-        );
+        let _ =
+            tracing::subscriber::set_global_default(tracing_subscriber::registry().with(ForPython));
     });
     let level = logger(py)?.call_method0("getEffectiveLevel")?;
     let level = level.extract::<u32>()?.min(u32::from(u8::MAX));

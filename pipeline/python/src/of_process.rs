@@ -31,8 +31,8 @@ impl<T> OfProcess<T> {
         if self.is_here() {
             return Ok(self);
         }
-        let text = "a loader and its batches cannot be used after a fork: its threads are in the \
-                    parent. Open the loader in the child, or start processes by \
+        let text = "a loader, its batches and a packer cannot be used after a fork: their threads \
+                    are in the parent. Open one in the child, or start processes by \
                     multiprocessing's \"spawn\" (with torch's DataLoader: num_workers=0, as the \
                     loader has threads of its own)";
         Err(error(py, Kind::Fork, text.to_owned(), None))

@@ -9,7 +9,8 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::errors;
+use crate::errors::{self, Kind};
+use crate::of_process::OfProcess;
 use crate::waiting::interruptible;
 
 /// Name, images and bytes of a shard that is whole.
@@ -20,11 +21,7 @@ type Shared = Arc<Mutex<Option<pack::Packer>>>;
 
 /// Packs images into shards below a URL; each shard appears when it is whole.
 #[pyclass(frozen, module = "nepa._nepa")]
-pub(crate) struct Packer {
-    shared: Shared,
-    /// The process that has its threads.
-    process: u32,
-}
+pub(crate) struct Packer(OfProcess<Shared>);
 
 /// The label of an image, as Python gives it.
 #[derive(FromPyObject)]
@@ -58,10 +55,7 @@ impl Packer {
             pack::Packer::open(&url, &IoConfig::default(), options)
         })?;
         let packer = opened.map_err(|error| raised(py, &error))?;
-        Ok(Self {
-            shared: Arc::new(Mutex::new(Some(packer))),
-            process: std::process::id(),
-        })
+        Ok(Self(OfProcess::new(Arc::new(Mutex::new(Some(packer))))))
     }
 
     /// Adds an image; writes a row group where one is full.
@@ -73,13 +67,12 @@ impl Packer {
         label: Option<Label>,
         path: Option<String>,
     ) -> PyResult<()> {
-        self.refuse_child(py)?;
+        let shared = self.0.get(py)?;
         let bytes = Bytes::copy_from_slice(data.as_bytes());
         let label = label.map(|label| match label {
             Label::Number(number) => ItemLabel::Number(number),
             Label::Name(name) => ItemLabel::Name(name),
         });
-        let shared = &self.shared;
         let added = py.detach(move || {
             with(shared, |packer| {
                 packer.add(bytes, label, path)?;
@@ -89,15 +82,14 @@ impl Packer {
         if !unless_closed(py, added)? {
             return Ok(());
         }
-        let shared = Arc::clone(&self.shared);
+        let shared = Arc::clone(shared);
         let written = interruptible(py, move || with(&shared, pack::Packer::write))?;
         unless_closed(py, written)
     }
 
     /// Writes the rest. Gives all shards: name, images, bytes.
     fn finish(&self, py: Python<'_>) -> PyResult<Vec<Shard>> {
-        self.refuse_child(py)?;
-        let shared = Arc::clone(&self.shared);
+        let shared = Arc::clone(self.0.get(py)?);
         let finished = interruptible(py, move || {
             with(&shared, |packer| packer.finish().map(shards))
         })?;
@@ -107,35 +99,19 @@ impl Packer {
     /// Gives up the shard in hand, after what is being written at this moment. Gives the shards
     /// that are whole and stay.
     fn abort(&self, py: Python<'_>) -> PyResult<Vec<Shard>> {
-        self.refuse_child(py)?;
-        let shared = Arc::clone(&self.shared);
+        let shared = Arc::clone(self.0.get(py)?);
         interruptible(py, move || close(&shared))
-    }
-}
-
-impl Packer {
-    fn refuse_child(&self, py: Python<'_>) -> PyResult<()> {
-        if std::process::id() == self.process {
-            return Ok(());
-        }
-        let text = "this packer belongs to the process that opened it, and its threads are not in \
-                    this forked child: call nepa.pack in one process, or start others with spawn";
-        Err(errors::error(py, "ForkError", text.to_owned(), None))
     }
 }
 
 impl Drop for Packer {
     fn drop(&mut self) {
-        if std::process::id() != self.process {
-            // Of the threads that would be waited for, a forked child has none: all is left as it
-            // is, and the parent's packer goes on.
-            std::mem::forget(Arc::clone(&self.shared));
-            return;
-        }
-        let shared = &self.shared;
         // Other Python threads run while the store is told. Where Python is ending, it is told when
-        // the field is dropped.
-        let _ = Python::try_attach(|py| py.detach(move || drop(close(shared))));
+        // the field is dropped; in a forked child it is not.
+        let _ = Python::try_attach(|py| {
+            let shared = self.0.get(py);
+            shared.map(|shared| py.detach(|| drop(close(shared))))
+        });
     }
 }
 
@@ -171,17 +147,17 @@ fn shards(shards: &[PackedShard]) -> Vec<Shard> {
 
 fn raised(py: Python<'_>, error: &PackError) -> PyErr {
     let kind = match error {
-        PackError::Image { .. } => "ImageError",
+        PackError::Image { .. } => Kind::Image,
         PackError::Open(_)
         | PackError::Exists { .. }
         | PackError::Store { .. }
-        | PackError::Parquet { .. } => "DatasetError",
-        PackError::Threads(_) | PackError::Ended => "NepaError",
-        _ => "SettingError",
+        | PackError::Parquet { .. } => Kind::Dataset,
+        PackError::Threads(_) | PackError::Ended => Kind::Nepa,
+        _ => Kind::Setting,
     };
     let place = error.object().map(|object| Place {
         object: object.to_owned(),
         ..Place::default()
     });
-    errors::error(py, kind, full_text(error), place.as_ref())
+    errors::error(py, kind, full_text(error), place)
 }
