@@ -18,8 +18,8 @@ cd "$stage"
 # Examples of what is not installed here are checked by scripts/test-torch.sh.
 large='accelerate|datasets|jax|lightning|timm|torch|torchdata|torchvision|transformers'
 mapfile -t examples < <(grep --recursive --include='*.py' --files-without-match -E "^\s*(import|from) ($large)\b" examples)
-"$types" "$python" nepa "${examples[@]}"
 status=0
+"$types" "$python" nepa "${examples[@]}" || status=1
 "$python" -m pytest -rs "$@" 2>&1 | tee "$log" || status=$?
 
 echo

@@ -3,12 +3,14 @@
 set -euo pipefail
 python=$1
 shift
-"$python" -m mypy --strict "$@"
+status=0
+"$python" -m mypy --strict "$@" || status=1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 # The first run fetches the program from npm.
 if ! version=$("$python" -m pyright --version); then
     echo "SKIPPED: the check of types by pyright, which needs the npm registry" >&2
-    exit 0
+    exit "$status"
 fi
 echo "$version"
-"$python" -m pyright --pythonpath "$python" "$@"
+"$python" -m pyright --pythonpath "$python" "$@" || status=1
+exit "$status"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests the Python package with PyTorch and what is built on it, and the types of all examples. Installs 5 GB from PyPI into ~/.cache/nepa-python.
+# Tests the Python package with PyTorch, what is built on it, and JAX, and the types of all examples. Installs 5 GB from PyPI into ~/.cache/nepa-python.
 # Takes the newest wheel of `make wheel`, or the development build where there is none. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,11 +24,12 @@ else
 fi
 if [ -x "$target/debug/nepa-test-s3" ]; then export NEPA_TEST_S3="$target/debug/nepa-test-s3"; fi
 
-(cd "$stage/types" && "$OLDPWD/scripts/python-types.sh" "$python" nepa examples)
+status=0
+(cd "$stage/types" && "$OLDPWD/scripts/python-types.sh" "$python" nepa examples) || status=1
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-status=0
-(cd "$stage/run" && "$python" -m pytest -rs tests/test_torch_*.py "$@") 2>&1 | tee "$log" || status=$?
+# Warnings of other packages are no failures.
+(cd "$stage/run" && "$python" -m pytest -rs -o filterwarnings=default tests/test_torch_*.py tests/test_jax_*.py "$@") 2>&1 | tee "$log" || status=$?
 
 echo
 scripts/sum-tests.sh "$log"

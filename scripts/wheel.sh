@@ -13,14 +13,14 @@ tools=$(scripts/python-env.sh wheel scripts/wheel/requirements.txt)
 mkdir -p "${CARGO_TARGET_DIR:-target}"
 target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
 
-data=pipeline/python/nepa._nepa.data
+data="$PWD/pipeline/python/nepa._nepa.data"
 work=$(mktemp -d)
 trap 'rm -rf "$work" "$data"' EXIT
 rm -rf "$data"
 mkdir -p "$data/scripts"
 
 NEPA_WHEEL_CARGO=$(command -v cargo)
-export NEPA_WHEEL_CARGO NEPA_WHEEL_TARGET=$triple NEPA_WHEEL_PROFILE=${NEPA_WHEEL_PROFILE:-release} NEPA_WHEEL_SCRIPTS="$PWD/$data/scripts"
+export NEPA_WHEEL_CARGO NEPA_WHEEL_TARGET=$triple NEPA_WHEEL_PROFILE=${NEPA_WHEEL_PROFILE:-release} NEPA_WHEEL_SCRIPTS="$data/scripts"
 export NEPA_WHEEL_PROGRAM="$target/$triple/$NEPA_WHEEL_PROFILE/nepa"
 scripts/first-build.sh "$triple/$NEPA_WHEEL_PROFILE" 30
 interpreter=()

@@ -36,10 +36,9 @@ is ours at its peak (VmHWM) and that of the others by samples (PSS), which may m
 first batch is timed from the start of our program and from before the import of a peer. Ours from
 Python is the wheel, which other compilers (zig's) made, with the same settings; its batches are
 tensors of torch where a peer brings that, whose import is in the time of the first batch, or else
-arrays of NumPy. Left out: the 5 s
-that Hugging Face's datasets sleeps at the end of each pass. LitData's index of the shards is made
-in the first round and found there later. The S3 server is ours, in memory, in a process of its own
-on the same cores, so rates by the clock are those of both.
+arrays of NumPy. Left out: the 5 s that Hugging Face's datasets sleeps at the end of each pass.
+LitData's index of the shards is made in the first round and found there later. The S3 server is
+ours, in memory, in a process of its own on the same cores, so rates by the clock are those of both.
 
 ";
 
