@@ -1,6 +1,6 @@
 # All commands of the project. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build cuda mpi test stores two-hosts gpu-test lint kernels bench versus profile-plants fuzz quickstart
+.PHONY: help setup build cuda mpi test python test-torch wheel stores two-hosts gpu-test lint kernels bench versus profile-plants fuzz quickstart
 SHELL := /bin/bash
 report = "$${CARGO_TARGET_DIR:-target}/release/report"
 
@@ -23,6 +23,15 @@ mpi: setup ## Build nepa with ranks over MPI and run its tests with mpirun; inst
 test: setup ## Build and run every test (development profile)
 	@scripts/test.sh
 
+python: setup ## Check types of the Python package and run its tests on the development build; installs numpy, pyarrow, pytest, mypy and pyright
+	@scripts/python-tests.sh
+
+test-torch: setup ## Run the Python package's tests with PyTorch, and check the types of all examples; installs 5 GB into ~/.cache
+	@scripts/test-torch.sh
+
+wheel: setup ## Build the Python package with the nepa program into target/wheels, for Linux with glibc 2.28 or newer, and test it installed
+	@scripts/wheel.sh
+
 stores: setup ## Train through moto, SeaweedFS and Azurite, and through faults of the line; installs them into ~/.cache (500 MB)
 	@scripts/stores.sh
 
@@ -42,7 +51,7 @@ bench: setup ## Measure decoding, loading and training; writes a report into ben
 	cargo build --locked --release --workspace --bins
 	$(report) cpu
 
-versus: setup ## Race the loader against its peers from PyPI (7 GB in ~/.cache), and measure start-up and memory; writes two reports
+versus: setup wheel ## Race the loader and its wheel against its peers from PyPI (7 GB in ~/.cache), and measure start-up and memory; writes two reports
 	cargo build --locked --release --workspace --bins
 	cargo build --locked --release --package nepa-pipeline --example render_dump
 	$(report) versus

@@ -6,9 +6,7 @@ cd "$(dirname "$0")/.."
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-scripts/first-build.sh debug 20
-# With the tests, as they choose features of dependencies (tokio's clock): by themselves, the programs would take those dependencies built once more.
-cargo build --locked --workspace --bins --tests || exit 1
+scripts/dev-build.sh || exit 1
 # Tests of servers and of waits sleep half of the time, so one more runs at once than there are cores.
 cargo test --locked --workspace --no-fail-fast -- --show-output --test-threads=$(($(nproc) + 1)) 2>&1 | tee "$log"
 status=${PIPESTATUS[0]}

@@ -1,4 +1,4 @@
-"""A whole loader: random resized crops to 224 as f32 [32, 3, 224, 224] batches from Parquet shards or files, two workers, by one peer.
+"""A whole loader: random resized crops to 224 as f32 [32, 3, 224, 224] batches from Parquet shards or files, two workers, by one peer or by our wheel.
 
 Called by race.py as `loader_peers.py PEER SOURCE EPOCHS`, SOURCE being a folder or an s3:// URL (AWS_ENDPOINT_URL and keys from the environment). Prints one line of JSON with
 the keys of `target/release/loader --json`. Times are read from the first batch on, and the first batch's from before the peer is imported; processor time and memory are those of the
@@ -152,6 +152,35 @@ def render_row(row):
     RENDER = RENDER or transform()
     image = row["image"] if isinstance(row, dict) else row[0]
     return RENDER(opened(image["bytes"] if isinstance(image, dict) else image))
+
+
+# ---- ours ----
+
+
+def nepa_wheel(source, epochs):
+    """Our loader from Python, with the settings of benchmarks/src/lib.rs: tensors of torch where that is installed, or else arrays of NumPy."""
+    from importlib.util import find_spec
+
+    import nepa
+
+    loader = nepa.Loader(
+        source,
+        batch_size=BATCH,
+        transform=nepa.RandomResizedCrop(SIDE),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        seed=1337,
+        epochs=epochs,
+        drop_last=False,
+        shuffle_window_bytes=64 << 20,
+        decode_threads=WORKERS,
+        prefetch_batches=2,
+        framework="torch" if find_spec("torch") else "numpy",
+    )
+    with loader:
+        for _ in range(epochs):
+            for batch in loader:
+                yield batch.images
 
 
 # ---- the peers ----
@@ -323,7 +352,7 @@ if sys.argv[1:2] == ["litdata"]:
 
     downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True
 
-PEERS = {"torch": torch_pillow, "torch-tensors": torch_tensors, "hf": hf_streaming, "litdata": litdata, "spdl": spdl, "dali": dali, "datago": datago}
+PEERS = {"nepa": nepa_wheel, "torch": torch_pillow, "torch-tensors": torch_tensors, "hf": hf_streaming, "litdata": litdata, "spdl": spdl, "dali": dali, "datago": datago}
 START = 0.0
 
 

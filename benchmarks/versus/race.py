@@ -1,7 +1,7 @@
 """Runs all loaders by turns and prints the tables of `make versus`; the program `report` calls this.
 
-`race.py BIN DATA ROUNDS`: BIN holds our programs, DATA the shards. Ratios are of each round, a peer's processor time an image over ours; medians of the rounds.
-A peer that fails is not run again, and its row says why.
+`race.py BIN DATA ROUNDS [ONLY]`: BIN holds our programs, DATA the shards; ONLY names contestants of the whole loaders, with commas between them, and leaves the decoders out.
+Ratios are of each round, a peer's processor time an image over ours; medians of the rounds. A peer that fails is not run again, and its row says why.
 """
 import json
 import os
@@ -19,6 +19,18 @@ HERE = Path(__file__).parent
 # One pass over copies of the shards, not several over the shards, so that what a loader does once a pass weighs little, and no cache of an earlier pass serves a later one.
 COPIES, EPOCHS, BATCH = 8, 1, 32
 LIMIT_S = 120
+# The whole loaders. `ours` always runs, as ratios are to it.
+LOADERS = {
+    "ours": "ours",
+    "ours-python": "ours from Python (the wheel)",
+    "dali": "DALI (CPU) behind pyarrow",
+    "datago": "datago, from files; centre crop, no random one",
+    "spdl": "spdl behind pyarrow",
+    "torch-tensors": "torch DataLoader + torchvision on tensors, behind pyarrow",
+    "torch": "torch DataLoader + Pillow behind pyarrow",
+    "hf": "Hugging Face datasets, streaming, + Pillow",
+    "litdata": "LitData ParquetLoader + Pillow",
+}
 
 
 def run(command, environment=None):
@@ -92,34 +104,45 @@ def bytes_asked_for(log, sizes):
     return found
 
 
-def loader_table(title, binaries, folder, source, peers, rounds, environment=None, log=None):
-    contestants = {"ours": [f"{binaries}/loader", source, "--epochs", str(EPOCHS), "--json"]}
-    contestants.update({name: python("loader_peers.py", peer, source, EPOCHS) for peer, name in peers.items()})
+def loader_command(contestant, binaries, source):
+    if contestant == "ours":
+        return [f"{binaries}/loader", source, "--epochs", str(EPOCHS), "--json"]
+    return python("loader_peers.py", "nepa" if contestant == "ours-python" else contestant, source, EPOCHS)
+
+
+def race_loaders(contestants, binaries, folder, source, rounds, environment, log):
+    """What each contestant measured in each round, and why some did not."""
     sizes = {shard.name: shard.stat().st_size for shard in folder.glob("*.parquet")}
     # All of them but the first batch and what a last, partial batch of each worker may hold.
     least = EPOCHS * sum(pq.read_metadata(folder / name).num_rows for name in sizes) - 3 * BATCH
-    results, reasons = {name: [] for name in contestants}, {}
-    for _ in range(rounds):
-        for name, command in contestants.items():
-            if name in reasons:
+    results, reasons = {contestant: [] for contestant in contestants}, {}
+    for number in range(rounds):
+        # There and back, so that a machine that slows down favours nobody.
+        for contestant in contestants if number % 2 == 0 else contestants[::-1]:
+            if contestant in reasons:
                 continue
             if log:
                 time.sleep(0.2)
                 log.write_text("")
-            lines, reason = run(command, environment)
+            lines, reason = run(loader_command(contestant, binaries, source), environment)
             if lines and lines[-1]["images"] < least:
                 reason = f"gave {lines[-1]['images']} images, not {least}"
             if reason:
-                reasons[name] = reason
+                reasons[contestant] = reason
                 continue
             result = lines[-1]
             if log:
                 time.sleep(0.2)
                 asked = bytes_asked_for(log, sizes)
                 result["gets"], result["mib"] = len(asked), sum(asked) / 2**20
-            results[name].append(result)
+            results[contestant].append(result)
         if "ours" in reasons:
             sys.exit(f"our own benchmark failed: {reasons['ours']}")
+    return results, reasons
+
+
+def loader_table(title, contestants, binaries, folder, source, rounds, environment=None, log=None):
+    results, reasons = race_loaders(contestants, binaries, folder, source, rounds, environment, log)
     extra = " GETs | MiB asked for |" if log else ""
     print(f"| {title} | CPU-ms an image | range | peer / ours | images/s by the clock | ours / peer | memory, MiB | first batch, s |{extra}")
     print("|---|---|---|---|---|---|---|---|" + ("---|---|" if log else ""))
@@ -127,18 +150,30 @@ def loader_table(title, binaries, folder, source, peers, rounds, environment=Non
     rate = {name: [r["images"] / r["wall_s"] for r in each] for name, each in results.items()}
     for name in contestants:
         if name in reasons:
-            print(f"| {name} | not measured: {reasons[name]} | | | | | | |" + (" | |" if log else ""))
+            print(f"| {LOADERS[name]} | not measured: {reasons[name]} | | | | | | |" + (" | |" if log else ""))
             continue
         median = lambda key: statistics.median(r[key] for r in results[name])  # noqa: E731
         ratio = statistics.median(theirs / ours for theirs, ours in zip(cpu[name], cpu["ours"]))
         clock = statistics.median(ours / theirs for theirs, ours in zip(rate[name], rate["ours"]))
-        row = f"| {name} | {median_and_range(cpu[name])} | {ratio:.2f} | {statistics.median(rate[name]):.0f} | {clock:.2f} | {median('peak_mib'):.0f} | {median('first_batch_s'):.2f} |"
+        row = f"| {LOADERS[name]} | {median_and_range(cpu[name])} | {ratio:.2f} | {statistics.median(rate[name]):.0f} | {clock:.2f} | {median('peak_mib'):.0f} | {median('first_batch_s'):.2f} |"
         print(row + (f" {median('gets'):.0f} | {median('mib'):.0f} |" if log else ""), flush=True)
+    if results.get("ours-python") and "ours-python" not in reasons:
+        print(f"\nOurs from Python over ours, {rounds} rounds: processor time an image {ratios(cpu)}, images/s {ratios(rate)}.", flush=True)
+
+
+def ratios(values):
+    each = [python / ours for python, ours in zip(values["ours-python"], values["ours"])]
+    return f"{statistics.median(each):.3f} ({min(each):.3f} to {max(each):.3f})"
 
 
 def main():
     binaries, data, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    decode_table(binaries, data, rounds)
+    only = sys.argv[4].split(",") if len(sys.argv) > 4 else []
+    if unknown := set(only) - set(LOADERS):
+        sys.exit(f"no contestant is called {', '.join(sorted(unknown))}; there are {', '.join(LOADERS)}")
+    contestants = [name for name in LOADERS if not only or name in only or name == "ours"]
+    if not only:
+        decode_table(binaries, data, rounds)
     with tempfile.TemporaryDirectory() as work:
         # Links, because one of the peers writes an index beside the shards.
         folder = Path(work, "shards")
@@ -147,16 +182,7 @@ def main():
             for copy in range(COPIES):
                 (folder / f"{copy}-{shard.name}").symlink_to(shard.resolve())
         print(flush=True)
-        peers = {
-            "dali": "DALI (CPU) behind pyarrow",
-            "datago": "datago, from files; centre crop, no random one",
-            "spdl": "spdl behind pyarrow",
-            "torch-tensors": "torch DataLoader + torchvision on tensors, behind pyarrow",
-            "torch": "torch DataLoader + Pillow behind pyarrow",
-            "hf": "Hugging Face datasets, streaming, + Pillow",
-            "litdata": "LitData ParquetLoader + Pillow",
-        }
-        loader_table("from disk, two workers", binaries, folder, str(folder), peers, rounds)
+        loader_table("from disk, two workers", contestants, binaries, folder, str(folder), rounds)
         (folder / "index.json").unlink(missing_ok=True)
         log = Path(work, "requests")
         server = subprocess.Popen([f"{binaries}/nepa-test-s3", str(folder), "--bucket", "bench", "--log", str(log)], stdout=subprocess.PIPE, text=True)
@@ -168,8 +194,8 @@ def main():
                 name, value = line.strip().split("=", 1)
                 environment[name] = value
             print(flush=True)
-            del peers["datago"]
-            loader_table("from S3 on this machine, two workers", binaries, folder, "s3://bench", peers, rounds, environment, log)
+            contestants = [name for name in contestants if name != "datago"]
+            loader_table("from S3 on this machine, two workers", contestants, binaries, folder, "s3://bench", rounds, environment, log)
         finally:
             server.kill()
 

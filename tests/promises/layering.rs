@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "nepa-trainer",
         &["nepa-schemas", "nepa-pipeline", "nepa-model"],
     ),
+    ("nepa-python", &["nepa-pipeline", "nepa-trainer"]),
     (
         "nepa-tests",
         &[

@@ -33,11 +33,15 @@ struct Args {
 enum Wanted {
     /// Decoding, loading and the training step on the processor
     Cpu(To),
-    /// Our loader and its peers by turns; the peers come from PyPI (7 GB in ~/.cache)
+    /// Our loader, its wheel and its peers by turns; the peers come from PyPI (7 GB in ~/.cache)
     Versus {
         /// Turns of each.
         #[arg(default_value_t = 3)]
         rounds: u64,
+        /// Race these whole loaders alone, beside ours, and install no others: ours-python, dali,
+        /// datago, spdl, torch-tensors, torch, hf, litdata
+        #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
+        only: Vec<String>,
         #[command(flatten)]
         to: To,
     },
@@ -90,7 +94,9 @@ fn write(wanted: Wanted) -> anyhow::Result<bool> {
     let programs = program.parent().context("a program lies in a folder")?;
     let report = match wanted {
         Wanted::Cpu(to) => cpu::write(programs, &to.path("cpu"))?,
-        Wanted::Versus { rounds, to } => versus::write(programs, &to.path("versus"), rounds)?,
+        Wanted::Versus { rounds, only, to } => {
+            versus::write(programs, &to.path("versus"), rounds, &only)?
+        }
         Wanted::Loader(to) => loader::write(programs, &to.path("loader"))?,
         Wanted::Plants(to) => plants::write(programs, &to.path("profile"))?,
         Wanted::Ranks(to) => ranks::write(programs, &to.path("ranks"))?,
