@@ -20,10 +20,17 @@ mod waiting;
 
 use pyo3::prelude::*;
 
+/// Cores that this process may use: those of its affinity and its container's quota.
+#[pyfunction]
+fn available_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// The native half of `nepa`.
 #[pymodule]
 fn _nepa(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_function(wrap_pyfunction!(available_cores, module)?)?;
     module.add_class::<array::Array>()?;
     module.add_class::<batch::Batch>()?;
     module.add_class::<columns::Columns>()?;

@@ -194,7 +194,7 @@ fn json(value: &impl Serialize) -> String {
 impl Loader {
     /// Opens the data set; starts no decoding.
     #[new]
-    #[pyo3(signature = (dataset, io, loader, *, dtype, layout, patch_size, device))]
+    #[pyo3(signature = (dataset, io, loader, *, columns, dtype, layout, patch_size, device))]
     #[expect(
         clippy::too_many_arguments,
         reason = "given by name, by nepa/_loader.py"
@@ -204,12 +204,17 @@ impl Loader {
         dataset: &str,
         io: &str,
         loader: &str,
+        columns: Vec<String>,
         dtype: &str,
         layout: &str,
         patch_size: Option<u32>,
         device: &str,
     ) -> PyResult<Self> {
-        let source: DatasetConfig = settings(py, "data set", dataset)?;
+        let mut source: DatasetConfig = settings(py, "data set", dataset)?;
+        for mixed in &mut source.mixture {
+            mixed.schema.extra_columns.clone_from(&columns);
+        }
+        source.schema.extra_columns = columns;
         let io: IoConfig = settings(py, "store", io)?;
         let config: LoaderConfig = settings(py, "loader", loader)?;
         let form = Form::read(py, dtype, layout, patch_size)?;
