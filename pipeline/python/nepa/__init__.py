@@ -11,7 +11,6 @@ them slow. Log lines go to the logger ``"nepa"`` of :mod:`logging`; nothing is p
 """
 
 import logging
-from importlib.metadata import version
 
 from . import transforms
 from ._batch import Batch, Crop, SampleId
@@ -27,6 +26,7 @@ from ._errors import (
 )
 from ._inspect import Inspection, inspect
 from ._loader import Loader
+from ._nepa import __version__
 from ._pack import PackReport, pack
 from ._profile import Profile, profile
 from .transforms import (
@@ -60,13 +60,12 @@ __all__ = [
     "SettingError",
     "Squash",
     "StateError",
+    "__version__",
     "inspect",
     "pack",
     "profile",
     "transforms",
 ]
-
-__version__ = version("nepa")
 
 # A program that sets up no logging sees none: without this, Python prints warnings itself.
 logging.getLogger("nepa").addHandler(logging.NullHandler())

@@ -76,8 +76,8 @@ class Batch:
 
     @property
     def labels(self) -> Any:
-        """Class indices, int64 ``[B]``; a list of ``B`` strings where the labels are names; None
-        where there are none."""
+        """Class indices, int64 ``[B]``, -1 where a row has none. A list of ``B`` strings where the
+        labels are names, with None where a row has none. None where no row has one."""
         if self._labels is None:
             labels = self._native.labels()
             is_array = labels is not None and not isinstance(labels, list)

@@ -239,7 +239,7 @@ class Loader:
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch handed out, and of what: small, plain data (JSON).
 
-        It is the same in all processes, and good for any number of them.
+        All processes stand at the same position; any one's state is good for any number of them.
         """
         state: dict[str, Any] = json.loads(self._native.state())
         return state
@@ -273,14 +273,20 @@ class Loader:
 
     def shard_url(self, index: int) -> str:
         """URL or path of a shard, without secrets; ``index`` is a :class:`nepa.SampleId`'s."""
-        index = whole("index", index)
-        if index >= self.num_shards:
+        url = self._native.shard_url(whole("index", index))
+        if url is None:
             raise wrong("index", index, f"less than the number of shards, {self.num_shards}")
-        return self._native.shard_url(index)
+        return url
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes by their index, where the data set has them."""
+        return self._native.class_names
 
     def stats(self) -> dict[str, Any]:
-        """What each stage did since the threads were started: how long it worked and waited."""
-        stats: dict[str, Any] = json.loads(self._native.stats())
+        """What each stage did since the threads were started: how long it worked and waited, and
+        which limits the rate. Empty before the first batch."""
+        stats: dict[str, Any] = json.loads(self._native.stats() or "{}")
         return stats
 
     def profile(self, seconds: float = 30) -> Profile:

@@ -44,7 +44,6 @@ def test_arrays_are_the_loaders_memory(photos: Path) -> None:
             array = batch._native.view(index)
             assert view.ctypes.data == array.data_ptr
             assert (view.nbytes, view.shape) == (array.nbytes, array.shape)
-        assert batch.labels.ctypes.data == batch._native.labels().data_ptr
 
 
 def test_a_batch_outlives_its_loader(photos: Path) -> None:
