@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -111,17 +112,26 @@ def loader_of(urls: Any, **settings: Any) -> nepa.Loader:
 
 
 def run_python(code: str, *arguments: Any, timeout: float = 120, **environ: str) -> str:
-    """What a new interpreter prints that runs the code; fails if it fails or takes too long."""
-    done = subprocess.run(
+    """What a new interpreter prints that runs the code; fails if it fails or takes too long.
+
+    Then it is ended, and with it the processes that it has forked.
+    """
+    child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
         env={**os.environ, **environ},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
-        check=False,
+        start_new_session=True,
     )
-    assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    try:
+        said, complaints = child.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        said, complaints = child.communicate()
+        pytest.fail(f"it has not ended after {timeout} s\n{said}\n{complaints}")
+    assert child.returncode == 0, f"status {child.returncode}\n{said}\n{complaints}"
+    return said
 
 
 @pytest.fixture(autouse=True)

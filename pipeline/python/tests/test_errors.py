@@ -101,11 +101,15 @@ def test_bad_images_alone_cannot_be_replaced(tmp_path: Path) -> None:
 def test_without_logging_nothing_is_printed(tmp_path: Path) -> None:
     folder = write_shards(tmp_path, images(32, {3}), pa.array(range(32)))
     code = """
-        import contextlib, io, sys, nepa
+        import os, sys
+
+        os.dup2(1, 2)  # Both outputs are one.
+        import nepa
+
         loader = nepa.Loader(sys.argv[1], batch_size=16, framework="dlpack")
-        print(sum(len(batch) for batch in loader), file=sys.stderr)
+        print(sum(len(batch) for batch in loader))
     """
-    assert run_python(code + "\n        sys.stdout.write('end')", folder) == "end"
+    assert run_python(code, folder) == "32\n"
 
 
 def test_a_device_that_is_not_there_is_refused(photos: Path) -> None:
