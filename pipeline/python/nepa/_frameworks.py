@@ -31,8 +31,14 @@ def choose(framework: Any, *, dtype: str, device: str) -> str:
     return name
 
 
-def converter(framework: str) -> Callable[[Any], Any]:
-    """What makes the framework's array of an object with ``__dlpack__``, in the same memory."""
+def converter(framework: str, *, pin_memory: bool, device: str) -> Callable[[Any], Any]:
+    """What makes the framework's array of an object with ``__dlpack__``, in the same memory; or in
+    page-locked memory of torch's, which keeps it from reuse while copies to a GPU run."""
+    if pin_memory and (framework != "torch" or device != "cpu"):
+        raise SettingError(
+            f"pin_memory is of framework='torch' and device='cpu', and these are {framework!r} and "
+            f"{device!r}: leave it out"
+        )
     if framework == "dlpack":
         return _as_it_is
     try:
@@ -43,7 +49,14 @@ def converter(framework: str) -> Callable[[Any], Any]:
             "it, or use framework='dlpack'"
         ) from error
     convert: Callable[[Any], Any] = module.from_dlpack
-    return convert
+    if not pin_memory:
+        return convert
+    if not module.cuda.is_available():
+        raise SettingError(
+            "pin_memory needs a GPU that torch can use (torch.cuda.is_available() is False): leave "
+            "it out"
+        )
+    return lambda array: convert(array).pin_memory()
 
 
 def _as_it_is(array: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from . import _frameworks, _nepa, _ranks, _settings
 from ._batch import Batch
-from ._checks import finite, whole, wrong
+from ._checks import boolean, finite, whole, wrong
 from ._errors import SettingError, StateError
 from .transforms import RandomResizedCrop, Transform
 
@@ -85,10 +85,11 @@ class Loader:
         cache_dir: Local folder that keeps what was fetched.
         max_requests: Requests to the store at once, 32 without it.
         device: ``"cpu"``, or ``"cuda:0"``: decoded there by nvJPEG, in a build with CUDA.
-        pin_memory: Whether the memory of batches is page-locked, for fast copies to a GPU.
+        pin_memory: Whether images and labels are copied into page-locked memory of PyTorch's, once,
+            so that ``.to("cuda", non_blocking=True)`` runs beside the computation; with torch alone.
         framework: Arrays are ``"torch"`` tensors, ``"numpy"`` or ``"jax"`` arrays, or
             ``"dlpack"``: objects with ``__dlpack__`` for any other. Without it torch where that is
-            installed, else ``"dlpack"``. All are the same memory, not copies.
+            installed, else ``"dlpack"``. All are the loader's memory, not copies.
 
     Attributes:
         batch_size: Images of this process in a batch.
@@ -180,12 +181,13 @@ class Loader:
             layout=layout,
             patch_size=patch_size,
             device=device,
-            pin_memory=pin_memory,
         )
         _settings.check_patches(arrays["patch_size"], transform)
         self.transform = transform
         self.framework = _frameworks.choose(framework, dtype=dtype, device=arrays["device"])
-        self._convert = _frameworks.converter(self.framework)
+        self._convert = _frameworks.converter(
+            self.framework, pin_memory=boolean("pin_memory", pin_memory), device=arrays["device"]
+        )
         self._native = _nepa.Loader(
             json.dumps(self._dataset),
             json.dumps(self._io),

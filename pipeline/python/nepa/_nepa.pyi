@@ -63,7 +63,6 @@ class Loader:
         layout: str,
         patch_size: int | None,
         device: str,
-        pin_memory: bool,
     ) -> Loader:
         """Opens the data set. JSON texts of DatasetConfig, IoConfig and LoaderConfig."""
     def next(self) -> Batch | None: ...

@@ -141,9 +141,7 @@ def _decode_threads(given: Any) -> int:
     return max(1, _nepa.available_cores() // _ranks.local_processes())
 
 
-def arrays(
-    *, dtype: Any, layout: Any, patch_size: Any, device: Any, pin_memory: Any
-) -> dict[str, Any]:
+def arrays(*, dtype: Any, layout: Any, patch_size: Any, device: Any) -> dict[str, Any]:
     """How the pixels lie, and where: the native loader's keyword arguments."""
     where = str(device)  # A torch.device, too.
     if not re.fullmatch(r"cpu|cuda:\d+", where):
@@ -160,7 +158,6 @@ def arrays(
         "layout": form,
         "patch_size": patch,
         "device": where,
-        "pin_memory": boolean("pin_memory", pin_memory),
     }
 
 

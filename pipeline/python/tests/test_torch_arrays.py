@@ -45,6 +45,29 @@ def test_bfloat16_tensors_are_float32_rounded(photos: Path) -> None:
     assert torch.equal(narrow, wide.to(torch.bfloat16))
 
 
+def test_pinned_tensors_are_copies_by_torch(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch is played where it would need a GPU."""
+    with pytest.raises(nepa.SettingError, match="pin_memory is of framework='torch'"):
+        loader_of(photos, framework="numpy", pin_memory=True)
+    if not torch.cuda.is_available():
+        with pytest.raises(nepa.SettingError, match="needs a GPU"):
+            loader_of(photos, framework="torch", pin_memory=True)
+    pinned: list[int] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.data_ptr())
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    batch = next(iter(loader_of(photos, framework="torch", pin_memory=True)))
+    assert batch.images.data_ptr() != batch._native.view(0).data_ptr == pinned[0]
+    assert torch.equal(batch.images, torch.from_dlpack(batch._native.view(0)))
+    assert batch.images is batch.images and len(pinned) == 1
+
+
 def test_a_data_loader_without_workers_gives_the_same_batches(photos: Path) -> None:
     dataset = nepa.torch.IterableDataset(loader_of(photos, framework="torch"))
     batches = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=0)
