@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-TOUR = Path(__file__).parents[3] / "docs" / "python-tour.md"
 # 12 batches of 16 an epoch of `photos`: 13 steps end in its second epoch.
 SMALL = ["--num-classes", "10", "--batch-size", "16", "--size", "32"]
 
@@ -133,7 +132,9 @@ def test_the_trainer_of_transformers_goes_on_in_mid_epoch(photos: Path, tmp_path
 
 
 def test_the_tour_prints_what_its_page_says() -> None:
-    needs("numpy", "PIL")
-    if not TOUR.exists():
-        pytest.skip(f"{TOUR.name} is not here")
-    run("tour.py", TOUR, "--check")
+    needs("PIL")
+    pages = [parent / "docs" / "python-tour.md" for parent in Path(__file__).parents]
+    page = next((page for page in pages if page.exists()), None)
+    if page is None:
+        pytest.skip("no docs/python-tour.md above the tests")
+    run("tour.py", page, "--check")
