@@ -67,7 +67,6 @@ def main() -> None:
         ),
         mean=mean,
         std=std,
-        pin_memory=device == "cuda",
     )
     val = nepa.Loader(
         args.val,

@@ -26,6 +26,7 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    set_seed,
 )
 
 import nepa
@@ -80,6 +81,7 @@ class SaveLoader(TrainerCallback):
 
 def main() -> None:
     args = parser.parse_args()
+    set_seed(0)
     loader = nepa.Loader(
         args.urls, batch_size=args.batch_size, transform=RandomResizedCrop(args.size)
     )

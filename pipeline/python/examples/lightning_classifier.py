@@ -84,9 +84,7 @@ def main() -> None:
         accelerator="auto",
         logger=False,
         log_every_n_steps=20,
-        callbacks=[
-            ModelCheckpoint(args.out, save_last=True, every_n_train_steps=args.save_every)
-        ],
+        callbacks=[ModelCheckpoint(args.out, save_last=True, every_n_train_steps=args.save_every)],
     )
     model = Classifier(args.model, args.num_classes)
     trainer.fit(model, Shards(args.urls, args.batch_size, args.size), ckpt_path=args.resume)

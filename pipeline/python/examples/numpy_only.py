@@ -1,6 +1,8 @@
-"""A linear classifier of pixels in numpy alone: batches as arrays, without torch and without a copy.
+"""A linear classifier of pixels in NumPy alone: batches as its arrays, without torch or a copy.
 
     python numpy_only.py 'set/train-*.parquet'
+
+Labels are integers from 0 to --num-classes - 1.
 """
 
 import argparse

@@ -30,11 +30,9 @@ def loss_of(weights: Weights, images: jax.Array, labels: jax.Array) -> jax.Array
     return -jnp.take_along_axis(chances, labels[:, None], axis=1).mean()
 
 
-def updated(
-    weights: Weights, images: jax.Array, labels: jax.Array
-) -> tuple[Weights, jax.Array]:
+def updated(weights: Weights, images: jax.Array, labels: jax.Array) -> tuple[Weights, jax.Array]:
     loss, gradients = jax.value_and_grad(loss_of)(weights, images, labels)
-    return [w - 0.01 * g for w, g in zip(weights, gradients)], loss
+    return [w - 0.01 * g for w, g in zip(weights, gradients, strict=True)], loss
 
 
 def main() -> None:

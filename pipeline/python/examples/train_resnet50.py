@@ -40,7 +40,6 @@ def main() -> None:
         transform=RandomResizedCrop(args.size),
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-        pin_memory=device == "cuda",
     )
     model = torchvision.models.get_model(args.model, num_classes=args.num_classes).to(device)
     optimizer = torch.optim.SGD(
@@ -58,8 +57,7 @@ def main() -> None:
 
     while step < last:
         for images, labels in loader:  # one epoch, or what is left of it
-            images = images.to(device, non_blocking=True)
-            labels = labels.to(device, non_blocking=True)
+            images, labels = images.to(device), labels.to(device)
             loss = torch.nn.functional.cross_entropy(model(images), labels, label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()

@@ -58,7 +58,7 @@ class Loader:
         image_column: Column of the images; found by its name or type without it.
         columns: Further columns that :attr:`nepa.Batch.columns` gives.
         split: Reads the shards of one split alone: ``"train"``, ``"validation"``, ``"test"``.
-        index: Path or URL of the data set's index (``nepa index``), so that nothing is listed.
+        index: Path or URL of the data set's index (``nepa inspect --index``), so that nothing is listed.
         mixture: Instead of ``urls``: data sets and their weights, as
             ``{"s3://a": 2, "s3://b": 1}``; each has its share of every batch.
         strict: Whether what ``nepa inspect`` warns of is an error.
