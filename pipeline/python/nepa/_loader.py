@@ -81,7 +81,7 @@ class Loader:
         max_bad_fraction: Share of images that cannot be decoded at which iteration ends with a
             :class:`nepa.ImageError`, judged after the first 1,000; until then others take their
             place.
-        bad_samples_path: File in which they are listed, a line of JSON each.
+        bad_samples_path: File in which they are listed, a line of JSON each; logged without it.
         cache_dir: Local folder that keeps what was fetched.
         max_requests: Requests to the store at once, 32 without it.
         device: ``"cpu"``, or ``"cuda:0"``: decoded there by nvJPEG, in a build with CUDA.

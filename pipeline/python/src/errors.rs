@@ -59,11 +59,6 @@ pub(crate) fn of_loader(py: Python<'_>, cause: &LoaderError) -> PyErr {
     error(py, kind, full_text(cause), cause.place())
 }
 
-/// A data set that cannot be opened.
-pub(crate) fn of_dataset(py: Python<'_>, cause: &DatasetError) -> PyErr {
-    error(py, of_kind(cause), full_text(cause), cause.place())
-}
-
 /// Some errors of data sets are of their settings.
 fn of_kind(cause: &DatasetError) -> Kind {
     match cause {

@@ -62,7 +62,7 @@ impl<S: Subscriber> Layer<S> for ForPython {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut text = Text::default();
         event.record(&mut text);
-        let line = redact(&text.0).into_owned();
+        let line = redact(&text.0);
         let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() == MOST {
             lines.pop_front();

@@ -6,7 +6,7 @@ import pytest
 
 def test_a_gpu_needs_a_build_with_cuda() -> None:
     # Before anything of the data set is read.
-    with pytest.raises(nepa.SettingError, match=r"make wheel-cuda.*images\.to\(\"cuda:3\"\)"):
+    with pytest.raises(nepa.SettingError, match=r"feature cuda.*images\.to\(\"cuda:3\"\)"):
         nepa.Loader("/nowhere", device="cuda:3")
 
 
