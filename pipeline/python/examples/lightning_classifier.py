@@ -78,13 +78,20 @@ class Shards(lightning.LightningDataModule):
 def main() -> None:
     args = parser.parse_args()
     lightning.seed_everything(0)
+    # Without a version counter a run that goes on replaces its last.ckpt.
+    save = ModelCheckpoint(
+        args.out,
+        save_last=True,
+        every_n_train_steps=args.save_every,
+        enable_version_counter=False,
+    )
     trainer = lightning.Trainer(
         max_epochs=args.epochs,
         max_steps=args.max_steps,
         accelerator="auto",
         logger=False,
         log_every_n_steps=20,
-        callbacks=[ModelCheckpoint(args.out, save_last=True, every_n_train_steps=args.save_every)],
+        callbacks=[save],
     )
     model = Classifier(args.model, args.num_classes)
     trainer.fit(model, Shards(args.urls, args.batch_size, args.size), ckpt_path=args.resume)

@@ -4,7 +4,10 @@
 //! Pillow resizes along one axis, rounds to 8 bits, then along the other; here each pass is a call
 //! of its own to keep its order.
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{
+    FilterType, IntoImageView, IntoImageViewMut, PixelType, ResizeAlg, ResizeOptions, Resizer,
+};
 
 use crate::image::{Orientation, PixelRect};
 use crate::{CropPlan, EdgeSupport, Filter};
@@ -220,10 +223,14 @@ fn resize(
     target.resize(width as usize * height as usize * 3, 0);
     let mut target =
         Image::from_slice_u8(width, height, target, PixelType::U8x3).expect("resized to this size");
+    // By their type: chosen at run time, the kernels of all fifteen types of pixels would be compiled
+    // into this package, half of its code.
+    let source = source.image_view::<U8x3>().expect("RGB of 8 bits");
+    let mut target = target.image_view_mut::<U8x3>().expect("RGB of 8 bits");
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(filter))
         .crop(across.start, down.start, across.length, down.length);
     resizer
-        .resize(source, &mut target, &options)
+        .resize_typed(&source, &mut target, &options)
         .expect("the stretches lie inside the source");
 }
