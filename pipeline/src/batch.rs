@@ -307,7 +307,7 @@ impl<A: Accelerator> Batch<DeviceBackend<A>> {
     /// Lends the batch without an order: the program itself sees to it that work on other streams
     /// comes after the pixels. New pixels come after it as with [`Self::lend_to`].
     pub fn lend(&self) {
-        self.pool.backend().lend(self.memory());
+        self.memory().lend();
     }
 }
 

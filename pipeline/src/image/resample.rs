@@ -188,6 +188,8 @@ impl Resampler {
             PixelType::U8x3,
         )
         .expect("of this size");
+        let halfway = CroppedImage::new(&halfway, 0, 0, halfway_width, halfway_height)
+            .expect("the whole of it");
         resize(
             &mut self.resizer,
             &halfway,
@@ -214,7 +216,7 @@ fn rows_come_first((width, height): (f64, f64), side: f64) -> bool {
 /// One pass, of a stretch of each axis; an axis that keeps its length is not filtered.
 fn resize(
     resizer: &mut Resizer,
-    source: &impl IntoImageView,
+    source: &CroppedImage<ImageRef>,
     target: &mut Vec<u8>,
     (width, height): (u32, u32),
     filter: FilterType,
@@ -223,8 +225,8 @@ fn resize(
     target.resize(width as usize * height as usize * 3, 0);
     let mut target =
         Image::from_slice_u8(width, height, target, PixelType::U8x3).expect("resized to this size");
-    // By their type: chosen at run time, the kernels of all fifteen types of pixels would be compiled
-    // into this package, half of its code.
+    // By their type, and of one kind of image: chosen at run time, the kernels of all fifteen types of
+    // pixels would be compiled into this package, half of its code.
     let source = source.image_view::<U8x3>().expect("RGB of 8 bits");
     let mut target = target.image_view_mut::<U8x3>().expect("RGB of 8 bits");
     let options = ResizeOptions::new()

@@ -9,19 +9,21 @@ use std::sync::atomic::Ordering;
 use super::{Accelerator, DeviceBackend, DeviceMemory};
 use crate::backend::BackendError;
 
-impl<A: Accelerator> DeviceBackend<A> {
+impl<A: Accelerator> DeviceMemory<A> {
     /// New pixels wait for work on any stream, once.
-    pub(crate) fn lend(&self, memory: &DeviceMemory<A>) {
-        memory.batch.is_lent.store(true, Ordering::Release);
+    pub(crate) fn lend(&self) {
+        self.batch.is_lent.store(true, Ordering::Release);
     }
+}
 
-    /// The same, and what is enqueued on `stream` from now on comes after the pixels.
+impl<A: Accelerator> DeviceBackend<A> {
+    /// [`DeviceMemory::lend`], and what is enqueued on `stream` from now on comes after the pixels.
     pub(crate) fn lend_to(
         &self,
         memory: &DeviceMemory<A>,
         stream: &A::Stream,
     ) -> Result<(), BackendError> {
-        self.lend(memory);
+        memory.lend();
         let handed = &memory.batch.handed;
         self.accelerator.record(handed, &self.consumer)?;
         self.accelerator.wait(stream, handed)
