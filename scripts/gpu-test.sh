@@ -17,8 +17,9 @@ scripts/cuda-stubs.py "$stubs/lib" --cudart "$cudart"
 standin="$PWD/scripts/cuda-standin"
 cuda=(env -u CUDA_PATH -u CUDA_ROOT -u CUDA_TOOLKIT_ROOT_DIR NEPA_NVCC="$NVCC" NVCC="$standin/bin/nvcc" PATH="$standin/bin:$PATH"
     CUDA_HOME="$stubs" NEPA_CUDA_STUBS="$stubs/lib" CUDA_COMPUTE_CAP=90)
-options=(--locked --workspace --features "nepa-trainer/cuda,nepa-benchmarks/cuda,nepa-tests/cuda,nepa-python/cuda"
+options=(--locked --workspace --exclude nepa-interleavings --features "nepa-trainer/cuda,nepa-benchmarks/cuda,nepa-tests/cuda,nepa-python/cuda"
     --config 'profile.dev.package.candle-kernels.codegen-units=1')
-# With the test, as tests choose features of dependencies; of the programs the one that it runs, and of the libraries Python's.
+# With the test, as tests choose features of dependencies; of the programs the one that it runs. The interleavings are the pipeline compiled once
+# more, and nothing of them runs here.
 "${cuda[@]}" cargo build "${options[@]}" --lib --bin nepa --test cuda
 "${cuda[@]}" cargo test "${options[@]}" --test cuda -- --show-output "$@"
