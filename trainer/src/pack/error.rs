@@ -51,7 +51,7 @@ pub enum PackError {
     },
     /// Bytes that are no image.
     #[error(
-        "item {item} cannot be read as an image{}: leave it out, or pack it unchecked",
+        "item {item}{} cannot be read as an image: leave it out, or pack it unchecked",
         called(path.as_deref())
     )]
     Image {
