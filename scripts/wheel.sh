@@ -44,7 +44,7 @@ fi
 
 # As a user has it: an environment of its own, no Rust on the PATH, nothing of this tree to import.
 tests=pipeline/python/tests
-scripts/python-stage.sh "$work/run" tests
+scripts/python-stage.sh "$work/run" tests examples
 "${PYTHON:-python3}" -m venv "$work/venv"
 grep -E '^(numpy|pyarrow|pytest)==' "$tests/requirements.txt" >"$work/requirements.txt"
 "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$work/requirements.txt" "$wheel"
