@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from os import PathLike
 
 from . import _checks
-from ._program import run
+from ._program import data_flags, run
 from ._report import Report
 
 
@@ -73,13 +73,9 @@ def inspect(
         "--seed",
         str(_checks.whole("seed", seed)),
     ]
-    for name, column in (("image_column", image_column), ("label_column", label_column)):
-        if column is not None:
-            arguments.append(f"--{name.replace('_', '-')}={_checks.text(name, column)}")
-    if split is not None:
-        arguments.append(f"--split={_checks.text('split', split)}")
-    if _checks.boolean("strict", strict):
-        arguments.append("--strict")
-    if write_index is not None:
-        arguments.append(f"--index={_checks.path('write_index', write_index)}")
+    if label_column is not None:
+        arguments.append(f"--label-column={_checks.text('label_column', label_column)}")
+    arguments += data_flags(
+        image_column=image_column, split=split, strict=strict, write_index=write_index
+    )
     return Inspection(run("inspect", arguments, _checks.paths("urls", urls), page=False))

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import _checks
 from ._errors import SettingError
-from ._program import Output, run
+from ._program import Output, data_flags, run
 from ._report import Report
 
 # Paragraphs of the printed report that are the verdict.
@@ -108,14 +108,7 @@ def profile(
     if shuffle_window_bytes is not None:
         window = _checks.whole("shuffle_window_bytes", shuffle_window_bytes, least=1)
         arguments.append(f"--shuffle-window-mib={-(-window >> 20)}")
-    if image_column is not None:
-        arguments.append(f"--image-column={_checks.text('image_column', image_column)}")
-    if split is not None:
-        arguments.append(f"--split={_checks.text('split', split)}")
-    if _checks.boolean("strict", strict):
-        arguments.append("--strict")
-    if index is not None:
-        arguments.append(f"--index={_checks.path('index', index)}")
+    arguments += data_flags(image_column=image_column, split=split, strict=strict, index=index)
     if consumer is not None:
         arguments.append(f"--consumer={_positive('consumer', consumer)}")
     return Profile(run("profile", arguments, _checks.paths("urls", urls), page=True))

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from . import _checks
 from ._errors import DatasetError, NepaError, SettingError
 
 _LOGGER = logging.getLogger("nepa")
@@ -76,6 +77,22 @@ def _folders() -> Iterator[str]:
     yield sysconfig.get_path("scripts")
     yield sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user"))
     yield str(Path(__file__).parents[1] / "bin")
+
+
+def data_flags(
+    *, image_column: str | None, split: str | None, strict: bool, **paths: Any
+) -> list[str]:
+    """Flags of what is read, which commands share. ``paths`` are those of ``--index``, by the name
+    of their parameter."""
+    flags = []
+    if image_column is not None:
+        flags.append(f"--image-column={_checks.text('image_column', image_column)}")
+    if split is not None:
+        flags.append(f"--split={_checks.text('split', split)}")
+    if _checks.boolean("strict", strict):
+        flags.append("--strict")
+    flags += [f"--index={_checks.path(*given)}" for given in paths.items() if given[1] is not None]
+    return flags
 
 
 def run(command: str, arguments: Sequence[str], urls: Sequence[str], *, page: bool) -> Output:

@@ -37,8 +37,30 @@ def _filter(value: Any) -> str:
     return one_of("filter", value, ("bilinear", "bicubic"))
 
 
+class _Settings:
+    """Settings that are checked where they are made."""
+
+    def __post_init__(self) -> None:
+        self._config()
+
+    def _config(self) -> dict[str, Any]:
+        """The settings as Rust has them."""
+        raise NotImplementedError
+
+
+class _OneView(_Settings):
+    """A transform of one view."""
+
+    size: int
+
+    @property
+    def view_sizes(self) -> tuple[int, ...]:
+        """Side of each view in pixels."""
+        return (self.size,)
+
+
 @dataclass(frozen=True)
-class RandAugment:
+class RandAugment(_Settings):
     """RandAugment as timm's ``rand-m9-mstd0.5-inc1``: operations on a view's 8-bit pixels.
 
     Args:
@@ -53,9 +75,6 @@ class RandAugment:
     magnitude_std: float = 0.5
     probability: float = 0.5
 
-    def __post_init__(self) -> None:
-        self._config()
-
     def _config(self) -> dict[str, Any]:
         return {
             "operations": whole("operations", self.operations, least=1),
@@ -66,7 +85,7 @@ class RandAugment:
 
 
 @dataclass(frozen=True)
-class RandomErasing:
+class RandomErasing(_Settings):
     """Fills a random box of some views with standard normal noise, after normalisation.
 
     Args:
@@ -78,9 +97,6 @@ class RandomErasing:
     probability: float = 0.25
     scale: tuple[float, float] = (0.02, 1 / 3)
     ratio: tuple[float, float] = (0.3, 1 / 0.3)
-
-    def __post_init__(self) -> None:
-        self._config()
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -105,7 +121,7 @@ def _changes(rand_augment: Any, erase: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class RandomResizedCrop:
+class RandomResizedCrop(_OneView):
     """torchvision's ``RandomResizedCrop`` and a horizontal flip.
 
     Args:
@@ -126,14 +142,6 @@ class RandomResizedCrop:
     rand_augment: RandAugment | None = None
     erase: RandomErasing | None = None
 
-    def __post_init__(self) -> None:
-        self._config()
-
-    @property
-    def view_sizes(self) -> tuple[int, ...]:
-        """Side of each view in pixels."""
-        return (self.size,)
-
     def _config(self) -> dict[str, Any]:
         return {
             "kind": "random_resized_crop",
@@ -147,7 +155,7 @@ class RandomResizedCrop:
 
 
 @dataclass(frozen=True)
-class MultiCrop:
+class MultiCrop(_Settings):
     """Several random crops of each image from one decode, as DINO and its followers train on.
 
     A batch has ``global_views + local_views`` views, the global ones first.
@@ -178,9 +186,6 @@ class MultiCrop:
     rand_augment: RandAugment | None = None
     erase: RandomErasing | None = None
 
-    def __post_init__(self) -> None:
-        self._config()
-
     @property
     def view_sizes(self) -> tuple[int, ...]:
         """Side of each view in pixels."""
@@ -203,7 +208,7 @@ class MultiCrop:
 
 
 @dataclass(frozen=True)
-class CenterCrop:
+class CenterCrop(_OneView):
     """torchvision's ``Resize`` of the shorter side, then ``CenterCrop``: for evaluation.
 
     Args:
@@ -217,14 +222,6 @@ class CenterCrop:
     resize: int | None = None
     filter: Filter = "bilinear"
 
-    def __post_init__(self) -> None:
-        self._config()
-
-    @property
-    def view_sizes(self) -> tuple[int, ...]:
-        """Side of the view in pixels."""
-        return (self.size,)
-
     def _config(self) -> dict[str, Any]:
         size = _side("size", self.size)
         resize = round(size * 256 / 224) if self.resize is None else _side("resize", self.resize)
@@ -233,7 +230,7 @@ class CenterCrop:
 
 
 @dataclass(frozen=True)
-class Squash:
+class Squash(_OneView):
     """The whole image resized to a square, whatever its shape, then its centre: for evaluation.
 
     Args:
@@ -245,14 +242,6 @@ class Squash:
     size: int = 224
     resize: int | None = None
     filter: Filter = "bilinear"
-
-    def __post_init__(self) -> None:
-        self._config()
-
-    @property
-    def view_sizes(self) -> tuple[int, ...]:
-        """Side of the view in pixels."""
-        return (self.size,)
 
     def _config(self) -> dict[str, Any]:
         size = _side("size", self.size)
