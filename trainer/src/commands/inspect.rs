@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use nepa_pipeline::{
-    Action, Dataset, DatasetConfig, IoConfig, IoRuntime, Place, classify, is_parquet, open_url,
-    shown_url,
+    Action, Dataset, DatasetConfig, IoConfig, IoRuntime, is_parquet, open_url, shown_url,
 };
 use nepa_schemas::SchemaOptions;
 use object_store::ObjectStoreExt;
@@ -19,6 +18,7 @@ use crate::data::open_data;
 use crate::inspect::{
     Column, Findings, Layout, Report, Sample, VERSION, Written, draw_grid, take_sample, warnings,
 };
+use crate::pack::store_error;
 
 /// Show what a data set holds and how it will be read.
 ///
@@ -181,13 +181,7 @@ fn write_index(dataset: &Dataset, url: &str, runtime: &IoRuntime) -> anyhow::Res
     let num_bytes = index.len() as u64;
     let (store, path) = (Arc::clone(&target.store), target.path.clone());
     let put = runtime.block_on(async move { store.put(&path, index.into()).await });
-    put.map_err(|error| {
-        let place = Place {
-            object: target.url.clone(),
-            ..Place::default()
-        };
-        classify(&error, Action::Write, &target.location, place)
-    })?;
+    put.map_err(|error| store_error(&error, Action::Write, &target.url))?;
     println!("index        {} ({})", target.url, bytes(num_bytes));
     Ok(Written {
         place: target.url,
