@@ -19,6 +19,9 @@ import pytest
 
 import nepa
 
+# Whoever starts the tests in the background may have Ctrl-C ignored, by their children, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 NUM_CLASSES = 10
 WIDTH, HEIGHT = 48, 40
 
@@ -111,17 +114,13 @@ def loader_of(urls: Any, **settings: Any) -> nepa.Loader:
     return nepa.Loader(urls, **{**given, **settings})
 
 
-# Whoever starts the tests in the background may have set Ctrl-C to be ignored, by children, too.
-_HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-
-
 def run_python(code: str, *arguments: Any, timeout: float = 120, **environ: str) -> str:
     """What a new interpreter prints that runs the code; fails if it fails or takes too long.
 
     Then it is ended, and with it the processes that it has forked.
     """
     child = subprocess.Popen(
-        [sys.executable, "-c", _HEARS_CTRL_C + textwrap.dedent(code), *map(str, arguments)],
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
         env={**os.environ, **environ},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
