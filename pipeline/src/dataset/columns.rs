@@ -1,10 +1,12 @@
 //! What the footers say about the columns that are read; for people, not for the loader.
 use std::collections::BTreeSet;
 
+use serde::Serialize;
+
 use super::Dataset;
 
-/// One Parquet column that is read, over all shards.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One Parquet column that is read, over all shards; as JSON, a column of `nepa inspect --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ColumnInfo {
     /// Dotted path, such as `image.bytes`.
     pub path: String,

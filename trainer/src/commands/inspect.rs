@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use nepa_pipeline::{
-    Action, Dataset, DatasetConfig, IoConfig, IoRuntime, is_parquet, open_url, shown_url,
+    Action, ColumnInfo, Dataset, DatasetConfig, IoConfig, IoRuntime, is_parquet, open_url,
+    shown_url,
 };
 use nepa_schemas::SchemaOptions;
 use object_store::ObjectStoreExt;
@@ -16,7 +17,7 @@ use crate::console::messages::quoted_path;
 use crate::console::words::bytes;
 use crate::data::open_data;
 use crate::inspect::{
-    Column, Findings, Layout, Report, Sample, VERSION, Written, draw_grid, take_sample, warnings,
+    Findings, Layout, Report, Sample, VERSION, Written, draw_grid, take_sample, warnings,
 };
 use crate::pack::store_error;
 
@@ -261,7 +262,7 @@ fn print_layout(layout: &Layout) {
 }
 
 /// Says where values are many times larger than what is held of them.
-fn repeated(column: &Column) -> String {
+fn repeated(column: &ColumnInfo) -> String {
     match column.values_bytes {
         Some(values) if values / 2 > column.memory_bytes => {
             let values = bytes(values);

@@ -6,6 +6,6 @@ mod sample;
 mod warnings;
 
 pub(crate) use grid::draw_grid;
-pub(crate) use report::{Column, Findings, Layout, Report, VERSION, Written};
+pub(crate) use report::{Findings, Layout, Report, VERSION, Written};
 pub(crate) use sample::{Sample, SampledImage, SampledRowGroup, take_sample};
 pub(crate) use warnings::warnings;

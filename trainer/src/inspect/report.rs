@@ -24,7 +24,8 @@ pub(crate) struct Layout {
     pub rows: u64,
     pub rows_without_image: u64,
     pub row_groups: RowGroups,
-    pub columns: Vec<Column>,
+    /// Those that are read.
+    pub columns: Vec<ColumnInfo>,
 }
 
 #[derive(Debug, Serialize)]
@@ -49,17 +50,6 @@ pub(crate) struct RowGroups {
     pub count: usize,
     /// What is read of one.
     pub bytes_read: Spread,
-}
-
-/// One column that is read.
-#[derive(Debug, Serialize)]
-pub(crate) struct Column {
-    pub path: String,
-    pub codecs: Vec<String>,
-    pub stored_bytes: u64,
-    pub memory_bytes: u64,
-    /// Bytes of its values, each time that they stand in a row, if all footers count them.
-    pub values_bytes: Option<u64>,
 }
 
 /// Of some numbers.
@@ -165,19 +155,7 @@ impl Layout {
                 count: sizes.len(),
                 bytes_read: Spread::of(sizes).unwrap_or_default(),
             },
-            columns: dataset.columns().into_iter().map(Column::from).collect(),
-        }
-    }
-}
-
-impl From<ColumnInfo> for Column {
-    fn from(column: ColumnInfo) -> Self {
-        Self {
-            path: column.path,
-            codecs: column.codecs,
-            stored_bytes: column.stored_bytes,
-            memory_bytes: column.memory_bytes,
-            values_bytes: column.values_bytes,
+            columns: dataset.columns(),
         }
     }
 }
