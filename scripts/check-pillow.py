@@ -43,18 +43,18 @@ def zoo_images(data):
                 yield member.name, tar.extractfile(member).read()
 
 
-class Example:
-    """An example program of nepa-pipeline that answers encoded images; built first, unless NEPA_EXAMPLES names a folder with it."""
+class Program:
+    """A program of nepa-benchmarks that answers encoded images; built first, as the tests build it, unless NEPA_PROGRAMS names a folder with it."""
 
     def __init__(self, name, *arguments):
-        folder = os.environ.get("NEPA_EXAMPLES")
+        folder = os.environ.get("NEPA_PROGRAMS")
         if folder is None:
-            subprocess.run(["cargo", "build", "--quiet", "-p", "nepa-pipeline", "--example", name], cwd=ROOT, check=True)
-            folder = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/examples"
+            subprocess.run([ROOT / "scripts/dev-build.sh"], check=True)
+            folder = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug"
         self.process = subprocess.Popen([pathlib.Path(folder) / name, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-class WholeImages(Example):
+class WholeImages(Program):
     def __init__(self):
         super().__init__("decode_dump")
 
@@ -128,7 +128,7 @@ def check_whole(folders):
     return good
 
 
-class Renderer(Example):
+class Renderer(Program):
     def __init__(self):
         super().__init__("render_dump", str(SIDE))
 

@@ -81,7 +81,7 @@ def decode_table(binaries, data, rounds):
             theirs[peer].append(statistics.median(1000 * line["cpu_s"] / line["images"] for line in lines))
 
     def difference(contestant):
-        lines, reason = run(python("same_output.py", contestant, shard, f"{binaries}/examples/render_dump"))
+        lines, reason = run(python("same_output.py", contestant, shard, f"{binaries}/render_dump"))
         return f"not compared: {reason}" if reason else f"{lines[0]['mean']:.2f}"
 
     print("| decode, crop, resize, flip, normalise, one thread | CPU-ms an image | range | peer / ours | mean difference from Pillow, 1/255 |\n|---|---|---|---|---|")

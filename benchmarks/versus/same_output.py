@@ -1,6 +1,6 @@
 """Does a contestant make the same picture of the same crop? Mean absolute difference from Pillow's (bilinear, antialiased), in units of 1/255.
 
-Called by race.py as `same_output.py CONTESTANT SHARD RENDER_DUMP`; prints a line of JSON. The crops are ours, as the example `render_dump` of nepa-pipeline prints them with our
+Called by race.py as `same_output.py CONTESTANT SHARD RENDER_DUMP`; prints a line of JSON. The crops are ours, as the program `render_dump` prints them with our
 pixels; the contestant `ours` is those pixels. DALI's random-crop decoder takes no crop, so its image_slice is asked, with the same resize and normalisation behind it.
 """
 import json

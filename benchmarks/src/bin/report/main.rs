@@ -33,7 +33,7 @@ struct Args {
 enum Wanted {
     /// Decoding, loading and the training step on the processor
     Cpu(To),
-    /// Our loader, its wheel and its peers by turns; the peers come from PyPI (7 GB in ~/.cache)
+    /// Our loader, its wheel and its peers by turns; the peers come from PyPI (8 GB in ~/.cache)
     Versus {
         /// Turns of each.
         #[arg(default_value_t = 3)]

@@ -2,7 +2,7 @@
 //! `make versus`.
 //!
 //! NEPA_TEST_DATA as in `cpu`. Our wheel is that of `make wheel`. The peers come from PyPI into a
-//! virtual environment in ~/.cache (about 7 GB, most of it PyTorch); spdl needs FFmpeg's libraries.
+//! virtual environment in ~/.cache (about 8 GB, most of it PyTorch); spdl needs FFmpeg's libraries.
 //! The tables are made by benchmarks/versus/race.py.
 use std::fs;
 use std::os::unix::fs::MetadataExt;
