@@ -1,11 +1,11 @@
 # All commands of the project. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build cuda mpi test python test-torch wheel stores two-hosts gpu-test lint kernels bench versus profile-plants fuzz quickstart
+.PHONY: help setup build cuda mpi test python test-torch wheel cuda-wheel stores two-hosts gpu-test lint kernels bench versus profile-plants fuzz quickstart
 SHELL := /bin/bash
 report = "$${CARGO_TARGET_DIR:-target}/release/report"
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: ## Install what the build needs and is missing (cmake, nasm, a C and C++ compiler)
 	@scripts/setup.sh
@@ -32,6 +32,9 @@ test-torch: setup ## Run the Python package's tests with PyTorch, and check the 
 wheel: setup ## Build the Python package with the nepa program into target/wheels, for Linux with glibc 2.28 or newer, and test it installed
 	@scripts/wheel.sh
 
+cuda-wheel: setup ## The same with CUDA into target/wheels/cuda: device="cuda:0" of the loader, and nepa for NVIDIA GPUs
+	@scripts/wheel.sh --cuda
+
 stores: setup ## Train through moto, SeaweedFS and Azurite, and through faults of the line; installs them into ~/.cache (500 MB)
 	@scripts/stores.sh
 
@@ -51,9 +54,8 @@ bench: setup ## Measure decoding, loading and training; writes a report into ben
 	cargo build --locked --release --workspace --bins
 	$(report) cpu
 
-versus: setup wheel ## Race the loader and its wheel against its peers from PyPI (7 GB in ~/.cache), and measure start-up and memory; writes two reports
+versus: setup wheel ## Race the loader and its wheel against its peers from PyPI (8 GB in ~/.cache), and measure start-up and memory; writes two reports
 	cargo build --locked --release --workspace --bins
-	cargo build --locked --release --package nepa-pipeline --example render_dump
 	$(report) versus
 	$(report) loader
 

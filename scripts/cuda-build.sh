@@ -11,37 +11,14 @@ if [ "${1:-}" = --benchmark ]; then
     programs+=(--package nepa-benchmarks --bin gpu --bin gpu_step --bin report --features nepa-benchmarks/cuda)
 fi
 max_megabytes=56
-prefix="${XDG_CACHE_HOME:-$HOME/.cache}/nepa-cuda-13.0"
 # The folder of the profile `cuda` in Cargo.toml.
 target="${CARGO_TARGET_DIR:-target}/cuda"
 
-# The libraries are needed where the program runs on a GPU, and that is where there is a driver.
-driver=0
-if [ -e /dev/nvidiactl ] || ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1 '; then driver=1; fi
-if [ "$driver" -eq 1 ]; then
-    scripts/cuda-toolkit.sh "$prefix"
-else
-    scripts/cuda-toolkit.sh --compiler "$prefix"
-fi
-# shellcheck disable=SC1091
-. "$prefix/env.sh"
-
-mkdir -p "$target/stubs/lib"
-stubs=$(cd "$target/stubs" && pwd)
-cudart=""
-for folder in lib64 lib targets/x86_64-linux/lib; do
-    if [ -f "$CUDA_HOME/$folder/libcudart_static.a" ]; then cudart="$CUDA_HOME/$folder/libcudart_static.a"; fi
-done
-if [ -z "$cudart" ]; then
-    echo "error: $CUDA_HOME has no libcudart_static.a (looked in lib64, lib and targets/x86_64-linux/lib)" >&2
-    exit 1
-fi
-scripts/cuda-stubs.py "$stubs/lib" --cudart "$cudart"
+# shellcheck source=scripts/cuda-link.sh
+. scripts/cuda-link.sh
 
 echo "Building nepa with the feature cuda (about 20 minutes on two cores the first time, 5 after a change) ..."
-# CUDA_HOME leads cudarc's build script to the stand-ins in place of the toolkit's own libraries; the compiler is NVCC.
-env -u CUDA_PATH -u CUDA_ROOT -u CUDA_TOOLKIT_ROOT_DIR CUDA_HOME="$stubs" NEPA_CUDA_STUBS="$stubs/lib" \
-    cargo build --locked --profile cuda "${programs[@]}"
+"${cuda[@]}" cargo build --locked --profile cuda "${programs[@]}"
 
 nepa="$target/nepa"
 fail() {
@@ -58,9 +35,4 @@ version=$("$nepa" --version) || fail "does not start"
 
 echo
 echo "$nepa: $version, $((bytes / 100000 / 10)).$((bytes / 100000 % 10)) MB. Use it with device = \"cuda\" in a recipe, --set device=cuda, or --device cuda."
-if [ "$driver" -eq 0 ]; then
-    cat <<MESSAGE
-There is no NVIDIA driver on this machine. Where it is to run, a driver for CUDA 13 (580 or newer) is needed, and cuBLAS and cuRAND of
-CUDA 13 (nvJPEG too, to decode on the GPU; NCCL, for several GPUs): scripts/cuda-toolkit.sh fetches them to where the program looks, 880 MB.
-MESSAGE
-fi
+say_what_it_needs

@@ -1,17 +1,37 @@
 #!/usr/bin/env bash
 # Builds the wheel of the Python package, with the program nepa in it, into target/wheels, for Linux with glibc 2.28 or newer, and tests it as it is installed:
-# scripts/wheel.sh [x86_64|aarch64]
+# scripts/wheel.sh [--cuda | x86_64 | aarch64]
+# With --cuda both can use NVIDIA GPUs, the wheel lies in target/wheels/cuda, and CUDA_HOME and CUDA_COMPUTE_CAP are those of scripts/cuda-link.sh.
 # maturin and zig, which links against old versions of glibc, come from PyPI into ~/.cache/nepa-python. NEPA_WHEEL_PROFILE names a profile of Cargo.toml
 # (default release; cuda: for size). Another architecture than this machine's needs `rustup target add`, and is built but not tested.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 started=$SECONDS
 max_library_mb=35
+with_cuda=0 out=wheels
+if [ "${1:-}" = --cuda ]; then
+    shift
+    with_cuda=1 out=wheels/cuda
+fi
 arch=${1:-$(uname -m)}
 triple="$arch-unknown-linux-gnu"
 tools=$(scripts/python-env.sh wheel scripts/wheel/requirements.txt)
 mkdir -p "${CARGO_TARGET_DIR:-target}"
 target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
+
+features=() cuda=()
+if [ "$with_cuda" -eq 1 ]; then
+    stubs="$target/$triple/cuda-stubs"
+    # shellcheck source=scripts/cuda-link.sh
+    . scripts/cuda-link.sh
+    # Where a shared library is asked for, zig takes no archive, but a linker script that names one. libmoe.a is of the crate candle-kernels.
+    for archive in "$stubs"/lib/*.a libmoe.a; do
+        archive=$(basename "$archive")
+        echo "INPUT($archive)" >"$stubs/lib/${archive%.a}.so"
+    done
+    features=(--features cuda)
+    export NEPA_WHEEL_FEATURES="--features nepa-python/cuda,nepa-trainer/cuda"
+fi
 
 data="$PWD/pipeline/python/nepa._nepa.data"
 work=$(mktemp -d)
@@ -26,15 +46,15 @@ scripts/first-build.sh "$triple/$NEPA_WHEEL_PROFILE" 30
 interpreter=()
 [ "$arch" != "$(uname -m)" ] || interpreter=(--interpreter "$tools")
 # CARGO would name another cargo than the one in scripts/wheel.
-env -u CARGO PATH="$PWD/scripts/wheel:$(dirname "$tools"):$PATH" "$tools" -m maturin build --locked --zig --compatibility manylinux_2_28 \
-    --auditwheel check --profile "$NEPA_WHEEL_PROFILE" --target "$triple" "${interpreter[@]}" --out "$work/wheels" \
+"${cuda[@]}" env -u CARGO PATH="$PWD/scripts/wheel:$(dirname "$tools"):$PATH" "$tools" -m maturin build --locked --zig --compatibility manylinux_2_28 \
+    "${features[@]}" --auditwheel check --profile "$NEPA_WHEEL_PROFILE" --target "$triple" "${interpreter[@]}" --out "$work/wheels" \
     --manifest-path pipeline/python/Cargo.toml
 wheel=$(ls "$work"/wheels/*.whl)
 "$tools" scripts/wheel/check.py "$wheel" "$max_library_mb"
-mkdir -p "$target/wheels"
-rm -f "$target/wheels"/nepa-*"_$arch.whl"
-mv "$wheel" "$target/wheels"
-wheel="$target/wheels/$(basename "$wheel")"
+mkdir -p "$target/$out"
+rm -f "$target/$out"/nepa-*"_$arch.whl"
+mv "$wheel" "$target/$out"
+wheel="$target/$out/$(basename "$wheel")"
 built=$((SECONDS - started))
 
 if [ "$arch" != "$(uname -m)" ]; then
@@ -62,3 +82,4 @@ for batch in nepa.Loader("shards", batch_size=32, framework="numpy"):
 python -m pytest -rs tests
 
 echo "$wheel: built in $built s, tested in $((SECONDS - started - built)) s. pip install it."
+if [ "$with_cuda" -eq 1 ]; then say_what_it_needs; fi

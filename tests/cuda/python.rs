@@ -7,49 +7,23 @@ use nepa_tests::program::{assert_says, text, write_photo_shards};
 use nepa_tests::standins::on_standins;
 use tempfile::TempDir;
 
-/// The native half: `NEPA_PYTHON_MODULE`, or the one that cargo built beside this test.
-fn native_half() -> PathBuf {
-    let path = std::env::var_os("NEPA_PYTHON_MODULE").map_or_else(
-        || {
-            let test = std::env::current_exe().expect("a running test has a path");
-            let profile = test.parent().and_then(Path::parent);
-            profile
-                .expect("target/PROFILE/deps/TEST")
-                .join("lib_nepa.so")
-        },
-        PathBuf::from,
-    );
-    assert!(
-        path.exists(),
-        "{} is not built; scripts/gpu-test.sh builds it",
-        path.display()
-    );
-    path
+/// A data set, and the folder with the package: `NEPA_PYTHON_SITE`, say the `site-packages` of an
+/// environment where a wheel with CUDA is installed, or a copy with the library that cargo built
+/// beside this test.
+struct Place {
+    folder: TempDir,
+    site: PathBuf,
 }
-
-/// The package as a wheel installs it, and a data set.
-struct Place(TempDir);
 
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         write_photo_shards(&folder.path().join("data"), 1, 3, 10);
-        let package = folder.path().join("site/nepa");
-        let metadata = folder.path().join("site/nepa-0.1.0.dist-info");
-        for new in [&package, &metadata] {
-            std::fs::create_dir_all(new).unwrap();
-        }
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipeline/python/nepa");
-        for entry in std::fs::read_dir(sources).unwrap() {
-            let path = entry.unwrap().path();
-            if path.extension().is_some_and(|extension| extension == "py") {
-                std::fs::copy(&path, package.join(path.file_name().unwrap())).unwrap();
-            }
-        }
-        std::fs::copy(native_half(), package.join("_nepa.abi3.so")).unwrap();
-        let text = "Metadata-Version: 2.1\nName: nepa\nVersion: 0.1.0\n";
-        std::fs::write(metadata.join("METADATA"), text).unwrap();
-        Self(folder)
+        let site = match std::env::var_os("NEPA_PYTHON_SITE") {
+            Some(site) => PathBuf::from(site),
+            None => staged(folder.path().join("site")),
+        };
+        Self { folder, site }
     }
 
     /// A part of `python.py` on the stand-ins with these settings.
@@ -60,8 +34,8 @@ impl Place {
             .args(["-S", "-W", "error"])
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda/python.py"))
             .arg(part)
-            .arg(self.0.path().join("data"))
-            .env("PYTHONPATH", self.0.path().join("site"))
+            .arg(self.folder.path().join("data"))
+            .env("PYTHONPATH", &self.site)
             .env("PYTHONDONTWRITEBYTECODE", "1");
         // Without engines: memory for two calls of theirs is 2 GB.
         let settings = format!("nvjpeg.engines=0,{settings}");
@@ -74,6 +48,18 @@ impl Place {
         let output = self.run(part, settings);
         assert!(output.status.success(), "{settings}:\n{}", text(&output));
     }
+}
+
+/// The package in `folder`, with the library of this build.
+fn staged(folder: PathBuf) -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a path");
+    let target = test.ancestors().nth(3).expect("target/debug/deps/TEST");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/python-stage.sh");
+    let mut stage = Command::new(script);
+    stage.arg(&folder).args(["nepa", "library"]);
+    let output = stage.env("CARGO_TARGET_DIR", target).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    folder
 }
 
 #[test]

@@ -15,7 +15,7 @@ impl Cuda {
     pub(crate) fn open(py: Python<'_>, ordinal: usize) -> PyResult<Self> {
         let text = format!(
             "device = \"cuda:{ordinal}\" needs a build of nepa with CUDA, and this one has none: \
-             build the crate nepa-python with its feature cuda (docs/python.md). Or load with \
+             `make cuda-wheel` in a checkout builds one (docs/python.md). Or load with \
              device=\"cpu\" and copy: images.to(\"cuda:{ordinal}\")"
         );
         Err(error(py, Kind::Setting, text, None))
