@@ -44,6 +44,14 @@ def finite(name: str, value: Any) -> float:
     return number
 
 
+def positive(name: str, value: Any) -> float:
+    """A finite number greater than 0."""
+    number = finite(name, value)
+    if number <= 0:
+        raise wrong(name, value, "greater than 0")
+    return number
+
+
 def finites(name: str, value: Any, count: int) -> list[float]:
     """As many finite numbers."""
     rule = f"{count} finite numbers"

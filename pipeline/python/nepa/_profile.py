@@ -8,7 +8,6 @@ from os import PathLike
 from typing import Any
 
 from . import _checks
-from ._errors import SettingError
 from ._program import Output, data_flags, run
 from ._report import Report
 
@@ -96,7 +95,7 @@ def profile(
         SettingError: An argument cannot work.
         NepaError: The program ``nepa`` is not there or cannot run.
     """
-    arguments = [f"--seconds={_positive('seconds', seconds)}"]
+    arguments = [f"--seconds={_checks.positive('seconds', seconds)}"]
     for flag, name, number in (
         ("batch", "batch_size", batch_size),
         ("image-size", "image_size", image_size),
@@ -110,12 +109,5 @@ def profile(
         arguments.append(f"--shuffle-window-mib={-(-window >> 20)}")
     arguments += data_flags(image_column=image_column, split=split, strict=strict, index=index)
     if consumer is not None:
-        arguments.append(f"--consumer={_positive('consumer', consumer)}")
+        arguments.append(f"--consumer={_checks.positive('consumer', consumer)}")
     return Profile(run("profile", arguments, _checks.paths("urls", urls), page=True))
-
-
-def _positive(name: str, value: float) -> float:
-    number = _checks.finite(name, value)
-    if number <= 0:
-        raise SettingError(f"{name} is {value!r}, but it must be greater than 0")
-    return number

@@ -7,7 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import _nepa, _ranks
-from ._checks import boolean, finite, finites, one_of, path, paths, text, texts, whole, wrong
+from ._checks import (
+    boolean,
+    finite,
+    finites,
+    one_of,
+    path,
+    paths,
+    positive,
+    text,
+    texts,
+    whole,
+    wrong,
+)
 from ._errors import SettingError
 from .transforms import CenterCrop, MultiCrop, RandomResizedCrop, Squash, Transform
 
@@ -47,9 +59,7 @@ def dataset(
         raise wrong("mixture", mixture, "a dict of URLs and weights, as {'s3://a': 2, 's3://b': 1}")
     sources = []
     for url, given in mixture.items():
-        weight = finite(f"mixture[{url!r}]", given)
-        if weight <= 0:
-            raise wrong(f"mixture[{url!r}]", given, "a positive weight")
+        weight = positive(f"mixture[{url!r}]", given)
         sources.append({"urls": [path("a key of mixture", url)], "weight": weight, **schema})
     return {**config, "mixture": sources}
 
