@@ -295,8 +295,12 @@ impl Looks<'_> {
             // As much faster as they need not wait, and no more than there are cores for.
             let waited = evidence.kernel.wait_share.unwrap_or(0.0).min(0.99);
             let could = (own + others).min(own / (1.0 - waited));
-            let alone = processor.times(could / own);
+            let factor = could / own;
+            // A disk of this machine was read in their midst, too; a store's answers are waited
+            // for whoever runs here.
+            let read = if evidence.is_remote { 1.0 } else { factor };
             let change = "no other program on the machine".to_owned();
+            let (store, alone) = (store.times(read), processor.times(factor));
             self.add(Change::NoOthers, change, store, alone, None);
         }
     }
@@ -390,7 +394,12 @@ pub(super) fn judge(ladder: &Ladder, evidence: &Evidence) -> Verdict {
     let causes = match limit {
         Limit::Consumer => vec![consumer(ladder)],
         Limit::Assembly => vec![assembly(ladder)],
-        Limit::Store => vec![store(ladder, evidence, &what_if)],
+        Limit::Store => {
+            // Threads that read a disk of this machine waited for a core as well.
+            let crowd = others(evidence, &what_if).filter(|_| !evidence.is_remote);
+            let store = store(ladder, evidence, &what_if);
+            crowd.into_iter().chain([store]).collect()
+        }
         Limit::Processor => processor(ladder, evidence, &what_if),
     };
     let (next, next_rate) = ladder.next();
@@ -564,6 +573,23 @@ fn store(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Cause {
     }
 }
 
+/// Other programs on the processors, where they are in the way.
+fn others(evidence: &Evidence, what_if: &[WhatIf]) -> Option<Cause> {
+    let others = crowd(evidence)?;
+    let what = of(what_if, Change::NoOthers)?;
+    let because = format!(
+        "other programs take {others:.1} of {} cores: our threads waited for a core for {} of the \
+         time that they could run",
+        evidence.cores,
+        percent(evidence.kernel.wait_share.unwrap_or(0.0))
+    );
+    let advice = format!(
+        "End them, or give the loader cores of its own: {}, as computed.",
+        signed(what.gain)
+    );
+    Some(Cause::new("another program", because, advice).with(what.gain, None))
+}
+
 fn processor(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Vec<Cause> {
     let threads = match evidence.threads {
         1 => "the one decode thread is".to_owned(),
@@ -579,22 +605,7 @@ fn processor(ladder: &Ladder, evidence: &Evidence, what_if: &[WhatIf]) -> Vec<Ca
         // All that is measured is as fast as it lets it be.
         causes.push(Cause::new("control group", because, advice).with(f64::INFINITY, None));
     }
-    if let Some(others) = crowd(evidence)
-        && let Some(what) = of(what_if, Change::NoOthers)
-    {
-        let waited = evidence.kernel.wait_share.unwrap_or(0.0);
-        let because = format!(
-            "other programs take {others:.1} of {} cores: our threads waited for a core for {} of \
-             the time that they could run",
-            evidence.cores,
-            percent(waited)
-        );
-        let advice = format!(
-            "End them, or give the loader cores of its own: {}, as computed.",
-            signed(what.gain)
-        );
-        causes.push(Cause::new("another program", because, advice).with(what.gain, None));
-    }
+    causes.extend(others(evidence, what_if));
     let decoding = ladder.decode.map_or(f64::INFINITY, |decode| decode.median);
     let unpacking = ladder
         .unpack
@@ -841,6 +852,24 @@ mod tests {
         let both = judge(&slow_hand, &crowd);
         assert_eq!((both.limit, both.next), (Limit::Processor, Limit::Store));
         assert_eq!(both.causes[0], crowded);
+        // Reading from a disk is slowed as well, and gets faster without them.
+        let as_slow = Ladder {
+            store: rate(1030.0),
+            ..ladder()
+        };
+        let from_disk = Evidence {
+            is_remote: false,
+            ..crowd.clone()
+        };
+        assert_eq!(cause(&as_slow, &from_disk), crowded);
+        let slower = Ladder {
+            store: rate(970.0),
+            ..ladder()
+        };
+        let found = judge(&slower, &from_disk);
+        assert_eq!(found.limit, Limit::Store);
+        let causes = found.causes.iter().map(|cause| cause.name);
+        assert_eq!(causes.collect::<Vec<_>>(), ["another program", "disk"]);
         // Others who take idle cores are in nobody's way.
         let idle = Use {
             wait_share: Some(0.01),
