@@ -864,6 +864,7 @@ mod tests {
         assert_eq!(cause(&as_slow, &from_disk), crowded);
         let slower = Ladder {
             store: rate(970.0),
+            more_requests: None,
             ..ladder()
         };
         let found = judge(&slower, &from_disk);
