@@ -19,15 +19,7 @@ fi
 stubs=${stubs:-${CARGO_TARGET_DIR:-target}/cuda/stubs}
 mkdir -p "$stubs/lib"
 stubs=$(cd "$stubs" && pwd)
-cudart=""
-for folder in lib64 lib targets/x86_64-linux/lib; do
-    if [ -f "$CUDA_HOME/$folder/libcudart_static.a" ]; then cudart="$CUDA_HOME/$folder/libcudart_static.a"; fi
-done
-if [ -z "$cudart" ]; then
-    echo "error: $CUDA_HOME has no libcudart_static.a (looked in lib64, lib and targets/x86_64-linux/lib)" >&2
-    exit 1
-fi
-scripts/cuda-stubs.py "$stubs/lib" --cudart "$cudart"
+scripts/cuda-stubs.py "$stubs/lib" "$CUDA_HOME"
 
 # CUDA_HOME leads cudarc's build script to the stand-ins in place of the toolkit's own libraries; the compiler is NVCC.
 # shellcheck disable=SC2034

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Writes static archives libcuda.a, libcublas.a, ... that stand in for NVIDIA's shared libraries when a program is linked.
 
-    scripts/cuda-stubs.py FOLDER [--cudart FILE]
+    scripts/cuda-stubs.py FOLDER CUDA_HOME
 
 Each function in them is a jump that opens the real library at its first call. So one program starts on a machine without a
 driver too; there every call returns an error, and `nepa_stub_NAME_error()` says which files were tried and what the
-dynamic loader answered. The functions are those that our Rust bindings (cudarc, nvjpeg-sys) declare. --cudart names
-libcudart_static.a, which opens the driver by itself and is only put beside the others. x86-64 Linux only.
+dynamic loader answered. The functions are those that our Rust bindings (cudarc, nvjpeg-sys) declare. libcudart_static.a
+of the toolkit opens the driver by itself, and is only put beside the others. x86-64 Linux only.
 """
 import argparse, json, pathlib, platform, re, shutil, subprocess, sys, tempfile
 
@@ -204,7 +204,7 @@ def write_archive(folder, name, functions):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--cudart", type=pathlib.Path)
+    parser.add_argument("cuda_home", type=pathlib.Path, metavar="CUDA_HOME")
     options = parser.parse_args()
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         sys.exit(f"error: the jumps are written for x86-64 Linux; this is {platform.machine()} {platform.system()}. "
@@ -221,8 +221,11 @@ def main():
             sys.exit(f"error: {folders[crate] / bindings} declares no function {prefix}*: its layout has changed")
         write_archive(options.folder, name, functions)
         print(f"lib{name}.a: {len(functions)} functions of {file}")
-    if options.cudart:
-        shutil.copyfile(options.cudart, options.folder / "libcudart.a")
+    places = [options.cuda_home / place for place in ("lib64", "lib", "targets/x86_64-linux/lib")]
+    found = [place / "libcudart_static.a" for place in places if (place / "libcudart_static.a").is_file()]
+    if not found:
+        sys.exit(f"error: there is no libcudart_static.a in {', '.join(map(str, places))}")
+    shutil.copyfile(found[-1], options.folder / "libcudart.a")
 
 
 if __name__ == "__main__":

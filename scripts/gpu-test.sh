@@ -10,8 +10,7 @@ skipped="nothing for CUDA was run"
 target=${CARGO_TARGET_DIR:-target}
 mkdir -p "$target/cuda-stubs/lib"
 stubs=$(cd "$target/cuda-stubs" && pwd)
-cudart=$(find "$CUDA_HOME/" -name libcudart_static.a | head -1)
-scripts/cuda-stubs.py "$stubs/lib" --cudart "$cudart"
+scripts/cuda-stubs.py "$stubs/lib" "$CUDA_HOME"
 
 # Our kernels by nvcc; candle's, which take minutes and which nothing here calls, are left empty. The setting is lint.sh's, for its reason.
 standin="$PWD/scripts/cuda-standin"

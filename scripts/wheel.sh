@@ -8,12 +8,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 started=$SECONDS
 max_library_mb=35
-with_cuda=0 out=wheels
-if [ "${1:-}" = --cuda ]; then
-    shift
-    with_cuda=1 out=wheels/cuda
+with_cuda=0 out=wheels arch=${1:-$(uname -m)}
+if [ "$arch" = --cuda ]; then
+    with_cuda=1 out=wheels/cuda arch=$(uname -m)
 fi
-arch=${1:-$(uname -m)}
 triple="$arch-unknown-linux-gnu"
 tools=$(scripts/python-env.sh wheel scripts/wheel/requirements.txt)
 mkdir -p "${CARGO_TARGET_DIR:-target}"
